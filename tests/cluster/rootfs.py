@@ -1,0 +1,159 @@
+"""Debian root file systems, built once by mmdebstrap and kept in a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from .errors import ClusterError
+from .lock import locked
+from .process import DIE_WITH_PARENT, run
+
+Progress = Callable[[str], None]
+
+# Unmounts and leftover processes of a killed build are the kernel's business: both live in namespaces of their own.
+CONTAINED = (*DIE_WITH_PARENT, "unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--")
+
+# TMPDIR of the host does not exist inside the chroot, where dpkg would use it.
+SID_INSTALL = (
+    "APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get -o Dir::Bin::dpkg=env -o DPkg::Options::=--unset=TMPDIR"
+    ' -o DPkg::Options::=dpkg -o DPkg::Chroot-Directory="$1" --yes -t sid install'
+)
+SID_PREFERENCES = "Package: *\nPin: release n=sid\nPin-Priority: 100\n"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a root is made of; its hash names the root in the cache."""
+
+    name: str
+    variant: str
+    packages: tuple[str, ...]
+    sid_packages: tuple[str, ...] = ()
+    unwanted: tuple[str, ...] = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+    script: str = ""
+    """Shell commands run on the host at the end; "$1" is the root."""
+
+    def key(self) -> str:
+        parts = (astuple(self), SID_INSTALL, SID_PREFERENCES)
+        return f"{self.name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
+
+
+NODE = Recipe(
+    name="rootfs",
+    variant="minbase",
+    packages=(
+        *("ca-certificates", "slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins-dev", "libslurm-dev"),
+        *("munge", "crun", "runc", "python3", "python3-pyroute2", "python3-jsonschema", "python3-protobuf"),
+        *("iproute2", "nftables", "procps", "gcc", "libc6-dev", "make", "util-linux", "valgrind", "gdb", "strace"),
+        *("tini", "libcap2-bin", "uidmap", "kmod", "less"),
+    ),
+    # CRIU 4.1.1 of trixie cannot dump inet sockets on Linux >= 6.16 (SO_PASSCRED); 4.2.1 of sid can.
+    sid_packages=("criu", "libcriu2", "python3-pycriu"),
+    script="""
+        set -e
+        chroot "$1" useradd --uid 1000 --create-home --shell /bin/bash alice
+        chroot "$1" useradd --uid 1001 --create-home --shell /bin/bash bob
+        chmod 700 "$1/home/alice" "$1/home/bob"
+        test -s "$1/etc/munge/munge.key" || chroot "$1" setpriv --reuid=munge --regid=munge --clear-groups mungekey
+    """,
+)
+
+
+def cache_dir() -> Path:
+    return Path(os.environ.get("OCI_CRIU_SHIM_CACHE", "/var/cache/oci-criu-shim"))
+
+
+@contextmanager
+def kept(root: Path) -> Iterator[Path]:
+    """Keep a cached root from being removed as an older one while it is in use."""
+    with locked(_lock_of(root), shared=True):
+        if not root.is_dir():
+            raise ClusterError(f"{root}: the root file system is gone", "start again: it will be built anew")
+        yield root
+
+
+def ensure(recipe: Recipe, progress: Progress) -> Path:
+    """Return the cached root of a recipe; build it if it is missing (about a minute)."""
+    root = cache_dir() / recipe.key()
+    if not root.is_dir():
+        with locked(_lock_of(root)):
+            if not root.is_dir():
+                _build(recipe, root, progress)
+        _remove_older(root)
+    return root
+
+
+def _lock_of(root: Path) -> Path:
+    return root.with_name(root.name + ".lock")
+
+
+def _build(recipe: Recipe, root: Path, progress: Progress) -> None:
+    _require_mmdebstrap(progress)
+    progress(f"building {root} (once, takes about a minute)")
+    partial = root.with_name(root.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="mmdebstrap-") as scratch:
+            run([*CONTAINED, *_mmdebstrap(recipe, partial, Path(scratch), _mirror())])
+        # The mirror is this machine's affair and has no place in a root.
+        (partial / "etc/apt/sources.list").unlink(missing_ok=True)
+        partial.rename(root)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _mmdebstrap(recipe: Recipe, target: Path, scratch: Path, mirror: str) -> list[str]:
+    preferences = scratch / "sid"
+    preferences.write_text(SID_PREFERENCES)
+    preferences.chmod(0o644)
+    hooks = [f'--setup-hook=mkdir -p "$1/etc/apt/preferences.d"; cp {preferences} "$1/etc/apt/preferences.d/sid"']
+    if recipe.sid_packages:
+        hooks.append(f"--customize-hook={SID_INSTALL} {' '.join(recipe.sid_packages)}")
+    if recipe.script:
+        hooks.append(f"--customize-hook={recipe.script}")
+    return [
+        *("mmdebstrap", "--mode=root", f"--variant={recipe.variant}"),
+        '--aptopt=Acquire::Check-Valid-Until "false"',
+        *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.unwanted),
+        *hooks,
+        f"--include={','.join(recipe.packages)}",
+        *("trixie", str(target), f"deb {mirror} trixie main", f"deb [check-valid-until=no] {mirror} sid main"),
+    ]
+
+
+def _mirror() -> str:
+    """The Debian mirror this machine uses, else Debian's own."""
+    argv = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Label: Debian"]
+    mirrors = sorted(set(run(argv, check=False).stdout.split()))
+    return mirrors[0] if mirrors else "http://deb.debian.org/debian"
+
+
+def _require_mmdebstrap(progress: Progress) -> None:
+    if shutil.which("mmdebstrap"):
+        return
+    if not shutil.which("apt-get"):
+        raise ClusterError("mmdebstrap is missing", "install mmdebstrap by this machine's package manager")
+    progress("installing mmdebstrap")
+    run(["apt-get", "--yes", "--no-install-recommends", "install", "mmdebstrap"])
+
+
+def _remove_older(root: Path) -> None:
+    """Remove the roots of older recipes of the same name that no instance uses."""
+    prefix = root.name.rpartition("-")[0]
+    for lock in root.parent.glob(f"{prefix}-????????????.lock"):
+        older = lock.with_suffix("")
+        if older == root:
+            continue
+        try:
+            with locked(lock, wait=False):
+                shutil.rmtree(older, ignore_errors=True)
+                lock.unlink()
+        except BlockingIOError:
+            continue
