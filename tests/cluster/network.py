@@ -1,0 +1,37 @@
+"""One Ethernet segment: a bridge in the keeper's network namespace, a veth pair to each node."""
+
+from __future__ import annotations
+
+from pyroute2 import IPRoute, NetNS  # type: ignore[import-untyped]
+
+BRIDGE = "br0"
+PREFIX = 24
+
+
+def address(index: int) -> str:
+    """IPv4 address of the node at this place in Settings.all_nodes(). Instances do not see each other's."""
+    return f"10.77.0.{index + 10}"
+
+
+def make_bridge() -> None:
+    """Make the bridge in the calling thread's network namespace."""
+    with IPRoute() as route:
+        route.link("set", index=route.link_lookup(ifname="lo")[0], state="up")
+        route.link("add", ifname=BRIDGE, kind="bridge", br_stp_state=0)
+        index = route.link_lookup(ifname=BRIDGE)[0]
+        route.addr("add", index=index, address="10.77.0.1", prefixlen=PREFIX)
+        route.link("set", index=index, state="up")
+
+
+def connect(node: str, pid: int, index: int) -> None:
+    """Give the network namespace of process pid an eth0 on the bridge. Raises pyroute2.NetlinkError."""
+    with IPRoute() as route:
+        peer = {"ifname": "eth0", "net_ns_pid": pid}
+        route.link("add", ifname=node, kind="veth", peer=peer)
+        port = route.link_lookup(ifname=node)[0]
+        route.link("set", index=port, master=route.link_lookup(ifname=BRIDGE)[0], state="up")
+    with NetNS(f"/proc/{pid}/ns/net") as inside:
+        inside.link("set", index=inside.link_lookup(ifname="lo")[0], state="up")
+        eth0 = inside.link_lookup(ifname="eth0")[0]
+        inside.addr("add", index=eth0, address=address(index), prefixlen=PREFIX)
+        inside.link("set", index=eth0, state="up")
