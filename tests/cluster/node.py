@@ -1,0 +1,106 @@
+"""A node: a tree of processes in namespaces and control groups of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from . import cgroups, conf, network
+from .errors import ClusterError
+from .plan import Plan
+from .process import DIE_WITH_PARENT, spawn, tail
+from .settings import CONTROLLER, REPOSITORY, Instance, Settings
+
+NAMESPACES = ("--net", "--mount", "--propagation=private", "--pid", "--uts", "--ipc", "--cgroup", "--time")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A running node."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    """unshare(1), the parent of the node's init; it ends when init ends."""
+    pid: int
+    """The init's process number on the host."""
+    pidfd: int
+
+    def kill(self) -> None:
+        """Power loss: nothing in the node gets to run again."""
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def reap(self) -> int:
+        os.close(self.pidfd)
+        return self.process.wait()
+
+
+def clock_offsets(index: int) -> tuple[int, int]:
+    """Seconds that the monotonic and the boot clock of a node are ahead of the host's: different on every node."""
+    monotonic = 10_000 + 7_000 * index
+    return monotonic, monotonic + 2_500 + 1_000 * index
+
+
+def boot(settings: Settings, instance: Instance, name: str, lower: tuple[Path, ...]) -> Node:
+    """Start a node and return when its network is there. Raises ClusterError with what it said."""
+    index = settings.all_nodes().index(name)
+    instance.log(name).mkdir(parents=True, exist_ok=True)
+    groups = cgroups.create(instance.name, name)
+    process = _launch(_plan(settings, instance, name, lower), groups, index, instance.log(name) / "boot.log")
+    try:
+        pid = _wait_until_in_namespaces(process)
+        network.connect(name, pid, index)
+        _go(process)
+        return Node(name, process, pid, os.pidfd_open(pid))
+    except BaseException as error:
+        process.kill()
+        process.wait()
+        if isinstance(error, OSError):
+            log = (instance.log(name) / "boot.log").read_text()
+            raise ClusterError(f"{name} did not boot: {error}\n{tail(log)}") from error
+        raise
+
+
+def _plan(settings: Settings, instance: Instance, name: str, lower: tuple[Path, ...]) -> Plan:
+    binds = {"/home": instance.home, "/shared": instance.shared, "/etc/slurm": instance.conf, "/src": REPOSITORY}
+    addresses = {node: network.address(index) for index, node in enumerate(settings.all_nodes())}
+    return Plan(
+        hostname=name,
+        lower=tuple(map(str, lower)),
+        directory=str(instance.node_data(name)),
+        binds={**{target: str(source) for target, source in binds.items()}, "/var/log/slurm": str(instance.log(name))},
+        hosts=conf.hosts(addresses),
+        hierarchies=tuple(tree.controllers for tree in cgroups.hierarchies()),
+        init=Path(__file__).with_name("init.py").read_text(),
+        role="controller" if name == CONTROLLER else "compute",
+    )
+
+
+def _launch(plan: Plan, groups: tuple[Path, ...], index: int, log: Path) -> subprocess.Popen[bytes]:
+    monotonic, boottime = clock_offsets(index)
+    offsets = (f"--monotonic={monotonic}", f"--boottime={boottime}")
+    unshare = ("unshare", *NAMESPACES, *offsets, "--fork", "--kill-child=KILL", "--")
+    program = (sys.executable, "-m", "tests.cluster.nodeinit", json.dumps(asdict(plan)))
+    argv = [*DIE_WITH_PARENT, *cgroups.enter(groups), *unshare, *program]
+    with log.open("wb") as stderr:
+        return spawn(argv, stdin=subprocess.PIPE, stderr=stderr, cwd=REPOSITORY)
+
+
+def _wait_until_in_namespaces(process: subprocess.Popen[bytes]) -> int:
+    """Return the host's pid of the node's init."""
+    assert process.stdout
+    with process.stdout as out:
+        if out.readline() != b"ready\n":
+            raise OSError("it ended before it was in its namespaces")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return int(children)
+
+
+def _go(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin
+    with process.stdin as stdin:
+        stdin.write(b"go\n")
