@@ -1,0 +1,156 @@
+"""A Slurm cluster of namespaces on this machine, for tests and for trying things by hand.
+
+with Cluster("demo", nodes=2) as cluster:
+    cluster.exec("ctl", ["srun", "-N2", "hostname"])
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from . import cgroups
+from .client import Lifeline, ask, start_keeper, take_down
+from .errors import ClusterError
+from .process import run, tail
+from .rootfs import NODE, Progress, ensure
+from .settings import CONTROLLER, Instance, Settings, load, read_json
+from .sweep import names
+from .waiting import wait_for
+
+
+def quiet(_: str) -> None:
+    """Progress of no interest."""
+
+
+@dataclass(frozen=True)
+class Cluster(Settings):
+    """A cluster by its parameters. As a context manager it is up inside the block and nothing is left after it."""
+
+    _stack: ExitStack = field(default_factory=ExitStack, init=False, repr=False, compare=False)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(closing(self._start(quiet)))
+            self.wait_ready()
+            self._stack.push(stack.pop_all())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def up(self, progress: Progress = quiet) -> None:
+        """Start the cluster; it stays until down(). Raises ClusterError, also where it is up already."""
+        with closing(self._start(progress)) as lifeline:
+            self.wait_ready()
+            lifeline.keep()
+
+    @classmethod
+    def attach(cls, name: str) -> Cluster:
+        """The running cluster of this name. Raises ClusterError where there is none."""
+        instance = Instance(name)
+        try:
+            return cls(**load(read_json(instance.settings)))
+        except FileNotFoundError:
+            raise ClusterError(f"no cluster {name}", f"running: {' '.join(names()) or 'none'}") from None
+
+    @property
+    def instance(self) -> Instance:
+        return Instance(self.name)
+
+    @property
+    def shared(self) -> Path:
+        """The host's path of /shared."""
+        return self.instance.shared
+
+    @property
+    def home(self) -> Path:
+        """The host's path of /home."""
+        return self.instance.home
+
+    @property
+    def conf(self) -> Path:
+        """The host's path of /etc/slurm, the same on every node and writable."""
+        return self.instance.conf
+
+    def node_pid(self, node: str) -> int:
+        """The host's process number of the node's init. Raises ClusterError where the node is not up."""
+        try:
+            return int(read_json(self.instance.node_state(node))["pid"])
+        except FileNotFoundError:
+            raise ClusterError(f"{node} of cluster {self.name} is not up", "see `list`") from None
+
+    def argv(self, node: str, argv: Sequence[str], user: str = "alice", cwd: str | None = None) -> list[str]:
+        """The host's command line that runs argv in all namespaces and control groups of a node as user."""
+        pid = self.node_pid(node)
+        groups = tuple(tree.mount / f"oci-criu-shim-{self.name}" / node for tree in cgroups.hierarchies())
+        home = cwd or ("/root" if user == "root" else f"/home/{user}")
+        # Killing nsenter from outside must not leave the program behind: it is in another pid namespace.
+        become = ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--reset-env", "--pdeathsig=KILL")
+        inside = ("nsenter", f"--target={pid}", "--all", "--", *become, "--", "env", f"--chdir={home}", "LANG=C.UTF-8")
+        return [*cgroups.enter(groups), *inside, *argv]
+
+    def exec(
+        self,
+        node: str,
+        argv: Sequence[str],
+        user: str = "alice",
+        check: bool = True,
+        timeout: float | None = 60,
+        input: str | None = None,
+        cwd: str | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run argv on a node. Raises ClusterError for a status other than 0 (with check), subprocess.TimeoutExpired."""
+        done = run(self.argv(node, argv, user, cwd), check=False, input=input, timeout=timeout)
+        if check and done.returncode:
+            said = tail(done.stdout + done.stderr)
+            raise ClusterError(f"{node}: {' '.join(argv)}: status {done.returncode}\n{said}")
+        return done
+
+    def kill(self, node: str) -> None:
+        """Power loss of a node."""
+        ask(self.instance, {"do": "kill", "node": node})
+
+    def boot(self, node: str) -> None:
+        """Power a node on again and wait until Slurm would start jobs on it."""
+        ask(self.instance, {"do": "boot", "node": node})
+        self.wait_ready()
+
+    def down(self) -> None:
+        """Take the cluster down, or sweep what a dead one left. Does nothing where there is nothing."""
+        take_down(self.name)
+
+    def logs(self, node: str) -> str:
+        """All logs of a node, each under a line with its name."""
+        files = sorted(self.instance.log(node).glob("*.log"))
+        return "".join(f"==> {path.name} <==\n{path.read_text(errors='replace')}" for path in files)
+
+    def node_states(self) -> dict[str, str]:
+        """State of every compute node as Slurm sees it ("idle", "mixed", "down*", …); empty where slurmctld is silent."""
+        done = self.exec(CONTROLLER, ["sinfo", "-hN", "-p", "low", "-o", "%N %T"], "root", check=False, timeout=20)
+        pairs = (line.split() for line in done.stdout.splitlines())
+        return {pair[0]: pair[1] for pair in pairs if len(pair) == 2} if done.returncode == 0 else {}
+
+    def wait_ready(self) -> None:
+        """Wait until every node that is up can run jobs. Raises ClusterError quoting the logs."""
+        try:
+            wait_for(self._is_ready, self.ready_timeout, f"cluster {self.name}")
+        except ClusterError as error:
+            raise ClusterError(f"{error.message}\n{self._last_words()}", error.hint) from None
+
+    def _is_ready(self) -> bool:
+        states = self.node_states()
+        running = [node for node in self.compute_nodes() if self.instance.node_state(node).exists()]
+        return all(states.get(node) in ("idle", "mixed", "allocated", "completing") for node in running)
+
+    def _last_words(self) -> str:
+        quoted = (f"{node}: {self.node_states().get(node, '')}\n{tail(self.logs(node))}" for node in self.all_nodes())
+        return "\n".join(quoted)
+
+    def _start(self, progress: Progress) -> Lifeline:
+        root = ensure(NODE, progress)
+        return start_keeper({"settings": self.dump(), "root": str(root)}, progress)
