@@ -14,6 +14,7 @@ MS_REMOUNT = 0x20
 MS_BIND = 0x1000
 MS_REC = 0x4000
 MNT_DETACH = 0x2
+CLONE_NEWNET = 0x40000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -43,3 +44,8 @@ def pivot_root(new_root: Path) -> None:
     _checked(_libc.pivot_root(b".", b"."), str(new_root))
     _checked(_libc.umount2(b".", MNT_DETACH), str(new_root))
     os.chdir("/")
+
+
+def setns(descriptor: int, kind: int) -> None:
+    """Move the calling thread into a namespace of this kind (setns(2))."""
+    _checked(_libc.setns(descriptor, kind), f"descriptor {descriptor}")

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from pyroute2 import IPRoute, NetNS  # type: ignore[import-untyped]
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyroute2 import IPRoute  # type: ignore[import-untyped]
+
+from . import linux
 
 BRIDGE = "br0"
 PREFIX = 24
@@ -30,8 +36,26 @@ def connect(node: str, pid: int, index: int) -> None:
         route.link("add", ifname=node, kind="veth", peer=peer)
         port = route.link_lookup(ifname=node)[0]
         route.link("set", index=port, master=route.link_lookup(ifname=BRIDGE)[0], state="up")
-    with NetNS(f"/proc/{pid}/ns/net") as inside:
+    with inside_of(pid), IPRoute() as inside:
         inside.link("set", index=inside.link_lookup(ifname="lo")[0], state="up")
         eth0 = inside.link_lookup(ifname="eth0")[0]
         inside.addr("add", index=eth0, address=address(index), prefixlen=PREFIX)
         inside.link("set", index=eth0, state="up")
+
+
+@contextmanager
+def inside_of(pid: int) -> Iterator[None]:
+    """Run the block in the network namespace of process pid.
+
+    Not pyroute2's NetNS (0.9): it forks a copy of this process and ends it by SIGTERM, whose handler here takes the
+    cluster down.
+    """
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    away = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        linux.setns(away, linux.CLONE_NEWNET)
+        yield
+    finally:
+        linux.setns(home, linux.CLONE_NEWNET)
+        os.close(home)
+        os.close(away)
