@@ -66,6 +66,7 @@ def add_up_options(up: argparse.ArgumentParser) -> None:
     up.add_argument("--slurm-conf", action="append", default=[], metavar="LINE", help="one more line of slurm.conf")
     up.add_argument("--oci-conf", type=Path, metavar="FILE", help="an oci.conf instead of the installed one")
     up.add_argument("--plugstack", type=Path, metavar="FILE", help="a plugstack.conf instead of the installed one")
+    up.add_argument("--subids", action="store_true", help="give the users ranges in /etc/subuid and /etc/subgid")
     up.add_argument("--no-install", action="store_true", help="do not install this checkout on the nodes")
 
 
@@ -79,6 +80,7 @@ def do_up(options: argparse.Namespace) -> int:
         slurm_conf=tuple(options.slurm_conf),
         oci_conf=options.oci_conf.read_text() if options.oci_conf else None,
         plugstack=options.plugstack.read_text() if options.plugstack else None,
+        subids=options.subids,
         install=not options.no_install,
     ).up(lambda text: print(text, file=sys.stderr))
     return 0

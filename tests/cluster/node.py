@@ -66,18 +66,35 @@ def boot(settings: Settings, instance: Instance, name: str, lower: tuple[Path, .
 
 
 def _plan(settings: Settings, instance: Instance, name: str, lower: tuple[Path, ...]) -> Plan:
-    binds = {"/home": instance.home, "/shared": instance.shared, "/etc/slurm": instance.conf, "/src": REPOSITORY}
-    addresses = {node: network.address(index) for index, node in enumerate(settings.all_nodes())}
+    here, log = instance, instance.log(name)
+    binds = {
+        "/home": here.home,
+        "/shared": here.shared,
+        "/etc/slurm": here.conf,
+        "/var/log/slurm": log,
+        "/src": REPOSITORY,
+    }
     return Plan(
         hostname=name,
         lower=tuple(map(str, lower)),
-        directory=str(instance.node_data(name)),
-        binds={**{target: str(source) for target, source in binds.items()}, "/var/log/slurm": str(instance.log(name))},
-        hosts=conf.hosts(addresses),
+        directory=str(here.node_data(name)),
+        binds={target: str(source) for target, source in binds.items()},
+        files=_files(settings, name),
         hierarchies=tuple(tree.controllers for tree in cgroups.hierarchies()),
-        init=Path(__file__).with_name("init.py").read_text(),
         role="controller" if name == CONTROLLER else "compute",
     )
+
+
+def _files(settings: Settings, name: str) -> dict[str, str]:
+    addresses = {node: network.address(index) for index, node in enumerate(settings.all_nodes())}
+    subids = "alice:100000:65536\nbob:165536:65536\n" if settings.subids else ""
+    return {
+        "/etc/hosts": conf.hosts(addresses),
+        "/etc/hostname": name + "\n",
+        "/etc/subuid": subids,
+        "/etc/subgid": subids,
+        "/run/init.py": Path(__file__).with_name("init.py").read_text(),
+    }
 
 
 def _launch(plan: Plan, groups: tuple[Path, ...], index: int, log: Path) -> subprocess.Popen[bytes]:

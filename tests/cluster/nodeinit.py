@@ -30,9 +30,8 @@ def main() -> None:
     for target, source in plan.binds.items():
         (root / target.lstrip("/")).mkdir(parents=True, exist_ok=True)
         linux.bind(Path(source), root / target.lstrip("/"))
-    (root / "etc/hosts").write_text(plan.hosts)
-    (root / "etc/hostname").write_text(plan.hostname + "\n")
-    (root / "run/init.py").write_text(plan.init)
+    for path, text in plan.files.items():
+        (root / path.lstrip("/")).write_text(text)
     socket.sethostname(plan.hostname)
     if sys.stdin.readline() != "go\n":
         sys.exit("the keeper has gone")

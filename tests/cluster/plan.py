@@ -15,9 +15,8 @@ class Plan:
     directory: str
     """Holds upper, work and merged of the overlay."""
     binds: dict[str, str]
-    hosts: str
+    files: dict[str, str]
+    """Texts of small files by their path on the node."""
     hierarchies: tuple[tuple[str, ...], ...]
     """Controllers of each v1 hierarchy; an empty tuple is the v2 one."""
-    init: str
-    """Source text of the init."""
     role: str

@@ -40,6 +40,8 @@ class Settings:
     """Text of plugstack.conf. None: the installed one of the project, or an empty one where nothing is installed."""
     install: bool = True
     """Run `make install` of this checkout for the nodes."""
+    subids: bool = False
+    """Give the users ranges in /etc/subuid and /etc/subgid; crun then maps them into every user namespace."""
     ready_timeout: float = 60
 
     def __post_init__(self) -> None:
