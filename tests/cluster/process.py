@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -67,8 +68,14 @@ def run(
             raise
     done = subprocess.CompletedProcess(list(argv), child.returncode, _text(out), _text(err))
     if check and done.returncode:
-        raise ClusterError(f"{' '.join(argv)}: status {done.returncode}\n{tail(done.stdout + done.stderr)}")
+        raise ClusterError(f"{shown(argv)}: status {done.returncode}\n{tail(done.stdout + done.stderr)}")
     return done
+
+
+def shown(argv: Sequence[str]) -> str:
+    """A command line for a message: scripts and long lists cut short."""
+    words = (argument.strip().split("\n")[0] for argument in argv)
+    return textwrap.shorten(" ".join(words), 160, placeholder=" ...")
 
 
 def tail(text: str, lines: int = 20) -> str:

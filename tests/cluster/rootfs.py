@@ -61,6 +61,8 @@ NODE = Recipe(
         chroot "$1" useradd --uid 1000 --create-home --shell /bin/bash alice
         chroot "$1" useradd --uid 1001 --create-home --shell /bin/bash bob
         chmod 700 "$1/home/alice" "$1/home/bob"
+        : >"$1/etc/subuid"
+        : >"$1/etc/subgid"
         test -s "$1/etc/munge/munge.key" || chroot "$1" setpriv --reuid=munge --regid=munge --clear-groups mungekey
     """,
 )
@@ -102,6 +104,7 @@ def _build(recipe: Recipe, root: Path, progress: Progress) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="mmdebstrap-") as scratch:
             run([*CONTAINED, *_mmdebstrap(recipe, partial, Path(scratch), _mirror())])
+        run([*CONTAINED, "/bin/sh", "-c", recipe.script, recipe.name, str(partial)])
         # The mirror is this machine's affair and has no place in a root.
         (partial / "etc/apt/sources.list").unlink(missing_ok=True)
         partial.rename(root)
@@ -116,8 +119,6 @@ def _mmdebstrap(recipe: Recipe, target: Path, scratch: Path, mirror: str) -> lis
     hooks = [f'--setup-hook=mkdir -p "$1/etc/apt/preferences.d"; cp {preferences} "$1/etc/apt/preferences.d/sid"']
     if recipe.sid_packages:
         hooks.append(f"--customize-hook={SID_INSTALL} {' '.join(recipe.sid_packages)}")
-    if recipe.script:
-        hooks.append(f"--customize-hook={recipe.script}")
     return [
         *("mmdebstrap", "--mode=root", f"--variant={recipe.variant}"),
         '--aptopt=Acquire::Check-Valid-Until "false"',
