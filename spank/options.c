@@ -1,0 +1,200 @@
+#define _GNU_SOURCE
+#include <limits.h>
+#include <string.h>
+
+#include "options.h"
+#include "util.h"
+
+/* Slurm gives the value of an option to the job in this, and in the same with SLURM_SPANK_ before it to srun in the job. */
+#define FORWARD_PREFIX "_SLURM_SPANK_OPTION_oci_criu_shim_"
+
+enum { CHECKPOINT, CHECKPOINT_DIR, OPTION_COUNT };
+enum { NO_ARGUMENT, REQUIRED_ARGUMENT, OPTIONAL_ARGUMENT };
+
+static const char *accept_when(const char *argument);
+static const char *accept_path(const char *argument);
+static int take(int row, const char *argument, int remote);
+
+static const struct {
+	const char *variable;			/* of the step's environment */
+	const char *forward;			/* see above */
+	const char *(*accept)(const char *);	/* the value an argument stands for; NULL, with the reason logged */
+	bool is_path;
+	struct spank_option option;
+} TABLE[OPTION_COUNT] = {
+	[CHECKPOINT] = {
+		"SLURM_CHECKPOINT", FORWARD_PREFIX "checkpoint", accept_when, false,
+		{"checkpoint", "[WHEN]",
+		 "checkpoint the containers of the job and go on from there when it is started again; "
+		 "WHEN is preempt (before the job is preempted; the default) or off",
+		 OPTIONAL_ARGUMENT, CHECKPOINT, take},
+	},
+	[CHECKPOINT_DIR] = {
+		"SLURM_CHECKPOINT_DIR", FORWARD_PREFIX "checkpoint_dir", accept_path, true,
+		{"checkpoint-dir", "DIR",
+		 "keep the checkpoints of the job below DIR, which must be the same directory on all nodes; "
+		 "the default is set by the site",
+		 REQUIRED_ARGUMENT, CHECKPOINT_DIR, take},
+	},
+};
+
+/* Callbacks of options get no context but their number. */
+static char *values[OPTION_COUNT];
+
+static void set_value(int row, char *value)
+{
+	free(values[row]);
+	values[row] = value;
+}
+
+static const char *accept_when(const char *argument)
+{
+	static const char *const ALLOWED[] = {"preempt", "off"};
+
+	/* An absent argument becomes "" or "(null)" on its way through the environment (Slurm 24.11, spank_set_job_env). */
+	if (!argument || !*argument || !strcmp(argument, "(null)"))
+		return ALLOWED[0];
+	for (size_t i = 0; i < COUNT(ALLOWED); i++)
+		if (!strcmp(argument, ALLOWED[i]))
+			return ALLOWED[i];
+	slurm_error("--checkpoint=%s: not a time for checkpoints; allowed are preempt and off", argument);
+	return NULL;
+}
+
+static const char *accept_path(const char *argument)
+{
+	if (!argument || !*argument) {
+		slurm_error("--checkpoint-dir: no directory given");
+		return NULL;
+	}
+	return argument;
+}
+
+static char *absolute_path(const char *path)
+{
+	CLEANUP_TEXT char *directory = NULL;
+	char *absolute = NULL;
+
+	if (*path == '/')
+		return strdup(path);
+	if (!(directory = getcwd(NULL, 0)) || asprintf(&absolute, "%s/%s", directory, path) < 0)
+		return NULL;
+	return absolute;
+}
+
+/*
+ * Slurm forwards an option of srun as it was typed. What a relative path was relative to is known where it was typed only,
+ * so the absolute one is taken out of the step's environment before Slurm clears that; see options_register.
+ */
+static char *forwarded_path(int row, const char *path)
+{
+	if (*path == '/')
+		return strdup(path);
+	return values[row] ? strdup(values[row]) : NULL;
+}
+
+static int take(int row, const char *argument, int remote)
+{
+	const char *value = TABLE[row].accept(argument);
+	char *kept;
+
+	if (!value)
+		return ESPANK_BAD_ARG;
+	if (!TABLE[row].is_path)
+		kept = strdup(value);
+	else
+		kept = remote ? forwarded_path(row, value) : absolute_path(value);
+	if (!kept) {
+		slurm_error("--%s=%s: can't be made absolute", TABLE[row].option.name, value);
+		return ESPANK_ERROR;
+	}
+	set_value(row, kept);
+	return ESPANK_SUCCESS;
+}
+
+static void read_forwarded(spank_t sp, int row)
+{
+	char path[PATH_MAX];
+
+	if (spank_getenv(sp, TABLE[row].forward, path, sizeof(path)) == ESPANK_SUCCESS && *path == '/')
+		set_value(row, strdup(path));
+}
+
+int options_register(spank_t sp)
+{
+	for (int row = 0; row < OPTION_COUNT; row++) {
+		struct spank_option option = TABLE[row].option;
+		spank_err_t rc = spank_option_register(sp, &option);
+
+		if (rc != ESPANK_SUCCESS) {
+			slurm_error("oci-criu-shim: --%s: %s", option.name, spank_strerror(rc));
+			return rc;
+		}
+		if (TABLE[row].is_path && spank_remote(sp) == 1)
+			read_forwarded(sp, row);
+	}
+	return ESPANK_SUCCESS;
+}
+
+/* Slurm has put the option there as it was typed just before; sbatch, salloc and srun build the job's environment next. */
+static int forward(spank_t sp, int row)
+{
+	if (setenv(TABLE[row].forward, values[row], 1) < 0)
+		return ESPANK_ERROR;
+	return spank_job_control_setenv(sp, TABLE[row].forward, values[row], 1);
+}
+
+int options_submit(spank_t sp)
+{
+	for (int row = 0; row < OPTION_COUNT; row++) {
+		if (!values[row])
+			continue;
+		if (!values[CHECKPOINT]) {
+			slurm_error("--%s has no effect without --checkpoint; give both", TABLE[row].option.name);
+			return ESPANK_BAD_ARG;
+		}
+		if (TABLE[row].is_path && forward(sp, row) != ESPANK_SUCCESS) {
+			slurm_error("--%s: can't be passed on to the job", TABLE[row].option.name);
+			return ESPANK_ERROR;
+		}
+	}
+	return ESPANK_SUCCESS;
+}
+
+int options_apply(spank_t sp)
+{
+	const bool asked = options_step_asked();
+	spank_err_t rc;
+
+	for (int row = 0; row < OPTION_COUNT; row++) {
+		if (asked && values[row])
+			rc = spank_setenv(sp, TABLE[row].variable, values[row], 1);
+		else
+			rc = spank_unsetenv(sp, TABLE[row].variable);
+		if (rc != ESPANK_SUCCESS) {
+			slurm_error("oci-criu-shim: %s: %s", TABLE[row].variable, spank_strerror(rc));
+			return rc;
+		}
+	}
+	return ESPANK_SUCCESS;
+}
+
+static bool is_asking(const char *when)
+{
+	return when && strcmp(when, "off") != 0;
+}
+
+bool options_step_asked(void)
+{
+	return is_asking(values[CHECKPOINT]);
+}
+
+bool options_job_asked(spank_t sp)
+{
+	struct spank_option option = TABLE[CHECKPOINT].option;
+	char *argument = NULL;
+
+	if (spank_option_getopt(sp, &option, &argument) != ESPANK_SUCCESS)
+		return false;
+	return is_asking(accept_when(argument));
+}

@@ -1,0 +1,89 @@
+/* The hooks of the SPANK plugin; they dispatch only. */
+
+/* Only what is declared in here may be seen from outside. */
+#pragma GCC visibility push(default)
+#include <slurm/spank.h>
+
+SPANK_PLUGIN(oci_criu_shim, 1)
+#pragma GCC visibility pop
+
+#include "lifeline.h"
+#include "options.h"
+#include "programs.h"
+#include "rundir.h"
+#include "step.h"
+
+#define UNUSED __attribute__((unused))
+
+int slurm_spank_init(spank_t sp, UNUSED int argc, UNUSED char *argv[])
+{
+	switch (spank_context()) {
+	case S_CTX_LOCAL:
+	case S_CTX_ALLOCATOR:
+	case S_CTX_REMOTE:
+		return options_register(sp);
+	default:
+		return ESPANK_SUCCESS;
+	}
+}
+
+/*
+ * A step that can't be checkpointed still runs, with an error in its log: a failure here would hold the job and drain the
+ * node. The programs are started here and not in slurm_spank_task_post_fork, since slurmstepd runs that one in a short-lived
+ * process where job_container/tmpfs is in use, and not at all in a step without tasks.
+ */
+static int begin_step(spank_t sp)
+{
+	struct step step;
+	int rc = step_of_stepd(sp, &step);
+
+	if (rc != ESPANK_SUCCESS)
+		return rc;
+	if (step.id == EXTERN_STEP) {
+		watcher_start(&step);
+		return ESPANK_SUCCESS;
+	}
+	if (options_step_asked())
+		helper_start(&step);
+	return options_apply(sp);
+}
+
+int slurm_spank_init_post_opt(spank_t sp, UNUSED int argc, UNUSED char *argv[])
+{
+	switch (spank_context()) {
+	case S_CTX_LOCAL:
+	case S_CTX_ALLOCATOR:
+		return options_submit(sp);
+	case S_CTX_REMOTE:
+		return begin_step(sp);
+	default:
+		return ESPANK_SUCCESS;
+	}
+}
+
+int slurm_spank_job_prolog(spank_t sp, UNUSED int argc, UNUSED char *argv[])
+{
+	struct step step;
+	int rc = step_of_job(sp, &step);
+
+	if (rc != ESPANK_SUCCESS)
+		return rc;
+	return rundir_create(step.job, step.uid, step.gid, options_job_asked(sp)) < 0 ? ESPANK_ERROR : ESPANK_SUCCESS;
+}
+
+int slurm_spank_job_epilog(spank_t sp, UNUSED int argc, UNUSED char *argv[])
+{
+	struct step step;
+	int rc = step_of_job(sp, &step);
+
+	if (rc != ESPANK_SUCCESS)
+		return rc;
+	rundir_remove(step.job);
+	return ESPANK_SUCCESS;
+}
+
+int slurm_spank_exit(UNUSED spank_t sp, UNUSED int argc, UNUSED char *argv[])
+{
+	lifeline_cut();
+	return ESPANK_SUCCESS;
+}

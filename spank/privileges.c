@@ -1,0 +1,96 @@
+#define _GNU_SOURCE
+#include <errno.h>
+#include <linux/capability.h>
+#include <linux/securebits.h>
+#include <stdint.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "privileges.h"
+#include "util.h"
+
+/* What `criu dump --unprivileged` needs of a process of the same user; found by leaving out one at a time. */
+static const int DUMP_CAPABILITIES[] = {
+	CAP_SETGID,	/* criu clears its supplementary groups, and takes those of the processes it dumps */
+	CAP_SYS_CHROOT, /* setns(2) into the container's mount namespace, to read its mounts and open files */
+	CAP_SYS_ADMIN,	/* setns(2) at all; /proc/PID/map_files, pagemap and the namespaces' ids */
+};
+
+/*
+ * glibc's wrappers change all threads of a process, by way of signals and locks; in the child of a threaded process only
+ * the bare calls are safe.
+ */
+static int set_ids(uid_t uid, gid_t gid)
+{
+	if (syscall(SYS_setresgid, gid, gid, gid) < 0)
+		return -1;
+	return (int)syscall(SYS_setresuid, uid, uid, uid);
+}
+
+int become_user(uid_t uid, gid_t gid)
+{
+	if (uid == 0) {
+		errno = EPERM;
+		return -1;
+	}
+	if (syscall(SYS_setgroups, 0, NULL) < 0 || set_ids(uid, gid) < 0)
+		return -1;
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
+static uint64_t dump_mask(void)
+{
+	uint64_t mask = 0;
+
+	for (size_t i = 0; i < COUNT(DUMP_CAPABILITIES); i++)
+		mask |= UINT64_C(1) << DUMP_CAPABILITIES[i];
+	return mask;
+}
+
+/* The bounding set ends at the first number the kernel doesn't know. */
+static int bound(uint64_t mask)
+{
+	for (int cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
+		if (!(mask >> cap & 1) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
+			return -1;
+	return 0;
+}
+
+/* Permitted, effective and inheritable. */
+static int hold(uint64_t mask)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct data[2] = {
+		{.effective = (uint32_t)mask, .permitted = (uint32_t)mask, .inheritable = (uint32_t)mask},
+		{.effective = mask >> 32, .permitted = mask >> 32, .inheritable = mask >> 32},
+	};
+
+	return (int)syscall(SYS_capset, &header, data);
+}
+
+static int make_ambient(uint64_t mask)
+{
+	for (int cap = 0; cap < 64; cap++)
+		if ((mask >> cap & 1) && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0) < 0)
+			return -1;
+	return 0;
+}
+
+int become_dumper(uid_t uid, gid_t gid)
+{
+	/* No exec gives root's capabilities back. The user's own come over the change of uid, once: exec clears KEEP_CAPS. */
+	const unsigned long bits = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP_LOCKED |
+				   SECBIT_KEEP_CAPS | SECBIT_KEEP_CAPS_LOCKED;
+	const uint64_t mask = dump_mask();
+
+	if (uid == 0) {
+		errno = EPERM;
+		return -1;
+	}
+	if (bound(mask) < 0 || prctl(PR_SET_SECUREBITS, bits, 0, 0, 0) < 0)
+		return -1;
+	if (set_ids(uid, gid) < 0 || hold(mask) < 0 || make_ambient(mask) < 0)
+		return -1;
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}

@@ -1,0 +1,134 @@
+#define _GNU_SOURCE
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/fsuid.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "cgroup.h"
+#include "lifeline.h"
+#include "paths.h"
+#include "programs.h"
+#include "protocol.h"
+#include "rundir.h"
+#include "spawn.h"
+#include "util.h"
+
+enum { NUMBER_SIZE = 12 };
+
+/* The decimal arguments of both programs. */
+struct numbers {
+	char job[NUMBER_SIZE], step[NUMBER_SIZE], uid[NUMBER_SIZE], gid[NUMBER_SIZE];
+};
+
+static struct numbers numbers_of(const struct step *step)
+{
+	struct numbers numbers;
+
+	snprintf(numbers.job, NUMBER_SIZE, "%" PRIu32, step->job);
+	snprintf(numbers.step, NUMBER_SIZE, "%" PRIu32, step->id);
+	snprintf(numbers.uid, NUMBER_SIZE, "%" PRIu32, step->uid);
+	snprintf(numbers.gid, NUMBER_SIZE, "%" PRIu32, step->gid);
+	return numbers;
+}
+
+static int fail(const struct step *step, const char *program)
+{
+	slurm_error("oci-criu-shim: %s of job %" PRIu32 ": %s", program, step->job, strerror(errno));
+	lifeline_cut();
+	return -1;
+}
+
+/* With PrologFlags=RunInJob the prolog runs after this; whether the job asked can't be known yet, so it is watched. */
+static bool prolog_is_to_come(const struct step *step)
+{
+	CLEANUP_FD int directory = rundir_open(step->job, step->uid);
+
+	return directory < 0 && errno == ENOENT;
+}
+
+int watcher_start(const struct step *step)
+{
+	struct numbers numbers = numbers_of(step);
+	char *const argv[] = {WATCHER_PROGRAM, numbers.job, numbers.uid, numbers.gid, NULL};
+	CLEANUP_FD int lifeline = -1;
+	pid_t pid;
+
+	if (!rundir_is_watched(step->job) && !prolog_is_to_come(step))
+		return 0;
+	if ((lifeline = lifeline_open()) < 0)
+		goto fail;
+	const struct spawn job = {.path = WATCHER_PROGRAM, .argv = argv, .fds = &lifeline, .fd_count = 1};
+	if ((pid = spawn(&job)) < 0 || cgroup_enter_extern_step(pid) < 0)
+		goto fail;
+	return 0;
+fail:
+	return fail(step, WATCHER_PROGRAM);
+}
+
+static int bind_and_listen(int fd, int directory, uint32_t step)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	char name[sizeof("helper..sock") + NUMBER_SIZE];
+
+	snprintf(name, sizeof(name), HELPER_SOCKET, step);
+	snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/%s", directory, name);
+	if (unlinkat(directory, name, 0) < 0 && errno != ENOENT)
+		return -1;
+	if (bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0)
+		return -1;
+	return listen(fd, SOMAXCONN);
+}
+
+/*
+ * The directory is the user's. What happens in it is done with this thread's file system uid and gid being the user's, so
+ * that whatever he has put there, nothing is touched that he couldn't touch himself.
+ */
+static int listening_socket(const struct step *step)
+{
+	CLEANUP_FD int directory = rundir_open(step->job, step->uid);
+	CLEANUP_FD int fd = -1;
+	int listening, rc;
+
+	if (directory < 0)
+		return -1;
+	if ((fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) < 0)
+		return -1;
+	setfsgid(step->gid);
+	setfsuid(step->uid);
+	rc = bind_and_listen(fd, directory, step->id);
+	setfsuid(geteuid());
+	setfsgid(getegid());
+	if (rc < 0)
+		return -1;
+	listening = fd;
+	fd = -1;
+	return listening;
+}
+
+int helper_start(const struct step *step)
+{
+	struct numbers numbers = numbers_of(step);
+	char *const argv[] = {HELPER_PROGRAM, numbers.job, numbers.step, numbers.uid, numbers.gid, NULL};
+	CLEANUP_FD int lifeline = -1;
+	CLEANUP_FD int listener = -1;
+	pid_t pid;
+
+	if ((lifeline = lifeline_open()) < 0 || (listener = listening_socket(step)) < 0)
+		goto fail;
+	const struct spawn job = {
+		.path = HELPER_PROGRAM,
+		.argv = argv,
+		.fds = (const int[]){lifeline, listener},
+		.fd_count = 2,
+		.groups = step->groups,
+		.group_count = (size_t)step->group_count,
+	};
+	if ((pid = spawn(&job)) < 0 || cgroup_leave_job(pid) < 0)
+		goto fail;
+	return 0;
+fail:
+	return fail(step, HELPER_PROGRAM);
+}

@@ -1,0 +1,214 @@
+/*
+ * Nothing here follows a link that a user made: names in RUN_DIR are made by root only, and what a job's directory holds is
+ * touched by processes of its owner only.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <slurm/spank.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "paths.h"
+#include "rundir.h"
+#include "spawn.h"
+#include "util.h"
+
+#define DIRECTORY (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+
+/* Seconds for removing a job's files: nobody's files may hold up the node. */
+enum { CLEAR_TIMEOUT = 60 };
+
+/* Others remove RUN_DIR when it is empty, at any time. */
+enum { MAKE_ATTEMPTS = 100 };
+
+struct names {
+	char directory[16];
+	char marker[24];
+};
+
+static struct names names_of(uint32_t job)
+{
+	struct names names;
+
+	snprintf(names.directory, sizeof(names.directory), "%" PRIu32, job);
+	snprintf(names.marker, sizeof(names.marker), "%" PRIu32 ".watch", job);
+	return names;
+}
+
+static int open_base(void)
+{
+	return open(RUN_DIR, DIRECTORY);
+}
+
+static int make_base(void)
+{
+	int fd;
+
+	if (mkdir(RUN_DIR, 0755) < 0 && errno != EEXIST)
+		return -1;
+	if ((fd = open_base()) >= 0 && fchmod(fd, 0755) < 0) {
+		close_fd(&fd);
+		return -1;
+	}
+	return fd;
+}
+
+/* Run rm as the owner; it can't remove the directory itself, so its status says nothing. */
+static void clear_as(const struct stat *owner, const char *name)
+{
+	CLEANUP_TEXT char *path = NULL;
+	pid_t pid;
+
+	/* Root's own is one whose making was cut short: nobody has put anything there. */
+	if (owner->st_uid == 0 || asprintf(&path, RUN_DIR "/%s", name) < 0)
+		return;
+	/* Not across mounts: a user may have mounted what he values in there. */
+	char *const argv[] = {"rm", "-rf", "--one-file-system", "--", path, NULL};
+	const struct spawn rm = {
+		.path = "/bin/rm",
+		.argv = argv,
+		.uid = owner->st_uid,
+		.gid = owner->st_gid,
+		.timeout = CLEAR_TIMEOUT,
+	};
+	if ((pid = spawn(&rm)) < 0)
+		slurm_error("oci-criu-shim: %s: %s", rm.path, strerror(errno));
+	else
+		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+			;
+}
+
+static int remove_directory(int base, const char *name)
+{
+	CLEANUP_FD int fd = openat(base, name, DIRECTORY);
+	struct stat owner;
+
+	if (fd < 0)
+		return errno == ENOENT ? 0 : -1;
+	if (fstat(fd, &owner) < 0)
+		return -1;
+	clear_as(&owner, name);
+	return unlinkat(base, name, AT_REMOVEDIR);
+}
+
+/* What can't be removed is put aside: a user's leftovers must not keep a job from starting. */
+static int put_aside(int base, const char *name)
+{
+	CLEANUP_TEXT char *aside = NULL;
+
+	slurm_error("oci-criu-shim: %s/%s is left from an earlier run and can't be removed: %s", RUN_DIR, name,
+		    strerror(errno));
+	if (asprintf(&aside, "%s.left.%d", name, getpid()) < 0)
+		return -1;
+	return renameat(base, name, base, aside);
+}
+
+static int make_directory(int base, const char *name)
+{
+	if (mkdirat(base, name, 0700) == 0)
+		return 0;
+	if (errno != EEXIST)
+		return -1;
+	if (remove_directory(base, name) < 0 && put_aside(base, name) < 0)
+		return -1;
+	return mkdirat(base, name, 0700);
+}
+
+static int make_base_and_directory(const char *name)
+{
+	for (int attempt = 0; attempt < MAKE_ATTEMPTS; attempt++) {
+		CLEANUP_FD int base = make_base();
+		int kept = base;
+
+		if (base < 0 && errno == ENOENT)
+			continue;
+		if (base < 0)
+			return -1;
+		if (make_directory(base, name) == 0) {
+			base = -1;
+			return kept;
+		}
+		if (errno != ENOENT)
+			return -1;
+	}
+	return -1;
+}
+
+static int give_to(int base, const char *name, uid_t uid, gid_t gid)
+{
+	CLEANUP_FD int fd = openat(base, name, DIRECTORY);
+
+	if (fd < 0 || fchmod(fd, 0700) < 0)
+		return -1;
+	return fchown(fd, uid, gid);
+}
+
+static int set_marker(int base, const char *name, bool watched)
+{
+	CLEANUP_FD int fd = -1;
+
+	if (!watched)
+		return unlinkat(base, name, 0) < 0 && errno != ENOENT ? -1 : 0;
+	fd = openat(base, name, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
+	return fd < 0 ? -1 : 0;
+}
+
+int rundir_create(uint32_t job, uid_t uid, gid_t gid, bool watched)
+{
+	const struct names names = names_of(job);
+	CLEANUP_FD int base = make_base_and_directory(names.directory);
+
+	if (base < 0)
+		goto fail;
+	if (give_to(base, names.directory, uid, gid) < 0)
+		goto fail;
+	if (set_marker(base, names.marker, watched) < 0)
+		goto fail;
+	return 0;
+fail:
+	slurm_error("oci-criu-shim: %s/%s: %s", RUN_DIR, names.directory, strerror(errno));
+	return -1;
+}
+
+void rundir_remove(uint32_t job)
+{
+	const struct names names = names_of(job);
+	CLEANUP_FD int base = open_base();
+
+	if (base < 0)
+		return;
+	if (set_marker(base, names.marker, false) < 0 || remove_directory(base, names.directory) < 0)
+		slurm_error("oci-criu-shim: %s/%s: %s", RUN_DIR, names.directory, strerror(errno));
+	rmdir(RUN_DIR);
+}
+
+int rundir_open(uint32_t job, uid_t uid)
+{
+	const struct names names = names_of(job);
+	CLEANUP_FD int base = open_base();
+	CLEANUP_FD int fd = base < 0 ? -1 : openat(base, names.directory, DIRECTORY);
+	struct stat owner;
+	int opened = fd;
+
+	if (fd < 0 || fstat(fd, &owner) < 0)
+		return -1;
+	if (owner.st_uid != uid) {
+		errno = EPERM;
+		return -1;
+	}
+	fd = -1;
+	return opened;
+}
+
+bool rundir_is_watched(uint32_t job)
+{
+	const struct names names = names_of(job);
+	CLEANUP_FD int base = open_base();
+
+	return base >= 0 && faccessat(base, names.marker, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}

@@ -1,0 +1,151 @@
+/*
+ * watcher JOBID UID GID: passes Slurm's SIGTERM on to the runtimes of a job, as the job's user, until the lifeline breaks.
+ *
+ * Slurm tells the extern step of a preemption but not the batch step. That the runtimes are told is all there is to do: what
+ * the signal means, and whether there is something to do about it, is theirs to find out.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <syslog.h>
+
+#include "paths.h"
+#include "privileges.h"
+#include "protocol.h"
+#include "util.h"
+
+#define DIRECTORY (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+
+/* More than any kernel's pid_max; 1 is no runtime. */
+enum { MAX_PID = 1 << 22 };
+
+/* Read a whole small file, which may be anything a user can make; false unless it is a regular one that fits. */
+static bool read_small(int directory, const char *name, char *text, size_t size)
+{
+	CLEANUP_FD int fd = openat(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	struct stat status;
+	ssize_t got;
+
+	if (fd < 0 || fstat(fd, &status) < 0 || !S_ISREG(status.st_mode))
+		return false;
+	if ((got = read(fd, text, size)) < 0 || (size_t)got >= size)
+		return false;
+	text[got] = '\0';
+	return strlen(text) == (size_t)got;
+}
+
+static bool read_pid(int directory, pid_t *pid)
+{
+	char text[16];
+	uint32_t number;
+
+	if (!read_small(directory, "pid", text, sizeof(text)))
+		return false;
+	text[strcspn(text, "\n")] = '\0';
+	if (!parse_number(text, MAX_PID, &number) || number <= 1)
+		return false;
+	*pid = (pid_t)number;
+	return true;
+}
+
+/*
+ * The number may be another process's by now, and the signal ends whatever doesn't expect it. A runtime does: it catches,
+ * ignores or blocks it.
+ */
+static bool expects_signal(pid_t pid)
+{
+	CLEANUP_TEXT char *path = NULL;
+	CLEANUP_FILE FILE *file = NULL;
+	uint64_t blocked = 0, ignored = 0, caught = 0;
+	char line[256];
+
+	if (asprintf(&path, "/proc/%d/status", pid) < 0 || !(file = fopen(path, "re")))
+		return false;
+	while (fgets(line, sizeof(line), file)) {
+		sscanf(line, "SigBlk: %" SCNx64, &blocked);
+		sscanf(line, "SigIgn: %" SCNx64, &ignored);
+		sscanf(line, "SigCgt: %" SCNx64, &caught);
+	}
+	return ((blocked | ignored | caught) >> (CHECKPOINT_SIGNAL - 1)) & 1;
+}
+
+static void notify(pid_t pid)
+{
+	/* Opened first: the process looked at is the one that is signalled. */
+	CLEANUP_FD int process = pidfd_open(pid, 0);
+
+	if (process < 0 || !expects_signal(pid))
+		return;
+	if (pidfd_send_signal(process, CHECKPOINT_SIGNAL, NULL, 0) < 0)
+		syslog(LOG_WARNING, "process %d: %m", pid);
+}
+
+static void notify_container(int job, const char *name)
+{
+	CLEANUP_FD int directory = openat(job, name, DIRECTORY);
+	pid_t pid;
+
+	if (directory >= 0 && read_pid(directory, &pid))
+		notify(pid);
+}
+
+static void notify_job(const char *path)
+{
+	CLEANUP_DIR DIR *containers = NULL;
+	int fd = open(path, DIRECTORY);
+
+	if (fd < 0 || !(containers = fdopendir(fd))) {
+		close_fd(&fd);
+		return;
+	}
+	for (struct dirent *entry; (entry = readdir(containers));)
+		if (entry->d_name[0] != '.')
+			notify_container(fd, entry->d_name);
+}
+
+static int open_signals(void)
+{
+	sigset_t term;
+
+	sigemptyset(&term);
+	sigaddset(&term, SIGTERM);
+	/* All signals have been blocked since before this program began, see spawn.h. */
+	return signalfd(-1, &term, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static int watch(const char *path)
+{
+	CLEANUP_FD int signals = open_signals();
+	struct signalfd_siginfo info;
+	struct pollfd events[] = {{.fd = LIFELINE_FD, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
+
+	if (signals < 0)
+		return -1;
+	while (poll(events, COUNT(events), -1) > 0 && !events[0].revents)
+		if (read(signals, &info, sizeof(info)) == sizeof(info))
+			notify_job(path);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	CLEANUP_TEXT char *path = NULL;
+	uint32_t job, uid, gid;
+
+	openlog("oci-criu-shim-watcher", LOG_PID | LOG_PERROR, LOG_DAEMON);
+	if (argc != 4 || !parse_number(argv[1], UINT32_MAX, &job) || !parse_number(argv[2], UINT32_MAX - 1, &uid) ||
+	    !parse_number(argv[3], UINT32_MAX - 1, &gid)) {
+		syslog(LOG_ERR, "usage: watcher JOBID UID GID");
+		return EXIT_FAILURE;
+	}
+	if (become_user(uid, gid) < 0 || asprintf(&path, RUN_DIR "/%" PRIu32, job) < 0 || watch(path) < 0) {
+		syslog(LOG_ERR, "job %" PRIu32 ": %m", job);
+		return EXIT_FAILURE;
+	}
+	return EXIT_SUCCESS;
+}

@@ -1,0 +1,68 @@
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <syslog.h>
+#include <unistd.h>
+
+#include "paths.h"
+#include "privileges.h"
+#include "protocol.h"
+#include "util.h"
+#include "worker.h"
+
+/* No HOME: criu would read $HOME/.criu/default.conf. */
+static char *const ENVIRONMENT[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", NULL};
+
+static int keep_only(int connection)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (null < 0)
+		return -1;
+	/* Out of the way of 0 to 3. */
+	if ((connection = fcntl(connection, F_DUPFD_CLOEXEC, CONNECTION_FD + 1)) < 0)
+		return -1;
+	for (int fd = 0; fd < CONNECTION_FD; fd++)
+		if (dup2(null, fd) < 0)
+			return -1;
+	if (dup2(connection, CONNECTION_FD) < 0)
+		return -1;
+	return close_range(CONNECTION_FD + 1, ~0U, 0);
+}
+
+static int set_surroundings(void)
+{
+	const struct rlimit no_core = {0, 0};
+
+	umask(077);
+	if (setsid() < 0 || chdir("/") < 0)
+		return -1;
+	return setrlimit(RLIMIT_CORE, &no_core);
+}
+
+static int unblock_signals(void)
+{
+	sigset_t none;
+
+	sigemptyset(&none);
+	return sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+void worker_run(const struct worker_identity *identity, int connection)
+{
+	char job[12];
+	char *const argv[] = {WORKER_PYTHON, "-I", "-S", WORKER_SCRIPT, job, NULL};
+
+	snprintf(job, sizeof(job), "%" PRIu32, identity->job);
+	if (keep_only(connection) < 0 || set_surroundings() < 0)
+		goto fail;
+	if (become_dumper(identity->uid, identity->gid) < 0 || unblock_signals() < 0)
+		goto fail;
+	execve(argv[0], argv, ENVIRONMENT);
+fail:
+	syslog(LOG_ERR, "worker: %m");
+	_exit(EXIT_FAILURE);
+}

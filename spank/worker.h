@@ -1,0 +1,16 @@
+/* The process that a connection gets. */
+#ifndef WORKER_H
+#define WORKER_H
+
+#include <stdint.h>
+
+struct worker_identity {
+	uint32_t job;
+	uint32_t uid;
+	uint32_t gid;
+};
+
+/* Become the worker, for good. */
+_Noreturn void worker_run(const struct worker_identity *identity, int connection);
+
+#endif
