@@ -22,7 +22,8 @@ from .waiting import wait_for
 class Lifeline:
     """While it is open and its process lives, the instance lives."""
 
-    def __init__(self, keeper: subprocess.Popen[bytes]) -> None:
+    def __init__(self, instance: Instance, keeper: subprocess.Popen[bytes]) -> None:
+        self._instance = instance
         self._keeper = keeper
         self._kept = False
 
@@ -54,15 +55,16 @@ class Lifeline:
         with suppress(BrokenPipeError):
             self._keeper.stdin.close()
         self._keeper.stdout.close()
-        if not self._kept:
-            self._keeper.wait()
+        if not self._kept and self._keeper.wait() < 0:
+            sweep_dead(self._instance)
 
 
-def start_keeper(request: Mapping[str, object], progress: Progress) -> Lifeline:
+def start_keeper(instance: Instance, request: Mapping[str, object], progress: Progress) -> Lifeline:
     """Start a keeper and return when the nodes have booted. Raises ClusterError."""
     argv = ["unshare", "--net", "--", sys.executable, "-m", "tests.cluster.keeper"]
     pipe = subprocess.PIPE
-    lifeline = Lifeline(spawn(argv, stdin=pipe, stdout=pipe, stderr=None, cwd=REPOSITORY, new_session=True))
+    keeper = spawn(argv, stdin=pipe, stdout=pipe, stderr=None, cwd=REPOSITORY, new_session=True)
+    lifeline = Lifeline(instance, keeper)
     try:
         lifeline.send(json.dumps(request))
         lifeline.follow(progress)
@@ -97,6 +99,13 @@ def is_up(name: str) -> bool:
             return False
     except BlockingIOError:
         return True
+
+
+def sweep_dead(instance: Instance) -> None:
+    """Sweep what a keeper left that did not live to do so; do nothing where the name is in use again."""
+    with suppress(BlockingIOError), locked(instance.lock, wait=False):
+        sweep(instance)
+        forget(instance)
 
 
 def take_down(name: str, timeout: float = 30.0) -> None:

@@ -6,7 +6,9 @@ with Cluster("demo", nodes=2) as cluster:
 
 from __future__ import annotations
 
+import re
 import subprocess
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -117,7 +119,11 @@ class Cluster(Settings):
 
     def boot(self, node: str) -> None:
         """Power a node on again and wait until Slurm would start jobs on it."""
+        since = int(time.time())
         ask(self.instance, {"do": "boot", "node": node})
+        if node != CONTROLLER:
+            what = f"slurmd of {node} to register"
+            wait_for(lambda: self._registered(node) >= since, self.ready_timeout, what)
         self.wait_ready()
 
     def down(self) -> None:
@@ -126,14 +132,13 @@ class Cluster(Settings):
 
     def logs(self, node: str) -> str:
         """All logs of a node, each under a line with its name."""
-        files = sorted(self.instance.log(node).glob("*.log"))
-        return "".join(f"==> {path.name} <==\n{path.read_text(errors='replace')}" for path in files)
+        texts = {path.name: path.read_text(errors="replace") for path in self.instance.log(node).glob("*.log")}
+        return "".join(f"==> {name} <==\n{text}" for name, text in sorted(texts.items()) if text)
 
     def node_states(self) -> dict[str, str]:
         """State of every compute node as Slurm sees it ("idle", "mixed", "down*", …); empty where slurmctld is silent."""
-        done = self.exec(CONTROLLER, ["sinfo", "-hN", "-p", "low", "-o", "%N %T"], "root", check=False, timeout=20)
-        pairs = (line.split() for line in done.stdout.splitlines())
-        return {pair[0]: pair[1] for pair in pairs if len(pair) == 2} if done.returncode == 0 else {}
+        pairs = (line.split() for line in self._query("sinfo", "-hN", "-p", "low", "-o", "%N %T").splitlines())
+        return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 
     def wait_ready(self) -> None:
         """Wait until every node that is up can run jobs. Raises ClusterError quoting the logs."""
@@ -141,6 +146,19 @@ class Cluster(Settings):
             wait_for(self._is_ready, self.ready_timeout, f"cluster {self.name}")
         except ClusterError as error:
             raise ClusterError(f"{error.message}\n{self._last_words()}", error.hint) from None
+
+    def _registered(self, node: str) -> int:
+        """When the slurmd that slurmctld knows of on this node was started, in seconds since 1970; 0 if never."""
+        found = re.search(r"SlurmdStartTime=(\d+)", self._query("scontrol", "show", "node", node))
+        return int(found[1]) if found else 0
+
+    def _query(self, *argv: str) -> str:
+        """What a client of slurmctld says; nothing where slurmctld does not answer."""
+        try:
+            done = self.exec(CONTROLLER, ["env", "SLURM_TIME_FORMAT=%s", *argv], "root", check=False, timeout=20)
+        except subprocess.TimeoutExpired:
+            return ""
+        return done.stdout if done.returncode == 0 else ""
 
     def _is_ready(self) -> bool:
         states = self.node_states()
@@ -153,4 +171,4 @@ class Cluster(Settings):
 
     def _start(self, progress: Progress) -> Lifeline:
         root = ensure(NODE, progress)
-        return start_keeper({"settings": self.dump(), "root": str(root)}, progress)
+        return start_keeper(self.instance, {"settings": self.dump(), "root": str(root)}, progress)

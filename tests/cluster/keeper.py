@@ -76,6 +76,7 @@ def swept(instance: Instance) -> Iterator[None]:
     try:
         yield
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sweep(instance)
         forget(instance)
 

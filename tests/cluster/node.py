@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,8 +40,13 @@ class Node:
         return self.process.wait()
 
 
-def clock_offsets(index: int) -> tuple[int, int]:
-    """Seconds that the monotonic and the boot clock of a node are ahead of the host's: different on every node."""
+def clock_offsets(index: int, *, again: bool) -> tuple[int, int]:
+    """Seconds that the monotonic and the boot clock of a node are ahead of the host's: different on every node.
+
+    When a node boots again, its clocks begin at 0: Slurm sees by the uptime that the node lost its jobs.
+    """
+    if again:
+        return -int(time.clock_gettime(time.CLOCK_MONOTONIC)), -int(time.clock_gettime(time.CLOCK_BOOTTIME))
     monotonic = 10_000 + 7_000 * index
     return monotonic, monotonic + 2_500 + 1_000 * index
 
@@ -48,9 +54,10 @@ def clock_offsets(index: int) -> tuple[int, int]:
 def boot(settings: Settings, instance: Instance, name: str, lower: tuple[Path, ...]) -> Node:
     """Start a node and return when its network is there. Raises ClusterError with what it said."""
     index = settings.all_nodes().index(name)
+    offsets = clock_offsets(index, again=instance.node_data(name).exists())
     instance.log(name).mkdir(parents=True, exist_ok=True)
     groups = cgroups.create(instance.name, name)
-    process = _launch(_plan(settings, instance, name, lower), groups, index, instance.log(name) / "boot.log")
+    process = _launch(_plan(settings, instance, name, lower), groups, offsets, instance.log(name) / "boot.log")
     try:
         pid = _wait_until_in_namespaces(process)
         network.connect(name, pid, index)
@@ -97,10 +104,9 @@ def _files(settings: Settings, name: str) -> dict[str, str]:
     }
 
 
-def _launch(plan: Plan, groups: tuple[Path, ...], index: int, log: Path) -> subprocess.Popen[bytes]:
-    monotonic, boottime = clock_offsets(index)
-    offsets = (f"--monotonic={monotonic}", f"--boottime={boottime}")
-    unshare = ("unshare", *NAMESPACES, *offsets, "--fork", "--kill-child=KILL", "--")
+def _launch(plan: Plan, groups: tuple[Path, ...], offsets: tuple[int, int], log: Path) -> subprocess.Popen[bytes]:
+    clocks = (f"--monotonic={offsets[0]}", f"--boottime={offsets[1]}")
+    unshare = ("unshare", *NAMESPACES, *clocks, "--fork", "--kill-child=KILL", "--")
     program = (sys.executable, "-m", "tests.cluster.nodeinit", json.dumps(asdict(plan)))
     argv = [*DIE_WITH_PARENT, *cgroups.enter(groups), *unshare, *program]
     with log.open("wb") as stderr:
