@@ -99,17 +99,17 @@ static int take(int row, const char *argument, int remote)
 	char *kept;
 
 	if (!value)
-		return ESPANK_BAD_ARG;
+		return -1;
 	if (!TABLE[row].is_path)
 		kept = strdup(value);
 	else
 		kept = remote ? forwarded_path(row, value) : absolute_path(value);
 	if (!kept) {
 		slurm_error("--%s=%s: can't be made absolute", TABLE[row].option.name, value);
-		return ESPANK_ERROR;
+		return -1;
 	}
 	set_value(row, kept);
-	return ESPANK_SUCCESS;
+	return 0;
 }
 
 static void read_forwarded(spank_t sp, int row)
@@ -128,20 +128,20 @@ int options_register(spank_t sp)
 
 		if (rc != ESPANK_SUCCESS) {
 			slurm_error("oci-criu-shim: --%s: %s", option.name, spank_strerror(rc));
-			return rc;
+			return -1;
 		}
 		if (TABLE[row].is_path && spank_remote(sp) == 1)
 			read_forwarded(sp, row);
 	}
-	return ESPANK_SUCCESS;
+	return 0;
 }
 
 /* Slurm has put the option there as it was typed just before; sbatch, salloc and srun build the job's environment next. */
 static int forward(spank_t sp, int row)
 {
 	if (setenv(TABLE[row].forward, values[row], 1) < 0)
-		return ESPANK_ERROR;
-	return spank_job_control_setenv(sp, TABLE[row].forward, values[row], 1);
+		return -1;
+	return spank_job_control_setenv(sp, TABLE[row].forward, values[row], 1) == ESPANK_SUCCESS ? 0 : -1;
 }
 
 int options_submit(spank_t sp)
@@ -151,32 +151,39 @@ int options_submit(spank_t sp)
 			continue;
 		if (!values[CHECKPOINT]) {
 			slurm_error("--%s has no effect without --checkpoint; give both", TABLE[row].option.name);
-			return ESPANK_BAD_ARG;
+			return -1;
 		}
-		if (TABLE[row].is_path && forward(sp, row) != ESPANK_SUCCESS) {
+		if (TABLE[row].is_path && forward(sp, row) < 0) {
 			slurm_error("--%s: can't be passed on to the job", TABLE[row].option.name);
-			return ESPANK_ERROR;
+			return -1;
 		}
 	}
-	return ESPANK_SUCCESS;
+	return 0;
+}
+
+static spank_err_t apply(spank_t sp, int row, const char *value)
+{
+	/* Slurm 24.11 leaves some of these in, as it goes through the environment and removes from it at once. */
+	spank_err_t rc = spank_unsetenv(sp, TABLE[row].forward);
+
+	if (rc != ESPANK_SUCCESS)
+		return rc;
+	return value ? spank_setenv(sp, TABLE[row].variable, value, 1) : spank_unsetenv(sp, TABLE[row].variable);
 }
 
 int options_apply(spank_t sp)
 {
 	const bool asked = options_step_asked();
-	spank_err_t rc;
 
 	for (int row = 0; row < OPTION_COUNT; row++) {
-		if (asked && values[row])
-			rc = spank_setenv(sp, TABLE[row].variable, values[row], 1);
-		else
-			rc = spank_unsetenv(sp, TABLE[row].variable);
+		spank_err_t rc = apply(sp, row, asked ? values[row] : NULL);
+
 		if (rc != ESPANK_SUCCESS) {
 			slurm_error("oci-criu-shim: %s: %s", TABLE[row].variable, spank_strerror(rc));
-			return rc;
+			return -1;
 		}
 	}
-	return ESPANK_SUCCESS;
+	return 0;
 }
 
 static bool is_asking(const char *when)

@@ -1,4 +1,4 @@
-/* The options that srun, sbatch and salloc get. */
+/* The options that srun, sbatch and salloc get. Functions return 0, or -1 with the error logged. */
 #ifndef OPTIONS_H
 #define OPTIONS_H
 

@@ -1,4 +1,4 @@
-/* The hooks of the SPANK plugin; they dispatch only. */
+/* The hooks of the SPANK plugin; they dispatch only. Slurm takes nothing but a negative result for a failure. */
 
 /* Only what is declared in here may be seen from outside. */
 #pragma GCC visibility push(default)
@@ -23,7 +23,7 @@ int slurm_spank_init(spank_t sp, UNUSED int argc, UNUSED char *argv[])
 	case S_CTX_REMOTE:
 		return options_register(sp);
 	default:
-		return ESPANK_SUCCESS;
+		return 0;
 	}
 }
 
@@ -35,13 +35,12 @@ int slurm_spank_init(spank_t sp, UNUSED int argc, UNUSED char *argv[])
 static int begin_step(spank_t sp)
 {
 	struct step step;
-	int rc = step_of_stepd(sp, &step);
 
-	if (rc != ESPANK_SUCCESS)
-		return rc;
+	if (step_of_stepd(sp, &step) < 0)
+		return -1;
 	if (step.id == EXTERN_STEP) {
 		watcher_start(&step);
-		return ESPANK_SUCCESS;
+		return 0;
 	}
 	if (options_step_asked())
 		helper_start(&step);
@@ -57,33 +56,31 @@ int slurm_spank_init_post_opt(spank_t sp, UNUSED int argc, UNUSED char *argv[])
 	case S_CTX_REMOTE:
 		return begin_step(sp);
 	default:
-		return ESPANK_SUCCESS;
+		return 0;
 	}
 }
 
 int slurm_spank_job_prolog(spank_t sp, UNUSED int argc, UNUSED char *argv[])
 {
 	struct step step;
-	int rc = step_of_job(sp, &step);
 
-	if (rc != ESPANK_SUCCESS)
-		return rc;
-	return rundir_create(step.job, step.uid, step.gid, options_job_asked(sp)) < 0 ? ESPANK_ERROR : ESPANK_SUCCESS;
+	if (step_of_job(sp, &step) < 0)
+		return -1;
+	return rundir_create(step.job, step.uid, step.gid, options_job_asked(sp));
 }
 
 int slurm_spank_job_epilog(spank_t sp, UNUSED int argc, UNUSED char *argv[])
 {
 	struct step step;
-	int rc = step_of_job(sp, &step);
 
-	if (rc != ESPANK_SUCCESS)
-		return rc;
+	if (step_of_job(sp, &step) < 0)
+		return -1;
 	rundir_remove(step.job);
-	return ESPANK_SUCCESS;
+	return 0;
 }
 
 int slurm_spank_exit(UNUSED spank_t sp, UNUSED int argc, UNUSED char *argv[])
 {
 	lifeline_cut();
-	return ESPANK_SUCCESS;
+	return 0;
 }
