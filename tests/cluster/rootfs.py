@@ -142,7 +142,8 @@ def _require_mmdebstrap(progress: Progress) -> None:
     if not shutil.which("apt-get"):
         raise ClusterError("mmdebstrap is missing", "install mmdebstrap by this machine's package manager")
     progress("installing mmdebstrap")
-    run(["apt-get", "--yes", "--no-install-recommends", "install", "mmdebstrap"])
+    run(["apt-get", "update"])
+    run(["apt-get", "--yes", "install", "mmdebstrap", "debian-archive-keyring"])
 
 
 def _remove_older(root: Path) -> None:
