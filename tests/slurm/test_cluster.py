@@ -156,6 +156,8 @@ def test_power_loss_and_boot(cluster: Cluster) -> None:
 
 
 def test_boot_at_once_after_power_loss(cluster: Cluster) -> None:
+    # Slurm 24.11 takes half a minute to ask again about a job that was just completing on a node that went away.
+    wait_for(lambda: cluster.node_states()["n2"] == "idle", 10, "n2 to be idle")
     cluster.kill("n2")
     cluster.boot("n2")
     assert cluster.exec("ctl", ["srun", "-w", "n2", "hostname"]).stdout == "n2\n"
