@@ -79,9 +79,8 @@ static int make_ambient(uint64_t mask)
 
 int become_dumper(uid_t uid, gid_t gid)
 {
-	/* No exec gives root's capabilities back. The user's own come over the change of uid, once: exec clears KEEP_CAPS. */
-	const unsigned long bits = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP_LOCKED |
-				   SECBIT_KEEP_CAPS | SECBIT_KEEP_CAPS_LOCKED;
+	/* KEEP_CAPS is for the change of uid below and ends with exec; it isn't locked, since criu sets it for itself. */
+	const unsigned long bits = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_KEEP_CAPS;
 	const uint64_t mask = dump_mask();
 
 	if (uid == 0) {
