@@ -57,11 +57,13 @@ def boot(settings: Settings, instance: Instance, name: str, lower: tuple[Path, .
     offsets = clock_offsets(index, again=instance.node_data(name).exists())
     instance.log(name).mkdir(parents=True, exist_ok=True)
     groups = cgroups.create(instance.name, name)
-    process = _launch(_plan(settings, instance, name, lower), groups, offsets, instance.log(name) / "boot.log")
+    process = _launch(groups, offsets, instance.log(name) / "boot.log")
     try:
         pid = _wait_until_in_namespaces(process)
+        _say(process, json.dumps(asdict(_plan(settings, instance, name, lower))))
         network.connect(name, pid, index)
-        _go(process)
+        _say(process, "go")
+        _hang_up(process)
         return Node(name, process, pid, os.pidfd_open(pid))
     except BaseException as error:
         process.kill()
@@ -104,10 +106,10 @@ def _files(settings: Settings, name: str) -> dict[str, str]:
     }
 
 
-def _launch(plan: Plan, groups: tuple[Path, ...], offsets: tuple[int, int], log: Path) -> subprocess.Popen[bytes]:
+def _launch(groups: tuple[Path, ...], offsets: tuple[int, int], log: Path) -> subprocess.Popen[bytes]:
     clocks = (f"--monotonic={offsets[0]}", f"--boottime={offsets[1]}")
     unshare = ("unshare", *NAMESPACES, *clocks, "--fork", "--kill-child=KILL", "--")
-    program = (sys.executable, "-m", "tests.cluster.nodeinit", json.dumps(asdict(plan)))
+    program = (sys.executable, "-m", "tests.cluster.nodeinit")
     argv = [*DIE_WITH_PARENT, *cgroups.enter(groups), *unshare, *program]
     with log.open("wb") as stderr:
         return spawn(argv, stdin=subprocess.PIPE, stderr=stderr, cwd=REPOSITORY)
@@ -123,7 +125,12 @@ def _wait_until_in_namespaces(process: subprocess.Popen[bytes]) -> int:
     return int(children)
 
 
-def _go(process: subprocess.Popen[bytes]) -> None:
+def _say(process: subprocess.Popen[bytes], line: str) -> None:
     assert process.stdin
-    with process.stdin as stdin:
-        stdin.write(b"go\n")
+    process.stdin.write(line.encode() + b"\n")
+    process.stdin.flush()
+
+
+def _hang_up(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin
+    process.stdin.close()

@@ -1,7 +1,7 @@
 """First program in a node's new namespaces: mounts the node's root, waits for the network, becomes the node's init.
 
-Started by node.py as `python -m tests.cluster.nodeinit PLAN`. Says "ready" on stdout once it runs in the namespaces,
-and goes on after the mounts when it reads "go" from stdin; end of file there means that the keeper has gone.
+Started by node.py. Says "ready" on stdout once it runs in the namespaces, reads its plan (one line of JSON) from stdin,
+and goes on after the mounts when it reads "go" there; end of file means that the keeper has gone.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ SAFE = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
 
 
 def main() -> None:
-    plan = Plan(**json.loads(sys.argv[1]))
     print("ready", flush=True)
+    if not (line := sys.stdin.readline()):
+        sys.exit("the keeper has gone")
+    plan = Plan(**json.loads(line))
     root = mount_root(plan)
     mount_devices(root / "dev")
     mount_kernel(root, plan.hierarchies)
