@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
@@ -96,18 +95,25 @@ def _lock_of(root: Path) -> Path:
     return root.with_name(root.name + ".lock")
 
 
+def _partial_of(root: Path) -> Path:
+    """Where a root is built; left behind by a killed build and removed by the next."""
+    return root.with_name(root.name + ".partial")
+
+
 def _build(recipe: Recipe, root: Path, progress: Progress) -> None:
     _require_mmdebstrap(progress)
     progress(f"building {root} (once, takes about a minute)")
-    partial = root.with_name(root.name + ".partial")
+    partial = _partial_of(root)
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        with tempfile.TemporaryDirectory(prefix="mmdebstrap-") as scratch:
-            run([*CONTAINED, *_mmdebstrap(recipe, partial, Path(scratch), _mirror())])
-        run([*CONTAINED, "/bin/sh", "-c", recipe.script, recipe.name, str(partial)])
+        target, scratch = partial / "root", partial / "tmp"
+        scratch.mkdir(parents=True)
+        command = _mmdebstrap(recipe, target, scratch, _mirror())
+        run([*CONTAINED, "env", f"TMPDIR={scratch}", *command])
+        run([*CONTAINED, "/bin/sh", "-c", recipe.script, recipe.name, str(target)])
         # The mirror is this machine's affair and has no place in a root.
-        (partial / "etc/apt/sources.list").unlink(missing_ok=True)
-        partial.rename(root)
+        (target / "etc/apt/sources.list").unlink(missing_ok=True)
+        target.rename(root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -155,7 +161,8 @@ def _remove_older(root: Path) -> None:
             continue
         try:
             with locked(lock, wait=False):
-                shutil.rmtree(older, ignore_errors=True)
+                for directory in (older, _partial_of(older)):
+                    shutil.rmtree(directory, ignore_errors=True)
                 lock.unlink()
         except BlockingIOError:
             continue
