@@ -51,7 +51,14 @@ def hierarchies(mounts: str | None = None) -> tuple[Hierarchy, ...]:
 
 def create(instance: str, node: str) -> tuple[Path, ...]:
     """Make the node's group in every hierarchy; return the directories a process of the node goes to."""
-    return tuple(_create(tree, instance, node) for tree in hierarchies())
+    for tree in hierarchies():
+        _create(tree, instance, node)
+    return groups(instance, node)
+
+
+def groups(instance: str, node: str) -> tuple[Path, ...]:
+    """The node's group in every hierarchy; in v2 a leaf of it, see _create_v2_leaf()."""
+    return tuple(tree.mount / _top(instance) / node / ("init" if tree.is_v2 else "") for tree in hierarchies())
 
 
 def enter(groups: tuple[Path, ...]) -> tuple[str, ...]:
@@ -77,14 +84,15 @@ def _top(instance: str) -> str:
     return f"oci-criu-shim-{instance}"
 
 
-def _create(tree: Hierarchy, instance: str, node: str) -> Path:
+def _create(tree: Hierarchy, instance: str, node: str) -> None:
     top = tree.mount / _top(instance)
     group = top / node
     for directory in (top, group):
         directory.mkdir(exist_ok=True)
         if "cpuset" in tree.controllers:
             _inherit_cpuset(directory)
-    return _create_v2_leaf(tree.mount, top, group) if tree.is_v2 else group
+    if tree.is_v2:
+        _create_v2_leaf(tree.mount, top, group)
 
 
 def _inherit_cpuset(group: Path) -> None:
@@ -93,14 +101,12 @@ def _inherit_cpuset(group: Path) -> None:
         (group / name).write_text((group.parent / name).read_text())
 
 
-def _create_v2_leaf(root: Path, top: Path, group: Path) -> Path:
+def _create_v2_leaf(root: Path, top: Path, group: Path) -> None:
     """In v2 a group hands controllers down only while it holds no process itself."""
     for directory in (root, top, group):
         for controller in (directory / "cgroup.controllers").read_text().split():
             (directory / "cgroup.subtree_control").write_text(f"+{controller}")
-    leaf = group / "init"
-    leaf.mkdir(exist_ok=True)
-    return leaf
+    (group / "init").mkdir(exist_ok=True)
 
 
 def _try_remove(top: Path) -> bool:

@@ -1,7 +1,9 @@
 """A Slurm cluster of namespaces on this machine, for tests and for trying things by hand.
 
-with Cluster("demo", nodes=2) as cluster:
-    cluster.exec("ctl", ["srun", "-N2", "hostname"])
+Use it as
+
+    with Cluster("demo", nodes=2) as cluster:
+        cluster.exec("ctl", ["srun", "-N2", "hostname"])
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ class Cluster(Settings):
     def argv(self, node: str, argv: Sequence[str], user: str = "alice", cwd: str | None = None) -> list[str]:
         """The host's command line that runs argv in all namespaces and control groups of a node as user."""
         pid = self.node_pid(node)
-        groups = tuple(tree.mount / f"oci-criu-shim-{self.name}" / node for tree in cgroups.hierarchies())
+        groups = cgroups.groups(self.name, node)
         home = cwd or ("/root" if user == "root" else f"/home/{user}")
         # Killing nsenter from outside must not leave the program behind: it is in another pid namespace.
         become = ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--reset-env", "--pdeathsig=KILL")
