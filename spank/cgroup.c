@@ -10,7 +10,13 @@
 #include "util.h"
 
 /* Slurm's CgroupMountpoint, of which no other value is in use. */
-#define MOUNT_POINT "/sys/fs/cgroup"
+#ifndef CGROUP_MOUNT_POINT
+#define CGROUP_MOUNT_POINT "/sys/fs/cgroup"
+#endif
+
+#ifndef CGROUP_OF_SELF
+#define CGROUP_OF_SELF "/proc/self/cgroup"
+#endif
 
 /* One line of /proc/self/cgroup (cgroups(7)). Version 2 has no controllers here. */
 struct group {
@@ -44,7 +50,7 @@ static int attach(const struct group *group, const char *path, pid_t pid)
 	char procs[PATH_MAX];
 	const char *slash = *group->controllers ? "/" : "";
 
-	if (snprintf(procs, sizeof(procs), MOUNT_POINT "%s%s%s/cgroup.procs", slash, group->controllers, path) >=
+	if (snprintf(procs, sizeof(procs), CGROUP_MOUNT_POINT "%s%s%s/cgroup.procs", slash, group->controllers, path) >=
 	    (int)sizeof(procs)) {
 		errno = ENAMETOOLONG;
 		return -1;
@@ -73,7 +79,7 @@ static int enter_extern_step(const struct group *group, pid_t pid)
 
 int cgroup_enter_extern_step(pid_t pid)
 {
-	CLEANUP_FILE FILE *file = fopen("/proc/self/cgroup", "re");
+	CLEANUP_FILE FILE *file = fopen(CGROUP_OF_SELF, "re");
 	char line[PATH_MAX + 256];
 	struct group group;
 
@@ -107,7 +113,7 @@ static int leave_job(const struct group *group, pid_t pid)
 
 int cgroup_leave_job(pid_t pid)
 {
-	CLEANUP_FILE FILE *file = fopen("/proc/self/cgroup", "re");
+	CLEANUP_FILE FILE *file = fopen(CGROUP_OF_SELF, "re");
 	char line[PATH_MAX + 256];
 	struct group group;
 

@@ -27,6 +27,7 @@
 enum { MAX_WORKERS = 4 };
 
 struct helper {
+	int listener;
 	struct worker_identity identity;
 	uint32_t step;
 	pid_t workers[MAX_WORKERS]; /* 0: none */
@@ -56,7 +57,7 @@ static bool is_job_user(int connection, uid_t uid)
 
 static void serve(struct helper *helper, pid_t *slot)
 {
-	CLEANUP_FD int connection = accept4(LISTENER_FD, NULL, NULL, SOCK_CLOEXEC);
+	CLEANUP_FD int connection = accept4(helper->listener, NULL, NULL, SOCK_CLOEXEC);
 	pid_t pid;
 
 	if (connection < 0 || !is_job_user(connection, helper->identity.uid))
@@ -110,14 +111,14 @@ static int open_signals(void)
 	return signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-static int serve_all(struct helper *helper)
+static int serve_all(struct helper *helper, int lifeline)
 {
 	CLEANUP_FD int signals = open_signals();
 	struct signalfd_siginfo info;
 	struct pollfd events[] = {
-		{.fd = LIFELINE_FD, .events = POLLIN},
+		{.fd = lifeline, .events = POLLIN},
 		{.fd = signals, .events = POLLIN},
-		{.fd = LISTENER_FD, .events = POLLIN},
+		{.fd = helper->listener, .events = POLLIN},
 	};
 
 	if (signals < 0)
@@ -131,7 +132,7 @@ static int serve_all(struct helper *helper)
 		slot = free_slot(helper);
 		if (slot && events[2].revents)
 			serve(helper, slot);
-		events[2].fd = free_slot(helper) ? LISTENER_FD : -1;
+		events[2].fd = free_slot(helper) ? helper->listener : -1;
 	}
 	return 0;
 }
@@ -162,7 +163,9 @@ static bool parse_arguments(int argc, char **argv, struct helper *helper)
 
 int main(int argc, char **argv)
 {
-	struct helper helper = {0};
+	CLEANUP_FD int lifeline = LIFELINE_FD;
+	CLEANUP_FD int listener = LISTENER_FD;
+	struct helper helper = {.listener = listener};
 	int rc;
 
 	openlog("oci-criu-shim-helper", LOG_PID | LOG_PERROR, LOG_AUTHPRIV);
@@ -170,7 +173,7 @@ int main(int argc, char **argv)
 		syslog(LOG_ERR, "usage: helper JOBID STEPID UID GID");
 		return EXIT_FAILURE;
 	}
-	if ((rc = serve_all(&helper)) < 0)
+	if ((rc = serve_all(&helper, lifeline)) < 0)
 		syslog(LOG_ERR, "%m");
 	end_workers(&helper);
 	remove_socket(&helper);

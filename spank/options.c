@@ -205,3 +205,9 @@ bool options_job_asked(spank_t sp)
 		return false;
 	return is_asking(accept_when(argument));
 }
+
+void options_forget(void)
+{
+	for (int row = 0; row < OPTION_COUNT; row++)
+		set_value(row, NULL);
+}

@@ -20,4 +20,6 @@ bool options_step_asked(void);
 /* In prolog and epilog: did the job, when it was submitted, ask to be checkpointed? */
 bool options_job_asked(spank_t sp);
 
+void options_forget(void);
+
 #endif

@@ -82,5 +82,6 @@ int slurm_spank_job_epilog(spank_t sp, UNUSED int argc, UNUSED char *argv[])
 int slurm_spank_exit(UNUSED spank_t sp, UNUSED int argc, UNUSED char *argv[])
 {
 	lifeline_cut();
+	options_forget();
 	return 0;
 }

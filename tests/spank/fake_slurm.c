@@ -1,0 +1,262 @@
+/*
+ * fake_slurm PLUGIN CONTEXT [NAME=VALUE ...]: loads the plugin and calls its hooks as Slurm does in one of its contexts, which
+ * are local, remote, prolog and epilog. Prints the results of the hooks and what the plugin has set.
+ *
+ * job, step, uid, gid, groups (comma separated) tell the step. option:NAME=VALUE is an option given by the user, and
+ * option:NAME one without a value. In the remote context it goes on like slurmstepd until its standard input ends.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <slurm/spank.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MAX_OPTIONS = 16, MAX_GROUPS = 16 };
+
+static struct {
+	const char *context;
+	uint32_t job, step;
+	uid_t uid;
+	gid_t gid;
+	gid_t groups[MAX_GROUPS];
+	int group_count;
+	struct {
+		const char *name, *value;
+	} given[MAX_OPTIONS];
+	int given_count;
+	struct spank_option registered[MAX_OPTIONS];
+	int registered_count;
+} slurm;
+
+static bool in(const char *context)
+{
+	return !strcmp(slurm.context, context);
+}
+
+/* The plugin's side. */
+
+void slurm_error(const char *format, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, format);
+	fprintf(stderr, "error: ");
+	vfprintf(stderr, format, arguments);
+	fprintf(stderr, "\n");
+	va_end(arguments);
+}
+
+const char *spank_strerror(spank_err_t error)
+{
+	static char text[32];
+
+	snprintf(text, sizeof(text), "spank error %d", error);
+	return text;
+}
+
+spank_context_t spank_context(void)
+{
+	if (in("local"))
+		return S_CTX_LOCAL;
+	return in("remote") ? S_CTX_REMOTE : S_CTX_JOB_SCRIPT;
+}
+
+int spank_remote(spank_t sp)
+{
+	(void)sp;
+	return in("remote");
+}
+
+spank_err_t spank_option_register(spank_t sp, struct spank_option *option)
+{
+	(void)sp;
+	slurm.registered[slurm.registered_count++] = *option;
+	return ESPANK_SUCCESS;
+}
+
+spank_err_t spank_option_getopt(spank_t sp, struct spank_option *option, char **argument)
+{
+	(void)sp;
+	for (int i = 0; i < slurm.given_count; i++)
+		if (!strcmp(slurm.given[i].name, option->name)) {
+			*argument = (char *)slurm.given[i].value;
+			return ESPANK_SUCCESS;
+		}
+	return ESPANK_ERROR;
+}
+
+spank_err_t spank_get_item(spank_t sp, spank_item_t item, ...)
+{
+	spank_err_t rc = ESPANK_SUCCESS;
+	va_list arguments;
+
+	(void)sp;
+	va_start(arguments, item);
+	switch (item) {
+	case S_JOB_ID:
+		*va_arg(arguments, uint32_t *) = slurm.job;
+		break;
+	case S_JOB_STEPID:
+		*va_arg(arguments, uint32_t *) = slurm.step;
+		break;
+	case S_JOB_UID:
+		*va_arg(arguments, uid_t *) = slurm.uid;
+		break;
+	case S_JOB_GID:
+		*va_arg(arguments, gid_t *) = slurm.gid;
+		break;
+	case S_JOB_SUPPLEMENTARY_GIDS:
+		*va_arg(arguments, gid_t **) = slurm.groups;
+		*va_arg(arguments, int *) = slurm.group_count;
+		break;
+	default:
+		rc = ESPANK_BAD_ARG;
+	}
+	va_end(arguments);
+	return rc;
+}
+
+/* The environment of the step is that of this process. */
+
+spank_err_t spank_getenv(spank_t sp, const char *name, char *value, int size)
+{
+	const char *found = getenv(name);
+
+	(void)sp;
+	if (!found)
+		return ESPANK_ENV_NOEXIST;
+	return snprintf(value, (size_t)size, "%s", found) < size ? ESPANK_SUCCESS : ESPANK_NOSPACE;
+}
+
+spank_err_t spank_setenv(spank_t sp, const char *name, const char *value, int overwrite)
+{
+	(void)sp;
+	return setenv(name, value, overwrite) < 0 ? ESPANK_ERROR : ESPANK_SUCCESS;
+}
+
+spank_err_t spank_unsetenv(spank_t sp, const char *name)
+{
+	(void)sp;
+	return unsetenv(name) < 0 ? ESPANK_ERROR : ESPANK_SUCCESS;
+}
+
+spank_err_t spank_job_control_setenv(spank_t sp, const char *name, const char *value, int overwrite)
+{
+	(void)sp;
+	(void)overwrite;
+	printf("control %s=%s\n", name, value);
+	return ESPANK_SUCCESS;
+}
+
+/* Slurm's side. */
+
+static int call(void *plugin, const char *hook)
+{
+	spank_f *function;
+	int rc;
+
+	*(void **)&function = dlsym(plugin, hook);
+	if (!function)
+		return 0;
+	rc = function(NULL, 0, NULL);
+	printf("%s %d\n", hook, rc);
+	return rc;
+}
+
+static bool take_option(const char *name, const char *value)
+{
+	for (int i = 0; i < slurm.registered_count; i++) {
+		const struct spank_option *option = &slurm.registered[i];
+
+		if (!strcmp(option->name, name))
+			return option->cb(option->val, value, in("remote")) == 0;
+	}
+	return false;
+}
+
+static bool take_options(void)
+{
+	bool all = true;
+
+	for (int i = 0; i < slurm.given_count; i++)
+		if (!take_option(slurm.given[i].name, slurm.given[i].value))
+			all = false;
+	printf("options %d\n", all);
+	return all;
+}
+
+static void print_environment(void)
+{
+	for (char **entry = environ; *entry; entry++)
+		if (strstr(*entry, "SLURM_"))
+			printf("env %s\n", *entry);
+}
+
+static void run_local(void *plugin)
+{
+	if (call(plugin, "slurm_spank_init") == 0 && take_options())
+		call(plugin, "slurm_spank_init_post_opt");
+	print_environment();
+	call(plugin, "slurm_spank_exit");
+}
+
+static void run_remote(void *plugin)
+{
+	call(plugin, "slurm_spank_init");
+	take_options();
+	call(plugin, "slurm_spank_init_post_opt");
+	print_environment();
+	printf("ready\n");
+	fflush(stdout);
+	while (getchar() != EOF)
+		;
+	call(plugin, "slurm_spank_exit");
+}
+
+static void take_argument(char *argument)
+{
+	char *value = strchr(argument, '=');
+
+	if (value)
+		*value++ = '\0';
+	if (!strncmp(argument, "option:", 7)) {
+		slurm.given[slurm.given_count].name = argument + 7;
+		slurm.given[slurm.given_count++].value = value;
+	} else if (!strcmp(argument, "job")) {
+		slurm.job = (uint32_t)strtoul(value, NULL, 10);
+	} else if (!strcmp(argument, "step")) {
+		slurm.step = (uint32_t)strtoul(value, NULL, 10);
+	} else if (!strcmp(argument, "uid")) {
+		slurm.uid = (uid_t)strtoul(value, NULL, 10);
+	} else if (!strcmp(argument, "gid")) {
+		slurm.gid = (gid_t)strtoul(value, NULL, 10);
+	} else if (!strcmp(argument, "groups")) {
+		for (char *group = strtok(value, ","); group; group = strtok(NULL, ","))
+			slurm.groups[slurm.group_count++] = (gid_t)strtoul(group, NULL, 10);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	void *plugin = argc > 2 ? dlopen(argv[1], RTLD_NOW | RTLD_LOCAL) : NULL;
+
+	if (!plugin) {
+		fprintf(stderr, "%s\n", argc > 2 ? dlerror() : "usage: fake_slurm PLUGIN CONTEXT [NAME=VALUE ...]");
+		return EXIT_FAILURE;
+	}
+	slurm.context = argv[2];
+	for (int i = 3; i < argc; i++)
+		take_argument(argv[i]);
+	if (in("local"))
+		run_local(plugin);
+	else if (in("remote"))
+		run_remote(plugin);
+	else
+		call(plugin, in("prolog") ? "slurm_spank_job_prolog" : "slurm_spank_job_epilog");
+	return dlclose(plugin) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -1,0 +1,223 @@
+"""The helper: to whom it lends which capabilities, in what surroundings, and for how long."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Any
+
+from .support import (
+    CGROUP,
+    CHECK,
+    GID,
+    OTHER_UID,
+    UID,
+    Case,
+    Program,
+    as_user,
+    call,
+    connect,
+    is_alive,
+    stepd,
+)
+
+CAP_SETGID, CAP_SYS_CHROOT, CAP_SYS_ADMIN = 6, 18, 21
+DUMP = f"{1 << CAP_SETGID | 1 << CAP_SYS_CHROOT | 1 << CAP_SYS_ADMIN:016x}"
+
+
+class Helper(Case):
+    def setUp(self) -> None:
+        super().setUp()
+        call("prolog")
+        self.job().chmod(0o755)
+        self.path = self.job() / "helper.0.sock"
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        listener.bind(str(self.path))
+        listener.listen()
+        self.path.chmod(0o666)
+        self.helper = Program("helper", 7, 0, UID, GID, fds=(listener.fileno(),))
+        listener.close()
+        self.addCleanup(self.end_helper)
+
+    def end_helper(self) -> str:
+        return self.helper.end() if self.helper.process.poll() is None else ""
+
+    def hold(self) -> tuple[socket.socket, int]:
+        connection = connect(self.path, b"hold")
+        self.addCleanup(connection.close)
+        return connection, int(connection.recv(64))
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.helper.process.pid}/fd"))
+
+    def children(self) -> list[str]:
+        pid = self.helper.process.pid
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+    def report(self) -> dict[str, Any]:
+        with connect(self.path, b"report") as connection:
+            found: dict[str, Any] = json.loads(connection.recv(1 << 16))
+        return found
+
+    def test_credentials(self) -> None:
+        status = self.report()["status"]
+        self.assertEqual(status["Uid"].split(), [str(UID)] * 4)
+        self.assertEqual(status["Gid"].split(), [str(GID)] * 4)
+        self.assertEqual(status["Groups"].split(), [str(GID), "5001"])
+        for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            self.assertEqual(status[name], DUMP, name)
+        self.assertEqual(status["NoNewPrivs"], "1")
+
+    def test_surroundings(self) -> None:
+        found = self.report()
+        self.assertEqual(found["environment"], {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"})
+        self.assertEqual(sorted(found["descriptors"]), ["0", "1", "2", "3"])
+        self.assertEqual({found["descriptors"][fd] for fd in "012"}, {"/dev/null"})
+        self.assertTrue(found["descriptors"]["3"].startswith("socket:"))
+        self.assertEqual(found["command"], ["/usr/bin/python3", "-I", "-S", f"{CHECK}/lib/worker.py", "7"])
+        self.assertEqual((found["directory"], found["core"], found["oom"]), ("/", [0, 0], 0))
+        self.assertTrue(found["session"])
+        self.assertEqual(found["status"]["Umask"], "0077")
+        self.assertEqual(int(found["status"]["SigBlk"], 16), 0)
+
+    def test_other_users_are_refused(self) -> None:
+        for uid in (OTHER_UID, 0):
+            with connect(self.path, uid=uid) as connection:
+                self.assertEqual(connection.recv(64), b"")
+        self.assertEqual(self.children(), [])
+        self.assertIn(f"of user {OTHER_UID}", self.helper.end())
+
+    def test_four_at_a_time(self) -> None:
+        held = [self.hold() for _ in range(4)]
+        with connect(self.path, b"report") as fifth:
+            fifth.settimeout(1)
+            with self.assertRaises(TimeoutError):
+                fifth.recv(1 << 16)
+            self.assertEqual(len(self.children()), 4)
+            os.kill(held[0][1], 9)
+            fifth.settimeout(20)
+            self.assertTrue(fifth.recv(1 << 16))
+
+    def test_nothing_is_left_over(self) -> None:
+        self.report()
+        before = self.descriptors()
+        for _ in range(20):
+            self.report()
+        self.wait_for(lambda: not self.children(), "the workers to be reaped")
+        self.assertEqual(self.descriptors(), before)
+
+    def test_what_a_worker_leaves_behind_ends(self) -> None:
+        with connect(self.path, b"leave") as connection:
+            child = int(connection.recv(64))
+        self.wait_for(lambda: not is_alive(child), "the worker's child to end")
+
+    def test_ends_with_the_lifeline(self) -> None:
+        workers = [self.hold()[1] for _ in range(2)]
+        self.assertEqual(self.helper.end(), "")
+        self.assertEqual([is_alive(pid) for pid in workers], [False, False])
+        self.assertFalse(self.path.exists())
+
+    def test_other_signals_do_nothing(self) -> None:
+        for number in (1, 2, 3, 15, 18, 20):
+            os.kill(self.helper.process.pid, number)
+        self.report()
+
+    def test_refuses_nonsense(self) -> None:
+        for numbers in ((7, 0, UID), (7, 0, -1, GID), (7, 0, UID, GID, 1)):
+            with self.subTest(numbers=numbers):
+                helper = Program("helper", *numbers, fds=(0,))
+                self.assertEqual(helper.process.wait(20), 1)
+                helper.process.communicate()
+                os.close(helper.lifeline)
+
+
+class Step(Case):
+    """The plugin in a step; of control groups there are files here that look like them."""
+
+    BATCH = 0xFFFFFFFB
+    ASKED: dict[str, str | None] = {"checkpoint": None}
+
+    def socket_path(self) -> Path:
+        return self.job() / f"helper.{self.BATCH}.sock"
+
+    def setUp(self) -> None:
+        super().setUp()
+        call("prolog", self.ASKED)
+
+    def test_asked(self) -> None:
+        with stepd(self.ASKED, step=self.BATCH) as step:
+            (pid,) = step.children()
+            found = self.socket_path().stat()
+            self.assertTrue(stat.S_ISSOCK(found.st_mode))
+            self.assertEqual(found.st_uid, UID)
+            with connect(self.socket_path(), b"report") as connection:
+                report = json.loads(connection.recv(1 << 16))
+            self.assertEqual(report["status"]["CapEff"], DUMP)
+            self.assertEqual(report["status"]["Groups"].split(), [str(GID), "5001", "5002"])
+            self.assertEqual(step.end(), "")
+            self.wait_for(lambda: not is_alive(pid), "the helper to end")
+        self.assertFalse(self.socket_path().exists())
+
+    def test_not_asked(self) -> None:
+        for options in ({}, {"checkpoint": "off"}):
+            with stepd(dict(options), step=self.BATCH) as step:
+                self.assertEqual(step.children(), [])
+                self.assertEqual(os.listdir(self.job()), [])
+
+    def test_ends_with_a_killed_slurmstepd(self) -> None:
+        with stepd(self.ASKED, step=self.BATCH) as step:
+            (pid,) = step.children()
+            with connect(self.socket_path(), b"hold") as connection:
+                worker = int(connection.recv(64))
+            step.process.kill()
+            self.wait_for(lambda: not is_alive(pid) and not is_alive(worker), "helper and worker to end")
+        self.assertFalse(self.socket_path().exists())
+
+    def test_leaves_the_groups_of_the_job(self) -> None:
+        (CGROUP / "self").write_text(
+            "6:freezer:/slurm/uid_4242/job_7\n5:cpu,cpuacct:/slurm/uid_4242/job_7\n4:pids:/x\n"
+        )
+        for controllers in ("freezer", "cpu,cpuacct", "pids"):
+            (CGROUP / controllers).mkdir()
+            (CGROUP / controllers / "cgroup.procs").touch()
+        with stepd(self.ASKED, step=self.BATCH) as step:
+            (pid,) = step.children()
+        moved = [(CGROUP / name / "cgroup.procs").read_text() for name in ("freezer", "cpu,cpuacct", "pids")]
+        self.assertEqual(moved, [str(pid), str(pid), ""])
+
+    def test_leaves_the_group_of_the_job_in_version_2(self) -> None:
+        (CGROUP / "self").write_text("0::/system.slice/slurmstepd.scope/job_7/step_batch/slurm\n")
+        system = CGROUP / "system.slice/slurmstepd.scope/system"
+        system.mkdir(parents=True)
+        (system / "cgroup.procs").touch()
+        with stepd(self.ASKED, step=self.BATCH) as step:
+            (pid,) = step.children()
+        self.assertEqual((system / "cgroup.procs").read_text(), str(pid))
+
+    def test_what_is_at_the_place_of_the_socket(self) -> None:
+        outside = CHECK / "outside"
+        outside.mkdir(exist_ok=True)
+        (outside / "file").write_text("precious")
+        with as_user():
+            self.socket_path().symlink_to(outside / "file")
+        with stepd(self.ASKED, step=self.BATCH) as step:
+            self.assertEqual(len(step.children()), 1)
+            self.assertTrue(stat.S_ISSOCK(self.socket_path().lstat().st_mode))
+        self.assertEqual((outside / "file").read_text(), "precious")
+
+    def test_a_step_without_its_helper_runs(self) -> None:
+        with as_user():
+            self.socket_path().mkdir()
+        with stepd(self.ASKED, step=self.BATCH) as step:
+            self.assertEqual(step.result.hooks["slurm_spank_init_post_opt"], 0)
+            self.assertEqual(step.children(), [])
+            self.assertIn("helper of job 7", step.end())
+
+    def test_directory_of_another_user(self) -> None:
+        os.chown(self.job(), OTHER_UID, GID)
+        with stepd(self.ASKED, step=self.BATCH) as step:
+            self.assertEqual(step.children(), [])
+            self.assertEqual(os.listdir(self.job()), [])

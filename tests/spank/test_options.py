@@ -1,0 +1,104 @@
+"""Options: what is taken, what is refused, and what a step is told."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+from .support import FORWARD, PLUGIN, Case, call, stepd
+
+DIR = FORWARD + "checkpoint_dir"
+
+
+class Submit(Case):
+    def test_times(self) -> None:
+        for value in (None, "", "(null)", "preempt", "off"):
+            with self.subTest(value=value):
+                result = call("local", {"checkpoint": value})
+                self.assertTrue(result.accepted)
+                self.assertEqual(result.hooks["slurm_spank_init_post_opt"], 0)
+
+    def test_unknown_time_names_the_allowed(self) -> None:
+        result = call("local", {"checkpoint": "Preempt"})
+        self.assertFalse(result.accepted)
+        self.assertIn("--checkpoint=Preempt", result.errors)
+        self.assertIn("preempt and off", result.errors)
+        self.assertEqual(result.errors.count("\n"), 1)
+
+    def test_empty_directory(self) -> None:
+        result = call("local", {"checkpoint": None, "checkpoint-dir": ""})
+        self.assertFalse(result.accepted)
+        self.assertIn("no directory given", result.errors)
+
+    def test_directory_alone(self) -> None:
+        result = call("local", {"checkpoint-dir": "/d"})
+        self.assertLess(result.hooks["slurm_spank_init_post_opt"], 0)
+        self.assertIn("without --checkpoint", result.errors)
+
+    def test_relative_directory(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            result = call("local", {"checkpoint": None, "checkpoint-dir": "a/b"}, {DIR: "a/b"}, cwd=Path(directory))
+        self.assertEqual(result.environment[DIR], f"{directory}/a/b")
+        self.assertEqual(result.control, {DIR: f"{directory}/a/b"})
+
+    def test_later_option_wins(self) -> None:
+        result = call("local", {"checkpoint": "off", "checkpoint-dir": "/x"})
+        self.assertTrue(result.accepted)
+        self.assertEqual(result.control, {DIR: "/x"})
+
+    def test_nothing_asked(self) -> None:
+        result = call("local")
+        self.assertEqual((result.hooks["slurm_spank_init_post_opt"], result.control, result.errors), (0, {}, ""))
+
+
+class Step(Case):
+    STALE = {"SLURM_CHECKPOINT": "preempt", "SLURM_CHECKPOINT_DIR": "/stale"}
+
+    def environment(self, options: dict[str, str | None], environment: dict[str, str]) -> dict[str, str]:
+        call("prolog")
+        with stepd(options, environment) as step:
+            self.assertEqual(step.result.hooks["slurm_spank_init_post_opt"], 0)
+            step.end()
+            return step.result.environment
+
+    def test_asked(self) -> None:
+        found = self.environment({"checkpoint": "(null)", "checkpoint-dir": "/d"}, {})
+        self.assertEqual(found, {"SLURM_CHECKPOINT": "preempt", "SLURM_CHECKPOINT_DIR": "/d"})
+
+    def test_asked_without_directory(self) -> None:
+        self.assertEqual(self.environment({"checkpoint": None}, self.STALE), {"SLURM_CHECKPOINT": "preempt"})
+
+    def test_off(self) -> None:
+        self.assertEqual(self.environment({"checkpoint": "off", "checkpoint-dir": "/d"}, self.STALE), {})
+
+    def test_not_asked(self) -> None:
+        self.assertEqual(self.environment({}, self.STALE), {})
+
+    def test_relative_directory_of_srun(self) -> None:
+        """srun forwards the option as it was typed, and what the plugin made of it in the environment."""
+        found = self.environment({"checkpoint": None, "checkpoint-dir": "d"}, {DIR: "/home/u/d"})
+        self.assertEqual(found["SLURM_CHECKPOINT_DIR"], "/home/u/d")
+        self.assertNotIn(DIR, found)
+
+    def test_relative_directory_from_nowhere(self) -> None:
+        call("prolog")
+        with stepd({"checkpoint": None, "checkpoint-dir": "d"}) as step:
+            self.assertFalse(step.result.accepted)
+            self.assertIn("can't be made absolute", step.end())
+            self.assertNotIn("SLURM_CHECKPOINT_DIR", step.result.environment)
+
+
+class Symbols(Case):
+    def test_exported_are_hooks_only(self) -> None:
+        listing = subprocess.run(
+            ["nm", "--dynamic", "--defined-only", "--format=posix", PLUGIN], capture_output=True, text=True, check=True
+        ).stdout
+        self.assertEqual(
+            {line.split()[0] for line in listing.splitlines()},
+            {
+                *("plugin_name", "plugin_type", "plugin_version", "spank_plugin_version"),
+                *("slurm_spank_init", "slurm_spank_init_post_opt", "slurm_spank_exit"),
+                *("slurm_spank_job_prolog", "slurm_spank_job_epilog"),
+            },
+        )
