@@ -9,7 +9,6 @@
 #include <inttypes.h>
 #include <poll.h>
 #include <string.h>
-#include <sys/pidfd.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <syslog.h>
@@ -55,7 +54,7 @@ static bool read_pid(int directory, pid_t *pid)
 
 /*
  * The number may be another process's by now, and the signal ends whatever doesn't expect it. A runtime does: it catches,
- * ignores or blocks it.
+ * ignores or blocks it (but mustn't sit in sigwait(3), for the time of which Linux shows a signal as not blocked).
  */
 static bool expects_signal(pid_t pid)
 {
@@ -76,12 +75,7 @@ static bool expects_signal(pid_t pid)
 
 static void notify(pid_t pid)
 {
-	/* Opened first: the process looked at is the one that is signalled. */
-	CLEANUP_FD int process = pidfd_open(pid, 0);
-
-	if (process < 0 || !expects_signal(pid))
-		return;
-	if (pidfd_send_signal(process, CHECKPOINT_SIGNAL, NULL, 0) < 0)
+	if (expects_signal(pid) && kill(pid, CHECKPOINT_SIGNAL) < 0)
 		syslog(LOG_WARNING, "process %d: %m", pid);
 }
 
@@ -118,11 +112,11 @@ static int open_signals(void)
 	return signalfd(-1, &term, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-static int watch(const char *path)
+static int watch(int lifeline, const char *path)
 {
 	CLEANUP_FD int signals = open_signals();
 	struct signalfd_siginfo info;
-	struct pollfd events[] = {{.fd = LIFELINE_FD, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
+	struct pollfd events[] = {{.fd = lifeline, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
 
 	if (signals < 0)
 		return -1;
@@ -134,6 +128,7 @@ static int watch(const char *path)
 
 int main(int argc, char **argv)
 {
+	CLEANUP_FD int lifeline = LIFELINE_FD;
 	CLEANUP_TEXT char *path = NULL;
 	uint32_t job, uid, gid;
 
@@ -143,7 +138,7 @@ int main(int argc, char **argv)
 		syslog(LOG_ERR, "usage: watcher JOBID UID GID");
 		return EXIT_FAILURE;
 	}
-	if (become_user(uid, gid) < 0 || asprintf(&path, RUN_DIR "/%" PRIu32, job) < 0 || watch(path) < 0) {
+	if (become_user(uid, gid) < 0 || asprintf(&path, RUN_DIR "/%" PRIu32, job) < 0 || watch(lifeline, path) < 0) {
 		syslog(LOG_ERR, "job %" PRIu32 ": %m", job);
 		return EXIT_FAILURE;
 	}
