@@ -58,29 +58,45 @@ static int make_base(void)
 	return fd;
 }
 
-/* Run rm as the owner; it can't remove the directory itself, so its status says nothing. */
-static void clear_as(const struct stat *owner, const char *name)
+static void run_as(const struct stat *owner, char *const argv[])
 {
-	CLEANUP_TEXT char *path = NULL;
-	pid_t pid;
-
-	/* Root's own is one whose making was cut short: nobody has put anything there. */
-	if (owner->st_uid == 0 || asprintf(&path, RUN_DIR "/%s", name) < 0)
-		return;
-	/* Not across mounts: a user may have mounted what he values in there. */
-	char *const argv[] = {"rm", "-rf", "--one-file-system", "--", path, NULL};
-	const struct spawn rm = {
-		.path = "/bin/rm",
+	const struct spawn job = {
+		.path = argv[0],
 		.argv = argv,
 		.uid = owner->st_uid,
 		.gid = owner->st_gid,
 		.timeout = CLEAR_TIMEOUT,
 	};
-	if ((pid = spawn(&rm)) < 0)
-		slurm_error("oci-criu-shim: %s: %s", rm.path, strerror(errno));
+	pid_t pid = spawn(&job);
+
+	if (pid < 0)
+		slurm_error("oci-criu-shim: %s: %s", job.path, strerror(errno));
 	else
 		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
 			;
+}
+
+/*
+ * As the owner, and not across mounts: a user may have mounted what he values in there. That rm fails to remove the directory
+ * itself is as it should be, so its status says nothing.
+ */
+static int remove_as(const struct stat *owner, int base, const char *name)
+{
+	CLEANUP_TEXT char *path = NULL;
+
+	if (asprintf(&path, RUN_DIR "/%s", name) < 0)
+		return -1;
+	char *const rm[] = {"/bin/rm", "-rf", "--one-file-system", "--", path, NULL};
+	char *const unlock[] = {"/usr/bin/find", path,	  "-xdev",	"-type", "d",  "!", "-perm",
+				"-700",		 "-exec", "/bin/chmod", "u+rwx", "{}", ";", NULL};
+
+	run_as(owner, rm);
+	if (unlinkat(base, name, AT_REMOVEDIR) == 0)
+		return 0;
+	/* The kernel makes directories of mode 0 for overlay file systems, and rm doesn't enter them. */
+	run_as(owner, unlock);
+	run_as(owner, rm);
+	return unlinkat(base, name, AT_REMOVEDIR);
 }
 
 static int remove_directory(int base, const char *name)
@@ -92,8 +108,8 @@ static int remove_directory(int base, const char *name)
 		return errno == ENOENT ? 0 : -1;
 	if (fstat(fd, &owner) < 0)
 		return -1;
-	clear_as(&owner, name);
-	return unlinkat(base, name, AT_REMOVEDIR);
+	/* Root's own is one whose making was cut short: nobody has put anything there. */
+	return owner.st_uid ? remove_as(&owner, base, name) : unlinkat(base, name, AT_REMOVEDIR);
 }
 
 /* What can't be removed is put aside: a user's leftovers must not keep a job from starting. */

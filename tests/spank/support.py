@@ -31,7 +31,7 @@ ALL_SIGNALS = signal.valid_signals()
 # Python and rm are not ours.
 VALGRIND = [
     *("valgrind", "--quiet", "--vgdb=no", "--error-exitcode=99", "--leak-check=full", "--track-fds=yes"),
-    *("--trace-children=yes", "--trace-children-skip=*/python3*,*/rm,*/dash"),
+    *("--trace-children=yes", "--trace-children-skip=*/python3*,*/rm,*/find"),
 ]
 
 

@@ -76,6 +76,10 @@ class RunDirectory(Case):
             (self.job() / "container").mkdir()
             (self.job() / "container" / "link").symlink_to(self.outside / "precious")
             (self.job() / "-rf").touch()
+            (self.job() / "locked" / "work").mkdir(parents=True)
+            (self.job() / "locked" / "work" / "file").touch()
+            (self.job() / "locked" / "work").chmod(0)
+            (self.job() / "locked").chmod(0)
             os.mkfifo(self.job() / "fifo")
             deep = self.job()
             for _ in range(200):
