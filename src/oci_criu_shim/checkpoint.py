@@ -1,0 +1,150 @@
+"""Taking one checkpoint of one running container."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import time
+
+from oci_criu_shim import client, stdio
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from oci_criu_shim.checkpoints.store import Checkpoint, Stage, Store
+    from oci_criu_shim.container import Container
+
+
+class Taken:
+    """A committed checkpoint; `seconds` from the request to the commit, `frozen` of them frozen."""
+
+    def __init__(self, checkpoint: Checkpoint, seconds: float) -> None:
+        self.checkpoint = checkpoint
+        self.seconds = seconds
+
+    def describe(self) -> str:
+        """Where to, how big, how long, for the event line."""
+        manifest = self.checkpoint.manifest
+        size = manifest["bytes"] / (1 << 20)
+        frozen = manifest["frozen_seconds"]
+        return f"{self.checkpoint.path} ({size:.1f} MiB in {self.seconds:.2f} s, frozen {frozen:.2f} s)"
+
+
+def take(
+    container: Container, store: Store, helper: str | None, reason: str, leave_running: bool = False
+) -> Taken:
+    """Checkpoint `container` into `store`; ShimError or OSError, and it runs on, where that fails."""
+    begin = time.monotonic()
+    pid = container.init()
+    if pid is None:
+        raise ShimError(f"container {container.name!r} is not running")
+    record = container.load()
+    connection = client.connect(helper)
+    pidfd = os.pidfd_open(pid)
+    committed: list[Checkpoint] = []
+    with store.stage() as stage:
+        images = os.open(stage.images, os.O_RDONLY | os.O_DIRECTORY)
+
+        def commit(report: dict[str, Any]) -> None:
+            committed.append(_commit(container, record, stage, report, reason))
+
+        try:
+            client.dump(connection, pidfd, images, leave_running, commit)
+        except ShimError:
+            if not committed or leave_running:
+                raise
+            # It is committed, so it must not run on: what it did now would be done twice.
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        finally:
+            os.close(images)
+            os.close(pidfd)
+            connection.close()
+    return Taken(committed[0], time.monotonic() - begin)
+
+
+def _commit(
+    container: Container, record: dict[str, Any], stage: Stage, report: dict[str, Any], reason: str
+) -> Checkpoint:
+    """Write what the images don't say, and commit. The container is frozen meanwhile."""
+    outside = f"/proc/{record['supervisor']}/fd/{record['stdio']['outside'][0]}"
+    pending = _unread(outside)
+    pid = record["pid"]
+    try:
+        files = stage.sizes()
+        stage.write("spec.dump", record["config"])
+        stage.write("config.dump", _podman_record(container))
+        return stage.commit(_manifest(container, pid, record, report, reason, files, pending))
+    except BaseException:
+        if pending:
+            _put_back(outside, pending)
+        raise
+
+
+def _manifest(
+    container: Container,
+    pid: int,
+    record: dict[str, Any],
+    report: dict[str, Any],
+    reason: str,
+    files: dict[str, int],
+    pending: bytes,
+) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "container": container.name,
+        "created": _now(),
+        "node": os.uname().nodename,
+        "kernel": os.uname().release,
+        "criu": report["criu"],
+        "reason": reason,
+        "bytes": sum(files.values()),
+        "files": files,
+        "pipes": record["stdio"]["inodes"],
+        "input": base64.b64encode(pending).decode(),
+        "clock": report["clock"],
+        "external": report["external"],
+        "network": report["network"],
+        "uid_map": _id_map(pid, "uid"),
+        "gid_map": _id_map(pid, "gid"),
+        "frozen_seconds": report["frozen_ns"] / 1e9,
+    }
+
+
+def _id_map(pid: int, kind: str) -> list[list[int]]:
+    with open(f"/proc/{pid}/{kind}_map", encoding="ascii") as stream:
+        return [[int(number) for number in line.split()] for line in stream]
+
+
+def _podman_record(container: Container) -> dict[str, Any]:
+    """config.dump as checkpointctl reads it (podman's ContainerConfig, as far as it is shown)."""
+    return {
+        "id": container.name,
+        "name": container.name,
+        "rootfsImageName": "",
+        "runtime": "oci-criu-shim",
+        "createdTime": _now(),
+        "checkpointedTime": _now(),
+    }
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _unread(path: str) -> bytes:
+    """What waits in the container's standard input; nothing where the pipe is closed already."""
+    try:
+        return stdio.unread(path)
+    except FileNotFoundError:
+        return b""
+
+
+def _put_back(path: str, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)

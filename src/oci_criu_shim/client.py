@@ -1,0 +1,70 @@
+"""The user's side of a dump: ask the step's privileged helper, or, as root, a worker of our own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+from oci_criu_shim import process, wire
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+ENVIRONMENT = {"PATH": process.PATH, "LANG": "C.UTF-8"}
+
+
+def connect(helper: str | None) -> socket.socket:
+    """A connection to whoever does the dump; ShimError where nobody may."""
+    if helper is not None and os.path.exists(helper):
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            connection.connect(helper)
+        except OSError as error:
+            raise ShimError(f"the checkpoint helper does not answer: {error}") from None
+        return connection
+    if os.geteuid() == 0:
+        return _own_worker()
+    raise ShimError(
+        "a dump needs three capabilities, and no helper on this node lends them",
+        "inside Slurm, submit with --checkpoint; outside of it, run and checkpoint as root",
+    )
+
+
+def _own_worker() -> socket.socket:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    worker = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "worker.py")
+    argv = [sys.executable, "-I", "-S", worker]
+    process.spawn(argv, ENVIRONMENT, {3: theirs.fileno(), 2: 2})
+    theirs.close()
+    return ours
+
+
+def dump(
+    connection: socket.socket,
+    pidfd: int,
+    images: int,
+    leave_running: bool,
+    commit: Callable[[dict[str, Any]], None],
+) -> None:
+    """Have the process of `pidfd` dumped into the directory `images`.
+
+    `commit` is called with the worker's report while all is frozen; where it raises, the container
+    runs on and the exception goes to the caller. ShimError says why a dump failed.
+    """
+    wire.send(connection, {"op": "dump", "leave_running": leave_running}, [pidfd, images])
+    message, _ = wire.receive(connection)
+    if message.get("event") == "dumped":
+        try:
+            commit(message)
+        except BaseException:
+            wire.send(connection, {"op": "abort"})
+            wire.receive(connection)  # when it answers, the container runs again
+            raise
+        wire.send(connection, {"op": "commit"})
+        message, _ = wire.receive(connection)
+    if message.get("event") != "done":
+        raise ShimError(str(message.get("error")), str(message.get("hint") or ""))

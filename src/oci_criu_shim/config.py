@@ -1,0 +1,51 @@
+"""The site's settings: /etc/oci-criu-shim/config.toml, read only when a checkpoint is concerned."""
+
+from __future__ import annotations
+
+import os
+
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+PATH = "/etc/oci-criu-shim/config.toml"
+# Every setting, its default and its type; etc/config.toml explains them.
+DEFAULTS: dict[str, Any] = {
+    "checkpoint-dir": "~/.local/state/oci-criu-shim",
+    "keep": 2,
+    "fresh-start": False,
+    "requeue-margin": 3,
+}
+
+
+class Settings:
+    """`checkpoint_dir` is absolute; `keep` counts checkpoints; `fresh_start` allows a restarted task
+    to begin again where it has none; `requeue_margin` is in seconds."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.checkpoint_dir: str = os.path.expanduser(values["checkpoint-dir"])
+        self.keep: int = values["keep"]
+        self.fresh_start: bool = values["fresh-start"]
+        self.requeue_margin: int = values["requeue-margin"]
+
+
+def load(path: str = PATH) -> Settings:
+    """The settings in `path`, which may be missing; ShimError names what is wrong in it."""
+    import tomllib
+
+    try:
+        with open(path, "rb") as stream:
+            values = tomllib.load(stream)
+    except FileNotFoundError:
+        values = {}
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ShimError(f"{path}: {error}", "correct the file") from None
+    for name, value in values.items():
+        if name not in DEFAULTS:
+            raise ShimError(f"{path}: unknown setting {name!r}", f"known: {', '.join(DEFAULTS)}")
+        if type(value) is not type(DEFAULTS[name]):
+            wanted = type(DEFAULTS[name]).__name__
+            raise ShimError(f"{path}: {name} must be of type {wanted}, not {value!r}")
+    return Settings({**DEFAULTS, **values})

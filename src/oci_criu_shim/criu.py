@@ -1,0 +1,175 @@
+"""CRIU through its RPC, and its images: the only module that imports pycriu."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+
+from oci_criu_shim import process
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+NEEDED = (4, 2)  # older ones can't dump inet sockets on kernels from 6.16 on (SO_PASSCRED)
+RESPONSE = 1 << 20
+ERROR_LINE = re.compile(r"^\(\d+\.\d+\)\s+(?:\d+: )?(Error .*)$")
+# Debian's packages of pycriu and jsonschema, for a Python that was started without `site`.
+SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
+
+
+def program() -> str:
+    """The path of criu; ShimError where there is none."""
+    path = process.find("criu")
+    if path is None:
+        raise ShimError("criu is not installed on this node", "install CRIU 4.2 or newer")
+    return path
+
+
+def _import(name: str) -> Any:
+    if SYSTEM_PACKAGES not in sys.path:
+        sys.path.append(SYSTEM_PACKAGES)
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ShimError(f"cannot import {name}: {error}", "install python3-pycriu") from None
+
+
+class Swrk:
+    """A conversation with one `criu swrk` process, CRIU's service for a single client (criu(8))."""
+
+    def __init__(self, connection: socket.socket, pid: int) -> None:
+        self.rpc = _import("pycriu.rpc_pb2")
+        self.socket = connection
+        self.pid = pid
+
+    def request(
+        self, kind: str, options: Mapping[str, Any], notified: Callable[[str], bool] | None = None
+    ) -> Any:
+        """Send one request; the response. `notified` answers CRIU's events by name."""
+        request = self.rpc.criu_req()
+        request.type = getattr(self.rpc, kind)
+        fill(request.opts, options)
+        self.socket.send(request.SerializeToString())
+        while True:
+            response = self._receive()
+            if response.type != self.rpc.NOTIFY:
+                return response
+            self._answer(notified is None or notified(response.notify.script))
+
+    def _receive(self) -> Any:
+        data = self.socket.recv(RESPONSE)
+        if not data:
+            raise ShimError("CRIU ended without an answer")
+        response = self.rpc.criu_resp()
+        response.ParseFromString(data)
+        return response
+
+    def _answer(self, success: bool) -> None:
+        answer = self.rpc.criu_req()
+        answer.type = self.rpc.NOTIFY
+        answer.notify_success = success
+        self.socket.send(answer.SerializeToString())
+
+    def close(self) -> None:
+        """End the conversation, and with it the process."""
+        self.socket.close()
+        process.wait(self.pid)
+
+
+def start(env: Mapping[str, str]) -> Swrk:
+    """A `criu swrk` process with the environment `env` and no descriptor but its connection."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = process.spawn([program(), "swrk", "3"], env, {3: theirs.fileno()})
+    theirs.close()
+    return Swrk(ours, pid)
+
+
+def fill(message: Any, values: Mapping[str, Any]) -> None:
+    """Set the protobuf `message` to `values`: lists of strings, and of dicts for submessages."""
+    for name, value in values.items():
+        if isinstance(value, list):
+            field = getattr(message, name)
+            for item in value:
+                if isinstance(item, dict):
+                    fill(field.add(), item)
+                else:
+                    field.append(item)
+        elif isinstance(value, str) and name in ("network_lock", "manage_cgroups_mode"):
+            enum = message.DESCRIPTOR.fields_by_name[name].enum_type
+            setattr(message, name, enum.values_by_name[value].number)
+        else:
+            setattr(message, name, value)
+
+
+def errors(log: str, limit: int = 6) -> list[str]:
+    """The last of CRIU's error lines in the log file `log`, as the user should see them."""
+    try:
+        with open(log, encoding="utf-8", errors="replace") as stream:
+            found = [match[1] for line in stream if (match := ERROR_LINE.match(line.rstrip("\n")))]
+    except OSError:
+        return []
+    return [line for line in found if "RLIMIT_NOFILE" not in line][:limit]
+
+
+# What CRIU says -> what it means for a container here. The first that fits is shown.
+MEANINGS = (
+    (r"io_uring", "a process uses io_uring, which CRIU cannot dump"),
+    (r"infiniband|uverbs", "a process uses InfiniBand verbs, which CRIU cannot dump"),
+    (r"Connected TCP socket", "a TCP connection is open; it cannot be kept here"),
+    (r"ghost file.*too big|Can't dump ghost file", "a deleted file that is still open is too large"),
+    (r"external socket|External socket", "a unix socket leads out of the container"),
+    (r"Can't lookup mount|doesn't have a proper root mount", "a file is open on a mount that is not in the container"),
+    (r"No space left|Disk quota", "the checkpoint directory is full"),
+    (r"shell job|--shell-job|session leader", "a process belongs to a session outside of the container"),
+    (r"ptrace|seize", "a process is being traced by another program (a debugger?)"),
+)
+
+
+def meaning(lines: list[str]) -> str:
+    """What CRIU's error lines mean, in a user's words; empty where we don't know."""
+    text = "\n".join(lines)
+    for pattern, words in MEANINGS:
+        if re.search(pattern, text, re.IGNORECASE):
+            return words
+    return ""
+
+
+def load_image(path: str) -> dict[str, Any]:
+    """CRIU's image file `path` as pycriu.images presents it."""
+    images = _import("pycriu.images")
+    with open(path, "rb") as stream:
+        image: dict[str, Any] = images.load(stream, pretty=False)
+    return image
+
+
+def dump_image(path: str, image: Mapping[str, Any]) -> None:
+    """Write `image` as load_image() gave it."""
+    images = _import("pycriu.images")
+    with open(path, "wb") as stream:
+        images.dump(image, stream)
+
+
+def version(env: Mapping[str, str]) -> tuple[int, ...]:
+    """CRIU's version, as (4, 2, 1)."""
+    status, text = process.output([program(), "--version"], env)
+    match = re.search(r"Version: (\d+(?:\.\d+)*)", text)
+    if status or not match:
+        raise ShimError(f"criu --version failed: {text.strip()}")
+    return tuple(int(part) for part in match[1].split("."))
+
+
+def require_version(found: tuple[int, ...]) -> None:
+    """Raise ShimError where CRIU is too old for this kernel."""
+    release = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
+    if found < NEEDED and release >= (6, 16):
+        raise ShimError(
+            f"CRIU {'.'.join(map(str, found))} is too old for Linux {os.uname().release}",
+            "install CRIU 4.2 or newer",
+        )

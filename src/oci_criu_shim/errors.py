@@ -1,0 +1,20 @@
+"""The one exception that carries a message for the user."""
+
+from __future__ import annotations
+
+
+class ShimError(Exception):
+    """Something the user or the site can mend: printed as one line, never as a traceback.
+
+    `hint` says what to do about it; `status` is the process's exit status (1 to 255).
+    """
+
+    def __init__(self, message: str, hint: str = "", status: int = 1) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.status = status
+
+    def line(self) -> str:
+        """The message and its hint as they are printed, on one line."""
+        text = f"{self} (hint: {self.hint})" if self.hint else str(self)
+        return " ".join(text.split("\n"))

@@ -1,0 +1,64 @@
+"""Writing files so that a reader, or a crash, sees all of the old one or all of the new one."""
+
+from __future__ import annotations
+
+import json
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def write_atomically(path: str, data: bytes, mode: int = 0o600, durable: bool = False) -> None:
+    """Replace `path` by `data`; with `durable` the data is on disk before the name is."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    try:
+        with open(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            if durable:
+                os.fsync(descriptor)
+        os.rename(temporary, path)
+    except BaseException:
+        remove_if_there(temporary)
+        raise
+
+
+def write_json(path: str, document: Any, durable: bool = False) -> None:
+    """`document` as JSON, written by write_atomically()."""
+    write_atomically(path, json.dumps(document, indent=1).encode(), durable=durable)
+
+
+def read_json(path: str) -> Any:
+    """The JSON document in `path`; OSError or ValueError where it is none."""
+    with open(path, encoding="utf-8") as stream:
+        return json.load(stream)
+
+
+def remove_if_there(path: str) -> None:
+    """Unlink `path`; not being there is as good."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def remove_tree(path: str) -> None:
+    """Remove the directory `path` and all below it; not being there is as good."""
+    import shutil
+
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        pass
+
+
+def sync_directory(path: str) -> None:
+    """Flush the names in the directory `path` to disk (fsync(2) on it)."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

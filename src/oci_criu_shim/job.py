@@ -1,0 +1,64 @@
+"""What a container's environment says of the Slurm step it belongs to."""
+
+from __future__ import annotations
+
+import os
+
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+BATCH_STEP = 4294967291  # SLURM_BATCH_SCRIPT of slurm.h: batch steps have no SLURM_STEP_ID
+
+
+class Task:
+    """One task of a step: `job`, `step` and `rank` are Slurm's numbers, `restarts` how often the
+    job was requeued, `when` the value of --checkpoint ("off" where it was not given), and
+    `directory` that of --checkpoint-dir, None where the site's setting holds."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.job = int(environment["SLURM_JOB_ID"])
+        self.step = int(environment.get("SLURM_STEP_ID", BATCH_STEP))
+        self.rank = int(environment.get("SLURM_PROCID", "0"))
+        self.restarts = int(environment.get("SLURM_RESTART_COUNT", "0"))
+        self.when = environment.get("SLURM_CHECKPOINT", "off")
+        self.directory = environment.get("SLURM_CHECKPOINT_DIR")
+
+    @property
+    def key(self) -> str:
+        """`<job>/<step>.<task>`: where the store keeps this task's checkpoints."""
+        return f"{self.job}/{self.step_name}.{self.rank}"
+
+    @property
+    def step_name(self) -> str:
+        """Slurm's name of the step: `batch`, or its number."""
+        return "batch" if self.step == BATCH_STEP else str(self.step)
+
+    @property
+    def asked(self) -> bool:
+        """Whether this step is to be checkpointed."""
+        return self.when != "off"
+
+    def describe(self) -> str:
+        """`job 12 step 0 task 3`, for messages."""
+        return f"job {self.job} step {self.step_name} task {self.rank}"
+
+
+def of(environment: Mapping[str, str]) -> Task | None:
+    """The task a container with this environment belongs to; None outside Slurm.
+
+    Raises ShimError where one of Slurm's variables is not a number.
+    """
+    if "SLURM_JOB_ID" not in environment:
+        return None
+    try:
+        return Task(environment)
+    except ValueError as error:
+        raise ShimError(f"the environment names no Slurm task: {error}") from None
+
+
+def helper_socket(root: str, task: Task) -> str:
+    """Where the SPANK plugin's privileged helper of this step listens."""
+    return os.path.join(root, f"helper.{task.step}.sock")

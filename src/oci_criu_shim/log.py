@@ -1,0 +1,53 @@
+"""Where messages go: one line each, to standard error and to the file of --log."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+NAME = "oci-criu-shim"
+
+
+class Log:
+    """Prints events for the user; `--log` gets errors in runc's text or json form as well."""
+
+    def __init__(self, path: str | None = None, form: str = "text", debug: bool = False) -> None:
+        self.path = path
+        self.form = form
+        self.verbose = debug
+
+    def event(self, text: str) -> None:
+        """One line for the user, in the job's output."""
+        self._print(text)
+        self._record("info", text)
+
+    def debug(self, text: str) -> None:
+        """One line for whoever asked for --debug."""
+        if self.verbose:
+            self._print(text)
+            self._record("debug", text)
+
+    def error(self, text: str) -> None:
+        """One line saying what failed; callers of an OCI runtime read it from the log file."""
+        self._print(f"error: {text}")
+        self._record("error", text)
+
+    def _print(self, text: str) -> None:
+        try:
+            os.write(sys.stderr.fileno(), f"{NAME}: {text}\n".encode(errors="replace"))
+        except OSError:
+            pass  # standard error is gone; the log file may still be there
+
+    def _record(self, level: str, text: str) -> None:
+        if not self.path:
+            return
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        if self.form == "json":
+            import json
+
+            line = json.dumps({"level": level, "msg": text, "time": stamp})
+        else:
+            line = f"{stamp}: {text}"
+        with open(self.path, "a", encoding="utf-8") as stream:
+            stream.write(line + "\n")

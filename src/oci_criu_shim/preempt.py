@@ -1,0 +1,85 @@
+"""What happens to a container when its job is preempted: checkpoint, then requeue."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from oci_criu_shim import checkpoint, config, job, slurm
+from oci_criu_shim.checkpoints.store import Store
+from oci_criu_shim.container import all_of
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.supervise import FAILED, NOT_PREEMPTED, TAKEN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_criu_shim.container import Container
+    from oci_criu_shim.job import Task
+    from oci_criu_shim.log import Log
+
+DONE = "checkpointed"  # in a container's directory: its checkpoint is committed, or has failed
+
+
+def open_store(task: Task, settings: config.Settings) -> Store:
+    """The task's store, in the directory that the user or the site named."""
+    return Store(task.directory or settings.checkpoint_dir, task.key)
+
+
+def on_signal(container: Container, task: Task, log: Log) -> int:
+    """Runs in a child of the supervisor when Slurm signalled the job: one of supervise's results."""
+    try:
+        if not slurm.is_preempted(task.job):
+            return NOT_PREEMPTED
+    except ShimError as error:
+        log.error(f"cannot tell whether {task.describe()} is preempted: {error.line()}")
+        return NOT_PREEMPTED
+    settings = config.load()
+    taken = _take(container, task, settings, log)
+    _requeue_after_last(container, task, settings, taken, log)
+    return TAKEN if taken else FAILED
+
+
+def _take(container: Container, task: Task, settings: config.Settings, log: Log) -> bool:
+    store = open_store(task, settings)
+    helper = job.helper_socket(container.root, task)
+    try:
+        taken = checkpoint.take(container, store, helper, "preempt")
+    except (ShimError, OSError) as error:
+        reason = error.line() if isinstance(error, ShimError) else str(error)
+        log.error(f"{task.describe()} could not be checkpointed and runs on: {reason}")
+        return False
+    log.event(f"checkpointed {task.describe()} to {taken.describe()}")
+    store.keep(settings.keep)
+    return True
+
+
+def _requeue_after_last(
+    container: Container, task: Task, settings: config.Settings, taken: bool, log: Log
+) -> None:
+    """Requeue the job once each of its containers on this node is done, and one has a checkpoint.
+
+    A lock makes one of them the last; where a dump failed, Slurm requeues at the end of the grace time.
+    """
+    with open(os.path.join(container.root, ".lock"), "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with open(container.path(DONE), "w", encoding="ascii") as mark:
+            mark.write("taken" if taken else "failed")
+        marks = [_mark(other) for other in all_of(container.root) if _counts(other)]
+    if all(mark == "taken" for mark in marks):
+        log.event(f"requeueing job {task.job}")
+        try:
+            slurm.requeue(task.job, settings.requeue_margin)
+        except ShimError as error:
+            log.error(f"job {task.job} could not be requeued: {error.line()}")
+
+
+def _counts(other: Container) -> bool:
+    return other.supervisor() is not None
+
+
+def _mark(other: Container) -> str:
+    try:
+        with open(other.path(DONE), encoding="ascii") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,1 @@
+"""The only code that runs with a capability: one dump, for the user whose container it is."""

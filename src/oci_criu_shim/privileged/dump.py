@@ -1,0 +1,193 @@
+"""One dump of one container, checked again on this side of the privilege boundary.
+
+Runs as the job's user with CAP_SETGID, CAP_SYS_CHROOT and CAP_SYS_ADMIN and nothing else (or as
+root, for a container of root's). Of what the user asks, only descriptors and two flags are taken;
+CRIU's request is made here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import threading
+import time
+
+from oci_criu_shim import clocks, criu, mounts
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+NS_GET_OWNER_UID = 0xB704  # linux/nsfs.h
+LOG = "dump.log"
+GHOST_LIMIT = 1 << 30  # deleted files that are still open are kept up to this size, in bytes
+# Made once every task is frozen and known: the first image that tells so.
+FROZEN_MARK = "files.img"
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+
+
+class Target:
+    """The container's init, named by a pidfd, so that its number cannot come to mean another."""
+
+    def __init__(self, pidfd: int, job: int | None) -> None:
+        self.pidfd = pidfd
+        self.pid = _pid_of(pidfd)
+        uid = os.geteuid()
+        if uid:
+            self._check_owner(uid)
+        if job is not None:
+            self._check_job(job)
+        self.require_alive()
+
+    def require_alive(self) -> None:
+        """Raise ShimError once the init has ended."""
+        if select.select([self.pidfd], [], [], 0)[0]:
+            raise ShimError("the container has ended")
+
+    def namespace(self, name: str) -> int:
+        """The inode number of one of its namespaces."""
+        return os.stat(f"/proc/{self.pid}/ns/{name}").st_ino
+
+    def shares(self, name: str) -> bool:
+        """Whether a namespace of its is the node's."""
+        return self.namespace(name) == os.stat(f"/proc/self/ns/{name}").st_ino
+
+    def _check_owner(self, uid: int) -> None:
+        """Its user namespace must be one that the user made: only there is all of it his own."""
+        if self.shares("user"):
+            raise ShimError("the process is not in a user namespace of its own")
+        descriptor = os.open(f"/proc/{self.pid}/ns/user", os.O_RDONLY)
+        try:
+            owner = int.from_bytes(fcntl.ioctl(descriptor, NS_GET_OWNER_UID, bytes(4)), "little")
+        finally:
+            os.close(descriptor)
+        if owner != uid:
+            raise ShimError("the process's user namespace belongs to somebody else")
+
+    def _check_job(self, job: int) -> None:
+        with open(f"/proc/{self.pid}/cgroup", encoding="utf-8", errors="replace") as stream:
+            paths = stream.read().splitlines()
+        if not any(f"/job_{job}/" in f"{path}/" for path in paths):
+            raise ShimError(f"the process is not one of job {job}")
+
+
+def _pid_of(pidfd: int) -> int:
+    try:
+        with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as stream:
+            fields = dict(line.split(":", 1) for line in stream)
+        pid = int(fields["Pid"])
+    except (OSError, KeyError, ValueError):
+        raise ShimError("no pidfd was passed") from None
+    if pid <= 0:
+        raise ShimError("the container has ended")
+    return pid
+
+
+def options(target: Target, images: int, leave_running: bool, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """CRIU's request: its field names and values (criu's images/rpc.proto)."""
+    external = [f"mnt[{entry['key']}]:{entry['key']}" for entry in found]
+    if not target.shares("net"):
+        external.append(f"net[{target.namespace('net')}]:extNet")
+    return {
+        "pid": target.pid,
+        "images_dir_fd": images,
+        "log_file": LOG,
+        "log_level": 2,
+        "leave_running": leave_running,
+        "unprivileged": os.geteuid() != 0,
+        "external": external,
+        "manage_cgroups_mode": "IGNORE",
+        "network_lock": "SKIP",
+        "file_locks": True,
+        "link_remap": True,
+        "ghost_limit": GHOST_LIMIT,
+        "notify_scripts": True,
+    }
+
+
+class FreezeWatch:
+    """Notes the clocks as soon as all tasks are frozen, so that none is seen to run backwards."""
+
+    def __init__(self, target: Target, images: int) -> None:
+        self.images = images
+        self.theirs, self.ours = clocks.offsets(target.pid), clocks.offsets()
+        self.frozen: tuple[dict[str, int], int] | None = None
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def _watch(self) -> None:
+        while not self.stop.wait(0.001):
+            try:
+                os.stat(FROZEN_MARK, dir_fd=self.images)
+            except FileNotFoundError:
+                continue
+            self._note()
+            return
+
+    def _note(self) -> None:
+        self.frozen = (clocks.now(self.theirs, self.ours), time.monotonic_ns())
+
+    def result(self) -> tuple[dict[str, int], int]:
+        """The clocks when it froze, and for how many nanoseconds it has been frozen."""
+        self.stop.set()
+        self.thread.join()
+        if self.frozen is None:
+            self._note()
+        assert self.frozen is not None
+        return self.frozen[0], time.monotonic_ns() - self.frozen[1]
+
+
+def dump(
+    target: Target,
+    images: int,
+    leave_running: bool,
+    commit: Callable[[dict[str, Any]], bool],
+) -> None:
+    """Dump `target` into the directory `images`; ShimError, with CRIU's own words, where it fails.
+
+    When all is written and everything still frozen, `commit` is told of it; where it returns
+    False, or raises, the container runs on as if nothing had been.
+    """
+    version = criu.version(ENVIRONMENT)
+    criu.require_version(version)
+    found = mounts.external(mounts.read(target.pid), mounts.read())
+    watch = FreezeWatch(target, images)
+    refused: list[Exception] = []
+
+    def notified(event: str) -> bool:
+        if event != "post-dump":
+            return True
+        clock, frozen = watch.result()
+        report = {
+            "clock": clock,
+            "frozen_ns": frozen,
+            "external": found,
+            "criu": ".".join(map(str, version)),
+            "network": "shared" if target.shares("net") else "own",
+        }
+        try:
+            return commit(report)
+        except (ShimError, OSError) as error:
+            refused.append(error)
+            return False
+
+    swrk = criu.start(ENVIRONMENT)
+    try:
+        response = swrk.request("DUMP", options(target, images, leave_running, found), notified)
+    finally:
+        watch.stop.set()
+        swrk.close()
+    if refused:
+        raise refused[0]
+    if not response.success:
+        raise _failure(images, response)
+
+
+def _failure(images: int, response: Any) -> ShimError:
+    lines = criu.errors(f"/proc/self/fd/{images}/{LOG}")
+    said = " | ".join(lines) or response.cr_errmsg or f"error {response.cr_errno}"
+    return ShimError(f"CRIU could not dump the container: {said}", criu.meaning(lines))

@@ -1,0 +1,121 @@
+"""The one way this package starts other programs."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import NoReturn
+
+    from oci_criu_shim.log import Log
+
+# Python ignores these two; what it starts must not.
+DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ)
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def find(program: str) -> str | None:
+    """The absolute path of `program`, looked for in the fixed PATH; None where there is none."""
+    if "/" in program:
+        return program if os.access(program, os.X_OK) else None
+    for directory in PATH.split(":"):
+        path = f"{directory}/{program}"
+        if os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def spawn(
+    argv: Sequence[str], env: Mapping[str, str], fds: Mapping[int, int], log: Log | None = None
+) -> int:
+    """Start `argv` with exactly the descriptors `fds` ({number in the child: number here}); its pid.
+
+    Standard descriptors not named are /dev/null. Raises OSError where the program can't be started.
+    """
+    if log:
+        log.debug("running: " + " ".join(argv))
+    # Copies out of the way first, so that no dup2 overwrites a descriptor that is still needed.
+    free = max([2, *fds, *fds.values()]) + 1
+    copies = {target: free + n for n, target in enumerate(sorted(fds))}
+    actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = []
+    actions += [(os.POSIX_SPAWN_DUP2, fds[target], copy) for target, copy in copies.items()]
+    actions += [
+        (os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0)
+        for number in range(3)
+        if number not in fds
+    ]
+    actions += [(os.POSIX_SPAWN_DUP2, copy, target) for target, copy in copies.items()]
+    close = [(os.POSIX_SPAWN_CLOSE, copy) for copy in copies.values()]
+    return os.posix_spawn(
+        argv[0], list(argv), dict(env), file_actions=[*actions, *close], setsigmask=[], setsigdef=DEFAULTS
+    )
+
+
+def become(argv: Sequence[str], env: Mapping[str, str], fds: Mapping[int, int]) -> NoReturn:
+    """Turn this (forked) process into `argv`, with descriptors as spawn() gives them.
+
+    For children that must be real forks: a kernel before 6.3 lets no vfork into a new time namespace.
+    """
+    free = max([2, *fds, *fds.values()]) + 1
+    for offset, target in enumerate(sorted(fds)):
+        os.dup2(fds[target], free + offset, inheritable=False)
+    for number in range(3):
+        os.dup2(os.open("/dev/null", os.O_RDWR), number)
+    for offset, target in enumerate(sorted(fds)):
+        os.dup2(free + offset, target)
+    for number in DEFAULTS:
+        signal.signal(number, signal.SIG_DFL)
+    os.execve(argv[0], list(argv), dict(env))
+
+
+def output(argv: Sequence[str], env: Mapping[str, str], log: Log | None = None) -> tuple[int, str]:
+    """Run `argv` to its end: (exit status as of os.waitstatus_to_exitcode, its output and errors)."""
+    reader, writer = os.pipe()
+    try:
+        pid = spawn(argv, env, {1: writer, 2: writer}, log)
+    except OSError:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    with open(reader, encoding="utf-8", errors="replace") as stream:
+        text = stream.read()
+    return wait(pid), text
+
+
+def fork(work: Callable[[], int]) -> int:
+    """Run `work` in a child, which exits with its result; the child's pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        status = work()
+    finally:
+        os._exit(status)
+
+
+def wait(pid: int) -> int:
+    """The child's exit status; the negative signal number where a signal ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def start_time(pid: int) -> int | None:
+    """When `pid` started, in clock ticks since boot; None where there is no such process.
+
+    A pid and its start time name a process for good (proc_pid_stat(5), field 22).
+    """
+    fields = stat_fields(pid)
+    return int(fields[19]) if fields and fields[0] not in "ZX" else None
+
+
+def stat_fields(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the state on; None where there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
+            return stream.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None

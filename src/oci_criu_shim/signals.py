@@ -1,0 +1,60 @@
+"""Signals as bytes to read: none is lost, none interrupts what is being done."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
+# The plugin's watcher sends it when Slurm signals the job's extern step (spank/common.h).
+CHECKPOINT = signal.SIGRTMIN + 3
+
+PASSED_ON = (
+    *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2),
+    *(signal.SIGALRM, signal.SIGCONT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
+    *(signal.SIGWINCH, signal.SIGURG),
+)
+
+
+class Signals:
+    """From its making on, CHECKPOINT, SIGCHLD and PASSED_ON arrive at the descriptor `reader`."""
+
+    def __init__(self) -> None:
+        self.reader, writer = os.pipe()
+        os.set_blocking(self.reader, False)
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in (*PASSED_ON, signal.SIGCHLD, CHECKPOINT):
+            signal.signal(number, _noted)
+
+    def read(self) -> bytes:
+        """The numbers of the signals that came since, one byte each."""
+        try:
+            return os.read(self.reader, 512)
+        except BlockingIOError:
+            return b""
+
+
+def _noted(number: int, frame: FrameType | None) -> None:
+    """The wake-up descriptor has it."""
+
+
+def parse(text: str) -> int:
+    """The number of the signal `text`: `15`, `TERM` or `SIGTERM`; ValueError for any other."""
+    if text.isdecimal():
+        number = int(text)
+    else:
+        name = text.upper().removeprefix("SIG")
+        number = _real_time(name) if name.startswith("RT") else signal.Signals["SIG" + name]
+    if not 0 < number < signal.NSIG:
+        raise ValueError(text)
+    return int(number)
+
+
+def _real_time(name: str) -> int:
+    base, sign, offset = name.partition("+" if "+" in name else "-")
+    start = {"RTMIN": signal.SIGRTMIN, "RTMAX": signal.SIGRTMAX}[base]
+    return start + int(sign + offset) if sign else int(start)

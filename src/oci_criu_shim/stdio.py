@@ -1,0 +1,135 @@
+"""The container's standard streams: pipes of ours, copied to and from our own.
+
+A container that held Slurm's own descriptors could not be dumped (they lead outside of it), nor
+would its output be found again after a restore (criu issue 2937).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+CHUNK = 1 << 16
+# The container's end of each pipe is the one that a checkpoint knows; 0 is read there, 1 and 2 written.
+STREAMS = (0, 1, 2)
+
+
+class Stdio:
+    """Three pipes. `inside` are the container's ends, until `started()` closes them here."""
+
+    def __init__(self, pending_input: bytes = b"") -> None:
+        self.inside: dict[int, int] = {}
+        self.outside: dict[int, int] = {}
+        for stream in STREAMS:
+            reader, writer = os.pipe()
+            self.inside[stream] = reader if stream == 0 else writer
+            self.outside[stream] = writer if stream == 0 else reader
+        self.inodes = {stream: os.fstat(end).st_ino for stream, end in self.inside.items()}
+        self.pending = pending_input
+        self.input_open = True
+        os.set_blocking(self.outside[0], False)
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint must know: the pipes' inodes and our ends' descriptors."""
+        return {
+            "inodes": [self.inodes[stream] for stream in STREAMS],
+            "outside": [self.outside[stream] for stream in STREAMS],
+        }
+
+    def chown(self, uid: int, gid: int) -> None:
+        """Give the pipes to the container's user, who may open them by /proc/self/fd."""
+        for end in self.inside.values():
+            os.fchown(end, uid, gid)
+
+    def started(self) -> None:
+        """The container has its ends now; without ours, end of file means that it closed them."""
+        for end in self.inside.values():
+            os.close(end)
+        self.inside.clear()
+
+    def watch(self) -> dict[int, int]:
+        """{descriptor: poll events} to wait for."""
+        events = {self.outside[s]: select.POLLIN for s in (1, 2) if s in self.outside}
+        if 0 in self.outside:
+            if self.pending:
+                events[self.outside[0]] = select.POLLOUT
+            elif self.input_open:
+                events[0] = select.POLLIN
+                events[self.outside[0]] = 0  # POLLERR alone: the container closed its input
+        return events
+
+    def ready(self, descriptor: int, event: int) -> None:
+        """Copy what poll(2) reported."""
+        for stream in (1, 2):
+            if self.outside.get(stream) == descriptor:
+                self._copy_output(stream)
+        if descriptor == 0:
+            self._read_input()
+        elif descriptor == self.outside.get(0):
+            self._write_input(event)
+
+    def drain(self) -> None:
+        """Copy what the container wrote before it ended; ends at end of file on both pipes."""
+        for stream in (1, 2):
+            while stream in self.outside:
+                self._copy_output(stream)
+
+    def _copy_output(self, stream: int) -> None:
+        data = os.read(self.outside[stream], CHUNK)
+        if not data or not _write_all(stream, data):
+            os.close(self.outside.pop(stream))
+
+    def _read_input(self) -> None:
+        try:
+            self.pending = os.read(0, CHUNK)
+        except OSError:
+            self.pending = b""
+        if not self.pending:
+            self.input_open = False
+            os.close(self.outside.pop(0))
+
+    def _write_input(self, event: int) -> None:
+        if event & (select.POLLERR | select.POLLHUP):
+            os.close(self.outside.pop(0))
+            return
+        try:
+            written = os.write(self.outside[0], self.pending)
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            os.close(self.outside.pop(0))
+            return
+        self.pending = self.pending[written:]
+
+
+def _write_all(descriptor: int, data: bytes) -> bool:
+    """Whether all of `data` went out; False where nobody reads any more."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:
+            select.select([], [descriptor], [])
+        except BrokenPipeError:
+            return False
+    return True
+
+
+def unread(descriptor_path: str) -> bytes:
+    """The bytes in the pipe at /proc/PID/fd/N that nobody has read yet; they stay unread no more.
+
+    Only for a frozen reader; restore_unread() puts them back.
+    """
+    descriptor = os.open(descriptor_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        size = fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
+        return os.read(descriptor, size)
+    except BlockingIOError:
+        return b""
+    finally:
+        os.close(descriptor)
