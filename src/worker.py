@@ -5,6 +5,6 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from oci_criu_shim.privileged import worker  # noqa: E402  (the path comes first)
+from oci_criu_shim.privileged import worker  # the path comes first
 
 sys.exit(worker.main(int(sys.argv[1]) if len(sys.argv) > 1 else None))

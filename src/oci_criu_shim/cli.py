@@ -163,7 +163,7 @@ def _count_operands(name: str, verb: Verb, operands: list[str]) -> None:
 def _options(words: list[str], known: Sequence[Option], values: dict[str, str], stop: bool) -> list[str]:
     """Put the options among `words` into `values`; the operands. `stop` at the first operand."""
     table = {name: option for option in known for name in option.names}
-    operands = []
+    operands: list[str] = []
     while words:
         word = words.pop(0)
         if word == "--":

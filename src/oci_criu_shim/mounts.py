@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 
 TYPE_CHECKING = False
@@ -9,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
+LINKS = 40  # as many as the kernel follows
 ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
@@ -73,18 +76,39 @@ def external(container: Iterable[Mount], node: Iterable[Mount]) -> list[dict[str
     return found
 
 
-def bind_source(key: str, mounts: Iterable[Mapping[str, Any]], bundle: str) -> str | None:
+def bind_source(key: str, mounts: Iterable[Mapping[str, Any]], bundle: str, rootfs: str) -> str | None:
     """Where the bind mount at `key` comes from by config.json's `mounts`; None where none fits.
 
     A mount below a recursive bind has its source below the bind's source.
     """
-    import os
-
     best: tuple[int, str] | None = None
     for mount in mounts:
-        point = os.path.normpath("/" + mount["destination"])
+        point = resolve(rootfs, mount["destination"])
         if "source" in mount and (key == point or key.startswith(point.rstrip("/") + "/")):
             source = os.path.normpath(os.path.join(bundle, mount["source"]) + key[len(point) :])
             if best is None or len(point) >= best[0]:
                 best = (len(point), source)
     return best[1] if best else None
+
+
+def resolve(rootfs: str, path: str) -> str:
+    """`path` as the container sees it, with every symbolic link followed inside of `rootfs`."""
+    done: list[str] = []
+    rest = [part for part in reversed(path.split("/")) if part not in ("", ".")]
+    links = 0
+    while rest:
+        part = rest.pop()
+        if part == "..":
+            done = done[:-1]
+            continue
+        try:
+            target = os.readlink(os.path.join(rootfs, *done, part))
+        except OSError:
+            done.append(part)
+            continue
+        links += 1
+        if links > LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        done = [] if target.startswith("/") else done
+        rest += [name for name in reversed(target.split("/")) if name not in ("", ".")]
+    return "/" + "/".join(done)

@@ -42,9 +42,11 @@ class Plan:
         self.container = container
         self.bundle = bundle
         self.manifest = checkpoint.manifest
-        self.images = container.path("images")
+        self.images = checkpoint.images
+        self.inventory = container.path(INVENTORY)
+        self.log = container.path(LOG)
         self.root = container.path("root")
-        self.ids = _link_images(checkpoint.images, self.images)
+        self.ids = _write_inventory(self.images, self.inventory)
         self.own = {key for key in OUTSIDE if self.ids["own"].get(key) != self.ids["root"].get(key)}
         self.external = [
             f"mnt[{entry['key']}]:{_source(entry, bundle)}" for entry in self.manifest["external"]
@@ -74,7 +76,7 @@ class Plan:
         return {
             "images_dir_fd": -1,
             "images_dir": self.images,
-            "log_file": LOG,
+            "log_to_stderr": True,  # a log file would be written beside the images
             "log_level": 2,
             "root": self.root,
             "external": self.external,
@@ -111,12 +113,12 @@ def start(container: Container, bundle: Bundle, checkpoint: Checkpoint, stdio: S
     return int(response.restore.pid)
 
 
-def _link_images(images: str, directory: str) -> dict[str, dict[str, int]]:
-    """A directory of links to the images, with an inventory of its own; the namespaces' ids."""
-    os.mkdir(directory, 0o700)
-    for name in os.listdir(images):
-        if name.endswith(".img") and name != INVENTORY:
-            os.symlink(os.path.join(images, name), os.path.join(directory, name))
+def _write_inventory(images: str, path: str) -> dict[str, dict[str, int]]:
+    """Write an inventory that takes the namespaces made here for CRIU's own; the ids in both.
+
+    It is mounted over the checkpoint's, which stays as it is. (A directory of links to the images
+    would not do: CRIU opens some of them when it is in the container's mount namespace already.)
+    """
     inventory = criu.load_image(os.path.join(images, INVENTORY))
     own = criu.load_image(os.path.join(images, "ids-1.img"))["entries"][0]
     root = inventory["entries"][0]["root_ids"]
@@ -124,7 +126,7 @@ def _link_images(images: str, directory: str) -> dict[str, dict[str, int]]:
     for key in ("user_ns_id", "time_ns_id", *OUTSIDE):
         if key in own:
             root[key] = own[key]
-    criu.dump_image(os.path.join(directory, INVENTORY), inventory)
+    criu.dump_image(path, inventory)
     return {"own": own, "root": before}
 
 
@@ -135,7 +137,7 @@ def _source(entry: Mapping[str, Any], bundle: Bundle) -> str:
     elif entry["kind"] == "cgroup":
         source = _control_group(entry["controllers"])
     else:
-        source = mounts.bind_source(entry["key"], bundle.mounts, bundle.path)
+        source = mounts.bind_source(entry["key"], bundle.mounts, bundle.path, bundle.rootfs)
     if source is None or not os.path.exists(source):
         raise ShimError(
             f"the container's mount {entry['key']} has no source here: {source or 'not in config.json'}",
@@ -158,7 +160,8 @@ def _control_group(controllers: str) -> str | None:
 def _start_criu(plan: Plan, stdio: Stdio) -> criu.Swrk:
     """`criu swrk` inside the new namespaces, a child of ours."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    fds = {CONNECTION: theirs.fileno()}
+    log = os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    fds = {CONNECTION: theirs.fileno(), 2: log}
     fds |= {STREAMS + stream: end for stream, end in stdio.inside.items()}
     ready, go, pids = os.pipe(), os.pipe(), os.pipe()
 
@@ -170,7 +173,7 @@ def _start_criu(plan: Plan, stdio: Stdio) -> criu.Swrk:
 
     builder = process.fork(build)
     theirs.close()
-    for end in (ready[1], go[0], pids[1]):
+    for end in (log, ready[1], go[0], pids[1]):
         os.close(end)
     try:
         if os.read(ready[0], 1):
@@ -202,6 +205,7 @@ def _build(plan: Plan, fds: Mapping[int, int], ready: int, go: int, pids: int) -
         linux.link_up("lo")
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
     linux.mount(plan.bundle.rootfs, plan.root, None, linux.MS_BIND)
+    linux.mount(plan.inventory, os.path.join(plan.images, INVENTORY), None, linux.MS_BIND)
     argv = [criu.program(), "swrk", str(CONNECTION)]
     pid = process.fork(lambda: process.become(argv, ENVIRONMENT, fds))
     os.write(pids, str(pid).encode())
@@ -241,14 +245,15 @@ def _namespace_hint() -> str:
 
 
 def _failure(plan: Plan, response: Any) -> ShimError:
-    lines = criu.errors(os.path.join(plan.images, LOG))
+    lines = criu.errors(plan.log)
     said = " | ".join(lines) or response.cr_errmsg or f"error {response.cr_errno}"
     return ShimError(f"CRIU could not restore {plan.container.name}: {said}", criu.meaning(lines))
 
 
 def undo(container: Container) -> None:
     """Remove what a failed start() left in the container's directory."""
-    files.remove_tree(container.path("images"))
+    for name in (INVENTORY, LOG):
+        files.remove_if_there(container.path(name))
     try:
         os.rmdir(container.path("root"))
     except FileNotFoundError:
