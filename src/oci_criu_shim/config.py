@@ -16,19 +16,17 @@ DEFAULTS: dict[str, Any] = {
     "checkpoint-dir": "~/.local/state/oci-criu-shim",
     "keep": 2,
     "fresh-start": False,
-    "requeue-margin": 3,
 }
 
 
 class Settings:
     """`checkpoint_dir` is absolute; `keep` counts checkpoints; `fresh_start` allows a restarted task
-    to begin again where it has none; `requeue_margin` is in seconds."""
+    to begin again where it has none."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.checkpoint_dir: str = os.path.expanduser(values["checkpoint-dir"])
         self.keep: int = values["keep"]
         self.fresh_start: bool = values["fresh-start"]
-        self.requeue_margin: int = values["requeue-margin"]
 
 
 def load(path: str = PATH) -> Settings:

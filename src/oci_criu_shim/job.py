@@ -32,9 +32,14 @@ class Task:
         return f"{self.job}/{self.step_name}.{self.rank}"
 
     @property
+    def is_batch(self) -> bool:
+        """Whether this is the job's batch step."""
+        return self.step == BATCH_STEP
+
+    @property
     def step_name(self) -> str:
         """Slurm's name of the step: `batch`, or its number."""
-        return "batch" if self.step == BATCH_STEP else str(self.step)
+        return "batch" if self.is_batch else str(self.step)
 
     @property
     def asked(self) -> bool:

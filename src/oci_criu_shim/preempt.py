@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.log import Log
 
 DONE = "checkpointed"  # in a container's directory: its checkpoint is committed, or has failed
+REQUEUED = "requeued"  # in the job's run directory: its epilog makes the job eligible at once
 
 
 def open_store(task: Task, settings: config.Settings) -> Store:
@@ -35,7 +36,7 @@ def on_signal(container: Container, task: Task, log: Log) -> int:
         return NOT_PREEMPTED
     settings = config.load()
     taken = _take(container, task, settings, log)
-    _requeue_after_last(container, task, settings, taken, log)
+    _requeue_after_last(container, task, taken, log)
     return TAKEN if taken else FAILED
 
 
@@ -53,12 +54,12 @@ def _take(container: Container, task: Task, settings: config.Settings, log: Log)
     return True
 
 
-def _requeue_after_last(
-    container: Container, task: Task, settings: config.Settings, taken: bool, log: Log
-) -> None:
-    """Requeue the job once each of its containers on this node is done, and one has a checkpoint.
+def _requeue_after_last(container: Container, task: Task, taken: bool, log: Log) -> None:
+    """Have the job requeued once each of its containers on this node has a checkpoint.
 
-    A lock makes one of them the last; where a dump failed, Slurm requeues at the end of the grace time.
+    Slurm requeues a job whose batch script ends in its grace time: a container that is the batch
+    step just ends, for others the script is ended. A lock makes one of them the last; where a dump
+    failed, Slurm requeues at the end of the grace time.
     """
     with open(os.path.join(container.root, ".lock"), "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -67,8 +68,11 @@ def _requeue_after_last(
         marks = [_mark(other) for other in all_of(container.root) if _counts(other)]
     if all(mark == "taken" for mark in marks):
         log.event(f"requeueing job {task.job}")
+        with open(os.path.join(container.root, REQUEUED), "w", encoding="ascii"):
+            pass
         try:
-            slurm.requeue(task.job, settings.requeue_margin)
+            if not task.is_batch:
+                slurm.end_batch_step(task.job)
         except ShimError as error:
             log.error(f"job {task.job} could not be requeued: {error.line()}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 
 from oci_criu_shim import process
 from oci_criu_shim.errors import ShimError
@@ -46,13 +45,11 @@ def _time(field: dict[str, Any] | int) -> int:
     return field
 
 
-def requeue(job: int, margin: int) -> None:
-    """Requeue `job` under its own id, eligible again `margin` seconds from now.
+def end_batch_step(job: int) -> None:
+    """End the batch script of `job`, which is in its grace time: slurmctld then requeues the job.
 
-    Without the second command slurmctld holds a requeued job back for the lifetime of a credential,
-    121 s: batch_requeue_fini() leaves a begin time alone only where it lies in the future when the
-    last step of the job is gone (slurmctld/job_mgr.c).
+    `scontrol requeue` would leave slurmctld's mark of the grace time on the job, and when the job
+    has run to its end the next time, the mark would have it requeued once more (Slurm 24.11,
+    _slurm_rpc_complete_batch_script() and _job_complete() in slurmctld).
     """
-    _run("scontrol", "requeue", str(job))
-    begin = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + margin))
-    _run("scontrol", "update", f"JobId={job}", f"StartTime={begin}")
+    _run("scancel", "--batch", "--signal=KILL", str(job))
