@@ -11,6 +11,14 @@
 #define RUN_DIR "/run/oci-criu-shim"
 #endif
 
+/* In a job's directory: the runtime has checkpointed the job, and ended it for Slurm to requeue. */
+#define REQUEUED_MARK "requeued"
+
+/* Slurm's client command; its PATH is not the user's. */
+#ifndef SCONTROL
+#define SCONTROL "/usr/bin/scontrol"
+#endif
+
 #define HELPER_PROGRAM LIBDIR "/helper"
 #define WATCHER_PROGRAM LIBDIR "/watcher"
 

@@ -191,6 +191,27 @@ fail:
 	return -1;
 }
 
+/*
+ * A job that was requeued after its checkpoint is eligible at once: slurmctld's batch_requeue_fini() holds it back for the
+ * lifetime of a credential, 121 s, unless its begin time lies in the future when its last node's epilog is done.
+ */
+static void release_requeued(int base, const struct names *names)
+{
+	CLEANUP_FD int fd = openat(base, names->directory, DIRECTORY);
+	CLEANUP_TEXT char *id = NULL;
+	struct stat owner;
+
+	if (fd < 0 || fstat(fd, &owner) < 0 || !owner.st_uid)
+		return;
+	if (faccessat(fd, REQUEUED_MARK, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+		return;
+	if (asprintf(&id, "JobId=%s", names->directory) < 0)
+		return;
+	char *const update[] = {SCONTROL, "update", id, "StartTime=now+3seconds", NULL};
+
+	run_as(&owner, update);
+}
+
 void rundir_remove(uint32_t job)
 {
 	const struct names names = names_of(job);
@@ -198,6 +219,7 @@ void rundir_remove(uint32_t job)
 
 	if (base < 0)
 		return;
+	release_requeued(base, &names);
 	if (set_marker(base, names.marker, false) < 0 || remove_directory(base, names.directory) < 0)
 		slurm_error("oci-criu-shim: %s/%s: %s", RUN_DIR, names.directory, strerror(errno));
 	rmdir(RUN_DIR);
