@@ -1,0 +1,79 @@
+# Targets: `make help` lists them. DESTDIR, PREFIX and SYSCONFDIR as usual; an install only reads the sources.
+
+PYTHON ?= python3
+PREFIX ?= /usr
+SYSCONFDIR ?= /etc
+BUILD ?= build/spank
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+LIBDIR := $(PREFIX)/lib/oci-criu-shim
+SHAREDIR := $(PREFIX)/share/oci-criu-shim
+# Namespaces and overlays need root; what doesn't is run before, as whoever calls.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+
+help:
+	@echo 'make demo     a job on a small Slurm cluster is preempted, and goes on elsewhere (root)'
+	@echo 'make test     all tests: check, the plugin, and a live Slurm cluster (root)'
+	@echo 'make check    linters, types and unit tests: seconds, no root'
+	@echo 'make install  install on this node: PREFIX=$(PREFIX) SYSCONFDIR=$(SYSCONFDIR) DESTDIR=$(DESTDIR)'
+	@echo 'make uninstall, make clean'
+
+# The tools of the extras `dev` in pyproject.toml, and what the package itself depends on.
+$(VENV)/.ready: pyproject.toml
+	./tools/venv $(VENV) $(PYTHON)
+	touch $@
+
+check: $(VENV)/.ready
+	$(RUN) -m ruff check src tests
+	$(RUN) -m mypy src tests/cluster tests/unit
+	$(RUN) -m pytest -q tests/unit
+
+# Root's part is run by absolute names: sudo has a PATH of its own.
+test: check
+	$(AS_ROOT) $(abspath $(RUN)) -B -m tests.spank
+	$(AS_ROOT) $(abspath $(RUN)) -B -m pytest -p no:cacheprovider tests/slurm
+
+demo: $(VENV)/.ready
+	@$(AS_ROOT) $(abspath $(RUN)) -B -m tests.demo
+
+install:
+	install -d $(DESTDIR)$(LIBDIR) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SHAREDIR)
+	install -m 0644 src/worker.py $(DESTDIR)$(LIBDIR)
+	set -e; cd src; find oci_criu_shim -name '*.py' -o -name '*.json' | while read -r file; do \
+		install -D -m 0644 "$$file" "$(DESTDIR)$(LIBDIR)/$$file"; done
+	# Start-up is a third faster with it, but an install on a read-only or odd Python does without.
+	-python3 -m compileall -q -s '$(DESTDIR)' -p / $(DESTDIR)$(LIBDIR)
+	printf '%s\n' $(LAUNCHER) >$(DESTDIR)$(PREFIX)/bin/oci-criu-shim
+	chmod 0755 $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
+	$(MAKE) -C spank install PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) BUILD=$(abspath $(BUILD))
+	install -d $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/oci.conf.d
+	sed 's,/usr/bin/,$(PREFIX)/bin/,' etc/oci.conf.d/oci-criu-shim.conf \
+		>$(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/oci.conf.d/oci-criu-shim.conf
+	# The site's own settings stay.
+	test -e $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/config.toml || \
+		install -D -m 0644 etc/config.toml $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/config.toml
+	sed 's,/usr/lib/oci-criu-shim/,$(LIBDIR)/,' etc/plugstack.conf >$(DESTDIR)$(SHAREDIR)/plugstack.conf
+
+# Isolated, without `site`: half the start-up, and nothing of the user's environment changes what is run. Debian's
+# packages (pycriu, jsonschema) come last, for the few verbs that import them.
+LAUNCHER = '\#!/usr/bin/python3 -IS' \
+	'import sys' \
+	'' \
+	'sys.path.insert(0, "$(LIBDIR)")' \
+	'sys.path.append("/usr/lib/python3/dist-packages")' \
+	'from oci_criu_shim.__main__ import main' \
+	'' \
+	'sys.exit(main())'
+
+uninstall:
+	rm -rf $(DESTDIR)$(LIBDIR) $(DESTDIR)$(SHAREDIR)
+	rm -f $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
+	rm -f $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/oci.conf.d/oci-criu-shim.conf
+	@echo 'left: $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/config.toml'
+
+clean:
+	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info src/*.egg-info
+	find src tests -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: help check test demo install uninstall clean
