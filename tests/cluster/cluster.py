@@ -138,7 +138,7 @@ class Cluster(Settings):
         return "".join(f"==> {name} <==\n{text}" for name, text in sorted(texts.items()) if text)
 
     def node_states(self) -> dict[str, str]:
-        """State of every compute node as Slurm sees it ("idle", "mixed", "down*", …); empty where slurmctld is silent."""
+        """State of every compute node as Slurm sees it ("idle", "mixed", "down*", …); empty if slurmctld is silent."""
         pairs = (line.split() for line in self._query("sinfo", "-hN", "-p", "low", "-o", "%N %T").splitlines())
         return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 

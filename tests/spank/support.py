@@ -166,7 +166,7 @@ class Program:
 
         self.process = subprocess.Popen(
             [*VALGRIND, str(CHECK / "lib" / name), *map(str, numbers)],
-            preexec_fn=place,  # noqa: PLW1509
+            preexec_fn=place,
             close_fds=False,
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Stands in for the privileged worker: does what the first message says, and answers with JSON where there is an answer."""
+"""Stands in for the privileged worker: does what the first message says, and answers in JSON where it answers."""
 
 import json
 import os
