@@ -1,0 +1,179 @@
+"""Jobs that keep a ledger (tests/programs/ledger.py) on a cluster, and their preemption."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.cluster import Cluster, ClusterError, wait_for
+from tests.cluster.bundle import make_bundle
+from tests.cluster.process import tail
+from tests.cluster.settings import REPOSITORY
+from tests.verdict import Facts, failures
+
+PROGRAM = REPOSITORY / "tests/programs/ledger.py"
+CHECKPOINTS = "/home/alice/ckpt"
+OPTIONS = ("--checkpoint", f"--checkpoint-dir={CHECKPOINTS}", "--open-mode=append")
+RUN_DIRECTORY = "/run/oci-criu-shim"
+MARK = "oci-criu-shim: "
+ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+
+
+def prepare(cluster: Cluster) -> str:
+    """A bundle of alice's with /shared in it, and the program in /shared; the bundle's path on the nodes."""
+    path = make_bundle(cluster.home / "alice" / "bundle", 1000, 1000) / "config.json"
+    spec = json.loads(path.read_text())
+    shared = {"destination": "/shared", "type": "none", "source": "/shared", "options": ["rbind", "rw"]}
+    spec["mounts"].append(shared)
+    path.write_text(json.dumps(spec))
+    shutil.copy(PROGRAM, cluster.shared / PROGRAM.name)
+    return "/home/alice/bundle"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job does."""
+
+    ticks: int = 20
+    tick: float = 0.5
+    mib: int = 16
+
+    def command(self, ledger: str) -> str:
+        return f"python3 /shared/{PROGRAM.name} {ledger} {self.ticks} {self.tick} {self.mib}"
+
+
+@dataclass
+class Job:
+    """A submitted job."""
+
+    cluster: Cluster
+    number: str
+    work: Work
+    ledger_path: Path
+    nodes: list[str] = field(default_factory=list)
+    """Where it was seen running, in order."""
+    preemptions: int = 0
+
+    def record(self) -> dict[str, Any]:
+        """What Slurm says of it now."""
+        done = self.cluster.exec("ctl", ["scontrol", "show", "job", self.number, "--json"])
+        found: dict[str, Any] = json.loads(done.stdout)["jobs"][0]
+        return found
+
+    def state(self) -> str:
+        return " ".join(self.record()["job_state"])
+
+    def output(self) -> str:
+        return _text(self.cluster.home / "alice" / f"{self.number}.out")
+
+    def ledger(self) -> str:
+        return _text(self.ledger_path)
+
+    def events(self) -> list[str]:
+        """What the runtime has told the user."""
+        return [line.removeprefix(MARK) for line in self.output().splitlines() if line.startswith(MARK)]
+
+    def ticks(self) -> int:
+        return self.ledger().count("\n")
+
+    def wait_ticks(self, number: int, timeout: float = 60) -> None:
+        """Wait until it has done so many ticks. Raises ClusterError, at once where it has ended."""
+        what = f"tick {number} of job {self.number}"
+        wait_for(lambda: self.ticks() >= number or self._ended(what), timeout, what)
+
+    def wait_running(self) -> str:
+        """The node it runs on. Raises ClusterError where it does not start."""
+        wait_for(lambda: self.state() == "RUNNING", 60, f"job {self.number} to run")
+        node = str(self.record()["nodes"])
+        self.nodes.append(node)
+        return node
+
+    def wait_end(self, timeout: float = 120) -> str:
+        """Its last state."""
+        wait_for(lambda: self.state() in ENDED, timeout, f"job {self.number} to end")
+        return self.state()
+
+    def displace(self) -> str:
+        """Preempt it by a job that wants its whole node; that job's number."""
+        argv = ["sbatch", "--parsable", "-p", "high", "-w", self.nodes[-1], "--exclusive"]
+        argv += ["--output=/dev/null", "--wrap", "sleep 60"]
+        self.preemptions += 1
+        return self.cluster.exec("ctl", argv).stdout.strip()
+
+    def preempt(self, timeout: float = 90) -> None:
+        """Preempt it once, and wait until it goes on elsewhere. Raises ClusterError where it does not."""
+        before = self.ticks()
+        high = self.displace()
+        what = f"restart {self.preemptions} of job {self.number}"
+        wait_for(lambda: self.record()["restart_cnt"] == self.preemptions or self._ended(what), timeout, what)
+        self.wait_running()
+        self.wait_ticks(before + 3)
+        self.cluster.exec("ctl", ["scancel", high])
+        wait_for(lambda: "idle" in self.cluster.node_states().values(), 30, "a free node")
+
+    def facts(self) -> Facts:
+        record = self.record()
+        state = " ".join(record["job_state"])
+        number, restarts = str(record["job_id"]), int(record["restart_cnt"])
+        work, nodes = self.work, tuple(self.nodes)
+        return Facts(work.ticks, work.tick, self.number, number, state, restarts, self.preemptions, nodes)
+
+    def failures(self) -> list[str]:
+        """Everything that is wrong with it after its end."""
+        facts = self.facts()
+        places = re.findall(r"^restored .* on (\S+)$", "\n".join(self.events()), re.MULTILINE)
+        wrong = [] if places == self.nodes[1:] else [f"events: restored on {places}, ran on {self.nodes}"]
+        return [*failures(self.ledger(), self.output(), facts), *wrong]
+
+    def quoted(self) -> str:
+        """Its output and the nodes' logs, for a failure."""
+        logs = (f"{node}:\n{tail(self.cluster.logs(node), 40)}" for node in self.cluster.all_nodes())
+        return "\n".join([f"job {self.number}, output:", tail(self.output(), 60), *logs])
+
+    def _ended(self, what: str) -> bool:
+        """False while it has not ended. Raises ClusterError when it has: waiting on is in vain."""
+        if (state := self.state()) in ENDED and self.ticks() < self.work.ticks:
+            raise ClusterError(f"job {self.number} ended ({state}) before {what}")
+        return False
+
+
+def submit(cluster: Cluster, name: str, script: str, work: Work, *options: str) -> Job:
+    """Submit a script as alice; {command} in it is the program's."""
+    ledger = cluster.shared / f"{name}.ledger"
+    ledger.unlink(missing_ok=True)
+    path = cluster.shared / f"{name}.sh"
+    path.write_text("#!/bin/sh\n" + script.format(command=work.command(f"/shared/{ledger.name}")) + "\n")
+    path.chmod(0o755)
+    argv = ["sbatch", "--parsable", "-p", "low", "-n1", f"--job-name={name}", "--output=/home/alice/%j.out"]
+    number = cluster.exec("ctl", [*argv, *options, f"/shared/{path.name}"]).stdout.strip()
+    return Job(cluster, number, work, ledger)
+
+
+def batch(cluster: Cluster, bundle: str, name: str, work: Work, *options: str) -> Job:
+    """A batch job whose script runs in the container."""
+    return submit(cluster, name, "exec {command}", work, f"--container={bundle}", *options)
+
+
+def step(cluster: Cluster, bundle: str, name: str, work: Work, *options: str) -> Job:
+    """A plain batch job with a step in the container."""
+    return submit(cluster, name, f"exec srun --container={bundle} {{command}}", work, *options)
+
+
+def leftovers(cluster: Cluster) -> list[str]:
+    """What is left in the runtime's directory of each node."""
+    found = []
+    for node in cluster.compute_nodes():
+        done = cluster.exec(node, ["find", RUN_DIRECTORY, "-mindepth", "1"], "root", check=False)
+        found += [f"{node}: {line}" for line in done.stdout.splitlines()]
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""

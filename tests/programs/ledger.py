@@ -1,0 +1,58 @@
+"""Keeps a ledger of its own life: what a job that goes on after a checkpoint must not notice.
+
+    ledger.py LEDGER TICKS SECONDS MIB
+
+Fills MIB of memory, then writes one line per tick to LEDGER and to standard output, and checks the memory at each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import sys
+import time
+
+MIB = 1 << 20
+
+
+def fill(mib: int) -> list[bytes]:
+    """Pseudo-random memory that no two pages share."""
+    return [random.Random(seed).randbytes(MIB) for seed in range(mib)]
+
+
+def checksum(blocks: list[bytes]) -> str:
+    """One checksum over all the memory."""
+    total = hashlib.blake2b()
+    for block in blocks:
+        total.update(block)
+    return total.hexdigest()
+
+
+def append(path: str, line: str) -> None:
+    """Add a line and see it onto the disk."""
+    with open(path, "a", encoding="ascii") as stream:
+        stream.write(line + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def main(path: str, ticks: int, seconds: float, mib: int) -> int:
+    """The whole life; 1 where the memory is not what it was."""
+    blocks = fill(mib)
+    expected = checksum(blocks)
+    good = True
+    for number in range(1, ticks + 1):
+        block = (number - 1) % mib if mib else 0
+        good = good and blocks[block : block + 1] == [random.Random(block).randbytes(MIB)][:mib]
+        word = "sum-ok" if good else "sum-bad"
+        append(path, f"tick {number} pid {os.getpid()} mono {time.monotonic():.3f} {word}")
+        print(f"tick {number}", flush=True)
+        time.sleep(seconds)
+    good = good and checksum(blocks) == expected
+    print("end sum-ok" if good else "end sum-bad", flush=True)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])))
