@@ -47,16 +47,21 @@ class Plan:
         self.log = container.path(LOG)
         self.root = container.path("root")
         self.ids = _write_inventory(self.images, self.inventory)
-        self.own = {key for key in OUTSIDE if self.ids["own"].get(key) != self.ids["root"].get(key)}
+        self.own = {k for k, own in self.ids["own"].items() if own != self.ids["root"].get(k)}
         self.external = [
             f"mnt[{entry['key']}]:{_source(entry, bundle)}" for entry in self.manifest["external"]
         ]
 
     @property
+    def rootless(self) -> bool:
+        """Whether the container has a user namespace of its own; root's have none."""
+        return "user_ns_id" in self.own
+
+    @property
     def flags(self) -> int:
         """The namespaces to unshare besides the user namespace."""
         flags = linux.CLONE_NEWNS | linux.CLONE_NEWTIME
-        for key in self.own:
+        for key in self.own.intersection(OUTSIDE):
             flags |= OUTSIDE[key]
         return flags
 
@@ -192,10 +197,12 @@ def _build(plan: Plan, fds: Mapping[int, int], ready: int, go: int, pids: int) -
     """In the builder: the namespaces, then a child in all of them (only children enter a new time
     namespace), which becomes CRIU."""
     os.setsid()
-    linux.unshare(linux.CLONE_NEWUSER)
-    os.write(ready, b"r")
-    if not os.read(go, 1):
-        raise SystemExit(1)
+    if plan.rootless:
+        linux.unshare(linux.CLONE_NEWUSER)
+        os.write(ready, b"r")
+        if not os.read(go, 1):
+            raise ShimError("no ids were mapped")
+    os.close(ready)
     hostname = plan.hostname()
     linux.unshare(plan.flags)
     _set_clocks(plan.manifest["clock"])

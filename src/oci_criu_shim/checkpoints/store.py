@@ -91,7 +91,7 @@ class Store:
 
     def __init__(self, directory: str, key: str) -> None:
         self.directory = directory
-        self.path = os.path.join(directory, key)
+        self.path = os.path.normpath(os.path.join(directory, key))
 
     def prepare(self) -> None:
         """Make the task's directory; ShimError where checkpoints could not be kept there."""
