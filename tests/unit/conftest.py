@@ -1,0 +1,29 @@
+"""A config.json that is right, and the bundle and the checkpoint directory that go with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    return {
+        "ociVersion": "1.0.2",
+        "root": {"path": "rootfs", "readonly": False},
+        "process": {"cwd": "/", "args": ["true"], "env": ["PATH=/bin", "EMPTY=", "EQUALS=a=b"]},
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "linux": {"namespaces": [{"type": "pid"}, {"type": "network", "path": "/run/netns/x"}]},
+        "annotations": {"org.example": "1"},
+    }
+
+
+@pytest.fixture
+def bundle_path(tmp_path: Path, config: dict[str, Any]) -> Path:
+    path = tmp_path / "bundle"
+    (path / "rootfs").mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(config))
+    return path

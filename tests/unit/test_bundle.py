@@ -1,0 +1,64 @@
+"""What a bundle says, and what is said of a bad one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oci_criu_shim import bundle
+from oci_criu_shim.errors import ShimError
+
+
+def test_reads_what_is_needed(bundle_path: Path) -> None:
+    loaded = bundle.load(str(bundle_path))
+    assert loaded.rootfs == str(bundle_path / "rootfs")
+    assert loaded.namespaces == {"pid": "", "network": "/run/netns/x"}
+    assert loaded.environment() == {"PATH": "/bin", "EMPTY": "", "EQUALS": "a=b"}
+    assert not loaded.terminal
+
+
+def test_relative_path(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundle_path.parent)
+    assert bundle.load("bundle").path == str(bundle_path)
+
+
+def test_missing_bundle(tmp_path: Path) -> None:
+    with pytest.raises(ShimError, match=r"cannot read .*none/config\.json: No such file") as caught:
+        bundle.load(str(tmp_path / "none"))
+    assert "crun spec" in caught.value.hint
+
+
+def test_not_json(bundle_path: Path) -> None:
+    (bundle_path / "config.json").write_text("{")
+    with pytest.raises(ShimError, match="is not valid JSON: Expecting property name"):
+        bundle.load(str(bundle_path))
+
+
+@pytest.mark.parametrize("document", [[], "text", None, 3])
+def test_not_an_object(bundle_path: Path, document: Any) -> None:
+    (bundle_path / "config.json").write_text(json.dumps(document))
+    with pytest.raises(ShimError, match="is not of type 'object'"):
+        bundle.load(str(bundle_path))
+
+
+def test_names_every_fault(bundle_path: Path, config: dict[str, Any]) -> None:
+    del config["root"]
+    config["process"]["args"] = []
+    (bundle_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ShimError, match=r"process\.args") as caught:
+        bundle.load(str(bundle_path))
+    assert "'root' is a required property" in str(caught.value)
+
+
+@pytest.mark.parametrize("namespaces", [[], [{"type": "pid", "path": "/proc/1/ns/pid"}]])
+def test_no_pid_namespace_is_not_checkpointable(config: dict[str, Any], namespaces: list[dict[str, str]]) -> None:
+    config["linux"]["namespaces"] = namespaces
+    with pytest.raises(ShimError, match="no pid namespace of its own"):
+        bundle.check_checkpointable(bundle.Bundle("/b", config))
+
+
+def test_pid_namespace_is_checkpointable(config: dict[str, Any]) -> None:
+    bundle.check_checkpointable(bundle.Bundle("/b", config))

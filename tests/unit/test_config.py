@@ -1,0 +1,58 @@
+"""The site's settings, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from oci_criu_shim import config
+from oci_criu_shim.errors import ShimError
+
+SHIPPED = Path(__file__).resolve().parents[2] / "etc/config.toml"
+
+
+def written(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_defaults_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/alice")
+    settings = config.load(str(tmp_path / "none"))
+    assert settings.checkpoint_dir == "/home/alice/.local/state/oci-criu-shim"
+    assert (settings.keep, settings.fresh_start) == (2, False)
+
+
+def test_file(tmp_path: Path) -> None:
+    settings = config.load(written(tmp_path, 'checkpoint-dir = "/shared/c"\nfresh-start = true\n'))
+    assert (settings.checkpoint_dir, settings.fresh_start, settings.keep) == ("/shared/c", True, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("keep = ", "config.toml: "),
+        ("kept = 2", "unknown setting 'kept'"),
+        ('keep = "2"', "keep must be of type int, not '2'"),
+        ("keep = true", "keep must be of type int, not True"),
+        ("fresh-start = 1", "fresh-start must be of type bool, not 1"),
+    ],
+)
+def test_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ShimError, match=said):
+        config.load(written(tmp_path, text))
+
+
+def test_unreadable(tmp_path: Path) -> None:
+    with pytest.raises(ShimError, match="Is a directory"):
+        config.load(str(tmp_path))
+
+
+def test_shipped_file_shows_every_setting_with_its_default() -> None:
+    text = SHIPPED.read_text()
+    assert tomllib.loads(text) == {}
+    shown = [line.removeprefix("#") for line in text.splitlines() if line.startswith("#") and line[1:2].isalpha()]
+    assert tomllib.loads("\n".join(shown)) == config.DEFAULTS

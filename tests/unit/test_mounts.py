@@ -1,0 +1,102 @@
+"""mountinfo in, the mounts that CRIU must be told of out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oci_criu_shim import mounts
+
+NODE = r"""
+22 1 0:20 / / rw,relatime - overlay overlay rw
+23 22 0:5 / /dev rw,nosuid - devtmpfs udev rw,size=1k
+24 22 0:30 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+25 22 8:1 / /shared\040files rw - ext4 /dev/sda1 rw
+""".strip()
+CONTAINER = r"""
+100 99 8:1 /bundle/rootfs / rw,relatime - ext4 /dev/sda1 rw
+101 100 0:60 / /proc rw - proc proc rw
+102 100 0:5 /null /dev/null rw,nosuid - devtmpfs udev rw
+103 100 0:5 /null /proc/kcore ro,nosuid - devtmpfs udev rw
+104 100 0:30 /job_7 /sys/fs/cgroup/cpu,cpuacct ro - cgroup cgroup rw,cpu,cpuacct
+105 100 8:1 /data\040set /data\011tab rw master:3 - ext4 /dev/sda1 rw
+106 100 0:61 / /tmp rw - tmpfs tmpfs rw
+""".strip()
+
+
+def found() -> dict[str, dict[str, Any]]:
+    return {entry["key"]: entry for entry in mounts.external(mounts.parse(CONTAINER), mounts.parse(NODE))}
+
+
+def test_only_what_is_the_nodes() -> None:
+    assert set(found()) == {"/dev/null", "/proc/kcore", "/sys/fs/cgroup/cpu,cpuacct", "/data\ttab"}
+
+
+def test_kinds() -> None:
+    kinds = {key: entry["kind"] for key, entry in found().items()}
+    assert kinds["/dev/null"] == kinds["/proc/kcore"] == "device"
+    assert kinds["/sys/fs/cgroup/cpu,cpuacct"] == "cgroup"
+    assert kinds["/data\ttab"] == "bind"
+
+
+def test_details() -> None:
+    entries = found()
+    assert entries["/dev/null"]["root"] == "/null"
+    assert not entries["/dev/null"]["readonly"]
+    assert entries["/proc/kcore"]["readonly"]
+    assert entries["/sys/fs/cgroup/cpu,cpuacct"]["controllers"] == "cpu,cpuacct"
+    assert entries["/data\ttab"]["root"] == "/data set"
+
+
+def test_own_mounts_are_read() -> None:
+    assert any(mount.point == "/" for mount in mounts.read())
+
+
+CONFIGURED = [
+    {"destination": "/proc", "type": "proc", "source": "proc"},
+    {"destination": "/data", "source": "/shared/data"},
+    {"destination": "/data/inner", "source": "/scratch"},
+    {"destination": "/relative/", "source": "files"},
+    {"destination": "/tmp", "type": "tmpfs"},
+]
+
+
+@pytest.mark.parametrize(
+    ("key", "source"),
+    [
+        ("/data", "/shared/data"),
+        ("/data/below/it", "/shared/data/below/it"),
+        ("/data/inner", "/scratch"),
+        ("/data/inner/x", "/scratch/x"),
+        ("/database", None),
+        ("/relative", "/b/files"),
+        ("/tmp", None),
+        ("/", None),
+    ],
+)
+def test_bind_source(key: str, source: str | None) -> None:
+    assert mounts.bind_source(key, CONFIGURED, "/b", "/b/rootfs") == source
+
+
+def test_the_last_of_two_at_one_place_holds() -> None:
+    two = [{"destination": "/d", "source": "/first"}, {"destination": "/d", "source": "/second"}]
+    assert mounts.bind_source("/d", two, "/b", "/b/rootfs") == "/second"
+
+
+def test_links_are_followed_inside_the_rootfs(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var/run").symlink_to("/run")
+    (tmp_path / "out").symlink_to("../../../etc")
+    assert mounts.resolve(str(tmp_path), "/var/run/x") == "/run/x"
+    assert mounts.resolve(str(tmp_path), "/out/passwd") == "/etc/passwd"
+    bind = [{"destination": "/var/run/slurm", "source": "/spool"}]
+    assert mounts.bind_source("/run/slurm", bind, "/b", str(tmp_path)) == "/spool"
+
+
+def test_a_circle_of_links(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("a")
+    with pytest.raises(OSError, match="Too many levels"):
+        mounts.resolve(str(tmp_path), "/a")

@@ -1,0 +1,33 @@
+"""Signals by name and number."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from oci_criu_shim import signals
+
+
+@pytest.mark.parametrize("text", ["15", "TERM", "SIGTERM", "sigterm", "term"])
+def test_term(text: str) -> None:
+    assert signals.parse(text) == signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("RTMIN", signal.SIGRTMIN),
+        ("RTMIN+3", signal.SIGRTMIN + 3),
+        ("SIGRTMAX-1", signal.SIGRTMAX - 1),
+        ("KILL", signal.SIGKILL),
+    ],
+)
+def test_others(text: str, number: int) -> None:
+    assert signals.parse(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "0", "65", "-9", "NONE", "SIG", "RTMIN+90", "RTNONE", "9 "])
+def test_refused(text: str) -> None:
+    with pytest.raises((ValueError, KeyError)):
+        signals.parse(text)
