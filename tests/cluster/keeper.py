@@ -2,9 +2,9 @@
 
 Started by cluster.py in a network namespace and a session of its own. Reads a request from stdin (one line of JSON)
 and reports on stdout (lines of JSON: {"progress": text}, then {"up": true} or {"error": text, "hint": text}). After
-that stdin is a lifeline: its end takes the cluster down, unless the line "keep" came before. The nodes are killed by the
-kernel when this process ends, however it ends (PR_SET_PDEATHSIG); what remains then are files and empty control groups,
-see sweep.py.
+that stdin is a lifeline: its end takes the cluster down, unless the line "keep" came before. The nodes are killed by
+the kernel when this process ends, however it ends (PR_SET_PDEATHSIG); what remains then are files and empty control
+groups, see sweep.py.
 """
 
 from __future__ import annotations
