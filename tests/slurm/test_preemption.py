@@ -1,0 +1,126 @@
+"""Jobs that are preempted go on elsewhere; jobs that are not behave as under plain crun."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+from tests import jobs
+from tests.cluster import Cluster, ClusterError, wait_for
+from tests.jobs import Job, Work
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
+
+WORK = Work()
+LONG = Work(ticks=60)
+Submit = Callable[..., Job]
+KINDS = pytest.mark.parametrize("kind", [jobs.batch, jobs.step], ids=["batch", "step"])
+CHOICES = pytest.mark.parametrize("options", [jobs.OPTIONS[:2], ()], ids=["asked", "not-asked"])
+
+
+@pytest.fixture(autouse=True)
+def clean(shim_cluster: Cluster) -> Iterator[None]:
+    """Nothing is left on the nodes after a test; nothing runs on for the next."""
+    yield
+    try:
+        wait_for(lambda: not jobs.leftovers(shim_cluster), 10, "empty run directories")
+    except ClusterError:
+        pytest.fail("left behind: " + ", ".join(jobs.leftovers(shim_cluster)))
+    finally:
+        shim_cluster.exec("ctl", ["scancel", "--user=alice"], "root", check=False)
+        wait_for(lambda: set(shim_cluster.node_states().values()) == {"idle"}, 60, "idle nodes")
+
+
+@contextmanager
+def quoting(job: Job) -> Iterator[None]:
+    """A failure quotes the job's output and the nodes' logs."""
+    try:
+        yield
+    except (AssertionError, ClusterError) as error:
+        pytest.fail(f"{error}\n{job.quoted()}")
+
+
+def judge(job: Job) -> None:
+    job.wait_end()
+    assert not job.failures()
+
+
+@KINDS
+def test_preempted_once(shim_cluster: Cluster, shim_bundle: str, kind: Submit) -> None:
+    job = kind(shim_cluster, shim_bundle, "once", WORK, *jobs.OPTIONS)
+    with quoting(job):
+        job.wait_running()
+        job.wait_ticks(4)
+        job.preempt()
+        judge(job)
+
+
+def test_preempted_three_times(shim_cluster: Cluster, shim_bundle: str) -> None:
+    job = jobs.batch(shim_cluster, shim_bundle, "thrice", LONG, *jobs.OPTIONS)
+    with quoting(job):
+        job.wait_running()
+        job.wait_ticks(3)
+        for _ in range(3):
+            job.preempt()
+        judge(job)
+
+
+@CHOICES
+def test_not_preempted(shim_cluster: Cluster, shim_bundle: str, options: tuple[str, ...]) -> None:
+    job = jobs.batch(shim_cluster, shim_bundle, "alone", Work(ticks=4, tick=0.1, mib=1), *options)
+    with quoting(job):
+        wait_for(lambda: job.state() in jobs.ENDED, 60, "its end")
+        assert job.state() == "COMPLETED"
+        assert not job.events()
+        assert job.output() == "tick 1\ntick 2\ntick 3\ntick 4\nend sum-ok\n"
+
+
+@CHOICES
+@pytest.mark.parametrize(
+    "argv",
+    [("sh", "-c", "echo out; echo err >&2"), ("sh", "-c", "echo out; exit 7"), ("no-such-command",)],
+    ids=["status-0", "status-7", "not-found"],
+)
+def test_like_plain_crun(
+    shim_cluster: Cluster,
+    shim_bundle: str,
+    plain_cluster: Cluster,
+    plain_bundle: str,
+    options: tuple[str, ...],
+    argv: tuple[str, ...],
+) -> None:
+    shim = shim_cluster.exec("ctl", ["srun", *options, f"--container={shim_bundle}", *argv], check=False)
+    plain = plain_cluster.exec("ctl", ["srun", f"--container={plain_bundle}", *argv], check=False)
+    assert (shim.returncode, shim.stdout) == (plain.returncode, plain.stdout)
+    assert said(shim.stderr) == said(plain.stderr)
+
+
+@CHOICES
+def test_killed_like_plain_crun(
+    shim_cluster: Cluster,
+    shim_bundle: str,
+    plain_cluster: Cluster,
+    plain_bundle: str,
+    options: tuple[str, ...],
+) -> None:
+    assert killed(shim_cluster, shim_bundle, *options) == killed(plain_cluster, plain_bundle)
+
+
+def said(text: str) -> list[str]:
+    """Standard error without Slurm's own lines, which name jobs, and without times of day."""
+    lines = (line for line in text.splitlines() if not line.startswith(("srun: ", "slurmstepd: ")))
+    return [line.partition("Z: ")[2] or line for line in lines]
+
+
+def killed(cluster: Cluster, bundle: str, *options: str) -> int:
+    """What srun returns where the container's first process is killed by signal 9."""
+    argv = ["srun", "-w", "n1", *options, f"--container={bundle}", "sleep", "6006"]
+    kill = ["pkill", "-KILL", "-xf", "sleep 6006"]
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(cluster.exec, "ctl", argv, check=False, timeout=40)
+        wait_for(lambda: cluster.exec("n1", kill, "root", check=False).returncode == 0, 20, "the container's process")
+        return running.result().returncode
