@@ -101,7 +101,10 @@ class Story:
     def until(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
         """Go on looking until condition holds. Raises ClusterError after timeout seconds, or when the job ends."""
         deadline = time.monotonic() + timeout
-        while self.look() or not condition():
+        while True:
+            self.look()
+            if condition():
+                return
             if self.state in jobs.ENDED:
                 raise ClusterError(f"job {self.job.number} ended ({self.state}) before {what}")
             if time.monotonic() > deadline:
