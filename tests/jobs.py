@@ -24,7 +24,7 @@ ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL
 
 
 def prepare(cluster: Cluster) -> str:
-    """A bundle of alice's with /shared in it, the program in /shared, a directory for checkpoints; the bundle's path."""
+    """A bundle of alice's with /shared in it, the program in /shared, a directory for checkpoints; its path."""
     cluster.exec("n1", ["mkdir", CHECKPOINTS])
     path = make_bundle(cluster.home / "alice" / "bundle", 1000, 1000) / "config.json"
     spec = json.loads(path.read_text())
