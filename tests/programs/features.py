@@ -49,6 +49,7 @@ class Child:
             self._work(reader, theirs)
 
     def _work(self, reader: int, answer: socket.socket) -> None:
+        os.close(self.writer)
         while data := os.read(reader, 8):
             self.memory[:8] = data
             answer.sendall(data)
