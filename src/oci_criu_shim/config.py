@@ -46,4 +46,6 @@ def load(path: str = PATH) -> Settings:
         if type(value) is not type(DEFAULTS[name]):
             wanted = type(DEFAULTS[name]).__name__
             raise ShimError(f"{path}: {name} must be of type {wanted}, not {value!r}")
+    if values.get("keep", 1) < 1:
+        raise ShimError(f"{path}: keep must be at least 1, not {values['keep']}")
     return Settings({**DEFAULTS, **values})

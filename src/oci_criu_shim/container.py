@@ -41,9 +41,12 @@ class Container:
     def reserve(self) -> None:
         """Take the id; ShimError where it exists or the root directory can't be written."""
         try:
-            os.makedirs(self.root, mode=0o700, exist_ok=True)
+            if not os.path.isdir(self.root):
+                os.makedirs(self.root, mode=0o700)
             os.mkdir(self.directory, 0o700)
-        except FileExistsError:
+        except FileExistsError as error:
+            if error.filename != self.directory:
+                raise ShimError(f"{self.root} is not a directory", "name another --root") from None
             raise ShimError(
                 f"container {self.name!r} already exists",
                 f"choose another id, or end it first: oci-criu-shim delete --force {self.name}",
@@ -59,7 +62,7 @@ class Container:
         if not os.path.isdir(self.directory):
             raise ShimError(
                 f"container {self.name!r} does not exist",
-                f"`oci-criu-shim --root {self.root} list` shows those that do",
+                f"those that do have a directory in {self.root}",
             )
 
     def release(self) -> None:
