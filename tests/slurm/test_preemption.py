@@ -76,7 +76,7 @@ def test_not_preempted(shim_cluster: Cluster, shim_bundle: str, options: tuple[s
         wait_for(lambda: job.state() in jobs.ENDED, 60, "its end")
         assert job.state() == "COMPLETED"
         assert not job.events()
-        assert said(job.output()) == "tick 1\ntick 2\ntick 3\ntick 4\nend sum-ok".split("\n")
+        assert said(job.output()) == ["tick 1", "tick 2", "tick 3", "tick 4", "end sum-ok"]
 
 
 @CHOICES
