@@ -111,15 +111,16 @@ def test_killed_like_plain_crun(
 
 
 def said(text: str) -> list[str]:
-    """Standard error without Slurm's own lines, which name jobs, and without times of day."""
-    lines = (line for line in text.splitlines() if line and not line.startswith(("srun: ", "slurmstepd")))
+    """Output without lines of Slurm's, which name jobs, or of crun's helpers for subids, and without times of day."""
+    others = ("srun: ", "slurmstepd", "newuidmap: ", "newgidmap: ")
+    lines = (line for line in text.splitlines() if line and not line.startswith(others))
     return [line.partition("Z: ")[2] or line for line in lines]
 
 
 def killed(cluster: Cluster, bundle: str, *options: str) -> int:
     """What srun returns where the container's first process is killed by signal 9."""
     argv = ["srun", "-w", "n1", *options, f"--container={bundle}", "sleep", "6006"]
-    kill = ["pkill", "-KILL", "-xf", "sleep 6006"]
+    kill = ["pkill", "-KILL", "-xf", "(.*/)?sleep 6006"]
     with ThreadPoolExecutor() as pool:
         running = pool.submit(cluster.exec, "ctl", argv, check=False, timeout=40)
         wait_for(lambda: cluster.exec("n1", kill, "root", check=False).returncode == 0, 20, "the container's process")
