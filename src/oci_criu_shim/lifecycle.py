@@ -108,9 +108,9 @@ def _create(
         return _create_with_terminal(container, loaded, runtime, options)
     stdio = Stdio()
     signals = Signals()
-    record = _record(container, loaded, stdio)
+    _record(container, loaded, stdio)
     main = runtime.run(container, loaded, options, stdio.inside)
-    return _supervise(container, main, stdio, signals, task, record, log)
+    return _supervise(container, main, stdio, signals, task, log)
 
 
 def _create_with_terminal(
@@ -138,7 +138,7 @@ def _restore(
     container.save({**record, "pid": started, "started": process.start_time(started)})
     where = task.describe() if task else container.name
     log.event(f"restored {where} from {checkpoint.path} on {os.uname().nodename}")
-    return _supervise(container, started, stdio, signals, task, record, log)
+    return _supervise(container, started, stdio, signals, task, log)
 
 
 def _record(container: Container, loaded: Bundle, stdio: Stdio) -> dict[str, object]:
@@ -165,7 +165,6 @@ def _supervise(
     stdio: Stdio,
     signals: Signals,
     task: Task | None,
-    record: dict[str, object],
     log: Log,
 ) -> int:
     stdio.started()

@@ -72,7 +72,7 @@ class Plan:
         image = criu.load_image(os.path.join(self.images, f"utsns-{self.ids['own']['uts_ns_id']}.img"))
         return str(image["entries"][0]["nodename"])
 
-    def options(self, stdio: Stdio) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
         """CRIU's request: its field names and values (criu's images/rpc.proto)."""
         inherited = [
             {"key": f"pipe:[{inode}]", "fd": STREAMS + stream}
@@ -110,7 +110,7 @@ def start(container: Container, bundle: Bundle, checkpoint: Checkpoint, stdio: S
     plan = Plan(container, bundle, checkpoint)
     swrk = _start_criu(plan, stdio)
     try:
-        response = swrk.request("RESTORE", plan.options(stdio))
+        response = swrk.request("RESTORE", plan.options())
     finally:
         swrk.close()
     if not response.success:

@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 
-# The plugin's watcher sends it when Slurm signals the job's extern step (spank/common.h).
+# The plugin's watcher sends it when Slurm signals the job's extern step (spank/protocol.h).
 CHECKPOINT = signal.SIGRTMIN + 3
 
 PASSED_ON = (

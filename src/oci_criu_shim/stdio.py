@@ -41,11 +41,6 @@ class Stdio:
             "outside": [self.outside[stream] for stream in STREAMS],
         }
 
-    def chown(self, uid: int, gid: int) -> None:
-        """Give the pipes to the container's user, who may open them by /proc/self/fd."""
-        for end in self.inside.values():
-            os.fchown(end, uid, gid)
-
     def started(self) -> None:
         """The container has its ends now; without ours, end of file means that it closed them."""
         for end in self.inside.values():
@@ -72,12 +67,6 @@ class Stdio:
             self._read_input()
         elif descriptor == self.outside.get(0):
             self._write_input(event)
-
-    def drain(self) -> None:
-        """Copy what the container wrote before it ended; ends at end of file on both pipes."""
-        for stream in (1, 2):
-            while stream in self.outside:
-                self._copy_output(stream)
 
     def _copy_output(self, stream: int) -> None:
         data = os.read(self.outside[stream], CHUNK)
@@ -123,7 +112,7 @@ def _write_all(descriptor: int, data: bytes) -> bool:
 def unread(descriptor_path: str) -> bytes:
     """The bytes in the pipe at /proc/PID/fd/N that nobody has read yet; they stay unread no more.
 
-    Only for a frozen reader; restore_unread() puts them back.
+    Only for a frozen reader; the caller puts them back where the dump fails.
     """
     descriptor = os.open(descriptor_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
