@@ -52,6 +52,7 @@ NODE = Recipe(
         *("munge", "crun", "runc", "python3", "python3-pyroute2", "python3-jsonschema", "python3-protobuf"),
         *("iproute2", "nftables", "procps", "gcc", "libc6-dev", "make", "util-linux", "valgrind", "gdb", "strace"),
         *("tini", "libcap2-bin", "uidmap", "kmod", "less"),
+        *("podman", "netavark", "passt", "fuse-overlayfs", "docker.io", "docker-cli", "iptables", "liblua5.4-0"),
     ),
     # CRIU 4.1.1 of trixie cannot dump inet sockets on Linux >= 6.16 (SO_PASSCRED); 4.2.1 of sid can.
     sid_packages=("criu", "libcriu2", "python3-pycriu"),
