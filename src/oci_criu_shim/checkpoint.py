@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from oci_criu_shim import client, stdio
+from oci_criu_shim import client, files, stdio
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -34,13 +34,16 @@ class Taken:
 
 
 def take(
-    container: Container, store: Store, helper: str | None, reason: str, leave_running: bool = False
+    container: Container,
+    pid: int,
+    store: Store,
+    helper: str | None,
+    reason: str,
+    leave_running: bool = False,
 ) -> Taken:
-    """Checkpoint `container` into `store`; ShimError or OSError, and it runs on, where that fails."""
+    """Checkpoint `container`, whose init is `pid`, into `store`; ShimError or OSError, and it runs on, where that
+    fails."""
     begin = time.monotonic()
-    pid = container.init()
-    if pid is None:
-        raise ShimError(f"container {container.name!r} is not running")
     record = container.load()
     connection = client.connect(helper)
     pidfd = os.pidfd_open(pid)
@@ -49,7 +52,7 @@ def take(
         images = os.open(stage.images, os.O_RDONLY | os.O_DIRECTORY)
 
         def commit(report: dict[str, Any]) -> None:
-            committed.append(_commit(container, record, stage, report, reason))
+            committed.append(_commit(container, pid, record, stage, report, reason))
 
         try:
             client.dump(connection, pidfd, images, leave_running, commit)
@@ -66,21 +69,31 @@ def take(
 
 
 def _commit(
-    container: Container, record: dict[str, Any], stage: Stage, report: dict[str, Any], reason: str
+    container: Container,
+    pid: int,
+    record: dict[str, Any],
+    stage: Stage,
+    report: dict[str, Any],
+    reason: str,
 ) -> Checkpoint:
     """Write what the images don't say, and commit. The container is frozen meanwhile."""
-    outside = f"/proc/{record['supervisor']}/fd/{record['stdio']['outside'][0]}"
-    pending = _unread(outside)
-    pid = record["pid"]
+    outside = _outside_of_input(record)
+    pending = _unread(outside) if outside else b""
     try:
-        files = stage.sizes()
+        sizes = stage.sizes()
         stage.write("spec.dump", record["config"])
         stage.write("config.dump", _podman_record(container))
-        return stage.commit(_manifest(container, pid, record, report, reason, files, pending))
+        return stage.commit(_manifest(container, pid, record, report, reason, sizes, pending))
     except BaseException:
-        if pending:
+        if outside and pending:
             _put_back(outside, pending)
         raise
+
+
+def _outside_of_input(record: dict[str, Any]) -> str | None:
+    """The supervisor's end of the container's standard input; None where it has no supervisor."""
+    ends = record["stdio"].get("outside")
+    return f"/proc/{record['supervisor'][0]}/fd/{ends[0]}" if ends else None
 
 
 def _manifest(
@@ -89,20 +102,20 @@ def _manifest(
     record: dict[str, Any],
     report: dict[str, Any],
     reason: str,
-    files: dict[str, int],
+    sizes: dict[str, int],
     pending: bytes,
 ) -> dict[str, Any]:
     return {
         "version": 1,
         "container": container.name,
-        "created": _now(),
+        "created": files.timestamp(),
         "node": os.uname().nodename,
         "kernel": os.uname().release,
         "criu": report["criu"],
         "reason": reason,
-        "bytes": sum(files.values()),
-        "files": files,
-        "pipes": record["stdio"]["inodes"],
+        "bytes": sum(sizes.values()),
+        "files": sizes,
+        "streams": record["stdio"]["streams"],
         "input": base64.b64encode(pending).decode(),
         "clock": report["clock"],
         "external": report["external"],
@@ -125,13 +138,9 @@ def _podman_record(container: Container) -> dict[str, Any]:
         "name": container.name,
         "rootfsImageName": "",
         "runtime": "oci-criu-shim",
-        "createdTime": _now(),
-        "checkpointedTime": _now(),
+        "createdTime": files.timestamp(),
+        "checkpointedTime": files.timestamp(),
     }
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _unread(path: str) -> bytes:

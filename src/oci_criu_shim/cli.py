@@ -1,4 +1,4 @@
-"""The command line: runc's and scrun's grammar, from one table of verbs and options.
+"""The command line: runc's and scrun's grammar, from the table in verbs.
 
 Parsed here and not by argparse, which costs as much as the rest of the start-up of `state`.
 """
@@ -10,110 +10,68 @@ import os
 from oci_criu_shim import commands
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.log import Log
+from oci_criu_shim.verbs import GLOBAL, HELP, VERBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+
+    from oci_criu_shim.verbs import Option, Verb
 
 USAGE = 2  # exit status of a command line that can't be understood
 
 
-class Option:
-    """`names` as they are typed, the first long one being its key; `metavar` where it takes a value."""
-
-    def __init__(self, names: str, metavar: str, help: str) -> None:
-        self.names = names.split()
-        self.key = next(name for name in self.names if name.startswith("--"))[2:]
-        self.metavar = metavar
-        self.help = help
-
-
-class Verb:
-    """`operands` as usage shows them: one container id, then optional ones in brackets."""
-
-    def __init__(
-        self, call: Callable[[Invocation], int], operands: str, help: str, options: Sequence[Option] = ()
-    ) -> None:
-        self.call = call
-        self.operands = operands
-        self.help = help
-        self.options = options
-
-
 class Invocation:
-    """One parsed command line: `root` and `log` from the global options, the rest the verb's."""
+    """One parsed command line: `root` and `log` from the global options, the rest the verb's.
 
-    def __init__(self, values: dict[str, str], operands: list[str]) -> None:
-        self._values = values
-        self.container = operands[0]
-        self.optional = operands[1] if len(operands) > 1 else None
-        self.root = os.path.abspath(values.get("root") or default_root())
-        form = values.get("log-format", "text")
+    `container` is the first operand, empty for a verb that takes none.
+    """
+
+    def __init__(self, verb: str, globals: dict[str, str], values: dict[str, str], operands: list[str]) -> None:
+        self.verb = verb
+        self.globals = globals
+        self.values = values
+        self.operands = operands
+        self.container = operands[0] if operands else ""
+        self.root = os.path.abspath(globals.get("root") or default_root())
+        form = globals.get("log-format", "text")
         if form not in ("text", "json"):
             raise ShimError(f"--log-format is text or json, not {form!r}", status=USAGE)
-        self.log = Log(values.get("log"), form, self.flag("debug"))
+        self.log = Log(globals.get("log"), form, _is_true(globals.get("debug", "false")))
+
+    @property
+    def optional(self) -> str | None:
+        """The second operand; None where it was left out."""
+        return self.operands[1] if len(self.operands) > 1 else None
 
     def value(self, key: str) -> str | None:
         """The value of option `key`, None where it was not given."""
-        return self._values.get(key)
-
-    def text(self, key: str) -> str:
-        """The value of an option that is known to be given."""
-        return self._values[key]
+        return self.values.get(key)
 
     def flag(self, key: str) -> bool:
         """Whether option `key` was given, and not as =false."""
-        return self._values.get(key, "false") not in ("false", "0")
+        return _is_true(self.values.get(key, "false"))
+
+    def words(self, *keys: str) -> list[str]:
+        """Those of the options `keys` that were given, as another runtime's command line takes them."""
+        options = {option.key: option for option in VERBS[self.verb].options}
+        words = []
+        for key in keys:
+            if key not in self.values:
+                continue
+            if options[key].metavar:
+                words += [f"--{key}={value}" for value in self.values[key].split("\0")]
+            elif self.flag(key):
+                words.append(f"--{key}")
+        return words
+
+    def all_words(self) -> list[str]:
+        """All the verb's options that were given, as another runtime's command line takes them."""
+        return self.words(*self.values)
 
 
-GLOBAL = (
-    Option("--root", "DIR", "where the containers' state is kept"),
-    Option("--log -f", "FILE", "write errors to FILE as well"),
-    Option("--log-format", "FORMAT", "text or json"),
-    Option("--debug -V", "", "say what is done"),
-    Option("--rootless", "BOOL", "accepted for runc's sake; the user id tells"),
-    Option("--systemd-cgroup", "", "accepted for runc's sake"),
-    Option("--cgroup-manager", "NAME", "accepted for crun's sake"),
-    Option("--help -h", "", "show this help"),
-    Option("--version -v", "", "show the version"),
-)
-BUNDLE = Option("--bundle -b", "DIR", "the bundle; the current directory by default")
-IMAGES = Option("--image-path", "DIR", "the checkpoint's directory; ./checkpoint by default")
-VERBS = {
-    "run": Verb(
-        commands.run,
-        "ID",
-        "create and start a container, and wait for its end",
-        (
-            BUNDLE,
-            Option("--no-pivot", "", "use chroot instead of pivot_root"),
-            Option("--no-new-keyring", "", "keep the session keyring"),
-            Option("--preserve-fds", "N", "pass N more descriptors on"),
-        ),
-    ),
-    "state": Verb(commands.state, "ID", "print a container's state as JSON"),
-    "kill": Verb(
-        commands.kill,
-        "ID [SIGNAL]",
-        "send a signal to a container's init (TERM by default)",
-        (Option("--all -a", "", "accepted: the end of init is the end of its pid namespace"),),
-    ),
-    "delete": Verb(
-        commands.delete,
-        "ID",
-        "remove what is left of a stopped container",
-        (Option("--force -f", "", "end it first if it runs"),),
-    ),
-    "checkpoint": Verb(
-        commands.checkpoint,
-        "ID",
-        "checkpoint a running container",
-        (IMAGES, Option("--leave-running -R", "", "let it run on afterwards")),
-    ),
-    "restore": Verb(
-        commands.restore, "ID", "restore a container, and wait for its end", (BUNDLE, IMAGES)
-    ),
-}
+def _is_true(value: str) -> bool:
+    return value not in ("false", "0")
 
 
 def default_root() -> str:
@@ -126,23 +84,26 @@ def default_root() -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Carry out the command line `argv` (without the program's name); the exit status."""
-    values: dict[str, str] = {}
-    rest = _options(list(argv), GLOBAL, values, stop=True)
-    if "version" in values:
+    globals: dict[str, str] = {}
+    rest = _options(list(argv), GLOBAL, globals, stop=True)
+    if "version" in globals:
         return commands.version()
-    if "help" in values or not rest or rest[0] == "help":
+    if "help" in globals or not rest or rest[0] == "help":
         print(usage())
-        return 0 if rest or "help" in values else USAGE
+        return 0 if rest or "help" in globals else USAGE
     name, *rest = rest
     verb = VERBS.get(name)
     if verb is None:
         raise ShimError(f"unknown command {name!r}", "oci-criu-shim --help lists them", USAGE)
-    operands = _options(rest, (*verb.options, GLOBAL[-2]), values, stop=False)
+    values: dict[str, str] = {}
+    operands = _options(rest, (*verb.options, HELP), values, stop=verb.most is None)
     if "help" in values:
         print(usage_of(name, verb))
         return 0
     _count_operands(name, verb, operands)
-    call = Invocation(values, operands)
+    if "slurm-conf" in globals:
+        os.environ["SLURM_CONF"] = globals["slurm-conf"]
+    call = Invocation(name, globals, values, operands)
     try:
         return verb.call(call)
     except ShimError as error:
@@ -154,14 +115,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _count_operands(name: str, verb: Verb, operands: list[str]) -> None:
-    most = len(verb.operands.split())
-    least = most - verb.operands.count("[")
-    if not least <= len(operands) <= most:
-        raise ShimError(f"{name} takes {verb.operands}, not {operands}", usage_line(name, verb), USAGE)
+    if len(operands) < verb.least or (verb.most is not None and len(operands) > verb.most):
+        wanted = verb.operands or "no operand"
+        raise ShimError(f"{name} takes {wanted}, not {operands}", usage_line(name, verb), USAGE)
 
 
 def _options(words: list[str], known: Sequence[Option], values: dict[str, str], stop: bool) -> list[str]:
-    """Put the options among `words` into `values`; the operands. `stop` at the first operand."""
+    """Put the options among `words` into `values`; the operands. `stop` at the first operand.
+
+    An option given more than once has its values joined by NUL, which no argument can hold.
+    """
     table = {name: option for option in known for name in option.names}
     operands: list[str] = []
     while words:
@@ -182,13 +145,18 @@ def _options(words: list[str], known: Sequence[Option], values: dict[str, str], 
             if not words:
                 raise ShimError(f"option {word} needs a value: {option.metavar}", status=USAGE)
             value = words.pop(0)
-        values[option.key] = value if option.metavar or given else "true"
+        _note(values, option, value if option.metavar or given else "true")
     return operands
+
+
+def _note(values: dict[str, str], option: Option, value: str) -> None:
+    repeated = option.key in ("env", "cap", "additional-gids") and option.key in values
+    values[option.key] = f"{values[option.key]}\0{value}" if repeated else value
 
 
 def usage_line(name: str, verb: Verb) -> str:
     """How verb `name` is called."""
-    return f"usage: oci-criu-shim [GLOBAL OPTIONS] {name} [OPTIONS] {verb.operands}"
+    return f"usage: oci-criu-shim [GLOBAL OPTIONS] {name} [OPTIONS] {verb.operands}".rstrip()
 
 
 def usage_of(name: str, verb: Verb) -> str:
@@ -202,7 +170,7 @@ def usage() -> str:
     verbs = [f"  {name:{width}}  {verb.help}" for name, verb in VERBS.items()]
     return "\n".join(
         [
-            "usage: oci-criu-shim [GLOBAL OPTIONS] COMMAND [OPTIONS] ID",
+            "usage: oci-criu-shim [GLOBAL OPTIONS] COMMAND [OPTIONS] [ID]",
             "",
             "An OCI runtime that checkpoints and restores Slurm's container jobs.",
             "",

@@ -4,83 +4,113 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import time
 
-from oci_criu_shim import signals
-from oci_criu_shim.container import Container
+from oci_criu_shim import lifecycle
+from oci_criu_shim.container import Container, all_of
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.cli import Invocation
+    from oci_criu_shim.runtime import Runtime
 
-END_SECONDS = 10.0
+CREATION = ("console-socket", "preserve-fds", "no-pivot", "no-new-keyring")
+
+
+def create(call: Invocation) -> int:
+    """Create a container, without starting its program."""
+    return lifecycle.create(_plan(call))
+
+
+def start(call: Invocation) -> int:
+    """Start the program of a created container."""
+    container = Container(call.root, call.container)
+    return lifecycle.start(container, _backend(call, container))
 
 
 def run(call: Invocation) -> int:
     """Create and start a container, and wait for its end."""
-    from oci_criu_shim import lifecycle
+    plan = _plan(call)
+    return lifecycle.run_detached(plan) if call.flag("detach") else lifecycle.run(plan)
 
-    passed = [f"--{name}" for name in ("no-pivot", "no-new-keyring") if call.flag(name)]
-    if call.value("preserve-fds"):
-        passed += ["--preserve-fds", call.text("preserve-fds")]
-    container = Container(call.root, call.container)
-    return lifecycle.run(container, call.value("bundle") or ".", passed, call.log)
+
+def _plan(call: Invocation) -> lifecycle.Plan:
+    return lifecycle.Plan(
+        Container(call.root, call.container),
+        call.value("bundle") or ".",
+        call.globals,
+        call.words(*CREATION),
+        call.value("pid-file"),
+        call.log,
+    )
+
+
+def _backend(call: Invocation, container: Container) -> Runtime:
+    return lifecycle.backend_of(container, call.globals, call.log)
 
 
 def state(call: Invocation) -> int:
     """Print a container's state as JSON."""
     container = Container(call.root, call.container)
-    container.require()
-    print(json.dumps(container.state(), indent=2))
+    backend = _backend(call, container)
+    if lifecycle.is_the_backends(container, backend):
+        backend.become("state", container.name)
+    print(json.dumps(lifecycle.state(container, backend), indent=2))
     return 0
 
 
 def kill(call: Invocation) -> int:
     """Send a signal to a container's init."""
+    from oci_criu_shim import signals
+
     container = Container(call.root, call.container)
-    container.require()
+    backend = _backend(call, container)
     name = call.optional or "TERM"
     try:
         number = signals.parse(name)
     except (ValueError, KeyError):
         raise ShimError(f"invalid signal {name!r}", "name one, or its number: kill -l") from None
-    pid = container.init()
-    if pid is None:
+    if not lifecycle.is_the_backends(container, backend):
         raise ShimError(f"container {container.name!r} is not running")
-    os.kill(pid, number)
-    return 0
+    backend.become("kill", *call.all_words(), container.name, str(number))
 
 
 def delete(call: Invocation) -> int:
     """Remove what is left of a stopped container."""
-    from oci_criu_shim.runtime import Runtime
-
     container = Container(call.root, call.container)
-    if call.flag("force") and not os.path.isdir(container.directory):
+    if call.flag("force") and not container.exists():
         return 0
-    container.require()
-    if container.init() is not None or container.supervisor() is not None:
-        if not call.flag("force"):
-            raise ShimError(f"container {container.name!r} is not stopped", "add --force to end it")
-        _end(container)
-    Runtime("crun", call.log).delete(container)
-    container.release()
+    return lifecycle.delete(container, _backend(call, container), call.flag("force"))
+
+
+def listing(call: Invocation) -> int:
+    """List the containers."""
+    form = call.value("format") or "table"
+    if form not in ("table", "json"):
+        raise ShimError(f"--format is table or json, not {form!r}")
+    states = [lifecycle.state(container, _backend(call, container)) for container in all_of(call.root)]
+    if call.flag("quiet"):
+        print("".join(f"{state['id']}\n" for state in states), end="")
+    elif form == "json":
+        print(json.dumps(states))
+    else:
+        keys = ["id", "pid", "status", "bundle", "created", "owner"]
+        rows = [[key.upper() for key in keys]]
+        rows += [[str(state.get(key, "")) for key in keys] for state in states]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            print(" ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
     return 0
 
 
-def _end(container: Container) -> None:
-    """Kill the container, then give its supervisor the time to clear up after it."""
-    pid = container.init() or container.supervisor()
-    if pid is not None:
-        os.kill(pid, signal.SIGKILL)
-    limit = time.monotonic() + END_SECONDS
-    while container.init() is not None or container.supervisor() is not None:
-        if time.monotonic() > limit:
-            raise ShimError(f"container {container.name!r} does not end")
-        time.sleep(0.01)
+def pass_on(call: Invocation) -> int:
+    """A verb that the backend serves for created and restored containers alike."""
+    container = Container(call.root, call.container)
+    backend = _backend(call, container)
+    if not lifecycle.is_the_backends(container, backend):
+        raise ShimError(f"container {container.name!r} is not running")
+    backend.become(call.verb, *call.all_words(), *call.operands)
 
 
 def checkpoint(call: Invocation) -> int:
@@ -90,7 +120,7 @@ def checkpoint(call: Invocation) -> int:
     from oci_criu_shim.checkpoints.store import Store
 
     container = Container(call.root, call.container)
-    container.require()
+    pid = lifecycle.init_of(container, _backend(call, container))
     directory = os.path.abspath(call.value("image-path") or "checkpoint")
     os.makedirs(directory, mode=0o700, exist_ok=True)
     environment = container.load().get("config", {}).get("process", {}).get("env", [])
@@ -98,28 +128,51 @@ def checkpoint(call: Invocation) -> int:
     helper = job.helper_socket(container.root, task) if task else None
     store = Store(directory, ".")
     store.prepare()
-    taken = checkpointing.take(container, store, helper, "demand", call.flag("leave-running"))
+    taken = checkpointing.take(container, pid, store, helper, "demand", call.flag("leave-running"))
     call.log.event(f"checkpointed {container.name} to {taken.describe()}")
     return 0
 
 
 def restore(call: Invocation) -> int:
     """Restore a container from a directory that `checkpoint` wrote, and wait for its end."""
-    from oci_criu_shim import lifecycle
     from oci_criu_shim.checkpoints.store import Store
 
     directory = os.path.abspath(call.value("image-path") or "checkpoint")
-    container = Container(call.root, call.container)
     for found in Store(directory, ".").newest_first():
         if isinstance(found, ShimError):
             raise found
-        return lifecycle.restore(container, call.value("bundle") or ".", found, call.log)
+        return lifecycle.restore(_plan(call), found)
     raise ShimError(f"no checkpoint in {directory}", "`oci-criu-shim checkpoint` makes one")
 
 
-def version() -> int:
-    """Print the version."""
+def spec(call: Invocation) -> int:
+    """Write a config.json to start from."""
+    lifecycle.default_backend(call.root, call.globals, call.log).become("spec", *call.all_words())
+
+
+def features(call: Invocation) -> int:
+    """Print what this runtime can do: the backend's features, and ours as annotations."""
     from oci_criu_shim import __version__
 
-    sys.stdout.write(f"oci-criu-shim version {__version__}\nspec: 1.2.0\n")
+    backend = lifecycle.default_backend(call.root, call.globals, call.log)
+    status, text = backend.output("features")
+    if status:
+        raise ShimError(f"{backend.name} features: {text.strip()}", "the backend must know the verb `features`")
+    document = json.loads(text)
+    document.setdefault("annotations", {}).update(
+        {
+            "oci-criu-shim.version": __version__,
+            "oci-criu-shim.backend": backend.name,
+            "oci-criu-shim.checkpoint.enabled": "true",
+        }
+    )
+    print(json.dumps(document, indent=2))
+    return 0
+
+
+def version() -> int:
+    """Print the version; the last line is how those who look for it know that checkpoints can be made."""
+    from oci_criu_shim import __version__
+
+    sys.stdout.write(f"oci-criu-shim version {__version__}\nspec: 1.2.0\n+CRIU\n")
     return 0

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 PATH = "/etc/oci-criu-shim/config.toml"
 # Every setting, its default and its type; etc/config.toml explains them.
 DEFAULTS: dict[str, Any] = {
+    "backend": "",
     "checkpoint-dir": "~/.local/state/oci-criu-shim",
     "keep": 2,
     "fresh-start": False,
@@ -20,10 +21,11 @@ DEFAULTS: dict[str, Any] = {
 
 
 class Settings:
-    """`checkpoint_dir` is absolute; `keep` counts checkpoints; `fresh_start` allows a restarted task
-    to begin again where it has none."""
+    """`backend` is a runtime's name or path, or empty; `checkpoint_dir` is absolute; `keep` counts checkpoints;
+    `fresh_start` allows a restarted task to begin again where it has none."""
 
     def __init__(self, values: dict[str, Any]) -> None:
+        self.backend: str = values["backend"]
         self.checkpoint_dir: str = os.path.expanduser(values["checkpoint-dir"])
         self.keep: int = values["keep"]
         self.fresh_start: bool = values["fresh-start"]
@@ -49,3 +51,13 @@ def load(path: str = PATH) -> Settings:
     if values.get("keep", 1) < 1:
         raise ShimError(f"{path}: keep must be at least 1, not {values['keep']}")
     return Settings({**DEFAULTS, **values})
+
+
+def backend(path: str = PATH) -> str:
+    """The setting `backend`; the file is parsed only where it mentions that, since every start of a container asks."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            mentioned = any(line.lstrip().startswith("backend") for line in stream)
+    except FileNotFoundError:
+        return ""
+    return load(path).backend if mentioned else ""

@@ -1,9 +1,8 @@
 """The containers of this node: one directory each, below the runtime's root directory.
 
     <root>/<id>/pid          the supervisor's pid, for the node's preemption watcher
-               /init.pid     the container's init, as the backend wrote it
-               /state.json   what `state` and the other verbs need
-               /backend/     the backend's own root directory
+               /state.json   what the verbs need of it: see Container.save()
+    <root>/.<backend>/       the backend's own root directory
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-ID = re.compile(r"[A-Za-z0-9_+.@-]{1,200}")
+ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.@-]{0,199}")
 
 
 class Container:
     """One container's directory; nothing is kept in memory that the files don't say."""
 
     def __init__(self, root: str, name: str) -> None:
-        if not ID.fullmatch(name) or name in (".", ".."):
+        if not ID.fullmatch(name):
             raise ShimError(
                 f"invalid container id {name!r}",
-                "an id is 1 to 200 letters, digits and any of _ + . @ -",
+                "an id is 1 to 200 letters, digits and any of _ + . @ -, and begins with one of the first three",
             )
         self.root = root
         self.name = name
@@ -57,20 +56,24 @@ class Container:
                 "name a directory of your own with --root",
             ) from None
 
-    def require(self) -> None:
-        """Raise ShimError where there is no such container."""
-        if not os.path.isdir(self.directory):
-            raise ShimError(
-                f"container {self.name!r} does not exist",
-                f"those that do have a directory in {self.root}",
-            )
+    def exists(self) -> bool:
+        """Whether the id is taken."""
+        return os.path.isdir(self.directory)
 
     def release(self) -> None:
         """Forget the container."""
         files.remove_tree(self.directory)
 
     def save(self, record: dict[str, Any]) -> None:
-        """Write state.json."""
+        """Write state.json:
+
+        `bundle`, `config` (config.json as it was at the start), `backend` (name or path), and where they apply
+        `supervisor`: the process that holds its streams, and checkpoints it when its job is preempted;
+        `runner`: the backend's `run` in the foreground, with which all of it ends;
+        `init`: its init; all three as process.identity() gives them;
+        `held`: True from `create` to `start` for a container that is to be restored;
+        `stdio`: where its standard streams lead, as Stdio.record() gives it.
+        """
         files.write_json(self.path("state.json"), record)
 
     def load(self) -> dict[str, Any]:
@@ -81,49 +84,14 @@ class Container:
             return {}
         return record
 
-    def init(self) -> int | None:
-        """The pid of the container's init while it lives; None before and after."""
-        record = self.load()
-        pid, started = record.get("pid"), record.get("started")
-        if pid is None:
-            pid = self.written_pid()
-            return pid if pid and process.start_time(pid) is not None else None
-        return pid if process.start_time(pid) == started else None
+    def update(self, **fields: object) -> None:
+        """Change fields of state.json."""
+        self.save({**self.load(), **fields})
 
-    def written_pid(self) -> int | None:
-        """The pid the backend has written, None before it has."""
-        try:
-            with open(self.path("init.pid"), encoding="ascii") as stream:
-                return int(stream.read())
-        except (FileNotFoundError, ValueError):
-            return None
-
-    def supervisor(self) -> int | None:
-        """The pid of the supervising `run` while it lives."""
-        record = self.load()
-        pid = record.get("supervisor")
-        if pid and process.start_time(pid) == record.get("supervisor_started"):
-            return int(pid)
-        return None
-
-    def state(self) -> dict[str, Any]:
-        """The state that the OCI runtime specification asks for (runtime.md, State)."""
-        record = self.load()
-        pid = self.init()
-        if pid is not None:
-            status = "running"
-        elif record.get("pid") is None and self.supervisor() is not None:
-            status = "creating"
-        else:
-            status = "stopped"
-        return {
-            "ociVersion": record.get("ociVersion", "1.0.2"),
-            "id": self.name,
-            "status": status,
-            "pid": pid or 0,
-            "bundle": record.get("bundle", ""),
-            "annotations": record.get("annotations", {}),
-        }
+    def alive(self, role: str) -> int | None:
+        """The pid of its `supervisor`, `runner` or `init` while it lives and is known."""
+        noted = self.load().get(role)
+        return noted[0] if noted and process.start_time(noted[0]) == noted[1] else None
 
 
 def all_of(root: str) -> list[Container]:
@@ -133,4 +101,4 @@ def all_of(root: str) -> list[Container]:
     except FileNotFoundError:
         return []
     found = [Container(root, name) for name in names if ID.fullmatch(name)]
-    return [container for container in found if os.path.isdir(container.directory)]
+    return [container for container in found if container.exists()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ def read_json(path: str) -> Any:
         return json.load(stream)
 
 
+def read_number(path: str) -> int:
+    """The decimal number in `path`; OSError or ValueError where there is none."""
+    with open(path, encoding="ascii") as stream:
+        return int(stream.read())
+
+
 def remove_if_there(path: str) -> None:
     """Unlink `path`; not being there is as good."""
     try:
@@ -62,3 +69,8 @@ def sync_directory(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def timestamp() -> str:
+    """Now, in UTC, as JSON documents of containers have it (RFC 3339)."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,179 +1,231 @@
-"""One container's life under `run`: start it (CREATE or RESTORE), supervise it, clear up."""
+"""A container from its start (CREATE or RESTORE) to its end.
+
+A container that can be checkpointed has a supervisor: this process under `run`, a process in the background after
+`create`. Any other is the backend's alone.
+"""
 
 from __future__ import annotations
 
 import os
+import time
 
-from oci_criu_shim import bundle, job, process, supervise
+from oci_criu_shim import bundle, job, process, runtime
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.runtime import Runtime
-from oci_criu_shim.signals import Signals
-from oci_criu_shim.stdio import Stdio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, NoReturn
+
     from oci_criu_shim.bundle import Bundle
-    from oci_criu_shim.checkpoints.store import Checkpoint, Store
-    from oci_criu_shim.config import Settings
+    from oci_criu_shim.checkpoints.store import Checkpoint
     from oci_criu_shim.container import Container
     from oci_criu_shim.job import Task
     from oci_criu_shim.log import Log
 
-
-def run(container: Container, path: str, options: list[str], log: Log) -> int:
-    """Run the bundle at `path` as `container` in the foreground; the container's exit status.
-
-    `options` are passed on to the backend. A restarted Slurm task goes on from its checkpoint.
-    """
-    loaded = bundle.load(path)
-    task = job.of(loaded.environment())
-    runtime = Runtime("crun", log)
-    container.reserve()
-    try:
-        if task is None or not task.asked:
-            return _create(container, loaded, runtime, options, None, log)
-        return _run_task(container, loaded, runtime, options, task, log)
-    finally:
-        runtime.delete(container)
-        container.release()
+END_SECONDS = 10.0
 
 
-def restore(container: Container, path: str, checkpoint: Checkpoint, log: Log) -> int:
-    """Run `checkpoint` as `container` in the foreground; the container's exit status."""
-    loaded = bundle.load(path)
-    container.reserve()
-    try:
-        return _restore(container, loaded, checkpoint, None, log)
-    finally:
-        container.release()
+class Plan:
+    """What is to be started, and how: `options` are the backend's; the init's pid is written to `pid_file`."""
+
+    def __init__(
+        self,
+        container: Container,
+        path: str,
+        globals: Mapping[str, str],
+        options: list[str],
+        pid_file: str | None,
+        log: Log,
+    ) -> None:
+        self.container = container
+        self.bundle: Bundle = bundle.load(path)
+        program = runtime.choose(globals.get("backend"), self.bundle)
+        self.runtime = Runtime(program, container.root, globals, log)
+        self.pid_file = pid_file
+        self.options = [f"--bundle={self.bundle.path}", *options, container.name]
+        self.task: Task | None = job.of(self.bundle.environment())
+        self.log = log
+
+    @property
+    def supervised(self) -> bool:
+        """Whether it is to be checkpointed: its job asked for that, or root may want to, who needs no helper."""
+        if self.task is not None:
+            return self.task.asked
+        return os.geteuid() == 0 and not self.bundle.terminal
+
+    def record(self, **fields: object) -> dict[str, Any]:
+        """What other verbs must know of the container (Container.save())."""
+        program = self.runtime.program
+        return {"bundle": self.bundle.path, "config": self.bundle.config, "backend": program, **fields}
 
 
-def _run_task(
-    container: Container, loaded: Bundle, runtime: Runtime, options: list[str], task: Task, log: Log
-) -> int:
-    """A task that asked for checkpoints."""
-    from oci_criu_shim import config, preempt
+def run(plan: Plan) -> int:
+    """Run the container in the foreground; its exit status."""
+    _reserve(plan.container, plan.runtime)
+    if not plan.supervised:
+        _become_run(plan)
+    from oci_criu_shim.supervised import Supervised
 
-    settings = config.load()
-    bundle.check_checkpointable(loaded)
-    store = preempt.open_store(task, settings)
-    if task.directory is None:
-        os.makedirs(settings.checkpoint_dir, mode=0o700, exist_ok=True)
-    store.prepare()
-    status = _start_or_go_on(container, loaded, runtime, options, task, store, settings, log)
-    if status == 0:
-        store.clear()  # the work is done; nobody needs them any more
+    return Supervised(plan).run()
+
+
+def _become_run(plan: Plan) -> NoReturn:
+    plan.container.save(plan.record(runner=process.identity(os.getpid())))
+    plan.runtime.become("run", *_pid_file(plan), *plan.options)
+
+
+def _pid_file(plan: Plan) -> list[str]:
+    return [f"--pid-file={plan.pid_file}"] if plan.pid_file else []
+
+
+def restore(plan: Plan, checkpoint: Checkpoint) -> int:
+    """Run `checkpoint` as the container in the foreground; its exit status."""
+    _reserve(plan.container, plan.runtime)
+    from oci_criu_shim.supervised import Supervised
+
+    return Supervised(plan).restore(checkpoint)
+
+
+def create(plan: Plan) -> int:
+    """Create the container and leave it to `start`; the exit status."""
+    _reserve(plan.container, plan.runtime)
+    if plan.task is not None and plan.supervised:
+        from oci_criu_shim.supervised import Supervised
+
+        return Supervised(plan).create_in_background()
+    return _backend_creates(plan, "create")
+
+
+def run_detached(plan: Plan) -> int:
+    """Create and start the container; the exit status."""
+    if plan.task is not None and plan.supervised:
+        return create(plan) or start(plan.container, plan.runtime)
+    _reserve(plan.container, plan.runtime)
+    return _backend_creates(plan, "run", "--detach")
+
+
+def _backend_creates(plan: Plan, verb: str, *words: str) -> int:
+    """Have the backend create the container on our own streams; it forgets a container that it could not create."""
+    streams = [_stream(number) for number in range(3)]
+    plan.container.save(plan.record(stdio={"streams": streams}))
+    status = plan.runtime.call(verb, *words, *_pid_file(plan), *plan.options)
+    if status:
+        plan.container.release()
     return status
 
 
-def _start_or_go_on(
-    container: Container,
-    loaded: Bundle,
-    runtime: Runtime,
-    options: list[str],
-    task: Task,
-    store: Store,
-    settings: Settings,
-    log: Log,
-) -> int:
-    """The fallback ladder: newest checkpoint, older ones, a fresh start where allowed, an error."""
-    if not task.restarts or not store.started():
-        store.mark_started()
-        return _create(container, loaded, runtime, options, task, log)
-    for found in store.newest_first():
-        try:
-            if isinstance(found, ShimError):
-                raise found
-            return _restore(container, loaded, found, task, log)
-        except ShimError as error:
-            log.error(f"{task.describe()}: {error.line()}")
-    if settings.fresh_start:
-        log.event(f"{task.describe()} starts from its beginning: it has no checkpoint to go on from")
-        return _create(container, loaded, runtime, options, task, log)
-    raise ShimError(
-        f"{task.describe()} was restarted, and has no checkpoint in {store.path} to go on from",
-        "resubmit it, or have the site set fresh-start = true in config.toml",
-    )
-
-
-def _create(
-    container: Container,
-    loaded: Bundle,
-    runtime: Runtime,
-    options: list[str],
-    task: Task | None,
-    log: Log,
-) -> int:
-    if loaded.terminal:
-        return _create_with_terminal(container, loaded, runtime, options)
-    stdio = Stdio()
-    signals = Signals()
-    _record(container, loaded, stdio)
-    main = runtime.run(container, loaded, options, stdio.inside)
-    return _supervise(container, main, stdio, signals, task, log)
-
-
-def _create_with_terminal(
-    container: Container, loaded: Bundle, runtime: Runtime, options: list[str]
-) -> int:
-    """The backend keeps the terminal that it was started on."""
-    main = runtime.run(container, loaded, options, {0: 0, 1: 1, 2: 2})
-    status = process.wait(main)
-    return status if status >= 0 else 128 - status
-
-
-def _restore(
-    container: Container, loaded: Bundle, checkpoint: Checkpoint, task: Task | None, log: Log
-) -> int:
-    from oci_criu_shim import restore as restoring
-
-    stdio = Stdio(restoring.pending_input(checkpoint))
-    signals = Signals()
-    record = _record(container, loaded, stdio)
+def _stream(number: int) -> str:
     try:
-        started = restoring.start(container, loaded, checkpoint, stdio)
-    except ShimError:
-        restoring.undo(container)
-        raise
-    container.save({**record, "pid": started, "started": process.start_time(started)})
-    where = task.describe() if task else container.name
-    log.event(f"restored {where} from {checkpoint.path} on {os.uname().nodename}")
-    return _supervise(container, started, stdio, signals, task, log)
+        return os.readlink(f"/proc/self/fd/{number}")
+    except OSError:
+        return ""
 
 
-def _record(container: Container, loaded: Bundle, stdio: Stdio) -> dict[str, object]:
-    """Write what other verbs must know of the container, before it starts."""
-    pid = os.getpid()
-    record: dict[str, object] = {
-        "ociVersion": loaded.config["ociVersion"],
-        "bundle": loaded.path,
-        "annotations": loaded.config.get("annotations", {}),
-        "supervisor": pid,
-        "supervisor_started": process.start_time(pid),
-        "stdio": stdio.record(),
-        "config": loaded.config,
+def _reserve(container: Container, backend: Runtime) -> None:
+    """Take the id, also from a `run` that has ended; ShimError where another has it."""
+    if container.exists() and _is_over(container, backend):
+        container.release()
+    container.reserve()
+
+
+def _is_over(container: Container, backend: Runtime) -> bool:
+    """Whether nothing is left of it but our record: the backend's `run` has no time to remove that."""
+    over = "runner" in container.load() and container.alive("runner") is None
+    return over and not backend.knows(container)
+
+
+def default_backend(root: str, globals: Mapping[str, str], log: Log) -> Runtime:
+    """The backend where no bundle has a say."""
+    from oci_criu_shim import config
+
+    return Runtime(globals.get("backend") or config.backend() or runtime.DEFAULT, root, globals, log)
+
+
+def backend_of(container: Container, globals: Mapping[str, str], log: Log) -> Runtime:
+    """The backend that looks after `container`; ShimError where there is no such container."""
+    found = Runtime(container.load().get("backend", runtime.DEFAULT), container.root, globals, log)
+    if not container.exists() or _is_over(container, found):
+        raise ShimError(
+            f"container {container.name!r} does not exist",
+            f"those that do are listed by `oci-criu-shim --root {container.root} list`",
+        )
+    return found
+
+
+def is_the_backends(container: Container, backend: Runtime) -> bool:
+    """Whether the backend can answer for it: it has been created, and is not held for a restore."""
+    return backend.knows(container) and not container.load().get("held")
+
+
+def state(container: Container, backend: Runtime) -> dict[str, Any]:
+    """The state that the OCI runtime specification asks for (runtime.md, State)."""
+    if is_the_backends(container, backend):
+        return backend.state(container)
+    record = container.load()
+    if record.get("held"):
+        status = "created"
+    else:
+        status = "creating" if container.alive("supervisor") or container.alive("runner") else "stopped"
+    return {
+        "ociVersion": record.get("config", {}).get("ociVersion", "1.0.2"),
+        "id": container.name,
+        "status": status,
+        "pid": 0,
+        "bundle": record.get("bundle", ""),
+        "annotations": record.get("config", {}).get("annotations", {}),
     }
-    container.save(record)
-    with open(container.path("pid"), "w", encoding="ascii") as stream:
-        stream.write(str(pid))
-    return record
 
 
-def _supervise(
-    container: Container,
-    main: int,
-    stdio: Stdio,
-    signals: Signals,
-    task: Task | None,
-    log: Log,
-) -> int:
-    stdio.started()
-    checkpoint = None
-    if task is not None and task.asked:
+def start(container: Container, backend: Runtime) -> int:
+    """Start the program of a created container; the exit status."""
+    if not container.load().get("held"):
+        return backend.call("start", container.name)
+    from oci_criu_shim.signals import START
 
-        def checkpoint() -> int:
-            from oci_criu_shim import preempt
+    supervisor = container.alive("supervisor")
+    if supervisor is None:
+        raise ShimError(f"container {container.name!r} has nobody left to restore it")
+    os.kill(supervisor, START)
+    while container.exists() and container.load().get("held"):
+        time.sleep(0.01)
+    return 0 if container.exists() else 1
 
-            return preempt.on_signal(container, task, log)
 
-    return supervise.Supervisor(container, main, stdio, signals, checkpoint).run()
+def delete(container: Container, backend: Runtime, force: bool) -> int:
+    """Remove a stopped container, or, by `force`, any; the exit status."""
+    if container.alive("supervisor"):
+        if not force:
+            raise ShimError(f"container {container.name!r} is not stopped", "add --force to end it")
+        _end(container, backend)
+    status = 0
+    if backend.knows(container):
+        status = backend.call("delete", *(["--force"] if force else []), container.name)
+    if not status:
+        container.release()
+    return status
+
+
+def _end(container: Container, backend: Runtime) -> None:
+    """End the container, and give its supervisor the time to clear up after it."""
+    import signal
+
+    pid = container.alive("init") or container.alive("supervisor")
+    if pid is not None:
+        os.kill(pid, signal.SIGKILL)
+    limit = time.monotonic() + END_SECONDS
+    while container.alive("supervisor") is not None:
+        if time.monotonic() > limit:
+            raise ShimError(f"container {container.name!r} does not end")
+        time.sleep(0.01)
+
+
+def init_of(container: Container, backend: Runtime) -> int:
+    """The pid of the running container's init; ShimError where it does not run."""
+    pid = container.alive("init")
+    if pid is None and backend.knows(container):
+        pid = backend.state(container).get("pid")
+    if not pid:
+        raise ShimError(f"container {container.name!r} is not running")
+    return pid

@@ -44,7 +44,10 @@ def _take(container: Container, task: Task, settings: config.Settings, log: Log)
     store = open_store(task, settings)
     helper = job.helper_socket(container.root, task)
     try:
-        taken = checkpoint.take(container, store, helper, "preempt")
+        pid = container.alive("init")
+        if pid is None:
+            raise ShimError(f"container {container.name!r} is not running")
+        taken = checkpoint.take(container, pid, store, helper, "preempt")
     except (ShimError, OSError) as error:
         reason = error.line() if isinstance(error, ShimError) else str(error)
         log.error(f"{task.describe()} could not be checkpointed and runs on: {reason}")
@@ -78,7 +81,7 @@ def _requeue_after_last(container: Container, task: Task, taken: bool, log: Log)
 
 
 def _counts(other: Container) -> bool:
-    return other.supervisor() is not None
+    return other.alive("supervisor") is not None
 
 
 def _mark(other: Container) -> str:

@@ -103,6 +103,19 @@ def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def exit_status(code: int) -> int:
+    """What a shell would exit with for a child whose wait() gave `code`."""
+    return code if code >= 0 else 128 - code
+
+
+def identity(pid: int) -> list[int]:
+    """[pid, its start time]; ProcessLookupError where there is no such process."""
+    started = start_time(pid)
+    if started is None:
+        raise ProcessLookupError(pid)
+    return [pid, started]
+
+
 def start_time(pid: int) -> int | None:
     """When `pid` started, in clock ticks since boot; None where there is no such process.
 

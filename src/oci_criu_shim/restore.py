@@ -75,8 +75,9 @@ class Plan:
     def options(self) -> dict[str, Any]:
         """CRIU's request: its field names and values (criu's images/rpc.proto)."""
         inherited = [
-            {"key": f"pipe:[{inode}]", "fd": STREAMS + stream}
-            for stream, inode in enumerate(self.manifest["pipes"])
+            {"key": name, "fd": STREAMS + stream}
+            for stream, name in enumerate(self.manifest["streams"])
+            if name.startswith("pipe:[")
         ]
         return {
             "images_dir_fd": -1,

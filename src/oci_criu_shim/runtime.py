@@ -1,48 +1,132 @@
-"""The backend that creates containers: the only module that knows its command line."""
+"""The backends that create containers: the only module that knows their command lines and files."""
 
 from __future__ import annotations
 
+import json
 import os
 
-from oci_criu_shim import process
+from oci_criu_shim import files, process
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any, NoReturn
 
     from oci_criu_shim.bundle import Bundle
     from oci_criu_shim.container import Container
     from oci_criu_shim.log import Log
 
+DEFAULT = "crun"
+# Those that an annotation may name: config.json may come from an image, and a path from there is not to be run.
+KNOWN = ("crun", "runc", "nvidia-container-runtime")
+ANNOTATION = "oci-criu-shim.backend"
+
+
+def choose(option: str | None, bundle: Bundle) -> str:
+    """The backend for `bundle`: what the command line names, else the bundle's annotation, else the site's."""
+    if option:
+        return option
+    named = bundle.config.get("annotations", {}).get(ANNOTATION)
+    if named is None:
+        from oci_criu_shim import config
+
+        return config.backend() or DEFAULT
+    if named not in KNOWN:
+        raise ShimError(f"annotation {ANNOTATION} names {named!r}", f"known: {', '.join(KNOWN)}")
+    return str(named)
+
 
 class Runtime:
-    """crun's command line, which runc shares for these verbs."""
+    """One backend, whose state is in `<root>/.<its name>/`.
 
-    def __init__(self, program: str, log: Log) -> None:
-        path = process.find(program)
-        if path is None:
-            raise ShimError(f"no {program} in {process.PATH}", f"install {program}")
-        self.path = path
+    `globals` are the caller's options that it is to have as well: --log, --systemd-cgroup and the like.
+    """
+
+    def __init__(self, program: str, root: str, globals: Mapping[str, str], log: Log) -> None:
+        self.program = program
+        self.name = os.path.basename(program)
+        self.root = os.path.join(root, f".{self.name}")
+        self.globals = globals
         self.log = log
 
-    def run(
-        self, container: Container, bundle: Bundle, options: list[str], fds: Mapping[int, int]
-    ) -> int:
-        """Start the container; the pid of the backend, whose exit status is the container's."""
-        argv = self._argv(container, "run", "--bundle", bundle.path)
-        argv += ["--pid-file", container.path("init.pid"), *options, container.name]
-        return process.spawn(argv, os.environ, fds, self.log)
+    def knows(self, container: Container) -> bool:
+        """Whether it has a container of this name."""
+        return os.path.isdir(os.path.join(self.root, container.name))
 
-    def delete(self, container: Container) -> None:
-        """Make the backend forget the container, ending what is left of it."""
-        if os.path.isdir(container.path("backend")):
-            argv = self._argv(container, "delete", "--force", container.name)
-            process.output(argv, os.environ, self.log)
+    def call(self, verb: str, *words: str) -> int:
+        """Run one of its verbs on our own descriptors; its exit status."""
+        argv = self.argv(verb, *words)
+        self.log.debug("running: " + " ".join(argv))
+        return process.exit_status(process.wait(os.posix_spawn(argv[0], argv, dict(os.environ))))
 
-    def _argv(self, container: Container, *words: str) -> list[str]:
-        argv = [self.path, "--root", container.path("backend")]
-        if os.geteuid():
-            # The container stays in the control group that Slurm made for the task.
-            argv += ["--cgroup-manager", "disabled"]
-        return [*argv, *words]
+    def spawn(self, verb: str, *words: str, fds: Mapping[int, int]) -> int:
+        """Start one of its verbs on the descriptors `fds`, as process.spawn(); its pid."""
+        return process.spawn(self.argv(verb, *words), os.environ, fds, self.log)
+
+    def output(self, verb: str, *words: str) -> tuple[int, str]:
+        """Run one of its verbs, as process.output()."""
+        return process.output(self.argv(verb, *words), os.environ, self.log)
+
+    def become(self, verb: str, *words: str) -> NoReturn:
+        """Turn this process into the backend."""
+        argv = self.argv(verb, *words)
+        self.log.debug("becoming: " + " ".join(argv))
+        os.execv(argv[0], argv)
+
+    def state(self, container: Container) -> dict[str, Any]:
+        """What it says of `container` (the specification's state); ShimError where it does not know it."""
+        status, text = self.output("state", container.name)
+        if status:
+            raise ShimError(text.strip() or f"{self.name} state: exit status {status}")
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+    def argv(self, verb: str, *words: str) -> list[str]:
+        """The command line of one of its verbs; ShimError where it is not installed."""
+        path = process.find(self.program)
+        if path is None:
+            hint = f"install {self.program}, or choose another --backend"
+            raise ShimError(f"no {self.program} in {process.PATH}", hint)
+        argv = [path, "--root", self.root]
+        argv += [f"--{key}={self.globals[key]}" for key in ("log", "log-format") if key in self.globals]
+        argv += [f"--{key}" for key in ("debug", "systemd-cgroup") if key in self.globals]
+        if self.name == "crun" and (manager := self._cgroup_manager()):
+            argv.append(f"--cgroup-manager={manager}")
+        return [*argv, verb, *words]
+
+    def _cgroup_manager(self) -> str | None:
+        """An ordinary user's container stays in the control group it was started in, which is the task's in a job."""
+        if os.geteuid() and "systemd-cgroup" not in self.globals:
+            return self.globals.get("cgroup-manager", "disabled")
+        return self.globals.get("cgroup-manager")
+
+
+def adopt(crun: Runtime, container: Container, bundle: Bundle, pid: int, cgroup: str = "") -> None:
+    """Make crun take the restored process `pid` for a container that it created itself.
+
+    Its verbs (exec, ps, pause, …) then serve restored containers too. What they read is its `status` file and its copy
+    of config.json (crun 1.21, src/libcrun/status.c).
+    """
+    import pwd
+
+    directory = os.path.join(crun.root, container.name)
+    os.makedirs(directory, mode=0o700)
+    files.write_json(os.path.join(directory, "config.json"), bundle.config)
+    status = {
+        "pid": pid,
+        "process-start-time": process.start_time(pid),
+        "cgroup-path": cgroup,
+        "scope": "",
+        "intelrdt": "",
+        "rootfs": bundle.config["root"]["path"],
+        "systemd-cgroup": False,
+        "bundle": bundle.path,
+        "created": files.timestamp(),
+        "owner": pwd.getpwuid(os.geteuid()).pw_name,
+        "detached": True,
+        "external_descriptors": "[]",
+    }
+    files.write_json(os.path.join(directory, "status"), status)
+
+

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 # The plugin's watcher sends it when Slurm signals the job's extern step (spank/protocol.h).
 CHECKPOINT = signal.SIGRTMIN + 3
+# `start` sends it to the supervisor of a container that is held until then.
+START = signal.SIGRTMIN + 4
 
 PASSED_ON = (
     *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2),
@@ -20,14 +22,14 @@ PASSED_ON = (
 
 
 class Signals:
-    """From its making on, CHECKPOINT, SIGCHLD and PASSED_ON arrive at the descriptor `reader`."""
+    """From its making on, CHECKPOINT, START, SIGCHLD and PASSED_ON arrive at the descriptor `reader`."""
 
     def __init__(self) -> None:
         self.reader, writer = os.pipe()
         os.set_blocking(self.reader, False)
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        for number in (*PASSED_ON, signal.SIGCHLD, CHECKPOINT):
+        for number in (*PASSED_ON, signal.SIGCHLD, CHECKPOINT, START):
             signal.signal(number, _noted)
 
     def read(self) -> bytes:

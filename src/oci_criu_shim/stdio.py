@@ -35,9 +35,9 @@ class Stdio:
         os.set_blocking(self.outside[0], False)
 
     def record(self) -> dict[str, Any]:
-        """What a checkpoint must know: the pipes' inodes and our ends' descriptors."""
+        """What a checkpoint must know: the pipes, named as /proc/PID/fd does, and our ends' descriptors."""
         return {
-            "inodes": [self.inodes[stream] for stream in STREAMS],
+            "streams": [f"pipe:[{self.inodes[stream]}]" for stream in STREAMS],
             "outside": [self.outside[stream] for stream in STREAMS],
         }
 
@@ -67,6 +67,19 @@ class Stdio:
             self._read_input()
         elif descriptor == self.outside.get(0):
             self._write_input(event)
+
+    def drain(self) -> None:
+        """Copy what the container wrote last, when nobody is left to write more."""
+        while True:
+            poll = select.poll()
+            for stream in (1, 2):
+                if stream in self.outside:
+                    poll.register(self.outside[stream], select.POLLIN)
+            ready = poll.poll(0)
+            if not ready:
+                return
+            for descriptor, event in ready:
+                self.ready(descriptor, event)
 
     def _copy_output(self, stream: int) -> None:
         data = os.read(self.outside[stream], CHUNK)

@@ -6,7 +6,7 @@ import os
 import select
 import signal
 
-from oci_criu_shim import process
+from oci_criu_shim import files, process
 from oci_criu_shim.signals import CHECKPOINT
 
 TYPE_CHECKING = False
@@ -22,27 +22,31 @@ TAKEN, NOT_PREEMPTED, FAILED = 0, 3, 4
 
 
 class Supervisor:
-    """`main` is the child whose exit status is the container's: the backend's foreground `run`, or
-    the restored init itself. `checkpoint` takes a checkpoint because of a preemption, in a child of
-    its own, and returns one of the three above; None where the job did not ask for any."""
+    """`main` is the child whose exit status is the container's: the backend's foreground `run`, or the init itself.
+
+    `pid_file` is where the backend writes the init's pid. `checkpoint` takes a checkpoint because of a preemption, in a
+    child of its own, and returns one of the three above; None where the job did not ask for any.
+    """
 
     def __init__(
         self,
         container: Container,
         main: int,
+        pid_file: str,
         stdio: Stdio,
         signals: Signals,
         checkpoint: Callable[[], int] | None,
     ) -> None:
         self.container = container
         self.main = main
+        self.pid_file = pid_file
         self.stdio = stdio
         self.signals = signals
         self.checkpoint = checkpoint
         self.checkpointing: int | None = None
         self.terminating = False
         self.status: int | None = None
-        self.recorded = container.load().get("pid") is not None
+        self.recorded = container.load().get("init") is not None
         self.patience_ms = 2
 
     def run(self) -> int:
@@ -54,8 +58,8 @@ class Supervisor:
             self._reap()
             if not self.recorded:
                 self._record_init()
-        self._drain()
-        return self.status if self.status >= 0 else 128 - self.status
+        self.stdio.drain()
+        return process.exit_status(self.status)
 
     def _wait(self) -> None:
         poll = select.poll()
@@ -67,28 +71,13 @@ class Supervisor:
             if descriptor != self.signals.reader:
                 self.stdio.ready(descriptor, event)
 
-    def _drain(self) -> None:
-        """What the container wrote last is still in the pipes; nobody is left to write more."""
-        while True:
-            outputs = [fd for fd, events in self.stdio.watch().items() if events & select.POLLIN]
-            poll = select.poll()
-            for descriptor in outputs:
-                if descriptor != 0:
-                    poll.register(descriptor, select.POLLIN)
-            ready = poll.poll(0)
-            if not ready:
-                return
-            for descriptor, event in ready:
-                self.stdio.ready(descriptor, event)
-
     def _record_init(self) -> None:
-        """Note the init's pid once the backend has written it."""
-        pid = self.container.written_pid()
-        started = process.start_time(pid) if pid else None
-        if pid and started is not None:
-            self.container.save({**self.container.load(), "pid": pid, "started": started})
+        """Note the init once the backend has written its pid."""
+        try:
+            self.container.update(init=process.identity(files.read_number(self.pid_file)))
             self.recorded = True
-        self.patience_ms = min(self.patience_ms * 2, 200)
+        except (FileNotFoundError, ProcessLookupError, ValueError):
+            self.patience_ms = min(self.patience_ms * 2, 200)
 
     def _signal(self, number: int) -> None:
         if number == signal.SIGCHLD:
@@ -102,7 +91,7 @@ class Supervisor:
             self._pass_on(number)
 
     def _pass_on(self, number: int) -> None:
-        pid = self.container.init()
+        pid = self.container.alive("init")
         if pid is not None:
             try:
                 os.kill(pid, number)

@@ -8,6 +8,7 @@ import pytest
 
 from oci_criu_shim import cli
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.verbs import VERBS
 
 Calls = list[cli.Invocation]
 
@@ -21,7 +22,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         seen.append(call)
         return 0
 
-    for verb in cli.VERBS.values():
+    for verb in VERBS.values():
         monkeypatch.setattr(verb, "call", note)
     return seen
 
@@ -89,10 +90,10 @@ def test_refused(calls: Calls, words: list[str], said: str) -> None:
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert all(verb in text for verb in cli.VERBS)
+    assert all(verb in text for verb in VERBS)
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_of_each_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([verb, "--help"]) == 0
     assert f"oci-criu-shim [GLOBAL OPTIONS] {verb}" in capsys.readouterr().out

@@ -104,7 +104,7 @@ def full_manifest() -> dict[str, Any]:
         "reason": "preempt",
         "bytes": 3,
         "files": {"checkpoint/a.img": 3},
-        "pipes": [1, 2, 3],
+        "streams": ["pipe:[1]", "pipe:[2]", "pipe:[3]"],
         "input": "YWJj",
         "clock": {"monotonic": 1, "boottime": 2},
         "external": [{"key": "/dev/null", "kind": "device", "root": "/null", "readonly": False}],

@@ -1,0 +1,208 @@
+"""Starting a container under a supervisor: created by the backend or restored, on streams of our own."""
+
+from __future__ import annotations
+
+import os
+import select
+
+from oci_criu_shim import bundle, files, process, runtime, supervise
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.runtime import Runtime
+from oci_criu_shim.signals import START, Signals
+from oci_criu_shim.stdio import Stdio
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oci_criu_shim.checkpoints.store import Checkpoint, Store
+    from oci_criu_shim.lifecycle import Plan
+
+
+class Supervised:
+    """The container of `plan`, whose id is reserved."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.container = plan.container
+        self.runtime = plan.runtime
+        self.task = plan.task
+        self.log = plan.log
+        self.signals = Signals()
+        self.pid_file = plan.pid_file or plan.container.path("init.pid")
+        # In the background, until `create` was told that `start` may come: how it is told.
+        self.created: Callable[[], None] | None = None
+
+    def run(self) -> int:
+        """Run it in the foreground; its exit status. Nothing of it is left then."""
+        try:
+            return self._run()
+        finally:
+            self._clear()
+
+    def restore(self, checkpoint: Checkpoint) -> int:
+        """Run it from `checkpoint` in the foreground; its exit status. Nothing of it is left then."""
+        try:
+            return self._restore(checkpoint)
+        finally:
+            self._clear()
+
+    def create_in_background(self) -> int:
+        """Create it, or hold it where it is to be restored, in a process of its own; the exit status.
+
+        When it has ended, it is stopped, until `delete`; it is gone where it could not be created.
+        """
+        reader, writer = os.pipe()
+        if pid := os.fork():
+            os.close(writer)
+            with open(reader, "rb") as stream:
+                return 0 if stream.read() else process.exit_status(process.wait(pid))
+        os.setsid()
+        os.close(reader)
+        self.created = lambda: _tell(writer)
+        os._exit(self._run_in_background())
+
+    def _run_in_background(self) -> int:
+        try:
+            return self._run()
+        except (ShimError, OSError) as error:
+            self._clear()
+            self.log.error(error.line() if isinstance(error, ShimError) else str(error))
+            return 1
+
+    def _clear(self) -> None:
+        if self.runtime.knows(self.container):
+            self.runtime.output("delete", "--force", self.container.name)
+        self.container.release()
+
+    def _run(self) -> int:
+        if self.task is None:
+            return self._create()
+        from oci_criu_shim import config, preempt
+
+        settings = config.load()
+        bundle.check_checkpointable(self.plan.bundle)
+        store = preempt.open_store(self.task, settings)
+        if self.task.directory is None:
+            os.makedirs(settings.checkpoint_dir, mode=0o700, exist_ok=True)
+        store.prepare()
+        status = self._start_or_go_on(store, settings.fresh_start)
+        if status == 0:
+            store.clear()  # the work is done; nobody needs them any more
+        return status
+
+    def _start_or_go_on(self, store: Store, fresh_start: bool) -> int:
+        """The fallback ladder: newest checkpoint, older ones, a fresh start where allowed, an error."""
+        assert self.task is not None
+        what = self.task.describe()
+        if not self.task.restarts or not store.started():
+            store.mark_started()
+            return self._create()
+        if self.created:
+            self._hold()
+        for found in store.newest_first():
+            try:
+                if isinstance(found, ShimError):
+                    raise found
+                return self._restore(found)
+            except ShimError as error:
+                self.log.error(f"{what}: {error.line()}")
+        if fresh_start:
+            self.log.event(f"{what} starts from its beginning: it has no checkpoint to go on from")
+            return self._create()
+        raise ShimError(
+            f"{what} was restarted, and has no checkpoint in {store.path} to go on from",
+            "resubmit it, or have the site set fresh-start = true in config.toml",
+        )
+
+    def _create(self) -> int:
+        if self.plan.bundle.terminal:
+            # The backend keeps the terminal that it was started on.
+            self.container.save(self._record())
+            return self.runtime.call("run", *self.plan.options)
+        stdio = Stdio()
+        self.container.save(self._record(stdio=stdio.record()))
+        self._tell_watcher()
+        if self.created:
+            return self._supervise(self._created_init(stdio), stdio)
+        return self._supervise(self._spawn("run", stdio), stdio)
+
+    def _spawn(self, verb: str, stdio: Stdio) -> int:
+        return self.runtime.spawn(verb, f"--pid-file={self.pid_file}", *self.plan.options, fds=stdio.inside)
+
+    def _created_init(self, stdio: Stdio) -> int:
+        """Have the backend create the container; its init, which becomes a child of ours."""
+        from oci_criu_shim import linux
+
+        linux.become_subreaper()
+        if process.wait(self._spawn("create", stdio)):
+            stdio.started()
+            stdio.drain()
+            raise ShimError(f"{self.runtime.name} could not create container {self.container.name!r}")
+        pid = files.read_number(self.pid_file)
+        self.container.update(init=process.identity(pid))
+        self._tell_create()
+        return pid
+
+    def _hold(self) -> None:
+        """Be a created container until `start`."""
+        self.container.save(self._record(held=True))
+        self._tell_create()
+        while START not in self.signals.read():
+            select.select([self.signals.reader], [], [])
+
+    def _tell_create(self) -> None:
+        assert self.created is not None
+        self.created()
+        self.created = None
+
+    def _restore(self, checkpoint: Checkpoint) -> int:
+        from oci_criu_shim import restore
+
+        self.runtime = Runtime(runtime.DEFAULT, self.container.root, self.runtime.globals, self.log)
+        stdio = Stdio(restore.pending_input(checkpoint))
+        try:
+            pid = restore.start(self.container, self.plan.bundle, checkpoint, stdio)
+        except ShimError:
+            restore.undo(self.container)
+            raise
+        runtime.adopt(self.runtime, self.container, self.plan.bundle, pid)
+        files.write_atomically(self.pid_file, str(pid).encode())
+        self.container.save(self._record(stdio=stdio.record(), init=process.identity(pid)))
+        self._tell_watcher()
+        where = self.task.describe() if self.task else self.container.name
+        self.log.event(f"restored {where} from {checkpoint.path} on {os.uname().nodename}")
+        return self._supervise(pid, stdio)
+
+    def _record(self, **fields: object) -> dict[str, object]:
+        record = self.plan.record(supervisor=process.identity(os.getpid()), **fields)
+        return {**record, "backend": self.runtime.program}
+
+    def _tell_watcher(self) -> None:
+        """From now on a preemption is told to this process (spank/watcher.c)."""
+        files.write_atomically(self.container.path("pid"), str(os.getpid()).encode())
+
+    def _supervise(self, main: int, stdio: Stdio) -> int:
+        stdio.started()
+        supervisor = supervise.Supervisor(
+            self.container, main, self.pid_file, stdio, self.signals, self._checkpoint()
+        )
+        return supervisor.run()
+
+    def _checkpoint(self) -> Callable[[], int] | None:
+        """What is done at a preemption, where the job asked for it."""
+        task = self.task
+        if task is None:
+            return None
+
+        def checkpoint() -> int:
+            from oci_criu_shim import preempt
+
+            return preempt.on_signal(self.container, task, self.log)
+
+        return checkpoint
+
+
+def _tell(writer: int) -> None:
+    os.write(writer, b"c")
+    os.close(writer)

@@ -1,0 +1,159 @@
+"""The verbs and their options: runc's and crun's, in one table."""
+
+from __future__ import annotations
+
+from oci_criu_shim import commands
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from oci_criu_shim.cli import Invocation
+
+
+class Option:
+    """`names` as they are typed, the first long one being its key; `metavar` where it takes a value."""
+
+    def __init__(self, names: str, metavar: str, help: str) -> None:
+        self.names = names.split()
+        self.key = next(name for name in self.names if name.startswith("--"))[2:]
+        self.metavar = metavar
+        self.help = help
+
+
+class Verb:
+    """`operands` as usage shows them: in brackets where they may be left out, with dots where more follow.
+
+    The first one is a container id unless there are none.
+    """
+
+    def __init__(
+        self, call: Callable[[Invocation], int], operands: str, help: str, options: Sequence[Option] = ()
+    ) -> None:
+        self.call = call
+        self.operands = operands
+        self.help = help
+        self.options = options
+
+    @property
+    def least(self) -> int:
+        """How many operands it must have."""
+        return sum(not word.startswith("[") for word in self.operands.split())
+
+    @property
+    def most(self) -> int | None:
+        """How many it may have; None where the rest is a command line of its own."""
+        return None if "..." in self.operands else len(self.operands.split())
+
+
+HELP = Option("--help -h", "", "show this help")
+GLOBAL = (
+    Option("--root", "DIR", "where the containers' state is kept"),
+    Option("--backend", "NAME", "the runtime that creates the containers: crun, runc, … or a path"),
+    Option("--log", "FILE", "write errors to FILE as well"),
+    Option("--log-format", "FORMAT", "text or json"),
+    Option("--debug", "", "say what is done"),
+    Option("--systemd-cgroup", "", "have the backend make control groups by systemd"),
+    Option("--cgroup-manager", "NAME", "cgroupfs, systemd or disabled"),
+    Option("--rootless", "BOOL", "accepted for runc's sake; the user id tells"),
+    Option("--slurm-conf -f", "FILE", "Slurm's configuration, where it is not at its usual place"),
+    HELP,
+    Option("--version -v -V", "", "show the version"),
+)
+
+BUNDLE = Option("--bundle -b", "DIR", "the bundle; the current directory by default")
+PID_FILE = Option("--pid-file", "FILE", "write the pid of the container's init to FILE")
+CONSOLE = Option("--console-socket", "SOCKET", "send the terminal's master to this socket")
+DETACH = Option("--detach -d", "", "do not wait for its end")
+PRESERVE = Option("--preserve-fds", "N", "pass N more descriptors on")
+CREATION = (
+    BUNDLE,
+    PID_FILE,
+    CONSOLE,
+    PRESERVE,
+    Option("--no-pivot", "", "use chroot instead of pivot_root"),
+    Option("--no-new-keyring", "", "keep the session keyring"),
+)
+IMAGES = Option("--image-path", "DIR", "the checkpoint's directory; ./checkpoint by default")
+FORMAT = Option("--format -f", "FORMAT", "table or json")
+EXEC = (
+    CONSOLE,
+    DETACH,
+    PID_FILE,
+    PRESERVE,
+    Option("--cwd", "DIR", "the working directory"),
+    Option("--env -e", "NAME=VALUE", "add to the environment"),
+    Option("--tty -t", "", "give it a terminal"),
+    Option("--user -u", "UID[:GID]", "run as this user"),
+    Option("--additional-gids -g", "GID", "a further group"),
+    Option("--process -p", "FILE", "take all of it from this process.json"),
+    Option("--process-label", "LABEL", "its label (SELinux)"),
+    Option("--apparmor", "PROFILE", "its AppArmor profile"),
+    Option("--no-new-privs", "", "set no_new_privs"),
+    Option("--cap -c", "CAPABILITY", "add a capability"),
+    Option("--cgroup", "PATH", "a control group below the container's"),
+)
+UPDATE = (
+    Option("--resources -r", "FILE", "take all limits from this JSON file"),
+    *(
+        Option(f"--{name}", "VALUE", "as in linux.resources of config.json")
+        for name in (
+            *("blkio-weight", "cpu-period", "cpu-quota", "cpu-rt-period", "cpu-rt-runtime", "cpu-share"),
+            *("cpuset-cpus", "cpuset-mems", "kernel-memory", "kernel-memory-tcp", "memory", "memory-reservation"),
+            *("memory-swap", "pids-limit", "l3-cache-schema", "mem-bw-schema"),
+        )
+    ),
+)
+
+VERBS = {
+    "create": Verb(commands.create, "ID", "create a container, without starting its program", CREATION),
+    "start": Verb(commands.start, "ID", "start the program of a created container"),
+    "run": Verb(commands.run, "ID", "create and start a container, and wait for its end", (*CREATION, DETACH)),
+    "state": Verb(commands.state, "ID", "print a container's state as JSON"),
+    "kill": Verb(
+        commands.kill,
+        "ID [SIGNAL]",
+        "send a signal to a container's init (TERM by default)",
+        (Option("--all -a", "", "to all its processes"),),
+    ),
+    "delete": Verb(
+        commands.delete,
+        "ID",
+        "remove what is left of a stopped container",
+        (Option("--force -f", "", "end it first if it runs"),),
+    ),
+    "list": Verb(
+        commands.listing,
+        "",
+        "list the containers",
+        (FORMAT, Option("--quiet -q", "", "ids only")),
+    ),
+    "ps": Verb(commands.pass_on, "ID [PS-OPTIONS...]", "list a container's processes", (FORMAT,)),
+    "exec": Verb(commands.pass_on, "ID [COMMAND...]", "run one more program in a running container", EXEC),
+    "pause": Verb(commands.pass_on, "ID", "freeze a container"),
+    "resume": Verb(commands.pass_on, "ID", "let a paused container go on"),
+    "update": Verb(commands.pass_on, "ID", "change a container's limits", UPDATE),
+    "events": Verb(
+        commands.pass_on,
+        "ID",
+        "print a container's statistics, where the backend can",
+        (
+            Option("--interval", "TIME", "how often"),
+            Option("--stats", "", "once"),
+        ),
+    ),
+    "checkpoint": Verb(
+        commands.checkpoint,
+        "ID",
+        "checkpoint a running container",
+        (IMAGES, Option("--leave-running -R", "", "let it run on afterwards")),
+    ),
+    "restore": Verb(commands.restore, "ID", "restore a container, and wait for its end", (BUNDLE, IMAGES)),
+    "spec": Verb(
+        commands.spec,
+        "",
+        "write a config.json to start from",
+        (BUNDLE, Option("--rootless", "", "for a user without privileges")),
+    ),
+    "features": Verb(commands.features, "", "print what this runtime can do as JSON"),
+}
