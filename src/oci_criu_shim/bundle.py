@@ -43,6 +43,18 @@ class Bundle:
         mounts: list[dict[str, Any]] = self.config.get("mounts", [])
         return mounts
 
+    @property
+    def sysctls(self) -> dict[str, str]:
+        """{name, with dots: value} of linux.sysctl."""
+        sysctls: dict[str, str] = self.config.get("linux", {}).get("sysctl", {})
+        return sysctls
+
+    @property
+    def hooks(self) -> dict[str, Any]:
+        """{kind: [hook, …]}, as config.json has them."""
+        hooks: dict[str, Any] = self.config.get("hooks", {})
+        return hooks
+
     def environment(self) -> dict[str, str]:
         """The process's environment; Slurm puts the job's own into it."""
         return dict(_pairs(self.config["process"].get("env", [])))
@@ -87,4 +99,16 @@ def check_checkpointable(bundle: Bundle) -> None:
             f"{bundle.path}/config.json asks for no pid namespace of its own: CRIU restores every"
             " process under the number it had, which may be taken on another node",
             'add {"type": "pid"} to linux.namespaces, or leave out --checkpoint',
+        )
+    for kind in ("ipc", "mount", "user"):
+        if bundle.namespaces.get(kind):
+            raise ShimError(
+                f"{bundle.path}/config.json joins a namespace of type {kind}, which others use too: a checkpoint"
+                " would hold what is theirs",
+                "name no path for it in linux.namespaces, or leave out --checkpoint",
+            )
+    if bundle.sysctls.get("kernel.shm_rmid_forced", "0") != "0":
+        raise ShimError(
+            f"{bundle.path}/config.json sets kernel.shm_rmid_forced: CRIU would destroy shared memory by it",
+            "leave it out of linux.sysctl, or leave out --checkpoint",
         )

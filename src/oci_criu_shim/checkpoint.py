@@ -7,7 +7,8 @@ import os
 import signal
 import time
 
-from oci_criu_shim import client, files, stdio
+from oci_criu_shim import client, files, linux, preflight, stdio
+from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.store import Checkpoint, Stage, Store
     from oci_criu_shim.container import Container
+
+
+CRIU_LOG = "checkpoint/dump.log"
 
 
 class Taken:
@@ -45,6 +49,7 @@ def take(
     fails."""
     begin = time.monotonic()
     record = container.load()
+    preflight.check(pid, Bundle(record["bundle"], record["config"]))
     connection = client.connect(helper)
     pidfd = os.pidfd_open(pid)
     committed: list[Checkpoint] = []
@@ -81,6 +86,7 @@ def _commit(
     pending = _unread(outside) if outside else b""
     try:
         sizes = stage.sizes()
+        del sizes[CRIU_LOG]  # CRIU writes to it until the container has ended
         stage.write("spec.dump", record["config"])
         stage.write("config.dump", _podman_record(container))
         return stage.commit(_manifest(container, pid, record, report, reason, sizes, pending))
@@ -122,6 +128,7 @@ def _manifest(
         "network": report["network"],
         "uid_map": _id_map(pid, "uid"),
         "gid_map": _id_map(pid, "gid"),
+        "io_priority": linux.io_priority(pid),
         "frozen_seconds": report["frozen_ns"] / 1e9,
     }
 

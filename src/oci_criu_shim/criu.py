@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NEEDED = (4, 2)  # older ones can't dump inet sockets on kernels from 6.16 on (SO_PASSCRED)
 RESPONSE = 1 << 20
-ERROR_LINE = re.compile(r"^\(\d+\.\d+\)\s+(?:\d+: )?(Error .*)$")
+ERROR_LINE = re.compile(r"^\(\d+\.\d+\)\s+(?:pie: )?(?:\d+: )?(Error .*)$")
 # Debian's packages of pycriu and jsonschema, for a Python that was started without `site`.
 SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
 
@@ -50,9 +50,10 @@ class Swrk:
         self.pid = pid
 
     def request(
-        self, kind: str, options: Mapping[str, Any], notified: Callable[[str], bool] | None = None
+        self, kind: str, options: Mapping[str, Any], notified: Callable[[str, int], bool] | None = None
     ) -> Any:
-        """Send one request; the response. `notified` answers CRIU's events by name."""
+        """Send one request; the response. `notified` answers CRIU's events: their name, and the pid of
+        the init where one comes along, else 0."""
         request = self.rpc.criu_req()
         request.type = getattr(self.rpc, kind)
         fill(request.opts, options)
@@ -61,7 +62,8 @@ class Swrk:
             response = self._receive()
             if response.type != self.rpc.NOTIFY:
                 return response
-            self._answer(notified is None or notified(response.notify.script))
+            event = response.notify
+            self._answer(notified is None or notified(event.script, event.pid))
 
     def _receive(self) -> Any:
         data = self.socket.recv(RESPONSE)

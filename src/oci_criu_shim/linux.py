@@ -14,8 +14,12 @@ CLONE_NEWCGROUP = 0x2000000
 CLONE_NEWUTS = 0x4000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
-MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
-PR_SET_CHILD_SUBREAPER = 36
+
+MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 32, 4096, 16384, 1 << 18, 1 << 19
+PR_SET_CHILD_SUBREAPER, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 36, 47, 2
+CAPABILITY_VERSION_3 = 0x20080522
+IOPRIO_WHO_PROCESS = 1
+IOPRIO = {"x86_64": (252, 251), "aarch64": (31, 30), "ppc64le": (274, 273)}  # numbers of ioprio_get and ioprio_set
 SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
 IFF_UP = 1
 
@@ -38,6 +42,49 @@ def mount(source: str | None, target: str, kind: str | None, flags: int, data: s
     words = [os.fsencode(word) if word is not None else None for word in (source, target, kind)]
     options = data.encode() if data is not None else None
     _check(_libc.mount(words[0], words[1], words[2], ctypes.c_ulong(flags), options), target)
+
+
+def enter(namespace: str | int, kind: int = 0) -> None:
+    """setns(2) by a path or a descriptor; `kind` is the namespace's clone flag, 0 for any."""
+    handle = os.open(namespace, os.O_RDONLY) if isinstance(namespace, str) else namespace
+    try:
+        _check(_libc.setns(handle, kind), f"setns {namespace}")
+    finally:
+        if handle != namespace:
+            os.close(handle)
+
+
+def set_domain_name(name: str) -> None:
+    """setdomainname(2)."""
+    data = name.encode()
+    _check(_libc.setdomainname(data, ctypes.c_size_t(len(data))), "setdomainname")
+
+
+def keep_capabilities() -> None:
+    """Make every permitted capability ambient, so that it outlives an exec (capabilities(7))."""
+    header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
+    sets = ctypes.create_string_buffer(24)
+    _check(_libc.capget(header, sets), "capget")
+    _, low, _, _, high, _ = struct.unpack("=6I", sets.raw)
+    _check(_libc.capset(header, struct.pack("=6I", low, low, low, high, high, high)), "capset")
+    permitted = high << 32 | low
+    for number in range(permitted.bit_length()):
+        if permitted >> number & 1:
+            _check(_libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0), "prctl")
+
+
+def io_priority(pid: int) -> int:
+    """ioprio_get(2) of a process (0: this one); 0, the kernel's default, where its number isn't known here."""
+    if os.uname().machine not in IOPRIO:
+        return 0
+    value = _libc.syscall(IOPRIO[os.uname().machine][0], IOPRIO_WHO_PROCESS, pid)
+    _check(value, "ioprio_get")
+    return int(value)
+
+
+def set_io_priority(value: int) -> None:
+    """ioprio_set(2) for this process."""
+    _check(_libc.syscall(IOPRIO[os.uname().machine][1], IOPRIO_WHO_PROCESS, 0, value), "ioprio_set")
 
 
 def become_subreaper() -> None:

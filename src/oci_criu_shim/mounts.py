@@ -6,11 +6,16 @@ import errno
 import os
 import re
 
+from oci_criu_shim.errors import ShimError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
+# mount(2)'s flags, by their names in mountinfo; the first six can't be taken off in a user namespace.
+LOCKED = ("ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime")
+FLAGS = dict(zip((*LOCKED, "relatime"), (1, 2, 4, 8, 1024, 2048, 1 << 21), strict=True))
 LINKS = 40  # as many as the kernel follows
 ESCAPED = re.compile(r"\\([0-7]{3})")
 
@@ -26,6 +31,8 @@ class Mount:
         self.root = unescape(fields[3])
         self.point = unescape(fields[4])
         self.options = fields[5].split(",")
+        tags = dict(tag.partition(":")[::2] for tag in fields[6:separator])
+        self.shared = tags.get("shared")  # the number of its peer group
         self.kind = fields[separator + 1]
         self.super_options = fields[separator + 3].split(",")
 
@@ -64,7 +71,7 @@ def external(container: Iterable[Mount], node: Iterable[Mount]) -> list[dict[str
     for mount in container:
         if mount.point == "/" or mount.device not in devices:
             continue
-        entry: dict[str, Any] = {"key": mount.point, "root": mount.root, "readonly": "ro" in mount.options}
+        entry: dict[str, Any] = {"key": mount.point, "root": mount.root, "options": mount.options}
         if mount.kind == "devtmpfs":
             entry["kind"] = "device"
         elif mount.kind in ("cgroup", "cgroup2"):
@@ -82,13 +89,51 @@ def bind_source(key: str, mounts: Iterable[Mapping[str, Any]], bundle: str, root
     A mount below a recursive bind has its source below the bind's source.
     """
     best: tuple[int, str] | None = None
-    for mount in mounts:
+    for mount in filter(is_bind, mounts):
         point = resolve(rootfs, mount["destination"])
         if "source" in mount and (key == point or key.startswith(point.rstrip("/") + "/")):
             source = os.path.normpath(os.path.join(bundle, mount["source"]) + key[len(point) :])
             if best is None or len(point) >= best[0]:
                 best = (len(point), source)
     return best[1] if best else None
+
+
+def is_bind(mount: Mapping[str, Any]) -> bool:
+    """Whether an entry of config.json's `mounts` is a bind mount (config.md, Mounts)."""
+    return mount.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(mount.get("options", []))
+
+
+def require_none_below(key: str, source: str, node: Iterable[Mount]) -> None:
+    """Raise ShimError where a user's bind mount of `source` at `key` has mounts of the node's below it.
+
+    CRIU makes each mount by itself, and the kernel (has_locked_children() in fs/namespace.c) lets a
+    user namespace have such a directory with all of its mounts only.
+    """
+    prefix = os.path.realpath(source).rstrip("/") + "/"
+    found = sorted({mount.point for mount in node if mount.point.startswith(prefix)})
+    if found:
+        raise ShimError(
+            f"the bind mount at {key} has others below it, which a user's restore can't make: {' '.join(found[:4])}",
+            "bind the directories that are needed, each by itself; without a network namespace, leave /sys out",
+        )
+
+
+def flags(options: Iterable[str]) -> int:
+    """mount(2)'s flags for a mount's options in mountinfo."""
+    return sum(FLAGS[option] for option in options if option in FLAGS)
+
+
+def names(flags: int) -> list[str]:
+    """The options of these flags."""
+    return [name for name, flag in FLAGS.items() if flags & flag]
+
+
+def locked(path: str, node: Iterable[Mount]) -> int:
+    """The flags of the node's mount that holds `path` which a user namespace can't take off (mount_namespaces(7))."""
+    real = os.path.realpath(path)
+    holding = [m for m in node if (real + "/").startswith(m.point.rstrip("/") + "/")]
+    best = max(enumerate(holding), key=lambda pair: (len(pair[1].point), pair[0]))[1]
+    return flags(option for option in best.options if option in LOCKED)
 
 
 def resolve(rootfs: str, path: str) -> str:

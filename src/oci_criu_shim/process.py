@@ -29,11 +29,16 @@ def find(program: str) -> str | None:
 
 
 def spawn(
-    argv: Sequence[str], env: Mapping[str, str], fds: Mapping[int, int], log: Log | None = None
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    fds: Mapping[int, int],
+    log: Log | None = None,
+    program: str | None = None,
 ) -> int:
     """Start `argv` with exactly the descriptors `fds` ({number in the child: number here}); its pid.
 
-    Standard descriptors not named are /dev/null. Raises OSError where the program can't be started.
+    `program` is its path where argv[0] is not. Standard descriptors not named are /dev/null. Raises
+    OSError where the program can't be started.
     """
     if log:
         log.debug("running: " + " ".join(argv))
@@ -50,7 +55,10 @@ def spawn(
     actions += [(os.POSIX_SPAWN_DUP2, copy, target) for target, copy in copies.items()]
     close = [(os.POSIX_SPAWN_CLOSE, copy) for copy in copies.values()]
     return os.posix_spawn(
-        argv[0], list(argv), dict(env), file_actions=[*actions, *close], setsigmask=[], setsigdef=DEFAULTS
+        *(program or argv[0], list(argv), dict(env)),
+        file_actions=[*actions, *close],
+        setsigmask=[],
+        setsigdef=DEFAULTS,
     )
 
 

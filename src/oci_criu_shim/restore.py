@@ -1,38 +1,48 @@
 """Starting a container from a checkpoint, without any privilege.
 
-What CRIU could only rebuild with privilege is made before it starts: user, network, UTS, control
-group and time namespaces, the last with offsets so that the clocks go on. CRIU then restores inside
-of them, and the images' inventory is told that they are its own.
+What CRIU could only rebuild with privilege is made before it starts (builder.py): user, network, UTS,
+control group and time namespaces, the last with offsets so that the clocks go on. CRIU then restores
+inside of them, and the images' inventory is told that they are its own.
 """
 
 from __future__ import annotations
 
 import base64
 import os
-import socket
 
-from oci_criu_shim import clocks, criu, files, linux, mounts, process
+from oci_criu_shim import builder, criu, files, hooks, linux, mounts
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from oci_criu_shim.bundle import Bundle
     from oci_criu_shim.checkpoints.store import Checkpoint
     from oci_criu_shim.container import Container
+    from oci_criu_shim.log import Log
     from oci_criu_shim.stdio import Stdio
 
-INVENTORY = "inventory.img"
 LOG = "restore.log"
-OUTSIDE = {  # namespaces made before CRIU starts, by their name in CRIU's images
-    "net_ns_id": linux.CLONE_NEWNET,
-    "uts_ns_id": linux.CLONE_NEWUTS,
-    "cgroup_ns_id": linux.CLONE_NEWCGROUP,
+OUTSIDE = {  # namespaces made before CRIU starts, by their name in CRIU's images: config.json's name, flag
+    "net_ns_id": ("network", linux.CLONE_NEWNET),
+    "uts_ns_id": ("uts", linux.CLONE_NEWUTS),
+    "cgroup_ns_id": ("cgroup", linux.CLONE_NEWCGROUP),
 }
-CONNECTION, STREAMS = 3, 4  # CRIU's descriptors: the connection, then the three pipes
-ENVIRONMENT = {"PATH": process.PATH, "LANG": "C.UTF-8"}
+# When CRIU says so, which hooks are run. The first finds the container's namespaces with the node's
+# mounts in them, as before pivot_root; the second all processes restored and not yet running.
+AT_NAMESPACES, AT_RESTORED = "setup-namespaces", "post-restore"
+
+
+class Source:
+    """What an external mount is made from: `path` on the node, mounted at `staged` with `flags`."""
+
+    def __init__(self, entry: Mapping[str, Any], path: str, staged: str) -> None:
+        self.path = path
+        self.staged = staged
+        self.flags = mounts.flags(entry["options"])
+        self.external = f"mnt[{entry['key']}]:{staged}"
 
 
 class Plan:
@@ -43,14 +53,14 @@ class Plan:
         self.bundle = bundle
         self.manifest = checkpoint.manifest
         self.images = checkpoint.images
-        self.inventory = container.path(INVENTORY)
+        self.inventory = container.path(builder.INVENTORY)
         self.log = container.path(LOG)
-        self.root = container.path("root")
+        self.stage = container.path("stage")
+        self.root = f"{self.stage}/root"
+        self.staged_images = f"{self.stage}/images"
         self.ids = _write_inventory(self.images, self.inventory)
         self.own = {k for k, own in self.ids["own"].items() if own != self.ids["root"].get(k)}
-        self.external = [
-            f"mnt[{entry['key']}]:{_source(entry, bundle)}" for entry in self.manifest["external"]
-        ]
+        self.sources = self._sources()
 
     @property
     def rootless(self) -> bool:
@@ -58,34 +68,43 @@ class Plan:
         return "user_ns_id" in self.own
 
     @property
+    def joined(self) -> dict[str, int]:
+        """{path: clone flag} of the namespaces that config.json names by their path."""
+        named = self.bundle.namespaces
+        return {named[name]: flag for name, flag in OUTSIDE.values() if named.get(name)}
+
+    @property
     def flags(self) -> int:
         """The namespaces to unshare besides the user namespace."""
         flags = linux.CLONE_NEWNS | linux.CLONE_NEWTIME
         for key in self.own.intersection(OUTSIDE):
-            flags |= OUTSIDE[key]
+            flags |= OUTSIDE[key][1]
+        for flag in self.joined.values():
+            flags &= ~flag
         return flags
 
-    def hostname(self) -> str | None:
-        """The name the container's host had; None where it had the node's."""
-        if "uts_ns_id" not in self.own:
+    def names(self) -> tuple[str, str] | None:
+        """The host and domain names in the container's own UTS namespace; None where it has none."""
+        if not self.flags & linux.CLONE_NEWUTS:
             return None
         image = criu.load_image(os.path.join(self.images, f"utsns-{self.ids['own']['uts_ns_id']}.img"))
-        return str(image["entries"][0]["nodename"])
+        entry = image["entries"][0]
+        return str(entry["nodename"]), str(entry["domainname"])
 
     def options(self) -> dict[str, Any]:
         """CRIU's request: its field names and values (criu's images/rpc.proto)."""
         inherited = [
-            {"key": name, "fd": STREAMS + stream}
+            {"key": name, "fd": builder.STREAMS + stream}
             for stream, name in enumerate(self.manifest["streams"])
             if name.startswith("pipe:[")
         ]
         return {
             "images_dir_fd": -1,
-            "images_dir": self.images,
+            "images_dir": self.staged_images,
             "log_to_stderr": True,  # a log file would be written beside the images
             "log_level": 2,
             "root": self.root,
-            "external": self.external,
+            "external": [source.external for source in self.sources],
             "inherit_fd": inherited,
             "unprivileged": True,
             "rst_sibling": True,
@@ -93,7 +112,18 @@ class Plan:
             "network_lock": "SKIP",
             "file_locks": True,
             "link_remap": True,
+            "notify_scripts": True,
         }
+
+    def _sources(self) -> list[Source]:
+        node = mounts.read()
+        found = []
+        for number, entry in enumerate(self.manifest["external"]):
+            path = _source(entry, self.bundle)
+            if self.rootless:
+                _check_source(entry, path, node)
+            found.append(Source(entry, path, f"{self.stage}/{number}"))
+        return found
 
 
 def pending_input(checkpoint: Checkpoint) -> bytes:
@@ -101,22 +131,56 @@ def pending_input(checkpoint: Checkpoint) -> bytes:
     return base64.b64decode(checkpoint.manifest["input"])
 
 
-def start(container: Container, bundle: Bundle, checkpoint: Checkpoint, stdio: Stdio) -> int:
+def start(
+    container: Container, bundle: Bundle, checkpoint: Checkpoint, stdio: Stdio, log: Log | None = None
+) -> int:
     """Restore `checkpoint` as `container`: the pid of its init, a child of ours.
 
     Raises ShimError, with CRIU's own words, where that fails; nothing of it is running then.
     """
     linux.become_subreaper()
-    os.mkdir(container.path("root"), 0o700)
+    os.mkdir(container.path("stage"), 0o700)
     plan = Plan(container, bundle, checkpoint)
-    swrk = _start_criu(plan, stdio)
+    steps = _Hooks(container, bundle)
+    swrk = builder.start(plan, stdio)
     try:
-        response = swrk.request("RESTORE", plan.options())
+        response = swrk.request("RESTORE", plan.options(), steps.notified)
     finally:
         swrk.close()
+    if steps.refused:
+        raise steps.refused
     if not response.success:
         raise _failure(plan, response)
-    return int(response.restore.pid)
+    pid = int(response.restore.pid)
+    for warning in hooks.warnings(bundle.hooks, "poststart", hooks.state(container, "running", pid)):
+        if log is not None:
+            log.error(warning)
+    return pid
+
+
+class _Hooks:
+    """Runs the hooks of a start at the moments of the restore that are theirs."""
+
+    def __init__(self, container: Container, bundle: Bundle) -> None:
+        self.container = container
+        self.hooks = bundle.hooks
+        self.refused: ShimError | None = None
+
+    def notified(self, event: str, pid: int) -> bool:
+        """Answer CRIU's event; where it is refused, CRIU ends all that it has restored."""
+        try:
+            if event == AT_NAMESPACES:
+                state = hooks.state(self.container, "creating", pid)
+                hooks.run(self.hooks, "prestart", state)
+                hooks.run(self.hooks, "createRuntime", state)
+                hooks.run(self.hooks, "createContainer", state, inside=pid)
+            elif event == AT_RESTORED:
+                state = hooks.state(self.container, "created", pid)
+                hooks.run(self.hooks, "startContainer", state, inside=pid)
+        except ShimError as error:
+            self.refused = error
+            return False
+        return True
 
 
 def _write_inventory(images: str, path: str) -> dict[str, dict[str, int]]:
@@ -125,7 +189,7 @@ def _write_inventory(images: str, path: str) -> dict[str, dict[str, int]]:
     It is mounted over the checkpoint's, which stays as it is. (A directory of links to the images
     would not do: CRIU opens some of them when it is in the container's mount namespace already.)
     """
-    inventory = criu.load_image(os.path.join(images, INVENTORY))
+    inventory = criu.load_image(os.path.join(images, builder.INVENTORY))
     own = criu.load_image(os.path.join(images, "ids-1.img"))["entries"][0]
     root = inventory["entries"][0]["root_ids"]
     before = dict(root)
@@ -152,6 +216,18 @@ def _source(entry: Mapping[str, Any], bundle: Bundle) -> str:
     return source
 
 
+def _check_source(entry: Mapping[str, Any], path: str, node: Iterable[mounts.Mount]) -> None:
+    """Raise ShimError where the kernel would not let a user mount `path` as the container had it."""
+    missing = mounts.locked(path, node) & ~mounts.flags(entry["options"])
+    if missing:
+        raise ShimError(
+            f"the container's mount {entry['key']} was not {' '.join(mounts.names(missing))}, and {path} is, here",
+            "mount it alike on all nodes",
+        )
+    if entry["kind"] == "bind":
+        mounts.require_none_below(entry["key"], path, node)
+
+
 def _control_group(controllers: str) -> str | None:
     """This process's control group directory in the hierarchy of `controllers` ("" is version 2)."""
     with open("/proc/self/cgroup", encoding="utf-8") as stream:
@@ -163,95 +239,6 @@ def _control_group(controllers: str) -> str | None:
     return None
 
 
-def _start_criu(plan: Plan, stdio: Stdio) -> criu.Swrk:
-    """`criu swrk` inside the new namespaces, a child of ours."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    log = os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    fds = {CONNECTION: theirs.fileno(), 2: log}
-    fds |= {STREAMS + stream: end for stream, end in stdio.inside.items()}
-    ready, go, pids = os.pipe(), os.pipe(), os.pipe()
-
-    def build() -> int:
-        os.close(ours.fileno())  # or CRIU would never see us go
-        os.close(go[1])
-        _build(plan, fds, ready[1], go[0], pids[1])
-        return 0
-
-    builder = process.fork(build)
-    theirs.close()
-    for end in (log, ready[1], go[0], pids[1]):
-        os.close(end)
-    try:
-        if os.read(ready[0], 1):
-            _map_ids(builder, plan.manifest["uid_map"], plan.manifest["gid_map"])
-            os.write(go[1], b"g")
-        text = os.read(pids[0], 32)
-        if process.wait(builder) or not text:
-            raise ShimError("cannot make the container's namespaces", _namespace_hint())
-    finally:
-        for end in (ready[0], go[1], pids[0]):
-            os.close(end)
-    return criu.Swrk(ours, int(text))
-
-
-def _build(plan: Plan, fds: Mapping[int, int], ready: int, go: int, pids: int) -> None:
-    """In the builder: the namespaces, then a child in all of them (only children enter a new time
-    namespace), which becomes CRIU."""
-    os.setsid()
-    if plan.rootless:
-        linux.unshare(linux.CLONE_NEWUSER)
-        os.write(ready, b"r")
-        if not os.read(go, 1):
-            raise ShimError("no ids were mapped")
-    os.close(ready)
-    hostname = plan.hostname()
-    linux.unshare(plan.flags)
-    _set_clocks(plan.manifest["clock"])
-    if hostname is not None:
-        socket.sethostname(hostname)
-    if "net_ns_id" in plan.own:
-        linux.link_up("lo")
-    linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
-    linux.mount(plan.bundle.rootfs, plan.root, None, linux.MS_BIND)
-    linux.mount(plan.inventory, os.path.join(plan.images, INVENTORY), None, linux.MS_BIND)
-    argv = [criu.program(), "swrk", str(CONNECTION)]
-    pid = process.fork(lambda: process.become(argv, ENVIRONMENT, fds))
-    os.write(pids, str(pid).encode())
-
-
-def _set_clocks(values: Mapping[str, int]) -> None:
-    """Make the time namespace that children will enter go on where the container's stopped."""
-    wanted = clocks.going_on(values, clocks.offsets())
-    with open("/proc/self/timens_offsets", "w", encoding="ascii") as stream:
-        stream.write(clocks.lines(wanted))
-
-
-def _map_ids(pid: int, uids: list[list[int]], gids: list[list[int]]) -> None:
-    """Give `pid`'s user namespace the mappings ([inside, outside, count] each) the container had."""
-    if uids == [[uids[0][0], os.geteuid(), 1]] and gids == [[gids[0][0], os.getegid(), 1]]:
-        _write(f"/proc/{pid}/setgroups", "deny")
-        _write(f"/proc/{pid}/uid_map", f"{uids[0][0]} {uids[0][1]} 1")
-        _write(f"/proc/{pid}/gid_map", f"{gids[0][0]} {gids[0][1]} 1")
-        return
-    for program, ranges in (("newuidmap", uids), ("newgidmap", gids)):
-        path = process.find(program)
-        if path is None:
-            raise ShimError(f"the container maps ranges of ids, and there is no {program}", "install uidmap")
-        numbers = [str(number) for triple in ranges for number in triple]
-        status, text = process.output([path, str(pid), *numbers], ENVIRONMENT)
-        if status:
-            raise ShimError(text.strip() or f"{program} failed", "see /etc/subuid and /etc/subgid")
-
-
-def _write(path: str, text: str) -> None:
-    with open(path, "w", encoding="ascii") as stream:
-        stream.write(text)
-
-
-def _namespace_hint() -> str:
-    return "are unprivileged user namespaces allowed on this node? (user.max_user_namespaces)"
-
-
 def _failure(plan: Plan, response: Any) -> ShimError:
     lines = criu.errors(plan.log)
     said = " | ".join(lines) or response.cr_errmsg or f"error {response.cr_errno}"
@@ -260,9 +247,9 @@ def _failure(plan: Plan, response: Any) -> ShimError:
 
 def undo(container: Container) -> None:
     """Remove what a failed start() left in the container's directory."""
-    for name in (INVENTORY, LOG):
+    for name in (builder.INVENTORY, LOG):
         files.remove_if_there(container.path(name))
     try:
-        os.rmdir(container.path("root"))
+        os.rmdir(container.path("stage"))
     except FileNotFoundError:
         pass

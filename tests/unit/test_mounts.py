@@ -44,8 +44,8 @@ def test_kinds() -> None:
 def test_details() -> None:
     entries = found()
     assert entries["/dev/null"]["root"] == "/null"
-    assert not entries["/dev/null"]["readonly"]
-    assert entries["/proc/kcore"]["readonly"]
+    assert entries["/dev/null"]["options"] == ["rw", "nosuid"]
+    assert entries["/proc/kcore"]["options"] == ["ro", "nosuid"]
     assert entries["/sys/fs/cgroup/cpu,cpuacct"]["controllers"] == "cpu,cpuacct"
     assert entries["/data\ttab"]["root"] == "/data set"
 
@@ -56,9 +56,9 @@ def test_own_mounts_are_read() -> None:
 
 CONFIGURED = [
     {"destination": "/proc", "type": "proc", "source": "proc"},
-    {"destination": "/data", "source": "/shared/data"},
-    {"destination": "/data/inner", "source": "/scratch"},
-    {"destination": "/relative/", "source": "files"},
+    {"destination": "/data", "source": "/shared/data", "options": ["rbind", "ro"]},
+    {"destination": "/data/inner", "source": "/scratch", "type": "bind"},
+    {"destination": "/relative/", "source": "files", "options": ["bind"]},
     {"destination": "/tmp", "type": "tmpfs"},
 ]
 
@@ -81,7 +81,7 @@ def test_bind_source(key: str, source: str | None) -> None:
 
 
 def test_the_last_of_two_at_one_place_holds() -> None:
-    two = [{"destination": "/d", "source": "/first"}, {"destination": "/d", "source": "/second"}]
+    two = [{"destination": "/d", "source": s, "options": ["bind"]} for s in ("/first", "/second")]
     assert mounts.bind_source("/d", two, "/b", "/b/rootfs") == "/second"
 
 
@@ -92,7 +92,7 @@ def test_links_are_followed_inside_the_rootfs(tmp_path: Path) -> None:
     (tmp_path / "out").symlink_to("../../../etc")
     assert mounts.resolve(str(tmp_path), "/var/run/x") == "/run/x"
     assert mounts.resolve(str(tmp_path), "/out/passwd") == "/etc/passwd"
-    bind = [{"destination": "/var/run/slurm", "source": "/spool"}]
+    bind = [{"destination": "/var/run/slurm", "source": "/spool", "options": ["rbind"]}]
     assert mounts.bind_source("/run/slurm", bind, "/b", str(tmp_path)) == "/spool"
 
 

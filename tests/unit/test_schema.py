@@ -107,7 +107,7 @@ def full_manifest() -> dict[str, Any]:
         "streams": ["pipe:[1]", "pipe:[2]", "pipe:[3]"],
         "input": "YWJj",
         "clock": {"monotonic": 1, "boottime": 2},
-        "external": [{"key": "/dev/null", "kind": "device", "root": "/null", "readonly": False}],
+        "external": [{"key": "/dev/null", "kind": "device", "root": "/null", "options": ["rw"]}],
         "network": "own",
         "uid_map": [[0, 1000, 1]],
         "gid_map": [[0, 1000, 1]],

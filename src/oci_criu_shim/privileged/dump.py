@@ -158,7 +158,7 @@ def dump(
     watch = FreezeWatch(target, images)
     refused: list[Exception] = []
 
-    def notified(event: str) -> bool:
+    def notified(event: str, _: int) -> bool:
         if event != "post-dump":
             return True
         clock, frozen = watch.result()

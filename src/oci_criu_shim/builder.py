@@ -1,0 +1,186 @@
+"""The process that CRIU starts in: namespaces, names, clocks and mounts, made as the user may.
+
+CRIU could only make them with privilege, or does not restore them at all (sysctls of a network
+namespace that it is told is external, the domain name, priorities of input and output).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+from oci_criu_shim import clocks, criu, linux, process
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from oci_criu_shim.restore import Plan
+    from oci_criu_shim.stdio import Stdio
+
+INVENTORY = "inventory.img"
+CONNECTION, STREAMS = 3, 4  # CRIU's descriptors: the connection, then the three pipes
+ENVIRONMENT = {"PATH": process.PATH, "LANG": "C.UTF-8"}
+NAMESPACE_HINT = "are unprivileged user namespaces allowed on this node? (user.max_user_namespaces)"
+LONGEST = 4000  # of what the builder says, in bytes: one page of a pipe is written at once
+
+
+def start(plan: Plan, stdio: Stdio) -> criu.Swrk:
+    """`criu swrk` inside the new namespaces, a child of ours."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    log = os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    fds = {CONNECTION: theirs.fileno(), 2: log}
+    fds |= {STREAMS + stream: end for stream, end in stdio.inside.items()}
+    ready, go, said = os.pipe(), os.pipe(), os.pipe()
+
+    def build() -> int:
+        os.close(ours.fileno())  # or CRIU would never see us go
+        os.close(go[1])
+        try:
+            _build(plan, fds, ready[1], go[0], said[1])
+        except (ShimError, OSError) as error:
+            os.write(said[1], f"!{error}".encode()[:LONGEST])
+            return 1
+        return 0
+
+    builder = process.fork(build)
+    theirs.close()
+    for end in (log, ready[1], go[0], said[1]):
+        os.close(end)
+    try:
+        if os.read(ready[0], 1):
+            _map_ids(builder, plan.manifest["uid_map"], plan.manifest["gid_map"])
+            os.write(go[1], b"g")
+        text = os.read(said[0], LONGEST).decode(errors="replace")
+    finally:
+        for end in (ready[0], go[1], said[0]):
+            os.close(end)
+        status = process.wait(builder)
+    if status or not text.isdecimal():
+        hint = NAMESPACE_HINT if "unshare" in text else ""
+        raise ShimError(f"cannot make the container's namespaces and mounts: {text.lstrip('!')}", hint)
+    return criu.Swrk(ours, int(text))
+
+
+def _build(plan: Plan, fds: Mapping[int, int], ready: int, go: int, said: int) -> None:
+    """In the builder: the namespaces, then a child in all of them (only children enter a new time
+    namespace), which becomes CRIU."""
+    os.setsid()
+    if plan.rootless:
+        linux.unshare(linux.CLONE_NEWUSER)
+        os.write(ready, b"r")
+        if not os.read(go, 1):
+            raise ShimError("no ids were mapped")
+    os.close(ready)
+    linux.unshare(plan.flags)
+    for path, kind in plan.joined.items():
+        linux.enter(path, kind)
+    _set_clocks(plan.manifest["clock"])
+    _name(plan)
+    _set_up_network(plan)
+    _mount(plan)
+    _set_io_priority(plan.manifest.get("io_priority", 0))
+    _drop_groups()
+    if os.geteuid():
+        linux.keep_capabilities()  # an exec takes them from all but the namespace's user 0
+    argv = [criu.program(), "swrk", str(CONNECTION)]
+    pid = process.fork(lambda: process.become(argv, ENVIRONMENT, fds))
+    os.write(said, str(pid).encode())
+
+
+def _set_clocks(values: Mapping[str, int]) -> None:
+    """Make the time namespace that children will enter go on where the container's stopped."""
+    wanted = clocks.going_on(values, clocks.offsets())
+    _write("/proc/self/timens_offsets", clocks.lines(wanted))
+
+
+def _name(plan: Plan) -> None:
+    """The names the container's host had, in a namespace of its own."""
+    names = plan.names()
+    if names is not None:
+        socket.sethostname(names[0])
+        linux.set_domain_name(names[1])
+
+
+def _set_up_network(plan: Plan) -> None:
+    """The loopback, and config.json's sysctls: of a network namespace that it is told is external, CRIU
+    keeps neither."""
+    if not plan.flags & linux.CLONE_NEWNET:
+        return
+    linux.link_up("lo")
+    for name, value in plan.bundle.sysctls.items():
+        if name.startswith("net."):
+            try:
+                _write("/proc/sys/" + name.replace(".", "/"), value)
+            except OSError as error:
+                raise ShimError(f"cannot set {name} to {value!r}: {error.strerror}") from None
+
+
+def _mount(plan: Plan) -> None:
+    """The rootfs, the images, and the source of each external mount, in a mount namespace of our own.
+
+    A source gets the flags that the container's mount had: CRIU 4.2 sets them itself only where they
+    differ from those of another mount of the same file system (do_bind_mount_v2 in criu/mount-v2.c),
+    and so leaves all but one of several read-only binds of /dev/null writable.
+    """
+    # Not private: a mount of the container that was a slave of the node's gets its master from here.
+    linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
+    linux.mount("stage", plan.stage, "tmpfs", 0, "mode=700")
+    _bind(plan.bundle.rootfs, plan.root)
+    _bind(plan.images, plan.staged_images)
+    linux.mount(plan.inventory, os.path.join(plan.staged_images, INVENTORY), None, linux.MS_BIND)
+    for source in plan.sources:
+        _bind(source.path, source.staged)
+        linux.mount(None, source.staged, None, linux.MS_REMOUNT | linux.MS_BIND | source.flags)
+
+
+def _bind(source: str, target: str) -> None:
+    """Mount the file or directory `source` at `target`, which is made."""
+    if os.path.isdir(source):
+        os.mkdir(target)
+    else:
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT, 0o600))
+    linux.mount(source, target, None, linux.MS_BIND)
+
+
+def _set_io_priority(value: int) -> None:
+    """That of the container's init, for all its processes: CRIU does not know of it."""
+    if value == linux.io_priority(0):
+        return
+    try:
+        linux.set_io_priority(value)
+    except PermissionError:
+        pass  # the real-time class, which needs privilege: the node's own is the best there is
+
+
+def _drop_groups() -> None:
+    """CRIU sets the groups of processes that have any, and leaves ours to those that have none."""
+    try:
+        os.setgroups([])
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES):  # setgroups is denied: so it was in the container
+            raise
+
+
+def _map_ids(pid: int, uids: list[list[int]], gids: list[list[int]]) -> None:
+    """Give `pid`'s user namespace the mappings ([inside, outside, count] each) the container had."""
+    if uids == [[uids[0][0], os.geteuid(), 1]] and gids == [[gids[0][0], os.getegid(), 1]]:
+        _write(f"/proc/{pid}/setgroups", "deny")
+        _write(f"/proc/{pid}/uid_map", f"{uids[0][0]} {uids[0][1]} 1")
+        _write(f"/proc/{pid}/gid_map", f"{gids[0][0]} {gids[0][1]} 1")
+        return
+    for program, ranges in (("newuidmap", uids), ("newgidmap", gids)):
+        path = process.find(program)
+        if path is None:
+            raise ShimError(f"the container maps ranges of ids, and there is no {program}", "install uidmap")
+        numbers = [str(number) for triple in ranges for number in triple]
+        status, text = process.output([path, str(pid), *numbers], ENVIRONMENT)
+        if status:
+            raise ShimError(text.strip() or f"{program} failed", "see /etc/subuid and /etc/subgid")
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as stream:
+        stream.write(text)
