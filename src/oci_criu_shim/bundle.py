@@ -93,22 +93,51 @@ def load(path: str) -> Bundle:
 
 
 def check_checkpointable(bundle: Bundle) -> None:
-    """Raise ShimError where no checkpoint of this bundle's container could ever be restored."""
+    """Raise ShimError where no checkpoint of this bundle's container could ever be taken or restored."""
+    for refused in (_faulty_namespace(bundle), _faulty_ids(bundle), _faulty_sysctl(bundle)):
+        if refused is not None:
+            what, hint = refused
+            raise ShimError(f"{bundle.path}/config.json {what}", f"{hint}, or leave out --checkpoint")
+
+
+def _faulty_namespace(bundle: Bundle) -> tuple[str, str] | None:
     if bundle.namespaces.get("pid") != "":
-        raise ShimError(
-            f"{bundle.path}/config.json asks for no pid namespace of its own: CRIU restores every"
-            " process under the number it had, which may be taken on another node",
-            'add {"type": "pid"} to linux.namespaces, or leave out --checkpoint',
+        return (
+            "asks for no pid namespace of its own: CRIU restores every process under the number it had, which"
+            " may be taken on another node",
+            'add {"type": "pid"} to linux.namespaces',
         )
     for kind in ("ipc", "mount", "user"):
         if bundle.namespaces.get(kind):
-            raise ShimError(
-                f"{bundle.path}/config.json joins a namespace of type {kind}, which others use too: a checkpoint"
-                " would hold what is theirs",
-                "name no path for it in linux.namespaces, or leave out --checkpoint",
+            return (
+                f"joins a namespace of type {kind}, which others use too: a checkpoint would hold what is theirs",
+                "name no path for it in linux.namespaces",
             )
-    if bundle.sysctls.get("kernel.shm_rmid_forced", "0") != "0":
-        raise ShimError(
-            f"{bundle.path}/config.json sets kernel.shm_rmid_forced: CRIU would destroy shared memory by it",
-            "leave it out of linux.sysctl, or leave out --checkpoint",
+    return None
+
+
+def _faulty_ids(bundle: Bundle) -> tuple[str, str] | None:
+    """CRIU 4.2 takes on the ids that are 0 inside (check_user_ns() in criu/namespaces.c), and a user's dump
+    reads the memory of his own processes only."""
+    mappings = bundle.config.get("linux", {}).get("uidMappings")
+    if not mappings or os.geteuid() == 0:
+        return None
+    own = {m["containerID"] + os.geteuid() - m["hostID"] for m in mappings if _maps(m, os.geteuid())}
+    if own != {0}:
+        return "maps your id to another one than 0, which CRIU can't dump", "map it to 0 in linux.uidMappings"
+    if bundle.config["process"].get("user", {}).get("uid", 0) != 0:
+        return (
+            "runs the process as a user who is not you outside: a dump has no right to its memory",
+            "leave process.user.uid at 0, which is you",
         )
+    return None
+
+
+def _maps(mapping: dict[str, int], outside: int) -> bool:
+    return 0 <= outside - mapping["hostID"] < mapping["size"]
+
+
+def _faulty_sysctl(bundle: Bundle) -> tuple[str, str] | None:
+    if bundle.sysctls.get("kernel.shm_rmid_forced", "0") == "0":
+        return None
+    return "sets kernel.shm_rmid_forced: CRIU would destroy shared memory by it", "leave it out of linux.sysctl"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NEEDED = (4, 2)  # older ones can't dump inet sockets on kernels from 6.16 on (SO_PASSCRED)
 RESPONSE = 1 << 20
-ERROR_LINE = re.compile(r"^\(\d+\.\d+\)\s+(?:pie: )?(?:\d+: )?(Error .*)$")
+ERROR_LINE = re.compile(r"^(?:\(\d+\.\d+\))?\s*(?:pie: )?(?:\d+: )?(Error .*)$")
 # Debian's packages of pycriu and jsonschema, for a Python that was started without `site`.
 SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
 
@@ -123,6 +123,7 @@ def errors(log: str, limit: int = 6) -> list[str]:
 # What CRIU says -> what it means for a container here. The first that fits is shown.
 MEANINGS = (
     (r"io_uring", "a process uses io_uring, which CRIU cannot dump"),
+    (r"doesn't live in IPC ns", "a process uses System V shared memory of the node: use an ipc namespace"),
     (r"infiniband|uverbs", "a process uses InfiniBand verbs, which CRIU cannot dump"),
     (r"Connected TCP socket", "a TCP connection is open; it cannot be kept here"),
     (r"ghost file.*too big|Can't dump ghost file", "a deleted file that is still open is too large"),

@@ -22,8 +22,13 @@ def check(pid: int, bundle: Bundle) -> None:
     _require_running(pid)
     node, inside = mounts.read(), mounts.read(pid)
     _require_own_sharing(inside, node)
+    external = mounts.external(inside, node)
+    _require_one_at_a_place(inside, external)
+    if os.geteuid():
+        for process in _tree(pid):
+            _require_own(process)
     if os.stat(f"/proc/{pid}/ns/user").st_ino != os.stat("/proc/self/ns/user").st_ino:
-        _require_single_binds(bundle, mounts.external(inside, node), node)
+        _require_single_binds(bundle, external, node)
 
 
 def _require_single_binds(bundle: Bundle, external: list[dict[str, str]], node: Iterable[Mount]) -> None:
@@ -32,6 +37,17 @@ def _require_single_binds(bundle: Bundle, external: list[dict[str, str]], node: 
             source = mounts.bind_source(entry["key"], bundle.mounts, bundle.path, bundle.rootfs)
             if source is not None:
                 mounts.require_none_below(entry["key"], source, node)
+
+
+def _require_one_at_a_place(inside: Iterable[Mount], external: list[dict[str, str]]) -> None:
+    """CRIU knows an external mount by its place, and takes all that are there for the same."""
+    points = [mount.point for mount in inside]
+    for entry in external:
+        if points.count(entry["key"]) > 1:
+            raise ShimError(
+                f"a mount of the node's at {entry['key']} has another one over it, which a restore can't tell apart",
+                "leave one of them out of config.json's mounts",
+            )
 
 
 def _require_own_sharing(inside: Iterable[Mount], node: Iterable[Mount]) -> None:
@@ -58,6 +74,41 @@ def _require_running(pid: int) -> None:
             directory = mount.point + groups[mount.controllers]
             if _says(directory, "freezer.state", "FROZEN") or _says(directory, "cgroup.events", "frozen 1"):
                 raise ShimError("the container is paused", "resume it first")
+
+
+def _tree(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    found = [pid]
+    for parent in found:
+        for thread in _listed(f"/proc/{parent}/task"):
+            found += map(int, _text(f"/proc/{parent}/task/{thread}/children").split())
+    return found
+
+
+def _listed(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except FileNotFoundError:
+        return []  # it has ended
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _require_own(pid: int) -> None:
+    """The files in /proc of a process with an id of /etc/subuid can't be read without a DAC override."""
+    for line in _text(f"/proc/{pid}/status").splitlines():
+        if line.startswith("Uid:") and set(line.split()[1:]) != {str(os.geteuid())}:
+            raise ShimError(
+                f"process {pid} runs as a user who is not you outside (ids {' '.join(line.split()[1:])}):"
+                " a dump has no right to its memory",
+                "run it as user 0, which is you",
+            )
 
 
 def _says(directory: str, name: str, line: str) -> bool:

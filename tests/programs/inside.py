@@ -193,13 +193,18 @@ class Held:
         self.files = [open(path, "a+b") if os.access(path, os.W_OK) else open(path, "rb") for path in paths]
         for file in self.files:
             file.seek(3)
+        self.sysv = "SYSV" in os.environ
+        if self.sysv:
+            self._make_sysv()
+        for directory in filter(os.path.ismount, ("/dev/shm", "/scratch")):
+            fill(directory)
+
+    def _make_sysv(self) -> None:
         self.shm = libc.shmget(0x51, 4096, 0o1666)
         libc.shmat.restype = ctypes.c_void_p
         self.memory = libc.shmat(self.shm, None, 0)
         self.sem = libc.semget(0x52, 3, 0o1666)
         libc.semctl(self.sem, 1, 16, 7)  # SETVAL
-        for directory in filter(os.path.ismount, ("/dev/shm", "/scratch")):
-            fill(directory)
 
     def look(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -208,8 +213,9 @@ class Held:
             link = os.readlink(f"/proc/self/fd/{file.fileno()}")
             found[link] = [position, file.read().decode(errors="replace"), file.mode]
             file.seek(position)
-        found["shm"] = call("shmget", 0x51, 4096, 0o666) == self.shm
-        found["sem"] = libc.semctl(self.sem, 1, 12)  # GETVAL
+        if self.sysv:
+            found["shm"] = call("shmget", 0x51, 4096, 0o666) == self.shm
+            found["sem"] = libc.semctl(self.sem, 1, 12)  # GETVAL
         return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 Spec = dict[str, Any]
-CAPABILITIES = ["CAP_CHOWN", "CAP_NET_BIND_SERVICE", "CAP_SYS_ADMIN", "CAP_KILL", "CAP_SETPCAP"]
+CAPABILITIES = ["CAP_CHOWN", "CAP_KILL", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_ADMIN"]
 LIMITS = {"NOFILE": (500, 600), "CORE": (1 << 20, 1 << 21), "NPROC": (4000, 5000), "STACK": (4 << 20, 16 << 20)}
 # Sourced by the shell of whoever owns the bundle, before the container is made.
 FILES = """
@@ -34,7 +34,7 @@ def everything(spec: Spec, bundle: str) -> Spec:
     process, linux = spec["process"], spec["linux"]
     process["args"] += HELD
     process["cwd"] = "/usr/share"
-    process["env"] += ["WORDS=with = and spaces", "EMPTY="]
+    process["env"] += ["WORDS=with = and spaces", "EMPTY=", "SYSV=yes"]
     process["user"] |= {"umask": 0o027}
     process["rlimits"] = [{"type": f"RLIMIT_{n}", "soft": s, "hard": h} for n, (s, h) in LIMITS.items()]
     process["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted", "inheritable"), CAPABILITIES)
@@ -73,16 +73,27 @@ def tmpfs(at: str, *options: str) -> dict[str, Any]:
     return {"destination": at, "type": "tmpfs", "source": "tmpfs", "options": list(options)}
 
 
-def shared_namespaces(spec: Spec, *names: str) -> Spec:
-    """Without namespaces of these types of its own; where the network is the node's, so is /sys."""
+def shared_namespaces(spec: Spec) -> Spec:
+    """Without namespaces that a container can do without, and without the mounts that need them."""
     linux = spec["linux"]
-    linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] not in names]
-    if "network" in names:
-        spec["mounts"] = [m for m in spec["mounts"] if m["destination"] != "/sys"]
-        options = ["rbind", "nosuid", "noexec", "nodev", "ro"]
-        spec["mounts"].append({"destination": "/sys", "type": "none", "source": "/sys", "options": options})
-    if "ipc" in names:
-        spec["mounts"] = [m for m in spec["mounts"] if m["type"] != "mqueue"]
-    if "uts" in names:
-        spec.pop("hostname", None)
+    own = ("pid", "mount", "user")
+    linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] in own]
+    spec["mounts"] = [m for m in spec["mounts"] if m["type"] != "mqueue" and not m["destination"].startswith("/sys")]
+    spec.pop("hostname", None)
+    return spec
+
+
+def as_oneself(spec: Spec) -> Spec:
+    """The user has the same ids inside as outside."""
+    same = [{"containerID": 1000, "hostID": 1000, "size": 1}]
+    spec["linux"] |= {"uidMappings": same, "gidMappings": same}
+    spec["process"]["user"] |= {"uid": 1000, "gid": 1000}
+    return spec
+
+
+def with_ranges(spec: Spec) -> Spec:
+    """bob's ids: his own is 0 inside, then come those of /etc/subuid; the process has groups of them."""
+    ranges = [{"containerID": 0, "hostID": 1001, "size": 1}, {"containerID": 1, "hostID": 200000, "size": 5000}]
+    spec["linux"] |= {"uidMappings": ranges, "gidMappings": ranges}
+    spec["process"]["user"] |= {"uid": 0, "gid": 44, "additionalGids": [5, 77]}
     return spec

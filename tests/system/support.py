@@ -17,13 +17,13 @@ from tests.cluster.settings import REPOSITORY
 
 PROGRAMS = REPOSITORY / "tests/programs"
 SHIM = "/usr/bin/oci-criu-shim"
-UIDS = {"root": 0, "alice": 1000}
+USERS = {"alice": 1000, "bob": 1001}
 Spec = dict[str, Any]
 
 
 @dataclass
 class Site:
-    """A node with a root file system that bundles share, and a lender of capabilities for alice."""
+    """A node with a root file system for each user's bundles. bob has ranges of ids, alice has none."""
 
     cluster: Cluster
     node: str = "n1"
@@ -31,26 +31,32 @@ class Site:
 
     def prepare(self) -> None:
         """What every bundle needs; the programs are in the root file system."""
-        bundle = make_bundle(self.cluster.home / "alice" / "base", 1000, 1000)
-        for program in PROGRAMS.glob("*.py"):
-            shutil.copy(program, bundle / "rootfs")
-        (bundle / "rootfs/usr/games").mkdir(exist_ok=True)
-        (bundle / "rootfs/etc/shells").touch()
-        (bundle / "rootfs/linked").symlink_to("/run")
-        self.exec(["mkdir", "-p", "/home/alice/run"], "alice")
+        for user, uid in USERS.items():
+            bundle = make_bundle(self.cluster.home / user / "base", uid, uid)
+            for program in PROGRAMS.glob("*.py"):
+                shutil.copy(program, bundle / "rootfs")
+            (bundle / "rootfs/usr/games").mkdir(exist_ok=True)
+            (bundle / "rootfs/etc/shells").touch()
+            (bundle / "rootfs/linked").symlink_to("/run")
+            self.exec(["mkdir", "-p", f"/home/{user}/run"], user)
+        self.exec(["chmod", "711", "/home/bob"])  # ids of the ranges must get to the root file system
+        self.exec(["sh", "-c", "echo bob:200000:65536 | tee /etc/subuid >/etc/subgid"])
 
     @contextmanager
-    def lending(self) -> Iterator[None]:
+    def lending(self, user: str) -> Iterator[None]:
         """The step's helper is played by a program of the tests'."""
-        socket = "/home/alice/run/helper.0.sock"
-        self.exec(["rm", "-f", socket])
-        argv = ["python3", "-I", "/src/tests/programs/lender.py", socket, "1000"]
+        if user == "root":
+            yield
+            return
+        socket = f"/home/{user}/run/helper.0.sock"
+        argv = ["python3", "-I", "/src/tests/programs/lender.py", socket, str(USERS[user])]
         with subprocess.Popen(self.cluster.argv(self.node, argv, "root"), stdout=subprocess.PIPE, text=True) as lender:
             assert lender.stdout and lender.stdout.readline() == "ready\n"
             try:
                 yield
             finally:
                 lender.kill()
+                self.exec(["rm", socket])
 
     def exec(self, argv: list[str], user: str = "root", check: bool = True) -> subprocess.CompletedProcess[str]:
         return self.cluster.exec(self.node, argv, user, check)
@@ -63,7 +69,8 @@ class Site:
         self.cluster.exec(self.node, ["crun", "spec", *words], user, cwd=directory)
         spec: Spec = json.loads(self.exec(["cat", f"{directory}/config.json"], user).stdout)
         self.exec(["rm", "-r", directory], user)
-        spec["root"] = {"path": "/home/alice/base/rootfs", "readonly": False}
+        owner = "alice" if user == "root" else user
+        spec["root"] = {"path": f"/home/{owner}/base/rootfs", "readonly": False}
         spec["process"] |= {"terminal": False, "args": ["python3", "-I", "/inside.py"]}
         if user != "root":
             spec["process"]["env"] += ["SLURM_JOB_ID=1", "SLURM_STEP_ID=0"]
@@ -72,10 +79,13 @@ class Site:
     def container(self, user: str, spec: Spec) -> Life:
         """A container with a bundle of its own, not started yet."""
         self.counter += 1
-        home = "/home/alice" if user == "alice" else "/root"
-        life = Life(self, user, f"c{self.counter}", f"{home}/bundle{self.counter}", spec)
+        life = Life(self, user, f"c{self.counter}", f"{home(user)}/bundle{self.counter}", spec)
         life.write()
         return life
+
+
+def home(user: str) -> str:
+    return "/root" if user == "root" else f"/home/{user}"
 
 
 @dataclass
@@ -101,8 +111,7 @@ class Life:
         self.site.cluster.exec(self.site.node, ["tee", f"{self.bundle}/config.json"], self.user, input=text)
 
     def argv(self, *words: str) -> list[str]:
-        root = "/home/alice/run" if self.user == "alice" else "/run/system-test"
-        return [SHIM, "--root", root, *words]
+        return [SHIM, "--root", f"{home(self.user)}/run", *words]
 
     def run(self) -> None:
         self._start("run", "--bundle", self.bundle, self.name)
