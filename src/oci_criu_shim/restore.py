@@ -12,6 +12,7 @@ import os
 
 from oci_criu_shim import builder, criu, files, hooks, linux, mounts
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.log import Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.bundle import Bundle
     from oci_criu_shim.checkpoints.store import Checkpoint
     from oci_criu_shim.container import Container
-    from oci_criu_shim.log import Log
     from oci_criu_shim.stdio import Stdio
 
 LOG = "restore.log"
@@ -153,8 +153,7 @@ def start(
         raise _failure(plan, response)
     pid = int(response.restore.pid)
     for warning in hooks.warnings(bundle.hooks, "poststart", hooks.state(container, "running", pid)):
-        if log is not None:
-            log.error(warning)
+        (log or Log()).error(warning)
     return pid
 
 
