@@ -93,6 +93,19 @@ class Container:
         noted = self.load().get(role)
         return noted[0] if noted and process.start_time(noted[0]) == noted[1] else None
 
+    def state(self, status: str, pid: int) -> dict[str, Any]:
+        """Its state as the OCI runtime specification has it (runtime.md, State); `pid` is 0 where there is none."""
+        record = self.load()
+        config = record.get("config", {})
+        return {
+            "ociVersion": config.get("ociVersion", "1.0.2"),
+            "id": self.name,
+            "status": status,
+            "pid": pid,
+            "bundle": record.get("bundle", ""),
+            "annotations": config.get("annotations", {}),
+        }
+
 
 def all_of(root: str) -> list[Container]:
     """Every container below `root`, by name; the root may be missing."""

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from oci_criu_shim.container import Container
 
 # In the order in which they are entered: the user namespace gives the right to the others.
 NAMESPACES = ("user", "ipc", "uts", "net", "cgroup", "time", "pid", "mnt")
@@ -31,11 +30,6 @@ def run(hooks: Mapping[str, Any], kind: str, state: Mapping[str, Any], inside: i
     """
     for hook in hooks.get(kind, []):
         _run_one(hook, kind, json.dumps(state).encode(), inside)
-
-
-def state(container: Container, status: str, pid: int) -> dict[str, Any]:
-    """The container's state, as hooks are told of it."""
-    return {**container.state(), "status": status, "pid": pid}
 
 
 def warnings(hooks: Mapping[str, Any], kind: str, state: Mapping[str, Any]) -> list[str]:

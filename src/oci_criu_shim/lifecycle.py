@@ -163,19 +163,10 @@ def state(container: Container, backend: Runtime) -> dict[str, Any]:
     """The state that the OCI runtime specification asks for (runtime.md, State)."""
     if is_the_backends(container, backend):
         return backend.state(container)
-    record = container.load()
-    if record.get("held"):
-        status = "created"
-    else:
-        status = "creating" if container.alive("supervisor") or container.alive("runner") else "stopped"
-    return {
-        "ociVersion": record.get("config", {}).get("ociVersion", "1.0.2"),
-        "id": container.name,
-        "status": status,
-        "pid": 0,
-        "bundle": record.get("bundle", ""),
-        "annotations": record.get("config", {}).get("annotations", {}),
-    }
+    if container.load().get("held"):
+        return container.state("created", 0)
+    starting = container.alive("supervisor") or container.alive("runner")
+    return container.state("creating" if starting else "stopped", 0)
 
 
 def start(container: Container, backend: Runtime) -> int:

@@ -152,7 +152,7 @@ def start(
     if not response.success:
         raise _failure(plan, response)
     pid = int(response.restore.pid)
-    for warning in hooks.warnings(bundle.hooks, "poststart", hooks.state(container, "running", pid)):
+    for warning in hooks.warnings(bundle.hooks, "poststart", container.state("running", pid)):
         (log or Log()).error(warning)
     return pid
 
@@ -169,12 +169,12 @@ class _Hooks:
         """Answer CRIU's event; where it is refused, CRIU ends all that it has restored."""
         try:
             if event == AT_NAMESPACES:
-                state = hooks.state(self.container, "creating", pid)
+                state = self.container.state("creating", pid)
                 hooks.run(self.hooks, "prestart", state)
                 hooks.run(self.hooks, "createRuntime", state)
                 hooks.run(self.hooks, "createContainer", state, inside=pid)
             elif event == AT_RESTORED:
-                state = hooks.state(self.container, "created", pid)
+                state = self.container.state("created", pid)
                 hooks.run(self.hooks, "startContainer", state, inside=pid)
         except ShimError as error:
             self.refused = error

@@ -81,7 +81,7 @@ def test_bind_source(key: str, source: str | None) -> None:
 
 
 def test_the_last_of_two_at_one_place_holds() -> None:
-    two = [{"destination": "/d", "source": s, "options": ["bind"]} for s in ("/first", "/second")]
+    two: list[dict[str, Any]] = [{"destination": "/d", "source": s, "options": ["bind"]} for s in ("/first", "/second")]
     assert mounts.bind_source("/d", two, "/b", "/b/rootfs") == "/second"
 
 
