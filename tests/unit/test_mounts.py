@@ -54,7 +54,7 @@ def test_own_mounts_are_read() -> None:
     assert any(mount.point == "/" for mount in mounts.read())
 
 
-CONFIGURED = [
+CONFIGURED: list[dict[str, Any]] = [
     {"destination": "/proc", "type": "proc", "source": "proc"},
     {"destination": "/data", "source": "/shared/data", "options": ["rbind", "ro"]},
     {"destination": "/data/inner", "source": "/scratch", "type": "bind"},
