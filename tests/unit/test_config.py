@@ -56,3 +56,16 @@ def test_shipped_file_shows_every_setting_with_its_default() -> None:
     assert tomllib.loads(text) == {}
     shown = [line.removeprefix("#") for line in text.splitlines() if line.startswith("#") and line[1:2].isalpha()]
     assert tomllib.loads("\n".join(shown)) == config.DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("", ""), ("#backend = 'runc'", ""), ("keep = 3", ""), ("keep = 3\n backend = 'runc'", "runc")]
+)
+def test_backend(tmp_path: Path, text: str, wanted: str) -> None:
+    assert config.backend(written(tmp_path, text)) == wanted
+    assert config.backend(str(tmp_path / "none")) == ""
+
+
+def test_backend_of_the_wrong_type(tmp_path: Path) -> None:
+    with pytest.raises(ShimError, match="backend must be of type str"):
+        config.backend(written(tmp_path, "backend = 1"))

@@ -1,0 +1,80 @@
+"""Who has a container's id, and what is said of it before and after the backend knows it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from oci_criu_shim import lifecycle, process
+from oci_criu_shim.container import Container
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.log import Log
+from oci_criu_shim.runtime import Runtime
+
+ENDED = [os.getpid(), 1]  # another process of that number
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Container:
+    made = Container(str(tmp_path), "one")
+    made.reserve()
+    return made
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> Runtime:
+    return Runtime("crun", str(tmp_path), {}, Log())
+
+
+def test_unknown(container: Container) -> None:
+    other = Container(container.root, "other")
+    with pytest.raises(ShimError, match="'other' does not exist"):
+        lifecycle.backend_of(other, {}, Log())
+
+
+def test_the_backend_that_created_it(container: Container) -> None:
+    container.update(backend="/usr/sbin/runc")
+    assert lifecycle.backend_of(container, {"backend": "crun"}, Log()).name == "runc"
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"supervisor": process.identity(os.getpid())}, "creating"),
+        ({"runner": process.identity(os.getpid())}, "creating"),
+        ({"supervisor": ENDED}, "stopped"),
+        ({"supervisor": process.identity(os.getpid()), "held": True}, "created"),
+    ],
+)
+def test_states(container: Container, backend: Runtime, fields: dict[str, object], status: str) -> None:
+    container.update(**fields, bundle="/b", config={"annotations": {"a": "b"}})
+    found = lifecycle.state(container, backend)
+    assert found["status"] == status
+    assert (found["bundle"], found["annotations"], found["pid"]) == ("/b", {"a": "b"}, 0)
+
+
+def test_a_run_that_has_ended_leaves_its_id(container: Container) -> None:
+    container.update(runner=ENDED)
+    with pytest.raises(ShimError, match="does not exist"):
+        lifecycle.backend_of(container, {}, Log())
+
+
+def test_a_run_whose_container_is_left(container: Container, tmp_path: Path) -> None:
+    container.update(runner=ENDED)
+    (tmp_path / ".crun/one").mkdir(parents=True)
+    assert lifecycle.backend_of(container, {}, Log()).name == "crun"
+
+
+def test_delete_spares_a_supervised_one(container: Container, backend: Runtime) -> None:
+    container.update(supervisor=process.identity(os.getpid()))
+    with pytest.raises(ShimError, match="not stopped"):
+        lifecycle.delete(container, backend, force=False)
+    assert container.exists()
+
+
+def test_delete(container: Container, backend: Runtime) -> None:
+    container.update(supervisor=ENDED)
+    assert lifecycle.delete(container, backend, force=False) == 0
+    assert not container.exists()

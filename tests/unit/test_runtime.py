@@ -1,0 +1,93 @@
+"""Which backend is chosen, how it is called, and how crun takes over a restored container."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from oci_criu_shim import process, runtime
+from oci_criu_shim.bundle import Bundle
+from oci_criu_shim.container import Container
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.log import Log
+from oci_criu_shim.runtime import Runtime
+
+
+def bundle(**annotations: str) -> Bundle:
+    return Bundle("/b", {"ociVersion": "1.0.2", "root": {"path": "rootfs"}, "annotations": annotations})
+
+
+def fake(directory: Path, name: str) -> str:
+    """A program that can be run; its path."""
+    path = directory / name
+    path.write_text("#!/bin/sh\nexit 0\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A site without a setting."""
+    monkeypatch.setattr("oci_criu_shim.config.backend", lambda: "")
+    return monkeypatch
+
+
+def test_the_command_line_comes_first(site: pytest.MonkeyPatch) -> None:
+    assert runtime.choose("/opt/other", bundle(**{runtime.ANNOTATION: "runc"})) == "/opt/other"
+
+
+def test_then_the_annotation_then_the_site_then_crun(site: pytest.MonkeyPatch) -> None:
+    assert runtime.choose(None, bundle(**{runtime.ANNOTATION: "runc"})) == "runc"
+    assert runtime.choose(None, bundle()) == "crun"
+    site.setattr("oci_criu_shim.config.backend", lambda: "runc")
+    assert runtime.choose(None, bundle()) == "runc"
+
+
+def test_an_annotation_names_no_path() -> None:
+    with pytest.raises(ShimError, match="names '/tmp/evil'"):
+        runtime.choose(None, bundle(**{runtime.ANNOTATION: "/tmp/evil"}))
+
+
+def test_argv(tmp_path: Path) -> None:
+    program = fake(tmp_path, "crun")
+    given = {"log": "/l", "log-format": "json", "systemd-cgroup": "true", "root": "/r", "backend": program}
+    argv = Runtime(program, "/r", given, Log()).argv("kill", "id", "9")
+    wanted = [program, "--root", "/r/.crun", "--log=/l", "--log-format=json", "--systemd-cgroup", "kill", "id", "9"]
+    assert argv == wanted
+
+
+@pytest.mark.parametrize(
+    ("user", "name", "given", "wanted"),
+    [
+        (1000, "crun", {}, ["--cgroup-manager=disabled"]),
+        (1000, "crun", {"cgroup-manager": "cgroupfs"}, ["--cgroup-manager=cgroupfs"]),
+        (1000, "runc", {}, []),
+        (0, "crun", {}, []),
+    ],
+)
+def test_control_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: int, name: str, given: dict[str, str], wanted: list[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    argv = Runtime(fake(tmp_path, name), "/r", given, Log()).argv("state", "id")
+    assert [word for word in argv if "cgroup" in word] == wanted
+
+
+def test_a_backend_that_is_not_there() -> None:
+    with pytest.raises(ShimError, match="no nonesuch in") as raised:
+        Runtime("nonesuch", "/r", {}, Log()).argv("state", "id")
+    assert "--backend" in raised.value.hint
+
+
+def test_adopt(tmp_path: Path) -> None:
+    crun = Runtime("crun", str(tmp_path), {}, Log())
+    container = Container(str(tmp_path), "one")
+    assert not crun.knows(container)
+    runtime.adopt(crun, container, bundle(), os.getpid())
+    assert crun.knows(container)
+    status = json.loads((tmp_path / ".crun/one/status").read_text())
+    assert [status["pid"], status["process-start-time"]] == process.identity(os.getpid())
+    assert json.loads((tmp_path / ".crun/one/config.json").read_text()) == bundle().config
