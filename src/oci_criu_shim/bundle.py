@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 
-from oci_criu_shim import schema
+from oci_criu_shim import files, schema
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -74,8 +73,7 @@ def load(path: str) -> Bundle:
     path = os.path.abspath(path)
     file = os.path.join(path, "config.json")
     try:
-        with open(file, encoding="utf-8") as stream:
-            config = json.load(stream)
+        config = files.read_json(file)
     except OSError as error:
         raise ShimError(
             f"cannot read {file}: {error.strerror}",

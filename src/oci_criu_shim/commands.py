@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
-from oci_criu_shim import lifecycle
-from oci_criu_shim.container import Container, all_of
+from oci_criu_shim import files, lifecycle
+from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -56,8 +55,14 @@ def state(call: Invocation) -> int:
     backend = _backend(call, container)
     if lifecycle.is_the_backends(container, backend):
         backend.become("state", container.name)
-    print(json.dumps(lifecycle.state(container, backend), indent=2))
+    _print_json(lifecycle.state(container, backend))
     return 0
+
+
+def _print_json(document: object) -> None:
+    import json
+
+    print(json.dumps(document, indent=2))
 
 
 def kill(call: Invocation) -> int:
@@ -79,9 +84,10 @@ def kill(call: Invocation) -> int:
 def delete(call: Invocation) -> int:
     """Remove what is left of a stopped container."""
     container = Container(call.root, call.container)
-    if call.flag("force") and not container.exists():
+    force = call.flag("force")
+    if force and not lifecycle.exists(container):
         return 0
-    return lifecycle.delete(container, _backend(call, container), call.flag("force"))
+    return lifecycle.delete(container, _backend(call, container), force)
 
 
 def listing(call: Invocation) -> int:
@@ -89,11 +95,12 @@ def listing(call: Invocation) -> int:
     form = call.value("format") or "table"
     if form not in ("table", "json"):
         raise ShimError(f"--format is table or json, not {form!r}")
-    states = [lifecycle.state(container, _backend(call, container)) for container in all_of(call.root)]
+    found = [Container(call.root, name) for name in lifecycle.names(call.root)]
+    states = [lifecycle.state(container, _backend(call, container)) for container in found]
     if call.flag("quiet"):
         print("".join(f"{state['id']}\n" for state in states), end="")
     elif form == "json":
-        print(json.dumps(states))
+        _print_json(states)
     else:
         keys = ["id", "pid", "status", "bundle", "created", "owner"]
         rows = [[key.upper() for key in keys]]
@@ -158,7 +165,7 @@ def features(call: Invocation) -> int:
     status, text = backend.output("features")
     if status:
         raise ShimError(f"{backend.name} features: {text.strip()}", "the backend must know the verb `features`")
-    document = json.loads(text)
+    document = files.parse_json(text)
     document.setdefault("annotations", {}).update(
         {
             "oci-criu-shim.version": __version__,
@@ -166,7 +173,7 @@ def features(call: Invocation) -> int:
             "oci-criu-shim.checkpoint.enabled": "true",
         }
     )
-    print(json.dumps(document, indent=2))
+    _print_json(document)
     return 0
 
 

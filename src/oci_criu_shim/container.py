@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import os
-import re
 
 from oci_criu_shim import files, process
 from oci_criu_shim.errors import ShimError
@@ -17,14 +16,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.@-]{0,199}")
+LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
+OTHERS = LETTERS | set("+.@-")
+LONGEST_ID = 200
+
+
+def is_id(name: str) -> bool:
+    """Whether `name` can be a container's id; a backend's directory and ours can't."""
+    return 0 < len(name) <= LONGEST_ID and name[0] in LETTERS and OTHERS.issuperset(name)
 
 
 class Container:
     """One container's directory; nothing is kept in memory that the files don't say."""
 
     def __init__(self, root: str, name: str) -> None:
-        if not ID.fullmatch(name):
+        if not is_id(name):
             raise ShimError(
                 f"invalid container id {name!r}",
                 "an id is 1 to 200 letters, digits and any of _ + . @ -, and begins with one of the first three",
@@ -69,8 +75,7 @@ class Container:
 
         `bundle`, `config` (config.json as it was at the start), `backend` (name or path), and where they apply
         `supervisor`: the process that holds its streams, and checkpoints it when its job is preempted;
-        `runner`: the backend's `run` in the foreground, with which all of it ends;
-        `init`: its init; all three as process.identity() gives them;
+        `init`: its init; both as process.identity() gives them;
         `held`: True from `create` to `start` for a container that is to be restored;
         `stdio`: where its standard streams lead, as Stdio.record() gives it.
         """
@@ -89,7 +94,7 @@ class Container:
         self.save({**self.load(), **fields})
 
     def alive(self, role: str) -> int | None:
-        """The pid of its `supervisor`, `runner` or `init` while it lives and is known."""
+        """The pid of its `supervisor` or `init` while it lives and is known."""
         noted = self.load().get(role)
         return noted[0] if noted and process.start_time(noted[0]) == noted[1] else None
 
@@ -113,5 +118,5 @@ def all_of(root: str) -> list[Container]:
         names = sorted(os.listdir(root))
     except FileNotFoundError:
         return []
-    found = [Container(root, name) for name in names if ID.fullmatch(name)]
+    found = [Container(root, name) for name in names if is_id(name)]
     return [container for container in found if container.exists()]

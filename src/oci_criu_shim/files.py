@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
+
+BLANKS = " \t\n\r"  # of JSON (RFC 8259)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,13 +30,44 @@ def write_atomically(path: str, data: bytes, mode: int = 0o600, durable: bool = 
 
 def write_json(path: str, document: Any, durable: bool = False) -> None:
     """`document` as JSON, written by write_atomically()."""
+    import json
+
     write_atomically(path, json.dumps(document, indent=1).encode(), durable=durable)
 
 
 def read_json(path: str) -> Any:
     """The JSON document in `path`; OSError or ValueError where it is none."""
     with open(path, encoding="utf-8") as stream:
-        return json.load(stream)
+        return parse_json(stream.read())
+
+
+def parse_json(text: str) -> Any:
+    """What json.loads() makes of `text`; ValueError where it is no JSON.
+
+    By CPython's scanner in C alone where that will do: importing json takes longer than Python's own start, and every
+    container waits for it.
+    """
+    try:
+        from _json import make_scanner
+
+        scan: Any = make_scanner(_Scanning())  # type: ignore[arg-type]  # typeshed has the class itself there
+        document, end = scan(text, len(text) - len(text.lstrip(BLANKS)))
+        if not text[end:].strip(BLANKS):
+            return document
+    except (ImportError, StopIteration, ValueError):
+        pass  # json knows what is wrong, and where
+    import json
+
+    return json.loads(text)
+
+
+class _Scanning:
+    """The scanner's options, as json.JSONDecoder has them."""
+
+    strict = True
+    object_hook = object_pairs_hook = None
+    parse_float = parse_constant = float
+    parse_int = int
 
 
 def read_number(path: str) -> int:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import time
 
-from oci_criu_shim import bundle, job, process, runtime
+from oci_criu_shim import bundle, job, runtime
+from oci_criu_shim.container import all_of, is_id
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.runtime import Runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any, NoReturn
+    from typing import Any
 
     from oci_criu_shim.bundle import Bundle
     from oci_criu_shim.checkpoints.store import Checkpoint
@@ -63,17 +64,14 @@ class Plan:
 
 def run(plan: Plan) -> int:
     """Run the container in the foreground; its exit status."""
-    _reserve(plan.container, plan.runtime)
     if not plan.supervised:
-        _become_run(plan)
+        # No record of ours: nobody could remove it when the container has ended.
+        _require_free(plan.container)
+        plan.runtime.become("run", *_pid_file(plan), *plan.options)
+    _reserve(plan.container)
     from oci_criu_shim.supervised import Supervised
 
     return Supervised(plan).run()
-
-
-def _become_run(plan: Plan) -> NoReturn:
-    plan.container.save(plan.record(runner=process.identity(os.getpid())))
-    plan.runtime.become("run", *_pid_file(plan), *plan.options)
 
 
 def _pid_file(plan: Plan) -> list[str]:
@@ -82,7 +80,7 @@ def _pid_file(plan: Plan) -> list[str]:
 
 def restore(plan: Plan, checkpoint: Checkpoint) -> int:
     """Run `checkpoint` as the container in the foreground; its exit status."""
-    _reserve(plan.container, plan.runtime)
+    _reserve(plan.container)
     from oci_criu_shim.supervised import Supervised
 
     return Supervised(plan).restore(checkpoint)
@@ -90,7 +88,7 @@ def restore(plan: Plan, checkpoint: Checkpoint) -> int:
 
 def create(plan: Plan) -> int:
     """Create the container and leave it to `start`; the exit status."""
-    _reserve(plan.container, plan.runtime)
+    _reserve(plan.container)
     if plan.task is not None and plan.supervised:
         from oci_criu_shim.supervised import Supervised
 
@@ -102,7 +100,7 @@ def run_detached(plan: Plan) -> int:
     """Create and start the container; the exit status."""
     if plan.task is not None and plan.supervised:
         return create(plan) or start(plan.container, plan.runtime)
-    _reserve(plan.container, plan.runtime)
+    _reserve(plan.container)
     return _backend_creates(plan, "run", "--detach")
 
 
@@ -123,17 +121,23 @@ def _stream(number: int) -> str:
         return ""
 
 
-def _reserve(container: Container, backend: Runtime) -> None:
-    """Take the id, also from a `run` that has ended; ShimError where another has it."""
-    if container.exists() and _is_over(container, backend):
-        container.release()
+def _reserve(container: Container) -> None:
+    """Take the id; ShimError where another container has it."""
+    _require_free(container)
     container.reserve()
 
 
-def _is_over(container: Container, backend: Runtime) -> bool:
-    """Whether nothing is left of it but our record: the backend's `run` has no time to remove that."""
-    over = "runner" in container.load() and container.alive("runner") is None
-    return over and not backend.knows(container)
+def exists(container: Container) -> bool:
+    """Whether the id is taken, by a container of ours or a backend's."""
+    return container.exists() or runtime.holder(container.root, container.name) is not None
+
+
+def _require_free(container: Container) -> None:
+    if exists(container):
+        raise ShimError(
+            f"container {container.name!r} already exists",
+            f"choose another id, or end it first: oci-criu-shim delete --force {container.name}",
+        )
 
 
 def default_backend(root: str, globals: Mapping[str, str], log: Log) -> Runtime:
@@ -145,13 +149,21 @@ def default_backend(root: str, globals: Mapping[str, str], log: Log) -> Runtime:
 
 def backend_of(container: Container, globals: Mapping[str, str], log: Log) -> Runtime:
     """The backend that looks after `container`; ShimError where there is no such container."""
-    found = Runtime(container.load().get("backend", runtime.DEFAULT), container.root, globals, log)
-    if not container.exists() or _is_over(container, found):
+    if not exists(container):
         raise ShimError(
             f"container {container.name!r} does not exist",
             f"those that do are listed by `oci-criu-shim --root {container.root} list`",
         )
-    return found
+    program = container.load().get("backend") or runtime.holder(container.root, container.name)
+    return Runtime(program or runtime.DEFAULT, container.root, globals, log)
+
+
+def names(root: str) -> list[str]:
+    """The ids of all containers below `root`."""
+    found = {container.name for container in all_of(root)}
+    for program in runtime.programs(root):
+        found.update(name for name in os.listdir(runtime.directory(root, program)) if is_id(name))
+    return sorted(found)
 
 
 def is_the_backends(container: Container, backend: Runtime) -> bool:
@@ -165,8 +177,7 @@ def state(container: Container, backend: Runtime) -> dict[str, Any]:
         return backend.state(container)
     if container.load().get("held"):
         return container.state("created", 0)
-    starting = container.alive("supervisor") or container.alive("runner")
-    return container.state("creating" if starting else "stopped", 0)
+    return container.state("creating" if container.alive("supervisor") else "stopped", 0)
 
 
 def start(container: Container, backend: Runtime) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,8 +11,8 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.log import Log
 
-# Python ignores these two; what it starts must not.
-DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ)
+# SIGPIPE and SIGXFSZ: Python ignores them; what it starts must not. (signal takes longer to import than os.)
+DEFAULTS = (13, 25)
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -74,6 +73,8 @@ def become(argv: Sequence[str], env: Mapping[str, str], fds: Mapping[int, int]) 
         os.dup2(os.open("/dev/null", os.O_RDWR), number)
     for offset, target in enumerate(sorted(fds)):
         os.dup2(free + offset, target)
+    import signal
+
     for number in DEFAULTS:
         signal.signal(number, signal.SIG_DFL)
     os.execve(argv[0], list(argv), dict(env))

@@ -127,8 +127,11 @@ class Plan:
 
 
 def pending_input(checkpoint: Checkpoint) -> bytes:
-    """What the container had not read yet of its standard input."""
-    return base64.b64decode(checkpoint.manifest["input"])
+    """What the container had not read yet of its standard input; ShimError where the manifest garbles it."""
+    try:
+        return base64.b64decode(checkpoint.manifest["input"], validate=True)
+    except ValueError as error:
+        raise ShimError(f"{checkpoint.path}: manifest.json: input: {error}") from None
 
 
 def start(

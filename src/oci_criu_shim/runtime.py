@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from oci_criu_shim import files, process
@@ -37,6 +36,29 @@ def choose(option: str | None, bundle: Bundle) -> str:
     return str(named)
 
 
+def holder(root: str, name: str) -> str | None:
+    """The backend that has a container `name` below `root`; None where there is none."""
+    for program in programs(root):
+        if os.path.isdir(os.path.join(directory(root, program), name)):
+            return program
+    return None
+
+
+def programs(root: str) -> list[str]:
+    """The backends that have or had containers below `root`."""
+    try:
+        names = sorted(os.listdir(root))
+    except FileNotFoundError:
+        return []
+    places = [name for name in names if name.startswith(".") and os.path.isdir(os.path.join(root, name))]
+    return [name[1:].replace(":", "/") for name in places]
+
+
+def directory(root: str, program: str) -> str:
+    """Where the backend `program` keeps its containers below `root`."""
+    return os.path.join(root, "." + program.replace("/", ":"))
+
+
 class Runtime:
     """One backend, whose state is in `<root>/.<its name>/`.
 
@@ -46,7 +68,7 @@ class Runtime:
     def __init__(self, program: str, root: str, globals: Mapping[str, str], log: Log) -> None:
         self.program = program
         self.name = os.path.basename(program)
-        self.root = os.path.join(root, f".{self.name}")
+        self.root = directory(root, program)
         self.globals = globals
         self.log = log
 
@@ -79,7 +101,7 @@ class Runtime:
         status, text = self.output("state", container.name)
         if status:
             raise ShimError(text.strip() or f"{self.name} state: exit status {status}")
-        found: dict[str, Any] = json.loads(text)
+        found: dict[str, Any] = files.parse_json(text)
         return found
 
     def argv(self, verb: str, *words: str) -> list[str]:
@@ -110,9 +132,9 @@ def adopt(crun: Runtime, container: Container, bundle: Bundle, pid: int, cgroup:
     """
     import pwd
 
-    directory = os.path.join(crun.root, container.name)
-    os.makedirs(directory, mode=0o700)
-    files.write_json(os.path.join(directory, "config.json"), bundle.config)
+    place = os.path.join(crun.root, container.name)
+    os.makedirs(place, mode=0o700)
+    files.write_json(os.path.join(place, "config.json"), bundle.config)
     status = {
         "pid": pid,
         "process-start-time": process.start_time(pid),
@@ -127,6 +149,6 @@ def adopt(crun: Runtime, container: Container, bundle: Bundle, pid: int, cgroup:
         "detached": True,
         "external_descriptors": "[]",
     }
-    files.write_json(os.path.join(directory, "status"), status)
+    files.write_json(os.path.join(place, "status"), status)
 
 

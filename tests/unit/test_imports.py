@@ -12,9 +12,9 @@ import oci_criu_shim
 
 PACKAGE = Path(oci_criu_shim.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-HOT = ("__main__", "cli", "commands", "lifecycle", "supervise", "container", "process", "bundle")
-SLOW = {"argparse", "ctypes", "dataclasses", "jsonschema", "logging"} | {
-    *("pycriu", "socket", "subprocess", "tomllib", "typing"),
+HOT = ("__main__", "cli", "commands", "lifecycle", "runtime", "container", "process", "bundle")
+SLOW = {"argparse", "ctypes", "dataclasses", "enum", "json", "jsonschema", "logging"} | {
+    *("pycriu", "re", "signal", "socket", "subprocess", "tomllib", "typing"),
 }
 # What the privileged side may take from the rest: leaves, and CRIU.
 LEAVES = {"clocks", "criu", "errors", "mounts", "privileged", "wire"}

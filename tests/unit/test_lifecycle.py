@@ -43,7 +43,6 @@ def test_the_backend_that_created_it(container: Container) -> None:
     ("fields", "status"),
     [
         ({"supervisor": process.identity(os.getpid())}, "creating"),
-        ({"runner": process.identity(os.getpid())}, "creating"),
         ({"supervisor": ENDED}, "stopped"),
         ({"supervisor": process.identity(os.getpid()), "held": True}, "created"),
     ],
@@ -55,16 +54,12 @@ def test_states(container: Container, backend: Runtime, fields: dict[str, object
     assert (found["bundle"], found["annotations"], found["pid"]) == ("/b", {"a": "b"}, 0)
 
 
-def test_a_run_that_has_ended_leaves_its_id(container: Container) -> None:
-    container.update(runner=ENDED)
-    with pytest.raises(ShimError, match="does not exist"):
-        lifecycle.backend_of(container, {}, Log())
-
-
-def test_a_run_whose_container_is_left(container: Container, tmp_path: Path) -> None:
-    container.update(runner=ENDED)
-    (tmp_path / ".crun/one").mkdir(parents=True)
-    assert lifecycle.backend_of(container, {}, Log()).name == "crun"
+def test_a_container_of_the_backends_alone(tmp_path: Path) -> None:
+    (tmp_path / ".:opt:bin:other/one").mkdir(parents=True)
+    (tmp_path / ".lock").touch()
+    container = Container(str(tmp_path), "one")
+    assert lifecycle.backend_of(container, {}, Log()).program == "/opt/bin/other"
+    assert lifecycle.names(str(tmp_path)) == ["one"]
 
 
 def test_delete_spares_a_supervised_one(container: Container, backend: Runtime) -> None:

@@ -55,7 +55,8 @@ def test_argv(tmp_path: Path) -> None:
     program = fake(tmp_path, "crun")
     given = {"log": "/l", "log-format": "json", "systemd-cgroup": "true", "root": "/r", "backend": program}
     argv = Runtime(program, "/r", given, Log()).argv("kill", "id", "9")
-    wanted = [program, "--root", "/r/.crun", "--log=/l", "--log-format=json", "--systemd-cgroup", "kill", "id", "9"]
+    root = runtime.directory("/r", program)
+    wanted = [program, "--root", root, "--log=/l", "--log-format=json", "--systemd-cgroup", "kill", "id", "9"]
     assert argv == wanted
 
 
