@@ -1,0 +1,1 @@
+"""Benchmarks on live clusters: `python3 -m bench [NAME…]`."""

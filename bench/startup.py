@@ -1,0 +1,141 @@
+"""What the shim adds to the start and end of a container, in Slurm and outside of it.
+
+Each pair of commands is run in turns on the same node of the same cluster, and timed on the node, so that what the
+test cluster adds to a command is in no figure. slurmstepd and srun read oci.conf and plugstack.conf for every step:
+"plain crun" has crun in the one and nothing in the other, so the plugin's cost counts as the shim's.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from bench.report import Measure, Progress, Result, versions
+from tests import jobs
+from tests.cluster import Cluster, ClusterError, wait_for
+from tests.cluster.conf import PLAIN_CRUN
+
+RUNS = 20
+WARM_UP = 2
+GOAL = 1.15
+BUNDLE = "/home/alice/bundle"
+TRUE = "/home/alice/true"
+SLEEP = "/home/alice/sleep"
+SRUN = ("srun", f"--container={BUNDLE}", "/bin/true")
+SHIM = ("oci-criu-shim", "--root=/tmp/shim")
+CRUN = ("crun", "--root=/tmp/crun", "--cgroup-manager=disabled")
+
+# Runs a command to its end and prints the seconds it took, or fails as it did.
+TIMER = """
+import subprocess, sys, time
+begin = time.perf_counter()
+done = subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+print(time.perf_counter() - begin)
+sys.exit(done.returncode)
+"""
+
+
+def measure(progress: Progress) -> Result:
+    """All of it; about half a minute. Raises ClusterError."""
+    with Cluster("bench-startup", nodes=1) as cluster:
+        jobs.prepare(cluster)
+        for path, argv in ((TRUE, ["/bin/true"]), (SLEEP, ["sleep", "1000"])):
+            _derive_bundle(cluster, path, argv)
+        result = Result(versions(cluster))
+        _srun(cluster, result, progress)
+        _run(cluster, result, progress)
+        _state(cluster, result, progress)
+        return result
+
+
+def _derive_bundle(cluster: Cluster, path: str, argv: list[str]) -> None:
+    """A bundle with the root of BUNDLE that runs argv."""
+    home = cluster.home.parent
+    spec = json.loads((home / BUNDLE[1:] / "config.json").read_text())
+    spec["root"]["path"] = f"{BUNDLE}/rootfs"
+    spec["process"]["args"] = argv
+    directory = home / path[1:]
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(spec))
+
+
+def _srun(cluster: Cluster, result: Result, progress: Progress) -> None:
+    installed = {name: (cluster.conf / name).read_text() for name in ("oci.conf", "plugstack.conf")}
+    plain = {"oci.conf": PLAIN_CRUN, "plugstack.conf": ""}
+
+    def configured(texts: dict[str, str]) -> float:
+        # The former job's epilog still uses the former plugstack.conf.
+        wait_for(lambda: set(cluster.node_states().values()) == {"idle"}, 30, "an idle node")
+        for name, text in texts.items():
+            (cluster.conf / name).write_text(text)
+        return timed(cluster, "ctl", SRUN)
+
+    compare(result, progress, "srun", lambda: configured(installed), lambda: configured(plain), GOAL)
+    configured(installed)
+
+
+def _run(cluster: Cluster, result: Result, progress: Progress) -> None:
+    compare(
+        *(result, progress, "run"),
+        lambda: timed(cluster, "n1", (*SHIM, "run", "--bundle", TRUE, "one")),
+        lambda: timed(cluster, "n1", (*CRUN, "run", "--bundle", TRUE, "one")),
+    )
+
+
+def _state(cluster: Cluster, result: Result, progress: Progress) -> None:
+    with _running(cluster, SHIM), _running(cluster, CRUN):
+        compare(
+            *(result, progress, "state"),
+            lambda: timed(cluster, "n1", (*SHIM, "state", "other")),
+            lambda: timed(cluster, "n1", (*CRUN, "state", "other")),
+        )
+
+
+@contextmanager
+def _running(cluster: Cluster, runtime: Sequence[str]) -> Iterator[None]:
+    """The container `other`, as long as the block lasts."""
+    null = subprocess.DEVNULL
+    argv = cluster.argv("n1", (*runtime, "run", "--bundle", SLEEP, "other"))
+    with subprocess.Popen(argv, stdin=null, stdout=null, stderr=null) as child:
+
+        def answers() -> bool:
+            done = cluster.exec("n1", (*runtime, "state", "other"), check=False)
+            return '"running"' in done.stdout
+
+        try:
+            wait_for(answers, 20, f"{runtime[0]} to run a container")
+            yield
+        finally:
+            cluster.exec("n1", (*runtime, "delete", "--force", "other"), check=False)
+            child.wait(20)
+
+
+def compare(
+    result: Result,
+    progress: Progress,
+    name: str,
+    shim: Callable[[], float],
+    crun: Callable[[], float],
+    goal: float | None = None,
+) -> None:
+    """Time both in turns; add their medians, and the medians' ratio."""
+    times: dict[str, list[float]] = {"shim": [], "crun": []}
+    for number in range(1 - WARM_UP, RUNS + 1):
+        for kind, once in (("shim", shim), ("crun", crun)):
+            seconds = once()
+            if number > 0:
+                times[kind].append(seconds)
+        progress(f"{name}: {max(number, 0)} of {RUNS}")
+    medians = {kind: result.median(f"{name}_{kind}", seconds) for kind, seconds in times.items()}
+    result.measures[f"{name}_ratio"] = Measure(medians["shim"] / medians["crun"], "ratio", RUNS, goal)
+
+
+def timed(cluster: Cluster, node: str, argv: Sequence[str], user: str = "alice") -> float:
+    """Seconds that argv takes on a node. Raises ClusterError where it fails."""
+    done = cluster.exec(node, ("python3", "-IS", "-c", TIMER, *argv), user)
+    try:
+        return float(done.stdout)
+    except ValueError:
+        raise ClusterError(f"{argv[0]} was not timed: {done.stdout!r}") from None
