@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,22 @@ def test_a_failed_commit_leaves_the_previous_one(store: Store, monkeypatch: pyte
         commit(store)
     assert os.listdir(store.path) == ["1"]
     assert newest(store).seq == 1
+
+
+def test_an_early_write_that_failed_is_no_checkpoint(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = threading.Event()
+
+    def broken(_: int) -> None:
+        tried.set()
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.fdatasync", broken)
+    with store.stage() as stage:
+        manifest = fill(stage)
+        assert tried.wait(60)
+        with pytest.raises(OSError, match="Input/output error"):
+            stage.commit(manifest)
+    assert os.listdir(store.path) == []
 
 
 def test_keep(store: Store) -> None:

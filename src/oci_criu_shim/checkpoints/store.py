@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 
 from oci_criu_shim import files, process, schema
 from oci_criu_shim.errors import ShimError
@@ -56,11 +55,15 @@ class Stage:
         self.images = os.path.join(path, IMAGES)
         os.mkdir(path, 0o700)
         os.mkdir(self.images, 0o700)
+        from oci_criu_shim.checkpoints.writeback import Writeback
+
+        self.writeback = Writeback(self.images)
 
     def __enter__(self) -> Stage:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.writeback.stop()
         files.remove_tree(self.path)  # not there any more once committed
 
     def write(self, name: str, document: Any) -> None:
@@ -74,6 +77,7 @@ class Stage:
 
     def commit(self, manifest: dict[str, Any]) -> Checkpoint:
         """Flush everything, then make it the task's newest checkpoint. OSError: it is none."""
+        self.writeback.finish()
         for name in manifest["files"]:
             _sync(os.path.join(self.path, name))
         files.sync_directory(self.images)
@@ -115,7 +119,7 @@ class Store:
     def stage(self) -> Stage:
         """A place to write the next checkpoint to."""
         pid = os.getpid()
-        name = f".stage.{socket.gethostname()}.{pid}.{process.start_time(pid)}"
+        name = f".stage.{os.uname().nodename}.{pid}.{process.start_time(pid)}"
         return Stage(self, os.path.join(self.path, name))
 
     def numbers(self) -> list[int]:
@@ -157,7 +161,7 @@ class Store:
         """Remove what writers on this node left that ended before they could."""
         for name in os.listdir(self.path):
             stage = STAGE.fullmatch(name)
-            if not stage or stage["host"] != socket.gethostname():
+            if not stage or stage["host"] != os.uname().nodename:
                 continue
             if process.start_time(int(stage["pid"])) != int(stage["started"]):
                 files.remove_tree(os.path.join(self.path, name))
