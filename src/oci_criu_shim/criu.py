@@ -36,9 +36,25 @@ def _import(name: str) -> Any:
     import importlib
 
     try:
+        _bare_package("pycriu")
         return importlib.import_module(name)
     except ImportError as error:
         raise ShimError(f"cannot import {name}: {error}", "install python3-pycriu") from None
+
+
+def _bare_package(name: str) -> None:
+    """Have a package's modules importable without its __init__: pycriu's imports all of them, for 80 ms."""
+    if name in sys.modules:
+        return
+    from importlib.machinery import ModuleSpec, PathFinder
+
+    found = PathFinder.find_spec(name)
+    if found is None:
+        raise ImportError(f"no package {name}")
+    package = type(sys)(name)
+    package.__spec__ = ModuleSpec(name, None, is_package=True)
+    package.__path__ = list(found.submodule_search_locations or ())
+    sys.modules[name] = package
 
 
 class Swrk:

@@ -1,0 +1,35 @@
+"""How pycriu is imported: the modules that are needed, and not the package's __init__."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from oci_criu_shim import criu
+from oci_criu_shim.errors import ShimError
+
+
+@pytest.fixture(autouse=True)
+def nothing_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("pycriu", "pycriu.rpc_pb2"):
+        monkeypatch.setitem(sys.modules, name, None)  # so that it is put back as it was
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_a_module_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "pycriu"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ValueError('slow')")
+    (package / "rpc_pb2.py").write_text("DUMP = 1")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert criu._import("pycriu.rpc_pb2").DUMP == 1
+
+
+def test_what_to_install_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(criu, "SYSTEM_PACKAGES", "/nonexistent")
+    with pytest.raises(ShimError, match="cannot import pycriu") as raised:
+        criu._import("pycriu.rpc_pb2")
+    assert raised.value.hint == "install python3-pycriu"
