@@ -13,6 +13,7 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from typing import Any
 
     from oci_criu_shim.checkpoints.store import Checkpoint, Stage, Store
@@ -44,17 +45,21 @@ def take(
     helper: str | None,
     reason: str,
     leave_running: bool = False,
+    connection: socket.socket | None = None,
 ) -> Taken:
     """Checkpoint `container`, whose init is `pid`, into `store`; ShimError or OSError, and it runs on, where that
-    fails."""
+    fails. `connection` is one to the helper, where the caller has it already."""
     begin = time.monotonic()
     record = container.load()
     preflight.check(pid, Bundle(record["bundle"], record["config"]))
-    connection = client.connect(helper)
+    connection = connection or client.connect(helper)
     pidfd = os.pidfd_open(pid)
     committed: list[Checkpoint] = []
     with store.stage() as stage:
         images = os.open(stage.images, os.O_RDONLY | os.O_DIRECTORY)
+        # What is known already: once all is frozen, every flush counts.
+        stage.write("spec.dump", record["config"])
+        stage.write("config.dump", _podman_record(container))
 
         def commit(report: dict[str, Any]) -> None:
             committed.append(_commit(container, pid, record, stage, report, reason))
@@ -87,8 +92,6 @@ def _commit(
     try:
         sizes = stage.sizes()
         del sizes[CRIU_LOG]  # CRIU writes to it until the container has ended
-        stage.write("spec.dump", record["config"])
-        stage.write("config.dump", _podman_record(container))
         return stage.commit(_manifest(container, pid, record, report, reason, sizes, pending))
     except BaseException:
         if outside and pending:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 
-from oci_criu_shim import checkpoint, config, job, slurm
+from oci_criu_shim import checkpoint, client, config, job, slurm
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import all_of
 from oci_criu_shim.errors import ShimError
@@ -13,6 +13,8 @@ from oci_criu_shim.supervise import FAILED, NOT_PREEMPTED, TAKEN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
+
     from oci_criu_shim.container import Container
     from oci_criu_shim.job import Task
     from oci_criu_shim.log import Log
@@ -28,6 +30,7 @@ def open_store(task: Task, settings: config.Settings) -> Store:
 
 def on_signal(container: Container, task: Task, log: Log) -> int:
     """Runs in a child of the supervisor when Slurm signalled the job: one of supervise's results."""
+    connection = _connect_early(container, task)
     try:
         if not slurm.is_preempted(task.job):
             return NOT_PREEMPTED
@@ -35,19 +38,29 @@ def on_signal(container: Container, task: Task, log: Log) -> int:
         log.error(f"cannot tell whether {task.describe()} is preempted: {error.line()}")
         return NOT_PREEMPTED
     settings = config.load()
-    taken = _take(container, task, settings, log)
+    taken = _take(container, task, settings, connection, log)
     _requeue_after_last(container, task, taken, log)
     return TAKEN if taken else FAILED
 
 
-def _take(container: Container, task: Task, settings: config.Settings, log: Log) -> bool:
+def _connect_early(container: Container, task: Task) -> socket.socket | None:
+    """The helper's worker gets ready while Slurm is asked; None where it doesn't answer, and a dump will say why."""
+    try:
+        return client.connect(job.helper_socket(container.root, task))
+    except ShimError:
+        return None
+
+
+def _take(
+    container: Container, task: Task, settings: config.Settings, connection: socket.socket | None, log: Log
+) -> bool:
     store = open_store(task, settings)
     helper = job.helper_socket(container.root, task)
     try:
         pid = container.alive("init")
         if pid is None:
             raise ShimError(f"container {container.name!r} is not running")
-        taken = checkpoint.take(container, pid, store, helper, "preempt")
+        taken = checkpoint.take(container, pid, store, helper, "preempt", connection=connection)
     except (ShimError, OSError) as error:
         reason = error.line() if isinstance(error, ShimError) else str(error)
         log.error(f"{task.describe()} could not be checkpointed and runs on: {reason}")

@@ -141,7 +141,17 @@ class FreezeWatch:
         return self.frozen[0], time.monotonic_ns() - self.frozen[1]
 
 
+class Ready:
+    """CRIU, started and of a version that will do: all that takes time and can be done before the request is there."""
+
+    def __init__(self) -> None:
+        self.version = criu.version(ENVIRONMENT)
+        criu.require_version(self.version)
+        self.swrk = criu.start(ENVIRONMENT)
+
+
 def dump(
+    ready: Ready,
     target: Target,
     images: int,
     leave_running: bool,
@@ -152,8 +162,6 @@ def dump(
     When all is written and everything still frozen, `commit` is told of it; where it returns
     False, or raises, the container runs on as if nothing had been.
     """
-    version = criu.version(ENVIRONMENT)
-    criu.require_version(version)
     found = mounts.external(mounts.read(target.pid), mounts.read())
     watch = FreezeWatch(target, images)
     refused: list[Exception] = []
@@ -166,7 +174,7 @@ def dump(
             "clock": clock,
             "frozen_ns": frozen,
             "external": found,
-            "criu": ".".join(map(str, version)),
+            "criu": ".".join(map(str, ready.version)),
             "network": "shared" if target.shares("net") else "own",
         }
         try:
@@ -175,12 +183,10 @@ def dump(
             refused.append(error)
             return False
 
-    swrk = criu.start(ENVIRONMENT)
     try:
-        response = swrk.request("DUMP", options(target, images, leave_running, found), notified)
+        response = ready.swrk.request("DUMP", options(target, images, leave_running, found), notified)
     finally:
         watch.stop.set()
-        swrk.close()
     if refused:
         raise refused[0]
     if not response.success:

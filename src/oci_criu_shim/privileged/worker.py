@@ -39,7 +39,22 @@ def main(job: int | None) -> int:
 
 
 def serve(connection: socket.socket, job: int | None) -> None:
-    """Take the request, dump, and ask for the commit while the container is frozen."""
+    """Take the request, dump, and ask for the commit while the container is frozen.
+
+    The user connects as soon as there might be something to dump, so CRIU is started before he asks for it.
+    """
+    try:
+        ready = dump.Ready()
+    except (ShimError, OSError):
+        wire.receive(connection)  # an answer to a request that is still unread would be lost
+        raise
+    try:
+        _serve(connection, job, ready)
+    finally:
+        ready.swrk.close()
+
+
+def _serve(connection: socket.socket, job: int | None, ready: dump.Ready) -> None:
     message, fds = wire.receive(connection)
     leave_running = check(message, fds)
     pidfd, images = fds
@@ -49,7 +64,7 @@ def serve(connection: socket.socket, job: int | None) -> None:
         answer, _ = wire.receive(connection)
         return answer == {"op": "commit"}
 
-    dump.dump(dump.Target(pidfd, job), images, leave_running, commit)
+    dump.dump(ready, dump.Target(pidfd, job), images, leave_running, commit)
 
 
 def check(message: dict[str, Any], fds: list[int]) -> bool:
