@@ -1,0 +1,35 @@
+"""Removing trees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from oci_criu_shim import files
+
+
+def test_removes_a_tree_and_follows_no_link(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "kept").touch()
+    tree = tmp_path / "tree"
+    (tree / "deep" / "deeper").mkdir(parents=True)
+    (tree / "deep" / "file").touch()
+    (tree / "directory").symlink_to(other)
+    (tree / "dangling").symlink_to("nowhere")
+    files.remove_tree(str(tree))
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    assert (other / "kept").exists()
+
+
+def test_nothing_to_remove(tmp_path: Path) -> None:
+    files.remove_tree(str(tmp_path / "missing"))
+
+
+def test_a_link_is_no_tree(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to("target")
+    with pytest.raises(OSError, match="link"):
+        files.remove_tree(str(tmp_path / "link"))
+    assert (tmp_path / "target").exists()
