@@ -15,6 +15,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 help:
 	@echo 'make demo     a job on a small Slurm cluster is preempted, and goes on elsewhere (root)'
 	@echo 'make test     all tests: check, the plugin, and a live Slurm cluster (root)'
+	@echo 'make bench    measure start-up and preemption: BENCH=startup for one of them (root)'
 	@echo 'make check    linters, types and unit tests: seconds, no root'
 	@echo 'make install  install on this node: PREFIX=$(PREFIX) SYSCONFDIR=$(SYSCONFDIR) DESTDIR=$(DESTDIR)'
 	@echo 'make uninstall, make clean'
@@ -25,8 +26,8 @@ $(VENV)/.ready: pyproject.toml
 	touch $@
 
 check: $(VENV)/.ready
-	$(RUN) -m ruff check src tests
-	$(RUN) -m mypy src tests/cluster tests/unit
+	$(RUN) -m ruff check src tests bench
+	$(RUN) -m mypy src tests/cluster tests/unit bench
 	$(RUN) -m pytest -q tests/unit
 
 # Root's part is run by absolute names: sudo has a PATH of its own.
@@ -36,6 +37,9 @@ test: check
 
 demo: $(VENV)/.ready
 	@$(AS_ROOT) $(abspath $(RUN)) -B -m tests.demo
+
+bench: $(VENV)/.ready
+	@$(AS_ROOT) $(abspath $(RUN)) -B -m bench $(BENCH)
 
 install:
 	install -d $(DESTDIR)$(LIBDIR) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SHAREDIR)
@@ -74,6 +78,6 @@ uninstall:
 
 clean:
 	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info src/*.egg-info
-	find src tests -name __pycache__ -prune -exec rm -rf {} +
+	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help check test demo install uninstall clean
+.PHONY: help check test demo bench install uninstall clean

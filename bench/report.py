@@ -83,7 +83,7 @@ class Progress:
 
 
 def machine() -> dict[str, Any]:
-    """This machine; memory in MiB."""
+    """This machine; memory in MiB, load of the last minute."""
     model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
     kernel = os.uname()
@@ -92,6 +92,7 @@ def machine() -> dict[str, Any]:
         "model": model[1] if model else kernel.machine,
         "memory": memory,
         "kernel": kernel.release,
+        "load": os.getloadavg()[0],
     }
 
 
