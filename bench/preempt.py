@@ -22,7 +22,7 @@ from tests.cluster import Cluster, ClusterError, wait_for
 from tests.cluster.process import run
 from tests.jobs import Job, Work
 
-RUNS = 2
+RUNS = 3
 SIZES = (64, 256, 1024)
 GOAL = 0.5
 LOGGED = ("SlurmctldDebug=verbose",)  # from there on slurmctld notes its signals
