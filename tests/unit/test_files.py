@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,3 +36,22 @@ def test_a_link_is_no_tree(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="link"):
         files.remove_tree(str(tmp_path / "link"))
     assert (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *('{"a": [1, -2.5e3, true, null, "\\u00e9\\n"], "b": {}}', "  [1]\r\n\t", '"x"', "NaN", "1 ", "[1, 2"),
+        *("", "  ", "{} x", "{'a': 1}", '{"a": "\t"}', "[1,]", "\ufeff{}", "nul", '{"a": 1, "a": 2}'),
+    ],
+)
+def test_json_as_json_has_it(text: str) -> None:
+    assert outcome(files.parse_json, text) == outcome(json.loads, text)
+
+
+def outcome(parse: Callable[[str], Any], text: str) -> str:
+    """What is made of `text`, or what is wrong with it."""
+    try:
+        return repr(parse(text))
+    except ValueError as error:
+        return str(error)
