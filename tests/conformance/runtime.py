@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ SHARED = "/shared"
 CASE = "/case"
 """Where a container sees its test's directory."""
 TIMEOUT = 30.0
-NONE = ("ociVersion", "id", "status", "bundle")
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,10 @@ class Done:
         assert self.status == 0, f"status {self.status}: {self.err}"
         return self
 
-    def refused(self) -> None:
-        """An error as crun gives one: status 1, and a word on stderr. Wrong usage may have a status of its own."""
-        assert self.status in (1, 2), f"status {self.status}: {self.out}{self.err}"
-        assert self.err.strip()
+    def refused(self, what: str = "") -> None:
+        """An error as crun gives one: a status of its own (1, or 255 for a hook's), and a word on stderr."""
+        assert self.status in (1, 2, 255), f"{what!r}: status {self.status}: {self.out}{self.err}"
+        assert self.err.strip(), what
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,6 @@ class Bundle:
     path: Path
     config: dict[str, Any]
     name: str = "c1"
-    containers: list[str] = field(default_factory=list)
 
     @property
     def inside(self) -> str:

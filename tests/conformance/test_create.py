@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conformance.runtime import Bundle, Runtime
 
-LONG = "x" * 300
-HOSTILE = {"parent": "../x", "empty": "", "long": LONG, "newline": "a\nb", "slash": "a/b", "dot": ".", "dots": ".."}
+HOSTILE = ("../x", "", "x" * 300, "a/b", ".", "..")
 
 
 def test_runs_no_program(bundle: Bundle) -> None:
@@ -33,18 +33,23 @@ def test_id_is_taken(bundle: Bundle, before: str) -> None:
     assert bundle.state() == state
 
 
-@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
-def test_invalid_id(bundle: Bundle, name: str) -> None:
+def test_invalid_ids(bundle: Bundle) -> None:
     """runtime.md#create: an id that is not valid is an error, and no container is created."""
-    if (bundle.runtime.program, name) == ("crun", HOSTILE["newline"]):
-        # The rule leaves it to the runtime what is valid: crun takes it, rootless, and trips over it as root.
-        assert bundle.create(name).status in (0, 1)
-        return
-    before = listing(bundle.runtime)
     bundle.create().ok()
-    bundle.runtime.call("delete", "--force", bundle.name).ok()
-    bundle.save().runtime.call("create", "--bundle", bundle.inside, "--", name).refused()
-    assert listing(bundle.runtime) == before
+    bundle.runtime.call("delete", "--force", bundle.name).ok()  # what the first one makes for all
+    before = listing(bundle.runtime)
+    for name in HOSTILE:
+        bundle.runtime.call("create", "--bundle", bundle.inside, "--", name).refused(name)
+        assert listing(bundle.runtime) == before, name
+
+
+def test_id_of_two_lines(bundle: Bundle) -> None:
+    """runtime.md#create: what is valid is the runtime's to say: crun takes a newline, if rootless."""
+    if bundle.create("a\nb").status:
+        assert not bundle.runtime.names()
+    else:
+        assert Path(bundle.runtime.program).name != "oci-criu-shim"
+        assert bundle.runtime.state("a\nb")["id"] == "a\nb"
 
 
 def listing(runtime: Runtime) -> list[str]:
@@ -75,67 +80,60 @@ def test_no_bundle(bundle: Bundle) -> None:
 def test_relative_bundle(bundle: Bundle) -> None:
     """runtime.md#create: a relative path to the bundle, and in it one to the root file system."""
     (bundle.path / "sub").mkdir(parents=True)
-    (bundle.path / "rootfs").symlink_to(bundle.config["root"]["path"])
-    bundle.config["root"]["path"] = "rootfs"
+    bundle.config["root"]["path"] = os.path.relpath(bundle.config["root"]["path"], bundle.inside)
     bundle.args("echo", "ran").save()
     done = bundle.runtime.call("run", "--bundle", "..", bundle.name, cwd=bundle.path / "sub")
     assert done.ok().out == "ran\n"
 
 
-def set_missing_rootfs(config: dict[str, Any]) -> None:
-    config["root"]["path"] = "/nonexistent"
+INAPPLICABLE: dict[str, dict[str, Any]] = {
+    "no root": {"root": None},
+    "missing rootfs": {"root": {"path": "/nonexistent"}},
+    "missing mount": {"mounts": [{"destination": "/x", "source": "/nonexistent", "options": ["bind"]}]},
+    "missing namespace": {"linux": {"namespaces": [{"type": "ipc", "path": "/nonexistent"}]}},
+    "unknown rlimit": {"process": {"rlimits": [{"type": "RLIMIT_NONE", "soft": 1, "hard": 1}]}},
+    "unknown sysctl": {"linux": {"sysctl": {"kernel.nonexistent": "1"}}},
+}
 
 
-def set_missing_mount(config: dict[str, Any]) -> None:
-    config["mounts"].append({"destination": "/x", "source": "/nonexistent", "options": ["bind"]})
-
-
-def set_missing_namespace(config: dict[str, Any]) -> None:
-    config["linux"]["namespaces"].append({"type": "cgroup", "path": "/nonexistent"})
-
-
-def set_unknown_rlimit(config: dict[str, Any]) -> None:
-    config["process"]["rlimits"] = [{"type": "RLIMIT_NONE", "soft": 1, "hard": 1}]
-
-
-def set_unknown_sysctl(config: dict[str, Any]) -> None:
-    config["linux"]["sysctl"] = {"kernel.nonexistent": "1"}
-
-
-def set_no_root(config: dict[str, Any]) -> None:
-    del config["root"]
-
-
-INAPPLICABLE = [
-    *(set_missing_rootfs, set_missing_mount, set_missing_namespace),
-    *(set_unknown_rlimit, set_unknown_sysctl, set_no_root),
-]
-
-
-@pytest.mark.parametrize("change", INAPPLICABLE, ids=lambda change: change.__name__.removeprefix("set_"))
-def test_property_that_cannot_be_applied(bundle: Bundle, change: Any) -> None:
+def test_properties_that_cannot_be_applied(bundle: Bundle) -> None:
     """runtime.md#create: a property that can't be applied is an error, and no container is created."""
-    change(bundle.config)
-    bundle.create().refused()
-    bundle.runtime.call("state", bundle.name).refused()
-    assert not bundle.runtime.names()
+    good = bundle.config
+    for what, changes in INAPPLICABLE.items():
+        bundle.config = changed(good, changes)
+        bundle.create().refused(what)
+        bundle.runtime.call("state", bundle.name).refused(what)
+        assert not bundle.runtime.names(), what
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"ociVersion": 1}'])
-def test_config_that_is_none(bundle: Bundle, text: str) -> None:
+def changed(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy with properties set, lists made longer, and None taken away."""
+    copied = {name: value for name, value in config.items() if changes.get(name, ...) is not None}
+    for name, value in changes.items():
+        if isinstance(value, dict):
+            copied[name] = changed(config.get(name, {}), value)
+        elif isinstance(value, list):
+            copied[name] = [*config.get(name, []), *value]
+        elif value is not None:
+            copied[name] = value
+    return copied
+
+
+def test_config_that_is_none(bundle: Bundle) -> None:
     """runtime.md#lifecycle, 2: an environment that can't be created from config.json is an error."""
     bundle.save()
-    (bundle.path / "config.json").write_text(text)
-    bundle.runtime.call("create", "--bundle", bundle.inside, bundle.name).refused()
-    assert not bundle.runtime.names()
+    for text in ("", "{", "[]", "null", '{"ociVersion": 1}'):
+        (bundle.path / "config.json").write_text(text)
+        bundle.runtime.call("create", "--bundle", bundle.inside, bundle.name).refused(text)
+        assert not bundle.runtime.names(), text
 
 
 def test_id_is_free_after_an_error(bundle: Bundle) -> None:
     """runtime.md#errors: an error leaves the state as if the operation were never attempted."""
-    good = json.dumps(bundle.config)
-    set_missing_rootfs(bundle.config)
+    good = bundle.config
+    bundle.config = changed(good, {"root": {"path": "/nonexistent"}})
     bundle.create().refused()
-    bundle.config = json.loads(good)
+    bundle.config = good
     bundle.create().ok()
 
 
