@@ -180,8 +180,19 @@ def version(env: Mapping[str, str]) -> tuple[int, ...]:
     status, text = process.output([program(), "--version"], env)
     match = re.search(r"Version: (\d+(?:\.\d+)*)", text)
     if status or not match:
-        raise ShimError(f"criu --version failed: {text.strip()}")
+        raise ShimError(f"criu --version failed: {text.strip()}", "install CRIU again")
     return tuple(int(part) for part in match[1].split("."))
+
+
+def supports(program: str, feature: str) -> bool:
+    """Whether CRIU finds a kernel feature, by a name of `criu check --feature`; it looks for no cache of its."""
+    argv = [program, "check", "--unprivileged", "--feature", feature]
+    return process.output(argv, {"PATH": process.PATH, "LANG": "C.UTF-8"})[0] == 0
+
+
+def bindings() -> str:
+    """Where pycriu is; ShimError where it can't be imported."""
+    return str(_import("pycriu.images").__file__)
 
 
 def require_version(found: tuple[int, ...]) -> None:

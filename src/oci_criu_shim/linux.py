@@ -13,10 +13,11 @@ CLONE_NEWNS = 0x20000
 CLONE_NEWCGROUP = 0x2000000
 CLONE_NEWUTS = 0x4000000
 CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
 MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 32, 4096, 16384, 1 << 18, 1 << 19
-PR_SET_CHILD_SUBREAPER, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 36, 47, 2
+PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 4, 36, 47, 2
 CAPABILITY_VERSION_3 = 0x20080522
 IOPRIO_WHO_PROCESS = 1
 IOPRIO = {"x86_64": (252, 251), "aarch64": (31, 30), "ppc64le": (274, 273)}  # numbers of ioprio_get and ioprio_set
@@ -90,6 +91,11 @@ def set_io_priority(value: int) -> None:
 def become_subreaper() -> None:
     """Orphaned descendants become children of this process (PR_SET_CHILD_SUBREAPER of prctl(2))."""
     _check(_libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
+
+
+def make_dumpable() -> None:
+    """/proc/self is this user's again, after a change of user id (PR_SET_DUMPABLE of prctl(2))."""
+    _check(_libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "prctl")
 
 
 def link_up(name: str) -> None:

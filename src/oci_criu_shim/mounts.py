@@ -60,6 +60,12 @@ def read(pid: int | str = "self") -> list[Mount]:
         return parse(stream.read())
 
 
+def deepest(path: str, mounted: Iterable[Mount]) -> Mount | None:
+    """The mount that `path`, absolute and without links, is on: the last of those nearest to it."""
+    found = [m for m in mounted if path == m.point or path.startswith(m.point.rstrip("/") + "/")]
+    return max(reversed(found), key=lambda mount: len(mount.point), default=None)
+
+
 def external(container: Iterable[Mount], node: Iterable[Mount]) -> list[dict[str, Any]]:
     """The container's mounts of file systems that are the node's: CRIU must be told of each.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 from oci_criu_shim import process
 from oci_criu_shim.errors import ShimError
@@ -11,6 +12,9 @@ from oci_criu_shim.errors import ShimError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+# Where slurm.conf is: the site's own, or what a node without one was sent (configless Slurm).
+CONF = ("/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf")
 
 
 def _run(*argv: str) -> str:
@@ -21,6 +25,26 @@ def _run(*argv: str) -> str:
     if status:
         raise ShimError(f"{' '.join(argv)}: {text.strip() or f'exit status {status}'}")
     return text
+
+
+def conf_directory() -> str | None:
+    """The directory of this node's slurm.conf; None where there is none: clients would ask DNS, and wait."""
+    named = os.environ.get("SLURM_CONF")
+    for path in [named] if named else CONF:
+        if os.path.exists(path):
+            return os.path.dirname(path)
+    return None
+
+
+def configuration() -> dict[str, str]:
+    """{name: value} of `scontrol show config`."""
+    return dict(re.findall(r"^(\S+) *= (.*?) *$", _run("scontrol", "show", "config"), re.MULTILINE))
+
+
+def partitions() -> list[dict[str, str]]:
+    """{name: value} of each partition. As text: the JSON of Slurm 24.11 is without PreemptMode."""
+    lines = _run("scontrol", "show", "partition", "--oneliner").splitlines()
+    return [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines if line.startswith("PartitionName=")]
 
 
 def is_preempted(job: int) -> bool:

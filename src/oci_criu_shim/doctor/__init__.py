@@ -1,0 +1,54 @@
+"""Whether this node can checkpoint and restore containers, and what to do where it can't.
+
+Each check is a function that returns what it found, or raises: ShimError for what is wrong, Caution
+for what may be, Skipped for what can't be asked here. Nothing is changed, and no privilege is needed.
+"""
+
+from __future__ import annotations
+
+import json
+
+from oci_criu_shim.doctor import node, site
+from oci_criu_shim.doctor.verdicts import Caution, Skipped
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    Check = tuple[str, Callable[[], str]]
+    Result = dict[str, str]
+
+
+def main(as_json: bool) -> int:
+    """Print a line for each check, or JSON: [{name, status, found, hint}]; 1 where one has failed."""
+    results = [examine(name, check) for name, check in (*node.CHECKS, *site.checks())]
+    print(json.dumps(results, indent=2) if as_json else table(results))
+    return int(any(result["status"] == "failed" for result in results))
+
+
+def examine(name: str, check: Callable[[], str]) -> Result:
+    """One check's result; `status` is ok, warning, failed or skipped."""
+    try:
+        return {"name": name, "status": "ok", "found": check(), "hint": ""}
+    except Skipped as reason:
+        status, error = "skipped", ShimError(str(reason), reason.hint)
+    except Caution as reason:
+        status, error = "warning", ShimError(str(reason), reason.hint)
+    except ShimError as reason:
+        status, error = "failed", reason
+    except OSError as reason:
+        status, error = "failed", ShimError(str(reason))
+    return {"name": name, "status": status, "found": str(error), "hint": error.hint}
+
+
+def table(results: Iterable[Result]) -> str:
+    """A line for each result, and one for each hint."""
+    results = list(results)
+    width = max(len(result["name"]) for result in results)
+    lines = []
+    for result in results:
+        lines.append(f"{result['status']:8} {result['name']:{width}}  {' '.join(result['found'].split())}")
+        if result["hint"]:
+            lines.append(f"{'':8} {'':{width}}  -> {result['hint']}")
+    return "\n".join(lines)

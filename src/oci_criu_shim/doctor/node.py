@@ -1,0 +1,229 @@
+"""The node itself: kernel, CRIU, backend, Python's packages, settings, checkpoint directory."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+from oci_criu_shim import config, criu, linux, mounts, process, runtime
+from oci_criu_shim.doctor import sandbox
+from oci_criu_shim.doctor.verdicts import Caution, Skipped
+from oci_criu_shim.errors import ShimError
+
+# What CRIU calls the kernel features that a restore is built on; `criu check --feature`.
+FEATURES = ("timens", "external_net_ns", "cgroupns", "mnt_id", "fdinfo_lock", "timerfd", "get_rseq_conf")
+NAMESPACES = {
+    "mount": linux.CLONE_NEWNS,
+    "network": linux.CLONE_NEWNET,
+    "UTS": linux.CLONE_NEWUTS,
+    "control group": linux.CLONE_NEWCGROUP,
+    "pid": linux.CLONE_NEWPID,
+    "time": linux.CLONE_NEWTIME,
+}
+# The value of a sysctl that keeps users from making namespaces, and what it should be.
+SYSCTLS = (
+    ("user.max_user_namespaces", "0", "10000"),
+    ("kernel.unprivileged_userns_clone", "0", "1"),
+    ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
+)
+# What the names of file systems of many machines contain, and those that are gone with this one.
+SHARED = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "gluster", "9p", "virtiofs", "cifs", "smb", "panfs", "weka", "afs")
+UNUSABLE = "config.toml can't be used"
+MEMORY = ("tmpfs", "ramfs")
+
+
+def user_namespaces() -> str:
+    """A restore begins with a user namespace that the user makes."""
+    if error := sandbox.run(lambda: None):
+        raise ShimError(f"a user can't make a user namespace: {error}", sysctl_hint())
+    return "a user can make one"
+
+
+def namespaces() -> str:
+    """And goes on with the others, which are made in it."""
+    refused = {}
+    for name, flag in NAMESPACES.items():
+        if error := sandbox.run(functools.partial(linux.unshare, flag)):
+            refused[name] = error
+    if refused:
+        said = "; ".join(f"{name}: {error}" for name, error in refused.items())
+        raise ShimError(f"a user can't make, in a user namespace: {said}", sysctl_hint())
+    return f"Linux {os.uname().release}: {', '.join(NAMESPACES)}"
+
+
+def sysctl_hint() -> str:
+    """The setting that is in the way, else what else may be."""
+    for name, bad, good in SYSCTLS:
+        if sysctl(name) == bad:
+            return f"sysctl -w {name}={good}, and the same in /etc/sysctl.d"
+    return "boot a kernel with CONFIG_USER_NS, CONFIG_TIME_NS, ...; in a container, its seccomp profile may forbid them"
+
+
+def sysctl(name: str) -> str:
+    """The value of a kernel parameter; empty where this kernel has none of that name."""
+    try:
+        with open("/proc/sys/" + name.replace(".", "/"), encoding="ascii") as stream:
+            return stream.read().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def criu_version() -> str:
+    """CRIU, new enough for this kernel."""
+    path = criu.program()
+    found = criu.version(os.environ)
+    criu.require_version(found)
+    return f"{path} {'.'.join(map(str, found))}"
+
+
+def criu_features() -> str:
+    """What CRIU says of the kernel, asked where a restore runs: by a user, in a user namespace."""
+    program = criu.program()
+
+    def ask() -> None:
+        if missing := [name for name in FEATURES if not criu.supports(program, name)]:
+            raise ShimError(f"criu check: no {', '.join(missing)}")
+
+    if error := sandbox.run(ask):
+        raise ShimError(error, "boot a newer kernel: 5.13 or later has them all")
+    return ", ".join(FEATURES)
+
+
+def backend() -> str:
+    """What creates the containers, by default."""
+    try:
+        name = config.backend() or runtime.DEFAULT
+    except ShimError:
+        raise Skipped(UNUSABLE) from None
+    path = process.find(name)
+    if path is None:
+        raise ShimError(f"no {name} in {process.PATH}", f"install {name}, or set backend in config.toml")
+    status, text = process.output([path, "--version"], os.environ)
+    if status:
+        raise ShimError(f"{path} --version: {text.strip()}", f"install {name} again")
+    return f"{path}: {text.splitlines()[0] if text else 'no version'}"
+
+
+def jsonschema() -> str:
+    """Only words the faults of a config.json."""
+    try:
+        import jsonschema as module
+    except ImportError as error:
+        raise Caution(f"{error}: faults of a config.json can't be told", "install python3-jsonschema") from None
+    return str(module.__file__)
+
+
+def subids() -> str:
+    """Ranges of ids are mapped by two setuid programs, when a container that has them is restored."""
+    found = [path for path in ("/etc/subuid", "/etc/subgid") if has_range(path)]
+    if not found:
+        raise Skipped("no ranges in /etc/subuid and /etc/subgid")
+    missing = [name for name in ("newuidmap", "newgidmap") if process.find(name) is None]
+    if missing:
+        raise ShimError(f"{' and '.join(found)} give ranges, and there is no {', '.join(missing)}", "install uidmap")
+    return f"ranges in {' and '.join(found)}; newuidmap, newgidmap"
+
+
+def has_range(path: str) -> bool:
+    """Whether the file gives ids to this user; for root, to anybody."""
+    uid = os.geteuid()
+    names = {str(uid), user_name(uid)}
+    try:
+        with open(path, encoding="utf-8") as stream:
+            owners = {line.split(":")[0].strip() for line in stream if ":" in line}
+    except FileNotFoundError:
+        return False
+    return bool(owners if uid == 0 else owners & names)
+
+
+def user_name(uid: int) -> str:
+    """The user's name; its number where it has none."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def settings() -> str:
+    """config.toml."""
+    loaded = config.load()
+    where = config.PATH if os.path.exists(config.PATH) else "defaults"
+    return f"{where}: keep {loaded.keep}, fresh-start {str(loaded.fresh_start).lower()}"
+
+
+def directory() -> str:
+    """Where checkpoints go by default: a user must be able to write there, and other nodes to read it."""
+    path = checkpoint_directory()
+    there = existing(path)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ShimError(f"{path}: {there} can't be written", "chmod it, or set checkpoint-dir in config.toml")
+    kind = filesystem(there)
+    if kind in MEMORY:
+        raise ShimError(f"{path} is on a {kind}", "set checkpoint-dir in config.toml to a shared file system")
+    if not any(name in kind for name in SHARED):
+        raise Caution(
+            f"{path} is on {kind}: is it the same on all nodes?",
+            "if not, jobs go on nowhere but here: set checkpoint-dir in config.toml to a shared file system",
+        )
+    return f"{path} on {kind}"
+
+
+def space() -> str:
+    """Room for one checkpoint of all of this node's memory."""
+    path = checkpoint_directory()
+    stat = os.statvfs(existing(path))
+    free, memory = stat.f_bavail * stat.f_frsize, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    found = f"{gib(free)} free at {path}, memory {gib(memory)}"
+    hint = "make room, or set checkpoint-dir in config.toml to a larger file system"
+    if not free or (stat.f_files and not stat.f_favail):
+        raise ShimError(f"{path}: the file system is full", hint)
+    if free < memory:
+        raise Caution(found, hint)
+    return found
+
+
+def checkpoint_directory() -> str:
+    """The site's checkpoint-dir as this user has it; Skipped where it is another one for each."""
+    try:
+        path = os.path.abspath(config.load().checkpoint_dir)
+    except ShimError:
+        raise Skipped(UNUSABLE) from None
+    if os.geteuid() == 0 and path.startswith(os.path.expanduser("~/")):
+        raise Skipped(f"{path} is root's own: every user has another one", "run doctor as a user too")
+    return path
+
+
+def existing(path: str) -> str:
+    """The nearest directory upwards that exists: what is missing is made by the first job."""
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def filesystem(path: str) -> str:
+    """The type of the file system that `path` is on."""
+    path = os.path.realpath(path)
+    best = mounts.deepest(path, mounts.read())
+    return best.kind if best else "an unknown file system"
+
+
+def gib(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / (1 << 30):.1f} GiB"
+
+
+CHECKS = (
+    ("user namespaces", user_namespaces),
+    ("namespaces", namespaces),
+    ("criu", criu_version),
+    ("criu check", criu_features),
+    ("backend", backend),
+    ("pycriu", criu.bindings),
+    ("jsonschema", jsonschema),
+    ("subordinate ids", subids),
+    ("config.toml", settings),
+    ("checkpoint-dir", directory),
+    ("free space", space),
+)

@@ -1,0 +1,186 @@
+"""Slurm on this node: what slurm.conf, plugstack.conf and oci.conf must say."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import os
+import shlex
+
+from oci_criu_shim import slurm
+from oci_criu_shim.doctor.verdicts import Caution, Skipped
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from oci_criu_shim.doctor import Check
+
+PLUGIN = "oci_criu_shim_spank.so"
+PROGRAM = "oci-criu-shim"
+ROOT = "--root=/run/oci-criu-shim/%j"
+INSTALLED_PLUGSTACK = "/usr/share/oci-criu-shim/plugstack.conf"
+COMMANDS = ("RunTimeRun", "RunTimeCreate", "RunTimeStart", "RunTimeQuery", "RunTimeKill", "RunTimeDelete")
+INSTALLED_OCI = "/etc/oci-criu-shim/oci.conf.d/oci-criu-shim.conf"
+
+
+class Rule:
+    """A setting of slurm.conf that must be one of `values`, or hold the first; `why` if it isn't."""
+
+    def __init__(self, key: str, values: tuple[str, ...], why: str, failure: type[ShimError] = ShimError) -> None:
+        self.key = key
+        self.values = values
+        self.why = why
+        self.failure = failure
+
+    def check(self, site: Site) -> str:
+        """What it is; `failure` where it is wrong."""
+        value = site.configuration().get(self.key, "")
+        if not set(value.lower().split(",")) & {word.lower() for word in self.values}:
+            raise self.failure(f"{self.key}={value}: {self.why}", f"slurm.conf: {self.key}={self.values[0]}")
+        return f"{self.key}={value}"
+
+
+RULES = (
+    Rule("PrologFlags", ("Contain",), "no job has the extern step, which is the one that is told of a preemption"),
+    Rule("ProctrackType", ("proctrack/cgroup",), "the extern step's signals do not reach the plugin's watcher"),
+    Rule("PreemptType", ("preempt/partition_prio", "preempt/qos"), "no job is ever preempted"),
+    Rule("JobRequeue", ("1",), "a preempted job is cancelled unless it asked for --requeue"),
+    Rule("JobFileAppend", ("1",), "a requeued job's output begins empty, but with --open-mode=append", Caution),
+)
+
+
+class Site:
+    """What Slurm says, asked once."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, str] | None = None
+
+    def directory(self) -> str:
+        """Where slurm.conf is; Skipped where there is none."""
+        found = slurm.conf_directory()
+        if found is None:
+            raise Skipped("no slurm.conf on this machine")
+        return found
+
+    def configuration(self) -> dict[str, str]:
+        """slurm.conf as slurmctld has it; Skipped where it did not answer before."""
+        self.directory()
+        if self.said is None:
+            raise Skipped("slurmctld did not answer")
+        return self.said
+
+    def answer(self) -> str:
+        """Ask slurmctld."""
+        where = self.directory()
+        self.said = slurm.configuration()
+        return f"{self.said.get('SLURM_VERSION', 'unknown version')}, configuration in {where}"
+
+    def preemption(self) -> str:
+        """Some partition's jobs must be preempted by requeueing them, after a time to write a checkpoint."""
+        kind = self.configuration().get("PreemptType", "")
+        if kind == "preempt/qos":
+            hint = "sacctmgr show qos format=name,preemptmode,gracetime"
+            raise Skipped("mode and GraceTime are those of each QOS", hint)
+        partitions = slurm.partitions()
+        top = max((int(entry["PriorityTier"]) for entry in partitions), default=0)
+        lower = [entry for entry in partitions if int(entry["PriorityTier"]) < top]
+        requeued = [entry for entry in lower if "REQUEUE" in entry["PreemptMode"]]
+        if not requeued:
+            modes = ", ".join(f"{entry['PartitionName']} {entry['PreemptMode']}" for entry in partitions)
+            raise ShimError(
+                f"no partition below another one is preempted by requeueing: {modes or 'none'}",
+                "slurm.conf: PartitionName=... PriorityTier=... PreemptMode=REQUEUE GraceTime=60",
+            )
+        short = [entry["PartitionName"] for entry in requeued if entry["GraceTime"] == "0"]
+        if short:
+            raise ShimError(
+                f"no time to write a checkpoint: GraceTime=0 of {', '.join(short)}",
+                "slurm.conf: GraceTime=60 or more for these partitions",
+            )
+        return ", ".join(f"{entry['PartitionName']} GraceTime={entry['GraceTime']}" for entry in requeued)
+
+    def plugstack(self) -> str:
+        """plugstack.conf names the plugin, which is there."""
+        named = self.said.get("PlugStackConfig", "") if self.said else ""
+        path = named if named.startswith("/") else os.path.join(self.directory(), "plugstack.conf")
+        for words in plugins(path):
+            if os.path.basename(words[1]) == PLUGIN:
+                return self.plugin(path, words)
+        raise ShimError(f"{path} does not name {PLUGIN}", f"cat {INSTALLED_PLUGSTACK} >>{path}")
+
+    def plugin(self, path: str, words: list[str]) -> str:
+        """A line of plugstack.conf that names our plugin."""
+        base = self.said.get("PluginDir", "") if self.said else ""
+        file = os.path.join(base, words[1])
+        if not os.path.exists(file):
+            raise ShimError(f"{path} names {file}, which is not there", "make install on this node")
+        if words[0] != "required":
+            raise Caution(f"{path}: {words[0]} {file}: left out in silence if it can't be loaded", "write required")
+        return f"{path}: {' '.join(words[:2])}"
+
+    def oci(self) -> str:
+        """oci.conf has this runtime run the containers."""
+        path = os.path.join(self.directory(), "oci.conf")
+        lines = runtimes(path)
+        if "RunTimeRun" not in lines and "RunTimeCreate" not in lines:
+            raise ShimError(f"{path} sets neither RunTimeRun nor RunTimeCreate", f"cp {INSTALLED_OCI} {path}")
+        for key, words in lines.items():
+            runtime(path, key, words)
+        return f"{path}: {', '.join(lines)}"
+
+
+def runtime(path: str, key: str, words: list[str]) -> None:
+    """Raise ShimError where a command line of oci.conf is not one of ours."""
+    hint = f"cp {INSTALLED_OCI} {path}"
+    program = next((word for word in words if os.path.basename(word) == PROGRAM), None)
+    if program is None:
+        raise ShimError(f"{path}: {key} is not by {PROGRAM}: {' '.join(words)}", hint)
+    if program.startswith("/") and not os.access(program, os.X_OK):
+        raise ShimError(f"{path}: {key}: {program} is not there", "make install on this node, or correct the path")
+    if ROOT not in " ".join(words).replace("--root ", "--root=").split():
+        raise ShimError(f"{path}: {key} is without {ROOT}, where the plugin looks for containers", hint)
+
+
+def plugins(path: str) -> Iterator[list[str]]:
+    """The words of every line of plugstack.conf, and of what it includes (spank(7))."""
+    for words in lines_of(path):
+        if words[0] == "include":
+            for pattern in words[1:]:
+                for other in sorted(glob.glob(os.path.join(os.path.dirname(path), pattern))):
+                    yield from plugins(other)
+        elif len(words) > 1:
+            yield words
+
+
+def runtimes(path: str) -> dict[str, list[str]]:
+    """{setting: words of the command line} of oci.conf's command lines (oci.conf(5))."""
+    found = {}
+    for words in lines_of(path):
+        key, _, value = " ".join(words).partition("=")
+        for name in COMMANDS:
+            if key.strip().lower() == name.lower():
+                found[name] = value.split()
+    return found
+
+
+def lines_of(path: str) -> Iterator[list[str]]:
+    """The words of the lines that say something; ShimError where the file can't be read."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            lines = stream.read().replace("\\\n", " ").splitlines()
+        words = [shlex.split(line, comments=True) for line in lines]
+    except OSError as error:
+        raise ShimError(f"{path}: {error.strerror}", "make install puts an example on this node: README.md") from None
+    except ValueError as error:
+        raise ShimError(f"{path}: {error}", "correct the file") from None
+    yield from (line for line in words if line)
+
+
+def checks() -> list[Check]:
+    """The checks, of one Site: slurmctld is asked by the first."""
+    site = Site()
+    rules: list[Check] = [(rule.key, functools.partial(rule.check, site)) for rule in RULES]
+    files: list[Check] = [("plugstack.conf", site.plugstack), ("oci.conf", site.oci)]
+    return [("slurm", site.answer), *rules, ("preemption", site.preemption), *files]
