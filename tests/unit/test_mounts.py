@@ -100,3 +100,14 @@ def test_a_circle_of_links(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("a")
     with pytest.raises(OSError, match="Too many levels"):
         mounts.resolve(str(tmp_path), "/a")
+
+
+MOUNTED = ["/", "/home", "/home/alice", "/home/alice", "/ho"]
+
+
+@pytest.mark.parametrize(
+    ("path", "index"), [("/", 0), ("/x", 0), ("/home", 1), ("/homes", 0), ("/home/alice/x/y", 3), ("/ho/x", 4)]
+)
+def test_deepest(path: str, index: int) -> None:
+    mounted = mounts.parse("\n".join(f"1 0 0:1 / {point} rw - ext4 none rw" for point in MOUNTED))
+    assert mounts.deepest(path, mounted) is mounted[index]

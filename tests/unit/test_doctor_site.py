@@ -1,0 +1,192 @@
+"""The doctor's view of Slurm: a healthy site, and one fault at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from oci_criu_shim import doctor, slurm
+from oci_criu_shim.doctor import site
+from oci_criu_shim.errors import ShimError
+
+Patch = pytest.MonkeyPatch
+
+HEALTHY = {
+    "PrologFlags": "Alloc,Contain",
+    "ProctrackType": "proctrack/cgroup",
+    "PreemptType": "preempt/partition_prio",
+    "JobRequeue": "1",
+    "JobFileAppend": "1",
+    "SLURM_VERSION": "24.11.5",
+    "PlugStackConfig": "(null)",
+    "PluginDir": "/usr/lib/slurm",
+}
+PARTITIONS = [
+    {"PartitionName": "low", "PriorityTier": "1", "PreemptMode": "REQUEUE", "GraceTime": "60"},
+    {"PartitionName": "high", "PriorityTier": "10", "PreemptMode": "OFF", "GraceTime": "0"},
+]
+OCI = 'RunTimeRun="exec {program} --root=/run/oci-criu-shim/%j run --bundle %b %n.%u.%j.%s.%t"\n'
+
+
+@pytest.fixture
+def healthy(monkeypatch: Patch, tmp_path: Path) -> Path:
+    """/etc/slurm of a node where all is well."""
+    plugin, program = tmp_path / site.PLUGIN, tmp_path / site.PROGRAM
+    plugin.touch()
+    program.touch(mode=0o755)
+    (tmp_path / "plugstack.conf").write_text(f"# the plugin\nrequired {plugin} # ours\n")
+    (tmp_path / "oci.conf").write_text(OCI.format(program=program))
+    monkeypatch.setattr(slurm, "conf_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(slurm, "configuration", lambda: dict(HEALTHY))
+    monkeypatch.setattr(slurm, "partitions", lambda: PARTITIONS)
+    return tmp_path
+
+
+def results() -> dict[str, doctor.Result]:
+    return {name: doctor.examine(name, check) for name, check in site.checks()}
+
+
+def one_wrong(name: str, status: str = "failed") -> doctor.Result:
+    """The result of the one check that is not ok."""
+    wrong = {key: result["status"] for key, result in results().items() if result["status"] != "ok"}
+    assert wrong == {name: status}
+    return results()[name]
+
+
+def test_healthy(healthy: Path) -> None:
+    assert {result["status"] for result in results().values()} == {"ok"}
+
+
+def test_no_slurm(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(slurm, "conf_directory", lambda: None)
+    assert {(result["status"], result["found"]) for result in results().values()} == {
+        ("skipped", "no slurm.conf on this machine")
+    }
+
+
+def no_answer() -> dict[str, str]:
+    raise ShimError("Unable to contact slurm controller")
+
+
+def test_no_answer(monkeypatch: Patch, healthy: Path) -> None:
+    monkeypatch.setattr(slurm, "configuration", no_answer)
+    found = {name: result["status"] for name, result in results().items()}
+    files = {name: found.pop(name) for name in ("plugstack.conf", "oci.conf")}
+    assert set(files.values()) == {"ok"}
+    assert found.pop("slurm") == "failed"
+    assert set(found.values()) == {"skipped"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "status"),
+    [
+        ("PrologFlags", "Alloc", "failed"),
+        ("PrologFlags", "(null)", "failed"),
+        ("ProctrackType", "proctrack/linuxproc", "failed"),
+        ("PreemptType", "preempt/none", "failed"),
+        ("JobRequeue", "0", "failed"),
+        ("JobFileAppend", "0", "warning"),
+    ],
+)
+def test_rules(monkeypatch: Patch, healthy: Path, key: str, value: str, status: str) -> None:
+    monkeypatch.setattr(slurm, "configuration", lambda: {**HEALTHY, key: value})
+    result = one_wrong(key, status)
+    assert result["found"].startswith(f"{key}={value}: ")
+    assert result["hint"].startswith(f"slurm.conf: {key}=")
+
+
+def test_preemption_by_qos(monkeypatch: Patch, healthy: Path) -> None:
+    monkeypatch.setattr(slurm, "configuration", lambda: {**HEALTHY, "PreemptType": "preempt/qos"})
+    one_wrong("preemption", "skipped")
+
+
+@pytest.mark.parametrize(
+    ("low", "said"),
+    [
+        ({"GraceTime": "0"}, "GraceTime=0 of low"),
+        ({"PreemptMode": "CANCEL"}, "low CANCEL, high OFF"),
+        ({"PriorityTier": "10"}, "no partition below another one"),
+    ],
+)
+def test_preemption(monkeypatch: Patch, healthy: Path, low: dict[str, str], said: str) -> None:
+    monkeypatch.setattr(slurm, "partitions", lambda: [{**PARTITIONS[0], **low}, PARTITIONS[1]])
+    assert said in one_wrong("preemption")["found"]
+
+
+def test_plugstack_includes(healthy: Path) -> None:
+    own = (healthy / "plugstack.conf").read_text()
+    (healthy / "plugstack.conf.d").mkdir()
+    (healthy / "plugstack.conf.d/ours.conf").write_text(own)
+    (healthy / "plugstack.conf").write_text("optional other.so\ninclude plugstack.conf.d/*.conf\n")
+    assert results()["plugstack.conf"]["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "said"),
+    [
+        ("required other.so", "failed", "does not name"),
+        (f"# required {site.PLUGIN}", "failed", "does not name"),
+        (f"required /nonexistent/{site.PLUGIN}", "failed", "which is not there"),
+        (f"required {site.PLUGIN}", "failed", f"/usr/lib/slurm/{site.PLUGIN}, which is not there"),
+        (f"optional {{directory}}/{site.PLUGIN}", "warning", "left out in silence"),
+        ("required 'x", "failed", "No closing quotation"),
+    ],
+)
+def test_plugstack(healthy: Path, line: str, status: str, said: str) -> None:
+    (healthy / "plugstack.conf").write_text(line.format(directory=healthy) + "\n")
+    result = one_wrong("plugstack.conf", status)
+    assert said in result["found"] and result["hint"]
+
+
+def test_files_that_are_missing(healthy: Path) -> None:
+    for name in ("plugstack.conf", "oci.conf"):
+        (healthy / name).unlink()
+        assert "No such file" in results()[name]["found"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('RunTimeRun="exec crun run --bundle %b %n"', "RunTimeRun is not by oci-criu-shim: exec crun run"),
+        ('RunTimeQuery="exec {program} --root=/run/oci-criu-shim/%j state %n"', "sets neither"),
+        ('RunTimeRun="exec {program} --root=/tmp run %n"', "is without --root=/run/oci-criu-shim/%j"),
+        ('RunTimeRun="exec /nonexistent/oci-criu-shim --root=/run/oci-criu-shim/%j run %n"', "is not there"),
+        (OCI + 'RunTimeDelete="crun delete"', "RunTimeDelete is not by"),
+    ],
+)
+def test_oci(healthy: Path, text: str, said: str) -> None:
+    (healthy / "oci.conf").write_text(text.format(program=healthy / site.PROGRAM))
+    result = one_wrong("oci.conf")
+    assert said in result["found"] and result["hint"]
+
+
+def test_oci_by_create_and_start(healthy: Path) -> None:
+    line = "runtime{} = 'exec {} --root /run/oci-criu-shim/%j \\\n {} %n'\n"
+    texts = [line.format(verb, healthy / site.PROGRAM, verb) for verb in ("create", "start")]
+    (healthy / "oci.conf").write_text("".join(texts))
+    assert results()["oci.conf"]["found"].endswith("RunTimeCreate, RunTimeStart")
+
+
+CONFIG = """Configuration data as of 2026-01-01T00:00:00
+PrologFlags             = Alloc,Contain
+PriorityFlags           = \n
+Slurmctld(primary) at ctl is UP
+"""
+PARTITION = "PartitionName=low AllowGroups=ALL Default=YES QoS=N/A PriorityTier=1 PreemptMode=REQUEUE GraceTime=20 \n"
+
+
+def test_what_scontrol_says(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(slurm, "_run", lambda *argv: CONFIG if argv[2] == "config" else PARTITION)
+    assert slurm.configuration() == {"PrologFlags": "Alloc,Contain", "PriorityFlags": ""}
+    assert slurm.partitions()[0]["GraceTime"] == "20"
+
+
+def test_where_slurm_conf_is(monkeypatch: Patch, tmp_path: Path) -> None:
+    monkeypatch.setattr(slurm, "CONF", (str(tmp_path / "none"), str(tmp_path / "slurm.conf")))
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+    assert slurm.conf_directory() is None
+    (tmp_path / "slurm.conf").touch()
+    assert slurm.conf_directory() == str(tmp_path)
+    monkeypatch.setenv("SLURM_CONF", "/nonexistent/slurm.conf")
+    assert slurm.conf_directory() is None
