@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from oci_criu_shim import linux, process
@@ -39,13 +40,22 @@ def run(work: Callable[[], None]) -> str:
 def _enter() -> None:
     """Be nobody where we are root, whom nothing is forbidden; then in a user namespace."""
     if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-        linux.make_dumpable()  # or /proc/self is root's after the change
+        _become_nobody()
     os.chdir("/")  # CRIU opens the current directory
     maps = {"setgroups": b"deny", "uid_map": b"0 %d 1" % os.geteuid(), "gid_map": b"0 %d 1" % os.getegid()}
     linux.unshare(linux.CLONE_NEWUSER)
     for name, text in maps.items():
         with open(f"/proc/self/{name}", "wb") as stream:
             stream.write(text)
+
+
+def _become_nobody() -> None:
+    try:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    except OSError as error:
+        # Root of a user namespace that has no other ids is a user already.
+        if error.errno not in (errno.EPERM, errno.EINVAL):
+            raise
+    linux.make_dumpable()  # or /proc/self is root's after the change
