@@ -1,0 +1,154 @@
+"""`oci-criu-shim doctor` on a node where all is well, and with one thing wrong at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.cluster import Cluster, wait_for
+from tests.cluster.conf import PLAIN_CRUN
+
+# alice's home is on the disk of this machine: it can't be told that all nodes see it.
+NOT_OK = {"root": {"checkpoint-dir": "skipped", "free space": "skipped"}, "alice": {"checkpoint-dir": "warning"}}
+SUBIDS = {"subordinate ids": "skipped"}
+SPACE = "free space"
+"""Of this machine, so not for these tests to say."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """One node with the project installed."""
+    with Cluster("doctor", nodes=1) as running:
+        yield running
+
+
+def ask(cluster: Cluster, user: str = "alice", prefix: tuple[str, ...] = ()) -> tuple[int, dict[str, dict[str, str]]]:
+    """The doctor's exit status, and its results by name."""
+    done = cluster.exec("n1", [*prefix, "oci-criu-shim", "doctor", "--json"], user, check=False)
+    assert not done.stderr
+    return done.returncode, {result["name"]: result for result in json.loads(done.stdout)}
+
+
+def not_ok(results: dict[str, dict[str, str]]) -> dict[str, str]:
+    return {name: result["status"] for name, result in results.items() if result["status"] != "ok" and name != SPACE}
+
+
+def failed(cluster: Cluster, name: str) -> dict[str, str]:
+    """The result of the only check that fails."""
+    status, results = ask(cluster)
+    assert [key for key, state in not_ok(results).items() if state == "failed"] == [name], results
+    assert status == 1
+    return results[name]
+
+
+@contextmanager
+def changed(cluster: Cluster, name: str, old: str, new: str) -> Iterator[None]:
+    """A file of /etc/slurm with a text in it replaced."""
+    path = cluster.conf / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    try:
+        yield
+    finally:
+        path.write_text(text)
+
+
+@contextmanager
+def moved(cluster: Cluster, path: str) -> Iterator[None]:
+    """A node without one of its files."""
+    cluster.exec("n1", ["mv", path, f"{path}.away"], "root")
+    try:
+        yield
+    finally:
+        cluster.exec("n1", ["mv", f"{path}.away", path], "root")
+
+
+@pytest.mark.parametrize("user", ["root", "alice"])
+def test_healthy(cluster: Cluster, user: str) -> None:
+    status, results = ask(cluster, user)
+    expected = {name: state for name, state in NOT_OK[user].items() if name != SPACE}
+    assert not_ok(results) == {**expected, **SUBIDS}, results
+    assert status == 0
+
+
+def test_table(cluster: Cluster) -> None:
+    results = ask(cluster)[1]
+    lines = cluster.exec("n1", ["oci-criu-shim", "doctor"]).stdout.splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == [r["status"] for r in results.values()]
+    hints = [result["hint"] for result in results.values() if result["hint"]]
+    assert [line.split("-> ")[1] for line in lines if line.startswith(" ")] == hints
+
+
+def test_no_contain(cluster: Cluster) -> None:
+    """By a reconfiguration: slurmctld is asked, not the file."""
+
+    def says(flags: str) -> None:
+        cluster.exec("ctl", ["scontrol", "reconfigure"], "root")
+        shown = f"PrologFlags             = {flags}"
+        wait_for(lambda: shown in cluster.exec("n1", ["scontrol", "show", "config"], check=False).stdout, 30, shown)
+
+    with changed(cluster, "slurm.conf", "PrologFlags=Contain", "PrologFlags=Alloc"):
+        says("Alloc\n")
+        result = failed(cluster, "PrologFlags")
+    says("Alloc,Contain\n")
+    assert result["hint"] == "slurm.conf: PrologFlags=Contain"
+
+
+def test_plain_crun(cluster: Cluster) -> None:
+    with changed(cluster, "oci.conf", (cluster.conf / "oci.conf").read_text(), PLAIN_CRUN):
+        result = failed(cluster, "oci.conf")
+    assert "is not by oci-criu-shim: exec crun" in result["found"]
+    assert "/etc/oci-criu-shim/oci.conf.d/oci-criu-shim.conf" in result["hint"]
+
+
+def test_no_plugin(cluster: Cluster) -> None:
+    with moved(cluster, "/usr/lib/oci-criu-shim/oci_criu_shim_spank.so"):
+        assert "which is not there" in failed(cluster, "plugstack.conf")["found"]
+
+
+def test_no_criu(cluster: Cluster) -> None:
+    with moved(cluster, "/usr/sbin/criu"):
+        status, results = ask(cluster)
+    assert status == 1
+    broken = {name for name, result in results.items() if result["status"] == "failed"}
+    assert broken == {"criu", "criu check"}
+    assert "install CRIU" in results["criu"]["hint"]
+
+
+def test_settings(cluster: Cluster) -> None:
+    line = "nonsense = true"
+    path = "/etc/oci-criu-shim/config.toml"
+    cluster.exec("n1", ["sh", "-c", f"echo '{line}' >>{path}"], "root")
+    try:
+        assert "unknown setting 'nonsense'" in failed(cluster, "config.toml")["found"]
+    finally:
+        cluster.exec("n1", ["sed", "-i", f"/^{line}$/d", path], "root")
+
+
+def test_no_user_namespaces(cluster: Cluster) -> None:
+    """A user namespace has a limit of its own: the node's stays as it is."""
+    new = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc")
+    script = 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"'
+    status, results = ask(cluster, "alice", (*new, "sh", "-c", script, "sh"))
+    assert status == 1
+    result = results["user namespaces"]
+    assert (result["status"], result["found"].split(": ")[-1]) == ("failed", "No space left on device")
+    assert "sysctl -w user.max_user_namespaces" in result["hint"]
+
+
+def test_in_a_user_namespace(cluster: Cluster) -> None:
+    """Root of a user namespace only: as good as a user."""
+    results = ask(cluster, "alice", ("unshare", "--user", "--map-root-user"))[1]
+    assert [results[name]["status"] for name in ("user namespaces", "namespaces", "criu check")] == ["ok"] * 3
+
+
+def test_without_slurm(cluster: Cluster) -> None:
+    """A node without Slurm has nothing wrong: what is Slurm's is skipped."""
+    status, results = ask(cluster, prefix=("env", "SLURM_CONF=/nonexistent/slurm.conf"))
+    assert status == 0
+    names = ("slurm", "PrologFlags", "preemption", "plugstack.conf", "oci.conf")
+    assert {results[name]["status"] for name in names} == {"skipped"}
