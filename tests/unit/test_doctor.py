@@ -167,16 +167,23 @@ def test_criu_features(monkeypatch: Patch) -> None:
     assert "timens" in node.criu_features()
 
 
-def test_crun(monkeypatch: Patch) -> None:
+@pytest.mark.parametrize(("named", "found"), [("", ["crun"]), ("crun", ["crun"]), ("runc", ["runc", "crun"])])
+def test_backends(monkeypatch: Patch, named: str, found: list[str]) -> None:
+    monkeypatch.setattr(config, "backend", lambda: named)
     monkeypatch.setattr(process, "find", lambda name: f"/x/{name}")
-    monkeypatch.setattr(process, "output", lambda argv, env: (0, "crun version 1.21\ncommit: 0\n"))
-    assert node.crun() == "/x/crun 1.21"
+    monkeypatch.setattr(process, "output", lambda argv, env: (0, "version 1\ncommit: 0\n"))
+    assert node.backends() == "; ".join(f"/x/{name}: version 1" for name in found)
+
+
+def test_backend_that_does_not_run(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(config, "backend", lambda: "")
+    monkeypatch.setattr(process, "find", lambda name: f"/x/{name}")
     monkeypatch.setattr(process, "output", lambda argv, env: (127, "no libcrun\n"))
     with pytest.raises(ShimError, match="no libcrun"):
-        node.crun()
+        node.backends()
     monkeypatch.setattr(process, "find", lambda name: None)
     with pytest.raises(ShimError, match="no crun"):
-        node.crun()
+        node.backends()
 
 
 @pytest.mark.parametrize(("check", "module"), [(criu.bindings, "pycriu.images"), (node.jsonschema, "jsonschema")])
@@ -252,10 +259,11 @@ def test_directory_of_each_user(monkeypatch: Patch) -> None:
 
 
 def test_settings_that_cannot_be_read(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(config, "load", raising(ShimError("config.toml: line 1")))
+    for name in ("load", "backend"):
+        monkeypatch.setattr(config, name, raising(ShimError("config.toml: line 1")))
     with pytest.raises(ShimError, match="line 1"):
         node.settings()
-    for check in (node.directory, node.space):
+    for check in (node.backends, node.directory, node.space):
         with pytest.raises(Skipped):
             check()
 

@@ -89,15 +89,20 @@ def criu_features() -> str:
     return ", ".join(FEATURES)
 
 
-def backend() -> str:
-    """What creates the containers, by default."""
+def backends() -> str:
+    """What creates the containers by default, and what looks after restored ones."""
     try:
-        name = config.backend() or runtime.DEFAULT
+        names = dict.fromkeys((config.backend() or runtime.DEFAULT, runtime.DEFAULT))
     except ShimError:
         raise Skipped(UNUSABLE) from None
+    return "; ".join(map(program_version, names))
+
+
+def program_version(name: str) -> str:
+    """Where a program is, and what it says it is."""
     path = process.find(name)
     if path is None:
-        raise ShimError(f"no {name} in {process.PATH}", f"install {name}, or set backend in config.toml")
+        raise ShimError(f"no {name} in {process.PATH}", f"install {name}")
     status, text = process.output([path, "--version"], os.environ)
     if status:
         raise ShimError(f"{path} --version: {text.strip()}", f"install {name} again")
@@ -219,7 +224,7 @@ CHECKS = (
     ("namespaces", namespaces),
     ("criu", criu_version),
     ("criu check", criu_features),
-    ("backend", backend),
+    ("backend", backends),
     ("pycriu", criu.bindings),
     ("jsonschema", jsonschema),
     ("subordinate ids", subids),
