@@ -177,6 +177,13 @@ def features(call: Invocation) -> int:
     return 0
 
 
+def doctor(call: Invocation) -> int:
+    """Check this node and its Slurm, and say what to do."""
+    from oci_criu_shim import doctor as examination
+
+    return examination.main(as_json=call.flag("json"))
+
+
 def version() -> int:
     """Print the version; the last line is how those who look for it know that checkpoints can be made."""
     from oci_criu_shim import __version__

@@ -156,4 +156,10 @@ VERBS = {
         (BUNDLE, Option("--rootless", "", "for a user without privileges")),
     ),
     "features": Verb(commands.features, "", "print what this runtime can do as JSON"),
+    "doctor": Verb(
+        commands.doctor,
+        "",
+        "check this node and its Slurm, and say what to do",
+        (Option("--json", "", "an array of {name, status, found, hint}"),),
+    ),
 }
