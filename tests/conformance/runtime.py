@@ -82,8 +82,8 @@ class Runtime:
         return str(json.loads(done.out)["status"]) if done.status == 0 else "none"
 
     def names(self) -> set[str]:
-        """What is in the runtime's directory."""
-        return {path.name for path in self.root.iterdir()} if self.root.exists() else set()
+        """Containers that have a directory; what is hidden is for all, and may have a directory for each."""
+        return {path.name for path in (*self.root.glob("[!.]*"), *self.root.glob(".*/*"))}
 
     def wait_stopped(self, name: str) -> None:
         wait_for(lambda: self.status(name) == "stopped", TIMEOUT, f"{name} to be stopped")
