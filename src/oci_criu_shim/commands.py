@@ -71,7 +71,7 @@ def kill(call: Invocation) -> int:
 
     container = Container(call.root, call.container)
     backend = _backend(call, container)
-    name = call.optional or "TERM"
+    name = "TERM" if call.optional is None else call.optional
     try:
         number = signals.parse(name)
     except (ValueError, KeyError):
