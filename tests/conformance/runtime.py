@@ -6,17 +6,27 @@ import copy
 import json
 import os
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import Cluster, wait_for
+from tests.cluster import Cluster
 
 NODE = "n1"
 SHARED = "/shared"
 CASE = "/case"
 """Where a container sees its test's directory."""
 TIMEOUT = 30.0
+
+
+def until(predicate: Callable[[], bool], what: str) -> None:
+    """Wait for it in small steps: most of these tests' time is this."""
+    deadline = time.monotonic() + TIMEOUT
+    while not predicate():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.005)
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,7 @@ class Runtime:
         return {path.name for path in (*self.root.glob("[!.]*"), *self.root.glob(".*/*"))}
 
     def wait_stopped(self, name: str) -> None:
-        wait_for(lambda: self.status(name) == "stopped", TIMEOUT, f"{name} to be stopped")
+        until(lambda: self.status(name) == "stopped", f"{name} to be stopped")
 
 
 @dataclass
@@ -146,7 +156,7 @@ class Bundle:
     def marked(self, name: str) -> str:
         """The text of such a file, once it is there and ends in a newline."""
         path = self.mark(name)
-        wait_for(lambda: path.exists() and path.read_text().endswith("\n"), TIMEOUT, f"{path} to be written")
+        until(lambda: path.exists() and path.read_text().endswith("\n"), f"{path} to be written")
         return path.read_text()
 
     def hook(self, script: str, *words: str, env: list[str] | None = None) -> dict[str, Any]:

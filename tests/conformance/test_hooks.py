@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import wait_for
-from tests.conformance.runtime import CASE, TIMEOUT, Bundle
+from tests.conformance.runtime import CASE, Bundle, until
 
 AT_CREATE = ("prestart", "createRuntime", "createContainer")
 AT_START = ("startContainer", "poststart")
@@ -50,7 +49,7 @@ def test_order(noted: Bundle) -> None:
     assert order(noted) == list(AT_CREATE)
     call("start", noted.name).ok()
     assert "poststart" in order(noted)
-    wait_for(lambda: "program" in order(noted), TIMEOUT, "the program")
+    until(lambda: "program" in order(noted), "the program")
     assert order(noted)[:3] == list(AT_CREATE)
     assert order(noted).index("startContainer") < order(noted).index("program")
     call("kill", noted.name, "KILL").ok()

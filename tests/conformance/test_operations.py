@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cluster import wait_for
-from tests.conformance.runtime import TIMEOUT, Bundle, Runtime
+from tests.conformance.runtime import Bundle, Runtime, until
 
 COUNT = "echo ran >>/case/ran; exec sleep 1000"
 TRAP = (
@@ -131,7 +130,7 @@ def test_delete_removes_everything(bundle: Bundle) -> None:
     bundle.runtime.wait_stopped(bundle.name)
     bundle.runtime.call("delete", bundle.name).ok()
     bundle.runtime.call("state", bundle.name).refused()
-    wait_for(lambda: everything(bundle) == before, TIMEOUT, "nothing to be left")
+    until(lambda: everything(bundle) == before, "nothing to be left")
     assert (bundle.path / "config.json").exists()
 
 

@@ -77,7 +77,7 @@ def test_readonly_root(bundle: Bundle) -> None:
 def test_status_of_run(bundle: Bundle, status: int) -> None:
     """`run` of runc and crun ends with the program's status; the container is gone."""
     assert bundle.script(f"exit {status}").run().status == status
-    assert not bundle.runtime.names()
+    bundle.runtime.call("state", bundle.name).refused()
 
 
 # "$@" is a command line of the runtime; $0 is its kill.
@@ -92,7 +92,7 @@ def test_status_of_a_signal(bundle: Bundle, name: str, status: int) -> None:
     prefix = ("sh", "-c", KILLED, kill)
     done = bundle.runtime.call("run", "--bundle", bundle.inside, bundle.name, prefix=prefix)
     assert done.status == status
-    assert not bundle.runtime.names()
+    assert bundle.runtime.status(bundle.name) == "none"
 
 
 @pytest.mark.parametrize("program", ["/nonexistent", "nonexistent", "/etc/passwd"])
@@ -101,7 +101,7 @@ def test_program_that_cannot_run(bundle: Bundle, program: str) -> None:
     done = bundle.args(program).run()
     assert done.status in (1, 126, 127)
     assert done.err.strip()
-    assert not bundle.runtime.names()
+    assert bundle.runtime.status(bundle.name) == "none"
 
 
 def test_run_takes_an_id(bundle: Bundle) -> None:
