@@ -95,8 +95,13 @@ class Runtime:
         """Containers that have a directory; what is hidden is for all, and may have a directory for each."""
         return {path.name for path in (*self.root.glob("[!.]*"), *self.root.glob(".*/*"))}
 
-    def wait_stopped(self, name: str) -> None:
-        until(lambda: self.status(name) == "stopped", f"{name} to be stopped")
+    def pid_file(self, name: str) -> Path:
+        return self.directory / f"{name}.pid"
+
+    def wait_ended(self, name: str) -> None:
+        """Wait for the end of a container's init, without asking the runtime: each call costs."""
+        init = Path(f"/proc/{self.cluster.node_pid(NODE)}/root/proc/{self.pid_file(name).read_text()}")
+        until(lambda: not init.exists(), f"the end of {name}")
 
 
 @dataclass
@@ -126,8 +131,20 @@ class Bundle:
         return self
 
     def create(self, name: str = "", *options: str, bundle: str = "") -> Done:
+        """Create a container; its pid goes to Runtime.pid_file()."""
         self.save()
-        return self.runtime.call("create", "--bundle", bundle or self.inside, *options, name or self.name)
+        pid_file = self.runtime.inside(self.runtime.pid_file(name or self.name))
+        words = ("--bundle", bundle or self.inside, "--pid-file", pid_file, *options)
+        return self.runtime.call("create", *words, name or self.name)
+
+    def start(self) -> Done:
+        return self.runtime.call("start", self.name)
+
+    def kill(self, *signal: str) -> Done:
+        return self.runtime.call("kill", self.name, *signal)
+
+    def delete(self, *options: str) -> Done:
+        return self.runtime.call("delete", *options, self.name)
 
     def run(self, *options: str) -> Done:
         self.save()
@@ -136,15 +153,21 @@ class Bundle:
     def started(self) -> Bundle:
         """Created and started, both without an error."""
         self.create().ok()
-        self.runtime.call("start", self.name).ok()
+        self.start().ok()
         return self
 
     def stopped(self) -> Bundle:
         """Created, and at its end before it was ever started."""
         self.create().ok()
-        self.runtime.call("kill", self.name, "KILL").ok()
-        self.runtime.wait_stopped(self.name)
+        self.end()
         return self
+
+    def end(self) -> None:
+        self.kill("KILL").ok()
+        self.runtime.wait_ended(self.name)
+
+    def wait_ended(self) -> None:
+        self.runtime.wait_ended(self.name)
 
     def state(self) -> dict[str, Any]:
         return self.runtime.state(self.name)

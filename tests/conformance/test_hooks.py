@@ -43,42 +43,24 @@ def noted(bundle: Bundle) -> Bundle:
 
 
 def test_order(noted: Bundle) -> None:
-    """config.md#summary: which operation calls which hooks; prestart before createRuntime before createContainer."""
-    call = noted.runtime.call
+    """config.md#summary: which operation calls which hooks; prestart before createRuntime before createContainer.
+
+    config.md#hooks: the state of the container MUST be passed to hooks over stdin.
+    """
     noted.create().ok()
+    pid = noted.state()["pid"]
     assert order(noted) == list(AT_CREATE)
-    call("start", noted.name).ok()
+    noted.start().ok()
     assert "poststart" in order(noted)
     until(lambda: "program" in order(noted), "the program")
     assert order(noted)[:3] == list(AT_CREATE)
     assert order(noted).index("startContainer") < order(noted).index("program")
-    call("kill", noted.name, "KILL").ok()
-    noted.runtime.wait_stopped(noted.name)
+    noted.end()
     assert "poststop" not in order(noted)
-    call("delete", noted.name).ok()
+    noted.delete().ok()
     assert order(noted)[-1] == "poststop"
     assert len(order(noted)) == len(set(order(noted)))
-
-
-def test_order_under_run(noted: Bundle) -> None:
-    """config.md#summary: `run` is create, start and delete."""
-    until = "until grep -q poststart /case/order; do sleep 0.01; done"
-    noted.script(f"echo program >>/case/order; {until}").run().ok()
-    seen = order(noted)
-    assert (tuple(seen[:3]), sorted(seen[3:6]), seen[6:]) == (
-        AT_CREATE,
-        ["poststart", "program", "startContainer"],
-        ["poststop"],
-    )
-
-
-def test_listed_order(bundle: Bundle) -> None:
-    """config.md#hooks: hooks MUST be called in the listed order."""
-    bundle.config["hooks"] = {kind: [note(bundle, kind, f"{kind}{n}") for n in range(3)] for kind in ALL}
-    until = "until grep -q poststart2 /case/order; do sleep 0.01; done"
-    bundle.script(until).run().ok()
-    for kind in ALL:
-        assert [word for word in order(bundle) if word[:-1] == kind] == [f"{kind}{n}" for n in range(3)]
+    require_states(noted, pid)
 
 
 STATUS = {
@@ -91,14 +73,8 @@ STATUS = {
 }
 
 
-def test_state_on_stdin(noted: Bundle) -> None:
-    """config.md#hooks: the state of the container MUST be passed to hooks over stdin."""
-    noted.create().ok()
-    pid = noted.state()["pid"]
-    noted.runtime.call("start", noted.name).ok()
-    noted.runtime.call("kill", noted.name, "KILL").ok()
-    noted.runtime.wait_stopped(noted.name)
-    noted.runtime.call("delete", noted.name).ok()
+def require_states(noted: Bundle, pid: int) -> None:
+    """What each hook was told."""
     for kind in ALL:
         state = json.loads(noted.mark(f"{kind}.json").read_text())
         assert state["id"] == noted.name, kind
@@ -109,6 +85,19 @@ def test_state_on_stdin(noted: Bundle) -> None:
         assert state["ociVersion"], kind
         if kind in ("prestart", "createRuntime", "poststart"):  # runtime namespace: the pid as the runtime sees it
             assert state["pid"] == pid, kind
+
+
+def test_order_under_run(bundle: Bundle) -> None:
+    """config.md#hooks: MUST be called in the listed order; `run` is create, start and delete."""
+    bundle.config["hooks"] = {kind: [note(bundle, kind, f"{kind}{n}") for n in range(2)] for kind in ALL}
+    until_then = "until grep -q poststart1 /case/order; do sleep 0.01; done"
+    bundle.script(f"echo program >>/case/order; {until_then}").run().ok()
+    seen = order(bundle)
+    for kind in ALL:
+        assert [word for word in seen if word[:-1] == kind] == [f"{kind}0", f"{kind}1"]
+    assert [word[:-1] for word in seen[:6:2]] == list(AT_CREATE)
+    assert seen.index("startContainer1") < seen.index("program")
+    assert seen[-2:] == ["poststop0", "poststop1"]
 
 
 def test_args_and_env(bundle: Bundle) -> None:
@@ -146,7 +135,7 @@ def test_failure_at_start(noted: Bundle) -> None:
     """runtime.md#lifecycle, 7: a startContainer hook that fails: the program is not run."""
     noted.config["hooks"]["startContainer"].append(noted.hook(FAIL))
     noted.create().ok()
-    noted.runtime.call("start", noted.name)
+    noted.start()
     assert noted.runtime.status(noted.name) in ("stopped", "none")
     assert "program" not in order(noted)
 
@@ -155,7 +144,7 @@ def test_failure_after_start(noted: Bundle) -> None:
     """runtime.md#lifecycle, 9: a poststart hook that fails is an error; in version 1.0, as crun has it, it is not."""
     noted.config["hooks"]["poststart"].insert(0, noted.hook(FAIL))
     noted.create().ok()
-    done = noted.runtime.call("start", noted.name)
+    done = noted.start()
     if done.status == 0:
         assert noted.runtime.status(noted.name) == "running"
     else:
@@ -165,7 +154,7 @@ def test_failure_after_start(noted: Bundle) -> None:
 def test_failure_after_delete(noted: Bundle) -> None:
     """runtime.md#lifecycle, 13: a poststop hook that fails is a warning; the rest goes on."""
     noted.config["hooks"]["poststop"].insert(0, noted.hook(FAIL))
-    noted.stopped().runtime.call("delete", noted.name).ok()
+    noted.stopped().delete().ok()
     assert order(noted)[-1] == "poststop"
     assert noted.runtime.status(noted.name) == "none"
 

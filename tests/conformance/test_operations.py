@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
+from collections import Counter
 
 from tests.conformance.runtime import Bundle, Runtime, until
 
@@ -30,42 +30,35 @@ def test_unknown(runtime: Runtime) -> None:
         runtime.call(verb, "unknown").refused(verb)
 
 
-def test_start_returns_while_the_program_runs(bundle: Bundle) -> None:
-    """runtime.md#start: it runs the program, once."""
+def test_start_of_running(bundle: Bundle) -> None:
+    """runtime.md#start: it runs the program, once; of a container that is not `created`: an error, and no effect."""
     bundle.script(COUNT).started()
     assert bundle.marked("ran") == "ran\n"
-    assert bundle.state()["status"] == "running"
-
-
-def test_start_of_running(bundle: Bundle) -> None:
-    """runtime.md#start: of a container that is not `created`: an error, and no effect."""
-    bundle.script(COUNT).started()
-    bundle.marked("ran")
     before = bundle.state()
-    bundle.runtime.call("start", bundle.name).refused()
+    assert before["status"] == "running"
+    bundle.start().refused()
     assert bundle.state() == before
     assert bundle.marked("ran") == "ran\n"
 
 
-@pytest.mark.parametrize("ran", [True, False], ids=["after-its-end", "killed-before-start"])
-def test_start_of_stopped(bundle: Bundle, ran: bool) -> None:
+def test_start_of_ended(bundle: Bundle) -> None:
     """runtime.md#start: of a container that is not `created`: an error, and no effect."""
-    if ran:
-        bundle.script("echo ran >>/case/ran").started()
-        bundle.marked("ran")
-        bundle.runtime.wait_stopped(bundle.name)
-    else:
-        bundle.script(COUNT).stopped()
-    bundle.runtime.call("start", bundle.name).refused()
+    bundle.script("echo ran >>/case/ran").started().wait_ended()
+    bundle.start().refused()
     assert bundle.state()["status"] == "stopped"
-    assert bundle.mark("ran").exists() == ran
-    assert not ran or bundle.marked("ran") == "ran\n"
+    assert bundle.marked("ran") == "ran\n"
 
 
-def test_kill_of_created(bundle: Bundle) -> None:
-    """runtime.md#kill: a signal to a created container; the program is never run."""
+def test_operations_on_stopped(bundle: Bundle) -> None:
+    """runtime.md#kill: ends a created container, whose program is never run; then start, and kill, are errors, and
+    have no effect; delete is none, the first time."""
     bundle.script(COUNT).stopped()
+    bundle.start().refused("start")
+    bundle.kill("KILL").refused("kill")
+    assert bundle.state()["status"] == "stopped"
     assert not bundle.mark("ran").exists()
+    bundle.delete().ok()
+    bundle.delete().refused("delete")
 
 
 def test_kill_sends_the_signal(bundle: Bundle) -> None:
@@ -73,22 +66,10 @@ def test_kill_sends_the_signal(bundle: Bundle) -> None:
     bundle.args("python3", "-IS", "-c", TRAP).started()
     bundle.marked("ready")
     for words, number in NAMES.items():
-        bundle.runtime.call("kill", bundle.name, *words.split()).ok()
+        bundle.kill(*words.split()).ok()
         assert bundle.marked("signal") == f"{number}\n", words
         bundle.mark("signal").unlink()
     assert bundle.state()["status"] == "running"
-
-
-def test_kill_ends_it(bundle: Bundle) -> None:
-    """runtime.md#lifecycle, 10: the process may exit because of kill."""
-    bundle.started().runtime.call("kill", bundle.name, "KILL").ok()
-    bundle.runtime.wait_stopped(bundle.name)
-
-
-def test_kill_of_stopped(bundle: Bundle) -> None:
-    """runtime.md#kill: of a container neither `created` nor `running`: an error, and no effect."""
-    bundle.stopped().runtime.call("kill", bundle.name, "KILL").refused()
-    assert bundle.state()["status"] == "stopped"
 
 
 def test_kill_with_no_signal(bundle: Bundle) -> None:
@@ -96,19 +77,19 @@ def test_kill_with_no_signal(bundle: Bundle) -> None:
     bundle.started()
     before = bundle.state()
     for name in ("NOSUCH", "999", "-1", "", "SIG", "9x"):
-        bundle.runtime.call("kill", bundle.name, "--", name).refused(name)
-        assert bundle.state() == before, name
+        bundle.kill("--", name).refused(name)
+    assert bundle.state() == before
 
 
 def test_delete_of_running(bundle: Bundle) -> None:
     """runtime.md#delete: of a container that is not `stopped`: an error, and no effect."""
     bundle.started()
     before = bundle.state()
-    bundle.runtime.call("delete", bundle.name).refused()
+    bundle.delete().refused()
     assert bundle.state() == before
 
 
-def everything(bundle: Bundle) -> list[str]:
+def everything(bundle: Bundle) -> Counter[str]:
     """What a container could leave on the node: control groups, mounts, processes, files."""
     root = bundle.runtime.inside(bundle.runtime.root)
     script = f"""
@@ -117,30 +98,29 @@ def everything(bundle: Bundle) -> list[str]:
         ps -eo args= | grep -v ^ps
         find {root} /run /tmp /dev/shm
     """
-    return sorted(bundle.runtime.shell(script, "root").splitlines())
+    return Counter(bundle.runtime.shell(script, "root").splitlines())
 
 
 def test_delete_removes_everything(bundle: Bundle) -> None:
     """runtime.md#delete: the resources that create made are deleted, others not."""
-    bundle.stopped().runtime.call("delete", bundle.name).ok()  # what the first one makes for all
+    bundle.stopped().delete().ok()  # what the first one makes for all
     before = everything(bundle)
     bundle.started()
-    assert everything(bundle) != before
-    bundle.runtime.call("kill", bundle.name, "KILL").ok()
-    bundle.runtime.wait_stopped(bundle.name)
-    bundle.runtime.call("delete", bundle.name).ok()
+    assert everything(bundle) - before
+    bundle.end()
+    bundle.delete().ok()
     bundle.runtime.call("state", bundle.name).refused()
-    until(lambda: everything(bundle) == before, "nothing to be left")
+    until(lambda: not everything(bundle) - before, "nothing to be left")
     assert (bundle.path / "config.json").exists()
 
 
-@pytest.mark.parametrize("before", ["created", "running", "stopped"])
-def test_delete_by_force(bundle: Bundle, before: str) -> None:
+def test_delete_by_force(bundle: Bundle) -> None:
     """--force of runc and crun, which ends the container first."""
-    {"created": lambda: bundle.create().ok(), "running": bundle.started, "stopped": bundle.stopped}[before]()
-    bundle.runtime.call("delete", "--force", bundle.name).ok()
-    assert bundle.runtime.status(bundle.name) == "none"
-    assert not bundle.runtime.names()
+    for prepare in (lambda: bundle.create().ok(), bundle.started):
+        prepare()
+        bundle.delete("--force").ok()
+        assert not bundle.runtime.names()
+    bundle.runtime.call("state", bundle.name).refused()
 
 
 def test_delete_by_force_of_nothing(runtime: Runtime) -> None:
@@ -150,24 +130,16 @@ def test_delete_by_force_of_nothing(runtime: Runtime) -> None:
 
 def test_delete_frees_the_id(bundle: Bundle) -> None:
     """runtime.md#delete: its id may be used by a subsequent container."""
-    bundle.script("echo first >/case/ran").started()
-    bundle.runtime.wait_stopped(bundle.name)
-    bundle.runtime.call("delete", bundle.name).ok()
-    bundle.script("echo second >/case/ran").started()
-    bundle.runtime.wait_stopped(bundle.name)
-    assert bundle.marked("ran") == "second\n"
-
-
-def test_delete_twice(bundle: Bundle) -> None:
-    """runtime.md#delete: the second time there is none."""
-    bundle.stopped().runtime.call("delete", bundle.name).ok()
-    bundle.runtime.call("delete", bundle.name).refused()
+    for which in ("first", "second"):
+        bundle.script(f"echo {which} >/case/ran").started().wait_ended()
+        assert bundle.marked("ran") == f"{which}\n"
+        bundle.delete().ok()
 
 
 def test_delete_leaves_others(bundle: Bundle) -> None:
     """runtime.md#delete: what this container did not make is not deleted."""
     bundle.create("other").ok()
-    bundle.stopped().runtime.call("delete", bundle.name).ok()
+    bundle.stopped().delete().ok()
     assert bundle.runtime.status("other") == "created"
     bundle.runtime.call("start", "other").ok()
     assert bundle.runtime.status("other") == "running"
