@@ -83,19 +83,21 @@ def test_table(cluster: Cluster) -> None:
     assert [line.split("-> ")[1] for line in lines if line.startswith(" ")] == hints
 
 
+def reconfigure(cluster: Cluster, flags: str) -> None:
+    """Have slurmctld read slurm.conf again, and wait until it says so."""
+    cluster.exec("ctl", ["scontrol", "reconfigure"], "root")
+    shown = f"PrologFlags             = {flags}\n"
+    wait_for(lambda: shown in cluster.exec("n1", ["scontrol", "show", "config"], check=False).stdout, 30, shown)
+
+
 def test_no_contain(cluster: Cluster) -> None:
-    """By a reconfiguration: slurmctld is asked, not the file."""
-
-    def says(flags: str) -> None:
-        cluster.exec("ctl", ["scontrol", "reconfigure"], "root")
-        shown = f"PrologFlags             = {flags}"
-        wait_for(lambda: shown in cluster.exec("n1", ["scontrol", "show", "config"], check=False).stdout, 30, shown)
-
-    with changed(cluster, "slurm.conf", "PrologFlags=Contain", "PrologFlags=Alloc"):
-        says("Alloc\n")
-        result = failed(cluster, "PrologFlags")
-    says("Alloc,Contain\n")
-    assert result["hint"] == "slurm.conf: PrologFlags=Contain"
+    """slurmctld is asked, not the file."""
+    try:
+        with changed(cluster, "slurm.conf", "PrologFlags=Contain", "PrologFlags=Alloc"):
+            reconfigure(cluster, "Alloc")
+            assert failed(cluster, "PrologFlags")["hint"] == "slurm.conf: PrologFlags=Contain"
+    finally:
+        reconfigure(cluster, "Alloc,Contain")
 
 
 def test_plain_crun(cluster: Cluster) -> None:

@@ -150,7 +150,7 @@ def test_files_that_are_missing(healthy: Path) -> None:
     [
         ('RunTimeRun="exec crun run --bundle %b %n"', "RunTimeRun is not by oci-criu-shim: exec crun run"),
         ('RunTimeQuery="exec {program} --root=/run/oci-criu-shim/%j state %n"', "sets neither"),
-        ('RunTimeRun="exec {program} --root=/tmp run %n"', "is without --root=/run/oci-criu-shim/%j"),
+        ('RunTimeRun="exec {program} --root=/tmp run %n"', "does not name /run/oci-criu-shim/%j"),
         ('RunTimeRun="exec /nonexistent/oci-criu-shim --root=/run/oci-criu-shim/%j run %n"', "is not there"),
         (OCI + 'RunTimeDelete="crun delete"', "RunTimeDelete is not by"),
     ],
@@ -159,6 +159,13 @@ def test_oci(healthy: Path, text: str, said: str) -> None:
     (healthy / "oci.conf").write_text(text.format(program=healthy / site.PROGRAM))
     result = one_wrong("oci.conf")
     assert said in result["found"] and result["hint"]
+
+
+def test_oci_by_the_shell(healthy: Path) -> None:
+    script = f'RunTimeQuery="d=/run/oci-criu-shim/%j; [ -e $d/%n ] && exec {healthy}/oci-criu-shim state %n"\n'
+    with (healthy / "oci.conf").open("a") as stream:
+        stream.write(script)
+    assert results()["oci.conf"]["found"].endswith("RunTimeRun, RunTimeQuery")
 
 
 def test_oci_by_create_and_start(healthy: Path) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PLUGIN = "oci_criu_shim_spank.so"
 PROGRAM = "oci-criu-shim"
-ROOT = "--root=/run/oci-criu-shim/%j"
+ROOT = "/run/oci-criu-shim/%j"
 INSTALLED_PLUGSTACK = "/usr/share/oci-criu-shim/plugstack.conf"
 COMMANDS = ("RunTimeRun", "RunTimeCreate", "RunTimeStart", "RunTimeQuery", "RunTimeKill", "RunTimeDelete")
 INSTALLED_OCI = "/etc/oci-criu-shim/oci.conf.d/oci-criu-shim.conf"
@@ -139,8 +139,8 @@ def runtime(path: str, key: str, words: list[str]) -> None:
         raise ShimError(f"{path}: {key} is not by {PROGRAM}: {' '.join(words)}", hint)
     if program.startswith("/") and not os.access(program, os.X_OK):
         raise ShimError(f"{path}: {key}: {program} is not there", "make install on this node, or correct the path")
-    if ROOT not in " ".join(words).replace("--root ", "--root=").split():
-        raise ShimError(f"{path}: {key} is without {ROOT}, where the plugin looks for containers", hint)
+    if ROOT not in " ".join(words):
+        raise ShimError(f"{path}: {key} does not name {ROOT}, where the plugin looks for containers", hint)
 
 
 def plugins(path: str) -> Iterator[list[str]]:
