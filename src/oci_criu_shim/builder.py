@@ -1,7 +1,7 @@
 """The process that CRIU starts in: namespaces, names, clocks and mounts, made as the user may.
 
 CRIU could only make them with privilege, or does not restore them at all (sysctls of a network
-namespace that it is told is external, the domain name, priorities of input and output).
+namespace that it is told is external, the domain name, the personality, priorities of input and output).
 """
 
 from __future__ import annotations
@@ -86,6 +86,8 @@ def _build(plan: Plan, fds: Mapping[int, int], ready: int, go: int, said: int) -
     if os.geteuid():
         linux.keep_capabilities()  # an exec takes them from all but the namespace's user 0
     argv = [criu.program(), "swrk", str(CONNECTION)]
+    if plan.personality:
+        linux.set_personality(plan.personality)  # the last: it can change what uname(2) says
     pid = process.fork(lambda: process.become(argv, ENVIRONMENT, fds))
     os.write(said, str(pid).encode())
 

@@ -88,6 +88,11 @@ def set_io_priority(value: int) -> None:
     _check(_libc.syscall(IOPRIO[os.uname().machine][1], IOPRIO_WHO_PROCESS, 0, value), "ioprio_set")
 
 
+def set_personality(value: int) -> None:
+    """personality(2)."""
+    _check(_libc.personality(ctypes.c_ulong(value)), "personality")
+
+
 def become_subreaper() -> None:
     """Orphaned descendants become children of this process (PR_SET_CHILD_SUBREAPER of prctl(2))."""
     _check(_libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")

@@ -69,8 +69,9 @@ def deepest(path: str, mounted: Iterable[Mount]) -> Mount | None:
 def external(container: Iterable[Mount], node: Iterable[Mount]) -> list[dict[str, Any]]:
     """The container's mounts of file systems that are the node's: CRIU must be told of each.
 
-    `key` is the mount point in the container; `kind` says where its source is at a restore:
-    "device" in the node's /dev, "cgroup" in the node's control groups, "bind" in config.json.
+    `key` is the mount point in the container; `kind` says where its source is at a restore: "device"
+    in the node's /dev, "cgroup" in the node's control groups, "sysfs" and "mqueue" (of a network or ipc
+    namespace that is the node's) where the node has those, "bind" in config.json.
     """
     devices = {mount.device for mount in node}
     found = []
@@ -83,6 +84,8 @@ def external(container: Iterable[Mount], node: Iterable[Mount]) -> list[dict[str
         elif mount.kind in ("cgroup", "cgroup2"):
             entry["kind"] = "cgroup"
             entry["controllers"] = mount.controllers
+        elif mount.kind in ("sysfs", "mqueue"):
+            entry["kind"] = mount.kind
         else:
             entry["kind"] = "bind"
         found.append(entry)
@@ -104,6 +107,14 @@ def bind_source(key: str, mounts: Iterable[Mapping[str, Any]], bundle: str, root
     return best[1] if best else None
 
 
+def node_source(kind: str, root: str, node: Iterable[Mount]) -> str | None:
+    """Where the node has `root` of its only file system of type `kind`; None where it has none."""
+    for mount in node:
+        if mount.kind == kind and mount.root == "/":
+            return mount.point + root.rstrip("/")
+    return None
+
+
 def is_bind(mount: Mapping[str, Any]) -> bool:
     """Whether an entry of config.json's `mounts` is a bind mount (config.md, Mounts)."""
     return mount.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(mount.get("options", []))
@@ -120,7 +131,7 @@ def require_none_below(key: str, source: str, node: Iterable[Mount]) -> None:
     if found:
         raise ShimError(
             f"the bind mount at {key} has others below it, which a user's restore can't make: {' '.join(found[:4])}",
-            "bind the directories that are needed, each by itself; without a network namespace, leave /sys out",
+            "bind what is needed, each by itself: /sys/devices and /sys/class in place of /sys",
         )
 
 

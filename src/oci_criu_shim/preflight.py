@@ -16,6 +16,21 @@ if TYPE_CHECKING:
     from oci_criu_shim.mounts import Mount
 
 
+def check_bundle(bundle: Bundle) -> None:
+    """Raise ShimError where a container of this bundle could never be checkpointed on this node."""
+    bundles.check_checkpointable(bundle)
+    if os.geteuid() == 0:
+        return
+    node = mounts.read()
+    for mount in bundle.mounts:
+        if mounts.is_bind(mount):
+            source = os.path.join(bundle.path, mount.get("source", ""))
+            mounts.require_none_below(mount["destination"], source, node)
+        elif mount.get("type") == "sysfs" and "network" not in bundle.namespaces:
+            # All that crun can do then is to bind the node's.
+            mounts.require_none_below(mount["destination"], "/sys", node)
+
+
 def check(pid: int, bundle: Bundle) -> None:
     """Raise ShimError where the container of init `pid` can't be checkpointed as it is now."""
     bundles.check_checkpointable(bundle)
@@ -23,18 +38,20 @@ def check(pid: int, bundle: Bundle) -> None:
     node, inside = mounts.read(), mounts.read(pid)
     _require_own_sharing(inside, node)
     external = mounts.external(inside, node)
-    _require_one_at_a_place(inside, external)
     if os.geteuid():
         for process in _tree(pid):
             _require_own(process)
     if os.stat(f"/proc/{pid}/ns/user").st_ino != os.stat("/proc/self/ns/user").st_ino:
         _require_single_binds(bundle, external, node)
+    _require_one_at_a_place(inside, external)
 
 
 def _require_single_binds(bundle: Bundle, external: list[dict[str, str]], node: Iterable[Mount]) -> None:
     for entry in external:
-        if entry["kind"] == "bind":
+        if entry["kind"] in ("bind", "sysfs"):
             source = mounts.bind_source(entry["key"], bundle.mounts, bundle.path, bundle.rootfs)
+            if entry["kind"] == "sysfs":
+                source = mounts.node_source("sysfs", entry["root"], node)
             if source is not None:
                 mounts.require_none_below(entry["key"], source, node)
 

@@ -83,6 +83,12 @@ class Plan:
             flags &= ~flag
         return flags
 
+    @property
+    def personality(self) -> int:
+        """The init's: CRIU 4.2 writes each process's down, but does not restore any."""
+        image = criu.load_image(os.path.join(self.images, "core-1.img"))
+        return int(image["entries"][0]["tc"]["personality"])
+
     def names(self) -> tuple[str, str] | None:
         """The host and domain names in the container's own UTS namespace; None where it has none."""
         if not self.flags & linux.CLONE_NEWUTS:
@@ -119,7 +125,7 @@ class Plan:
         node = mounts.read()
         found = []
         for number, entry in enumerate(self.manifest["external"]):
-            path = _source(entry, self.bundle)
+            path = _source(entry, self.bundle, node)
             if self.rootless:
                 _check_source(entry, path, node)
             found.append(Source(entry, path, f"{self.stage}/{number}"))
@@ -202,12 +208,14 @@ def _write_inventory(images: str, path: str) -> dict[str, dict[str, int]]:
     return {"own": own, "root": before}
 
 
-def _source(entry: Mapping[str, Any], bundle: Bundle) -> str:
+def _source(entry: Mapping[str, Any], bundle: Bundle, node: Iterable[mounts.Mount]) -> str:
     """Where an external mount comes from on this node; ShimError where it is missing."""
     if entry["kind"] == "device":
         source: str | None = "/dev" + entry["root"]
     elif entry["kind"] == "cgroup":
-        source = _control_group(entry["controllers"])
+        source = _control_group(entry["controllers"], node)
+    elif entry["kind"] in ("sysfs", "mqueue"):
+        source = mounts.node_source(entry["kind"], entry["root"], node)
     else:
         source = mounts.bind_source(entry["key"], bundle.mounts, bundle.path, bundle.rootfs)
     if source is None or not os.path.exists(source):
@@ -226,15 +234,15 @@ def _check_source(entry: Mapping[str, Any], path: str, node: Iterable[mounts.Mou
             f"the container's mount {entry['key']} was not {' '.join(mounts.names(missing))}, and {path} is, here",
             "mount it alike on all nodes",
         )
-    if entry["kind"] == "bind":
+    if entry["kind"] in ("bind", "sysfs"):
         mounts.require_none_below(entry["key"], path, node)
 
 
-def _control_group(controllers: str) -> str | None:
+def _control_group(controllers: str, node: Iterable[mounts.Mount]) -> str | None:
     """This process's control group directory in the hierarchy of `controllers` ("" is version 2)."""
     with open("/proc/self/cgroup", encoding="utf-8") as stream:
         groups = dict(line.rstrip("\n").split(":", 2)[1:] for line in stream)
-    for mount in mounts.read():
+    for mount in node:
         if mount.kind in ("cgroup", "cgroup2") and mount.controllers == controllers:
             path = mount.point + groups.get(controllers, "")
             return path if os.path.exists(path) else mount.point

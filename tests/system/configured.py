@@ -60,6 +60,7 @@ def everything(spec: Spec, bundle: str) -> Spec:
         "kernel.msgmax": "9000",
         "fs.mqueue.msg_max": "20",
     }
+    linux["personality"] = {"domain": "LINUX32"}
     linux["maskedPaths"] += ["/usr/games", "/etc/shells"]
     linux["readonlyPaths"] += ["/data/below"]
     return spec
@@ -79,6 +80,9 @@ def shared_namespaces(spec: Spec) -> Spec:
     own = ("pid", "mount", "user")
     linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] in own]
     spec["mounts"] = [m for m in spec["mounts"] if m["type"] != "mqueue" and not m["destination"].startswith("/sys")]
+    for part in ("devices", "class"):
+        whole = {"destination": f"/sys/{part}", "type": "bind", "source": f"/sys/{part}", "options": ["rbind", "ro"]}
+        spec["mounts"].append(whole)
     spec.pop("hostname", None)
     return spec
 

@@ -16,6 +16,7 @@ PARTS = (
     "uname",
 )
 CAPABILITIES = 1 << 0 | 1 << 5 | 1 << 8 | 1 << 10 | 1 << 21
+PER_LINUX32 = 8
 FLAGS = {"ro", "rw", "nosuid", "nodev", "noexec"}
 
 
@@ -101,7 +102,7 @@ class TestConfigured:
         process = seen.before["process"]
         assert (process["cwd"], process["nice"], process["scheduler"][0]) == ("/usr/share", 5, 3)
         assert process["ioprio"] == 2 << 13 | 6
-        assert process["oom_score_adj"] == "300"
+        assert (process["oom_score_adj"], process["personality"]) == ("300", PER_LINUX32)
         assert (process["env"]["WORDS"], process["env"]["EMPTY"]) == ("with = and spaces", "")
         assert process["swapoff"] == "Operation not supported"
         for name, limits in configured.LIMITS.items():

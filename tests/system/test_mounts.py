@@ -74,7 +74,7 @@ def test_a_source_with_flags_that_a_user_cant_take_off(site: Site) -> None:
 def test_much_in_a_tmpfs(site: Site, user: str) -> None:
     spec = site.spec(user)
     spec["mounts"].append(configured.tmpfs("/scratch", "size=150m", "mode=777"))
-    fill = "head -c 104857600 /dev/urandom >/scratch/big && exec python3 -I /inside.py"
+    fill = "seq 1 20000000 | head -c 104857600 >/scratch/big && exec python3 -I /inside.py"
     spec["process"]["args"] = ["sh", "-c", fill]
     life = site.container(user, spec)
     try:

@@ -62,3 +62,29 @@ def test_no_pid_namespace_is_not_checkpointable(config: dict[str, Any], namespac
 
 def test_pid_namespace_is_checkpointable(config: dict[str, Any]) -> None:
     bundle.check_checkpointable(bundle.Bundle("/b", config))
+
+
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "ipc": ({"namespaces": [{"type": "pid"}, {"type": "ipc", "path": "/x"}]}, {}, "joins a namespace of type ipc"),
+    "sysctl": ({"sysctl": {"kernel.shm_rmid_forced": "1"}}, {}, "sets kernel.shm_rmid_forced"),
+    "0 is another": ({"uidMappings": [{"containerID": 0, "hostID": 70000, "size": 9}]}, {}, "to another one than 0"),
+    "1 is the user": ({"uidMappings": [{"containerID": 1, "hostID": 7000, "size": 1}]}, {}, "to another one than 0"),
+    "not 0 runs it": ({"uidMappings": [{"containerID": 0, "hostID": 7000, "size": 1}]}, {"uid": 5}, "who is not you"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_checkpointable(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    linux, user, reason = REFUSED[case]
+    config["linux"] |= linux
+    config["process"]["user"] = user
+    monkeypatch.setattr("os.geteuid", lambda: 7000)
+    with pytest.raises(ShimError, match=reason):
+        bundle.check_checkpointable(bundle.Bundle("/b", config))
+
+
+def test_own_id_within_a_range_is_checkpointable(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    ranges = [{"containerID": 0, "hostID": 7000, "size": 1}, {"containerID": 1, "hostID": 100000, "size": 65536}]
+    config["linux"]["uidMappings"] = ranges
+    monkeypatch.setattr("os.geteuid", lambda: 7000)
+    bundle.check_checkpointable(bundle.Bundle("/b", config))

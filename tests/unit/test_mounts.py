@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import mounts
+from oci_criu_shim.errors import ShimError
 
 NODE = r"""
 22 1 0:20 / / rw,relatime - overlay overlay rw
@@ -48,6 +49,40 @@ def test_details() -> None:
     assert entries["/proc/kcore"]["options"] == ["ro", "nosuid"]
     assert entries["/sys/fs/cgroup/cpu,cpuacct"]["controllers"] == "cpu,cpuacct"
     assert entries["/data\ttab"]["root"] == "/data set"
+
+
+def test_flags() -> None:
+    flags = mounts.flags(["ro", "nosuid", "relatime", "idmapped"])
+    assert flags == 1 | 2 | 1 << 21
+    assert mounts.names(flags) == ["ro", "nosuid", "relatime"]
+
+
+def test_locked_flags_are_those_of_the_mount_that_holds_a_path(tmp_path: Path) -> None:
+    upper = f"2 1 8:1 / {tmp_path} rw,nosuid,noatime - ext4 /dev/sda1 rw"
+    node = mounts.parse(f"1 0 8:1 / / ro,relatime - ext4 /dev/sda1 rw\n{upper}")
+    assert mounts.names(mounts.locked(str(tmp_path / "x"), node)) == ["nosuid", "noatime"]
+    assert mounts.names(mounts.locked(f"{tmp_path}-beside", node)) == ["ro"]
+
+
+def test_sharing() -> None:
+    assert [mount.shared for mount in mounts.parse(CONTAINER)] == [None] * 7
+    line = "105 100 8:1 / /data rw shared:12 master:3 - ext4 /dev/sda1 rw"
+    assert mounts.parse(line)[0].shared == "12"
+
+
+def test_mounts_below_a_bind() -> None:
+    node = mounts.parse(NODE)
+    mounts.require_none_below("/data", "/shared files", node)
+    mounts.require_none_below("/data", "/devices", node)
+    with pytest.raises(ShimError, match=r"at /system has others below it.*: /sys/fs/cgroup/cpu,cpuacct"):
+        mounts.require_none_below("/system", "/sys", node)
+
+
+def test_what_the_node_has_by_itself() -> None:
+    node = mounts.parse("30 22 0:40 / /sys rw - sysfs sysfs rw\n31 22 0:41 /x /y rw - mqueue mqueue rw")
+    assert mounts.node_source("sysfs", "/", node) == "/sys"
+    assert mounts.node_source("sysfs", "/class", node) == "/sys/class"
+    assert mounts.node_source("mqueue", "/", node) is None
 
 
 def test_own_mounts_are_read() -> None:

@@ -1,0 +1,29 @@
+"""What is told of CRIU's log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from oci_criu_shim import criu
+
+# As CRIU 4.2 writes it: with times from log level 4 on, without below it.
+LOG = """
+Warn  (criu/kerndat.c:1): something
+Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted
+Error (criu/cr-dump.c:478): Task 7 with SysVIPC shmem map @7f doesn't live in IPC ns
+(00.072592) pie: 1: Error (criu/pie/restorer.c:1883): Can't restore 0x7f mapping
+(00.072885)      1: Error (criu/mount.c:1): with a pid
+(00.073203) Error (criu/cr-restore.c:2331): Restoring FAILED.
+"""
+
+
+def test_error_lines(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text(LOG)
+    lines = criu.errors(str(tmp_path / "log"))
+    said = [line.partition(": ")[2][:12] for line in lines]
+    assert said == ["Task 7 with ", "Can't restor", "with a pid", "Restoring FA"]
+    assert "System V shared memory" in criu.meaning(lines)
+
+
+def test_no_log(tmp_path: Path) -> None:
+    assert criu.errors(str(tmp_path / "none")) == []
