@@ -37,6 +37,7 @@ def check(pid: int, bundle: Bundle) -> None:
     _require_running(pid)
     node, inside = mounts.read(), mounts.read(pid)
     _require_own_sharing(inside, node)
+    _require_no_queues(pid, inside)
     external = mounts.external(inside, node)
     if os.geteuid():
         for process in _tree(pid):
@@ -77,6 +78,13 @@ def _require_own_sharing(inside: Iterable[Mount], node: Iterable[Mount]) -> None
                 " can't bring back",
                 "use rslave or rprivate in the mount's options",
             )
+
+
+def _require_no_queues(pid: int, inside: Iterable[Mount]) -> None:
+    """CRIU 4.2 restores no POSIX message queue (mqueue_dump() in criu/filesystems.c)."""
+    for mount in inside:
+        if mount.kind == "mqueue" and (names := os.listdir(f"/proc/{pid}/root{mount.point}")):
+            raise ShimError(f"there are POSIX message queues, which CRIU can't dump: {' '.join(names[:4])}")
 
 
 def _require_running(pid: int) -> None:

@@ -60,6 +60,7 @@ def everything(spec: Spec, bundle: str) -> Spec:
         "kernel.msgmax": "9000",
         "fs.mqueue.msg_max": "20",
     }
+    linux["devices"] = [{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o666}]
     linux["personality"] = {"domain": "LINUX32"}
     linux["maskedPaths"] += ["/usr/games", "/etc/shells"]
     linux["readonlyPaths"] += ["/data/below"]

@@ -47,11 +47,19 @@ def without_pids(spec: Spec) -> None:
     spec["linux"]["namespaces"] = [n for n in spec["linux"]["namespaces"] if n["type"] != "pid"]
 
 
+def message_queue(spec: Spec) -> None:
+    """A queue that nobody has open."""
+    make = "import ctypes; ctypes.CDLL('librt.so.1').mq_open(b'/queue', 0o102, 0o600, None)"
+    spec["process"]["args"] = ["sh", "-c", f'python3 -c "{make}" && exec python3 -I /inside.py']
+
+
 CASES = {
     "sysctl": ("root", lambda s: s["linux"].update(sysctl={"kernel.shm_rmid_forced": "1"}), "kernel.shm_rmid_forced"),
     "own-id": ("alice", configured.as_oneself, "maps your id to another one than 0"),
     "process": ("bob", lambda s: configured.with_ranges(s)["process"]["user"].update(uid=33), "no right to its memory"),
     "child": ("bob", another_user, "no right to its memory"),
+    "queue-of-root": ("root", message_queue, "POSIX message queues, which CRIU can't dump: queue"),
+    "queue": ("alice", message_queue, "POSIX message queues, which CRIU can't dump: queue"),
     "pids": ("root", without_pids, "no pid namespace of its own"),
 }
 
