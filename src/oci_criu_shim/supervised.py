@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 
-from oci_criu_shim import bundle, files, process, runtime, supervise
+from oci_criu_shim import files, process, runtime, supervise
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.runtime import Runtime
 from oci_criu_shim.signals import START, Signals
@@ -78,10 +78,10 @@ class Supervised:
     def _run(self) -> int:
         if self.task is None:
             return self._create()
-        from oci_criu_shim import config, preempt
+        from oci_criu_shim import config, preempt, preflight
 
         settings = config.load()
-        bundle.check_checkpointable(self.plan.bundle)
+        preflight.check_bundle(self.plan.bundle)
         store = preempt.open_store(self.task, settings)
         if self.task.directory is None:
             os.makedirs(settings.checkpoint_dir, mode=0o700, exist_ok=True)
@@ -161,6 +161,7 @@ class Supervised:
 
         self.runtime = Runtime(runtime.DEFAULT, self.container.root, self.runtime.globals, self.log)
         stdio = Stdio(restore.pending_input(checkpoint))
+        self.container.save(self._record(stdio=stdio.record()))  # what hooks are told of it
         try:
             pid = restore.start(self.container, self.plan.bundle, checkpoint, stdio)
         except ShimError:

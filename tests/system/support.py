@@ -38,7 +38,7 @@ class Site:
             (bundle / "rootfs/usr/games").mkdir(exist_ok=True)
             (bundle / "rootfs/etc/shells").touch()
             (bundle / "rootfs/linked").symlink_to("/run")
-            self.exec(["mkdir", "-p", f"/home/{user}/run"], user)
+            self.exec(["mkdir", "-p", f"/home/{user}/run", f"/home/{user}/jobs"], user)
         self.exec(["chmod", "711", "/home/bob"])  # ids of the ranges must get to the root file system
         self.exec(["sh", "-c", "echo bob:200000:65536 | tee /etc/subuid >/etc/subgid"])
 
@@ -73,7 +73,8 @@ class Site:
         spec["root"] = {"path": f"/home/{owner}/base/rootfs", "readonly": False}
         spec["process"] |= {"terminal": False, "args": ["python3", "-I", "/inside.py"]}
         if user != "root":
-            spec["process"]["env"] += ["SLURM_JOB_ID=1", "SLURM_STEP_ID=0"]
+            spec["process"]["env"] += ["SLURM_JOB_ID=1", "SLURM_STEP_ID=0", "SLURM_CHECKPOINT=preempt"]
+            spec["process"]["env"].append(f"SLURM_CHECKPOINT_DIR={home(user)}/jobs")
         return spec
 
     def container(self, user: str, spec: Spec) -> Life:

@@ -43,6 +43,11 @@ def another_user(spec: Spec) -> None:
     spec["process"]["args"] = ["sh", "-c", "setpriv --reuid=33 --clear-groups sleep 600 & exec python3 -I /inside.py"]
 
 
+def without_network(spec: Spec) -> None:
+    """crun then binds the node's /sys with all that is below it."""
+    spec["linux"]["namespaces"] = [n for n in spec["linux"]["namespaces"] if n["type"] != "network"]
+
+
 def without_pids(spec: Spec) -> None:
     spec["linux"]["namespaces"] = [n for n in spec["linux"]["namespaces"] if n["type"] != "pid"]
 
@@ -53,10 +58,8 @@ def message_queue(spec: Spec) -> None:
     spec["process"]["args"] = ["sh", "-c", f'python3 -c "{make}" && exec python3 -I /inside.py']
 
 
-CASES = {
+CASES: dict[str, tuple[str, Callable[[Spec], object], str]] = {
     "sysctl": ("root", lambda s: s["linux"].update(sysctl={"kernel.shm_rmid_forced": "1"}), "kernel.shm_rmid_forced"),
-    "own-id": ("alice", configured.as_oneself, "maps your id to another one than 0"),
-    "process": ("bob", lambda s: configured.with_ranges(s)["process"]["user"].update(uid=33), "no right to its memory"),
     "child": ("bob", another_user, "no right to its memory"),
     "queue-of-root": ("root", message_queue, "POSIX message queues, which CRIU can't dump: queue"),
     "queue": ("alice", message_queue, "POSIX message queues, which CRIU can't dump: queue"),
@@ -64,11 +67,34 @@ CASES = {
 }
 
 
+# Of a job's container that asked for checkpoints it is said when it starts.
+AT_START: dict[str, tuple[str, Callable[[Spec], object], str]] = {
+    "sysctl": ("alice", lambda s: s["linux"].update(sysctl={"kernel.shm_rmid_forced": "1"}), "kernel.shm_rmid_forced"),
+    "own-id": ("alice", configured.as_oneself, "maps your id to another one than 0"),
+    "process": ("bob", lambda s: configured.with_ranges(s)["process"]["user"].update(uid=33), "no right to its memory"),
+    "network": ("alice", without_network, "the bind mount at /sys has others below it"),
+}
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_by_configuration(site: Site, case: str) -> None:
+def test_when_asked(site: Site, case: str) -> None:
     user, change, reason = CASES[case]
     with running(site, user, change) as life:
         refused(life, reason)
+
+
+@pytest.mark.parametrize("case", AT_START)
+def test_at_the_start(site: Site, case: str) -> None:
+    user, change, reason = AT_START[case]
+    spec = site.spec(user)
+    change(spec)
+    life = site.container(user, spec)
+    try:
+        life.run()
+        assert life.end() == 1
+        assert reason in life.said()
+    finally:
+        life.stop()
 
 
 @contextmanager
@@ -84,10 +110,12 @@ def shared_mount(site: Site) -> Iterator[str]:
 
 
 def test_mounts_below_a_users_bind(site: Site) -> None:
-    with shared_mount(site) as top:
-        bind = {"destination": "/nested", "type": "bind", "source": top, "options": ["rbind", "rw"]}
-        with running(site, "alice", lambda spec: spec["mounts"].append(bind)) as life:
-            refused(life, "the bind mount at /nested has others below it")
+    """One that the node made later."""
+    top = "/home/nested"
+    site.exec(["mkdir", "-p", f"{top}/inner"])
+    bind = {"destination": "/nested", "type": "bind", "source": top, "options": ["rbind", "rw"]}
+    with running(site, "alice", lambda spec: spec["mounts"].append(bind)) as life, shared_mount(site):
+        refused(life, "the bind mount at /nested has others below it")
 
 
 def test_mounts_seen_on_the_node(site: Site) -> None:
