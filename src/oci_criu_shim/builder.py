@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 
-from oci_criu_shim import clocks, criu, linux, process
+from oci_criu_shim import clocks, criu, groups, linux, process
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -74,6 +74,8 @@ def _build(plan: Plan, fds: Mapping[int, int], ready: int, go: int, said: int) -
         if not os.read(go, 1):
             raise ShimError("no ids were mapped")
     os.close(ready)
+    if plan.cgroup:
+        groups.join(plan.cgroup)  # it is the root of the namespace that is made next
     linux.unshare(plan.flags)
     for path, kind in plan.joined.items():
         linux.enter(path, kind)

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from oci_criu_shim import client, files, linux, preflight, stdio
+from oci_criu_shim import client, files, groups, linux, preflight, stdio
 from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.errors import ShimError
 
@@ -131,6 +131,7 @@ def _manifest(
         "network": report["network"],
         "uid_map": _id_map(pid, "uid"),
         "gid_map": _id_map(pid, "gid"),
+        "own_cgroup": os.geteuid() == 0 and groups.has_own(pid),
         "io_priority": linux.io_priority(pid),
         "frozen_seconds": report["frozen_ns"] / 1e9,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim import bundle as bundles
-from oci_criu_shim import mounts
+from oci_criu_shim import groups, mounts
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -89,14 +89,10 @@ def _require_no_queues(pid: int, inside: Iterable[Mount]) -> None:
 
 def _require_running(pid: int) -> None:
     """CRIU waits for ever for processes that a control group keeps frozen."""
-    groups = {}
-    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as stream:
-        for line in stream:
-            _, controllers, path = line.rstrip("\n").split(":", 2)
-            groups[controllers] = path
+    paths = groups.of(pid)
     for mount in mounts.read():
-        if mount.kind in ("cgroup", "cgroup2") and mount.controllers in groups:
-            directory = mount.point + groups[mount.controllers]
+        if mount.kind in ("cgroup", "cgroup2") and mount.controllers in paths:
+            directory = mount.point + paths[mount.controllers]
             if _says(directory, "freezer.state", "FROZEN") or _says(directory, "cgroup.events", "frozen 1"):
                 raise ShimError("the container is paused", "resume it first")
 

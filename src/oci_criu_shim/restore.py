@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import os
 
-from oci_criu_shim import builder, criu, files, hooks, linux, mounts
+from oci_criu_shim import builder, criu, files, groups, hooks, linux, mounts
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.log import Log
 
@@ -58,6 +58,7 @@ class Plan:
         self.stage = container.path("stage")
         self.root = f"{self.stage}/root"
         self.staged_images = f"{self.stage}/images"
+        self.cgroup = cgroup(container, bundle, checkpoint)
         self.ids = _write_inventory(self.images, self.inventory)
         self.own = {k for k, own in self.ids["own"].items() if own != self.ids["root"].get(k)}
         self.sources = self._sources()
@@ -125,7 +126,7 @@ class Plan:
         node = mounts.read()
         found = []
         for number, entry in enumerate(self.manifest["external"]):
-            path = _source(entry, self.bundle, node)
+            path = _source(entry, self.bundle, node, self.cgroup)
             if self.rootless:
                 _check_source(entry, path, node)
             found.append(Source(entry, path, f"{self.stage}/{number}"))
@@ -208,17 +209,17 @@ def _write_inventory(images: str, path: str) -> dict[str, dict[str, int]]:
     return {"own": own, "root": before}
 
 
-def _source(entry: Mapping[str, Any], bundle: Bundle, node: Iterable[mounts.Mount]) -> str:
+def _source(entry: Mapping[str, Any], bundle: Bundle, node: Iterable[mounts.Mount], group: str) -> str:
     """Where an external mount comes from on this node; ShimError where it is missing."""
     if entry["kind"] == "device":
         source: str | None = "/dev" + entry["root"]
     elif entry["kind"] == "cgroup":
-        source = _control_group(entry["controllers"], node)
+        source = _control_group(entry["controllers"], node, group)
     elif entry["kind"] in ("sysfs", "mqueue"):
         source = mounts.node_source(entry["kind"], entry["root"], node)
     else:
         source = mounts.bind_source(entry["key"], bundle.mounts, bundle.path, bundle.rootfs)
-    if source is None or not os.path.exists(source):
+    if source is None or not (os.path.exists(source) or entry["kind"] == "cgroup"):
         raise ShimError(
             f"the container's mount {entry['key']} has no source here: {source or 'not in config.json'}",
             "the node needs the same files and devices as the one that was checkpointed",
@@ -238,15 +239,19 @@ def _check_source(entry: Mapping[str, Any], path: str, node: Iterable[mounts.Mou
         mounts.require_none_below(entry["key"], path, node)
 
 
-def _control_group(controllers: str, node: Iterable[mounts.Mount]) -> str | None:
-    """This process's control group directory in the hierarchy of `controllers` ("" is version 2)."""
-    with open("/proc/self/cgroup", encoding="utf-8") as stream:
-        groups = dict(line.rstrip("\n").split(":", 2)[1:] for line in stream)
+def _control_group(controllers: str, node: Iterable[mounts.Mount], group: str) -> str | None:
+    """The directory of the control group `group`, or else this process's own, in the hierarchy of
+    `controllers` ("" is version 2)."""
     for mount in node:
         if mount.kind in ("cgroup", "cgroup2") and mount.controllers == controllers:
-            path = mount.point + groups.get(controllers, "")
-            return path if os.path.exists(path) else mount.point
+            path = mount.point + (group or groups.of("self").get(controllers, ""))
+            return path if group or os.path.exists(path) else mount.point
     return None
+
+
+def cgroup(container: Container, bundle: Bundle, checkpoint: Checkpoint) -> str:
+    """The control group that the container is to have for itself, as the one before had; else empty."""
+    return groups.path_of(container, bundle) if checkpoint.manifest.get("own_cgroup") else ""
 
 
 def _failure(plan: Plan, response: Any) -> ShimError:
@@ -255,11 +260,13 @@ def _failure(plan: Plan, response: Any) -> ShimError:
     return ShimError(f"CRIU could not restore {plan.container.name}: {said}", criu.meaning(lines))
 
 
-def undo(container: Container) -> None:
-    """Remove what a failed start() left in the container's directory."""
+def undo(container: Container, group: str) -> None:
+    """Remove what a failed start() left in the container's directory, and its control group."""
     for name in (builder.INVENTORY, LOG):
         files.remove_if_there(container.path(name))
     try:
         os.rmdir(container.path("stage"))
     except FileNotFoundError:
         pass
+    if group:
+        groups.remove(group)

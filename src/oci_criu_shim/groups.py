@@ -1,0 +1,85 @@
+"""The control groups of root's containers: crun makes one for each, and a restore makes it again.
+
+A user's container stays in the group that Slurm made for its task. Limits are set by crun's `update`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from oci_criu_shim import mounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_criu_shim.bundle import Bundle
+    from oci_criu_shim.container import Container
+
+CPUSET = ("cpuset.cpus", "cpuset.mems")  # a new group of version 1 has none, and takes no process without
+
+
+def of(pid: int | str) -> dict[str, str]:
+    """{controllers: path} of a process, as in /proc/PID/cgroup; version 2 is ""."""
+    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as stream:
+        return dict(line.rstrip("\n").split(":", 2)[1:] for line in stream)
+
+
+def has_own(pid: int) -> bool:
+    """Whether a process is in groups that this one is not in."""
+    return of(pid) != of("self")
+
+
+def path_of(container: Container, bundle: Bundle) -> str:
+    """Where crun's own manager has the container's group, in each hierarchy."""
+    configured: str = bundle.config.get("linux", {}).get("cgroupsPath", "")
+    return os.path.normpath("/" + (configured or container.name))
+
+
+def directories(path: str) -> list[str]:
+    """`path` in each hierarchy of the node that has controllers: those of version 1, or else version 2."""
+    hierarchies = [m for m in mounts.read() if m.kind in ("cgroup", "cgroup2") and m.controllers != "name=systemd"]
+    first = [mount for mount in hierarchies if mount.controllers]
+    return [os.path.normpath(mount.point + path) for mount in first or hierarchies]
+
+
+def join(path: str) -> None:
+    """Make the group `path` in each hierarchy, and put this process into it."""
+    for directory in directories(path):
+        _make(directory)
+        with open(f"{directory}/cgroup.procs", "w", encoding="ascii") as stream:
+            stream.write(str(os.getpid()))
+
+
+def _make(directory: str) -> None:
+    if os.path.isdir(directory):
+        return
+    parent = os.path.dirname(directory)
+    _make(parent)
+    enabled = f"{parent}/cgroup.subtree_control"
+    if os.path.exists(enabled):
+        controllers = _read(f"{parent}/cgroup.controllers").split()
+        _write(enabled, " ".join(f"+{name}" for name in controllers))
+    os.mkdir(directory)
+    for name in CPUSET:
+        if os.path.exists(f"{directory}/{name}") and not os.path.exists(enabled):
+            _write(f"{directory}/{name}", _read(f"{parent}/{name}"))
+
+
+def remove(path: str) -> None:
+    """Remove the empty groups `path`."""
+    for directory in directories(path):
+        try:
+            os.rmdir(directory)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EBUSY):
+                raise
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as stream:
+        return stream.read().strip()
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as stream:
+        stream.write(text)
