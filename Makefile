@@ -14,7 +14,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 help:
 	@echo 'make demo     a job on a small Slurm cluster is preempted, and goes on elsewhere (root)'
-	@echo 'make test     all tests: check, the plugin, conformance to OCI, and a live Slurm cluster (root)'
+	@echo 'make test     all tests: check, the plugin, conformance to OCI, containers on a node, a live Slurm cluster (root)'
 	@echo 'make bench    measure start-up and preemption: BENCH=startup for one of them (root)'
 	@echo 'make check    linters, types and unit tests: seconds, no root'
 	@echo 'make install  install on this node: PREFIX=$(PREFIX) SYSCONFDIR=$(SYSCONFDIR) DESTDIR=$(DESTDIR)'
@@ -27,13 +27,13 @@ $(VENV)/.ready: pyproject.toml
 
 check: $(VENV)/.ready
 	$(RUN) -m ruff check src tests bench
-	$(RUN) -m mypy src tests/cluster tests/conformance tests/unit bench
+	$(RUN) -m mypy src tests bench
 	$(RUN) -m pytest -q tests/unit
 
 # Root's part is run by absolute names: sudo has a PATH of its own.
 test: check
 	$(AS_ROOT) $(abspath $(RUN)) -B -m tests.spank
-	$(AS_ROOT) $(abspath $(RUN)) -B -m pytest -p no:cacheprovider tests/conformance tests/slurm
+	$(AS_ROOT) $(abspath $(RUN)) -B -m pytest -p no:cacheprovider tests/conformance tests/system tests/slurm
 
 demo: $(VENV)/.ready
 	@$(AS_ROOT) $(abspath $(RUN)) -B -m tests.demo
