@@ -26,7 +26,9 @@ LOG = "dump.log"
 GHOST_LIMIT = 1 << 30  # deleted files that are still open are kept up to this size, in bytes
 # Made once every task is frozen and known: the first image that tells so.
 FROZEN_MARK = "files.img"
-ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+# Where we are installed: bin/ has the gzip that CRIU packs what is in a tmpfs with (spank/gzip.c).
+HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+ENVIRONMENT = {"PATH": f"{HOME}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
 class Target:
