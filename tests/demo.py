@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests import jobs
+from tests import jobs, leftovers
 from tests.cluster import Cluster, ClusterError
 from tests.jobs import Job, Work
 
@@ -51,6 +51,7 @@ def demonstrate(name: str, work: Work) -> list[str]:
     print(f"starting a cluster of a controller and two nodes ({name})", flush=True)
     with Cluster(name, nodes=2, grace_time=GRACE_TIME, requeue_delay=SLURMS_DELAY) as cluster:
         bundle = jobs.prepare(cluster)
+        before = leftovers.look(cluster)
         job = jobs.batch(cluster, bundle, "demo", work, *jobs.OPTIONS)
         story = Story(job)
         story.say(f"alice submitted job {job.number}: {work.mib} MiB, {work.ticks} ticks of {work.tick} s")
@@ -59,7 +60,7 @@ def demonstrate(name: str, work: Work) -> list[str]:
         except (ClusterError, subprocess.TimeoutExpired):
             print(job.quoted(), flush=True)
             raise
-        wrong = [*job.failures(), *(f"left behind: {path}" for path in jobs.leftovers(cluster))]
+        wrong = [*job.failures(), *(f"left behind: {line}" for line in leftovers.left(cluster, before))]
         verdict(story, wrong)
         if wrong:
             print(job.quoted(), flush=True)

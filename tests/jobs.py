@@ -15,23 +15,24 @@ from tests.cluster.process import tail
 from tests.cluster.settings import REPOSITORY
 from tests.verdict import Facts, failures
 
-PROGRAM = REPOSITORY / "tests/programs/ledger.py"
+PROGRAMS = REPOSITORY / "tests/programs"
+PROGRAM = PROGRAMS / "ledger.py"
 CHECKPOINTS = "/home/alice/ckpt"
 OPTIONS = ("--checkpoint", f"--checkpoint-dir={CHECKPOINTS}", "--open-mode=append")
-RUN_DIRECTORY = "/run/oci-criu-shim"
 MARK = "oci-criu-shim: "
 ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 
 
 def prepare(cluster: Cluster) -> str:
-    """A bundle of alice's with /shared in it, the program in /shared, a directory for checkpoints; its path."""
+    """A bundle of alice's with /shared in it, the programs in /shared, a directory for checkpoints; its path."""
     cluster.exec("n1", ["mkdir", CHECKPOINTS])
     path = make_bundle(cluster.home / "alice" / "bundle", 1000, 1000) / "config.json"
     spec = json.loads(path.read_text())
     shared = {"destination": "/shared", "type": "none", "source": "/shared", "options": ["rbind", "rw"]}
     spec["mounts"].append(shared)
     path.write_text(json.dumps(spec))
-    shutil.copy(PROGRAM, cluster.shared / PROGRAM.name)
+    for program in PROGRAMS.glob("*.py"):
+        shutil.copy(program, cluster.shared)
     return "/home/alice/bundle"
 
 
@@ -162,15 +163,6 @@ def batch(cluster: Cluster, bundle: str, name: str, work: Work, *options: str) -
 def step(cluster: Cluster, bundle: str, name: str, work: Work, *options: str) -> Job:
     """A plain batch job with a step in the container."""
     return submit(cluster, name, f"exec srun --container={bundle} {{command}}", work, *options)
-
-
-def leftovers(cluster: Cluster) -> list[str]:
-    """What is left in the runtime's directory of each node."""
-    found = []
-    for node in cluster.compute_nodes():
-        done = cluster.exec(node, ["find", RUN_DIRECTORY, "-mindepth", "1"], "root", check=False)
-        found += [f"{node}: {line}" for line in done.stdout.splitlines()]
-    return found
 
 
 def _text(path: Path) -> str:

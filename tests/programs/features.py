@@ -81,7 +81,7 @@ def main() -> None:
     """Tick."""
     ticks, seconds = int(sys.argv[1]), float(sys.argv[2])
     child = Child()
-    parts = {"threads": Threads(4), "child": child, "deleted file": Deleted()}
+    parts: dict[str, Threads | Child | Deleted] = {"threads": Threads(4), "child": child, "deleted file": Deleted()}
     for tick in range(1, ticks + 1):
         broken = [name for name, part in parts.items() if not part.check(tick)]
         print(f"tick {tick} " + (f"broken: {', '.join(broken)}" if broken else "ok"), flush=True)

@@ -1,21 +1,29 @@
-"""The clusters that the tests of this directory share."""
+"""The clusters that the tests of this directory share, and what all tests of it are held to."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
-from tests import jobs
+from tests import jobs, leftovers
 from tests.cluster import Cluster
 
-QUICK = ("MessageTimeout=5", "SlurmdTimeout=10")
+NAME = f"pytest-{os.getpid()}"
+QUICK = ("MessageTimeout=2", "SlurmdTimeout=10")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() != 0:
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason="namespaces of a cluster need root"))
 
 
 @pytest.fixture(scope="session")
 def shim_cluster() -> Iterator[Cluster]:
-    """Two nodes with the project installed."""
-    with Cluster("pytest-shim", grace_time=15, kill_wait=3, slurm_conf=QUICK) as running:
+    """Two nodes with the project installed; GraceTime ends soon, and a requeued job is held back as long as ever."""
+    with Cluster(f"{NAME}-shim", grace_time=10, kill_wait=3, requeue_delay=120, slurm_conf=QUICK) as running:
         yield running
 
 
@@ -27,10 +35,18 @@ def shim_bundle(shim_cluster: Cluster) -> str:
 @pytest.fixture(scope="session")
 def plain_cluster() -> Iterator[Cluster]:
     """One node with plain crun."""
-    with Cluster("pytest-plain", nodes=1, install=False, slurm_conf=QUICK) as running:
+    with Cluster(f"{NAME}-plain", nodes=1, install=False, slurm_conf=QUICK) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def plain_bundle(plain_cluster: Cluster) -> str:
     return jobs.prepare(plain_cluster)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test leaves anything on the nodes of the clusters that it is given (fixtures named `…cluster`)."""
+    names = [name for name in request.fixturenames if name.endswith("cluster")]
+    with leftovers.none_on(*map(request.getfixturevalue, names)):
+        yield

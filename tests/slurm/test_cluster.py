@@ -17,8 +17,7 @@ from tests.cluster.bundle import make_bundle
 from tests.cluster.cgroups import hierarchies
 from tests.cluster.settings import DATA, REPOSITORY, STATE
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
-
+NAME = f"pytest-{os.getpid()}"
 STARTER = """
 import sys, time
 from tests.cluster import Cluster
@@ -31,7 +30,7 @@ with Cluster(sys.argv[1], nodes=1, install=False) as cluster:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     quick = ("MessageTimeout=2", "SlurmdTimeout=5")
-    with Cluster("pytest-cluster", install=False, grace_time=1, kill_wait=2, slurm_conf=quick) as running:
+    with Cluster(f"{NAME}-cluster", install=False, grace_time=1, kill_wait=2, slurm_conf=quick) as running:
         yield running
 
 
@@ -177,31 +176,31 @@ def test_name_is_taken(cluster: Cluster) -> None:
 
 
 def test_two_at_once(cluster: Cluster) -> None:
-    with Cluster("pytest-other", nodes=1, install=False) as other:
+    with Cluster(f"{NAME}-other", nodes=1, install=False) as other:
         assert other.exec("ctl", ["srun", "hostname"]).stdout == "n1\n"
         assert cluster.exec("ctl", ["srun", "-w", "n2", "hostname"]).stdout == "n2\n"
-    assert not traces("pytest-other")
+    assert not traces(f"{NAME}-other")
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT], ids=lambda signum: signal.Signals(signum).name)
 def test_dead_starter_leaves_nothing(signum: int) -> None:
     before = network_namespaces()
-    starter, init = start_starter("pytest-starter")
-    assert traces("pytest-starter")
+    starter, init = start_starter(f"{NAME}-starter")
+    assert traces(f"{NAME}-starter")
     starter.send_signal(signum)
     starter.wait()
-    wait_for(lambda: not traces("pytest-starter"), 15, "everything to be removed")
+    wait_for(lambda: not traces(f"{NAME}-starter"), 15, "everything to be removed")
     assert not Path(f"/proc/{init}").exists()
     wait_for(lambda: network_namespaces() <= before, 5, "the network namespaces' end")
 
 
 def test_dead_keeper_is_swept() -> None:
-    starter, init = start_starter("pytest-keeper")
+    starter, init = start_starter(f"{NAME}-keeper")
     keeper = int(Path(f"/proc/{starter.pid}/task/{starter.pid}/children").read_text())
     os.kill(keeper, signal.SIGKILL)
     wait_for(lambda: not Path(f"/proc/{init}").exists(), 5, "the nodes' end")
     starter.kill()
     starter.wait()
-    Cluster("pytest-keeper").down()
-    assert not traces("pytest-keeper")
-    Cluster("pytest-keeper").down()
+    Cluster(f"{NAME}-keeper").down()
+    assert not traces(f"{NAME}-keeper")
+    Cluster(f"{NAME}-keeper").down()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,26 +12,11 @@ from tests import jobs
 from tests.cluster import Cluster, ClusterError, wait_for
 from tests.jobs import Job, Work
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
-
 WORK = Work()
 LONG = Work(ticks=60)
 Submit = Callable[..., Job]
 KINDS = pytest.mark.parametrize("kind", [jobs.batch, jobs.step], ids=["batch", "step"])
 CHOICES = pytest.mark.parametrize("options", [jobs.OPTIONS[:2], ()], ids=["asked", "not-asked"])
-
-
-@pytest.fixture(autouse=True)
-def clean(shim_cluster: Cluster) -> Iterator[None]:
-    """Nothing is left on the nodes after a test; nothing runs on for the next."""
-    yield
-    try:
-        wait_for(lambda: not jobs.leftovers(shim_cluster), 10, "empty run directories")
-    except ClusterError:
-        pytest.fail("left behind: " + ", ".join(jobs.leftovers(shim_cluster)))
-    finally:
-        shim_cluster.exec("ctl", ["scancel", "--user=alice"], "root", check=False)
-        wait_for(lambda: set(shim_cluster.node_states().values()) == {"idle"}, 60, "idle nodes")
 
 
 @contextmanager
