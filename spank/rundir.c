@@ -77,6 +77,16 @@ static void run_as(const struct stat *owner, char *const argv[])
 }
 
 /*
+ * A runtime that writes a checkpoint keeps a link to it, stage.<pid>, in its container's directory. Where the runtime was
+ * killed, the link leads to half a checkpoint that nobody else will remove.
+ */
+static const char CLEAR_STAGES[] =
+	"for link in \"$1\"/*/stage.*; do"
+	" stage=$(readlink -- \"$link\") || continue;"
+	" case $stage in */.stage.*) rm -rf --one-file-system -- \"$stage\" ;; esac;"
+	" done";
+
+/*
  * As the owner, and not across mounts: a user may have mounted what he values in there. That rm fails to remove the directory
  * itself is as it should be, so its status says nothing.
  */
@@ -86,10 +96,12 @@ static int remove_as(const struct stat *owner, int base, const char *name)
 
 	if (asprintf(&path, RUN_DIR "/%s", name) < 0)
 		return -1;
+	char *const clear[] = {"/bin/sh", "-c", (char *)CLEAR_STAGES, "clear-stages", path, NULL};
 	char *const rm[] = {"/bin/rm", "-rf", "--one-file-system", "--", path, NULL};
 	char *const unlock[] = {"/usr/bin/find", path,	  "-xdev",	"-type", "d",  "!", "-perm",
 				"-700",		 "-exec", "/bin/chmod", "u+rwx", "{}", ";", NULL};
 
+	run_as(owner, clear);
 	run_as(owner, rm);
 	if (unlinkat(base, name, AT_REMOVEDIR) == 0)
 		return 0;

@@ -10,6 +10,7 @@ import time
 from oci_criu_shim import client, files, groups, linux, preflight, stdio
 from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.files import remove_if_there
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ def take(
     pidfd = os.pidfd_open(pid)
     committed: list[Checkpoint] = []
     with store.stage() as stage:
+        # Where this process is killed, the job's epilog finds by it what is to be removed.
+        link = container.path(f"stage.{os.getpid()}")
+        os.symlink(stage.path, link)
         images = os.open(stage.images, os.O_RDONLY | os.O_DIRECTORY)
         # What is known already: once all is frozen, every flush counts.
         stage.write("spec.dump", record["config"])
@@ -72,6 +76,7 @@ def take(
             # It is committed, so it must not run on: what it did now would be done twice.
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:
+            remove_if_there(link)
             os.close(images)
             os.close(pidfd)
             connection.close()

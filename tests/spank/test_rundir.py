@@ -96,6 +96,23 @@ class RunDirectory(Case):
         self.assertFalse(RUN.exists())
         self.assertTrue((self.outside / "precious" / "file").exists())
 
+    def test_half_checkpoints_are_removed(self) -> None:
+        """What a link in a container's directory leads to, if that is a stage, and as the user that it belongs to."""
+        kept = [self.outside / "precious", self.outside / "others" / ".stage.n1.1.1"]
+        gone = [self.outside / ".stage.n1.2.3", self.outside / ".stage.n1 $(x).4.5"]
+        for directory in (*kept, *gone):
+            (directory / "checkpoint").mkdir(parents=True)
+        subprocess.run(["chown", "-R", f"{UID}:{GID}", kept[0], *gone], check=True)
+        self.create()
+        with as_user():
+            (self.job() / "container").mkdir()
+            for number, directory in enumerate((*kept, *gone)):
+                (self.job() / "container" / f"stage.{number}").symlink_to(directory)
+            (self.job() / "container" / "stage.9").symlink_to(self.outside / ".stage.never")
+        self.assertEqual(self.remove(), "")
+        self.assertFalse(RUN.exists())
+        self.assertEqual([path.exists() for path in (*kept, *gone)], [True, True, False, False])
+
     def test_directory_of_another_user_is_cleared(self) -> None:
         self.create()
         (self.job() / "file").touch()
