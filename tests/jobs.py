@@ -25,7 +25,7 @@ ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL
 
 def prepare(cluster: Cluster) -> str:
     """A bundle of alice's with /shared in it, the programs in /shared, a directory for checkpoints; its path."""
-    cluster.exec("n1", ["mkdir", CHECKPOINTS])
+    cluster.exec("n1", ["mkdir", "-p", CHECKPOINTS])
     path = make_bundle(cluster.home / "alice" / "bundle", 1000, 1000) / "config.json"
     spec = json.loads(path.read_text())
     shared = {"destination": "/shared", "type": "none", "source": "/shared", "options": ["rbind", "rw"]}
@@ -106,16 +106,20 @@ class Job:
         self.preemptions += 1
         return self.cluster.exec("ctl", argv).stdout.strip()
 
-    def preempt(self, timeout: float = 90) -> None:
+    def preempt(self) -> None:
         """Preempt it once, and wait until it goes on elsewhere. Raises ClusterError where it does not."""
-        before = self.ticks()
         high = self.displace()
+        self.wait_restart()
+        self.cluster.exec("ctl", ["scancel", high])
+        wait_for(lambda: "idle" in self.cluster.node_states().values(), 30, "a free node")
+
+    def wait_restart(self, timeout: float = 90) -> None:
+        """Wait until it goes on after its last preemption. Raises ClusterError where it does not."""
+        before = self.ticks()
         what = f"restart {self.preemptions} of job {self.number}"
         wait_for(lambda: self.record()["restart_cnt"] == self.preemptions or self._ended(what), timeout, what)
         self.wait_running()
         self.wait_ticks(before + 3)
-        self.cluster.exec("ctl", ["scancel", high])
-        wait_for(lambda: "idle" in self.cluster.node_states().values(), 30, "a free node")
 
     def facts(self) -> Facts:
         record = self.record()

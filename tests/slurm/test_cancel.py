@@ -1,0 +1,88 @@
+"""Jobs that are cancelled or signalled before, during and after a dump."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests import jobs
+from tests.cluster import Cluster, wait_for
+from tests.jobs import Job, Work
+
+LONG = Work(ticks=60)
+LARGE = Work(ticks=30, mib=256)
+# Waits for the images of a dump to be written to, and holds CRIU there: $1 is the task's checkpoint directory.
+HOLD = """
+until ls "$1"/.stage.*/checkpoint/pages-*.img; do sleep 0.01; done >/dev/null 2>&1
+pkill -STOP -f '^criu: dump '
+"""
+GO_ON = ["pkill", "-CONT", "-f", "^criu: dump "]
+
+
+def start(cluster: Cluster, bundle: str, name: str, work: Work = LONG) -> Job:
+    job = jobs.batch(cluster, bundle, name, work, *jobs.OPTIONS)
+    job.wait_running()
+    job.wait_ticks(3)
+    return job
+
+
+def store(job: Job) -> str:
+    return f"{jobs.CHECKPOINTS}/{job.number}/batch.0"
+
+
+def committed(job: Job) -> list[str]:
+    """The job's checkpoints that a restart would find."""
+    found = job.cluster.exec("n1", ["find", f"{jobs.CHECKPOINTS}/{job.number}", "-name", "manifest.json"])
+    return found.stdout.splitlines()
+
+
+@contextmanager
+def held_dump(job: Job) -> Iterator[None]:
+    """Preempt a job; its dump stands still inside of the block."""
+    node = job.nodes[-1]
+    job.displace()
+    job.cluster.exec(node, ["sh", "-ec", HOLD, "hold", store(job)], "root", timeout=20)
+    yield
+    job.cluster.exec(node, GO_ON, "root", check=False)
+
+
+def cancel(job: Job) -> None:
+    job.cluster.exec("ctl", ["scancel", job.number])
+    assert job.wait_end() == "CANCELLED", job.quoted()
+
+
+def test_before_a_dump(shim_cluster: Cluster, shim_bundle: str) -> None:
+    job = start(shim_cluster, shim_bundle, "cancel-before")
+    cancel(job)
+    assert not any("checkpointed" in event for event in job.events()), job.quoted()
+    assert not committed(job)
+
+
+def test_during_a_dump(shim_cluster: Cluster, shim_bundle: str) -> None:
+    job = start(shim_cluster, shim_bundle, "cancel-during", LARGE)
+    with held_dump(job):
+        cancel(job)
+    assert not committed(job)
+    assert not any(event.startswith("checkpointed") for event in job.events()), job.quoted()
+
+
+@pytest.mark.parametrize("when", ["requeueing", "restored"])
+def test_after_a_dump(shim_cluster: Cluster, shim_bundle: str, when: str) -> None:
+    job = start(shim_cluster, shim_bundle, f"cancel-{when}")
+    job.displace()
+    wait_for(lambda: any(event.startswith(when) for event in job.events()), 60, when)
+    cancel(job)
+    assert committed(job) == [f"{store(job)}/1/manifest.json"]
+
+
+def test_signals_during_a_dump_do_not_disturb_it(shim_cluster: Cluster, shim_bundle: str) -> None:
+    job = start(shim_cluster, shim_bundle, "signals", LARGE)
+    with held_dump(job):
+        shim_cluster.exec("ctl", ["scancel", "--batch", "--signal=TERM", job.number])
+        shim_cluster.exec("n1", ["sh", "-c", f"kill -TERM $(cat /run/oci-criu-shim/{job.number}/*/pid)"])
+    job.wait_restart()
+    shim_cluster.exec("ctl", ["scancel", "--user=alice", "--partition=high"])
+    job.wait_end()
+    assert not job.failures(), job.quoted()
