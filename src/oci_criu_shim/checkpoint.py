@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.container import Container
 
 
-CRIU_LOG = "checkpoint/dump.log"
-
-
 class Taken:
     """A committed checkpoint; `seconds` from the request to the commit, `frozen` of them frozen."""
 
@@ -96,7 +93,6 @@ def _commit(
     pending = _unread(outside) if outside else b""
     try:
         sizes = stage.sizes()
-        del sizes[CRIU_LOG]  # CRIU writes to it until the container has ended
         return stage.commit(_manifest(container, pid, record, report, reason, sizes, pending))
     except BaseException:
         if outside and pending:

@@ -101,10 +101,10 @@ class Swrk:
         process.wait(self.pid)
 
 
-def start(env: Mapping[str, str]) -> Swrk:
-    """A `criu swrk` process with the environment `env` and no descriptor but its connection."""
+def start(env: Mapping[str, str], log: int) -> Swrk:
+    """A `criu swrk` process with the environment `env`, its connection and `log` as standard error."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = process.spawn([program(), "swrk", "3"], env, {3: theirs.fileno()})
+    pid = process.spawn([program(), "swrk", "3"], env, {3: theirs.fileno(), 2: log})
     theirs.close()
     return Swrk(ours, pid)
 
@@ -127,7 +127,7 @@ def fill(message: Any, values: Mapping[str, Any]) -> None:
 
 
 def errors(log: str, limit: int = 6) -> list[str]:
-    """The last of CRIU's error lines in the log file `log`, as the user should see them."""
+    """The first of CRIU's error lines in the log file `log`, as the user should see them."""
     try:
         with open(log, encoding="utf-8", errors="replace") as stream:
             found = [match[1] for line in stream if (match := ERROR_LINE.match(line.rstrip("\n")))]

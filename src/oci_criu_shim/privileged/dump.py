@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 NS_GET_OWNER_UID = 0xB704  # linux/nsfs.h
-LOG = "dump.log"
 GHOST_LIMIT = 1 << 30  # deleted files that are still open are kept up to this size, in bytes
 # Made once every task is frozen and known: the first image that tells so.
 FROZEN_MARK = "files.img"
@@ -96,7 +95,7 @@ def options(target: Target, images: int, leave_running: bool, found: list[dict[s
     return {
         "pid": target.pid,
         "images_dir_fd": images,
-        "log_file": LOG,
+        "log_to_stderr": True,  # a log beside the images could not say that the disk is full
         "log_level": 2,
         "leave_running": leave_running,
         "unprivileged": os.geteuid() != 0,
@@ -149,7 +148,8 @@ class Ready:
     def __init__(self) -> None:
         self.version = criu.version(ENVIRONMENT)
         criu.require_version(self.version)
-        self.swrk = criu.start(ENVIRONMENT)
+        self.log = os.memfd_create("criu.log")
+        self.swrk = criu.start(ENVIRONMENT, self.log)
 
 
 def dump(
@@ -192,10 +192,10 @@ def dump(
     if refused:
         raise refused[0]
     if not response.success:
-        raise _failure(images, response)
+        raise _failure(ready.log, response)
 
 
-def _failure(images: int, response: Any) -> ShimError:
-    lines = criu.errors(f"/proc/self/fd/{images}/{LOG}")
+def _failure(log: int, response: Any) -> ShimError:
+    lines = criu.errors(f"/proc/self/fd/{log}")
     said = " | ".join(lines) or response.cr_errmsg or f"error {response.cr_errno}"
     return ShimError(f"CRIU could not dump the container: {said}", criu.meaning(lines))
