@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PLACES = ("/run", "/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue")
+KEPT = ("/run/criu.kdat",)  # what CRIU knows of the kernel, kept by root's until the next boot
 NAMESPACE = re.compile(r"(cgroup|ipc|mnt|net|pid|time|user|uts):\[\d+\]")
 EMPTY = ("0A", "07")  # of sockets that nobody is connected to: listening ones of TCP, all of UDP
 
@@ -75,7 +76,8 @@ def sockets() -> Iterator[str]:
 def files() -> Iterator[str]:
     for place in PLACES:
         for directory, below, names in os.walk(place):
-            yield from (f"file {directory}/{name}" for name in [*below, *names])
+            paths = {f"{directory}/{name}" for name in [*below, *names]}
+            yield from (f"file {path}" for path in paths.difference(KEPT))
 
 
 def groups() -> Iterator[str]:
