@@ -75,22 +75,29 @@ def _requeue_after_last(container: Container, task: Task, taken: bool, log: Log)
 
     Slurm requeues a job whose batch script ends in its grace time: a container that is the batch
     step just ends, for others the script is ended. A lock makes one of them the last; where a dump
-    failed, Slurm requeues at the end of the grace time.
+    failed, the job keeps its grace time.
     """
     with open(os.path.join(container.root, ".lock"), "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with open(container.path(DONE), "w", encoding="ascii") as mark:
             mark.write("taken" if taken else "failed")
         marks = [_mark(other) for other in all_of(container.root) if _counts(other)]
-    if all(mark == "taken" for mark in marks):
-        log.event(f"requeueing job {task.job}")
-        with open(os.path.join(container.root, REQUEUED), "w", encoding="ascii"):
-            pass
+    if all(marks):
         try:
-            if not task.is_batch:
-                slurm.end_batch_step(task.job)
+            _requeue(container.root, task, all(mark == "taken" for mark in marks), log)
         except ShimError as error:
             log.error(f"job {task.job} could not be requeued: {error.line()}")
+
+
+def _requeue(root: str, task: Task, taken: bool, log: Log) -> None:
+    if not taken:
+        slurm.end_batch_step_after_grace(task.job)
+        return
+    log.event(f"requeueing job {task.job}")
+    with open(os.path.join(root, REQUEUED), "w", encoding="ascii"):
+        pass
+    if not task.is_batch:
+        slurm.end_batch_step(task.job)
 
 
 def _counts(other: Container) -> bool:

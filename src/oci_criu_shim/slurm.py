@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 
 from oci_criu_shim import process
 from oci_criu_shim.errors import ShimError
@@ -15,13 +16,19 @@ if TYPE_CHECKING:
 
 # Where slurm.conf is: the site's own, or what a node without one was sent (configless Slurm).
 CONF = ("/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf")
+END_BATCH_STEP = ("scancel", "--batch", "--signal=KILL")
+MARGIN = 2  # seconds before the end of the grace time: for a signal to get to the batch step, and word of its end back
+
+
+def _program(name: str) -> str:
+    path = process.find(name)
+    if path is None:
+        raise ShimError(f"no {name} in {process.PATH}", "install Slurm's client commands")
+    return path
 
 
 def _run(*argv: str) -> str:
-    path = process.find(argv[0])
-    if path is None:
-        raise ShimError(f"no {argv[0]} in {process.PATH}", "install Slurm's client commands")
-    status, text = process.output([path, *argv[1:]], os.environ)
+    status, text = process.output([_program(argv[0]), *argv[1:]], os.environ)
     if status:
         raise ShimError(f"{' '.join(argv)}: {text.strip() or f'exit status {status}'}")
     return text
@@ -76,4 +83,14 @@ def end_batch_step(job: int) -> None:
     has run to its end the next time, the mark would have it requeued once more (Slurm 24.11,
     _slurm_rpc_complete_batch_script() and _job_complete() in slurmctld).
     """
-    _run("scancel", "--batch", "--signal=KILL", str(job))
+    _run(*END_BATCH_STEP, str(job))
+
+
+def end_batch_step_after_grace(job: int) -> None:
+    """The same, just before slurmctld would requeue `job` at the end of its grace time, with that mark left on it.
+
+    Returns at once; what waits is a process that the end of its step ends too.
+    """
+    rest = _time(_job(job)["end_time"]) - MARGIN - time.time()
+    argv = [_program(END_BATCH_STEP[0]), *END_BATCH_STEP[1:], str(job)]
+    process.spawn(["/bin/sh", "-c", 'sleep "$0" && exec "$@"', f"{max(rest, 0):.1f}", *argv], os.environ, {})
