@@ -33,6 +33,21 @@ def shim_bundle(shim_cluster: Cluster) -> str:
 
 
 @pytest.fixture(scope="session")
+def ranges_cluster() -> Iterator[Cluster]:
+    """Two nodes with the project, where users have ranges of ids, and a task without a checkpoint may begin again."""
+    with Cluster(f"{NAME}-ranges", grace_time=6, kill_wait=3, subids=True, slurm_conf=QUICK) as running:
+        for node in running.compute_nodes():
+            settings = ["sh", "-c", "echo 'fresh-start = true' >/etc/oci-criu-shim/config.toml"]
+            running.exec(node, settings, "root")
+        yield running
+
+
+@pytest.fixture(scope="session")
+def ranges_bundle(ranges_cluster: Cluster) -> str:
+    return jobs.prepare(ranges_cluster)
+
+
+@pytest.fixture(scope="session")
 def plain_cluster() -> Iterator[Cluster]:
     """One node with plain crun."""
     with Cluster(f"{NAME}-plain", nodes=1, install=False, slurm_conf=QUICK) as running:

@@ -1,0 +1,57 @@
+"""Where users have ranges of ids in /etc/subuid, and tasks without a checkpoint may begin again."""
+
+from __future__ import annotations
+
+import json
+
+from tests import jobs
+from tests.cluster import Cluster, wait_for
+from tests.jobs import Work
+
+BECOME_ANOTHER = "exec setpriv --reuid=33 --regid=33 --clear-groups -- {command}"
+RANGES = "0 1000 1 1 100000 65536"
+
+
+def maps(cluster: Cluster, node: str) -> list[str]:
+    """The mapping of user ids of each running ledger."""
+    script = "for pid in $(pgrep -f '^python3 /shared/ledger'); do echo $(cat /proc/$pid/uid_map); done"
+    return cluster.exec(node, ["sh", "-c", script], "root").stdout.splitlines()
+
+
+def allow_other_users(cluster: Cluster, bundle: str) -> str:
+    """A bundle like this one whose processes may become other users."""
+    here = cluster.instance.data / bundle.lstrip("/")
+    spec = json.loads((here / "config.json").read_text())
+    for capabilities in spec["process"]["capabilities"].values():
+        capabilities += ["CAP_SETUID", "CAP_SETGID"]
+    spec["root"]["path"] = f"{bundle}/rootfs"
+    (here / "others").mkdir()
+    (here / "others/config.json").write_text(json.dumps(spec))
+    return f"{bundle}/others"
+
+
+def test_ranges_are_mapped_again(ranges_cluster: Cluster, ranges_bundle: str) -> None:
+    job = jobs.batch(ranges_cluster, ranges_bundle, "ranges", Work(), *jobs.OPTIONS)
+    node = job.wait_running()
+    job.wait_ticks(3)
+    before = maps(ranges_cluster, node)
+    job.preempt()
+    assert maps(ranges_cluster, job.nodes[-1]) == before == [RANGES]
+    job.wait_end()
+    assert not job.failures(), job.quoted()
+
+
+def test_a_job_without_checkpoint_begins_again_once(ranges_cluster: Cluster, ranges_bundle: str) -> None:
+    """Not once more at its end, as a job would that slurmctld requeued itself when the grace time was over."""
+    bundle = allow_other_users(ranges_cluster, ranges_bundle)
+    work = Work(ticks=20, tick=0.3)
+    job = jobs.submit(ranges_cluster, "again", BECOME_ANOTHER, work, f"--container={bundle}", *jobs.OPTIONS)
+    job.wait_running()
+    job.wait_ticks(3)
+    job.displace()
+    wait_for(lambda: any("starts from its beginning" in e for e in job.events()), 60, "the second start")
+    reasons = [event for event in job.events() if "could not be checkpointed and runs on" in event]
+    assert len(reasons) == 1 and "a process runs as another user than the container's root" in reasons[0]
+    assert (job.wait_end(), job.record()["restart_cnt"]) == ("COMPLETED", 1), job.quoted()
+    numbers = [int(line.split()[1]) for line in job.ledger().splitlines()]
+    assert numbers[-20:] == list(range(1, 21)) and numbers.count(1) == 2
