@@ -87,7 +87,7 @@ def _build(plan: Plan, fds: Mapping[int, int], ready: int, go: int, said: int) -
     _drop_groups()
     if os.geteuid():
         linux.keep_capabilities()  # an exec takes them from all but the namespace's user 0
-    argv = [criu.program(), "swrk", str(CONNECTION)]
+    argv = [plan.program, "swrk", str(CONNECTION)]
     if plan.personality:
         linux.set_personality(plan.personality)  # the last: it can change what uname(2) says
     pid = process.fork(lambda: process.become(argv, ENVIRONMENT, fds))

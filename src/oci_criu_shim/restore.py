@@ -51,6 +51,7 @@ class Plan:
     def __init__(self, container: Container, bundle: Bundle, checkpoint: Checkpoint) -> None:
         self.container = container
         self.bundle = bundle
+        self.program = criu.program()
         self.manifest = checkpoint.manifest
         self.images = checkpoint.images
         self.inventory = container.path(builder.INVENTORY)
