@@ -126,3 +126,45 @@ def test_goes_on_where_a_dump_fails(shim_cluster: Cluster, directory: Path, full
         assert status(shim_cluster) == "running"
         assert running.wait(30) == 0
     assert not failures(directory)
+
+
+@contextmanager
+def criu(cluster: Cluster, change: str, back: str) -> Iterator[None]:
+    """Another CRIU on the node inside of the block, or none."""
+    cluster.exec("n1", ["sh", "-ec", change], "root")
+    yield
+    cluster.exec("n1", ["sh", "-ec", back], "root")
+
+
+MISSING = ("mv /usr/sbin/criu /usr/sbin/away", "mv /usr/sbin/away /usr/sbin/criu")
+OLD = (
+    "printf '#!/bin/sh\\necho Version: 3.17\\n' >/usr/local/sbin/criu; chmod +x /usr/local/sbin/criu",
+    "rm /usr/local/sbin/criu",
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(MISSING, "criu is not installed on this node"), (OLD, "CRIU 3.17 is too old for Linux")],
+    ids=["missing", "old"],
+)
+def test_no_criu_that_will_do(shim_cluster: Cluster, directory: Path, change: tuple[str, str], said: str) -> None:
+    with started(shim_cluster, directory, ["run"]) as running:
+        with criu(shim_cluster, *change):
+            done = shim(shim_cluster, "checkpoint", "--image-path", f"{DIRECTORY}/none", "own")
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"oci-criu-shim: error: {said}") and len(done.stderr.splitlines()) == 1
+        assert "(hint: install CRIU 4.2 or newer)" in done.stderr
+        assert not list((directory / "none").iterdir())
+        assert running.wait(30) == 0
+    assert not failures(directory)
+
+
+def test_restore_without_criu(shim_cluster: Cluster, directory: Path) -> None:
+    images = f"{DIRECTORY}/kept"
+    with started(shim_cluster, directory, ["run"]):
+        assert shim(shim_cluster, "checkpoint", "--image-path", images, "own").returncode == 0
+    with criu(shim_cluster, *MISSING):
+        done = shim(shim_cluster, "restore", "--bundle", DIRECTORY, "--image-path", images, "own")
+    said = ["oci-criu-shim: error: criu is not installed on this node (hint: install CRIU 4.2 or newer)"]
+    assert (done.returncode, done.stderr.splitlines()) == (1, said)
