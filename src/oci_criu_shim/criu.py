@@ -145,8 +145,6 @@ MEANINGS = (
     (r"ghost file.*too big|Can't dump ghost file", "a deleted file that is still open is too large"),
     (r"external socket|External socket", "a unix socket leads out of the container"),
     (r"Can't lookup mount|doesn't have a proper root mount", "a file is open on a mount that is not in the container"),
-    # The directory is the process's user's, and a dump is lent nothing that overrides permissions.
-    (r"map_files on procfs: Permission denied", "a process runs as another user than the container's root"),
     (r"No space left|Disk quota", "the checkpoint directory is full"),
     (r"shell job|--shell-job|session leader", "a process belongs to a session outside of the container"),
     (r"ptrace|seize", "a process is being traced by another program (a debugger?)"),

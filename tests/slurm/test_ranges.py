@@ -51,7 +51,7 @@ def test_a_job_without_checkpoint_begins_again_once(ranges_cluster: Cluster, ran
     job.displace()
     wait_for(lambda: any("starts from its beginning" in e for e in job.events()), 60, "the second start")
     reasons = [event for event in job.events() if "could not be checkpointed and runs on" in event]
-    assert len(reasons) == 1 and "a process runs as another user than the container's root" in reasons[0]
+    assert len(reasons) == 1 and "runs as a user who is not you outside" in reasons[0]
     assert (job.wait_end(), job.record()["restart_cnt"]) == ("COMPLETED", 1), job.quoted()
     numbers = [int(line.split()[1]) for line in job.ledger().splitlines()]
     assert numbers[-20:] == list(range(1, 21)) and numbers.count(1) == 2
