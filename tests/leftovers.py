@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.cluster import Cluster, ClusterError, wait_for
+from tests.cluster.process import tail
 from tests.jobs import CHECKPOINTS
 
 PROGRAM = "/src/tests/programs/present.py"
@@ -71,6 +72,7 @@ def none_on(*clusters: Cluster) -> Iterator[None]:
     yield
     for cluster in clusters:
         end_jobs(cluster)
-    found = [line for cluster, seen in zip(clusters, before, strict=True) for line in left(cluster, seen)]
-    if found:
-        raise ClusterError("\n  ".join(["left behind:", *found]))
+    for cluster, seen in zip(clusters, before, strict=True):
+        if found := left(cluster, seen):
+            logs = (f"{node}:\n{tail(cluster.logs(node), 40)}" for node in cluster.compute_nodes())
+            raise ClusterError("\n".join(["\n  ".join(["left behind:", *found]), *logs]))

@@ -68,8 +68,16 @@ def enter(groups: tuple[Path, ...]) -> tuple[str, ...]:
 
 def remove(instance: str, timeout: float = 10.0) -> None:
     """Kill what is in the instance's groups and remove them. Raises ClusterError after timeout seconds."""
+    _remove([tree.mount / _top(instance) for tree in hierarchies()], timeout)
+
+
+def remove_node(instance: str, node: str, timeout: float = 10.0) -> None:
+    """The same for one node, of whose groups nothing outlasts a power loss."""
+    _remove([tree.mount / _top(instance) / node for tree in hierarchies()], timeout)
+
+
+def _remove(tops: list[Path], timeout: float) -> None:
     deadline = time.monotonic() + timeout
-    tops = [tree.mount / _top(instance) for tree in hierarchies()]
     while busy := [top for top in tops if not _try_remove(top)]:
         if time.monotonic() > deadline:
             raise ClusterError(f"{busy[0]} is still in use", "see its cgroup.procs for who uses it")

@@ -56,6 +56,7 @@ def boot(settings: Settings, instance: Instance, name: str, lower: tuple[Path, .
     index = settings.all_nodes().index(name)
     offsets = clock_offsets(index, again=instance.node_data(name).exists())
     instance.log(name).mkdir(parents=True, exist_ok=True)
+    cgroups.remove_node(instance.name, name)
     groups = cgroups.create(instance.name, name)
     process = _launch(groups, offsets, instance.log(name) / "boot.log")
     try:
