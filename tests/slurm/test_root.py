@@ -35,11 +35,11 @@ def directory(shim_cluster: Cluster, shim_bundle: str) -> Path:
 
 @pytest.fixture(autouse=True)
 def clean(shim_cluster: Cluster, directory: Path) -> Iterator[None]:
-    """No ledger before; after, the directory of root's containers is empty, and so can be removed."""
+    """No ledger before; after, the directories of root's containers and of crun's are empty, and so can be removed."""
     for name in ("ledger", "output"):
         (directory / name).unlink(missing_ok=True)
     yield
-    shim_cluster.exec("n1", ["rmdir", "--parents", "/run/oci-criu-shim/root"], "root", check=False)
+    shim_cluster.exec("n1", ["rmdir", "--parents", "/run/oci-criu-shim/root/.crun"], "root", check=False)
 
 
 def shim(cluster: Cluster, *words: str) -> subprocess.CompletedProcess[str]:
