@@ -49,6 +49,11 @@ def take(
     fails. `connection` is one to the helper, where the caller has it already."""
     begin = time.monotonic()
     record = container.load()
+    if not record:  # the backend's `run` in the foreground, of which nothing is noted
+        raise ShimError(
+            f"container {container.name!r} was not started to be checkpointed",
+            "inside Slurm, submit with --checkpoint; outside of it, run and checkpoint as root",
+        )
     preflight.check(pid, Bundle(record["bundle"], record["config"]))
     connection = connection or client.connect(helper)
     pidfd = os.pidfd_open(pid)
