@@ -14,7 +14,7 @@ from pathlib import Path
 PLACES = ("/run", "/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue")
 KEPT = ("/run/criu.kdat",)  # what CRIU knows of the kernel, kept by root's until the next boot
 NAMESPACE = re.compile(r"(cgroup|ipc|mnt|net|pid|time|user|uts):\[\d+\]")
-# Slurm 24.11's extern step fails to remove its own, empty group where its X11 thread has the user's effective id just then.
+# Slurm 24.11's extern step can't remove its empty group while its X11 thread has the user's effective id.
 SLURMS = re.compile(r".*/slurm_\w+/uid_\d+(/job_\d+(/step_extern)?)?")
 EMPTY = ("0A", "07")  # of sockets that nobody is connected to: listening ones of TCP, all of UDP
 
