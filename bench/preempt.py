@@ -8,12 +8,9 @@ memory, not in a container, onto the same file system, nothing flushed to the di
 
 from __future__ import annotations
 
-import datetime
-import re
 import shutil
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from bench.report import Measure, Progress, Result, versions
 from bench.startup import BUNDLE, timed
@@ -25,7 +22,6 @@ from tests.jobs import Job, Work
 RUNS = 3
 SIZES = (64, 256, 1024)
 GOAL = 0.5
-LOGGED = ("SlurmctldDebug=verbose",)  # from there on slurmctld notes its signals
 FROZEN_MARK = "checkpoint/files.img"  # CRIU makes it when all processes are frozen
 PLAIN_IMAGES = "/home/alice/plain"
 # Its own session and no descriptor of anybody's, or CRIU would dump more than the program.
@@ -45,7 +41,7 @@ class Times:
 def measure(progress: Progress) -> Result:
     """All of it; some minutes. Raises ClusterError."""
     times = {mib: Times() for mib in SIZES}
-    with Cluster("bench-preempt", nodes=2, grace_time=60, requeue_delay=120, slurm_conf=LOGGED) as cluster:
+    with Cluster("bench-preempt", nodes=2, grace_time=60, requeue_delay=120, slurm_conf=jobs.SIGNALS_LOGGED) as cluster:
         jobs.prepare(cluster)
         result = Result(versions(cluster))
         for number in range(1, RUNS + 1):
@@ -100,11 +96,7 @@ def _preempt(cluster: Cluster, mib: int, times: Times) -> None:
     times.again.append(restored - requeued)
     cluster.exec("ctl", ["scancel", job.number, high])
     wait_for(lambda: not cluster.exec("ctl", ["squeue", "--noheader"]).stdout, 60, "the end of both jobs")
-    shutil.rmtree(_checkpoints(job))
-
-
-def _checkpoints(job: Job) -> Path:
-    return job.cluster.home.parent / jobs.CHECKPOINTS[1:] / job.number
+    shutil.rmtree(job.checkpoints().parent)
 
 
 def _appears(job: Job, event: str, timeout: float = 120) -> float:
@@ -118,17 +110,7 @@ def _appears(job: Job, event: str, timeout: float = 120) -> float:
 
 
 def _read_times(job: Job, times: Times) -> None:
-    checkpoint = _checkpoints(job) / "batch.0/1"
-    committed = checkpoint.stat().st_ctime
-    frozen = float(run(["stat", "--format=%.9W", str(checkpoint / FROZEN_MARK)]).stdout)
-    times.commit.append(committed - _signalled(job))
-    times.frozen.append(committed - frozen)
+    frozen = float(run(["stat", "--format=%.9W", str(job.checkpoints() / "1" / FROZEN_MARK)]).stdout)
+    times.commit.append(job.committed() - job.signalled())
+    times.frozen.append(job.committed() - frozen)
 
-
-def _signalled(job: Job) -> float:
-    """When slurmctld sent the job SIGTERM. Raises ClusterError where its log does not say so."""
-    log = job.cluster.logs("ctl")
-    found = re.search(rf"^\[(\S+)\] job_signal: 15 of running JobId={job.number} ", log, re.MULTILINE)
-    if not found:
-        raise ClusterError(f"slurmctld's log has no SIGTERM to job {job.number}")
-    return datetime.datetime.fromisoformat(found[1]).replace(tzinfo=datetime.UTC).timestamp()

@@ -49,7 +49,8 @@ def parser() -> argparse.ArgumentParser:
 def demonstrate(name: str, work: Work) -> list[str]:
     """The whole story on a cluster of its own; what is wrong. Raises ClusterError."""
     print(f"starting a cluster of a controller and two nodes ({name})", flush=True)
-    with Cluster(name, nodes=2, grace_time=GRACE_TIME, requeue_delay=SLURMS_DELAY) as cluster:
+    logged = jobs.SIGNALS_LOGGED
+    with Cluster(name, nodes=2, grace_time=GRACE_TIME, requeue_delay=SLURMS_DELAY, slurm_conf=logged) as cluster:
         bundle = jobs.prepare(cluster)
         before = leftovers.look(cluster)
         job = jobs.batch(cluster, bundle, "demo", work, *jobs.OPTIONS)
@@ -75,6 +76,8 @@ class Story:
     state: str = ""
     events: int = 0
     times: dict[str, float] = field(default_factory=dict)
+    to_commit: float | None = None
+    """Seconds from Slurm's SIGTERM to the committed checkpoint."""
     begin: float = field(default_factory=time.monotonic)
 
     def say(self, text: str) -> None:
@@ -87,7 +90,8 @@ class Story:
         if state != self.state:
             self.state = state
             self.say(f"job {self.job.number}: {state}{f' on {node}' if state == 'RUNNING' else ''}")
-            if state == "RUNNING":
+            # It is RUNNING SIGNALING and RUNNING again for a moment when it is preempted.
+            if state == "RUNNING" and record["restart_cnt"] == len(self.job.nodes):
                 self.job.nodes.append(node)
                 self.note("running again" if "high" in self.times else "running")
         events = self.job.events()
@@ -121,6 +125,8 @@ def act(story: Story) -> None:
     high = job.displace()
     story.say(f"job {high} of partition high wants all of {job.nodes[-1]}")
     story.until(lambda: "running again" in story.times, GRACE_TIME + SLURMS_DELAY + 30, "its second start")
+    # Now, as the checkpoints of a job that has completed are removed.
+    story.to_commit = job.committed() - job.signalled()
     before = job.ticks()
     story.until(lambda: job.ticks() > before, 60, "a tick on its second node")
     story.say(f"job {job.number}: goes on with tick {before + 1} on {job.nodes[-1]}")
@@ -138,8 +144,8 @@ def verdict(story: Story, wrong: list[str]) -> None:
     print(f"ledger: {job.ticks()} of {facts.ticks} lines; numbers, process number, clock and memory judged")
     frozen = re.findall(r"frozen ([\d.]+) s", job.output())
     print(f"frozen: {', '.join(frozen) or '?'} s")
+    print(f"SIGTERM -> checkpoint committed: {'?' if story.to_commit is None else f'{story.to_commit:.2f} s'}")
     for start, end, what in (
-        ("high", "checkpointed", "preempting job submitted -> checkpoint committed"),
         ("requeueing", "running again", "requeued -> running again"),
         ("running again", "restored", "running again -> restored"),
     ):

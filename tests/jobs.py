@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 import shutil
@@ -19,6 +20,8 @@ PROGRAMS = REPOSITORY / "tests/programs"
 PROGRAM = PROGRAMS / "ledger.py"
 CHECKPOINTS = "/home/alice/ckpt"
 OPTIONS = ("--checkpoint", f"--checkpoint-dir={CHECKPOINTS}", "--open-mode=append")
+SIGNALS_LOGGED = ("SlurmctldDebug=verbose",)
+"""With these lines of slurm.conf slurmctld notes its signals."""
 MARK = "oci-criu-shim: "
 ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 
@@ -120,6 +123,25 @@ class Job:
         wait_for(lambda: self.record()["restart_cnt"] == self.preemptions or self._ended(what), timeout, what)
         self.wait_running()
         self.wait_ticks(before + 3)
+
+    def signalled(self) -> float:
+        """When slurmctld sent it SIGTERM, in seconds since the epoch: a little before a node hears of it.
+
+        Needs SIGNALS_LOGGED. Raises ClusterError where slurmctld's log does not say so.
+        """
+        log = self.cluster.logs("ctl")
+        found = re.search(rf"^\[(\S+)\] job_signal: 15 of running JobId={self.number} ", log, re.MULTILINE)
+        if not found:
+            raise ClusterError(f"slurmctld's log has no SIGTERM to job {self.number}")
+        return datetime.datetime.fromisoformat(found[1]).replace(tzinfo=datetime.UTC).timestamp()
+
+    def checkpoints(self) -> Path:
+        """Where those of its batch step are."""
+        return self.cluster.home.parent / CHECKPOINTS[1:] / self.number / "batch.0"
+
+    def committed(self, seq: int = 1) -> float:
+        """When a checkpoint of its batch step got its name, in seconds since the epoch."""
+        return (self.checkpoints() / str(seq)).stat().st_ctime
 
     def facts(self) -> Facts:
         record = self.record()
