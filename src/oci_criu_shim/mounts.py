@@ -147,10 +147,8 @@ def names(flags: int) -> list[str]:
 
 def locked(path: str, node: Iterable[Mount]) -> int:
     """The flags of the node's mount that holds `path` which a user namespace can't take off (mount_namespaces(7))."""
-    real = os.path.realpath(path)
-    holding = [m for m in node if (real + "/").startswith(m.point.rstrip("/") + "/")]
-    best = max(enumerate(holding), key=lambda pair: (len(pair[1].point), pair[0]))[1]
-    return flags(option for option in best.options if option in LOCKED)
+    holding = deepest(os.path.realpath(path), node)
+    return flags(option for option in holding.options if option in LOCKED) if holding else 0
 
 
 def resolve(rootfs: str, path: str) -> str:
