@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ def fork(work: Callable[[], int]) -> int:
     status = 1
     try:
         status = work()
+    except Exception:
+        sys.excepthook(*sys.exc_info())  # a bug of ours; nobody else would see it
     finally:
         os._exit(status)
 

@@ -156,13 +156,14 @@ class Program:
         given = (reading, *fds)
 
         def place() -> None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, ALL_SIGNALS - {signal.SIGALRM})
+            os.setsid()
+            os.setgroups([GID, 5001])
+            # Last, as it closes what Popen waits for: it returns before the program has begun.
             high = [os.dup2(fd, 100 + index) for index, fd in enumerate(given)]
             for index, fd in enumerate(high):
                 os.dup2(fd, 3 + index)
             os.closerange(3 + len(given), 1024)
-            os.setsid()
-            os.setgroups([GID, 5001])
-            signal.pthread_sigmask(signal.SIG_SETMASK, ALL_SIGNALS - {signal.SIGALRM})
 
         self.process = subprocess.Popen(
             [*VALGRIND, str(CHECK / "lib" / name), *map(str, numbers)],
