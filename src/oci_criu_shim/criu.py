@@ -58,12 +58,17 @@ def _bare_package(name: str) -> None:
 
 
 class Swrk:
-    """A conversation with one `criu swrk` process, CRIU's service for a single client (criu(8))."""
+    """A conversation with one `criu swrk` process, CRIU's service for a single client (criu(8)).
+
+    `terminal` is the master of the container's terminal, once a restore with `orphan_pts_master` has made
+    it (the event `orphan-pts-master`); it is the caller's to close.
+    """
 
     def __init__(self, connection: socket.socket, pid: int) -> None:
         self.rpc = _import("pycriu.rpc_pb2")
         self.socket = connection
         self.pid = pid
+        self.terminal: int | None = None
 
     def request(
         self, kind: str, options: Mapping[str, Any], notified: Callable[[str, int], bool] | None = None
@@ -82,7 +87,9 @@ class Swrk:
             self._answer(notified is None or notified(event.script, event.pid))
 
     def _receive(self) -> Any:
-        data = self.socket.recv(RESPONSE)
+        data, descriptors, _, _ = socket.recv_fds(self.socket, RESPONSE, 1, socket.MSG_CMSG_CLOEXEC)
+        if descriptors:
+            self.terminal = descriptors[0]
         if not data:
             raise ShimError("CRIU ended without an answer")
         response = self.rpc.criu_resp()
