@@ -52,8 +52,8 @@ install:
 	chmod 0755 $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
 	$(MAKE) -C spank install PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) BUILD=$(abspath $(BUILD))
 	install -d $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/oci.conf.d
-	sed 's,/usr/bin/,$(PREFIX)/bin/,' etc/oci.conf.d/oci-criu-shim.conf \
-		>$(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/oci.conf.d/oci-criu-shim.conf
+	set -e; for file in etc/oci.conf.d/*.conf; do \
+		sed 's,/usr/bin/,$(PREFIX)/bin/,' "$$file" >"$(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/oci.conf.d/$${file##*/}"; done
 	# The site's own settings stay.
 	test -e $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/config.toml || \
 		install -D -m 0644 etc/config.toml $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/config.toml
@@ -73,7 +73,7 @@ LAUNCHER = '\#!/usr/bin/python3 -IS' \
 uninstall:
 	rm -rf $(DESTDIR)$(LIBDIR) $(DESTDIR)$(SHAREDIR)
 	rm -f $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
-	rm -f $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/oci.conf.d/oci-criu-shim.conf
+	rm -rf $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/oci.conf.d
 	@echo 'left: $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/config.toml'
 
 clean:

@@ -21,6 +21,12 @@
 
 #define HELPER_PROGRAM LIBDIR "/helper"
 #define WATCHER_PROGRAM LIBDIR "/watcher"
+#define PROXY_PROGRAM LIBDIR "/proxy"
+
+/* Slurm's configuration, where its environment does not say. */
+#ifndef SLURM_CONF_DIR
+#define SLURM_CONF_DIR "/etc/slurm"
+#endif
 
 #define WORKER_PYTHON "/usr/bin/python3"
 #define WORKER_SCRIPT LIBDIR "/worker.py"

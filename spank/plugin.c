@@ -12,6 +12,7 @@ SPANK_PLUGIN(oci_criu_shim, 1)
 #include "programs.h"
 #include "rundir.h"
 #include "step.h"
+#include "task.h"
 
 #define UNUSED __attribute__((unused))
 
@@ -58,6 +59,11 @@ int slurm_spank_init_post_opt(spank_t sp, UNUSED int argc, UNUSED char *argv[])
 	default:
 		return 0;
 	}
+}
+
+int slurm_spank_task_init(spank_t sp, UNUSED int argc, UNUSED char *argv[])
+{
+	return task_stand_in(sp);
 }
 
 int slurm_spank_job_prolog(spank_t sp, UNUSED int argc, UNUSED char *argv[])

@@ -16,4 +16,8 @@ enum { CONNECTION_FD = 3 };
 /* In the job's run directory; the step id in decimal, as %s in oci.conf. */
 #define HELPER_SOCKET "helper.%" PRIu32 ".sock"
 
+/* In the job's run directory: step id and the task's number on the node. The runtime that connects gets the task's streams. */
+#define PROXY_SOCKET "task.%" PRIu32 ".%" PRIu32 ".sock"
+enum { PROXY_LISTENER_FD = 3 };
+
 #endif

@@ -14,14 +14,15 @@ BATCH_STEP = 4294967291  # SLURM_BATCH_SCRIPT of slurm.h: batch steps have no SL
 
 
 class Task:
-    """One task of a step: `job`, `step` and `rank` are Slurm's numbers, `restarts` how often the
-    job was requeued, `when` the value of --checkpoint ("off" where it was not given), and
-    `directory` that of --checkpoint-dir, None where the site's setting holds."""
+    """One task of a step: `job`, `step` and `rank` are Slurm's numbers, `local` its number on this
+    node, `restarts` how often the job was requeued, `when` the value of --checkpoint ("off" where it
+    was not given), and `directory` that of --checkpoint-dir, None where the site's setting holds."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.job = int(environment["SLURM_JOB_ID"])
         self.step = int(environment.get("SLURM_STEP_ID", BATCH_STEP))
         self.rank = int(environment.get("SLURM_PROCID", "0"))
+        self.local = int(environment.get("SLURM_LOCALID", "0"))
         self.restarts = int(environment.get("SLURM_RESTART_COUNT", "0"))
         self.when = environment.get("SLURM_CHECKPOINT", "off")
         self.directory = environment.get("SLURM_CHECKPOINT_DIR")
@@ -67,3 +68,8 @@ def of(environment: Mapping[str, str]) -> Task | None:
 def helper_socket(root: str, task: Task) -> str:
     """Where the SPANK plugin's privileged helper of this step listens."""
     return os.path.join(root, f"helper.{task.step}.sock")
+
+
+def proxy_socket(root: str, task: Task) -> str:
+    """Where the task's proxy listens, while Slurm is about to create and start its container (spank/proxy.c)."""
+    return os.path.join(root, f"task.{task.step}.{task.local}.sock")

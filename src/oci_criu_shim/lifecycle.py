@@ -56,6 +56,12 @@ class Plan:
             return self.task.asked
         return os.geteuid() == 0 and not self.bundle.terminal
 
+    @property
+    def proxy(self) -> str | None:
+        """The socket of its task's proxy; None where Slurm has none, and its streams are ours."""
+        path = job.proxy_socket(self.container.root, self.task) if self.task else None
+        return path if path and os.path.exists(path) else None
+
     def record(self, **fields: object) -> dict[str, Any]:
         """What other verbs must know of the container (Container.save())."""
         program = self.runtime.program
@@ -89,7 +95,7 @@ def restore(plan: Plan, checkpoint: Checkpoint) -> int:
 def create(plan: Plan) -> int:
     """Create the container and leave it to `start`; the exit status."""
     _reserve(plan.container)
-    if plan.task is not None and plan.supervised:
+    if plan.task is not None and (plan.supervised or plan.proxy):
         from oci_criu_shim.supervised import Supervised
 
         return Supervised(plan).create_in_background()
@@ -197,7 +203,8 @@ def start(container: Container, backend: Runtime) -> int:
 
 def delete(container: Container, backend: Runtime, force: bool) -> int:
     """Remove a stopped container, or, by `force`, any; the exit status."""
-    if container.alive("supervisor"):
+    ended = "init" in container.load() and container.alive("init") is None
+    if container.alive("supervisor") and not (ended and _is_left(container)):
         if not force:
             raise ShimError(f"container {container.name!r} is not stopped", "add --force to end it")
         _end(container, backend)
@@ -216,11 +223,18 @@ def _end(container: Container, backend: Runtime) -> None:
     pid = container.alive("init") or container.alive("supervisor")
     if pid is not None:
         os.kill(pid, signal.SIGKILL)
+    if not _is_left(container):
+        raise ShimError(f"container {container.name!r} does not end")
+
+
+def _is_left(container: Container) -> bool:
+    """Whether its supervisor, whose container has ended, ends in time."""
     limit = time.monotonic() + END_SECONDS
     while container.alive("supervisor") is not None:
         if time.monotonic() > limit:
-            raise ShimError(f"container {container.name!r} does not end")
+            return False
         time.sleep(0.01)
+    return True
 
 
 def init_of(container: Container, backend: Runtime) -> int:

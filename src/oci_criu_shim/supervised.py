@@ -60,15 +60,28 @@ class Supervised:
         os.setsid()
         os.close(reader)
         self.created = lambda: _tell(writer)
-        os._exit(self._run_in_background())
+        status = 1
+        try:
+            status = self._run_in_background()
+        finally:
+            os._exit(status)
 
     def _run_in_background(self) -> int:
+        proxy = None
         try:
-            return self._run()
+            if path := self.plan.proxy:
+                from oci_criu_shim.proxy import Proxy
+
+                proxy = Proxy(path)
+                proxy.take_streams()
+            status = self._run()
         except (ShimError, OSError) as error:
             self._clear()
             self.log.error(error.line() if isinstance(error, ShimError) else str(error))
-            return 1
+            status = 1
+        if proxy:
+            proxy.tell(status)
+        return status
 
     def _clear(self) -> None:
         if self.runtime.knows(self.container):
@@ -76,7 +89,7 @@ class Supervised:
         self.container.release()
 
     def _run(self) -> int:
-        if self.task is None:
+        if self.task is None or not self.task.asked:
             return self._create()
         from oci_criu_shim import config, preempt, preflight
 
@@ -207,7 +220,7 @@ class Supervised:
     def _checkpoint(self) -> Callable[[], int] | None:
         """What is done at a preemption, where the job asked for it."""
         task = self.task
-        if task is None:
+        if task is None or not task.asked:
             return None
 
         def checkpoint() -> int:

@@ -1,0 +1,124 @@
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "paths.h"
+#include "protocol.h"
+#include "step.h"
+#include "task.h"
+#include "util.h"
+
+static bool has_container(spank_t sp)
+{
+	char bundle[PATH_MAX];
+
+	return spank_getenv(sp, "SLURM_CONTAINER", bundle, sizeof(bundle)) == ESPANK_SUCCESS;
+}
+
+/* oci.conf is where slurm.conf is; slurmd says where that is in its environment, which slurmstepd has. */
+static FILE *open_oci_conf(void)
+{
+	CLEANUP_TEXT char *path = NULL;
+	const char *conf = getenv("SLURM_CONF");
+	const char *slash = conf ? strrchr(conf, '/') : NULL;
+
+	if (asprintf(&path, "%.*s/oci.conf", slash ? (int)(slash - conf) : INT_MAX, slash ? conf : SLURM_CONF_DIR) < 0)
+		return NULL;
+	return fopen(path, "re");
+}
+
+static bool slurm_creates_and_starts(void)
+{
+	static const char key[] = "RunTimeCreate";
+	CLEANUP_FILE FILE *file = open_oci_conf();
+	CLEANUP_TEXT char *line = NULL;
+	size_t size = 0;
+
+	while (file && getline(&line, &size, file) > 0) {
+		const char *word = line + strspn(line, " \t");
+
+		if (!strncasecmp(word, key, sizeof(key) - 1) && strchr("= \t", word[sizeof(key) - 1]))
+			return true;
+	}
+	return false;
+}
+
+static int listen_at(const struct step *step, uint32_t task)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	CLEANUP_FD int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	int listening = fd;
+
+	if (fd < 0)
+		return -1;
+	snprintf(address.sun_path, sizeof(address.sun_path), RUN_DIR "/%" PRIu32 "/" PROXY_SOCKET, step->job, step->id, task);
+	if (unlink(address.sun_path) < 0 && errno != ENOENT)
+		return -1;
+	if (bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0 || listen(fd, 1) < 0)
+		return -1;
+	fd = -1;
+	return listening;
+}
+
+/* Leave the task's streams at 0 to 2, the listening socket at 3, and all signals blocked. */
+static void become_proxy(int listener, pid_t child)
+{
+	char number[16];
+	char *const argv[] = {PROXY_PROGRAM, number, NULL};
+	char *const environment[] = {NULL};
+
+	snprintf(number, sizeof(number), "%d", child);
+	if (listener == PROXY_LISTENER_FD ? fcntl(listener, F_SETFD, 0) < 0 : dup2(listener, PROXY_LISTENER_FD) < 0)
+		goto fail;
+	if (syscall(SYS_close_range, PROXY_LISTENER_FD + 1, ~0U, 0) < 0)
+		goto fail;
+	execve(PROXY_PROGRAM, argv, environment);
+fail:
+	dprintf(STDERR_FILENO, "oci-criu-shim: " PROXY_PROGRAM ": %s\n", strerror(errno));
+	_exit(127);
+}
+
+static int stand_in(int listener)
+{
+	sigset_t all, before;
+	pid_t child;
+
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &before);
+	if ((child = fork()) > 0)
+		become_proxy(listener, child);
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	return child;
+}
+
+int task_stand_in(spank_t sp)
+{
+	CLEANUP_FD int listener = -1;
+	struct step step;
+	spank_err_t rc;
+	uint32_t task;
+
+	if (!has_container(sp) || !slurm_creates_and_starts())
+		return 0;
+	if (step_of_stepd(sp, &step) < 0)
+		return -1;
+	if ((rc = spank_get_item(sp, S_TASK_ID, &task)) != ESPANK_SUCCESS) {
+		slurm_error("oci-criu-shim: can't tell the task: %s", spank_strerror(rc));
+		return -1;
+	}
+	if ((listener = listen_at(&step, task)) < 0 || stand_in(listener) < 0) {
+		slurm_error("oci-criu-shim: proxy of task %" PRIu32 ": %s", task, strerror(errno));
+		return -1;
+	}
+	return 0;
+}
