@@ -196,7 +196,9 @@ def start(container: Container, backend: Runtime) -> int:
     if supervisor is None:
         raise ShimError(f"container {container.name!r} has nobody left to restore it")
     os.kill(supervisor, START)
-    while container.exists() and container.load().get("held"):
+    while container.load().get("held"):
+        if container.alive("supervisor") is None:
+            return 1
         time.sleep(0.01)
     return 0 if container.exists() else 1
 

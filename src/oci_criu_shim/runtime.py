@@ -72,6 +72,12 @@ class Runtime:
         self.globals = globals
         self.log = log
 
+    @property
+    def leaves_streams(self) -> bool:
+        """Whether a container that it runs in the foreground has the streams it was given; runc 1.1 copies them to
+        and from pipes of its own (setupProcessPipes() in tty.go)."""
+        return self.name == "crun"
+
     def knows(self, container: Container) -> bool:
         """Whether it has a container of this name."""
         return os.path.isdir(os.path.join(self.root, container.name))

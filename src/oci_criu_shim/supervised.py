@@ -76,9 +76,12 @@ class Supervised:
                 proxy.take_streams()
             status = self._run()
         except (ShimError, OSError) as error:
-            self._clear()
             self.log.error(error.line() if isinstance(error, ShimError) else str(error))
+            self._clear()
             status = 1
+        else:
+            if self.created:  # it was not
+                self._clear()
         if proxy:
             proxy.tell(status)
         return status
@@ -136,26 +139,30 @@ class Supervised:
         stdio = Stdio()
         self.container.save(self._record(stdio=stdio.record()))
         self._tell_watcher()
-        if self.created:
-            return self._supervise(self._created_init(stdio), stdio)
-        return self._supervise(self._spawn("run", stdio), stdio)
+        if self.runtime.leaves_streams and not self.created:
+            return self._supervise(self._spawn(stdio, "run"), stdio)
+        return self._create_detached(stdio)
 
-    def _spawn(self, verb: str, stdio: Stdio) -> int:
-        return self.runtime.spawn(verb, f"--pid-file={self.pid_file}", *self.plan.options, fds=stdio.inside)
-
-    def _created_init(self, stdio: Stdio) -> int:
-        """Have the backend create the container; its init, which becomes a child of ours."""
+    def _create_detached(self, stdio: Stdio) -> int:
+        """Have the backend create the container and end, so that the container's init becomes a child of ours."""
         from oci_criu_shim import linux
 
         linux.become_subreaper()
-        if process.wait(self._spawn("create", stdio)):
+        status = process.wait(self._spawn(stdio, *(["create"] if self.created else ["run", "--detach"])))
+        if status:
             stdio.started()
             stdio.drain()
-            raise ShimError(f"{self.runtime.name} could not create container {self.container.name!r}")
-        pid = files.read_number(self.pid_file)
-        self.container.update(init=process.identity(pid))
-        self._tell_create()
-        return pid
+            return process.exit_status(status)
+        init = files.read_number(self.pid_file)
+        if process.start_time(init) is not None:
+            self.container.update(init=process.identity(init))
+        if self.created:
+            self._tell_create()
+        return self._supervise(init, stdio)
+
+    def _spawn(self, stdio: Stdio, verb: str, *words: str) -> int:
+        words = (*words, f"--pid-file={self.pid_file}", *self.plan.options)
+        return self.runtime.spawn(verb, *words, fds=stdio.inside)
 
     def _hold(self) -> None:
         """Be a created container until `start`."""
