@@ -43,7 +43,7 @@ bench: $(VENV)/.ready
 
 install:
 	install -d $(DESTDIR)$(LIBDIR) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SHAREDIR)
-	install -m 0644 src/worker.py $(DESTDIR)$(LIBDIR)
+	install -m 0644 src/worker.py src/slurm_bundle.py $(DESTDIR)$(LIBDIR)
 	set -e; cd src; find oci_criu_shim -name '*.py' -o -name '*.json' | while read -r file; do \
 		install -D -m 0644 "$$file" "$(DESTDIR)$(LIBDIR)/$$file"; done
 	# Start-up is a third faster with it, but an install on a read-only or odd Python does without.
@@ -51,13 +51,18 @@ install:
 	printf '%s\n' $(LAUNCHER) >$(DESTDIR)$(PREFIX)/bin/oci-criu-shim
 	chmod 0755 $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
 	$(MAKE) -C spank install PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) BUILD=$(abspath $(BUILD))
-	install -d $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/oci.conf.d
-	set -e; for file in etc/oci.conf.d/*.conf; do \
-		sed 's,/usr/bin/,$(PREFIX)/bin/,' "$$file" >"$(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/oci.conf.d/$${file##*/}"; done
+	set -e; cd etc; for file in oci.conf.d/*.conf slurm-oci/*; do \
+		mode=0644; test ! -x "$$file" || mode=0755; \
+		install -D -m "$$mode" "$$file" "$(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/$$file"; \
+		sed -i $(PLACES) "$(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/$$file"; done
 	# The site's own settings stay.
 	test -e $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/config.toml || \
 		install -D -m 0644 etc/config.toml $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/config.toml
 	sed 's,/usr/lib/oci-criu-shim/,$(LIBDIR)/,' etc/plugstack.conf >$(DESTDIR)$(SHAREDIR)/plugstack.conf
+
+# What the files in etc/ say where things are; the sources have the usual places.
+PLACES = -e 's,/usr/bin/oci-criu,$(PREFIX)/bin/oci-criu,; s,/usr/lib/oci,$(PREFIX)/lib/oci,' \
+	-e 's,/etc/oci-criu-shim/,$(SYSCONFDIR)/oci-criu-shim/,'
 
 # Isolated, without `site`: half the start-up, and nothing of the user's environment changes what is run. Debian's
 # packages (pycriu, jsonschema) come last, for the few verbs that import them.
@@ -73,8 +78,8 @@ LAUNCHER = '\#!/usr/bin/python3 -IS' \
 uninstall:
 	rm -rf $(DESTDIR)$(LIBDIR) $(DESTDIR)$(SHAREDIR)
 	rm -f $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
-	rm -rf $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/oci.conf.d
-	@echo 'left: $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/config.toml'
+	cd etc; for file in oci.conf.d/* slurm-oci/*; do rm -f "$(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/$$file"; done
+	@echo 'left: $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim, with config.toml and what the site has put there'
 
 clean:
 	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info src/*.egg-info

@@ -1,0 +1,78 @@
+"""A bundle for one task where Slurm leaves config.json alone (IgnoreFileConfigJson of oci.conf(5)).
+
+What slurmstepd would have put into a copy of it is put there here (_modify_config() in Slurm's container.c).
+"""
+
+from __future__ import annotations
+
+import os
+
+from oci_criu_shim import cli, files
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.job import BATCH_STEP
+from oci_criu_shim.log import Log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+RUN_DIRECTORY = "/run/oci-criu-shim"
+BATCH_SCRIPT = "/tmp/slurm/startup"  # where Slurm has it in a container
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run BUNDLE SPOOL USER UID NODE JOB STEP TASK COMMAND..., as oci.conf's patterns give them; the exit status."""
+    bundle, spool, user, _, node, job, step, task, *command = argv
+    name = f"{node}.{user}.{job}.{step}.{task}"
+    root = os.path.join(RUN_DIRECTORY, job)
+    # Not among the containers' directories: no id begins with a dot, or with an equals sign.
+    made = os.path.join(root, ".bundles", f"={name}")
+    try:
+        config = files.read_json(os.path.join(bundle, "config.json"))
+        environment = read_environment(os.path.join(spool, "environment"))
+        os.makedirs(made, mode=0o700, exist_ok=True)
+        changed = configured(config, bundle, command, environment, int(step) == BATCH_STEP, os.isatty(0))
+        files.write_json(os.path.join(made, "config.json"), changed)
+        return cli.main([f"--root={root}", "run", f"--bundle={made}", name])
+    except ShimError as error:
+        Log().error(error.line())
+        return error.status
+    except (OSError, ValueError) as error:
+        Log().error(f"{bundle} cannot be run: {error}")
+        return 1
+
+
+def read_environment(path: str) -> dict[str, str]:
+    """The job's environment in the file that Slurm writes, a variable a line."""
+    with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+        return dict(line.rstrip("\n").partition("=")[::2] for line in stream)
+
+
+def configured(
+    config: Mapping[str, Any],
+    bundle: str,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    batch: bool,
+    terminal: bool,
+) -> dict[str, Any]:
+    """`config` of the bundle at `bundle`, for `command`: the job's variables win over its own."""
+    process = config.get("process", {})
+    variables = dict(entry.partition("=")[::2] for entry in process.get("env", [])) | dict(environment)
+    program, *arguments = command
+    mounts = list(config.get("mounts", []))
+    if batch:
+        source = {"destination": BATCH_SCRIPT, "type": "none", "source": program, "options": ["bind", "ro"]}
+        program, mounts = BATCH_SCRIPT, [*mounts, source]
+    return {
+        **config,
+        "root": {**config["root"], "path": os.path.join(bundle, config["root"]["path"])},
+        "mounts": mounts,
+        "process": {
+            **process,
+            "terminal": terminal,
+            "env": [f"{key}={value}" for key, value in variables.items()],
+            "args": [program, *arguments],
+        },
+    }

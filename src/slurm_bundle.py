@@ -1,0 +1,11 @@
+"""Entry of a task of Slurm's that chose this runtime, by its path: see etc/slurm-oci/run."""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.path.append("/usr/lib/python3/dist-packages")
+
+from oci_criu_shim import slurm_bundle  # the path comes first
+
+sys.exit(slurm_bundle.main(sys.argv[1:]))
