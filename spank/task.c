@@ -8,6 +8,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -88,6 +89,30 @@ fail:
 	_exit(127);
 }
 
+static bool is_other_end_of(const struct stat *pipe, int fd)
+{
+	struct stat status;
+
+	return fstat(fd, &status) == 0 && S_ISFIFO(status.st_mode) && status.st_dev == pipe->st_dev &&
+	       status.st_ino == pipe->st_ino;
+}
+
+/* slurmstepd's end of the task's input: held by a process that never executes anything, no end of file would ever come. */
+static void close_input(void)
+{
+	CLEANUP_DIR DIR *fds = opendir("/proc/self/fd");
+	struct stat input;
+
+	if (!fds || fstat(STDIN_FILENO, &input) < 0)
+		return;
+	for (struct dirent *entry; (entry = readdir(fds));) {
+		int fd = atoi(entry->d_name);
+
+		if (fd > STDERR_FILENO && is_other_end_of(&input, fd))
+			close(fd);
+	}
+}
+
 static int stand_in(int listener)
 {
 	sigset_t all, before;
@@ -97,6 +122,8 @@ static int stand_in(int listener)
 	sigprocmask(SIG_SETMASK, &all, &before);
 	if ((child = fork()) > 0)
 		become_proxy(listener, child);
+	if (child == 0)
+		close_input();
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	return child;
 }

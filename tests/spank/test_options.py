@@ -99,6 +99,6 @@ class Symbols(Case):
             {
                 *("plugin_name", "plugin_type", "plugin_version", "spank_plugin_version"),
                 *("slurm_spank_init", "slurm_spank_init_post_opt", "slurm_spank_exit"),
-                *("slurm_spank_job_prolog", "slurm_spank_job_epilog"),
+                *("slurm_spank_task_init", "slurm_spank_job_prolog", "slurm_spank_job_epilog"),
             },
         )
