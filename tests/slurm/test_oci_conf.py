@@ -1,0 +1,189 @@
+"""Every oci.conf that is installed: Slurm takes it, and containers behave as by plain crun, on to their preemption."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests import jobs
+from tests.cluster import Cluster, ClusterError, wait_for
+from tests.cluster.settings import REPOSITORY
+from tests.jobs import Job, Work
+from tests.slurm.conftest import QUICK
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
+
+FILES = {path.stem: path for path in (REPOSITORY / "etc/oci.conf.d").glob("*.conf")}
+Submit = Callable[..., Job]
+MULTI = "multi-runtime"
+PROGRAMS = "/usr/local/bin"
+# Not to be had here: a program of runc's command line that says that it was called.
+NVIDIA = '#!/bin/sh\necho "$*" >>/shared/nvidia.log\nexec runc "$@"\n'
+# Runtimes that are not there either say how they were called.
+SAYING = '#!/bin/sh\necho "${0##*/} $*"\n'
+
+# What a job does to see all of a task: its streams, exit status, and two of them on a node.
+LOOK = """
+srun -n1 --input=/shared/input {options} sh -c 'cat; echo err >&2; exit 7'; echo status $?
+srun -n2 {options} sh -c 'echo task $SLURM_PROCID of $SLURM_NTASKS' | sort
+srun -n1 {options} no-such-command; echo status $?
+"""
+BATCH = 'echo out; echo err >&2; echo "$(cat | wc -c) of input"; echo job $SLURM_JOB_ID; exit 5'
+TRAP = "trap 'echo asked to end; exit 3' TERM; echo ready; while :; do sleep 0.1; done"
+
+
+@pytest.fixture(scope="module")
+def oci_cluster() -> Iterator[Cluster]:
+    """Two nodes with the project installed, whose oci.conf each test chooses."""
+    with Cluster("pytest-oci-conf", grace_time=15, kill_wait=3, slurm_conf=QUICK) as running:
+        (running.shared / "nvidia.log").touch(mode=0o666)
+        (running.shared / "nvidia.log").chmod(0o666)
+        for node in running.compute_nodes():
+            install(running, node, f"{PROGRAMS}/nvidia-container-runtime", NVIDIA)
+            for name in ("singularity", "ch-run", "enroot"):
+                install(running, node, f"{PROGRAMS}/{name}", SAYING)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def bundle(oci_cluster: Cluster) -> str:
+    """As for crun, but with the mappings of ids that runc can't do without."""
+    path = jobs.prepare(oci_cluster)
+    file = oci_cluster.home / "alice" / "bundle" / "config.json"
+    config = json.loads(file.read_text())
+    config["linux"] |= {kind: [{"containerID": 0, "hostID": 1000, "size": 1}] for kind in ("uidMappings", "gidMappings")}
+    file.write_text(json.dumps(config))
+    (oci_cluster.shared / "input").write_text("input 1\ninput 2\n")
+    return path
+
+
+@pytest.fixture
+def plain(plain_cluster: Cluster, plain_bundle: str) -> str:
+    """What a job sees of its tasks by plain crun, in the form that Slurm's guide recommends."""
+    (plain_cluster.shared / "input").write_text("input 1\ninput 2\n")
+    return look(plain_cluster, f"--container={plain_bundle}")
+
+
+def install(cluster: Cluster, node: str, path: str, text: str) -> None:
+    cluster.exec(node, ["sh", "-c", f"mkdir -p {os.path.dirname(path)}; cat >{path}; chmod 755 {path}"], "root", input=text)
+
+
+def choose(cluster: Cluster, name: str) -> None:
+    """Make one of the files the cluster's; slurmstepd reads it for each step."""
+    (cluster.conf / "oci.conf").write_text(FILES[name].read_text())
+
+
+def look(cluster: Cluster, *options: str) -> str:
+    """All that a job's owner sees of LOOK."""
+    return said(cluster, ["salloc", "-Q", "-n2", "-N1", "-w", "n1", "sh", "-c", LOOK.format(options=" ".join(options))])
+
+
+def said(cluster: Cluster, argv: list[str]) -> str:
+    """Its output and errors, without Slurm's numbers, times of day, and words about subids."""
+    done = cluster.exec("ctl", ["sh", "-c", f"{shlex.join(argv)} 2>&1; echo status $?"], check=False)
+    lines = [re.sub(r"^\S+Z: ", "", line) for line in done.stdout.splitlines()]
+    others = ("newuidmap: ", "newgidmap: ", "srun: ", "slurmstepd")
+    return "\n".join(sorted(line for line in lines if line and not line.startswith(others)))
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+@pytest.mark.parametrize("options", [jobs.OPTIONS[:2], ()], ids=["asked", "not-asked"])
+def test_tasks_are_as_with_plain_crun(
+    oci_cluster: Cluster, bundle: str, plain: str, name: str, options: tuple[str, ...]
+) -> None:
+    choose(oci_cluster, name)
+    found = look(oci_cluster, f"--container={bundle}", *options)
+    assert without_reason(found) == without_reason(plain)
+
+
+def without_reason(text: str) -> list[str]:
+    """Each runtime has its own words for a program that is not there; runc warns where there is no memory group."""
+    return [line for line in text.splitlines() if "no-such-command" not in line and "oom kill count" not in line]
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_batch_step(oci_cluster: Cluster, bundle: str, name: str) -> None:
+    choose(oci_cluster, name)
+    job = jobs.submit(oci_cluster, "batch", BATCH, Work(ticks=1, tick=0), f"--container={bundle}", *jobs.OPTIONS)
+    wait_for(lambda: job.state() in jobs.ENDED, 30, "its end")
+    record = job.record()
+    assert (job.state(), record["exit_code"]["return_code"]["number"]) == ("FAILED", 5)
+    lines = [line for line in job.output().splitlines() if line and not line.startswith(("new", "time=", "slurm"))]
+    assert sorted(lines) == sorted(["out", "err", "0 of input", f"job {job.number}"])
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_cancelled(oci_cluster: Cluster, bundle: str, name: str) -> None:
+    """The container is asked to end, by scancel's SIGTERM, where something of ours looks after it."""
+    choose(oci_cluster, name)
+    job = jobs.submit(oci_cluster, "cancelled", TRAP, Work(), f"--container={bundle}", *jobs.OPTIONS)
+    wait_for(lambda: "ready" in job.output(), 30, "the container to run")
+    oci_cluster.exec("ctl", ["scancel", "--full", job.number])
+    wait_for(lambda: job.state() in jobs.ENDED, 30, "its end")
+    assert job.state() == "CANCELLED"
+    assert "asked to end" in job.output()
+    wait_for(lambda: not jobs.leftovers(oci_cluster), 10, "empty run directories")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("crun-create", jobs.step), ("runc-run", jobs.step), ("runc-create", jobs.batch), (MULTI, jobs.batch)],
+    ids=["crun-create-step", "runc-run-step", "runc-create-batch", "multi-runtime-batch"],
+)
+def test_preempted(oci_cluster: Cluster, bundle: str, name: str, kind: Submit) -> None:
+    choose(oci_cluster, name)
+    job = kind(oci_cluster, bundle, f"preempted-{name}", Work(ticks=12, mib=1), *jobs.OPTIONS)
+    try:
+        job.wait_running()
+        job.wait_ticks(4)
+        job.preempt()
+        job.wait_end()
+        assert not job.failures()
+    except (AssertionError, ClusterError) as error:
+        pytest.fail(f"{error}\n{job.quoted()}")
+
+
+def test_nvidia_is_called(oci_cluster: Cluster, bundle: str) -> None:
+    log = oci_cluster.shared / "nvidia.log"
+    for name, verbs in (("nvidia-run", {"run"}), ("nvidia-create", {"create", "start", "delete"})):
+        choose(oci_cluster, name)
+        log.write_text("")
+        assert said(oci_cluster, ["srun", "-n1", f"--container={bundle}", "echo", "out"]).splitlines()[0] == "out"
+        calls = log.read_text().splitlines()
+        assert verbs <= {word for line in calls for word in line.split()}
+
+
+def test_runtime_of_choice(oci_cluster: Cluster, bundle: str) -> None:
+    """By what the image is, by partition, by the job's environment, and by a script of the user's, in this order."""
+    choose(oci_cluster, MULTI)
+    oci_cluster.exec("ctl", ["mkdir", "image"])
+    for name in ("image.sif", "image.sqsh"):
+        oci_cluster.exec("ctl", ["touch", name])
+
+    def runs(image: str, *options: str, runtime: str = "") -> str:
+        chosen = ["env", f"SLURM_OCI_RUNTIME={runtime}"] if runtime else []
+        return said(oci_cluster, [*chosen, "srun", "-n1", *options, f"--container=/home/alice/{image}", "echo", "out"])
+
+    assert runs("bundle").splitlines()[0] == "out"
+    assert re.search(r"^singularity exec --userns .*/image\.sif /usr/bin/echo out$", runs("image.sif"), re.MULTILINE)
+    assert re.search(r"^enroot start .*/image\.sqsh /usr/bin/echo out$", runs("image.sqsh"), re.MULTILINE)
+    assert re.search(r"^ch-run .*/home/alice/image -- /usr/bin/echo out$", runs("image"), re.MULTILINE)
+    assert "slurm-oci: no runtime here knows what /home/alice/nothing is" in runs("nothing")
+
+    partition = "cd /etc/oci-criu-shim/slurm-oci && mkdir partition && ln -s ../singularity partition/high"
+    for node in oci_cluster.compute_nodes():
+        oci_cluster.exec(node, ["sh", "-c", partition], "root")
+    assert "singularity exec" in runs("bundle", "-p", "high")
+    assert "ch-run" in runs("bundle", "-p", "high", runtime="charliecloud")
+    assert "there is no runtime podman in" in runs("bundle", runtime="podman")
+
+    install(oci_cluster, "n1", "/home/alice/.slurm-oci-run", SAYING)
+    try:
+        assert f".slurm-oci-run {'/home/alice/bundle'} " in runs("bundle", runtime="charliecloud")
+    finally:
+        oci_cluster.exec("ctl", ["rm", ".slurm-oci-run"])
