@@ -54,13 +54,18 @@ class Plan:
         """Whether it is to be checkpointed: its job asked for that, or root may want to, who needs no helper."""
         if self.task is not None:
             return self.task.asked
-        return os.geteuid() == 0 and not self.bundle.terminal
+        return os.geteuid() == 0
 
     @property
     def proxy(self) -> str | None:
         """The socket of its task's proxy; None where Slurm has none, and its streams are ours."""
         path = job.proxy_socket(self.container.root, self.task) if self.task else None
         return path if path and os.path.exists(path) else None
+
+    @property
+    def relays_terminal(self) -> bool:
+        """Whether the container's terminal is copied to ours, and not handed over at a socket of the caller's."""
+        return self.bundle.terminal and not any(word.startswith("--console-socket=") for word in self.options)
 
     def record(self, **fields: object) -> dict[str, Any]:
         """What other verbs must know of the container (Container.save())."""

@@ -120,6 +120,7 @@ class Plan:
             "network_lock": "SKIP",
             "file_locks": True,
             "link_remap": True,
+            "orphan_pts_master": True,
             "notify_scripts": True,
         }
 
@@ -162,6 +163,8 @@ def start(
         raise steps.refused
     if not response.success:
         raise _failure(plan, response)
+    if swrk.terminal is not None:
+        stdio.attach(swrk.terminal)
     pid = int(response.restore.pid)
     for warning in hooks.warnings(bundle.hooks, "poststart", container.state("running", pid)):
         (log or Log()).error(warning)

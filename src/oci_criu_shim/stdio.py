@@ -10,6 +10,8 @@ import fcntl
 import os
 import select
 
+from oci_criu_shim.errors import ShimError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -47,6 +49,18 @@ class Stdio:
             os.close(end)
         self.inside.clear()
 
+    def attach(self, master: int) -> None:
+        """These are no terminal: a checkpoint of a container that had one needs a config.json that asks for one."""
+        os.close(master)
+        raise ShimError("the container had a terminal", "set process.terminal in config.json")
+
+    def resized(self) -> bool:
+        """Whether the size of our terminal has been passed on: it has none."""
+        return False
+
+    def ended(self) -> None:
+        """All has been copied."""
+
     def watch(self) -> dict[int, int]:
         """{descriptor: poll events} to wait for."""
         events = {self.outside[s]: select.POLLIN for s in (1, 2) if s in self.outside}
@@ -83,7 +97,7 @@ class Stdio:
 
     def _copy_output(self, stream: int) -> None:
         data = os.read(self.outside[stream], CHUNK)
-        if not data or not _write_all(stream, data):
+        if not data or not write_all(stream, data):
             os.close(self.outside.pop(stream))
 
     def _read_input(self) -> None:
@@ -109,7 +123,7 @@ class Stdio:
         self.pending = self.pending[written:]
 
 
-def _write_all(descriptor: int, data: bytes) -> bool:
+def write_all(descriptor: int, data: bytes) -> bool:
     """Whether all of `data` went out; False where nobody reads any more."""
     view = memoryview(data)
     while view:

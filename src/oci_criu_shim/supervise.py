@@ -59,6 +59,7 @@ class Supervisor:
             if not self.recorded:
                 self._record_init()
         self.stdio.drain()
+        self.stdio.ended()
         return process.exit_status(self.status)
 
     def _wait(self) -> None:
@@ -82,6 +83,8 @@ class Supervisor:
     def _signal(self, number: int) -> None:
         if number == signal.SIGCHLD:
             return  # _reap() is next in any case
+        if number == signal.SIGWINCH and self.stdio.resized():
+            return
         preemption = number in (signal.SIGTERM, CHECKPOINT)
         if preemption and self.checkpoint and self.status is None:
             self.terminating |= number == signal.SIGTERM

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.store import Checkpoint, Store
     from oci_criu_shim.lifecycle import Plan
+    from oci_criu_shim.terminal import Terminal
 
 
 class Supervised:
@@ -132,27 +133,38 @@ class Supervised:
         )
 
     def _create(self) -> int:
-        if self.plan.bundle.terminal:
-            # The backend keeps the terminal that it was started on.
-            self.container.save(self._record())
-            return self.runtime.call("run", *self.plan.options)
-        stdio = Stdio()
+        stdio = self._terminal() or Stdio()
         self.container.save(self._record(stdio=stdio.record()))
         self._tell_watcher()
-        if self.runtime.leaves_streams and not self.created:
+        if self.runtime.leaves_streams and not self.created and not self.plan.relays_terminal:
             return self._supervise(self._spawn(stdio, "run"), stdio)
         return self._create_detached(stdio)
+
+    def _terminal(self) -> Terminal | None:
+        if not self.plan.relays_terminal:
+            return None
+        from oci_criu_shim.terminal import Terminal
+
+        return Terminal()
 
     def _create_detached(self, stdio: Stdio) -> int:
         """Have the backend create the container and end, so that the container's init becomes a child of ours."""
         from oci_criu_shim import linux
 
         linux.become_subreaper()
-        status = process.wait(self._spawn(stdio, *(["create"] if self.created else ["run", "--detach"])))
+        words, console = ["create"] if self.created else ["run", "--detach"], None
+        if self.plan.relays_terminal:
+            from oci_criu_shim.terminal import ConsoleSocket
+
+            console = ConsoleSocket(self.container.path("console.sock"))
+            words.append(f"--console-socket={console.path}")
+        status = process.wait(self._spawn(stdio, *words))
         if status:
             stdio.started()
             stdio.drain()
             return process.exit_status(status)
+        if console:
+            stdio.attach(console.master())
         init = files.read_number(self.pid_file)
         if process.start_time(init) is not None:
             self.container.update(init=process.identity(init))
@@ -180,7 +192,7 @@ class Supervised:
         from oci_criu_shim import restore
 
         self.runtime = Runtime(runtime.DEFAULT, self.container.root, self.runtime.globals, self.log)
-        stdio = Stdio(restore.pending_input(checkpoint))
+        stdio = self._terminal() or Stdio(restore.pending_input(checkpoint))
         group = restore.cgroup(self.container, self.plan.bundle, checkpoint)
         self.container.save(self._record(stdio=stdio.record()))  # what hooks are told of it
         try:

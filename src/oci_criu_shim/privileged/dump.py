@@ -104,6 +104,7 @@ def options(target: Target, images: int, leave_running: bool, found: list[dict[s
         "network_lock": "SKIP",
         "file_locks": True,
         "link_remap": True,
+        "orphan_pts_master": True,  # a terminal's master is the supervisor's
         "ghost_limit": GHOST_LIMIT,
         "notify_scripts": True,
     }

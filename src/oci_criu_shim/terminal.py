@@ -1,0 +1,153 @@
+"""The container's terminal: its master is ours, and copied to and from our own terminal.
+
+Held by the supervisor, not by the backend, so that a checkpoint knows of it, and a restore can give it back.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import socket
+import termios
+
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.stdio import CHUNK, Stdio, write_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+PATIENCE = 10.0  # seconds that the backend, which has created the container, has to hand over its terminal
+SIZE = 8  # bytes of struct winsize (ioctl_tty(2))
+
+
+class Terminal(Stdio):
+    """Like the three pipes, to a supervisor. There is no terminal until attach()."""
+
+    def __init__(self) -> None:
+        self.inside = {2: 2}  # for what the backend says
+        self.master: int | None = None
+        self.pending = b""
+        self.input_open = True
+        self.modes: list[Any] | None = None  # of our own terminal, if it is one, from before
+
+    def record(self) -> dict[str, Any]:
+        """A checkpoint finds the container's streams in its images."""
+        return {"streams": ["", "", ""]}
+
+    def attach(self, master: int) -> None:
+        """Have `master`, and put our own terminal in raw mode: what is typed is for the container's to interpret."""
+        os.set_blocking(master, False)
+        self.master = master
+        if os.isatty(0):
+            self.modes = termios.tcgetattr(0)
+            _set_raw(0)
+            self.resized()
+
+    def resized(self) -> bool:
+        """Give the container's terminal the size of ours; the kernel tells its programs."""
+        if self.master is None or self.modes is None:
+            return False
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(SIZE)))
+        return True
+
+    def started(self) -> None:
+        """There are no ends to close."""
+
+    def ended(self) -> None:
+        """Leave our own terminal as it was."""
+        if self.modes is not None:
+            termios.tcsetattr(0, termios.TCSADRAIN, self.modes)
+            self.modes = None
+
+    def watch(self) -> dict[int, int]:
+        """{descriptor: poll events} to wait for."""
+        if self.master is None:
+            return {}
+        events = {self.master: select.POLLIN | (select.POLLOUT if self.pending else 0)}
+        if self.input_open and not self.pending:
+            events[0] = select.POLLIN
+        return events
+
+    def ready(self, descriptor: int, event: int) -> None:
+        """Copy what poll(2) reported."""
+        if descriptor == 0:
+            self._read_input()
+        elif descriptor == self.master:
+            if event & select.POLLOUT:
+                self.pending = self.pending[os.write(self.master, self.pending) :]
+            if event & ~select.POLLOUT:
+                self._copy_output(1)
+
+    def drain(self) -> None:
+        """Copy what the container wrote last."""
+        while self.master is not None:
+            poll = select.poll()
+            poll.register(self.master, select.POLLIN)
+            if not poll.poll(0):
+                return
+            self._copy_output(1)
+
+    def _copy_output(self, stream: int) -> None:
+        assert self.master is not None
+        try:
+            data = os.read(self.master, CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:  # EIO: nobody has the terminal open any more
+            data = b""
+        if not data or not write_all(stream, data):
+            os.close(self.master)
+            self.master = None
+
+    def _read_input(self) -> None:
+        try:
+            self.pending = os.read(0, CHUNK)
+        except OSError:  # EIO: our terminal is gone
+            self.pending = b""
+        self.input_open = bool(self.pending)
+
+
+def _set_raw(descriptor: int) -> None:
+    """What cfmakeraw(3) does."""
+    modes = termios.tcgetattr(descriptor)
+    modes[0] &= ~(termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP)
+    modes[0] &= ~(termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON)
+    modes[1] &= ~termios.OPOST
+    modes[2] = modes[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
+    modes[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
+    termios.tcsetattr(descriptor, termios.TCSADRAIN, modes)
+
+
+class ConsoleSocket:
+    """Where a backend sends a terminal's master (--console-socket): listening at `path`, which must not exist."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.bind(path)
+        self.socket.listen(1)
+        self.socket.settimeout(PATIENCE)
+
+    def master(self) -> int:
+        """The master that the backend has sent; ShimError where it sent none."""
+        try:
+            connection, _ = self.socket.accept()
+            with connection:
+                _, descriptors, _, _ = socket.recv_fds(connection, CHUNK, 1, socket.MSG_CMSG_CLOEXEC)
+        except OSError as error:
+            raise ShimError(f"the backend sent no terminal: {error}") from None
+        finally:
+            self.close()
+        if not descriptors:
+            raise ShimError("the backend sent no terminal")
+        return descriptors[0]
+
+    def close(self) -> None:
+        """Listen no more."""
+        self.socket.close()
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            pass
