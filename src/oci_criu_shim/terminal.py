@@ -37,13 +37,9 @@ class Terminal(Stdio):
         return {"streams": ["", "", ""]}
 
     def attach(self, master: int) -> None:
-        """Have `master`, and put our own terminal in raw mode: what is typed is for the container's to interpret."""
+        """Have `master`."""
         os.set_blocking(master, False)
         self.master = master
-        if os.isatty(0):
-            self.modes = termios.tcgetattr(0)
-            _set_raw(0)
-            self.resized()
 
     def resized(self) -> bool:
         """Give the container's terminal the size of ours; the kernel tells its programs."""
@@ -53,7 +49,11 @@ class Terminal(Stdio):
         return True
 
     def started(self) -> None:
-        """There are no ends to close."""
+        """Put our own terminal in raw mode: what is typed is for the container's to interpret."""
+        if self.master is not None and os.isatty(0):
+            self.modes = termios.tcgetattr(0)
+            _set_raw(0)
+            self.resized()
 
     def ended(self) -> None:
         """Leave our own terminal as it was."""
