@@ -56,7 +56,8 @@ def bundle(oci_cluster: Cluster) -> str:
     path = jobs.prepare(oci_cluster)
     file = oci_cluster.home / "alice" / "bundle" / "config.json"
     config = json.loads(file.read_text())
-    config["linux"] |= {kind: [{"containerID": 0, "hostID": 1000, "size": 1}] for kind in ("uidMappings", "gidMappings")}
+    mapping = [{"containerID": 0, "hostID": 1000, "size": 1}]
+    config["linux"] |= {"uidMappings": mapping, "gidMappings": mapping}
     file.write_text(json.dumps(config))
     (oci_cluster.shared / "input").write_text("input 1\ninput 2\n")
     return path
@@ -70,7 +71,7 @@ def plain(plain_cluster: Cluster, plain_bundle: str) -> str:
 
 
 def install(cluster: Cluster, node: str, path: str, text: str) -> None:
-    cluster.exec(node, ["sh", "-c", f"mkdir -p {os.path.dirname(path)}; cat >{path}; chmod 755 {path}"], "root", input=text)
+    cluster.exec(node, ["sh", "-c", f"cat >{path}; chmod 755 {path}"], "root", input=text)
 
 
 def choose(cluster: Cluster, name: str) -> None:

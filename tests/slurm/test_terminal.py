@@ -1,0 +1,141 @@
+"""Containers with a terminal: interactive steps as by plain crun, and a shell that is checkpointed and restored."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import struct
+import termios
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+
+from tests import jobs
+from tests.cluster import Cluster
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
+
+PROMPT = "ready> "
+SHELL = ("env", "TERM=xterm", f"PS1={PROMPT}", "bash", "--norc")
+ROOT = "/run/terminal"
+SHIM = ("oci-criu-shim", f"--root={ROOT}")
+
+
+class Session:
+    """A program in a terminal of ours."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self.pid, self.master = pty.fork()
+        if self.pid == 0:
+            try:
+                os.execvp(argv[0], argv)
+            finally:
+                os._exit(127)
+        self.text = ""
+
+    def until(self, pattern: str, seconds: float = 30) -> str:
+        """What it writes up to a text that `pattern` matches; AssertionError where that does not come."""
+        limit = time.monotonic() + seconds
+        while not (found := re.search(pattern, self.text)):
+            assert select.select([self.master], [], [], max(0, limit - time.monotonic()))[0], self.text
+            try:
+                read = os.read(self.master, 4096)
+            except OSError:  # EIO: it has ended
+                read = b""
+            assert read, f"ended without {pattern}: {self.text}"
+            self.text += read.decode(errors="replace")
+        before, self.text = self.text[: found.end()], self.text[found.end() :]
+        return before
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def resize(self, rows: int, columns: int) -> None:
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def status(self) -> int:
+        """Its exit status, when it has ended."""
+        while True:
+            try:
+                if not os.read(self.master, 4096):
+                    break
+            except OSError:
+                break
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@contextmanager
+def session(cluster: Cluster, node: str, argv: Sequence[str], user: str = "alice") -> Iterator[Session]:
+    opened = Session(cluster.argv(node, argv, user))
+    try:
+        yield opened
+    finally:
+        os.close(opened.master)  # what is still there is hung up
+
+
+def converse(cluster: Cluster, *options: str) -> list[str]:
+    """What is to be seen of a shell in an interactive step."""
+    with session(cluster, "ctl", ["srun", "--pty", *options, *SHELL]) as shell:
+        shell.until(PROMPT)
+        shell.resize(33, 77)
+        shell.type("while ! stty size | grep '33 77'; do sleep 0.1; done; tty; tty <&2; echo $((6 * 7))\r")
+        seen = shell.until("\n42\r\n").splitlines()[-4:]
+        shell.type("sleep 100; echo status $?\r")
+        time.sleep(0.5)
+        shell.type("\x03")
+        shell.until(PROMPT)
+        shell.type("exit 5\r")
+        return [*seen, str(shell.status())]
+
+
+@pytest.mark.parametrize("options", [jobs.OPTIONS[:2], ()], ids=["asked", "not-asked"])
+def test_interactive_step(
+    shim_cluster: Cluster, shim_bundle: str, plain_cluster: Cluster, plain_bundle: str, options: tuple[str, ...]
+) -> None:
+    found = converse(shim_cluster, *options, f"--container={shim_bundle}")
+    assert found == converse(plain_cluster, f"--container={plain_bundle}")
+    assert found[-1] == "5"
+
+
+@pytest.fixture
+def terminal_bundle(shim_cluster: Cluster, shim_bundle: str) -> Iterator[str]:
+    """A bundle of root's, whose program is a shell in a terminal."""
+    config = json.loads((shim_cluster.home / "alice/bundle/config.json").read_text())
+    config["root"]["path"] = f"{shim_bundle}/rootfs"
+    config["process"] |= {"terminal": True, "args": ["bash", "--norc"]}
+    config["process"]["env"] = ["PATH=/usr/bin:/bin", "TERM=xterm", f"PS1={PROMPT}"]
+    config["linux"]["namespaces"] = [n for n in config["linux"]["namespaces"] if n["type"] != "user"]
+    directory = shim_cluster.shared / "terminal"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config))
+    yield "/shared/terminal"
+    shim_cluster.exec("n1", ["rm", "-rf", "/shared/terminal", ROOT], "root")
+
+
+def test_shell_is_checkpointed_and_restored(shim_cluster: Cluster, terminal_bundle: str) -> None:
+    images = f"--image-path={terminal_bundle}/images"
+    with session(shim_cluster, "n1", [*SHIM, "run", f"--bundle={terminal_bundle}", "shell"], "root") as shell:
+        shell.until(PROMPT)
+        shell.type("kept=secret; echo $((6 * 7))\r")
+        shell.until("\n42\r\n")
+        shim_cluster.exec("n1", [*SHIM, "checkpoint", images, "shell"], "root")
+        assert shell.status() == 128 + 9
+    restore = [*SHIM, "restore", f"--bundle={terminal_bundle}", images, "shell"]
+    with session(shim_cluster, "n1", restore, "root") as shell:
+        shell.until("restored shell from .*\n")
+        shell.resize(44, 88)
+        shell.type("while ! stty size | grep '44 88'; do sleep 0.1; done; echo the $kept; tty\r")
+        shell.until("\n44 88\r\nthe secret\r\n/dev/pts/0\r\n")
+        shell.type("sleep 100\r")
+        time.sleep(0.5)
+        shell.type("\x03")
+        shell.until(PROMPT)
+        shell.type("exit 5\r")
+        assert shell.status() == 5
+    assert not shim_cluster.exec("n1", [*SHIM, "list", "--quiet"], "root").stdout
