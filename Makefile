@@ -43,7 +43,7 @@ bench: $(VENV)/.ready
 
 install:
 	install -d $(DESTDIR)$(LIBDIR) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SHAREDIR)
-	install -m 0644 src/worker.py src/slurm_bundle.py $(DESTDIR)$(LIBDIR)
+	install -m 0644 src/worker.py src/slurm_bundle.py src/scrun_bundle.py $(DESTDIR)$(LIBDIR)
 	set -e; cd src; find oci_criu_shim -name '*.py' -o -name '*.json' | while read -r file; do \
 		install -D -m 0644 "$$file" "$(DESTDIR)$(LIBDIR)/$$file"; done
 	# Start-up is a third faster with it, but an install on a read-only or odd Python does without.
@@ -51,7 +51,7 @@ install:
 	printf '%s\n' $(LAUNCHER) >$(DESTDIR)$(PREFIX)/bin/oci-criu-shim
 	chmod 0755 $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
 	$(MAKE) -C spank install PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) BUILD=$(abspath $(BUILD))
-	set -e; cd etc; for file in oci.conf.d/*.conf slurm-oci/*; do \
+	set -e; cd etc; for file in oci.conf.d/*.conf slurm-oci/* scrun.lua; do \
 		mode=0644; test ! -x "$$file" || mode=0755; \
 		install -D -m "$$mode" "$$file" "$(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/$$file"; \
 		sed -i $(PLACES) "$(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/$$file"; done
@@ -78,7 +78,7 @@ LAUNCHER = '\#!/usr/bin/python3 -IS' \
 uninstall:
 	rm -rf $(DESTDIR)$(LIBDIR) $(DESTDIR)$(SHAREDIR)
 	rm -f $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
-	cd etc; for file in oci.conf.d/* slurm-oci/*; do rm -f "$(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/$$file"; done
+	cd etc; for file in oci.conf.d/* slurm-oci/* scrun.lua; do rm -f "$(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/$$file"; done
 	@echo 'left: $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim, with config.toml and what the site has put there'
 
 clean:

@@ -1,0 +1,37 @@
+-- scrun.lua of Slurm (scrun(1)): containers of Podman and Docker as steps of Slurm, where their storage is on a file
+-- system that all nodes share. Copy it to /etc/slurm/scrun.lua on all nodes.
+--
+-- Nothing of an image is copied: a bundle is made, with a config.json as oci.conf's runtimes want it. This needs no
+-- library for JSON, which neither Lua nor Slurm has.
+
+-- Below the user's home directory, a bundle is made there for the time of a container.
+local bundles = ".local/share/oci-criu-shim/scrun"
+local maker = "/usr/bin/python3 -IS /usr/lib/oci-criu-shim/scrun_bundle.py"
+
+local function quoted(text)
+	return "'" .. string.gsub(tostring(text), "'", "'\"'\"'") .. "'"
+end
+
+function slurm_scrun_stage_in(id, bundle, spool_dir, config_file, job_id, user_id, group_id, job_env)
+	local arguments = {config_file, bundle, bundles .. "/" .. id, string.format("%d", user_id), string.format("%d", group_id)}
+
+	for number, argument in ipairs(arguments) do
+		arguments[number] = quoted(argument)
+	end
+	local status, output = slurm.allocator_command(maker .. " " .. table.concat(arguments, " "))
+	if status ~= 0 then
+		slurm.log_error(string.format("no bundle for %s: %s", id, output))
+		return slurm.ERROR
+	end
+	slurm.set_bundle_path(string.match(output, "[^\n]+"))
+	return slurm.SUCCESS
+end
+
+function slurm_scrun_stage_out(id, bundle, orig_bundle, root_path, orig_root_path, spool_dir, config_file, job_id, user_id, group_id)
+	if bundle ~= orig_bundle then
+		slurm.allocator_command("rm -rf -- " .. quoted(bundle))
+	end
+	return slurm.SUCCESS
+end
+
+return slurm.SUCCESS

@@ -1,0 +1,81 @@
+"""A bundle for a container that Podman or Docker made and that Slurm is to run, maybe on another node (scrun(1)).
+
+Its root file system is on a file system that all nodes share. The rest that they prepared on this node is copied, or
+left out: Slurm runs containers without privilege, in the node's network, and limits them itself.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+
+from oci_criu_shim import files
+from oci_criu_shim.mounts import is_bind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
+
+# Namespaces that are the container's own; a checkpoint needs the first.
+OWN = ("pid", "ipc", "uts", "mount", "user")
+# What a user can't have: groups, limits, labels and profiles of the node's.
+DROPPED = ("rlimits", "selinuxLabel", "apparmorProfile", "oomScoreAdj")
+# Mounts that need a network namespace, or a control group, of the container's own.
+OF_THE_NODE = ("/sys", "/sys/fs/cgroup", "/run/secrets")
+SHM_OPTIONS = ("nosuid", "noexec", "nodev", "mode=1777")
+SHM = {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": SHM_OPTIONS}
+LARGEST = 1 << 20  # of a file that is copied, in bytes: resolv.conf, hosts and the like
+
+
+def main(argv: Sequence[str]) -> int:
+    """Make CONFIG, of the container in the directory BUNDLE, a bundle for user UID and GID, and print its path.
+
+    It is at PATH below his home directory: in Podman's user namespace, and by its environment, he has another.
+    """
+    config_file, bundle, path, uid, gid = argv
+    made = os.path.join(pwd.getpwuid(int(uid)).pw_dir, path)
+    os.makedirs(made, mode=0o700, exist_ok=True)
+    config = configured(files.read_json(config_file), bundle, int(uid), int(gid))
+    for number, mount in enumerate(config["mounts"]):
+        if is_small_file(mount):
+            mount["source"] = _copied(mount["source"], os.path.join(made, f"mount.{number}"))
+    files.write_json(os.path.join(made, "config.json"), config)
+    print(made)
+    return 0
+
+
+def configured(config: Mapping[str, Any], bundle: str, uid: int, gid: int) -> dict[str, Any]:
+    """`config` for user `uid` and `gid`, who becomes whoever the process runs as."""
+    process = {key: value for key, value in config["process"].items() if key not in DROPPED}
+    user = process.get("user", {})
+    process["user"] = {"uid": user.get("uid", 0), "gid": user.get("gid", 0)}
+    old = config.get("linux", {})
+    linux = {key: old[key] for key in ("maskedPaths", "readonlyPaths") if key in old}
+    linux["namespaces"] = [{"type": kind} for kind in OWN]
+    linux["uidMappings"] = [{"containerID": process["user"]["uid"], "hostID": uid, "size": 1}]
+    linux["gidMappings"] = [{"containerID": process["user"]["gid"], "hostID": gid, "size": 1}]
+    kept = {key: config[key] for key in ("ociVersion", "annotations") if key in config}
+    root = {**config["root"], "path": os.path.join(bundle, config["root"]["path"])}
+    return {**kept, "root": root, "process": process, "linux": linux, "mounts": list(_mounts(config.get("mounts", [])))}
+
+
+def _mounts(mounts: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for mount in mounts:
+        options = [word for word in mount.get("options", []) if not word.startswith(("uid=", "gid="))]
+        if mount["destination"] == "/dev/shm":
+            yield dict(SHM)
+        elif mount["destination"] not in OF_THE_NODE:
+            yield {**mount, "options": options}
+
+
+def is_small_file(mount: Mapping[str, Any]) -> bool:
+    """Whether a mount is one of a file that was written for the container, on this node."""
+    path = mount.get("source", "")
+    return is_bind(mount) and os.path.isfile(path) and os.path.getsize(path) <= LARGEST
+
+
+def _copied(path: str, copy: str) -> str:
+    with open(path, "rb") as stream:
+        files.write_atomically(copy, stream.read(), mode=0o644)
+    return copy

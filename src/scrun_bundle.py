@@ -1,0 +1,10 @@
+"""Entry of what makes scrun's bundles, by its path: see etc/scrun.lua."""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+from oci_criu_shim import scrun_bundle  # the path comes first
+
+sys.exit(scrun_bundle.main(sys.argv[1:]))
