@@ -1,0 +1,96 @@
+"""Podman's containers as steps of Slurm, by Slurm's scrun and our scrun.lua."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import jobs
+from tests.cluster import Cluster, ClusterError, wait_for
+from tests.cluster.settings import REPOSITORY
+from tests.jobs import Work
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
+
+# As Slurm's guide to containers has it, but for what a node without systemd lacks.
+CONTAINERS = """
+[containers]
+apparmor_profile = "unconfined"
+cgroupns = "host"
+default_sysctls = []
+ipcns = "host"
+label = false
+log_driver = "k8s-file"
+netns = "host"
+no_hosts = true
+userns = "host"
+utsns = "host"
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "slurm"
+[engine.runtimes]
+slurm = ["/usr/bin/scrun"]
+"""
+STORAGE = """
+[storage]
+driver = "vfs"
+runroot = "/run/user/1000/containers"
+graphroot = "/home/alice/containers"
+"""
+ENVIRONMENT = "XDG_RUNTIME_DIR=/run/user/1000 PODMAN_IGNORE_CGROUPSV1_WARNING=1"
+RUN = "podman --log-level=fatal run --rm --rootfs /home/alice/bundle/rootfs"
+# What a job's podman is told of it: Slurm's variables, --checkpoint among them, and how often it was restarted.
+IN_JOB = f"export {ENVIRONMENT}; exec {RUN.replace('--rm', '--rm --env-host -v /shared:/shared')} {{command}}"
+
+
+@pytest.fixture(scope="module")
+def scrun_cluster() -> Iterator[Cluster]:
+    """Two nodes with the project and scrun.lua; alice's Podman hands its containers to Slurm."""
+    quick = ("MessageTimeout=2", "SlurmdTimeout=10")
+    with Cluster("pytest-scrun", grace_time=10, kill_wait=3, slurm_conf=quick) as running:
+        jobs.prepare(running)
+        shutil.copy(REPOSITORY / "etc/scrun.lua", running.conf / "scrun.lua")
+        directory = running.home / "alice/.config/containers"
+        directory.mkdir(parents=True)
+        (directory / "containers.conf").write_text(CONTAINERS)
+        (directory / "storage.conf").write_text(STORAGE)
+        for path in (directory.parent, directory, *directory.iterdir()):
+            shutil.chown(path, 1000, 1000)
+        yield running
+
+
+def left(cluster: Cluster) -> list[Path]:
+    """Bundles that were made for a container and not removed."""
+    directory = cluster.home / "alice/.local/share/oci-criu-shim/scrun"
+    return list(directory.iterdir()) if directory.exists() else []
+
+
+def test_container_is_a_job(scrun_cluster: Cluster) -> None:
+    """The shell prints the ids of a job's environment, and its own number in a pid namespace of its own."""
+    command = "cat; echo job $SLURM_JOB_ID, process $$; echo err >&2"
+    script = f"export {ENVIRONMENT}; echo input | {RUN.replace('--rm', '--rm -i')} sh -c '{command}'"
+    done = scrun_cluster.exec("n2", ["sh", "-c", script])
+    text, number = done.stdout.split("job ")[0], done.stdout.split("job ")[1].split(",")[0]
+    assert (text, done.stdout) == ("input\n", f"input\njob {number}, process 1\n")
+    assert "err" in done.stderr.splitlines()
+    shown = scrun_cluster.exec("ctl", ["scontrol", "show", "job", number]).stdout
+    assert "JobName=scrun" in shown
+    wait_for(lambda: not left(scrun_cluster), 10, "no bundles")
+
+
+def test_preempted(scrun_cluster: Cluster) -> None:
+    """In a batch job, which Slurm can requeue: the container goes on where it was."""
+    job = jobs.submit(scrun_cluster, "scrun", IN_JOB, Work(ticks=12, mib=1), *jobs.OPTIONS)
+    try:
+        job.wait_running()
+        job.wait_ticks(4)
+        job.preempt()
+        job.wait_end()
+        assert not job.failures()
+    except (AssertionError, ClusterError) as error:
+        pytest.fail(f"{error}\n{job.quoted()}")
