@@ -34,7 +34,7 @@ class Session:
         self.pid, self.master = pty.fork()
         if self.pid == 0:
             try:
-                os.execvp(argv[0], argv)
+                os.execvp(argv[0], list(argv))
             finally:
                 os._exit(127)
         self.text = ""
