@@ -18,9 +18,11 @@ from tests.cluster.cgroups import hierarchies
 from tests.cluster.settings import DATA, REPOSITORY, STATE
 
 NAME = f"pytest-{os.getpid()}"
+# Whoever runs the tests in the background has SIGINT ignored, in all that they start.
 STARTER = """
-import sys, time
+import signal, sys, time
 from tests.cluster import Cluster
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with Cluster(sys.argv[1], nodes=1, install=False) as cluster:
     print(cluster.node_pid("n1"), flush=True)
     time.sleep(600)
