@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PLACES = ("/run", "/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue")
-KEPT = ("/run/criu.kdat",)  # what CRIU knows of the kernel, kept by root's until the next boot
+# What CRIU knows of the kernel, kept by root's until the next boot; crun's own root directory, which root's makes.
+KEPT = ("/run/criu.kdat", "/run/crun")
 NAMESPACE = re.compile(r"(cgroup|ipc|mnt|net|pid|time|user|uts):\[\d+\]")
 # Slurm 24.11's extern step can't remove its empty group while its X11 thread has the user's effective id.
 SLURMS = re.compile(r".*/slurm_\w+/uid_\d+(/job_\d+(/step_extern)?)?")
