@@ -9,11 +9,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from bench import preempt, startup
+from bench import preempt, startup, verbs
 from bench.report import Progress, Result
 from tests.cluster import ClusterError
 
-BENCHES: dict[str, Callable[[Progress], Result]] = {"startup": startup.measure, "preempt": preempt.measure}
+BENCHES: dict[str, Callable[[Progress], Result]] = {
+    "startup": startup.measure,
+    "verbs": verbs.measure,
+    "preempt": preempt.measure,
+}
 
 
 def main(names: list[str]) -> int:

@@ -67,15 +67,11 @@ def _print_json(document: object) -> None:
 
 def kill(call: Invocation) -> int:
     """Send a signal to a container's init."""
-    from oci_criu_shim import signals
+    from oci_criu_shim import signames
 
     container = Container(call.root, call.container)
     backend = _backend(call, container)
-    name = "TERM" if call.optional is None else call.optional
-    try:
-        number = signals.parse(name)
-    except (ValueError, KeyError):
-        raise ShimError(f"invalid signal {name!r}", "name one, or its number: kill -l") from None
+    number = signames.parse("TERM" if call.optional is None else call.optional)
     if not lifecycle.is_the_backends(container, backend):
         raise ShimError(f"container {container.name!r} is not running")
     backend.become("kill", *call.all_words(), container.name, str(number))

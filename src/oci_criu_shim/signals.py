@@ -42,21 +42,3 @@ class Signals:
 
 def _noted(number: int, frame: FrameType | None) -> None:
     """The wake-up descriptor has it."""
-
-
-def parse(text: str) -> int:
-    """The number of the signal `text`: `15`, `TERM` or `SIGTERM`; ValueError for any other."""
-    if text.isdecimal():
-        number = int(text)
-    else:
-        name = text.upper().removeprefix("SIG")
-        number = _real_time(name) if name.startswith("RT") else signal.Signals["SIG" + name]
-    if not 0 < number < signal.NSIG:
-        raise ValueError(text)
-    return int(number)
-
-
-def _real_time(name: str) -> int:
-    base, sign, offset = name.partition("+" if "+" in name else "-")
-    start = {"RTMIN": signal.SIGRTMIN, "RTMAX": signal.SIGRTMAX}[base]
-    return start + int(sign + offset) if sign else int(start)

@@ -6,12 +6,13 @@ import signal
 
 import pytest
 
-from oci_criu_shim import signals
+from oci_criu_shim import signames
+from oci_criu_shim.errors import ShimError
 
 
 @pytest.mark.parametrize("text", ["15", "TERM", "SIGTERM", "sigterm", "term"])
 def test_term(text: str) -> None:
-    assert signals.parse(text) == signal.SIGTERM
+    assert signames.parse(text) == signal.SIGTERM
 
 
 @pytest.mark.parametrize(
@@ -24,10 +25,16 @@ def test_term(text: str) -> None:
     ],
 )
 def test_others(text: str, number: int) -> None:
-    assert signals.parse(text) == number
+    assert signames.parse(text) == number
 
 
-@pytest.mark.parametrize("text", ["", "0", "65", "-9", "NONE", "SIG", "RTMIN+90", "RTNONE", "9 "])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "0", "65", "-9", "NONE", "SIG", "RTMIN+90", "RTNONE", "9 "),
+        *("_IGN", "_BLOCK", "KILL+1", "RTMIN+", "RTMIN+x", "RT+9"),
+    ],
+)
 def test_refused(text: str) -> None:
-    with pytest.raises((ValueError, KeyError)):
-        signals.parse(text)
+    with pytest.raises(ShimError, match="invalid signal"):
+        signames.parse(text)

@@ -1,0 +1,52 @@
+"""What each verb of the shim costs beside the same verb of crun, for root's containers on a node.
+
+Both run the same round in turns: a container is created, started, asked, paused, ended, deleted. In the goal Python's
+own start stands in for crun's: it is what an interpreted program cannot do without.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+from bench.report import Measure, Progress, Result, versions
+from tests.cluster import Cluster
+from tests.cluster.bundle import make_bundle
+from tests.cluster.settings import REPOSITORY
+
+RUNS = 20
+GOAL = 0.010
+WITH_GOAL = ("state", "kill", "delete")
+PROGRAM = REPOSITORY / "bench/programs/verbs.py"
+
+
+def measure(progress: Progress) -> Result:
+    """All of it; about a minute. Raises ClusterError."""
+    with Cluster("bench-verbs", nodes=1) as cluster:
+        _make_bundle(cluster.shared / "verbs")
+        result = Result(versions(cluster))
+        progress(f"{RUNS} rounds")
+        said = cluster.exec("n1", ["python3", "-IS", f"/src/{PROGRAM.relative_to(REPOSITORY)}", str(RUNS)], "root")
+        times: dict[str, dict[str, list[float]]] = json.loads(said.stdout)
+    python = result.median("python", times["python"]["start"])
+    for verb, crun in times["crun"].items():
+        shim = times["oci-criu-shim"][verb]
+        ratio = statistics.median(shim) / statistics.median(crun)
+        result.measures[f"{verb}_ratio"] = Measure(ratio, "ratio", RUNS)
+        if verb in WITH_GOAL:
+            over = statistics.median(shim) - python
+            result.measures[f"{verb}_over_python"] = Measure(over, "s", RUNS, GOAL)
+    return result
+
+
+def _make_bundle(path: Path) -> None:
+    """A bundle of root's, without a user namespace, that waits for its end."""
+    config = make_bundle(path, 0, 0) / "config.json"
+    spec = json.loads(config.read_text())
+    spec["process"]["args"] = ["sleep", "1000"]
+    linux = spec["linux"]
+    linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] != "user"]
+    for mapping in ("uidMappings", "gidMappings"):
+        linux.pop(mapping, None)
+    config.write_text(json.dumps(spec))
