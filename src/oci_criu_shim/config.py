@@ -16,18 +16,22 @@ DEFAULTS: dict[str, Any] = {
     "backend": "",
     "checkpoint-dir": "~/.local/state/oci-criu-shim",
     "keep": 2,
+    "quota": "",
     "fresh-start": False,
 }
 
 
 class Settings:
-    """`backend` is a runtime's name or path, or empty; `checkpoint_dir` is absolute; `keep` counts checkpoints;
-    `fresh_start` allows a restarted task to begin again where it has none."""
+    """`backend` is a runtime's name or path, or empty; `checkpoint_dir` is absolute; `keep` counts checkpoints; `quota`
+    is in bytes, 0 where there is none; `fresh_start` allows a restarted task to begin again where it has none."""
 
     def __init__(self, values: dict[str, Any]) -> None:
+        from oci_criu_shim import units
+
         self.backend: str = values["backend"]
         self.checkpoint_dir: str = os.path.expanduser(values["checkpoint-dir"])
         self.keep: int = values["keep"]
+        self.quota: int = units.parse_size(values["quota"] or "0")
         self.fresh_start: bool = values["fresh-start"]
 
 
@@ -50,7 +54,10 @@ def load(path: str = PATH) -> Settings:
             raise ShimError(f"{path}: {name} must be of type {wanted}, not {value!r}")
     if values.get("keep", 1) < 1:
         raise ShimError(f"{path}: keep must be at least 1, not {values['keep']}")
-    return Settings({**DEFAULTS, **values})
+    try:
+        return Settings({**DEFAULTS, **values})
+    except ValueError as error:
+        raise ShimError(f"{path}: quota is a size such as 20G or 1.5T, not {str(error)!r}") from None
 
 
 def backend(path: str = PATH) -> str:

@@ -108,6 +108,29 @@ def remove_tree(path: str, parent: int | None = None) -> None:
         pass
 
 
+def make_directories(path: str) -> None:
+    """The owner's alone, each of them; os.makedirs() takes its mode for the last one only."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        make_directories(os.path.dirname(path))
+        make_directories(path)
+
+
+def tree_size(path: str) -> int:
+    """The bytes of all regular files below `path`; what can't be read counts as nothing."""
+    total = 0
+    for directory, _, names in os.walk(path):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(directory, name)).st_size
+            except OSError:
+                pass
+    return total
+
+
 def sync_directory(path: str) -> None:
     """Flush the names in the directory `path` to disk (fsync(2) on it)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

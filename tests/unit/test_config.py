@@ -23,12 +23,16 @@ def test_defaults_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HOME", "/home/alice")
     settings = config.load(str(tmp_path / "none"))
     assert settings.checkpoint_dir == "/home/alice/.local/state/oci-criu-shim"
-    assert (settings.keep, settings.fresh_start) == (2, False)
+    assert (settings.keep, settings.quota, settings.fresh_start) == (2, 0, False)
 
 
 def test_file(tmp_path: Path) -> None:
     settings = config.load(written(tmp_path, 'checkpoint-dir = "/shared/c"\nfresh-start = true\n'))
     assert (settings.checkpoint_dir, settings.fresh_start, settings.keep) == ("/shared/c", True, 2)
+
+
+def test_quota(tmp_path: Path) -> None:
+    assert config.load(written(tmp_path, 'quota = "1.5G"')).quota == 3 << 29
 
 
 @pytest.mark.parametrize(
@@ -38,6 +42,8 @@ def test_file(tmp_path: Path) -> None:
         ("kept = 2", "unknown setting 'kept'"),
         ('keep = "2"', "keep must be of type int, not '2'"),
         ("keep = true", "keep must be of type int, not True"),
+        ('quota = "many"', "quota is a size such as 20G or 1.5T, not 'many'"),
+        ('quota = "1.2.3G"', "quota is a size such as 20G or 1.5T, not '1.2.3G'"),
         ("fresh-start = 1", "fresh-start must be of type bool, not 1"),
     ],
 )

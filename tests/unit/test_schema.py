@@ -104,6 +104,8 @@ def full_manifest() -> dict[str, Any]:
         "reason": "preempt",
         "bytes": 3,
         "files": {"checkpoint/a.img": 3},
+        "sha256": {"checkpoint/a.img": ["ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"]},
+        "checksum": "",
         "streams": ["pipe:[1]", "pipe:[2]", "pipe:[3]"],
         "input": "YWJj",
         "clock": {"monotonic": 1, "boottime": 2},

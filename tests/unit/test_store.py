@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oci_criu_shim import process
+from oci_criu_shim import files, process
 from oci_criu_shim.checkpoints import store as module
 from oci_criu_shim.checkpoints.store import Checkpoint, Stage, Store
 from oci_criu_shim.errors import ShimError
@@ -24,14 +27,18 @@ def store(tmp_path: Path) -> Store:
     return made
 
 
-def fill(stage: Stage, text: str = "image") -> dict[str, Any]:
+def fill(stage: Stage, text: str = "image", size: int = 3) -> dict[str, Any]:
     Path(stage.images, "core-1.img").write_text(text)
-    return full_manifest() | {"files": stage.sizes()}
+    return full_manifest() | {"files": stage.sizes(), "bytes": size}
 
 
-def commit(store: Store, text: str = "image") -> Checkpoint:
+def commit(store: Store, text: str = "image", size: int = 3) -> Checkpoint:
     with store.stage() as stage:
-        return stage.commit(fill(stage, text))
+        return stage.commit(fill(stage, text, size))
+
+
+def oserror(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
 
 
 def newest(store: Store) -> Checkpoint:
@@ -76,6 +83,129 @@ def test_a_failed_commit_leaves_the_previous_one(store: Store, monkeypatch: pyte
         commit(store)
     assert os.listdir(store.path) == ["1"]
     assert newest(store).seq == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("name", ["os.fsync", "os.rename", "os.mkdir", "json.dumps"])
+def test_a_full_disk_leaves_the_previous_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    commit(store)
+    content = contents(store)
+
+    def full(*_: object, **__: object) -> None:
+        raise oserror(number)
+
+    monkeypatch.setattr(name, full)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        commit(store)
+    assert contents(store) == content
+    assert os.listdir(store.path) == ["1"]
+
+
+def contents(store: Store) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in Path(store.path).rglob("*") if path.is_file()}
+
+
+def test_a_name_that_does_not_get_to_the_disk_is_taken_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync = files.sync_directory
+
+    def broken(path: str) -> None:
+        if path == store.path:
+            raise oserror(errno.EIO)
+        sync(path)
+
+    monkeypatch.setattr("oci_criu_shim.files.sync_directory", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        commit(store)
+    assert os.listdir(store.path) == []
+
+
+def test_two_writers_pick_the_same_number(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit(store, "first")
+    monkeypatch.setattr(Store, "numbers", lambda _: [])  # as the other one saw it
+    assert commit(store, "second").seq == 2
+    monkeypatch.undo()
+    assert [Path(store.path, str(seq), "checkpoint/core-1.img").read_text() for seq in (1, 2)] == ["first", "second"]
+
+
+def test_many_writers_at_once(store: Store) -> None:
+    directory = os.path.dirname(os.path.dirname(store.path))
+
+    def write() -> int:
+        for _ in range(5):
+            commit(Store(directory, "7/batch.0"))
+        return 0
+
+    children = [process.fork(write) for _ in range(4)]
+    assert [process.wait(child) for child in children] == [0] * 4
+    assert store.numbers() == list(range(1, 21))
+    assert all(isinstance(found, Checkpoint) for found in store.newest_first())
+
+
+def test_a_rename_that_was_asked_for_twice(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = os.rename
+
+    def twice(source: str, target: str) -> None:
+        rename(source, target)
+        if os.path.dirname(target) == store.path:
+            rename(source, target)
+
+    monkeypatch.setattr(os, "rename", twice)
+    assert commit(store).seq == 1
+    assert newest(store).seq == 1
+
+
+def test_a_stage_that_is_gone_is_no_checkpoint(store: Store) -> None:
+    with store.stage() as stage:
+        manifest = fill(stage)
+        os.rename(stage.path, stage.path + ".elsewhere")
+        with pytest.raises(FileNotFoundError):
+            stage.commit(manifest)
+    assert store.numbers() == []
+
+
+def test_removed_by_two(store: Store) -> None:
+    commit(store)
+    store.remove(1)
+    store.remove(1)
+    assert os.listdir(store.path) == []
+
+
+def test_a_file_that_another_node_has_open(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit(store)
+
+    def busy(*_: object) -> None:
+        raise oserror(errno.ENOTEMPTY)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("oci_criu_shim.files.remove_tree", busy)
+        store.remove(1)
+        store.prepare()
+    assert store.numbers() == []
+    assert [name[:7] for name in os.listdir(store.path)] == [".gone.1"]
+    store.prepare()
+    assert os.listdir(store.path) == []
+
+
+def test_quota(tmp_path: Path) -> None:
+    others = Store(str(tmp_path), "6/0.0")
+    others.prepare()
+    commit(others)
+    store = Store(str(tmp_path), "7/0.0", quota=10)  # of three bytes each, as full_manifest() says
+    store.prepare()
+    assert [commit(store).seq, commit(store).seq] == [1, 2]
+    store.keep(2)
+    assert store.numbers() == [1, 2]
+    commit(store)
+    store.keep(3)
+    assert store.numbers() == [2, 3]
+    with pytest.raises(ShimError, match=r"of 8 B beside 3 B of others in \S+ is more than the quota of 10 B"):
+        commit(store, size=8)
+    assert sorted(os.listdir(store.path)) == ["2", "3"]
+    commit(store, size=7)
+    store.keep(3)
+    assert store.numbers() == [4]
 
 
 def test_an_early_write_that_failed_is_no_checkpoint(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +269,7 @@ def test_an_older_one_comes_after_a_damaged_one(store: Store) -> None:
 def test_sweeps_what_ended_writers_left(store: Store) -> None:
     host, alive = socket.gethostname(), os.getpid()
     kept = {f".stage.{host}.{alive}.{process.start_time(alive)}", ".stage.elsewhere.1.1", "1"}
-    swept = {f".stage.{host}.{alive}.1", f".stage.{host}.{1 << 23}.1"}
+    swept = {f".stage.{host}.{alive}.1", f".stage.{host}.{1 << 23}.1", ".gone.1.elsewhere.1"}
     for name in kept | swept:
         os.makedirs(os.path.join(store.path, name, "checkpoint"))
     store.prepare()
@@ -165,7 +295,41 @@ def test_clear_removes_the_jobs_directory_last(tmp_path: Path) -> None:
 
 def test_directories_are_the_owners_alone(store: Store) -> None:
     path = commit(store).path
-    assert [os.stat(name).st_mode & 0o777 for name in (path, path + "/checkpoint")] == [0o700, 0o700]
+    names = (path, path + "/checkpoint", store.path, os.path.dirname(store.path))
+    assert [os.stat(name).st_mode & 0o777 for name in names] == [0o700] * 4
+
+
+def test_a_newer_version_is_named(store: Store) -> None:
+    path = Path(commit(store).path, "manifest.json")
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    assert damage(store) == f"{path} is of version 2, and this oci-criu-shim reads version 1"
+
+
+def test_somebody_elses_checkpoint_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, owner = commit(store).path, os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    assert damage(store) == f"{path} belongs to user {owner}"
+
+
+@pytest.mark.parametrize("make", [lambda path: os.symlink("/etc/passwd", path), os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_named(store: Store, make: Callable[[str], None]) -> None:
+    path = commit(store).images + "/core-1.img"
+    os.unlink(path)
+    make(path)
+    assert damage(store) == f"{path} is not a file"
+
+
+def test_every_damage_to_a_manifest_is_seen(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oci_criu_shim.schema.faults", lambda document, _: [] if "version" in document else ["damaged"])
+    path = Path(commit(store).path, "manifest.json")
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 7]) + whole[place + 1 :])
+        try:
+            found = module.read(os.path.dirname(path))
+        except (ShimError, KeyError):
+            continue
+        assert json.loads(path.read_bytes()) == found.manifest == json.loads(whole)
 
 
 def test_missing_directory(tmp_path: Path) -> None:

@@ -1,30 +1,40 @@
 """The checkpoints of one task, `<directory>/<job>/<step>.<task>/<seq>/`:
 
     <seq>/manifest.json   written last; without it there is no checkpoint
+         /checksums.json  added after the commit: see integrity.py
          /checkpoint/     CRIU's images
          /config.dump     who made it, in the form of podman's archives
          /spec.dump       the container's config.json
 
 A checkpoint is staged next to the committed ones under a name that no reader looks at, flushed to
-disk, and becomes one by a single rename.
+disk, and becomes one by a single rename. Several writers may do so at once, on different nodes: no lock is needed,
+because a rename onto a directory with something in it fails, and the next number is tried.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 
 from oci_criu_shim import files, process, schema
+from oci_criu_shim.checkpoints import integrity
+from oci_criu_shim.checkpoints.quota import Quota, used
+from oci_criu_shim.checkpoints.writeback import Writeback
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
 IMAGES = "checkpoint"
 MANIFEST = "manifest.json"
+VERSION = 1  # of manifests
+DESCRIPTIONS = ("config.dump", "spec.dump")
 STARTED = "started"  # the task ran before, so a fresh start would run part of it twice
+GONE = ".gone."
 STAGE = re.compile(r"\.stage\.(?P<host>.+)\.(?P<pid>\d+)\.(?P<started>\d+)")
 
 
@@ -53,17 +63,25 @@ class Stage:
         self.store = store
         self.path = path
         self.images = os.path.join(path, IMAGES)
-        os.mkdir(path, 0o700)
-        os.mkdir(self.images, 0o700)
-        from oci_criu_shim.checkpoints.writeback import Writeback
-
+        self.quota = Quota(store.quota, store.directory, store.path)
+        try:
+            files.make_directories(self.images)
+        except OSError:
+            files.remove_tree(path)
+            raise
         self.writeback = Writeback(self.images)
+        self.committed: Checkpoint | None = None
 
     def __enter__(self) -> Stage:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.writeback.stop()
+        try:
+            if self.committed:
+                integrity.add_checksums(self.committed)
+        except OSError:
+            pass  # it is as good as its sizes tell
         files.remove_tree(self.path)  # not there any more once committed
 
     def write(self, name: str, document: Any) -> None:
@@ -71,37 +89,72 @@ class Stage:
         files.write_json(os.path.join(self.path, name), document, durable=True)
 
     def sizes(self) -> dict[str, int]:
-        """{path below the checkpoint's directory: bytes} of the images written so far."""
-        names = sorted(os.listdir(self.images))
-        return {f"{IMAGES}/{n}": os.stat(os.path.join(self.images, n)).st_size for n in names}
+        """{path below the checkpoint's directory: bytes} of the images and descriptions written so far."""
+        names = [f"{IMAGES}/{name}" for name in sorted(os.listdir(self.images))]
+        names += [name for name in DESCRIPTIONS if os.path.exists(os.path.join(self.path, name))]
+        return {name: os.stat(os.path.join(self.path, name)).st_size for name in names}
 
     def commit(self, manifest: dict[str, Any]) -> Checkpoint:
-        """Flush everything, then make it the task's newest checkpoint. OSError: it is none."""
+        """Flush everything, then make it the task's newest checkpoint. OSError, ShimError: it is none.
+
+        `manifest` is without checksums. Those of large files are added at the stage's end.
+        """
+        self.quota.require(manifest["bytes"])
+        hashing = integrity.small(self.path, manifest["files"])
+        self._flush(manifest["files"])
+        manifest = integrity.sealed({**manifest, "sha256": hashing.result()})
+        self.write(MANIFEST, manifest)
+        self.committed = Checkpoint(self._publish(), manifest)
+        return self.committed
+
+    def adopt(self) -> Checkpoint:
+        """Make a checkpoint that was copied here, manifest and all, the newest; ShimError where it is damaged."""
+        copied = read(self.path)
+        verification = integrity.Verification(copied)
+        verification.start()
+        try:
+            self._flush(copied.manifest["files"])
+            verification.require()
+        finally:
+            verification.stop()
+        return Checkpoint(self._publish(), copied.manifest)
+
+    def _flush(self, names: Iterable[str]) -> None:
         self.writeback.finish()
-        for name in manifest["files"]:
+        for name in names:
             _sync(os.path.join(self.path, name))
         files.sync_directory(self.images)
-        self.write(MANIFEST, manifest)
+
+    def _publish(self) -> str:
+        """Give it the next number; its path."""
         files.sync_directory(self.path)
         seq = max(self.store.numbers(), default=0) + 1
-        path = os.path.join(self.store.path, str(seq))
-        os.rename(self.path, path)
-        files.sync_directory(self.store.path)
-        return Checkpoint(path, manifest)
+        while not _rename(self.path, path := os.path.join(self.store.path, str(seq))):
+            seq += 1
+        try:
+            files.sync_directory(self.store.path)
+        except OSError:
+            files.remove_tree(path)  # the caller is told that there is none
+            raise
+        return path
 
 
 class Store:
-    """The checkpoints of one task below `directory`; `key` is `<job>/<step>.<task>`."""
+    """The checkpoints of one task below `directory`; `key` is `<job>/<step>.<task>`.
 
-    def __init__(self, directory: str, key: str) -> None:
+    With `quota` the checkpoints in `directory` may not have more bytes than that.
+    """
+
+    def __init__(self, directory: str, key: str, quota: int = 0) -> None:
         self.directory = directory
+        self.quota = quota
         self.path = os.path.normpath(os.path.join(directory, key))
 
     def prepare(self) -> None:
         """Make the task's directory; ShimError where checkpoints could not be kept there."""
         check_directory(self.directory)
         try:
-            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            files.make_directories(self.path)
         except OSError as error:
             raise ShimError(
                 f"cannot make {self.path}: {error.strerror}", "choose another --checkpoint-dir"
@@ -139,9 +192,14 @@ class Store:
                 yield error
 
     def keep(self, count: int) -> None:
-        """Remove all but the newest `count` checkpoints."""
-        for seq in self.numbers()[:-count]:
-            self._remove(os.path.join(self.path, str(seq)))
+        """Remove all but the newest `count` checkpoints, or fewer where only those are within the quota."""
+        numbers = self.numbers()
+        for seq in numbers[:-count]:
+            self.remove(seq)
+        quota = Quota(self.quota, self.directory, self.path)
+        for seq in numbers[-count:-1]:
+            if self.quota and not quota.fits(used(self.path)):
+                self.remove(seq)
 
     def clear(self) -> None:
         """Remove the task's checkpoints, and the job's directory with its last task."""
@@ -151,20 +209,49 @@ class Store:
         except OSError:
             pass  # other tasks of the job have checkpoints there
 
-    def _remove(self, path: str) -> None:
-        """In two steps, so that no reader finds half a checkpoint."""
-        gone = f"{self.path}/.gone.{os.path.basename(path)}.{os.getpid()}"
-        os.rename(path, gone)
-        files.remove_tree(gone)
+    def remove(self, seq: int) -> None:
+        """Remove a checkpoint: in two steps, so that no reader finds half of it."""
+        gone = f"{self.path}/{GONE}{seq}.{os.uname().nodename}.{os.getpid()}"
+        try:
+            os.rename(os.path.join(self.path, str(seq)), gone)
+        except FileNotFoundError:
+            return  # somebody else was faster
+        try:
+            files.remove_tree(gone)
+        except OSError:
+            pass  # on NFS a file that another node has open stays until it is closed; prepare() sweeps
 
     def _sweep(self) -> None:
-        """Remove what writers on this node left that ended before they could."""
+        """Remove what others were removing, and what writers on this node left that ended before they could."""
         for name in os.listdir(self.path):
-            stage = STAGE.fullmatch(name)
-            if not stage or stage["host"] != os.uname().nodename:
-                continue
-            if process.start_time(int(stage["pid"])) != int(stage["started"]):
-                files.remove_tree(os.path.join(self.path, name))
+            if name.startswith(GONE) or _is_abandoned(name):
+                try:
+                    files.remove_tree(os.path.join(self.path, name))
+                except OSError:
+                    pass  # the next one's
+
+
+def _is_abandoned(name: str) -> bool:
+    stage = STAGE.fullmatch(name)
+    if not stage or stage["host"] != os.uname().nodename:
+        return False
+    return process.start_time(int(stage["pid"])) != int(stage["started"])
+
+
+def _rename(source: str, target: str) -> bool:
+    """Whether `source` is `target` now; False where another writer has taken that name."""
+    identity = os.stat(source).st_ino
+    try:
+        os.rename(source, target)
+    except FileNotFoundError:
+        # NFS: the server did it, its answer was lost, and it was asked once more.
+        if not os.path.exists(target) or os.stat(target).st_ino != identity:
+            raise
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        return False
+    return True
 
 
 def check_directory(directory: str) -> None:
@@ -183,27 +270,49 @@ def check_directory(directory: str) -> None:
 
 
 def read(path: str) -> Checkpoint:
-    """The checkpoint in `path`; ShimError, with the file's name, where it is not whole."""
+    """The checkpoint in `path`; ShimError, with the file's name, where it is not whole, or somebody else's.
+
+    What its files contain is for integrity.Verification.
+    """
+    _check_kind(path, stat.S_ISDIR, "directory")
     name = os.path.join(path, MANIFEST)
     try:
         manifest = files.read_json(name)
     except (OSError, ValueError) as error:
         raise ShimError(f"{name} cannot be read: {error}") from None
-    faults = schema.faults(manifest, "manifest")
-    if faults:
-        raise ShimError(f"{name} is not a manifest this version reads: {'; '.join(faults)}")
+    _check_manifest(name, manifest)
     for file, size in manifest["files"].items():
-        _check_size(os.path.join(path, file), size)
+        found = _check_kind(os.path.join(path, file), stat.S_ISREG, "file")
+        if found != size:
+            raise ShimError(f"{os.path.join(path, file)} has {found} bytes, not {size}")
     return Checkpoint(path, manifest)
 
 
-def _check_size(path: str, size: int) -> None:
+def _check_manifest(name: str, manifest: Any) -> None:
+    version = manifest.get("version") if isinstance(manifest, dict) else None
+    if isinstance(version, int) and version > VERSION:
+        raise ShimError(
+            f"{name} is of version {version}, and this oci-criu-shim reads version {VERSION}",
+            "restore it with the version that wrote it",
+        )
+    faults = schema.faults(manifest, "manifest")
+    if faults:
+        raise ShimError(f"{name} is not a manifest this version reads: {'; '.join(faults)}")
+    if manifest != integrity.sealed(manifest):
+        raise ShimError(f"{name} is damaged: its checksum is not the one that it says")
+
+
+def _check_kind(path: str, is_kind: Callable[[int], bool], kind: str) -> int:
+    """The size of a regular file, or a directory, of the caller's; ShimError where it isn't one."""
     try:
-        found = os.stat(path).st_size
+        found = os.lstat(path)
     except OSError as error:
         raise ShimError(f"{path}: {error.strerror}") from None
-    if found != size:
-        raise ShimError(f"{path} has {found} bytes, not {size}")
+    if not is_kind(found.st_mode):
+        raise ShimError(f"{path} is not a {kind}")
+    if found.st_uid != os.geteuid():
+        raise ShimError(f"{path} belongs to user {found.st_uid}", "a checkpoint is for its owner alone")
+    return found.st_size
 
 
 def _sync(path: str) -> None:

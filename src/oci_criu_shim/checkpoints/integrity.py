@@ -1,0 +1,174 @@
+"""Checksums of a checkpoint's files: SHA-256 of each piece of a file; a small file is one piece.
+
+With a processor's own instructions for it that is 1 GiB/s a core, twice as fast as BLAKE2; hashlib lets go of the
+interpreter's lock, so threads hash the pieces side by side. A second for each GiB is still too dear while a container
+is frozen in its grace time, and hashing beside CRIU slows it down where no processor is free. So the manifest has the
+checksums of the small files, which are those that CRIU interprets. Those of the large ones, mostly memory, are taken
+from the page cache when the container has ended, and added as `checksums.json`. A checkpoint whose writer was killed
+before that is whole, but not verified.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+
+from oci_criu_shim import files
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from oci_criu_shim.checkpoints.store import Checkpoint
+
+LARGE = 1 << 20  # bytes from which on a file's checksums are not in the manifest
+PIECE = 1 << 24
+BUFFER = 1 << 20
+CHECKSUMS = "checksums.json"
+KEY = "checksum"  # in a document: that of all the rest of it
+
+
+def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document with its own checksum: of all but that checksum, in one spelling of JSON."""
+    rest = {key: value for key, value in document.items() if key != KEY}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return {**rest, KEY: hashlib.sha256(text.encode()).hexdigest()}
+
+
+class Hashing:
+    """Threads, one a processor that we may use, that hash the files `sizes` ({name: bytes}) of `directory`."""
+
+    def __init__(self, directory: str, sizes: Mapping[str, int]) -> None:
+        self.directory = directory
+        self.bytes = 0  # hashed by now
+        self.found = {name: [""] * max(-(-size // PIECE), 1) for name, size in sizes.items()}
+        self.pieces = [(name, number) for name, pieces in self.found.items() for number in range(len(pieces))]
+        self.pieces.reverse()  # pop() takes the last
+        self.failure: OSError | None = None
+        self.stopped = False
+        count = min(len(os.sched_getaffinity(0)), len(self.pieces))
+        self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(count)]
+        for thread in self.threads:
+            thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not come to its end."""
+        return any(thread.is_alive() for thread in self.threads)
+
+    def result(self) -> dict[str, list[str]]:
+        """Wait for the end: {name: checksums of its pieces}. OSError where one can't be read."""
+        for thread in self.threads:
+            thread.join()
+        if self.failure is not None:
+            raise self.failure
+        return self.found
+
+    def stop(self) -> None:
+        """End it early; there is no result then."""
+        self.stopped = True
+        for thread in self.threads:
+            thread.join()
+
+    def _run(self) -> None:
+        buffer = memoryview(bytearray(BUFFER))
+        while self.pieces and not self.stopped:
+            try:
+                name, number = self.pieces.pop()
+                self.found[name][number] = self._hash(os.path.join(self.directory, name), number * PIECE, buffer)
+            except IndexError:
+                return  # another thread took the last one
+            except OSError as error:
+                self.failure = error
+                self.stopped = True
+
+    def _hash(self, path: str, offset: int, buffer: memoryview) -> str:
+        digest, end = hashlib.sha256(), offset + PIECE
+        with open(path, "rb", buffering=0) as stream:
+            stream.seek(offset)
+            while not self.stopped and (size := stream.readinto(buffer[: end - offset])):
+                digest.update(buffer[:size])
+                offset += size
+                self.bytes += size
+        return digest.hexdigest()
+
+
+def small(directory: str, sizes: Mapping[str, int]) -> Hashing:
+    """Of the checksums that a manifest has: those of `sizes` that are not large."""
+    return Hashing(directory, {name: size for name, size in sizes.items() if size < LARGE})
+
+
+def large(checkpoint: Checkpoint) -> dict[str, int]:
+    """{name: bytes} of the files whose checksums are not in the manifest."""
+    sizes, known = checkpoint.manifest["files"], checkpoint.manifest["sha256"]
+    return {name: size for name, size in sizes.items() if name not in known}
+
+
+def add_checksums(checkpoint: Checkpoint) -> None:
+    """Hash the large files of a committed checkpoint, and add their checksums to it."""
+    found = Hashing(checkpoint.path, large(checkpoint)).result()
+    files.write_json(os.path.join(checkpoint.path, CHECKSUMS), sealed({"piece": PIECE, "sha256": found}))
+
+
+def checksums(checkpoint: Checkpoint) -> dict[str, list[str]]:
+    """Those of the large files; none where they were not taken. ShimError where that file is damaged."""
+    name = os.path.join(checkpoint.path, CHECKSUMS)
+    try:
+        document = files.read_json(name)
+        if document != sealed(document) or document["piece"] != PIECE:
+            raise ValueError("its checksum is not what it was")
+        found: dict[str, list[str]] = dict(document["sha256"])
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ShimError(f"{name} is damaged: {error}") from None
+    return found
+
+
+class Verification:
+    """Compares a checkpoint's files with their checksums.
+
+    What CRIU interprets is verified at once; ShimError where it is damaged. The large ones, memory that CRIU only
+    copies, are verified by start() to require(), while it restores them: nothing must run before.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.hashing: Hashing | None = None
+        known = checkpoint.manifest["sha256"]
+        self.wanted = {**checksums(checkpoint), **known}
+        self._compare(Hashing(checkpoint.path, {name: checkpoint.manifest["files"].get(name, 0) for name in known}))
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is a checksum of every file."""
+        return set(self.wanted) >= set(self.checkpoint.manifest["files"])
+
+    def start(self) -> None:
+        """Begin with the large files."""
+        sizes = {name: size for name, size in large(self.checkpoint).items() if name in self.wanted}
+        self.hashing = Hashing(self.checkpoint.path, sizes)
+
+    def require(self) -> None:
+        """Wait for the end; ShimError, with the file's name, where one is damaged. Done once."""
+        hashing, self.hashing = self.hashing, None
+        if hashing is not None:
+            self._compare(hashing)
+
+    def stop(self) -> None:
+        """End it, whatever it finds."""
+        if self.hashing is not None:
+            self.hashing.stop()
+
+    def _compare(self, hashing: Hashing) -> None:
+        try:
+            found = hashing.result()
+        except OSError as error:
+            raise ShimError(f"{error.filename or self.checkpoint.path}: {error.strerror}") from None
+        for name in sorted(found):
+            if found[name] != self.wanted[name]:
+                raise ShimError(f"{self.checkpoint.path}/{name} is damaged: its checksum is not what it was")

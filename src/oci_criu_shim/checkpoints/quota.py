@@ -1,0 +1,58 @@
+"""How many bytes the checkpoints in a user's directory may have."""
+
+from __future__ import annotations
+
+import os
+
+from oci_criu_shim import files, units
+from oci_criu_shim.errors import ShimError
+
+MANIFEST = "manifest.json"
+DEPTH = 3  # <job>/<step>.<task>/<seq>
+
+
+class Quota:
+    """`limit` bytes below `directory`, of which the task's own, below `own`, can make room. 0 is no limit.
+
+    The others' are counted when it is made, before anything is frozen: tasks that are checkpointed at the same time
+    don't see each other's.
+    """
+
+    def __init__(self, limit: int, directory: str, own: str) -> None:
+        self.limit = limit
+        self.directory = directory
+        self.others = used(directory) - used(own) if limit else 0
+
+    def require(self, size: int) -> None:
+        """Raise ShimError where a checkpoint of `size` bytes is too many even if it were the task's only one."""
+        if self.limit and self.others + size > self.limit:
+            raise ShimError(
+                f"a checkpoint of {units.size(size)} beside {units.size(self.others)} of others in {self.directory} "
+                f"is more than the quota of {units.size(self.limit)}",
+                "remove some of ended jobs: oci-criu-shim ckpt prune",
+            )
+
+    def fits(self, own: int) -> bool:
+        """Whether `own` bytes of the task's are within the limit."""
+        return not self.limit or self.others + own <= self.limit
+
+
+def used(directory: str, depth: int = DEPTH) -> int:
+    """The bytes of the checkpoints at most `depth` levels below `directory`."""
+    try:
+        with os.scandir(directory) as entries:
+            inner = [e.path for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
+    except OSError:
+        return 0  # removed meanwhile, or not ours
+    return sum(_size(path) if _is_one(path) else used(path, depth - 1) for path in inner) if depth else 0
+
+
+def _is_one(path: str) -> bool:
+    return os.path.exists(os.path.join(path, MANIFEST))
+
+
+def _size(path: str) -> int:
+    try:
+        return int(files.read_json(os.path.join(path, MANIFEST))["bytes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return files.tree_size(path)

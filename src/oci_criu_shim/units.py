@@ -1,0 +1,43 @@
+"""Sizes and times as they are typed and shown."""
+
+from __future__ import annotations
+
+POWERS = "KMGTP"
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `512M`, `20G`, `1.5T` (powers of 1024; a B or iB may follow); ValueError where it is none."""
+    number = text.strip().upper().removesuffix("B").removesuffix("I")
+    power = POWERS.find(number[-1:]) + 1 if number else 0
+    try:
+        if number[:1].isdecimal():
+            return int(float(number[:-1] if power else number) * 1024**power)
+    except ValueError:
+        pass
+    raise ValueError(text)
+
+
+def parse_time(text: str) -> int:
+    """Seconds of `90s`, `15m`, `12h`, `7d`, `2w`; ValueError where it is none."""
+    if text[-1:] not in SECONDS or not text[:-1].isdecimal():
+        raise ValueError(text)
+    return int(text[:-1]) * SECONDS[text[-1]]
+
+
+def size(count: int) -> str:
+    """`count` bytes, as `16.3 MiB`."""
+    value, unit = float(count), "B"
+    for power in POWERS:
+        if value < 1024:
+            break
+        value, unit = value / 1024, f"{power}iB"
+    return f"{value:.1f} {unit}" if unit != "B" else f"{count} B"
+
+
+def time(seconds: float) -> str:
+    """`seconds`, as `3d` or `40s`: in the largest unit that it has two of."""
+    for unit in ("w", "d", "h", "m"):
+        if seconds >= 2 * SECONDS[unit]:
+            return f"{int(seconds // SECONDS[unit])}{unit}"
+    return f"{max(int(seconds), 0)}s"
