@@ -25,7 +25,7 @@ REQUEUED = "requeued"  # in the job's run directory: its epilog makes the job el
 
 def open_store(task: Task, settings: config.Settings) -> Store:
     """The task's store, in the directory that the user or the site named."""
-    return Store(task.directory or settings.checkpoint_dir, task.key)
+    return Store(task.directory or settings.checkpoint_dir, task.key, settings.quota)
 
 
 def on_signal(container: Container, task: Task, log: Log) -> int:
