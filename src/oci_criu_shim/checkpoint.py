@@ -82,7 +82,8 @@ def take(
             os.close(images)
             os.close(pidfd)
             connection.close()
-    return Taken(committed[0], time.monotonic() - begin)
+        taken = Taken(committed[0], time.monotonic() - begin)
+    return taken
 
 
 def _commit(
