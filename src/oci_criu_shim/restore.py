@@ -11,6 +11,7 @@ import base64
 import os
 
 from oci_criu_shim import builder, criu, files, groups, hooks, linux, mounts
+from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.log import Log
 
@@ -150,14 +151,19 @@ def start(
 
     Raises ShimError, with CRIU's own words, where that fails; nothing of it is running then.
     """
+    verification = Verification(checkpoint)
     linux.become_subreaper()
     os.mkdir(container.path("stage"), 0o700)
     plan = Plan(container, bundle, checkpoint)
-    steps = _Hooks(container, bundle)
+    steps = _Steps(container, bundle, verification)
     swrk = builder.start(plan, stdio)
     try:
+        verification.start()
         response = swrk.request("RESTORE", plan.options(), steps.notified)
+        if not response.success and not steps.refused:
+            verification.require()  # it tells more than CRIU does
     finally:
+        verification.stop()
         swrk.close()
     if steps.refused:
         raise steps.refused
@@ -165,23 +171,29 @@ def start(
         raise _failure(plan, response)
     if swrk.terminal is not None:
         stdio.attach(swrk.terminal)
+    if not verification.complete:
+        (log or Log()).event(f"{checkpoint.path} was not verified: it has no checksums of its memory")
     pid = int(response.restore.pid)
     for warning in hooks.warnings(bundle.hooks, "poststart", container.state("running", pid)):
         (log or Log()).error(warning)
     return pid
 
 
-class _Hooks:
-    """Runs the hooks of a start at the moments of the restore that are theirs."""
+class _Steps:
+    """Runs the hooks of a start at the moments of the restore that are theirs, and lets no process run whose memory is
+    not what was dumped."""
 
-    def __init__(self, container: Container, bundle: Bundle) -> None:
+    def __init__(self, container: Container, bundle: Bundle, verification: Verification) -> None:
         self.container = container
         self.hooks = bundle.hooks
+        self.verification = verification
         self.refused: ShimError | None = None
 
     def notified(self, event: str, pid: int) -> bool:
         """Answer CRIU's event; where it is refused, CRIU ends all that it has restored."""
         try:
+            if event == AT_RESTORED or (event == AT_NAMESPACES and self.hooks):
+                self.verification.require()
             if event == AT_NAMESPACES:
                 state = self.container.state("creating", pid)
                 hooks.run(self.hooks, "prestart", state)
