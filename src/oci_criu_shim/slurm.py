@@ -94,3 +94,12 @@ def end_batch_step_after_grace(job: int) -> None:
     rest = _time(_job(job)["end_time"]) - MARGIN - time.time()
     argv = [_program(END_BATCH_STEP[0]), *END_BATCH_STEP[1:], str(job)]
     process.spawn(["/bin/sh", "-c", 'sleep "$0" && exec "$@"', f"{max(rest, 0):.1f}", *argv], os.environ, {})
+
+
+def known_jobs() -> set[int]:
+    """The ids of the user's jobs that slurmctld knows: those to come, those that run, and for a while (MinJobAge) those
+    that have ended, which could still be requeued."""
+    for name in [name for name in os.environ if name.startswith("SQUEUE_")]:
+        del os.environ[name]  # the user's own filters
+    text = _run("squeue", "--me", "--states=all", "--array", "--noheader", "--format=%A")
+    return set(map(int, text.split()))
