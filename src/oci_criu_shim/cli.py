@@ -10,13 +10,13 @@ import os
 from oci_criu_shim import commands
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.log import Log
-from oci_criu_shim.verbs import GLOBAL, HELP, VERBS
+from oci_criu_shim.verbs import GLOBAL, GROUPS, HELP, VERBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from oci_criu_shim.verbs import Option, Verb
+    from oci_criu_shim.verbs import Group, Option, Verb
 
 USAGE = 2  # exit status of a command line that can't be understood
 
@@ -92,11 +92,17 @@ def main(argv: Sequence[str]) -> int:
         print(usage())
         return 0 if rest or "help" in globals else USAGE
     name, *rest = rest
-    verb = VERBS.get(name)
-    if verb is None:
-        raise ShimError(f"unknown command {name!r}", "oci-criu-shim --help lists them", USAGE)
+    group = GROUPS.get(name)
+    if group:
+        if not rest or rest[0] in ("help", *HELP.names):
+            print(usage_of_group(name, group))
+            return 0 if rest else USAGE
+        verb = _verb(group.table(), rest[0], f"{name} ")
+        name, rest = f"{name} {rest[0]}", rest[1:]
+    else:
+        verb = _verb(VERBS, name)
     values: dict[str, str] = {}
-    operands = _options(rest, (*verb.options, HELP), values, stop=verb.most is None)
+    operands = _options(rest, (*verb.options, HELP), values, stop=verb.ends_options)
     if "help" in values:
         print(usage_of(name, verb))
         return 0
@@ -112,6 +118,12 @@ def main(argv: Sequence[str]) -> int:
     except OSError as error:
         call.log.error(str(error))
         return 1
+
+
+def _verb(table: Mapping[str, Verb], name: str, group: str = "") -> Verb:
+    if name not in table:
+        raise ShimError(f"unknown command {group + name!r}", f"oci-criu-shim {group}--help lists them", USAGE)
+    return table[name]
 
 
 def _count_operands(name: str, verb: Verb, operands: list[str]) -> None:
@@ -166,8 +178,6 @@ def usage_of(name: str, verb: Verb) -> str:
 
 def usage() -> str:
     """The help of the whole command."""
-    width = max(map(len, VERBS))
-    verbs = [f"  {name:{width}}  {verb.help}" for name, verb in VERBS.items()]
     return "\n".join(
         [
             "usage: oci-criu-shim [GLOBAL OPTIONS] COMMAND [OPTIONS] [ID]",
@@ -175,12 +185,23 @@ def usage() -> str:
             "An OCI runtime that checkpoints and restores Slurm's container jobs.",
             "",
             "commands:",
-            *verbs,
+            *_helps({**VERBS, **GROUPS}),
             "",
             "global options:",
             *_table(GLOBAL),
         ]
     )
+
+
+def usage_of_group(name: str, group: Group) -> str:
+    """The help of a group of verbs."""
+    line = f"usage: oci-criu-shim [GLOBAL OPTIONS] {name} COMMAND [OPTIONS] ..."
+    return "\n".join([line, "", "commands:", *_helps(group.table())])
+
+
+def _helps(verbs: Mapping[str, Verb | Group]) -> list[str]:
+    width = max(map(len, verbs))
+    return [f"  {name:{width}}  {verb.help}" for name, verb in verbs.items()]
 
 
 def _table(options: Sequence[Option]) -> list[str]:

@@ -22,7 +22,8 @@ class Option:
 
 
 class Verb:
-    """`operands` as usage shows them: in brackets where they may be left out, with dots where more follow.
+    """`operands` as usage shows them: in brackets where they may be left out, with dots where more follow: of the same
+    kind (`ID...`, `[ID]...`), or a command line of its own (`[COMMAND...]`).
 
     The first one is a container id unless there are none.
     """
@@ -42,8 +43,21 @@ class Verb:
 
     @property
     def most(self) -> int | None:
-        """How many it may have; None where the rest is a command line of its own."""
+        """How many it may have; None where that is not limited."""
         return None if "..." in self.operands else len(self.operands.split())
+
+    @property
+    def ends_options(self) -> bool:
+        """Whether what follows the first operand is a command line of its own."""
+        return "...]" in self.operands
+
+
+class Group:
+    """A verb that stands before others: `table` gives them, and is asked only where one is called."""
+
+    def __init__(self, table: Callable[[], dict[str, Verb]], help: str) -> None:
+        self.table = table
+        self.help = help
 
 
 HELP = Option("--help -h", "", "show this help")
@@ -105,6 +119,14 @@ UPDATE = (
     ),
 )
 
+
+
+def _checkpoints() -> dict[str, Verb]:
+    from oci_criu_shim import ckpt
+
+    return ckpt.VERBS
+
+
 VERBS = {
     "create": Verb(commands.create, "ID", "create a container, without starting its program", CREATION),
     "start": Verb(commands.start, "ID", "start the program of a created container"),
@@ -163,3 +185,5 @@ VERBS = {
         (Option("--json", "", "an array of {name, status, found, hint}"),),
     ),
 }
+
+GROUPS = {"ckpt": Group(_checkpoints, "look after the checkpoints of jobs: `ckpt --help` lists how")}

@@ -1,0 +1,164 @@
+"""Checkpoints as podman's archives: config.dump, spec.dump, dump.log, stats-dump and checkpoint/ in a tar file.
+
+Those that we write have our manifest and checksums too; only those can be read again.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+
+from oci_criu_shim import process
+from oci_criu_shim.checkpoints.integrity import CHECKSUMS
+from oci_criu_shim.checkpoints.store import DESCRIPTIONS, IMAGES, MANIFEST
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import IO
+
+    from oci_criu_shim.checkpoints.store import Checkpoint, Stage
+
+COMPRESSORS = {".tar": (), ".tar.gz": ("gzip", "-c"), ".tar.zst": ("zstd", "-q", "-c")}
+ENVIRONMENT = {"PATH": process.PATH, "LANG": "C.UTF-8"}
+OURS = (MANIFEST, CHECKSUMS)
+LOGS = ("dump.log", "stats-dump")  # beside the images here, beside checkpoint/ in an archive
+PIECE = 1 << 20
+
+
+class Pipe:
+    """The way to or from an archive through its compressor, if it has any; ShimError where that fails."""
+
+    def __init__(self, path: str, descriptor: int, writing: bool) -> None:
+        self.path = path
+        self.argv = _compressor(path)
+        self.pid: int | None = None
+        ours = descriptor
+        if self.argv:
+            reader, writer = os.pipe()
+            ours, theirs = (writer, reader) if writing else (reader, writer)
+            argv = self.argv if writing else [*self.argv, "-d"]
+            fds = {0: theirs, 1: descriptor} if writing else {0: descriptor, 1: theirs}
+            self.pid = process.spawn(argv, ENVIRONMENT, fds)
+            os.close(theirs)
+            os.close(descriptor)
+        self.stream: IO[bytes] = open(ours, "wb" if writing else "rb")
+
+    def __enter__(self) -> IO[bytes]:
+        return self.stream
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.stream.close()
+        except BrokenPipeError:
+            kind = BrokenPipeError
+        status = process.wait(self.pid) if self.pid else 0
+        if status and kind in (None, BrokenPipeError):
+            hint = "is it damaged, or the disk full?"
+            raise ShimError(f"{self.path}: {os.path.basename(self.argv[0])} ended with {status}", hint) from None
+
+
+def _compressor(path: str) -> list[str]:
+    """The program that compresses an archive of that name, and its arguments; none for a plain one."""
+    for suffix, argv in COMPRESSORS.items():
+        if path.endswith(suffix):
+            if argv and process.find(argv[0]) is None:
+                raise ShimError(f"there is no {argv[0]} on this node", f"install {argv[0]}, or name a file.tar")
+            return [str(process.find(argv[0])), *argv[1:]] if argv else []
+    raise ShimError(f"{path} is not named as an archive", f"end it in {', '.join(COMPRESSORS)}")
+
+
+def require_new(path: str) -> None:
+    """Raise ShimError where an archive can't be written to `path`."""
+    _compressor(path)
+    if os.path.lexists(path):
+        raise ShimError(f"{path} exists", "remove it, or name another one")
+    if not os.path.isdir(os.path.dirname(path)):
+        raise ShimError(f"{os.path.dirname(path)} is not a directory", "make it, or name another one")
+
+
+def write(checkpoint: Checkpoint, path: str, told: Callable[[int], None]) -> None:
+    """Write `checkpoint` to the new file `path`, which appears when it is whole; `told` how many bytes were written."""
+    require_new(path)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    kept = os.dup(descriptor)
+    try:
+        with Pipe(path, descriptor, writing=True) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
+            _add_all(archive, checkpoint, told)
+        os.fsync(kept)
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    finally:
+        os.close(kept)
+
+
+def _add_all(archive: tarfile.TarFile, checkpoint: Checkpoint, told: Callable[[int], None]) -> None:
+    names = [*OURS, *checkpoint.manifest["files"]]
+    names += [f"{IMAGES}/{name}" for name in LOGS if f"{IMAGES}/{name}" not in names]
+    total = 0
+    archive.addfile(_directory(archive, checkpoint))
+    for name in names:
+        source = os.path.join(checkpoint.path, name)
+        if not os.path.exists(source):
+            continue  # the logs and the checksums may be missing
+        inner = os.path.basename(name) if os.path.basename(name) in LOGS else name
+        member = archive.gettarinfo(source, inner)
+        member.uname = member.gname = ""
+        with open(source, "rb") as stream:
+            archive.addfile(member, stream)
+        total += member.size
+        told(total)
+
+
+def _directory(archive: tarfile.TarFile, checkpoint: Checkpoint) -> tarfile.TarInfo:
+    member = archive.gettarinfo(checkpoint.images, IMAGES)
+    member.uname = member.gname = ""
+    return member
+
+
+def read(path: str, stage: Stage, told: Callable[[int], None]) -> Checkpoint:
+    """Make the archive `path` the newest checkpoint of the stage's store; ShimError where it is none of ours.
+
+    Of a member only its content is taken, and its name if it is one that a checkpoint has: there is no way out of the
+    stage, by whatever kind of member, and nothing but plain files.
+    """
+    _compressor(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ShimError(f"{path}: {error.strerror}", "name what `oci-criu-shim ckpt export` wrote") from None
+    total = 0
+    try:
+        with Pipe(path, descriptor, writing=False) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            for member in archive:
+                if not (member.isdir() and os.path.normpath(member.name) in (IMAGES, ".")):
+                    _extract(archive, member, stage, path)
+                told(total := total + member.size)
+            while stream.read(PIECE):
+                pass  # what follows the end of an archive; a compressor wants it read
+    except (tarfile.TarError, EOFError) as error:
+        raise ShimError(f"{path} is not a tar file, or damaged: {error}") from None
+    if not os.path.exists(os.path.join(stage.path, MANIFEST)):
+        raise ShimError(f"{path} has no {MANIFEST}", "only archives of `oci-criu-shim ckpt export` can be imported")
+    return stage.adopt()
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, stage: Stage, path: str) -> None:
+    name = member.name.removeprefix("./")
+    directory, _, base = name.rpartition("/")
+    if name in LOGS:
+        target = os.path.join(stage.images, name)
+    elif name in (*OURS, *DESCRIPTIONS) or (directory == IMAGES and base not in ("", ".", "..")):
+        target = os.path.join(stage.path, name)
+    else:
+        raise ShimError(f"{path}: {member.name!r} has no place in a checkpoint", "nothing was imported")
+    source = archive.extractfile(member) if member.isreg() else None
+    if source is None:
+        raise ShimError(f"{path}: {member.name!r} is not a plain file", "nothing was imported")
+    with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as stream:
+        while data := source.read(PIECE):
+            stream.write(data)

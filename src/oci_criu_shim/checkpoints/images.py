@@ -1,0 +1,112 @@
+"""What CRIU's images say of the container in them."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import socket
+import struct
+
+from oci_criu_shim import criu
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+SOCKETS = ("INETSK", "UNIXSK", "PACKETSK", "NETLINKSK")
+PROTOCOLS = {6: "tcp", 17: "udp", 136: "udplite"}
+LISTEN = 10  # of TCP's states (linux/net/tcp_states.h)
+# Where an entry of files.img has what it is about.
+NAMES = {"REG": ("reg", "name"), "EXT": ("ext", "id"), "TTY": ("tty", "tty_info_id"), "MEMFD": ("memfd", "inode_id")}
+
+
+def describe(directory: str) -> dict[str, Any]:
+    """The images in `directory`:
+
+    `processes` ({pid, ppid, command, threads, memory (bytes)}), `files` and `sockets` ({pid, fd, kind, name}),
+    `mounts` ({mountpoint, source, root}) and `memory`, the bytes of all processes.
+    """
+    tree = _entries(directory, "pstree")
+    processes = [_process(directory, entry) for entry in tree]
+    known = {(entry["type"], entry["id"]): entry for entry in _entries(directory, "files")}
+    descriptors = [found for entry in tree for found in _descriptors(directory, int(entry["pid"]), known)]
+    return {
+        "memory": sum(process["memory"] for process in processes),
+        "processes": processes,
+        "files": [found for found in descriptors if found["kind"] not in SOCKETS],
+        "sockets": [found for found in descriptors if found["kind"] in SOCKETS],
+        "mounts": _mounts(directory),
+    }
+
+
+def _entries(directory: str, name: str) -> list[dict[str, Any]]:
+    """The entries of the image `name`; none where CRIU did not need it."""
+    path = os.path.join(directory, f"{name}.img")
+    if not os.path.exists(path):
+        return []
+    entries: list[dict[str, Any]] = criu.load_image(path)["entries"]
+    return entries
+
+
+def _process(directory: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    pid = int(entry["pid"])
+    core = next(iter(_entries(directory, f"core-{pid}")), {})
+    return {
+        "pid": pid,
+        "ppid": int(entry["ppid"]),
+        "command": str(core.get("tc", {}).get("comm", "")),
+        "threads": len(entry["threads"]),
+        "memory": sum(map(_bytes, _entries(directory, f"pagemap-{pid}"))),
+    }
+
+
+def _bytes(entry: Mapping[str, Any]) -> int:
+    """Of a run of pages; nothing of a pagemap's head. CRIU before 4.0 had 32 bits for their number."""
+    return int(entry.get("nr_pages") or entry.get("compat_nr_pages", 0)) * PAGE
+
+
+def _descriptors(directory: str, pid: int, known: Mapping[tuple[str, int], Any]) -> list[dict[str, Any]]:
+    found = []
+    for ids in _entries(directory, f"ids-{pid}"):
+        for entry in _entries(directory, f"fdinfo-{ids['files_id']}"):
+            kind = str(entry["type"])
+            file = known.get((kind, entry["id"]), {})
+            found.append({"pid": pid, "fd": int(entry["fd"]), "kind": kind, "name": _name(kind, file)})
+    return sorted(found, key=lambda file: int(file["fd"]))
+
+
+def _name(kind: str, file: Mapping[str, Any]) -> str:
+    if kind in ("PIPE", "FIFO"):
+        return f"pipe:[{file.get(kind.lower(), {}).get('pipe_id', '')}]"
+    if kind == "INETSK":
+        return _inet(file["isk"])
+    if kind == "UNIXSK":
+        return base64.b64decode(file["usk"]["name"]).rstrip(b"\0").replace(b"\0", b"@").decode(errors="replace")
+    field, name = NAMES.get(kind, ("", ""))
+    return str(file.get(field, {}).get(name, ""))
+
+
+def _inet(entry: Mapping[str, Any]) -> str:
+    """`tcp 10.0.0.1:80 listening`, `udp [::1]:53`, `tcp 10.0.0.1:40000 to 10.0.0.2:80`."""
+    source = _address(entry["src_addr"], entry["src_port"])
+    text = f"{PROTOCOLS.get(entry['proto'], entry['proto'])} {source}"
+    if entry["dst_port"]:
+        return f"{text} to {_address(entry['dst_addr'], entry['dst_port'])}"
+    return f"{text} listening" if entry["proto"] == 6 and entry["state"] == LISTEN else text
+
+
+def _address(words: list[int], port: int) -> str:
+    packed = struct.pack(f"={len(words)}I", *words)
+    if len(packed) == 4:
+        return f"{socket.inet_ntop(socket.AF_INET, packed)}:{port}"
+    return f"[{socket.inet_ntop(socket.AF_INET6, packed)}]:{port}"
+
+
+def _mounts(directory: str) -> list[dict[str, str]]:
+    names = [name for name in os.listdir(directory) if re.fullmatch(r"mountpoints-\d+\.img", name)]
+    entries = [entry for name in names for entry in _entries(directory, name.removesuffix(".img"))]
+    keys = ("mountpoint", "source", "root")
+    return sorted(({key: str(entry[key]) for key in keys} for entry in entries), key=lambda mount: mount["mountpoint"])

@@ -1,0 +1,141 @@
+"""The verbs that make or remove checkpoints: export, import, rm, prune."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from oci_criu_shim import files, slurm, units
+from oci_criu_shim.checkpoints import archive, store
+from oci_criu_shim.checkpoints.store import Store
+from oci_criu_shim.ckpt import look, place
+from oci_criu_shim.ckpt.report import Progress
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oci_criu_shim.cli import Invocation
+
+USAGE = 2
+
+
+def export(call: Invocation) -> int:
+    """Write a checkpoint to an archive, once it has proved to be whole."""
+    checkpoint = place.checkpoint(call.operands[0])
+    path = os.path.abspath(call.operands[1])
+    archive.require_new(path)
+    look.check(checkpoint, "verifying")
+    with Progress("writing", checkpoint.manifest["bytes"]) as progress:
+        archive.write(checkpoint, path, progress.tell)
+    print(path)
+    return 0
+
+
+def import_(call: Invocation) -> int:
+    """Make an archive's checkpoint the newest of a directory."""
+    path, directory = map(os.path.abspath, call.operands)
+    made = not os.path.lexists(directory)
+    if made:
+        os.mkdir(directory, 0o700)
+    try:
+        target = Store(directory, ".")
+        target.prepare()
+        with target.stage() as stage, Progress("reading") as progress:
+            imported = archive.read(path, stage, progress.tell)
+    except BaseException:
+        if made:
+            os.rmdir(directory)
+        raise
+    print(imported.path)
+    return 0
+
+
+def remove(call: Invocation) -> int:
+    """Remove checkpoints."""
+    paths = list(map(place.path_of, call.operands))
+    jobs = {place.label(path).job for path in paths} - {0}
+    if jobs and not call.flag("force"):
+        needed = jobs & _known_jobs("add --force to remove them without asking Slurm")
+        if needed:
+            numbers = ", ".join(map(str, sorted(needed)))
+            raise ShimError(f"Slurm still knows job {numbers}, which may need them", "add --force to remove them")
+    for path in paths:
+        _require_own(path)
+        Store(os.path.dirname(path), ".").remove(int(os.path.basename(path)))
+    return 0
+
+
+def _require_own(path: str) -> None:
+    owner = os.lstat(path).st_uid
+    if owner != os.geteuid():
+        raise ShimError(f"{path} belongs to user {owner}", "a checkpoint is for its owner alone")
+
+
+def _known_jobs(hint: str) -> set[int]:
+    try:
+        return slurm.known_jobs()
+    except ShimError as error:
+        raise ShimError(f"cannot tell which jobs have ended: {error}", hint) from None
+
+
+def prune(call: Invocation) -> int:
+    """Remove the checkpoints of jobs that Slurm no longer knows."""
+    keep = _number(call.value("keep"), "--keep", int, "3")
+    older = _number(call.value("older-than"), "--older-than", units.parse_time, "12h or 7d")
+    directory = place.directory(call.container or None)
+    known = _known_jobs("run it where Slurm's commands work")
+    own = [path for path in _task_directories(directory) if os.lstat(path).st_uid == os.geteuid()]
+    ended = [path for path in own if place.label(f"{path}/0").job not in known]
+    total = sum(_prune(Store(path, "."), keep, older, call.flag("dry-run")) for path in ended)
+    left = f"; left alone: {len(own) - len(ended)} of jobs that Slurm still knows" if own != ended else ""
+    print(f"{'would remove' if call.flag('dry-run') else 'removed'} {units.size(total)}{left}")
+    return 0
+
+
+def _number(text: str | None, option: str, parse: Callable[[str], int], example: str) -> int:
+    try:
+        if (number := parse(text or "0") if text is not None else 0) >= 0:
+            return number
+    except ValueError:
+        pass
+    raise ShimError(f"{option} is a number such as {example}, not {text!r}", status=USAGE)
+
+
+def _task_directories(directory: str) -> list[str]:
+    """The directories `<job>/<step>.<task>` below `directory`, which may be a job's or a task's itself."""
+    found = []
+    for path, names, _ in os.walk(directory):
+        if place.KEY.fullmatch(f"{path}/0"):
+            found.append(path)
+            names.clear()
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        if path.removeprefix(directory).count("/") >= 2:
+            names.clear()
+    return found
+
+
+def _prune(task: Store, keep: int, older: int, dry_run: bool) -> int:
+    """Remove what the options don't leave of an ended job's task; the bytes."""
+    numbers = task.numbers()
+    doomed = [seq for seq in numbers[: max(len(numbers) - keep, 0)] if _age(task, seq) >= older]
+    total = 0
+    for seq in doomed:
+        path = os.path.join(task.path, str(seq))
+        size = files.tree_size(path)
+        print(f"{path}  {units.size(size)}")
+        total += size
+        if not dry_run:
+            task.remove(seq)
+    if doomed == numbers and not dry_run:
+        task.clear()
+    return total
+
+
+def _age(task: Store, seq: int) -> int:
+    path = os.path.join(task.path, str(seq))
+    try:
+        return look.age(store.read(path).manifest["created"])
+    except ShimError:
+        return int(time.time() - os.lstat(path).st_mtime)

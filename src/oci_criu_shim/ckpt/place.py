@@ -1,0 +1,92 @@
+"""Where checkpoints are, and whose job's they are."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from oci_criu_shim import config, files, job
+from oci_criu_shim.checkpoints import store
+from oci_criu_shim.checkpoints.store import Checkpoint
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+DEPTH = 3  # <job>/<step>.<task>/<seq>
+KEY = re.compile(r".*/(?P<job>\d+)/(?P<step>batch|\d+)\.(?P<task>\d+)/\d+")
+LIST = "oci-criu-shim ckpt list shows them"
+
+
+class Label:
+    """Which task a checkpoint is of; `job` is 0 and the others are empty where it is no job's."""
+
+    def __init__(self, job: int = 0, step: str = "", task: str = "") -> None:
+        self.job = job
+        self.step = step
+        self.task = task
+
+    def fields(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"job": self.job or None, "step": self.step or None, "task": int(self.task) if self.task else None}
+
+
+def directory(word: str | None) -> str:
+    """The directory that an operand names, or the site's; ShimError where there is none."""
+    path = os.path.abspath(word or config.load().checkpoint_dir)
+    if not os.path.isdir(path):
+        raise ShimError(f"{path} is not a directory", "name the one that --checkpoint-dir named")
+    return path
+
+
+def find(directory: str, depth: int = DEPTH) -> list[str]:
+    """The paths of the committed checkpoints in `directory`, damaged ones too, those of one task oldest first."""
+    if is_one(directory):
+        return [directory]
+    if not depth:
+        return []
+    try:
+        names = [name for name in os.listdir(directory) if not name.startswith(".")]
+    except OSError:
+        return []  # somebody else's, or removed meanwhile
+    return [
+        path
+        for name in sorted(names, key=lambda name: (not name.isdecimal(), name.zfill(20)))
+        if os.path.isdir(inner := os.path.join(directory, name))
+        for path in find(inner, depth - 1)
+    ]
+
+
+def is_one(path: str) -> bool:
+    """Whether `path` is a committed checkpoint, or was one before it was damaged."""
+    inside = (store.MANIFEST, store.IMAGES)
+    return os.path.basename(path).isdecimal() and any(os.path.lexists(os.path.join(path, name)) for name in inside)
+
+
+def path_of(word: str) -> str:
+    """The checkpoint that an operand names: by its path, or by that below the site's directory."""
+    path = os.path.abspath(word)
+    if not is_one(path):
+        path = os.path.join(os.path.abspath(config.load().checkpoint_dir), word.strip("/"))
+    if not is_one(path):
+        raise ShimError(f"{word} is no checkpoint", LIST)
+    return os.path.normpath(path)
+
+
+def checkpoint(word: str) -> Checkpoint:
+    """The same, its manifest read; ShimError where it is damaged."""
+    return store.read(path_of(word))
+
+
+def label(path: str) -> Label:
+    """Whose it is: as its place says, or else its description."""
+    key = KEY.fullmatch(path)
+    if key:
+        return Label(int(key["job"]), key["step"], key["task"])
+    try:
+        spec = files.read_json(os.path.join(path, "spec.dump"))
+        task = job.of(dict(entry.partition("=")[::2] for entry in spec["process"]["env"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ShimError):
+        return Label()
+    return Label(task.job, task.step_name, str(task.rank)) if task else Label()

@@ -1,0 +1,337 @@
+"""`oci-criu-shim ckpt`, by its command line, over a directory with a few checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oci_criu_shim import cli, config, files, slurm
+from oci_criu_shim.checkpoints import images, store
+from oci_criu_shim.checkpoints.store import Store
+from oci_criu_shim.ckpt import look, place, report
+from oci_criu_shim.errors import ShimError
+from tests.unit.test_schema import full_manifest
+
+Capture = pytest.CaptureFixture[str]
+
+
+def made(directory: Path, key: str, env: tuple[str, ...] = (), created: str = "") -> str:
+    """A checkpoint; its path."""
+    task = Store(str(directory), key)
+    task.prepare()
+    with task.stage() as stage:
+        Path(stage.images, "core-1.img").write_text("core")
+        stage.write("spec.dump", {"process": {"env": env}})
+        manifest = full_manifest() | {"files": stage.sizes(), "created": created or files.timestamp()}
+        return stage.commit(manifest).path
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two checkpoints of job 7 in the site's directory, one of job 12; Slurm knows job 12 and others."""
+    directory = tmp_path / "checkpoints"
+    directory.mkdir()
+    settings = config.load(str(tmp_path / "none"))
+    settings.checkpoint_dir = str(directory)
+    monkeypatch.setattr(config, "load", lambda: settings)
+    monkeypatch.setattr(slurm, "known_jobs", lambda: {12, 13})
+    monkeypatch.setattr(images, "describe", lambda path: DESCRIBED[path.split("/")[-2]])
+    for key in ("7/batch.0", "7/batch.0", "12/3.1"):
+        made(directory, key)
+    Path(directory, "7/batch.0/started").touch()
+    return directory
+
+
+def process(pid: int, command: str, memory: int) -> dict[str, Any]:
+    return {"pid": pid, "ppid": 0, "threads": 1, "memory": memory, "command": command}
+
+
+def file(fd: int, name: str, kind: str = "REG") -> dict[str, Any]:
+    return {"pid": 1, "fd": fd, "kind": kind, "name": name}
+
+
+MOUNT = {"mountpoint": "/", "source": "overlay", "root": "/"}
+DESCRIBED = {
+    "1": {
+        "memory": 3072,
+        "processes": [process(1, "sh", 1024), process(2, "old", 2048)],
+        "files": [file(0, "/in"), file(1, "/a"), file(2, "pipe:[1]", "PIPE")],
+        "sockets": [],
+        "mounts": [MOUNT],
+    },
+    "2": {
+        "memory": 4096,
+        "processes": [process(1, "sh", 3072), process(2, "new", 1024)],
+        "files": [file(0, "/in"), file(1, "/b"), file(2, "pipe:[2]", "PIPE")],
+        "sockets": [{"pid": 1, "fd": 4, "kind": "INETSK", "name": "tcp 127.0.0.1:80 listening"}],
+        "mounts": [],
+    },
+}
+
+
+def ran(capfd: Capture, *words: object, status: int = 0) -> str:
+    """What `ckpt …` prints."""
+    assert cli.main(["ckpt", *map(str, words)]) == status
+    printed = capfd.readouterr()
+    assert status or not printed.err
+    return printed.out
+
+
+def refused(capfd: Capture, *words: object) -> str:
+    """The one line that it refuses a command line with."""
+    try:
+        assert cli.main(["ckpt", *map(str, words)]) != 0
+    except ShimError as error:
+        return error.line()
+    printed = capfd.readouterr()
+    assert not printed.out and printed.err.count("\n") == 1
+    return printed.err
+
+
+def test_help(capfd: Capture) -> None:
+    assert "export " in ran(capfd, "--help") and "prune " in ran(capfd, "help")
+    assert "usage: oci-criu-shim [GLOBAL OPTIONS] ckpt COMMAND" in ran(capfd, status=2)
+    assert "--older-than TIME" in ran(capfd, "prune", "--help")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["fly"], "unknown command 'ckpt fly' (hint: oci-criu-shim ckpt --help lists them)"),
+        (["show"], "ckpt show takes CHECKPOINT, not []"),
+        (["rm"], "ckpt rm takes CHECKPOINT..., not []"),
+        (["diff", "a"], "ckpt diff takes CHECKPOINT CHECKPOINT, not ['a']"),
+        (["list", "a", "b"], "ckpt list takes [DIR]"),
+        (["list", "--yaml"], "unknown option '--yaml'"),
+        (["list", "/nonexistent"], "/nonexistent is not a directory"),
+        (["show", "nothing"], "nothing is no checkpoint"),
+        (["verify", "7/batch.0"], "7/batch.0 is no checkpoint"),
+        (["prune", "--keep", "-1"], "--keep is a number such as 3, not '-1'"),
+        (["prune", "--keep=few"], "--keep is a number such as 3, not 'few'"),
+        (["prune", "--older-than=7"], "--older-than is a number such as 12h or 7d, not '7'"),
+        (["export", "7/batch.0/2", "file.zip"], "file.zip is not named as an archive"),
+        (["import", "none.tar", "new"], "none.tar: No such file or directory"),
+    ],
+)
+def test_bad_input(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str) -> None:
+    monkeypatch.chdir(home.parent)
+    before = set(home.parent.rglob("*"))
+    assert said in refused(capfd, *words)
+    assert set(home.parent.rglob("*")) == before
+
+
+def test_list(home: Path, capfd: Capture) -> None:
+    lines = ran(capfd, "list").splitlines()
+    assert lines[0].split() == ["JOB", "STEP", "TASK", "SEQ", "CREATED", "AGE", "NODE", "SIZE", "REASON", "PATH"]
+    assert [line.split()[:4] for line in lines[1:]] == [
+        ["7", "batch", "0", "1"],
+        ["7", "batch", "0", "2"],
+        ["12", "3", "1", "1"],
+    ]
+    assert lines[3].endswith(f"n1    3 B   preempt  {home}/12/3.1/1")
+
+
+def test_list_json(home: Path, capfd: Capture) -> None:
+    os.unlink(home / "7/batch.0/1/manifest.json")
+    damaged, whole = json.loads(ran(capfd, "list", home / "7", "--json"))
+    assert damaged["damaged"].endswith("manifest.json cannot be read: [Errno 2] No such file or directory: "
+                                       f"'{home}/7/batch.0/1/manifest.json'")
+    assert whole.pop("created") and whole.pop("age") < 1000
+    assert whole == {
+        **{"job": 7, "step": "batch", "task": 0, "seq": 2, "path": f"{home}/7/batch.0/2", "damaged": None},
+        **{"node": "n1", "bytes": 3, "reason": "preempt"},
+    }
+
+
+def test_list_of_damaged_ones(home: Path, capfd: Capture) -> None:
+    os.truncate(home / "12/3.1/1/checkpoint/core-1.img", 1)
+    assert ran(capfd, "list", home / "12").splitlines()[1].split()[:9] == ["12", "3", "1", "1", *"----", "damaged"]
+
+
+def test_whose_it_is_elsewhere(tmp_path: Path) -> None:
+    path = made(tmp_path, "mine", ("SLURM_JOB_ID=9", "SLURM_STEP_ID=2", "SLURM_PROCID=5"))
+    assert place.label(path).fields() == {"job": 9, "step": "2", "task": 5}
+    assert place.label(made(tmp_path, "others")).fields() == {"job": None, "step": None, "task": None}
+    assert place.label("/nonexistent").job == 0
+
+
+def test_show(home: Path, capfd: Capture) -> None:
+    text = ran(capfd, "show", "7/batch.0/2")
+    assert "7, step batch, task 0" in text and "processes: 2\n" in text and "mounts: 0\n" in text
+    assert "  1    0     1        3.0 KiB  sh\n" in text
+    assert "  1    4   INETSK  tcp 127.0.0.1:80 listening\n" in text
+
+
+def test_show_json(home: Path, capfd: Capture) -> None:
+    found = json.loads(ran(capfd, "show", home / "7/batch.0/2", "--json"))
+    assert {key: found[key] for key in DESCRIBED["2"]} == DESCRIBED["2"]
+    assert (found["job"], found["criu"], found["path"]) == (7, "4.2.1", f"{home}/7/batch.0/2")
+
+
+def test_damaged_images_are_not_shown(home: Path, capfd: Capture) -> None:
+    Path(home, "7/batch.0/2/checkpoint/core-1.img").write_text("cope")
+    assert "7/batch.0/2/checkpoint/core-1.img is damaged" in refused(capfd, "show", "7/batch.0/2")
+
+
+def test_verify(home: Path, capfd: Capture) -> None:
+    assert ran(capfd, "verify").splitlines() == [
+        f"{home}/7/batch.0/1: ok",
+        f"{home}/7/batch.0/2: ok",
+        f"{home}/12/3.1/1: ok",
+    ]
+
+
+def test_verify_without_checksums(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oci_criu_shim.checkpoints.integrity.LARGE", 1)
+    path = made(home, "8/0.0")
+    os.unlink(f"{path}/checksums.json")
+    assert ran(capfd, "verify", path) == f"{path}: not verified: it has no checksums of its memory\n"
+
+
+def test_verify_finds_damage(home: Path, capfd: Capture) -> None:
+    Path(home, "7/batch.0/1/checkpoint/core-1.img").write_text("cope")
+    assert cli.main(["ckpt", "verify", "7/batch.0/1", "12/3.1/1"]) == 1
+    printed = capfd.readouterr()
+    assert printed.out == f"{home}/7/batch.0/1: damaged\n{home}/12/3.1/1: ok\n"
+    assert f"{home}/7/batch.0/1/checkpoint/core-1.img is damaged: its checksum" in printed.err
+
+
+def test_diff(home: Path, capfd: Capture) -> None:
+    assert ran(capfd, "diff", "7/batch.0/1", "7/batch.0/2").splitlines() == [
+        "bytes: 3 B to 3 B",
+        "memory: 3.0 KiB to 4.0 KiB",
+        "~ process 1 sh: 1.0 KiB to 3.0 KiB",
+        "- process 2 old, 2.0 KiB",
+        "+ process 2 new, 1.0 KiB",
+        "- process 1 descriptor 1: REG /a",
+        "+ process 1 descriptor 1: REG /b",
+        "+ process 1 descriptor 4: INETSK tcp 127.0.0.1:80 listening",
+        "- mount / of overlay /",
+    ]
+
+
+def test_diff_json(home: Path, capfd: Capture) -> None:
+    same = json.loads(ran(capfd, "diff", "7/batch.0/2", "7/batch.0/2", "--json"))
+    assert same["processes"] == {"gone": [], "new": [], "changed": []}
+    assert same["memory"] == [4096, 4096]
+
+
+def test_export_and_import(home: Path, capfd: Capture, tmp_path: Path) -> None:
+    assert ran(capfd, "export", "7/batch.0/2", tmp_path / "file.tar") == f"{tmp_path}/file.tar\n"
+    assert ran(capfd, "import", tmp_path / "file.tar", tmp_path / "new") == f"{tmp_path}/new/1\n"
+    assert ran(capfd, "import", tmp_path / "file.tar", home / "7/batch.0") == f"{home}/7/batch.0/3\n"
+    assert store.read(f"{tmp_path}/new/1").manifest == store.read(f"{home}/7/batch.0/2").manifest
+
+
+def test_what_is_damaged_is_not_exported(home: Path, capfd: Capture, tmp_path: Path) -> None:
+    Path(home, "7/batch.0/2/checkpoint/core-1.img").write_text("cope")
+    assert "core-1.img is damaged" in refused(capfd, "export", "7/batch.0/2", tmp_path / "file.tar")
+    assert not (tmp_path / "file.tar").exists()
+
+
+def test_rm(home: Path, capfd: Capture) -> None:
+    assert not ran(capfd, "rm", "7/batch.0/1")
+    assert sorted(os.listdir(home / "7/batch.0")) == ["2", "started"]
+
+
+def test_rm_of_a_job_that_may_need_it(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Slurm still knows job 12" in refused(capfd, "rm", "7/batch.0/1", "12/3.1/1")
+    monkeypatch.setattr(slurm, "known_jobs", unreachable)
+    assert "cannot tell which jobs have ended: no squeue" in refused(capfd, "rm", "7/batch.0/1")
+    assert len(place.find(str(home))) == 3
+    assert not ran(capfd, "rm", "--force", "7/batch.0/1", "12/3.1/1")
+    assert place.find(str(home)) == [f"{home}/7/batch.0/2"]
+
+
+def unreachable() -> set[int]:
+    raise ShimError("no squeue")
+
+
+def test_rm_of_others(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    assert f"belongs to user {owner}" in refused(capfd, "rm", "7/batch.0/1")
+    assert len(place.find(str(home))) == 3
+
+
+def test_prune(home: Path, capfd: Capture) -> None:
+    (home / "7/0.0").mkdir()
+    planned = ran(capfd, "prune", "--dry-run")
+    assert len(place.find(str(home))) == 3
+    assert (home / "7/0.0").exists()
+    lines = ran(capfd, "prune").splitlines()
+    assert "\n".join(lines) == planned.replace("would remove", "removed").rstrip()
+    assert [line.split()[0] for line in lines[:2]] == [f"{home}/7/batch.0/1", f"{home}/7/batch.0/2"]
+    assert lines[2].startswith("removed ") and lines[2].endswith("; left alone: 1 of jobs that Slurm still knows")
+    assert sorted(path.name for path in home.iterdir()) == ["12"]
+
+
+def test_prune_keeps(home: Path, capfd: Capture) -> None:
+    ran(capfd, "prune", "--keep=1")
+    assert place.find(str(home)) == [f"{home}/7/batch.0/2", f"{home}/12/3.1/1"]
+    ran(capfd, "prune", home, "--keep=5")
+    assert (home / "7/batch.0/started").exists()
+
+
+def test_prune_by_age(home: Path, capfd: Capture) -> None:
+    old = made(home, "8/0.0", created="2020-01-01T00:00:00Z")
+    made(home, "8/0.0")
+    torn = Path(made(home, "9/0.0"), "manifest.json")
+    torn.unlink()
+    assert old in ran(capfd, "prune", "--older-than=1d")
+    assert place.find(str(home / "8")) == [f"{home}/8/0.0/2"]
+    assert torn.parent.exists()
+    os.utime(torn.parent, (1, 1))
+    ran(capfd, "prune", "--older-than=1d")
+    assert not (home / "9").exists()
+
+
+def test_prune_without_slurm(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "known_jobs", unreachable)
+    assert "cannot tell which jobs have ended" in refused(capfd, "prune")
+    assert len(place.find(str(home))) == 3
+
+
+@pytest.mark.parametrize("inner", ["", "7", "7/batch.0"])
+def test_prune_of_a_part(home: Path, capfd: Capture, inner: str) -> None:
+    made(home.parent, "7/batch.0")
+    ran(capfd, "prune", home / inner)
+    assert place.find(str(home)) == [f"{home}/12/3.1/1"]
+    assert place.find(str(home.parent / "7")) == [f"{home.parent}/7/batch.0/1"]
+
+
+def test_known_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    squeue = tmp_path / "squeue"
+    squeue.write_text('#!/bin/sh\nprintf "%s\\n" "$*" "${SQUEUE_PARTITION-none}" >$0.args; printf "7\\n12\\n"\n')
+    squeue.chmod(0o755)
+    monkeypatch.setattr("oci_criu_shim.process.PATH", str(tmp_path))
+    monkeypatch.setenv("SQUEUE_PARTITION", "debug")
+    assert slurm.known_jobs() == {7, 12}
+    words, partition = (tmp_path / "squeue.args").read_text().splitlines()
+    assert {"--me", "--states=all", "--array"} <= set(words.split())
+    assert partition == "none"
+
+
+def test_age() -> None:
+    assert look.age(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 100))) in (100, 101)
+    assert look.age("yesterday") == 0
+
+
+def test_progress(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "isatty", lambda _: True)
+    monkeypatch.setattr(report, "PATIENCE", 0)
+    with report.Progress("verifying", 4096) as progress:
+        progress.tell(1024)
+    assert capfd.readouterr().err == "\rverifying: 1.0 KiB, 25 %\x1b[K\r\x1b[K"
+
+
+def test_no_progress_in_a_file(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "PATIENCE", 0)
+    with report.Progress("verifying", 4096) as progress:
+        progress.tell(1024)
+    assert not capfd.readouterr().err
