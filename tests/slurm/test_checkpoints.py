@@ -1,0 +1,234 @@
+"""Checkpoints that are looked at, moved, damaged, or too large for their disk, on a live node."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests import jobs
+from tests.cluster import Cluster, wait_for
+from tests.jobs import Job, Work
+from tests.system.support import SHIM, Life, Site, home
+
+USERS = pytest.mark.parametrize("user", ["root", "alice"])
+IDS = {"root": 0, "alice": 1000}
+PAGES = "checkpoint/pages-1.img"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster("checkpoints", nodes=1, grace_time=15, kill_wait=3, requeue_delay=120) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def site(cluster: Cluster) -> Site:
+    made = Site(cluster)
+    made.prepare()
+    return made
+
+
+@pytest.fixture(scope="module")
+def bundle(cluster: Cluster) -> str:
+    return jobs.prepare(cluster)
+
+
+@contextmanager
+def running(site: Site, user: str) -> Iterator[Life]:
+    """A container outside of Slurm."""
+    life = site.container(user, site.spec(user))
+    try:
+        with site.lending(user):
+            life.run()
+            life.look()
+            yield life
+    finally:
+        life.stop()
+
+
+def ckpt(life: Life, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return life.site.exec([SHIM, "ckpt", *words], life.user, check)
+
+
+@USERS
+def test_verbs(site: Site, user: str) -> None:
+    with running(site, user) as life:
+        life.checkpoint("--leave-running")
+        life.checkpoint()
+        first, second = f"{life.images}/1", f"{life.images}/2"
+        listed = json.loads(ckpt(life, "list", "--json", life.images).stdout)
+        assert [(row["path"], row["damaged"]) for row in listed] == [(first, None), (second, None)]
+        assert ckpt(life, "verify", first, second).stdout == f"{first}: ok\n{second}: ok\n"
+        shown = json.loads(ckpt(life, "show", "--json", second).stdout)
+        assert [process["command"] for process in shown["processes"]] == ["python3"]
+        assert shown["memory"] > 1 << 20
+        assert {"/", "/proc"} <= {mount["mountpoint"] for mount in shown["mounts"]}
+        assert {file["kind"] for file in shown["files"]} >= {"PIPE"}
+        changed = json.loads(ckpt(life, "diff", "--json", first, second).stdout)
+        assert changed["memory"][1] == shown["memory"]
+        assert changed["processes"]["gone"] == changed["processes"]["new"] == changed["mounts"]["gone"] == []
+
+
+@USERS
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_what_was_imported_runs(site: Site, user: str, suffix: str) -> None:
+    with running(site, user) as life:
+        seen = life.look()
+        life.checkpoint()
+        archive = f"{life.bundle}/moved{suffix}"
+        ckpt(life, "export", f"{life.images}/1", archive)
+        site.exec(["rm", "-r", life.images], user)
+        assert ckpt(life, "import", archive, life.images).stdout == f"{life.images}/1\n"
+        life.restore()
+        assert life.look()["process"]["pid"] == seen["process"]["pid"]
+        assert life.end() == 0
+
+
+def flip(path: Path) -> None:
+    with path.open("r+b") as stream:
+        stream.seek(path.stat().st_size // 2)
+        byte = stream.read(1)[0]
+        stream.seek(-1, os.SEEK_CUR)
+        stream.write(bytes([byte ^ 1]))
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def outdate(path: Path) -> None:
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+
+
+def give_away(path: Path) -> None:
+    os.chown(path, 4711, 4711)
+
+
+DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
+    (PAGES, flip, f"{PAGES} is damaged: its checksum is not what it was"),
+    (PAGES, truncate, f"{PAGES} has "),
+    (PAGES, Path.unlink, f"{PAGES}: No such file or directory"),
+    ("checkpoint/core-1.img", flip, "checkpoint/core-1.img is damaged"),
+    ("checksums.json", truncate, "checksums.json is damaged"),
+    ("spec.dump", flip, "spec.dump is damaged"),
+    ("manifest.json", outdate, "manifest.json is of version 2"),
+    ("manifest.json", truncate, "manifest.json cannot be read"),
+    ("", give_away, "{} belongs to user 4711"),
+]
+
+
+def test_what_is_damaged_does_not_run(site: Site) -> None:
+    with running(site, "root") as life:
+        for _ in DAMAGES:
+            life.checkpoint("--leave-running")
+        life.end()
+        for name, damage, said in reversed(DAMAGES):
+            newest = json.loads(ckpt(life, "list", "--json", life.images).stdout)[-1]["path"]
+            damage(Path(f"/proc/{site.cluster.node_pid(site.node)}/root{newest}", name))
+            expected = said.format(newest)
+            assert expected in ckpt(life, "verify", newest, check=False).stderr
+            argv = life.argv("restore", "--image-path", life.images, "--bundle", life.bundle, life.name)
+            done = site.exec(argv, check=False)
+            assert done.returncode == 1
+            assert expected in done.stderr
+            assert site.exec(["pgrep", "-f", "/inside.py"], check=False).stdout == ""
+            site.exec(["rm", "-r", newest])
+
+
+@USERS
+def test_a_full_disk(site: Site, user: str) -> None:
+    with running(site, user) as life:
+        site.exec(["mkdir", life.images], user)
+        options = f"size=40m,mode=700,uid={IDS[user]}"
+        site.exec(["mount", "-n", "-t", "tmpfs", "-o", options, "small", life.images])
+        try:
+            life.checkpoint("--leave-running")
+            free = int(site.exec(["stat", "-fc", "%a", life.images]).stdout) * 4096
+            site.exec(["fallocate", "-l", str(free - (1 << 20)), f"{life.images}/filled"], user)
+            failed = life.checkpoint("--leave-running", check=False)
+            assert failed.returncode == 1
+            assert "full" in failed.stderr or "No space left" in failed.stderr
+            assert site.exec(["ls", "-A", life.images], user).stdout.split() == ["1", "filled"]
+            assert ckpt(life, "verify", f"{life.images}/1").stdout == f"{life.images}/1: ok\n"
+            assert life.look()
+            site.exec(["rm", f"{life.images}/filled"], user)
+            life.checkpoint("--leave-running")
+        finally:
+            site.exec(["umount", "-n", life.images])
+
+
+def events(job: Job, word: str) -> list[str]:
+    return [event for event in job.events() if event.startswith(word)]
+
+
+def displace(job: Job) -> str:
+    """Preempt the job, and wait until it has a checkpoint and is queued; the other job's number."""
+    before = len(events(job, "checkpointed"))
+    high = job.displace()
+    wait_for(lambda: len(events(job, "checkpointed")) > before, 60, "a checkpoint")
+    wait_for(lambda: job.state() == "PENDING", 60, "it to be requeued")
+    return high
+
+
+def go_on(job: Job, high: str) -> None:
+    before = len(events(job, "restored"))
+    job.cluster.exec("ctl", ["scancel", high])
+    wait_for(lambda: len(events(job, "restored")) > before, 90, "the restore")
+
+
+def test_the_next_older_one_is_taken(cluster: Cluster, bundle: str) -> None:
+    job = jobs.batch(cluster, bundle, "ladder", Work(ticks=40, tick=0.3), *jobs.OPTIONS)
+    job.wait_running()
+    job.wait_ticks(3)
+    go_on(job, displace(job))
+    job.wait_ticks(job.ticks() + 3)
+    high = displace(job)
+    path = f"{jobs.CHECKPOINTS}/{job.number}/batch.0"
+    cluster.exec("n1", [SHIM, "ckpt", "prune", jobs.CHECKPOINTS])
+    refused = cluster.exec("n1", [SHIM, "ckpt", "rm", f"{path}/2"], check=False)
+    assert (refused.returncode, f"Slurm still knows job {job.number}" in refused.stderr) == (1, True)
+    flip(cluster.home / f"alice/ckpt/{job.number}/batch.0/2" / PAGES)
+    go_on(job, high)
+    what = f"error: job {job.number} step batch task 0: {path}/2/{PAGES} is damaged: its checksum is not what it was"
+    assert events(job, "error") == [what], job.quoted()
+    assert f" from {path}/1 on n1" in events(job, "restored")[-1]
+    assert job.wait_end() == "COMPLETED", job.quoted()
+
+
+def test_quota(cluster: Cluster, bundle: str) -> None:
+    path = "/etc/oci-criu-shim/config.toml"
+    cluster.exec("n1", ["tee", path], "root", input='quota = "2M"\n')
+    try:
+        job = jobs.batch(cluster, bundle, "quota", Work(ticks=20, tick=0.5), *jobs.OPTIONS)
+        job.wait_running()
+        job.wait_ticks(3)
+        high = job.displace()
+        said = f"error: job {job.number} step batch task 0 could not be checkpointed and runs on: a checkpoint of "
+        wait_for(lambda: events(job, said), 30, "the refusal")
+        assert "is more than the quota of 2.0 MiB" in events(job, said)[0]
+        before = job.ticks()
+        job.wait_ticks(before + 2)
+        assert cluster.exec("n1", ["ls", f"{jobs.CHECKPOINTS}/{job.number}/batch.0"]).stdout == "started\n"
+        cluster.exec("ctl", ["scancel", high, job.number])
+    finally:
+        cluster.exec("n1", ["tee", path], "root", input="")
+
+
+def test_prune_of_ended_jobs(site: Site) -> None:
+    """Slurm has never known of job 4294."""
+    with running(site, "alice") as life:
+        life.checkpoint()
+        task = f"{home('alice')}/pruned/4294/0.0"
+        site.exec(["mkdir", "-p", task], "alice")
+        site.exec(["mv", f"{life.images}/1", f"{task}/1"], "alice")
+        assert f"{task}/1  " in ckpt(life, "prune", "--dry-run", f"{home('alice')}/pruned").stdout
+        ckpt(life, "prune", "--keep=1", f"{home('alice')}/pruned")
+        assert f"{task}/1: ok" in ckpt(life, "verify", f"{task}/1").stdout
+        ckpt(life, "prune", f"{home('alice')}/pruned")
+        assert site.exec(["ls", f"{home('alice')}/pruned"], "alice").stdout == ""
