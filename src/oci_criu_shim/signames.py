@@ -1,7 +1,7 @@
 """Signals by name and number.
 
-From the table that the interpreter has in any case: signal makes enumerations of it, which takes as long as all else that
-`kill` does to start.
+From the table that the interpreter has anyway: signal makes enumerations of it, which takes as long as all else that
+`kill` needs.
 """
 
 from __future__ import annotations
