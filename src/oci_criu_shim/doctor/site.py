@@ -22,6 +22,7 @@ PROGRAM = "oci-criu-shim"
 ROOT = "/run/oci-criu-shim/%j"
 INSTALLED_PLUGSTACK = "/usr/share/oci-criu-shim/plugstack.conf"
 COMMANDS = ("RunTimeRun", "RunTimeCreate", "RunTimeStart", "RunTimeQuery", "RunTimeKill", "RunTimeDelete")
+CHOOSER = "/slurm-oci/run"  # of multi-runtime.conf
 INSTALLED_OCI = "/etc/oci-criu-shim/oci.conf.d/oci-criu-shim.conf"
 
 
@@ -126,6 +127,10 @@ class Site:
         lines = runtimes(path)
         if "RunTimeRun" not in lines and "RunTimeCreate" not in lines:
             raise ShimError(f"{path} sets neither RunTimeRun nor RunTimeCreate", f"cp {INSTALLED_OCI} {path}")
+        for program in lines.get("RunTimeRun", []):
+            if program.endswith(CHOOSER):
+                require_program(path, "RunTimeRun", program)
+                return f"{path}: each job chooses its runtime, by {program}"
         for key, words in lines.items():
             runtime(path, key, words)
         return f"{path}: {', '.join(lines)}"
@@ -137,10 +142,15 @@ def runtime(path: str, key: str, words: list[str]) -> None:
     program = next((word for word in words if os.path.basename(word) == PROGRAM), None)
     if program is None:
         raise ShimError(f"{path}: {key} is not by {PROGRAM}: {' '.join(words)}", hint)
-    if program.startswith("/") and not os.access(program, os.X_OK):
-        raise ShimError(f"{path}: {key}: {program} is not there", "make install on this node, or correct the path")
+    require_program(path, key, program)
     if ROOT not in " ".join(words):
         raise ShimError(f"{path}: {key} does not name {ROOT}, where the plugin looks for containers", hint)
+
+
+def require_program(path: str, key: str, program: str) -> None:
+    """Raise ShimError where a program that a line of oci.conf names is not there."""
+    if program.startswith("/") and not os.access(program, os.X_OK):
+        raise ShimError(f"{path}: {key}: {program} is not there", "make install on this node, or correct the path")
 
 
 def plugins(path: str) -> Iterator[list[str]]:
