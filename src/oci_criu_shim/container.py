@@ -76,7 +76,7 @@ class Container:
         `bundle`, `config` (config.json as it was at the start), `backend` (name or path), and where they apply
         `supervisor`: the process that holds its streams, and checkpoints it when its job is preempted;
         `init`: its init; both as process.identity() gives them;
-        `held`: True from `create` to `start` for a container that is to be restored;
+        `held`: True from `create` until it runs for a container that is to be restored;
         `stdio`: where its standard streams lead, as Stdio.record() gives it.
         """
         files.write_json(self.path("state.json"), record)

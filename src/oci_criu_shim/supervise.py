@@ -75,7 +75,8 @@ class Supervisor:
     def _record_init(self) -> None:
         """Note the init once the backend has written its pid."""
         try:
-            self.container.update(init=process.identity(files.read_number(self.pid_file)))
+            init = process.identity(files.read_number(self.pid_file))
+            self.container.update(init=init, held=False)
             self.recorded = True
         except (FileNotFoundError, ProcessLookupError, ValueError):
             self.patience_ms = min(self.patience_ms * 2, 200)

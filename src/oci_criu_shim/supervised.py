@@ -134,7 +134,7 @@ class Supervised:
 
     def _create(self) -> int:
         stdio = self._terminal() or Stdio()
-        self.container.save(self._record(stdio=stdio.record()))
+        self.container.update(**self._record(stdio=stdio.record()))
         self._tell_watcher()
         if self.runtime.leaves_streams and not self.created and not self.plan.relays_terminal:
             return self._supervise(self._spawn(stdio, "run"), stdio)
@@ -167,7 +167,7 @@ class Supervised:
             stdio.attach(console.master())
         init = files.read_number(self.pid_file)
         if process.start_time(init) is not None:
-            self.container.update(init=process.identity(init))
+            self.container.update(init=process.identity(init), held=False)
         if self.created:
             self._tell_create()
         return self._supervise(init, stdio)
@@ -177,7 +177,7 @@ class Supervised:
         return self.runtime.spawn(verb, *words, fds=stdio.inside)
 
     def _hold(self) -> None:
-        """Be a created container until `start`."""
+        """Be a created container until `start`, which waits until what it is held for runs."""
         self.container.save(self._record(held=True))
         self._tell_create()
         while START not in self.signals.read():
@@ -194,7 +194,7 @@ class Supervised:
         self.runtime = Runtime(runtime.DEFAULT, self.container.root, self.runtime.globals, self.log)
         stdio = self._terminal() or Stdio(restore.pending_input(checkpoint))
         group = restore.cgroup(self.container, self.plan.bundle, checkpoint)
-        self.container.save(self._record(stdio=stdio.record()))  # what hooks are told of it
+        self.container.update(**self._record(stdio=stdio.record()))  # what hooks are told of it
         try:
             pid = restore.start(self.container, self.plan.bundle, checkpoint, stdio)
         except ShimError:

@@ -14,6 +14,9 @@ from tests.spank.support import CHECK, Case
 PROGRAM = str(CHECK / "lib" / "proxy")
 SOCKET = CHECK / "proxy.sock"
 LISTENER = 3
+GO, GONE = CHECK / "proxy.go", CHECK / "proxy.gone"
+# Slurm's code, which ends when the test says so.
+WAITING = f"while [ ! -e {GO} ]; do sleep 0.01; done; touch {GONE}"
 ALL = signal.valid_signals()
 
 
@@ -21,7 +24,8 @@ class Proxy(Case):
     @contextmanager
     def proxy(self, child: str) -> Iterator[int]:
         """The proxy of a shell that runs `child`, its output in the file `out`; its pid."""
-        SOCKET.unlink(missing_ok=True)
+        for path in (SOCKET, GO, GONE):
+            path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(str(SOCKET))
             listener.listen(1)
@@ -64,8 +68,9 @@ class Proxy(Case):
             self.assertEqual(self.status(pid), 128 + 9)
 
     def test_runtime_gets_streams_and_tells_the_status(self) -> None:
-        with self.proxy("sleep 0.2") as pid:
+        with self.proxy(WAITING) as pid:
             connection, streams = self.connect()
+            GO.touch()
             self.assertEqual(len(streams), 3)
             os.write(streams[1], b"the task's output")
             connection.send(bytes([42]))
@@ -76,8 +81,10 @@ class Proxy(Case):
         self.assertEqual(out().read_text(), "the task's output")
 
     def test_outlasts_slurms_code_while_the_runtime_is_there(self) -> None:
-        with self.proxy("exit 0") as pid:
+        with self.proxy(WAITING) as pid:
             connection, streams = self.connect()
+            GO.touch()
+            self.wait_for(GONE.exists, "the end of Slurm's code")
             for stream in streams:
                 os.close(stream)
             self.assertEqual(os.waitpid(pid, os.WNOHANG), (0, 0))
@@ -86,8 +93,9 @@ class Proxy(Case):
             connection.close()
 
     def test_says_that_a_status_is_unknown(self) -> None:
-        with self.proxy("exit 0") as pid:
+        with self.proxy(WAITING) as pid:
             connection, streams = self.connect()
+            GO.touch()
             connection.close()
             for stream in streams:
                 os.close(stream)
@@ -97,8 +105,9 @@ class Proxy(Case):
         received: list[int] = []
         before = signal.signal(signal.SIGUSR1, lambda number, _: received.append(number))
         self.addCleanup(signal.signal, signal.SIGUSR1, before)
-        with self.proxy("exit 0") as pid:
+        with self.proxy(WAITING) as pid:
             connection, streams = self.connect()
+            GO.touch()
             os.kill(pid, signal.SIGUSR1)
             self.wait_for(lambda: bool(received), "the signal")
             connection.send(bytes([0]))
