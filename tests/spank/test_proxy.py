@@ -48,6 +48,7 @@ class Proxy(Case):
                 signal.pthread_sigmask(signal.SIG_SETMASK, [])
                 os.execv("/bin/sh", ["sh", "-c", child])
             os.dup2(listener.fileno(), LISTENER)
+            os.set_inheritable(LISTENER, True)  # it may have been there already
             os.execv(PROGRAM, [PROGRAM, str(pid)])
         finally:
             os._exit(99)
