@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests import jobs
+from tests import jobs, leftovers
 from tests.cluster import Cluster, ClusterError, wait_for
 from tests.cluster.settings import REPOSITORY
 from tests.jobs import Work
@@ -42,6 +43,7 @@ driver = "vfs"
 runroot = "/run/user/1000/containers"
 graphroot = "/home/alice/containers"
 """
+PODMANS = re.compile(r"/run/user/1000|libpod|podman|^n\d: (namespace of|mount at) ")
 ENVIRONMENT = "XDG_RUNTIME_DIR=/run/user/1000 PODMAN_IGNORE_CGROUPSV1_WARNING=1"
 RUN = "podman --log-level=fatal run --rm --rootfs /home/alice/bundle/rootfs"
 # What a job's podman is told of it: Slurm's variables, --checkpoint among them, and how often it was restarted.
@@ -62,6 +64,21 @@ def scrun_cluster() -> Iterator[Cluster]:
         for path in (directory.parent, directory, *directory.iterdir()):
             shutil.chown(path, 1000, 1000)
         yield running
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(scrun_cluster: Cluster) -> Iterator[None]:
+    """Nothing is left but what Podman keeps until the next boot."""
+    leftovers.wait_idle(scrun_cluster)
+    before = leftovers.look(scrun_cluster)
+    yield
+    leftovers.end_jobs(scrun_cluster)
+
+    def found() -> list[str]:
+        lines = (leftovers.look(scrun_cluster) - before).elements()
+        return [line for line in lines if not PODMANS.search(line)]
+
+    wait_for(lambda: not found(), leftovers.SETTLING, "nothing to be left")
 
 
 def left(cluster: Cluster) -> list[Path]:
