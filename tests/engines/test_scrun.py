@@ -54,7 +54,7 @@ IN_JOB = f"export {ENVIRONMENT}; exec {RUN.replace('--rm', '--rm --env-host -v /
 def scrun_cluster() -> Iterator[Cluster]:
     """Two nodes with the project and scrun.lua; alice's Podman hands its containers to Slurm."""
     quick = ("MessageTimeout=2", "SlurmdTimeout=10")
-    with Cluster("pytest-scrun", grace_time=10, kill_wait=3, slurm_conf=quick) as running:
+    with Cluster(f"pytest-{os.getpid()}-scrun", grace_time=10, kill_wait=3, slurm_conf=quick) as running:
         jobs.prepare(running)
         shutil.copy(REPOSITORY / "etc/scrun.lua", running.conf / "scrun.lua")
         directory = running.home / "alice/.config/containers"

@@ -14,7 +14,7 @@ from tests import jobs
 from tests.cluster import Cluster, ClusterError, wait_for
 from tests.cluster.settings import REPOSITORY
 from tests.jobs import Job, Work
-from tests.slurm.conftest import QUICK
+from tests.slurm.conftest import NAME, QUICK
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
 
@@ -40,7 +40,7 @@ TRAP = "trap 'echo asked to end; exit 3' TERM; echo ready; while :; do sleep 0.1
 @pytest.fixture(scope="module")
 def oci_cluster() -> Iterator[Cluster]:
     """Two nodes with the project installed, whose oci.conf each test chooses."""
-    with Cluster("pytest-oci-conf", grace_time=15, kill_wait=3, slurm_conf=QUICK) as running:
+    with Cluster(f"{NAME}-oci-conf", grace_time=15, kill_wait=3, slurm_conf=QUICK) as running:
         (running.shared / "nvidia.log").touch(mode=0o666)
         (running.shared / "nvidia.log").chmod(0o666)
         for node in running.compute_nodes():
