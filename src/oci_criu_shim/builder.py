@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from oci_criu_shim.detached import Streams
     from oci_criu_shim.restore import Plan
     from oci_criu_shim.stdio import Stdio
 
@@ -27,7 +28,7 @@ NAMESPACE_HINT = "are unprivileged user namespaces allowed on this node? (user.m
 LONGEST = 4000  # of what the builder says, in bytes: one page of a pipe is written at once
 
 
-def start(plan: Plan, stdio: Stdio) -> criu.Swrk:
+def start(plan: Plan, stdio: Stdio | Streams) -> criu.Swrk:
     """`criu swrk` inside the new namespaces, a child of ours."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     log = os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -79,7 +80,8 @@ def _build(plan: Plan, fds: Mapping[int, int], ready: int, go: int, said: int) -
     linux.unshare(plan.flags)
     for path, kind in plan.joined.items():
         linux.enter(path, kind)
-    _set_clocks(plan.manifest["clock"])
+    if plan.manifest["clock"]:
+        _set_clocks(plan.manifest["clock"])
     _name(plan)
     _set_up_network(plan)
     _mount(plan)
@@ -174,6 +176,10 @@ def _map_ids(pid: int, uids: list[list[int]], gids: list[list[int]]) -> None:
         _write(f"/proc/{pid}/setgroups", "deny")
         _write(f"/proc/{pid}/uid_map", f"{uids[0][0]} {uids[0][1]} 1")
         _write(f"/proc/{pid}/gid_map", f"{gids[0][0]} {gids[0][1]} 1")
+        return
+    if os.geteuid() == 0:
+        for name, ranges in (("uid_map", uids), ("gid_map", gids)):
+            _write(f"/proc/{pid}/{name}", "\n".join(" ".join(map(str, triple)) for triple in ranges))
         return
     for program, ranges in (("newuidmap", uids), ("newgidmap", gids)):
         path = process.find(program)

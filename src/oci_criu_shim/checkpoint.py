@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from oci_criu_shim import client, files, groups, linux, preflight, stdio
+from oci_criu_shim import client, criu, files, groups, linux, preflight, stdio
 from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.files import remove_if_there
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import socket
     from typing import Any
 
+    from oci_criu_shim.checkpoints.directory import Directory
     from oci_criu_shim.checkpoints.store import Checkpoint, Stage, Store
     from oci_criu_shim.container import Container
 
@@ -39,21 +40,18 @@ class Taken:
 def take(
     container: Container,
     pid: int,
-    store: Store,
+    store: Store | Directory,
     helper: str | None,
     reason: str,
-    leave_running: bool = False,
+    options: dict[str, Any] | None = None,
     connection: socket.socket | None = None,
 ) -> Taken:
     """Checkpoint `container`, whose init is `pid`, into `store`; ShimError or OSError, and it runs on, where that
-    fails. `connection` is one to the helper, where the caller has it already."""
+    fails. `options` are of the worker's closed set (its check()). `connection` is one to the helper, where the caller
+    has it already."""
     begin = time.monotonic()
+    options = options or {"leave_running": False}
     record = container.load()
-    if not record:  # the backend's `run` in the foreground, of which nothing is noted
-        raise ShimError(
-            f"container {container.name!r} was not started to be checkpointed",
-            "inside Slurm, submit with --checkpoint; outside of it, run and checkpoint as root",
-        )
     preflight.check(pid, Bundle(record["bundle"], record["config"]))
     connection = connection or client.connect(helper)
     pidfd = os.pidfd_open(pid)
@@ -62,25 +60,26 @@ def take(
         # Where this process is killed, the job's epilog finds by it what is to be removed.
         link = container.path(f"stage.{os.getpid()}")
         os.symlink(stage.path, link)
-        images = os.open(stage.images, os.O_RDONLY | os.O_DIRECTORY)
+        directories = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (stage.images, stage.work) if path]
         # What is known already: once all is frozen, every flush counts.
-        stage.write("spec.dump", record["config"])
-        stage.write("config.dump", _podman_record(container))
+        stage.describe(record["config"], _podman_record(container), _streams(record))
 
         def commit(report: dict[str, Any]) -> None:
+            if "for" in options:
+                criu.leave_groups(stage.images)
             committed.append(_commit(container, pid, record, stage, report, reason))
 
         try:
-            client.dump(connection, pidfd, images, leave_running, commit)
+            client.dump(connection, options, [pidfd, *directories], commit)
         except ShimError:
-            if not committed or leave_running:
+            if not committed or options["leave_running"]:
                 raise
             # It is committed, so it must not run on: what it did now would be done twice.
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:
             remove_if_there(link)
-            os.close(images)
-            os.close(pidfd)
+            for descriptor in (*directories, pidfd):
+                os.close(descriptor)
             connection.close()
         taken = Taken(committed[0], time.monotonic() - begin)
     return taken
@@ -98,8 +97,7 @@ def _commit(
     outside = _outside_of_input(record)
     pending = _unread(outside) if outside else b""
     try:
-        sizes = stage.sizes()
-        return stage.commit(_manifest(container, pid, record, report, reason, sizes, pending))
+        return stage.commit(_manifest(container, pid, record, report, reason, stage.sizes(), pending))
     except BaseException:
         if outside and pending:
             _put_back(outside, pending)
@@ -108,8 +106,14 @@ def _commit(
 
 def _outside_of_input(record: dict[str, Any]) -> str | None:
     """The supervisor's end of the container's standard input; None where it has no supervisor."""
-    ends = record["stdio"].get("outside")
+    ends = record.get("stdio", {}).get("outside")
     return f"/proc/{record['supervisor'][0]}/fd/{ends[0]}" if ends else None
+
+
+def _streams(record: dict[str, Any]) -> list[str]:
+    """Where the container's standard streams lead; nowhere outside, where it has a terminal of its own."""
+    streams: list[str] = record.get("stdio", {}).get("streams", ["", "", ""])
+    return streams
 
 
 def _manifest(
@@ -131,7 +135,7 @@ def _manifest(
         "reason": reason,
         "bytes": sum(sizes.values()),
         "files": sizes,
-        "streams": record["stdio"]["streams"],
+        "streams": _streams(record),
         "input": base64.b64encode(pending).decode(),
         "clock": report["clock"],
         "external": report["external"],

@@ -11,7 +11,7 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
 ENVIRONMENT = {"PATH": process.PATH, "LANG": "C.UTF-8"}
@@ -45,17 +45,17 @@ def _own_worker() -> socket.socket:
 
 def dump(
     connection: socket.socket,
-    pidfd: int,
-    images: int,
-    leave_running: bool,
+    options: Mapping[str, Any],
+    fds: Sequence[int],
     commit: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Have the process of `pidfd` dumped into the directory `images`.
+    """Have a process dumped: `fds` are its pidfd, the directory for the images and, where it is another, CRIU's
+    working directory; `options` are of the worker's closed set.
 
     `commit` is called with the worker's report while all is frozen; where it raises, the container
     runs on and the exception goes to the caller. ShimError says why a dump failed.
     """
-    wire.send(connection, {"op": "dump", "leave_running": leave_running}, [pidfd, images])
+    wire.send(connection, {"op": "dump", **options}, fds)
     message, _ = wire.receive(connection)
     if message.get("event") == "dumped":
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from oci_criu_shim import files, lifecycle
@@ -118,34 +117,49 @@ def pass_on(call: Invocation) -> int:
 
 def checkpoint(call: Invocation) -> int:
     """Checkpoint a running container into a directory."""
+    from oci_criu_shim import bundle, job, requested
     from oci_criu_shim import checkpoint as checkpointing
-    from oci_criu_shim import job
-    from oci_criu_shim.checkpoints.store import Store
+    from oci_criu_shim.checkpoints.directory import Directory
 
     container = Container(call.root, call.container)
-    pid = lifecycle.init_of(container, _backend(call, container))
-    directory = os.path.abspath(call.value("image-path") or "checkpoint")
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    environment = container.load().get("config", {}).get("process", {}).get("env", [])
-    task = job.of(dict(entry.partition("=")[::2] for entry in environment))
+    backend = _backend(call, container)
+    pid = lifecycle.init_of(container, backend)
+    record = container.load()
+    if not record:  # the backend's `run` in the foreground, of which nothing is noted
+        raise ShimError(
+            f"container {container.name!r} was not started to be checkpointed",
+            "inside Slurm, submit with --checkpoint; outside of it, run and checkpoint as root",
+        )
+    found = bundle.Bundle(record["bundle"], record["config"])
+    options = requested.dump(call, found, backend.name)
+    task = job.of(found.environment())
     helper = job.helper_socket(container.root, task) if task else None
-    store = Store(directory, ".")
-    store.prepare()
-    taken = checkpointing.take(container, pid, store, helper, "demand", call.flag("leave-running"))
+    directory = Directory(call.value("image-path") or "checkpoint", call.value("work-path"))
+    directory.prepare()
+    taken = checkpointing.take(container, pid, directory, helper, "demand", options)
     call.log.event(f"checkpointed {container.name} to {taken.describe()}")
+    if not options["leave_running"]:
+        lifecycle.forget(container, backend, pid)
     return 0
 
 
 def restore(call: Invocation) -> int:
-    """Restore a container from a directory that `checkpoint` wrote, and wait for its end."""
-    from oci_criu_shim.checkpoints.store import Store
+    """Restore a container from a directory that `checkpoint`, or that of runc or crun, wrote."""
+    from oci_criu_shim import requested
+    from oci_criu_shim.checkpoints.directory import Directory
+    from oci_criu_shim.restore import Asked
 
-    directory = os.path.abspath(call.value("image-path") or "checkpoint")
-    for found in Store(directory, ".").newest_first():
-        if isinstance(found, ShimError):
-            raise found
-        return lifecycle.restore(_plan(call), found)
-    raise ShimError(f"no checkpoint in {directory}", "`oci-criu-shim checkpoint` makes one")
+    directory = Directory(call.value("image-path") or "checkpoint")
+    asked = Asked(requested.restore(call), call.value("work-path"))
+    plan = _plan(call)
+    found = directory.read()
+    if found is None:
+        from oci_criu_shim import foreign
+
+        found = foreign.checkpoint(directory.path, plan.bundle)
+    if call.flag("detach"):
+        return lifecycle.restore_detached(plan, found, asked, call.value("console-socket"))
+    return lifecycle.restore(plan, found)
 
 
 def spec(call: Invocation) -> int:

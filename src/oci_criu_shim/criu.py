@@ -86,6 +86,15 @@ class Swrk:
             event = response.notify
             self._answer(notified is None or notified(event.script, event.pid))
 
+    def features(self, *names: str) -> dict[str, bool]:
+        """Which of CRIU's features `names` (its criu_features) this kernel has."""
+        request = self.rpc.criu_req()
+        request.type = self.rpc.FEATURE_CHECK
+        fill(request.features, dict.fromkeys(names, True))
+        self.socket.send(request.SerializeToString())
+        response = self._receive()
+        return {name: bool(response.success and getattr(response.features, name)) for name in names}
+
     def _receive(self) -> Any:
         data, descriptors, _, _ = socket.recv_fds(self.socket, RESPONSE, 1, socket.MSG_CMSG_CLOEXEC)
         if descriptors:
@@ -148,7 +157,7 @@ MEANINGS = (
     (r"io_uring", "a process uses io_uring, which CRIU cannot dump"),
     (r"doesn't live in IPC ns", "a process uses System V shared memory of the node: use an ipc namespace"),
     (r"infiniband|uverbs", "a process uses InfiniBand verbs, which CRIU cannot dump"),
-    (r"Connected TCP socket", "a TCP connection is open; it cannot be kept here"),
+    (r"Connected TCP socket", "a TCP connection is open; only root can keep it, by --tcp-established"),
     (r"ghost file.*too big|Can't dump ghost file", "a deleted file that is still open is too large"),
     (r"external socket|External socket", "a unix socket leads out of the container"),
     (r"Can't lookup mount|doesn't have a proper root mount", "a file is open on a mount that is not in the container"),
@@ -180,6 +189,18 @@ def dump_image(path: str, image: Mapping[str, Any]) -> None:
     images = _import("pycriu.images")
     with open(path, "wb") as stream:
         images.dump(image, stream)
+
+
+def leave_groups(directory: str) -> None:
+    """Have the images' processes stay in the control group that a restore starts in.
+
+    CRIU moves them where their groups are not those of the CRIU that dumped (prepare_task_cgroup() in criu/cgroup.c).
+    """
+    path = os.path.join(directory, "inventory.img")
+    inventory = load_image(path)
+    core = load_image(os.path.join(directory, "core-1.img"))["entries"][0]
+    inventory["entries"][0]["root_cg_set"] = core["thread_core"]["cg_set"]
+    dump_image(path, inventory)
 
 
 def version(env: Mapping[str, str]) -> tuple[int, ...]:

@@ -29,6 +29,24 @@ def has_own(pid: int) -> bool:
     return of(pid) != of("self")
 
 
+def frozen(pid: int) -> str | None:
+    """The directory of the group that keeps a process frozen; None where it runs."""
+    paths = of(pid)
+    for mount in mounts.read():
+        if mount.kind in ("cgroup", "cgroup2") and mount.controllers in paths:
+            directory = mount.point + paths[mount.controllers]
+            if _says(directory, "freezer.state", "FROZEN") or _says(directory, "cgroup.events", "frozen 1"):
+                return directory
+    return None
+
+
+def _says(directory: str, name: str, line: str) -> bool:
+    try:
+        return line in _read(os.path.join(directory, name)).splitlines()
+    except OSError:
+        return False  # no such group here, or no such controller
+
+
 def path_of(container: Container, bundle: Bundle) -> str:
     """Where crun's own manager has the container's group, in each hierarchy."""
     configured: str = bundle.config.get("linux", {}).get("cgroupsPath", "")

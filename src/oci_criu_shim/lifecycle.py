@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import time
 
-from oci_criu_shim import bundle, job, runtime
+from oci_criu_shim import bundle, job, process, runtime
 from oci_criu_shim.container import all_of, is_id
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.runtime import Runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from oci_criu_shim.bundle import Bundle
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.container import Container
     from oci_criu_shim.job import Task
     from oci_criu_shim.log import Log
+    from oci_criu_shim.restore import Asked
 
 END_SECONDS = 10.0
 
@@ -97,6 +98,18 @@ def restore(plan: Plan, checkpoint: Checkpoint) -> int:
     return Supervised(plan).restore(checkpoint)
 
 
+def restore_detached(plan: Plan, checkpoint: Checkpoint, asked: Asked, console: str | None) -> int:
+    """Have `checkpoint` run as the container, and leave it to the caller, who takes its terminal at the socket
+    `console`; the exit status."""
+    from oci_criu_shim import detached
+
+    if plan.bundle.terminal and not console:
+        raise ShimError("the container has a terminal, which somebody must take", "name a --console-socket")
+    streams = detached.Streams(console)
+    _reserve(plan.container)
+    return detached.start(plan, checkpoint, asked, streams)
+
+
 def create(plan: Plan) -> int:
     """Create the container and leave it to `start`; the exit status."""
     _reserve(plan.container)
@@ -117,7 +130,7 @@ def run_detached(plan: Plan) -> int:
 
 def _backend_creates(plan: Plan, verb: str, *words: str) -> int:
     """Have the backend create the container on our own streams; it forgets a container that it could not create."""
-    streams = [_stream(number) for number in range(3)]
+    streams = ["" if plan.bundle.terminal else _stream(number) for number in range(3)]
     plan.container.save(plan.record(stdio={"streams": streams}))
     status = plan.runtime.call(verb, *words, *_pid_file(plan), *plan.options)
     if status:
@@ -223,6 +236,17 @@ def delete(container: Container, backend: Runtime, force: bool) -> int:
     return status
 
 
+def forget(container: Container, backend: Runtime, pid: int) -> None:
+    """Remove a container whose init, `pid`, a dump has ended: the checkpoint is all that is left of it."""
+    if not _in_time(lambda: process.start_time(pid) is None):
+        raise ShimError(f"container {container.name!r} does not end")
+    if container.alive("supervisor"):
+        return  # it sees to that
+    if backend.knows(container):
+        backend.output("delete", "--force", container.name)
+    container.release()
+
+
 def _end(container: Container, backend: Runtime) -> None:
     """End the container, and give its supervisor the time to clear up after it."""
     import signal
@@ -236,8 +260,12 @@ def _end(container: Container, backend: Runtime) -> None:
 
 def _is_left(container: Container) -> bool:
     """Whether its supervisor, whose container has ended, ends in time."""
+    return _in_time(lambda: container.alive("supervisor") is None)
+
+
+def _in_time(over: Callable[[], bool]) -> bool:
     limit = time.monotonic() + END_SECONDS
-    while container.alive("supervisor") is not None:
+    while not over():
         if time.monotonic() > limit:
             return False
         time.sleep(0.01)

@@ -107,6 +107,24 @@ def bind_source(key: str, mounts: Iterable[Mapping[str, Any]], bundle: str, root
     return best[1] if best else None
 
 
+def make_points(mounts: Iterable[Mapping[str, Any]], bundle: str, rootfs: str) -> None:
+    """Make the places of config.json's `mounts` that are missing in the root file system: another runtime made
+    them when it created the container, and an image that is restored elsewhere has none."""
+    points: list[str] = []
+    for mount in mounts:
+        point = resolve(rootfs, mount["destination"])
+        place = rootfs + point
+        below = any(point.startswith(other.rstrip("/") + "/") for other in points)
+        points.append(point)
+        if below or os.path.exists(place):
+            continue
+        if is_bind(mount) and not os.path.isdir(os.path.join(bundle, mount["source"])):
+            os.makedirs(os.path.dirname(place), mode=0o755, exist_ok=True)
+            os.close(os.open(place, os.O_WRONLY | os.O_CREAT, 0o644))
+        else:
+            os.makedirs(place, mode=0o755)
+
+
 def node_source(kind: str, root: str, node: Iterable[Mount]) -> str | None:
     """Where the node has `root` of its only file system of type `kind`; None where it has none."""
     for mount in node:

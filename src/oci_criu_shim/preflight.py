@@ -43,8 +43,18 @@ def check(pid: int, bundle: Bundle) -> None:
         for process in _tree(pid):
             _require_own(process)
     if os.stat(f"/proc/{pid}/ns/user").st_ino != os.stat("/proc/self/ns/user").st_ino:
+        _require_user()
         _require_single_binds(bundle, external, node)
     _require_one_at_a_place(inside, external)
+
+
+def _require_user() -> None:
+    """A restore does all as the user who owns the user namespace, and root's directories are closed to mapped ids."""
+    if os.geteuid() == 0:
+        raise ShimError(
+            "a container of root's with a user namespace can't be restored",
+            "leave the namespace out, or run it as a user",
+        )
 
 
 def _require_single_binds(bundle: Bundle, external: list[dict[str, str]], node: Iterable[Mount]) -> None:
@@ -88,13 +98,9 @@ def _require_no_queues(pid: int, inside: Iterable[Mount]) -> None:
 
 
 def _require_running(pid: int) -> None:
-    """CRIU waits for ever for processes that a control group keeps frozen."""
-    paths = groups.of(pid)
-    for mount in mounts.read():
-        if mount.kind in ("cgroup", "cgroup2") and mount.controllers in paths:
-            directory = mount.point + paths[mount.controllers]
-            if _says(directory, "freezer.state", "FROZEN") or _says(directory, "cgroup.events", "frozen 1"):
-                raise ShimError("the container is paused", "resume it first")
+    """CRIU waits for ever for processes that a control group keeps frozen; only root may have it thaw them."""
+    if os.geteuid() and groups.frozen(pid):
+        raise ShimError("the container is paused", "resume it first")
 
 
 def _tree(pid: int) -> list[int]:
@@ -130,11 +136,3 @@ def _require_own(pid: int) -> None:
                 " a dump has no right to its memory",
                 "run it as user 0, which is you",
             )
-
-
-def _says(directory: str, name: str, line: str) -> bool:
-    try:
-        with open(os.path.join(directory, name), encoding="ascii") as stream:
-            return line in stream.read().splitlines()
-    except OSError:
-        return False  # no such group here, or no such controller

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.bundle import Bundle
     from oci_criu_shim.checkpoints.store import Checkpoint
     from oci_criu_shim.container import Container
+    from oci_criu_shim.detached import Streams
     from oci_criu_shim.stdio import Stdio
 
 LOG = "restore.log"
@@ -36,6 +37,14 @@ OUTSIDE = {  # namespaces made before CRIU starts, by their name in CRIU's image
 AT_NAMESPACES, AT_RESTORED = "setup-namespaces", "post-restore"
 
 
+class Asked:
+    """What the command line says of a restore: fields of CRIU's request, a directory for its log and statistics."""
+
+    def __init__(self, fields: dict[str, Any] | None = None, work: str | None = None) -> None:
+        self.fields = fields or {}
+        self.work = os.path.abspath(work) if work else None
+
+
 class Source:
     """What an external mount is made from: `path` on the node, mounted at `staged` with `flags`."""
 
@@ -43,20 +52,21 @@ class Source:
         self.path = path
         self.staged = staged
         self.flags = mounts.flags(entry["options"])
-        self.external = f"mnt[{entry['key']}]:{staged}"
+        self.external = f"mnt[{entry.get('name', entry['key'])}]:{staged}"
 
 
 class Plan:
     """All that is known before anything is made."""
 
-    def __init__(self, container: Container, bundle: Bundle, checkpoint: Checkpoint) -> None:
+    def __init__(self, container: Container, bundle: Bundle, checkpoint: Checkpoint, asked: Asked) -> None:
         self.container = container
+        self.asked = asked
         self.bundle = bundle
         self.program = criu.program()
         self.manifest = checkpoint.manifest
         self.images = checkpoint.images
         self.inventory = container.path(builder.INVENTORY)
-        self.log = container.path(LOG)
+        self.log = os.path.join(asked.work or container.directory, LOG)
         self.stage = container.path("stage")
         self.root = f"{self.stage}/root"
         self.staged_images = f"{self.stage}/images"
@@ -79,7 +89,7 @@ class Plan:
     @property
     def flags(self) -> int:
         """The namespaces to unshare besides the user namespace."""
-        flags = linux.CLONE_NEWNS | linux.CLONE_NEWTIME
+        flags = linux.CLONE_NEWNS | (linux.CLONE_NEWTIME if self.manifest["clock"] else 0)
         for key in self.own.intersection(OUTSIDE):
             flags |= OUTSIDE[key][1]
         for flag in self.joined.values():
@@ -123,6 +133,7 @@ class Plan:
             "link_remap": True,
             "orphan_pts_master": True,
             "notify_scripts": True,
+            **self.asked.fields,
         }
 
     def _sources(self) -> list[Source]:
@@ -145,7 +156,12 @@ def pending_input(checkpoint: Checkpoint) -> bytes:
 
 
 def start(
-    container: Container, bundle: Bundle, checkpoint: Checkpoint, stdio: Stdio, log: Log | None = None
+    container: Container,
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    stdio: Stdio | Streams,
+    log: Log | None = None,
+    asked: Asked | None = None,
 ) -> int:
     """Restore `checkpoint` as `container`: the pid of its init, a child of ours.
 
@@ -154,12 +170,13 @@ def start(
     verification = Verification(checkpoint)
     linux.become_subreaper()
     os.mkdir(container.path("stage"), 0o700)
-    plan = Plan(container, bundle, checkpoint)
+    plan = Plan(container, bundle, checkpoint, asked or Asked())
+    mounts.make_points(bundle.mounts, bundle.path, bundle.rootfs)
     steps = _Steps(container, bundle, verification)
     swrk = builder.start(plan, stdio)
     try:
         verification.start()
-        response = swrk.request("RESTORE", plan.options(), steps.notified)
+        response = _request(swrk, plan, steps)
         if not response.success and not steps.refused:
             verification.require()  # it tells more than CRIU does
     finally:
@@ -177,6 +194,16 @@ def start(
     for warning in hooks.warnings(bundle.hooks, "poststart", container.state("running", pid)):
         (log or Log()).error(warning)
     return pid
+
+
+def _request(swrk: criu.Swrk, plan: Plan, steps: _Steps) -> Any:
+    if plan.asked.work is None:
+        return swrk.request("RESTORE", plan.options(), steps.notified)
+    work = os.open(plan.asked.work, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return swrk.request("RESTORE", {**plan.options(), "work_dir_fd": work}, steps.notified)
+    finally:
+        os.close(work)
 
 
 class _Steps:
@@ -263,6 +290,23 @@ def _control_group(controllers: str, node: Iterable[mounts.Mount], group: str) -
             path = mount.point + (group or groups.of("self").get(controllers, ""))
             return path if group or os.path.exists(path) else mount.point
     return None
+
+
+def seccomp(bundle: Bundle, checkpoint: Checkpoint) -> bytes:
+    """The filter that config.json's seccomp is for the kernel, as the init had it; empty where it has none.
+
+    It is the oldest of the init's: the backend set it before the program could add any.
+    """
+    if not bundle.config.get("linux", {}).get("seccomp"):
+        return b""
+    core = criu.load_image(os.path.join(checkpoint.images, "core-1.img"))["entries"][0]
+    number = core["thread_core"].get("seccomp_filter")
+    if number is None:
+        return b""
+    filters = criu.load_image(os.path.join(checkpoint.images, "seccomp.img"))["entries"][0]["seccomp_filters"]
+    while "prev" in filters[number]:
+        number = filters[number]["prev"]
+    return base64.b64decode(filters[number]["filter"])
 
 
 def cgroup(container: Container, bundle: Bundle, checkpoint: Checkpoint) -> str:

@@ -130,17 +130,19 @@ class Runtime:
         return self.globals.get("cgroup-manager")
 
 
-def adopt(crun: Runtime, container: Container, bundle: Bundle, pid: int, cgroup: str = "") -> None:
+def adopt(crun: Runtime, container: Container, bundle: Bundle, pid: int, cgroup: str, seccomp: bytes) -> None:
     """Make crun take the restored process `pid` for a container that it created itself.
 
-    Its verbs (exec, ps, pause, …) then serve restored containers too. What they read is its `status` file and its copy
-    of config.json (crun 1.21, src/libcrun/status.c).
+    Its verbs (exec, ps, pause, …) then serve restored containers too. What they read is its `status` file, its copy of
+    config.json, and `seccomp`, the filter that exec gives its processes (crun 1.21, src/libcrun/status.c, seccomp.c).
     """
     import pwd
 
     place = os.path.join(crun.root, container.name)
     os.makedirs(place, mode=0o700)
     files.write_json(os.path.join(place, "config.json"), bundle.config)
+    if seccomp:
+        files.write_atomically(os.path.join(place, "seccomp.bpf"), seccomp)
     status = {
         "pid": pid,
         "process-start-time": process.start_time(pid),
@@ -158,3 +160,13 @@ def adopt(crun: Runtime, container: Container, bundle: Bundle, pid: int, cgroup:
     files.write_json(os.path.join(place, "status"), status)
 
 
+def limit(crun: Runtime, container: Container, bundle: Bundle) -> None:
+    """Have crun set config.json's limits for the control group of a restored container."""
+    resources = bundle.config["linux"].get("resources")
+    if not resources:
+        return
+    path = container.path("resources.json")
+    files.write_json(path, resources)
+    status, text = crun.output("update", "--resources", path, container.name)
+    if status:
+        crun.log.error(f"the limits of {container.name} could not be set: {text.strip()}")

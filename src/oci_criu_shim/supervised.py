@@ -200,26 +200,16 @@ class Supervised:
         except ShimError:
             restore.undo(self.container, group)
             raise
-        runtime.adopt(self.runtime, self.container, self.plan.bundle, pid, group)
+        seccomp = restore.seccomp(self.plan.bundle, checkpoint)
+        runtime.adopt(self.runtime, self.container, self.plan.bundle, pid, group, seccomp)
         if group:
-            self._limit()
+            runtime.limit(self.runtime, self.container, self.plan.bundle)
         files.write_atomically(self.pid_file, str(pid).encode())
         self.container.save(self._record(stdio=stdio.record(), init=process.identity(pid)))
         self._tell_watcher()
         where = self.task.describe() if self.task else self.container.name
         self.log.event(f"restored {where} from {checkpoint.path} on {os.uname().nodename}")
         return self._supervise(pid, stdio)
-
-    def _limit(self) -> None:
-        """Have crun set config.json's limits for the control group of a restored container."""
-        resources = self.plan.bundle.config["linux"].get("resources")
-        if not resources:
-            return
-        path = self.container.path("resources.json")
-        files.write_json(path, resources)
-        status, text = self.runtime.output("update", "--resources", path, self.container.name)
-        if status:
-            self.log.error(f"the limits of {self.container.name} could not be set: {text.strip()}")
 
     def _record(self, **fields: object) -> dict[str, object]:
         record = self.plan.record(supervisor=process.identity(os.getpid()), **fields)

@@ -89,6 +89,43 @@ CREATION = (
     Option("--no-new-keyring", "", "keep the session keyring"),
 )
 IMAGES = Option("--image-path", "DIR", "the checkpoint's directory; ./checkpoint by default")
+# runc's and crun's. Those of root's containers need no helper and may reach out of them; those that are "accepted" have
+# no meaning here, because what they ask for is always done, or never.
+REACHING_OUT = (
+    Option("--work-path", "DIR", "for CRIU's log and statistics; the checkpoint's directory by default"),
+    Option("--tcp-established", "", "keep open TCP connections (root)"),
+    Option("--ext-unix-sk", "", "allow unix sockets that lead out of it (root)"),
+    Option("--shell-job", "", "allow a session from outside of it (root)"),
+    Option("--network-lock", "METHOD", "of connections that are kept: nftables (default), iptables or skip"),
+    Option("--file-locks", "", "accepted: they are always kept"),
+    Option("--link-remap", "", "accepted: deleted files are always kept"),
+    Option("--manage-cgroups-mode", "MODE", "accepted: a restored container gets config.json's group and limits"),
+    Option("--empty-ns", "KIND", "accepted: hooks and callers set up networks"),
+    Option("--auto-dedup", "", "accepted: there are no earlier dumps to share with"),
+    Option("--lazy-pages", "", "refused: memory is restored at once"),
+)
+CHECKPOINT = (
+    IMAGES,
+    Option("--leave-running -R", "", "let it run on afterwards"),
+    *REACHING_OUT,
+    Option("--pre-dump", "", "refused, with the reason: memory only, while it runs on"),
+    Option("--parent-path", "DIR", "refused, with the reason: only what changed since that dump"),
+    Option("--page-server", "ADDRESS:PORT", "refused: a checkpoint goes to files"),
+    Option("--status-fd", "N", "accepted: told of lazy pages only"),
+)
+RESTORE = (
+    BUNDLE,
+    IMAGES,
+    PID_FILE,
+    CONSOLE,
+    Option("--detach -d", "", "leave it to the caller, on the caller's streams"),
+    *REACHING_OUT,
+    Option("--tcp-close", "", "close TCP connections (root)"),
+    Option("--lsm-profile", "TYPE:NAME", "the label or profile of its processes"),
+    Option("--lsm-mount-context", "CONTEXT", "the context of its mounts"),
+    Option("--no-pivot", "", "accepted: CRIU changes the root"),
+    Option("--no-subreaper", "", "accepted: the caller is told of the init's end if it is one"),
+)
 FORMAT = Option("--format -f", "FORMAT", "table or json")
 EXEC = (
     CONSOLE,
@@ -168,9 +205,9 @@ VERBS = {
         commands.checkpoint,
         "ID",
         "checkpoint a running container",
-        (IMAGES, Option("--leave-running -R", "", "let it run on afterwards")),
+        CHECKPOINT,
     ),
-    "restore": Verb(commands.restore, "ID", "restore a container, and wait for its end", (BUNDLE, IMAGES)),
+    "restore": Verb(commands.restore, "ID", "restore a container, and wait for its end", RESTORE),
     "spec": Verb(
         commands.spec,
         "",

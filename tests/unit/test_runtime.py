@@ -87,7 +87,7 @@ def test_adopt(tmp_path: Path) -> None:
     crun = Runtime("crun", str(tmp_path), {}, Log())
     container = Container(str(tmp_path), "one")
     assert not crun.knows(container)
-    runtime.adopt(crun, container, bundle(), os.getpid())
+    runtime.adopt(crun, container, bundle(), os.getpid(), "/group", b"filter")
     assert crun.knows(container)
     status = json.loads((tmp_path / ".crun/one/status").read_text())
     assert [status["pid"], status["process-start-time"]] == process.identity(os.getpid())

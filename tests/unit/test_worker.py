@@ -25,7 +25,7 @@ def fds(tmp_path: Path) -> Iterator[list[int]]:
 
 @pytest.mark.parametrize("leave_running", [True, False])
 def test_taken(fds: list[int], leave_running: bool) -> None:
-    assert worker.check({**GOOD, "leave_running": leave_running}, fds) is leave_running
+    assert worker.check({**GOOD, "leave_running": leave_running}, fds) == {"leave_running": leave_running}
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,44 @@ def test_refused(fds: list[int], message: dict[str, Any]) -> None:
         worker.check(message, fds)
 
 
-@pytest.mark.parametrize("count", [0, 1, 3])
+ROOTS: dict[str, Any] = {
+    **GOOD,
+    **{"tcp_established": True, "ext_unix_sk": True, "shell_job": False},
+    **{"network_lock": "NFTABLES", "network": "joined", "for": "runc"},
+}
+
+
+def test_roots_options(fds: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert worker.check(ROOTS, fds) == {name: value for name, value in ROOTS.items() if name != "op"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"tcp_established": 1}, {"network_lock": "nftables"}, {"network": None}, {"for": "youki"}, {"external": []}],
+)
+def test_roots_options_are_a_closed_set(
+    fds: list[int], change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(ShimError, match="not one that this version knows"):
+        worker.check({**ROOTS, **change}, fds)
+
+
+@pytest.mark.parametrize("name", [name for name in ROOTS if name not in GOOD])
+def test_a_user_has_none_of_roots_options(fds: list[int], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ShimError, match="not one that this version knows"):
+        worker.check({**GOOD, name: ROOTS[name]}, fds)
+
+
+def test_a_directory_to_work_in(fds: list[int], tmp_path: Path) -> None:
+    assert worker.check(GOOD, [*fds, fds[1]]) == {"leave_running": True}
+    with pytest.raises(ShimError, match="no image directory"):
+        worker.check(GOOD, [*fds, fds[0]])
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
 def test_number_of_descriptors(fds: list[int], count: int) -> None:
     with pytest.raises(ShimError, match="not one that this version knows"):
         worker.check(GOOD, (fds * 2)[:count])

@@ -59,6 +59,8 @@ class Checkpoint:
 class Stage:
     """A checkpoint being written: nothing of it counts before commit()."""
 
+    work: str | None = None  # where CRIU's log and statistics go, if not beside the images
+
     def __init__(self, store: Store, path: str) -> None:
         self.store = store
         self.path = path
@@ -87,6 +89,11 @@ class Stage:
     def write(self, name: str, document: Any) -> None:
         """Add `document` as the JSON file `name`."""
         files.write_json(os.path.join(self.path, name), document, durable=True)
+
+    def describe(self, config: dict[str, Any], about: dict[str, Any], streams: list[str]) -> None:
+        """Add the container's config.json, and who made the checkpoint, as podman's archives have them."""
+        self.write("spec.dump", config)
+        self.write("config.dump", about)
 
     def sizes(self) -> dict[str, int]:
         """{path below the checkpoint's directory: bytes} of the images and descriptions written so far."""

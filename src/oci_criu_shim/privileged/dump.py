@@ -1,19 +1,20 @@
 """One dump of one container, checked again on this side of the privilege boundary.
 
 Runs as the job's user with CAP_SETGID, CAP_SYS_CHROOT and CAP_SYS_ADMIN and nothing else (or as
-root, for a container of root's). Of what the user asks, only descriptors and two flags are taken;
+root, for a container of root's). Of what the user asks, only descriptors and options of a closed set are taken;
 CRIU's request is made here.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
 import threading
 import time
 
-from oci_criu_shim import clocks, criu, mounts
+from oci_criu_shim import clocks, criu, groups, mounts
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+LOG = "dump.log"
 NS_GET_OWNER_UID = 0xB704  # linux/nsfs.h
 GHOST_LIMIT = 1 << 30  # deleted files that are still open are kept up to this size, in bytes
 # Made once every task is frozen and known: the first image that tells so.
@@ -87,17 +89,26 @@ def _pid_of(pidfd: int) -> int:
     return pid
 
 
-def options(target: Target, images: int, leave_running: bool, found: list[dict[str, Any]]) -> dict[str, Any]:
+# How CRIU is told of a network namespace: by a restore of ours it is made anew; one that config.json names by its path
+# has the name that runc and crun give it; CRIU dumps the third itself, for those two to restore.
+NETWORK = {None: "extNet", "joined": "extRootNetNS", "dumped": None}
+
+
+def options(
+    target: Target, directories: list[int], asked: dict[str, Any], found: list[dict[str, Any]]
+) -> dict[str, Any]:
     """CRIU's request: its field names and values (criu's images/rpc.proto)."""
-    external = [f"mnt[{entry['key']}]:{entry['key']}" for entry in found]
-    if not target.shares("net"):
-        external.append(f"net[{target.namespace('net')}]:extNet")
+    external = [f"mnt[{entry['key']}]:{entry.get('name', entry['key'])}" for entry in found]
+    network = NETWORK[asked.get("network")]
+    if network and not target.shares("net"):
+        external.append(f"net[{target.namespace('net')}]:{network}")
+    frozen = groups.frozen(target.pid) if os.geteuid() == 0 else None
     return {
         "pid": target.pid,
-        "images_dir_fd": images,
+        "images_dir_fd": directories[0],
+        "work_dir_fd": directories[-1],
         "log_to_stderr": True,  # a log beside the images could not say that the disk is full
         "log_level": 2,
-        "leave_running": leave_running,
         "unprivileged": os.geteuid() != 0,
         "external": external,
         "manage_cgroups_mode": "IGNORE",
@@ -107,6 +118,9 @@ def options(target: Target, images: int, leave_running: bool, found: list[dict[s
         "orphan_pts_master": True,  # a terminal's master is the supervisor's
         "ghost_limit": GHOST_LIMIT,
         "notify_scripts": True,
+        # Docker pauses a container for its checkpoint. CRIU thaws it, since it could not see into the frozen.
+        **({"freeze_cgroup": frozen} if frozen else {}),
+        **{name: value for name, value in asked.items() if name not in ("network", "for")},
     }
 
 
@@ -156,17 +170,22 @@ class Ready:
 def dump(
     ready: Ready,
     target: Target,
-    images: int,
-    leave_running: bool,
+    directories: list[int],
+    asked: dict[str, Any],
     commit: Callable[[dict[str, Any]], bool],
 ) -> None:
-    """Dump `target` into the directory `images`; ShimError, with CRIU's own words, where it fails.
+    """Dump `target` into the first of the `directories`, logging to the last, as `asked`; ShimError, with
+    CRIU's own words, where it fails.
 
     When all is written and everything still frozen, `commit` is told of it; where it returns
     False, or raises, the container runs on as if nothing had been.
     """
     found = mounts.external(mounts.read(target.pid), mounts.read())
-    watch = FreezeWatch(target, images)
+    if asked.get("for") == "runc":
+        for entry in found:
+            if (entry["kind"], entry["root"]) == ("device", "/null"):
+                entry["name"] = "/dev/null"  # runc 1.1 has one name for all masked files
+    watch = FreezeWatch(target, directories[0])
     refused: list[Exception] = []
 
     def notified(event: str, _: int) -> bool:
@@ -187,13 +206,28 @@ def dump(
             return False
 
     try:
-        response = ready.swrk.request("DUMP", options(target, images, leave_running, found), notified)
+        response = ready.swrk.request("DUMP", options(target, directories, asked, found), notified)
     finally:
         watch.stop.set()
+        if len(directories) > 1:
+            _keep_log(ready.log, directories[-1])
     if refused:
         raise refused[0]
     if not response.success:
         raise _failure(ready.log, response)
+
+
+def _keep_log(log: int, work: int) -> None:
+    """Leave CRIU's log where callers of runc and crun look for it; where the disk is full, they find less of it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    descriptor = os.open(LOG, flags, 0o600, dir_fd=work)
+    try:
+        os.sendfile(descriptor, log, 0, os.fstat(log).st_size)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _failure(log: int, response: Any) -> ShimError:

@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from typing import Any
 
 CONNECTION = 3
+FLAG = (False, True)
+# What anybody may ask for, and what root may besides: his containers can reach out of themselves in any case.
+OPTIONS: dict[str, tuple[object, ...]] = {"leave_running": FLAG}
+ROOTS: dict[str, tuple[object, ...]] = {
+    "tcp_established": FLAG,
+    "ext_unix_sk": FLAG,
+    "shell_job": FLAG,
+    "network_lock": ("IPTABLES", "NFTABLES", "SKIP"),
+    "network": ("joined", "dumped"),
+    "for": ("crun", "runc"),
+}
 
 
 def main(job: int | None) -> int:
@@ -56,25 +67,30 @@ def serve(connection: socket.socket, job: int | None) -> None:
 
 def _serve(connection: socket.socket, job: int | None, ready: dump.Ready) -> None:
     message, fds = wire.receive(connection)
-    leave_running = check(message, fds)
-    pidfd, images = fds
+    asked = check(message, fds)
+    pidfd, *directories = fds
 
     def commit(report: dict[str, Any]) -> bool:
         wire.send(connection, {"event": "dumped", **report})
         answer, _ = wire.receive(connection)
         return answer == {"op": "commit"}
 
-    dump.dump(ready, dump.Target(pidfd, job), images, leave_running, commit)
+    dump.dump(ready, dump.Target(pidfd, job), directories, asked, commit)
 
 
-def check(message: dict[str, Any], fds: list[int]) -> bool:
-    """The request's one flag; ShimError unless it is {"op": "dump", "leave_running": …} with a
-    pidfd and a directory."""
-    leave_running = message.get("leave_running")
-    if set(message) != {"op", "leave_running"} or message["op"] != "dump":
+def check(message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+    """The request's options; ShimError unless it is {"op": "dump", …} with nothing but options of the closed set,
+    a pidfd and one or two directories: for the images, and to work in."""
+    options = {name: value for name, value in message.items() if name != "op"}
+    known = {**OPTIONS, **(ROOTS if os.geteuid() == 0 else {})}
+    fits = all(name in known and _is_one_of(value, known[name]) for name, value in options.items())
+    if message.get("op") != "dump" or "leave_running" not in options or not fits or len(fds) not in (2, 3):
         raise ShimError("the request is not one that this version knows")
-    if not isinstance(leave_running, bool) or len(fds) != 2:
-        raise ShimError("the request is not one that this version knows")
-    if not os.path.isdir(f"/proc/self/fd/{fds[1]}"):
+    if not all(os.path.isdir(f"/proc/self/fd/{descriptor}") for descriptor in fds[1:]):
         raise ShimError("no image directory was passed")
-    return leave_running
+    return options
+
+
+def _is_one_of(value: object, values: tuple[object, ...]) -> bool:
+    """True is not 1 here."""
+    return any(type(value) is type(other) and value == other for other in values)

@@ -1,0 +1,104 @@
+"""One checkpoint in a directory, as runc and crun lay it out, so that podman, Docker and those two read it:
+
+    <directory>/*.img              CRIU's images
+               /descriptors.json   where the three standard streams led
+               /manifest.json      ours, written last; images of other runtimes have none
+               /checksums.json     added after the commit: see integrity.py
+
+A dump is staged below the directory, and its files are moved up when it is complete: one that fails leaves what was
+there before.
+"""
+
+from __future__ import annotations
+
+import os
+
+from oci_criu_shim import files, process
+from oci_criu_shim.checkpoints import integrity, store
+from oci_criu_shim.checkpoints.writeback import Writeback
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+INVENTORY = "inventory.img"  # without it, nobody takes the rest for a checkpoint
+DESCRIPTORS = "descriptors.json"
+STAGE = ".stage."
+
+
+class Images(store.Checkpoint):
+    """A checkpoint whose images are beside its manifest."""
+
+    @property
+    def images(self) -> str:
+        return self.path
+
+
+class Stage(store.Stage):
+    """A checkpoint being written below its directory. `work` is where CRIU writes its log and statistics."""
+
+    def __init__(self, directory: Directory, path: str) -> None:
+        files.make_directories(path)
+        self.directory = directory
+        self.path = self.images = path
+        self.work = directory.work
+        self.writeback = Writeback(path)
+        self.committed = None
+
+    def describe(self, config: dict[str, Any], about: dict[str, Any], streams: list[str]) -> None:
+        """podman adds what it knows by itself."""
+        self.write(DESCRIPTORS, streams)
+
+    def sizes(self) -> dict[str, int]:
+        """{name: bytes} of what was written so far."""
+        return {name: os.stat(os.path.join(self.path, name)).st_size for name in sorted(os.listdir(self.path))}
+
+    def commit(self, manifest: dict[str, Any]) -> store.Checkpoint:
+        """Flush everything, then put it in the place of what is in the directory. OSError: it is no checkpoint."""
+        hashing = integrity.small(self.path, manifest["files"])
+        self._flush(manifest["files"])
+        manifest = integrity.sealed({**manifest, "sha256": hashing.result()})
+        self.write(store.MANIFEST, manifest)
+        files.sync_directory(self.path)
+        self._replace(self.directory.path)
+        self.committed = Images(self.directory.path, manifest)
+        return self.committed
+
+    def _replace(self, target: str) -> None:
+        for name in sorted(os.listdir(target), key=lambda name: name not in (store.MANIFEST, INVENTORY)):
+            if name.endswith(".img") or name in (store.MANIFEST, DESCRIPTORS, integrity.CHECKSUMS):
+                files.remove_if_there(os.path.join(target, name))
+        for name in sorted(os.listdir(self.path), key=lambda name: (name == store.MANIFEST, name == INVENTORY)):
+            os.rename(os.path.join(self.path, name), os.path.join(target, name))
+        files.sync_directory(target)
+
+
+class Directory:
+    """The checkpoint in the directory `path`; `work` is for CRIU's log and statistics, `path` itself by default."""
+
+    def __init__(self, path: str, work: str | None = None) -> None:
+        self.path = os.path.abspath(path)
+        self.work = os.path.abspath(work or path)
+
+    def prepare(self) -> None:
+        """Make the directories, and remove what a writer left that ended before it could."""
+        for directory in (self.path, self.work):
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        for name in os.listdir(self.path):
+            pid, _, started = name.removeprefix(STAGE).partition(".")
+            if name.startswith(STAGE) and str(process.start_time(int(pid))) != started:
+                files.remove_tree(os.path.join(self.path, name))
+
+    def stage(self) -> Stage:
+        """A place to write the checkpoint to."""
+        pid = os.getpid()
+        return Stage(self, os.path.join(self.path, f"{STAGE}{pid}.{process.start_time(pid)}"))
+
+    def read(self) -> Images | None:
+        """The checkpoint that we wrote here; None where another runtime did. ShimError where there is none."""
+        if not os.path.exists(os.path.join(self.path, INVENTORY)):
+            raise ShimError(f"no checkpoint in {self.path}", "`oci-criu-shim checkpoint` makes one")
+        if not os.path.exists(os.path.join(self.path, store.MANIFEST)):
+            return None
+        return Images(self.path, store.read(self.path).manifest)

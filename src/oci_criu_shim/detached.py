@@ -1,0 +1,78 @@
+"""Restoring a container that others look after, as podman's conmon and Docker's containerd do.
+
+It gets our own streams, and nobody of ours stays with it: when we end, its init is the child of our caller.
+"""
+
+from __future__ import annotations
+
+import os
+
+from oci_criu_shim import files, process, restore, runtime
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.runtime import Runtime
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
+    from oci_criu_shim.checkpoints.store import Checkpoint
+    from oci_criu_shim.lifecycle import Plan
+
+
+class Streams:
+    """Our own, in the place of pipes that would be relayed (stdio.Stdio)."""
+
+    def __init__(self, console: str | None) -> None:
+        self.inside = {number: number for number in range(3)}
+        self.console = _connect(console) if console else None
+
+    def attach(self, master: int) -> None:
+        """Send a terminal's master to the caller's socket, as runc does (its docs/terminals.md)."""
+        import socket
+
+        if self.console is None:
+            raise ShimError("the container had a terminal", "set process.terminal in config.json")
+        socket.send_fds(self.console, [b"/dev/ptmx"], [master])
+        os.close(master)
+        self.console.close()
+
+    def record(self, before: list[str]) -> list[str]:
+        """Where the container's lead now: those that were pipes are ours."""
+        return [_link(n) if name.startswith("pipe:") else name for n, name in enumerate(before)]
+
+
+def _connect(path: str) -> socket.socket:
+    import socket
+
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(path)
+    except OSError as error:
+        raise ShimError(f"--console-socket {path}: {error.strerror}") from None
+    return connection
+
+
+def _link(number: int) -> str:
+    return os.readlink(f"/proc/self/fd/{number}")
+
+
+def start(plan: Plan, checkpoint: Checkpoint, asked: restore.Asked, streams: Streams) -> int:
+    """Restore `checkpoint` as the container of `plan`, whose id is reserved, on `streams`; the exit status."""
+    container = plan.container
+    backend = Runtime(runtime.DEFAULT, container.root, plan.runtime.globals, plan.log)
+    record = plan.record(stdio={"streams": streams.record(checkpoint.manifest["streams"])})
+    container.save({**record, "backend": backend.program})
+    group = restore.cgroup(container, plan.bundle, checkpoint)
+    try:
+        pid = restore.start(container, plan.bundle, checkpoint, streams, plan.log, asked)
+    except (ShimError, OSError):
+        restore.undo(container, group)
+        container.release()
+        raise
+    runtime.adopt(backend, container, plan.bundle, pid, group, restore.seccomp(plan.bundle, checkpoint))
+    if group:
+        runtime.limit(backend, container, plan.bundle)
+    container.update(init=process.identity(pid))
+    if plan.pid_file:
+        files.write_atomically(plan.pid_file, str(pid).encode(), 0o644)
+    return 0

@@ -1,0 +1,69 @@
+"""Checkpoints that runc or crun made: what our manifest would say is found in the images and in config.json."""
+
+from __future__ import annotations
+
+import os
+
+from oci_criu_shim import clocks, criu, files, mounts
+from oci_criu_shim.checkpoints.directory import DESCRIPTORS, INVENTORY, Images
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from oci_criu_shim.bundle import Bundle
+
+ALL_IDS = [[0, 0, (1 << 32) - 1]]
+
+
+def checkpoint(path: str, bundle: Bundle) -> Images:
+    """The images in the directory `path`, with as much of a manifest as a restore needs."""
+    try:
+        streams = files.read_json(os.path.join(path, DESCRIPTORS))
+    except (OSError, ValueError) as error:
+        raise ShimError(f"{path}/{DESCRIPTORS}: {error}") from None
+    own = criu.load_image(os.path.join(path, "ids-1.img"))["entries"][0]
+    root = criu.load_image(os.path.join(path, INVENTORY))["entries"][0]["root_ids"]
+    linux = bundle.config.get("linux", {})
+    manifest = {
+        "files": {},
+        "sha256": {},
+        "streams": streams,
+        "input": "",
+        "clock": _clock(path, own) if own.get("time_ns_id") != root.get("time_ns_id") else None,
+        "external": _external(path, own, bundle),
+        "own_cgroup": os.geteuid() == 0,
+        "uid_map": _id_map(linux.get("uidMappings")),
+        "gid_map": _id_map(linux.get("gidMappings")),
+    }
+    return Images(os.path.abspath(path), manifest)
+
+
+def _clock(path: str, own: dict[str, int]) -> dict[str, int]:
+    """The clocks of the container's own time namespace, in nanoseconds."""
+    entry = criu.load_image(os.path.join(path, f"timens-{own['time_ns_id']}.img"))["entries"][0]
+    return {name: int(entry[name]["tv_sec"]) * clocks.SECOND + int(entry[name]["tv_nsec"]) for name in clocks.NAMES}
+
+
+def _id_map(mappings: list[dict[str, int]] | None) -> list[list[int]]:
+    return [[m["containerID"], m["hostID"], m["size"]] for m in mappings or []] or ALL_IDS
+
+
+def _external(path: str, own: dict[str, int], bundle: Bundle) -> list[dict[str, Any]]:
+    """As mounts.external(), with CRIU's name for each: runc calls all masked files /dev/null."""
+    image = criu.load_image(os.path.join(path, f"mountpoints-{own['mnt_ns_id']}.img"))
+    entries = [entry for entry in image["entries"] if entry.get("ext_key") and entry["mountpoint"].strip("./")]
+    return [_entry(entry, bundle) for entry in entries]
+
+
+def _entry(entry: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
+    point = "/" + entry["mountpoint"].lstrip("./")
+    found = {"name": entry["ext_key"], "key": point, "root": entry["root"], "options": mounts.names(entry["flags"])}
+    if mounts.bind_source(point, bundle.mounts, bundle.path, bundle.rootfs):
+        return {**found, "kind": "bind"}
+    if point in bundle.config.get("linux", {}).get("maskedPaths", []):
+        return {**found, "kind": "device", "root": "/null"}
+    if any(mount.get("type") == "cgroup" and point.startswith(mount["destination"]) for mount in bundle.mounts):
+        return {**found, "kind": "cgroup", "controllers": os.path.basename(point)}
+    return {**found, "kind": "bind"}

@@ -1,0 +1,97 @@
+"""Container engines on a node, as root, with this runtime: what podman's and Docker's tests share."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster import Cluster, wait_for
+from tests.cluster.bundle import BUNDLE, quiet
+from tests.cluster.process import run
+from tests.cluster.rootfs import ensure
+
+SHIM = "/usr/bin/oci-criu-shim"
+COUNT = ("bash", "-c", "i=0; while :; do echo $i; i=$((i+1)); sleep 0.1; done")
+ECHO = ("bash", "-c", 'while read -r word; do echo "<$word on $(tty)>"; done')
+Done = subprocess.CompletedProcess[str]
+
+
+def export_root(cluster: Cluster) -> str:
+    """The small Debian of the bundles as a tar archive; its path on the nodes."""
+    root = ensure(BUNDLE, quiet)
+    run(["tar", "-C", str(root), "-cf", str(cluster.shared / "image.tar"), "."])
+    return "/shared/image.tar"
+
+
+@dataclass
+class Engine:
+    """An engine's command on a node; `words` come first on each of its command lines."""
+
+    cluster: Cluster
+    words: tuple[str, ...]
+
+    def __call__(self, *words: str, check: bool = True) -> Done:
+        argv = ["env", "PODMAN_IGNORE_CGROUPSV1_WARNING=1", *self.words, *words]
+        return self.cluster.exec("n1", argv, "root", check)
+
+    def counted(self, name: str) -> list[int]:
+        """The numbers that a container with COUNT has printed."""
+        return [int(line) for line in self("logs", name).stdout.split()]
+
+    def wait_counts(self, name: str, beyond: int) -> list[int]:
+        """Wait until it has counted further than this; what it has printed."""
+        wait_for(lambda: (self.counted(name) or [-1])[-1] > beyond, 20, f"{name} to count beyond {beyond}")
+        return self.counted(name)
+
+    @contextmanager
+    def terminal(self, *words: str) -> Iterator[Terminal]:
+        """A command of the engine's on a terminal of its own."""
+        ours, theirs = pty.openpty()
+        argv = self.cluster.argv("n1", ["env", "PODMAN_IGNORE_CGROUPSV1_WARNING=1", *self.words, *words], "root")
+        with subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
+            os.close(theirs)
+            try:
+                yield Terminal(ours)
+            finally:
+                process.kill()
+                os.close(ours)
+
+
+@dataclass
+class Terminal:
+    """The side of a terminal where somebody types and reads."""
+
+    descriptor: int
+    seen: str = ""
+
+    def type(self, text: str) -> None:
+        os.write(self.descriptor, text.encode())
+
+    def wait_for(self, text: str) -> None:
+        """Read until this is seen."""
+        deadline = time.monotonic() + 20
+        while text not in self.seen:
+            ready = select.select([self.descriptor], [], [], max(0, deadline - time.monotonic()))[0]
+            assert ready, f"{text!r} is not in {self.seen!r}"
+            self.seen += os.read(self.descriptor, 4096).decode(errors="replace")
+
+
+def leftovers(cluster: Cluster) -> str:
+    """Control groups, state and processes of containers that are gone."""
+    script = (
+        "find /sys/fs/cgroup/pids -mindepth 2 -type d -name 'libpod-*'; ls /run/oci-criu-shim/root;"
+        " ls /run/oci-criu-shim/root/.crun; pgrep -a conmon"
+    )
+    return cluster.exec("n1", ["sh", "-c", script], "root", check=False).stdout
+
+
+def write(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o644)

@@ -1,0 +1,89 @@
+"""What runc's and crun's options of `checkpoint` and `restore` come to."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from oci_criu_shim import cli, requested
+from oci_criu_shim.bundle import Bundle
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.verbs import VERBS
+
+ACCEPTED = ("--file-locks", "--link-remap", "--auto-dedup", "--manage-cgroups-mode=soft", "--empty-ns=network")
+
+
+@pytest.fixture(autouse=True)
+def root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+
+def call(verb: str, *words: str) -> cli.Invocation:
+    values: dict[str, str] = {}
+    operands = cli._options([*words, "id"], VERBS[verb].options, values, stop=False)
+    return cli.Invocation(verb, {}, values, operands)
+
+
+def bundle(*namespaces: dict[str, str]) -> Bundle:
+    return Bundle("/b", {"linux": {"namespaces": list(namespaces)}})
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ((), {}),
+        (ACCEPTED, {}),
+        (("--leave-running",), {"leave_running": True}),
+        (("--tcp-established",), {"tcp_established": True, "network_lock": "NFTABLES"}),
+        (("--tcp-established", "--network-lock=skip"), {"tcp_established": True, "network_lock": "SKIP"}),
+        (("--ext-unix-sk", "--shell-job"), {"ext_unix_sk": True, "shell_job": True}),
+    ],
+)
+def test_dump(words: tuple[str, ...], asked: dict[str, Any]) -> None:
+    expected = {"leave_running": False, "network": "dumped", "for": "crun", **asked}
+    assert requested.dump(call("checkpoint", *words), bundle({"type": "network"}), "crun") == expected
+
+
+def test_dump_of_a_named_network_for_runc() -> None:
+    named = bundle({"type": "network", "path": "/run/netns/one"})
+    asked = requested.dump(call("checkpoint"), named, "runc")
+    assert (asked["network"], asked["for"]) == ("joined", "runc")
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (("--detach", "--no-pivot", "--no-subreaper", *ACCEPTED), {}),
+        (("--tcp-close",), {"tcp_close": True}),
+        (("--lsm-profile=selinux:p",), {"lsm_profile": "selinux:p"}),
+        (("--lsm-mount-context=c",), {"lsm_mount_context": "c"}),
+    ],
+)
+def test_restore(words: tuple[str, ...], asked: dict[str, Any]) -> None:
+    assert requested.restore(call("restore", *words)) == asked
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--lazy-pages",), "--lazy-pages: a restore reads all memory"),
+        (("--page-server=host:1",), "--page-server: a checkpoint goes to files"),
+        (("--network-lock=tape",), "--network-lock is iptables, nftables, skip"),
+        (("--manage-cgroups-mode=none",), "--manage-cgroups-mode is ignore"),
+    ],
+)
+def test_refused(words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ShimError, match=said):
+        requested.dump(call("checkpoint", *words), bundle(), "crun")
+
+
+def test_a_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert requested.dump(call("checkpoint", *ACCEPTED), bundle(), "crun") == {"leave_running": False}
+    assert requested.restore(call("restore", *ACCEPTED)) == {}
+    with pytest.raises(ShimError, match="--shell-job is for root's containers only"):
+        requested.dump(call("checkpoint", "--shell-job"), bundle(), "crun")
+    with pytest.raises(ShimError, match="--tcp-close is for root's containers only"):
+        requested.restore(call("restore", "--tcp-close"))
