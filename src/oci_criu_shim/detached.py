@@ -6,6 +6,7 @@ It gets our own streams, and nobody of ours stays with it: when we end, its init
 from __future__ import annotations
 
 import os
+import signal
 
 from oci_criu_shim import files, process, restore, runtime
 from oci_criu_shim.errors import ShimError
@@ -60,19 +61,30 @@ def start(plan: Plan, checkpoint: Checkpoint, asked: restore.Asked, streams: Str
     """Restore `checkpoint` as the container of `plan`, whose id is reserved, on `streams`; the exit status."""
     container = plan.container
     backend = Runtime(runtime.DEFAULT, container.root, plan.runtime.globals, plan.log)
-    record = plan.record(stdio={"streams": streams.record(checkpoint.manifest["streams"])})
-    container.save({**record, "backend": backend.program})
     group = restore.cgroup(container, plan.bundle, checkpoint)
     try:
+        record = plan.record(stdio={"streams": streams.record(checkpoint.manifest["streams"])})
+        container.save({**record, "backend": backend.program})
         pid = restore.start(container, plan.bundle, checkpoint, streams, plan.log, asked)
     except (ShimError, OSError):
         restore.undo(container, group)
         container.release()
         raise
-    runtime.adopt(backend, container, plan.bundle, pid, group, restore.seccomp(plan.bundle, checkpoint))
+    try:
+        _hand_over(plan, backend, pid, group, restore.seccomp(plan.bundle, checkpoint))
+    except (ShimError, OSError):
+        os.kill(pid, signal.SIGKILL)  # nobody would know of it
+        restore.undo(container, group)
+        container.release()
+        raise
+    return 0
+
+
+def _hand_over(plan: Plan, backend: Runtime, pid: int, group: str, seccomp: bytes) -> None:
+    """Have the backend take it for its own, and tell the caller of its init."""
+    runtime.adopt(backend, plan.container, plan.bundle, pid, group, seccomp)
     if group:
-        runtime.limit(backend, container, plan.bundle)
-    container.update(init=process.identity(pid))
+        runtime.limit(backend, plan.container, plan.bundle)
+    plan.container.update(init=process.identity(pid))
     if plan.pid_file:
         files.write_atomically(plan.pid_file, str(pid).encode(), 0o644)
-    return 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from oci_criu_shim import mounts
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.bundle import Bundle
     from oci_criu_shim.container import Container
 
+END_SECONDS = 2.0
 CPUSET = ("cpuset.cpus", "cpuset.mems")  # a new group of version 1 has none, and takes no process without
 
 
@@ -84,13 +86,22 @@ def _make(directory: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Remove the empty groups `path`."""
+    """Remove the groups `path`, whose processes have been killed, and are given the time to end."""
+    limit = time.monotonic() + END_SECONDS
     for directory in directories(path):
-        try:
-            os.rmdir(directory)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.EBUSY):
-                raise
+        while not _try_remove(directory) and time.monotonic() < limit:
+            time.sleep(0.01)
+
+
+def _try_remove(directory: str) -> bool:
+    try:
+        os.rmdir(directory)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            return False
+        if error.errno != errno.ENOENT:
+            raise
+    return True
 
 
 def _read(path: str) -> str:

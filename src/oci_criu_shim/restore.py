@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 
 from oci_criu_shim import builder, criu, files, groups, hooks, linux, mounts
 from oci_criu_shim.checkpoints.integrity import Verification
@@ -186,14 +187,23 @@ def start(
         raise steps.refused
     if not response.success:
         raise _failure(plan, response)
-    if swrk.terminal is not None:
-        stdio.attach(swrk.terminal)
     if not verification.complete:
         (log or Log()).event(f"{checkpoint.path} was not verified: it has no checksums of its memory")
     pid = int(response.restore.pid)
+    if swrk.terminal is not None:
+        _attach(stdio, swrk.terminal, pid)
     for warning in hooks.warnings(bundle.hooks, "poststart", container.state("running", pid)):
         (log or Log()).error(warning)
     return pid
+
+
+def _attach(stdio: Stdio | Streams, terminal: int, pid: int) -> None:
+    """Give a terminal to whoever copies it; without one, the container is ended."""
+    try:
+        stdio.attach(terminal)
+    except (ShimError, OSError):
+        os.kill(pid, signal.SIGKILL)
+        raise
 
 
 def _request(swrk: criu.Swrk, plan: Plan, steps: _Steps) -> Any:

@@ -170,11 +170,12 @@ def test_tcp(podman: Engine) -> None:
     refused = podman("container", "checkpoint", "tcp", check=False)
     assert (refused.returncode, "a TCP connection is open" in refused.stderr) == (125, True)
     check_goes_on(podman, "tcp", podman.counted("tcp")[-1] + 3)
-    checkpoint(podman, "tcp", "--tcp-established")
+    checkpoint(podman, "tcp", "--tcp-established", "--export=/shared/tcp.tar", "--compress=none")
     reached = podman.counted("tcp")[-1]
-    refused = podman("container", "restore", "tcp", check=False)
+    refused = podman("container", "restore", "--import=/shared/tcp.tar", "--name=again", check=False)
     assert (refused.returncode, "Connected TCP socket in image" in refused.stderr) == (125, True)
-    restore(podman, "--tcp-established", "tcp")
+    podman("rm", "--all")
+    restore(podman, "--tcp-established", "--import=/shared/tcp.tar")
     check_goes_on(podman, "tcp", reached + 3)
 
 
