@@ -74,6 +74,8 @@ def start(plan: Plan, checkpoint: Checkpoint, asked: restore.Asked, streams: Str
         _hand_over(plan, backend, pid, group, restore.seccomp(plan.bundle, checkpoint))
     except (ShimError, OSError):
         os.kill(pid, signal.SIGKILL)  # nobody would know of it
+        if backend.knows(container):
+            backend.output("delete", "--force", container.name)
         restore.undo(container, group)
         container.release()
         raise

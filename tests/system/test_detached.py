@@ -1,0 +1,111 @@
+"""Containers that are left to the caller, as podman and Docker have them: after a checkpoint, and after a restore."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster import wait_for
+from tests.system.support import SHIM, Site
+
+HERE = "/root/detached"
+COUNT = ["bash", "-c", "i=0; while :; do echo $i; i=$((i+1)); sleep 0.1; done"]
+
+
+@pytest.fixture
+def bundle(site: Site) -> Iterator[str]:
+    spec = site.spec("root")
+    spec["process"]["args"] = COUNT
+    site.exec(["mkdir", HERE])
+    site.cluster.exec(site.node, ["tee", f"{HERE}/config.json"], "root", input=json.dumps(spec))
+    yield HERE
+    shim(site, "delete", "--force", "one")
+    site.exec(["rm", "-r", HERE])
+
+
+def shim(site: Site, *words: str, check: bool = True) -> str:
+    done = site.exec([SHIM, "--root", f"{HERE}/run", *words], check=check)
+    assert check or done.returncode
+    return done.stdout if check else done.stderr
+
+
+def detached(site: Site, verb: str, *words: str) -> int:
+    """The verb's exit status; what the container writes goes on to a file."""
+    words = ("--root", f"{HERE}/run", verb, "--detach", "--bundle", HERE, *words)
+    script = f"cd {HERE}; {{ {SHIM} {' '.join(words)}; echo $? >status; }} 2>&1 </dev/null | cat >>output"
+    site.exec(["rm", "-f", f"{HERE}/status"])
+    site.exec(["sh", "-c", f"({script}) >/dev/null 2>&1 &"])
+    return int(wait_for(lambda: site.exec(["cat", f"{HERE}/status"], check=False).stdout, 20, "its status"))
+
+
+def counted(site: Site) -> list[int]:
+    return [int(line) for line in site.exec(["cat", f"{HERE}/output"]).stdout.split()]
+
+
+def wait_counts(site: Site, beyond: int) -> None:
+    wait_for(lambda: (counted(site) or [-1])[-1] > beyond, 20, f"it to count beyond {beyond}")
+
+
+def test_life(site: Site, bundle: str) -> None:
+    assert detached(site, "run", "one") == 0
+    wait_counts(site, 3)
+    images = f"{bundle}/images"
+    shim(site, "checkpoint", "--leave-running", "--image-path", images, "--work-path", f"{bundle}/work", "one")
+    wait_counts(site, counted(site)[-1] + 3)
+    shim(site, "checkpoint", "--image-path", images, "--work-path", f"{bundle}/work", "one")
+    assert set(site.exec(["ls", f"{bundle}/work"]).stdout.split()) == {"dump.log", "stats-dump"}
+    assert "does not exist" in shim(site, "state", "one", check=False)
+    assert shim(site, "list", "--quiet") == ""
+    reached = counted(site)[-1]
+
+    words = ("--image-path", images, "--work-path", f"{bundle}/work", "--pid-file", f"{bundle}/pid", "one")
+    assert detached(site, "restore", *words) == 0
+    wait_counts(site, reached + 3)
+    assert counted(site) == list(range(len(counted(site))))
+    pid = site.exec(["cat", f"{bundle}/pid"]).stdout
+    state = json.loads(shim(site, "state", "one"))
+    assert (state["status"], state["pid"]) == ("running", int(pid))
+    # Whoever restored it has left it to its caller's subreaper.
+    assert site.exec(["ps", "--no-headers", "-o", "ppid", "--pid", pid]).stdout.strip() == "1"
+    assert shim(site, "exec", "one", "echo", "hello") == "hello\n"
+    assert "already exists" in shim(site, "restore", "--detach", "--bundle", bundle, *words, check=False)
+
+    shim(site, "pause", "one")
+    assert json.loads(shim(site, "state", "one"))["status"] == "paused"
+    shim(site, "resume", "one")
+    shim(site, "kill", "one", "KILL")
+    wait_for(lambda: json.loads(shim(site, "state", "one"))["status"] == "stopped", 10, "its end")
+    shim(site, "delete", "one")
+    assert not site.exec(["find", "/sys/fs/cgroup/pids", "-name", "one"]).stdout
+    assert site.exec(["ls", f"{bundle}/run"]).stdout == ""
+
+
+def test_a_terminal_must_be_taken(site: Site, bundle: str) -> None:
+    assert detached(site, "run", "one") == 0
+    shim(site, "checkpoint", "--image-path", f"{bundle}/images", "one")
+    spec = json.loads(site.exec(["cat", f"{bundle}/config.json"]).stdout)
+    spec["process"]["terminal"] = True
+    site.cluster.exec(site.node, ["tee", f"{bundle}/config.json"], "root", input=json.dumps(spec))
+    words = ("restore", "--detach", "--bundle", bundle, "--image-path", f"{bundle}/images")
+    assert "name a --console-socket" in shim(site, *words, "one", check=False)
+    assert "No such file" in shim(site, *words, "--console-socket", f"{bundle}/none", "one", check=False)
+
+
+def test_a_failing_dump_leaves_what_was_there(site: Site, bundle: str) -> None:
+    """The disk is full after the first."""
+    assert detached(site, "run", "one") == 0
+    images = f"{bundle}/images"
+    site.exec(["mkdir", images])
+    site.exec(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", images])
+    try:
+        shim(site, "checkpoint", "--leave-running", "--image-path", images, "one")
+        site.exec(["sh", "-c", f"cat /dev/zero >{images}/rest"], check=False)
+        before = site.exec(["sh", "-c", f"cd {images}; sha256sum *.img *.json"]).stdout
+        assert "No space left" in shim(site, "checkpoint", "--image-path", images, "one", check=False)
+        assert site.exec(["sh", "-c", f"cd {images}; sha256sum *.img *.json"]).stdout == before
+        assert "stage" not in site.exec(["ls", "-A", images]).stdout
+        wait_counts(site, counted(site)[-1] + 3)
+    finally:
+        site.exec(["umount", images])
