@@ -13,7 +13,7 @@ from tests.engines.support import COUNT, ECHO, SHIM, Engine, export_root
 HOST = "--host=unix:///run/docker/sock"
 DAEMON = (
     *("dockerd", HOST, "--experimental", "--data-root=/run/docker/data", "--exec-root=/run/docker/exec"),
-    *("--pidfile=/run/docker/pid", "--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs"),
+    *("--pidfile=/run/docker/pid", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs"),
     f"--add-runtime=shim={SHIM}",
 )
 
@@ -52,11 +52,10 @@ def status(docker: Engine, name: str) -> str:
     return docker("inspect", "--format={{.State.Status}}", name).stdout.strip()
 
 
-def checkpoint(docker: Engine, name: str, label: str) -> int:
-    """Checkpoint it, and wait for its end; the last number that it printed."""
+def checkpoint(docker: Engine, name: str, label: str) -> None:
+    """Checkpoint it, and wait for its end."""
     docker("checkpoint", "create", name, label)
     wait_for(lambda: status(docker, name) == "exited", 20, f"{name} to end")
-    return docker.counted(name)[-1]
 
 
 def check_goes_on(docker: Engine, name: str, at_least: int) -> None:
@@ -91,7 +90,8 @@ def test_again_and_again(docker: Engine) -> None:
     start(docker, "--name=one", "small", *COUNT)
     docker.wait_counts("one", 3)
     for label in ("first", "second"):
-        reached = checkpoint(docker, "one", label)
+        checkpoint(docker, "one", label)
+        reached = docker.counted("one")[-1]
         assert label in docker("checkpoint", "ls", "one").stdout
         docker("start", f"--checkpoint={label}", "one")
         check_goes_on(docker, "one", reached + 3)
@@ -121,3 +121,21 @@ def test_terminal(docker: Engine) -> None:
     with docker.terminal("attach", "tty") as terminal:
         terminal.type("before\n")
         terminal.wait_for("<before on /dev/pts/0>")
+    checkpoint(docker, "tty", "one")
+    docker("start", "--checkpoint=one", "tty")
+    with docker.terminal("attach", "tty") as terminal:
+        terminal.type("after\n")
+        terminal.wait_for("<after on /dev/pts/0>")
+
+
+def test_network(docker: Engine) -> None:
+    """Docker's bridge, which a hook of Docker's puts into the container at a start and at a restore."""
+    docker("run", "--detach", "--runtime=shim", "--name=one", "small", *COUNT)
+    before = docker("exec", "one", "cat", "/proc/net/route").stdout
+    docker.wait_counts("one", 3)
+    checkpoint(docker, "one", "first")
+    reached = docker.counted("one")[-1]
+    docker("start", "--checkpoint=first", "one")
+    assert docker("exec", "one", "cat", "/proc/net/route").stdout == before
+    assert "eth0" in before
+    check_goes_on(docker, "one", reached + 3)
