@@ -50,9 +50,18 @@ def _says(directory: str, name: str, line: str) -> bool:
 
 
 def path_of(container: Container, bundle: Bundle) -> str:
-    """Where crun's own manager has the container's group, in each hierarchy."""
+    """Where crun has the container's group, in each hierarchy; of systemd's form, SLICE:PREFIX:NAME, in that slice."""
     configured: str = bundle.config.get("linux", {}).get("cgroupsPath", "")
+    if configured.count(":") == 2:
+        place, prefix, name = configured.split(":")
+        configured = f"{_slice(place or 'system.slice')}/{'-'.join(filter(None, (prefix, name)))}.scope"
     return os.path.normpath("/" + (configured or container.name))
+
+
+def _slice(name: str) -> str:
+    """Where a slice is: `a-b.slice` is in `a.slice` (systemd.slice(5))."""
+    parts = name.removesuffix(".slice").split("-")
+    return "/".join("-".join(parts[: number + 1]) + ".slice" for number in range(len(parts)))
 
 
 def directories(path: str) -> list[str]:
