@@ -55,7 +55,7 @@ def path_of(container: Container, bundle: Bundle) -> str:
     if configured.count(":") == 2:
         place, prefix, name = configured.split(":")
         configured = f"{_slice(place or 'system.slice')}/{'-'.join(filter(None, (prefix, name)))}.scope"
-    return os.path.normpath("/" + (configured or container.name))
+    return os.path.normpath("/" + (configured.lstrip("/") or container.name))
 
 
 def _slice(name: str) -> str:
