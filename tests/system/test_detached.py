@@ -63,7 +63,8 @@ def test_life(site: Site, bundle: str) -> None:
     words = ("--image-path", images, "--work-path", f"{bundle}/work", "--pid-file", f"{bundle}/pid", "one")
     assert detached(site, "restore", *words) == 0
     wait_counts(site, reached + 3)
-    assert counted(site) == list(range(len(counted(site))))
+    found = counted(site)
+    assert found == list(range(len(found)))
     pid = site.exec(["cat", f"{bundle}/pid"]).stdout
     state = json.loads(shim(site, "state", "one"))
     assert (state["status"], state["pid"]) == ("running", int(pid))
