@@ -36,7 +36,7 @@ def take(directory: Path, *images: str) -> None:
 
 def test_committed(tmp_path: Path) -> None:
     take(tmp_path / "images", "core-1.img")
-    assert names(tmp_path / "images") == {"inventory.img", "core-1.img", "descriptors.json", "manifest.json"}
+    assert names(tmp_path / "images") == {"inventory.img", "core-1.img", "descriptors.json", "manifest.json", "checksums.json"}
     found = Directory(str(tmp_path / "images")).read()
     assert found is not None
     assert found.images == found.path == str(tmp_path / "images")
@@ -47,7 +47,8 @@ def test_the_next_one_takes_its_place(tmp_path: Path) -> None:
     take(tmp_path, "core-1.img", "core-7.img")
     (tmp_path / "restore.log").touch()
     take(tmp_path, "core-1.img")
-    assert names(tmp_path) == {"inventory.img", "core-1.img", "descriptors.json", "manifest.json", "restore.log"}
+    images = {"inventory.img", "core-1.img"}
+    assert names(tmp_path) == {*images, "descriptors.json", "manifest.json", "checksums.json", "restore.log"}
 
 
 def test_one_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
