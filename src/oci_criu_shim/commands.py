@@ -90,8 +90,7 @@ def listing(call: Invocation) -> int:
     form = call.value("format") or "table"
     if form not in ("table", "json"):
         raise ShimError(f"--format is table or json, not {form!r}")
-    found = [Container(call.root, name) for name in lifecycle.names(call.root)]
-    states = [lifecycle.state(container, _backend(call, container)) for container in found]
+    states = lifecycle.states(call.root, call.globals, call.log)
     if call.flag("quiet"):
         print("".join(f"{state['id']}\n" for state in states), end="")
     elif form == "json":

@@ -10,7 +10,7 @@ import os
 import time
 
 from oci_criu_shim import bundle, job, process, runtime
-from oci_criu_shim.container import all_of, is_id
+from oci_criu_shim.container import Container, all_of, is_id
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.runtime import Runtime
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.bundle import Bundle
     from oci_criu_shim.checkpoints.store import Checkpoint
-    from oci_criu_shim.container import Container
     from oci_criu_shim.job import Task
     from oci_criu_shim.log import Log
     from oci_criu_shim.restore import Asked
@@ -190,6 +189,19 @@ def names(root: str) -> list[str]:
     return sorted(found)
 
 
+def states(root: str, globals: Mapping[str, str], log: Log) -> list[dict[str, Any]]:
+    """The states of all containers below `root`; one that goes meanwhile is left out."""
+    found = []
+    for name in names(root):
+        container = Container(root, name)
+        try:
+            found.append(state(container, backend_of(container, globals, log)))
+        except ShimError:
+            if exists(container):
+                raise
+    return found
+
+
 def is_the_backends(container: Container, backend: Runtime) -> bool:
     """Whether the backend can answer for it: it has been created, and is not held for a restore."""
     return backend.knows(container) and not container.load().get("held")
@@ -231,6 +243,8 @@ def delete(container: Container, backend: Runtime, force: bool) -> int:
     status = 0
     if backend.knows(container):
         status = backend.call("delete", *(["--force"] if force else []), container.name)
+        if not backend.knows(container):
+            status = 0  # its `run` was faster, which crun's `delete` takes for a failure
     if not status:
         container.release()
     return status
