@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 
-from oci_criu_shim import checkpoint, client, config, job, slurm
-from oci_criu_shim.checkpoints.store import Store
+from oci_criu_shim import checkpoint, client, job, slurm
+from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.container import all_of
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.supervise import FAILED, NOT_PREEMPTED, TAKEN
@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
 
+    from oci_criu_shim.checkpoints.store import Store
     from oci_criu_shim.container import Container
     from oci_criu_shim.job import Task
     from oci_criu_shim.log import Log
@@ -23,13 +24,11 @@ DONE = "checkpointed"  # in a container's directory: its checkpoint is committed
 REQUEUED = "requeued"  # in the job's run directory: its epilog makes the job eligible at once
 
 
-def open_store(task: Task, settings: config.Settings) -> Store:
-    """The task's store, in the directory that the user or the site named."""
-    return Store(task.directory or settings.checkpoint_dir, task.key, settings.quota)
+def on_signal(container: Container, task: Task, store: Store, keep: int, log: Log) -> int:
+    """Runs in a child of the supervisor when Slurm signalled the job: one of supervise's results.
 
-
-def on_signal(container: Container, task: Task, log: Log) -> int:
-    """Runs in a child of the supervisor when Slurm signalled the job: one of supervise's results."""
+    The checkpoint goes to `store`, of which the newest `keep` stay.
+    """
     connection = _connect_early(container, task)
     try:
         if not slurm.is_preempted(task.job):
@@ -37,8 +36,9 @@ def on_signal(container: Container, task: Task, log: Log) -> int:
     except ShimError as error:
         log.error(f"cannot tell whether {task.describe()} is preempted: {error.line()}")
         return NOT_PREEMPTED
-    settings = config.load()
-    taken = _take(container, task, settings, connection, log)
+    taken = _take(container, task, store, connection, log)
+    if taken:
+        store.keep(keep)
     _requeue_after_last(container, task, taken, log)
     return TAKEN if taken else FAILED
 
@@ -51,10 +51,7 @@ def _connect_early(container: Container, task: Task) -> socket.socket | None:
         return None
 
 
-def _take(
-    container: Container, task: Task, settings: config.Settings, connection: socket.socket | None, log: Log
-) -> bool:
-    store = open_store(task, settings)
+def _take(container: Container, task: Task, store: Store, connection: socket.socket | None, log: Log) -> bool:
     helper = job.helper_socket(container.root, task)
     try:
         pid = container.alive("init")
@@ -66,7 +63,6 @@ def _take(
         log.error(f"{task.describe()} could not be checkpointed and runs on: {reason}")
         return False
     log.event(f"checkpointed {task.describe()} to {taken.describe()}")
-    store.keep(settings.keep)
     return True
 
 
@@ -101,7 +97,12 @@ def _requeue(root: str, task: Task, taken: bool, log: Log) -> None:
 
 
 def _counts(other: Container) -> bool:
-    return other.alive("supervisor") is not None
+    """Whether it is one of those whose checkpoints were asked for: any other begins again with the job."""
+    if other.alive("supervisor") is None:
+        return False
+    record = other.load()
+    task = job.of(Bundle(record["bundle"], record["config"]).environment())
+    return task is not None and task.asked
 
 
 def _mark(other: Container) -> str:

@@ -31,6 +31,8 @@ class Supervised:
         self.log = plan.log
         self.signals = Signals()
         self.pid_file = plan.pid_file or plan.container.path("init.pid")
+        # What is done at a preemption; None where the job did not ask for checkpoints.
+        self.checkpoint: Callable[[], int] | None = None
         # In the background, until `create` was told that `start` may come: how it is told.
         self.created: Callable[[], None] | None = None
 
@@ -95,11 +97,13 @@ class Supervised:
     def _run(self) -> int:
         if self.task is None or not self.task.asked:
             return self._create()
-        from oci_criu_shim import config, preempt, preflight
+        from oci_criu_shim import config, preflight
+        from oci_criu_shim.checkpoints.store import Store
 
         settings = config.load()
         preflight.check_bundle(self.plan.bundle)
-        store = preempt.open_store(self.task, settings)
+        store = Store(self.task.directory or settings.checkpoint_dir, self.task.key, settings.quota)
+        self.checkpoint = lambda: self._on_signal(store, settings.keep)
         if self.task.directory is None:
             os.makedirs(settings.checkpoint_dir, mode=0o700, exist_ok=True)
         store.prepare()
@@ -222,22 +226,15 @@ class Supervised:
     def _supervise(self, main: int, stdio: Stdio) -> int:
         stdio.started()
         supervisor = supervise.Supervisor(
-            self.container, main, self.pid_file, stdio, self.signals, self._checkpoint()
+            self.container, main, self.pid_file, stdio, self.signals, self.checkpoint
         )
         return supervisor.run()
 
-    def _checkpoint(self) -> Callable[[], int] | None:
-        """What is done at a preemption, where the job asked for it."""
-        task = self.task
-        if task is None or not task.asked:
-            return None
+    def _on_signal(self, store: Store, keep: int) -> int:
+        from oci_criu_shim import preempt
 
-        def checkpoint() -> int:
-            from oci_criu_shim import preempt
-
-            return preempt.on_signal(self.container, task, self.log)
-
-        return checkpoint
+        assert self.task is not None
+        return preempt.on_signal(self.container, self.task, store, keep, self.log)
 
 
 def _tell(writer: int) -> None:
