@@ -143,15 +143,16 @@ def checkpoint(call: Invocation) -> int:
 
 
 def restore(call: Invocation) -> int:
-    """Restore a container from a directory that `checkpoint`, or that of runc or crun, wrote."""
+    """Restore a container from a directory that `checkpoint`, or that of runc or crun, wrote, or from a job's."""
     from oci_criu_shim import requested
     from oci_criu_shim.checkpoints.directory import Directory
+    from oci_criu_shim.checkpoints.store import newest
     from oci_criu_shim.restore import Asked
 
     directory = Directory(call.value("image-path") or "checkpoint")
     asked = Asked(requested.restore(call), call.value("work-path"))
     plan = _plan(call)
-    found = directory.read()
+    found = newest(directory.path) or directory.read()
     if found is None:
         from oci_criu_shim import foreign
 

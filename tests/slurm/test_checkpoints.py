@@ -52,6 +52,18 @@ def running(site: Site, user: str) -> Iterator[Life]:
         life.stop()
 
 
+def keep(life: Life, *, leave_running: bool = False, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Checkpoint it into a store; it ends by that, unless it is to run on."""
+    helper = "" if life.user == "root" else f"{home(life.user)}/run/helper.0.sock"
+    leave = "yes" if leave_running else "no"
+    program = ["python3", "-I", "/src/tests/programs/keep.py"]
+    argv = [*program, f"{home(life.user)}/run", life.name, life.images, helper, leave]
+    done = life.site.exec(argv, life.user, check)
+    if life.process and not leave_running:
+        life.process.communicate(timeout=20)
+    return done
+
+
 def ckpt(life: Life, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     return life.site.exec([SHIM, "ckpt", *words], life.user, check)
 
@@ -59,8 +71,8 @@ def ckpt(life: Life, *words: str, check: bool = True) -> subprocess.CompletedPro
 @USERS
 def test_verbs(site: Site, user: str) -> None:
     with running(site, user) as life:
-        life.checkpoint("--leave-running")
-        life.checkpoint()
+        keep(life, leave_running=True)
+        keep(life)
         first, second = f"{life.images}/1", f"{life.images}/2"
         listed = json.loads(ckpt(life, "list", "--json", life.images).stdout)
         assert [(row["path"], row["damaged"]) for row in listed] == [(first, None), (second, None)]
@@ -80,7 +92,7 @@ def test_verbs(site: Site, user: str) -> None:
 def test_what_was_imported_runs(site: Site, user: str, suffix: str) -> None:
     with running(site, user) as life:
         seen = life.look()
-        life.checkpoint()
+        keep(life)
         archive = f"{life.bundle}/moved{suffix}"
         ckpt(life, "export", f"{life.images}/1", archive)
         site.exec(["rm", "-r", life.images], user)
@@ -126,7 +138,7 @@ DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
 def test_what_is_damaged_does_not_run(site: Site) -> None:
     with running(site, "root") as life:
         for _ in DAMAGES:
-            life.checkpoint("--leave-running")
+            keep(life, leave_running=True)
         life.end()
         for name, damage, said in reversed(DAMAGES):
             newest = json.loads(ckpt(life, "list", "--json", life.images).stdout)[-1]["path"]
@@ -148,17 +160,17 @@ def test_a_full_disk(site: Site, user: str) -> None:
         options = f"size=40m,mode=700,uid={IDS[user]}"
         site.exec(["mount", "-n", "-t", "tmpfs", "-o", options, "small", life.images])
         try:
-            life.checkpoint("--leave-running")
+            keep(life, leave_running=True)
             free = int(site.exec(["stat", "-fc", "%a", life.images]).stdout) * 4096
             site.exec(["fallocate", "-l", str(free - (1 << 20)), f"{life.images}/filled"], user)
-            failed = life.checkpoint("--leave-running", check=False)
+            failed = keep(life, leave_running=True, check=False)
             assert failed.returncode == 1
             assert "full" in failed.stderr or "No space left" in failed.stderr
             assert site.exec(["ls", "-A", life.images], user).stdout.split() == ["1", "filled"]
             assert ckpt(life, "verify", f"{life.images}/1").stdout == f"{life.images}/1: ok\n"
             assert life.look()
             site.exec(["rm", f"{life.images}/filled"], user)
-            life.checkpoint("--leave-running")
+            keep(life, leave_running=True)
         finally:
             site.exec(["umount", "-n", life.images])
 
@@ -223,7 +235,7 @@ def test_quota(cluster: Cluster, bundle: str) -> None:
 def test_prune_of_ended_jobs(site: Site) -> None:
     """Slurm has never known of job 4294."""
     with running(site, "alice") as life:
-        life.checkpoint()
+        keep(life)
         task = f"{home('alice')}/pruned/4294/0.0"
         site.exec(["mkdir", "-p", task], "alice")
         site.exec(["mv", f"{life.images}/1", f"{task}/1"], "alice")

@@ -261,6 +261,15 @@ def _rename(source: str, target: str) -> bool:
     return True
 
 
+def newest(directory: str) -> Checkpoint | None:
+    """The newest checkpoint of a task's `directory`; None where it has none, ShimError where that is damaged."""
+    for found in Store(directory, ".").newest_first():
+        if isinstance(found, ShimError):
+            raise found
+        return found
+    return None
+
+
 def check_directory(directory: str) -> None:
     """Raise ShimError where `directory` is not one the caller may keep checkpoints in."""
     hint = "name a directory of yours on a shared file system with --checkpoint-dir"

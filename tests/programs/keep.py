@@ -1,0 +1,31 @@
+"""A checkpoint of a container into a store, as its job takes it: keep.py ROOT ID DIRECTORY HELPER LEAVE_RUNNING."""
+
+import os
+import sys
+
+sys.path.insert(0, "/usr/lib/oci-criu-shim")
+sys.path.append("/usr/lib/python3/dist-packages")
+
+from oci_criu_shim import checkpoint
+from oci_criu_shim.checkpoints.store import Store
+from oci_criu_shim.container import Container
+from oci_criu_shim.errors import ShimError
+
+
+def main(root: str, name: str, directory: str, helper: str, leave_running: str) -> int:
+    container = Container(root, name)
+    pid = container.alive("init")
+    assert pid is not None
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    store = Store(directory, ".")
+    try:
+        store.prepare()
+        checkpoint.take(container, pid, store, helper or None, "demand", {"leave_running": leave_running == "yes"})
+    except (ShimError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
