@@ -10,7 +10,6 @@ import time
 from oci_criu_shim import client, criu, files, groups, linux, preflight, stdio
 from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.files import remove_if_there
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def take(
             # It is committed, so it must not run on: what it did now would be done twice.
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:
-            remove_if_there(link)
+            files.remove_if_there(link)
             for descriptor in (*directories, pidfd):
                 os.close(descriptor)
             connection.close()

@@ -56,10 +56,7 @@ class Stage(store.Stage):
 
     def commit(self, manifest: dict[str, Any]) -> store.Checkpoint:
         """Flush everything, then put it in the place of what is in the directory. OSError: it is no checkpoint."""
-        hashing = integrity.small(self.path, manifest["files"])
-        self._flush(manifest["files"])
-        manifest = integrity.sealed({**manifest, "sha256": hashing.result()})
-        self.write(store.MANIFEST, manifest)
+        manifest = self._seal(manifest)
         files.sync_directory(self.path)
         self._replace(self.directory.path)
         self.committed = Images(self.directory.path, manifest)

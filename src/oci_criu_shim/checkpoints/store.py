@@ -107,12 +107,17 @@ class Stage:
         `manifest` is without checksums. Those of large files are added at the stage's end.
         """
         self.quota.require(manifest["bytes"])
+        manifest = self._seal(manifest)
+        self.committed = Checkpoint(self._publish(), manifest)
+        return self.committed
+
+    def _seal(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Have all of it on disk, the manifest last, with checksums; that manifest."""
         hashing = integrity.small(self.path, manifest["files"])
         self._flush(manifest["files"])
         manifest = integrity.sealed({**manifest, "sha256": hashing.result()})
         self.write(MANIFEST, manifest)
-        self.committed = Checkpoint(self._publish(), manifest)
-        return self.committed
+        return manifest
 
     def adopt(self) -> Checkpoint:
         """Make a checkpoint that was copied here, manifest and all, the newest; ShimError where it is damaged."""
