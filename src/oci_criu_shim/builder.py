@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 INVENTORY = "inventory.img"
 CONNECTION, STREAMS = 3, 4  # CRIU's descriptors: the connection, then the three pipes
-ENVIRONMENT = {"PATH": process.PATH, "LANG": "C.UTF-8"}
 NAMESPACE_HINT = "are unprivileged user namespaces allowed on this node? (user.max_user_namespaces)"
 LONGEST = 4000  # of what the builder says, in bytes: one page of a pipe is written at once
 
@@ -92,7 +91,7 @@ def _build(plan: Plan, fds: Mapping[int, int], ready: int, go: int, said: int) -
     argv = [plan.program, "swrk", str(CONNECTION)]
     if plan.personality:
         linux.set_personality(plan.personality)  # the last: it can change what uname(2) says
-    pid = process.fork(lambda: process.become(argv, ENVIRONMENT, fds))
+    pid = process.fork(lambda: process.become(argv, process.ENVIRONMENT, fds))
     os.write(said, str(pid).encode())
 
 
@@ -186,7 +185,7 @@ def _map_ids(pid: int, uids: list[list[int]], gids: list[list[int]]) -> None:
         if path is None:
             raise ShimError(f"the container maps ranges of ids, and there is no {program}", "install uidmap")
         numbers = [str(number) for triple in ranges for number in triple]
-        status, text = process.output([path, str(pid), *numbers], ENVIRONMENT)
+        status, text = process.output([path, str(pid), *numbers], process.ENVIRONMENT)
         if status:
             raise ShimError(text.strip() or f"{program} failed", "see /etc/subuid and /etc/subgid")
 

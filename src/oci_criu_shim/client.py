@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-ENVIRONMENT = {"PATH": process.PATH, "LANG": "C.UTF-8"}
 
 
 def connect(helper: str | None) -> socket.socket:
@@ -38,7 +37,7 @@ def _own_worker() -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     worker = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "worker.py")
     argv = [sys.executable, "-I", "-S", worker]
-    process.spawn(argv, ENVIRONMENT, {3: theirs.fileno(), 2: 2})
+    process.spawn(argv, process.ENVIRONMENT, {3: theirs.fileno(), 2: 2})
     theirs.close()
     return ours
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # SIGPIPE and SIGXFSZ: Python ignores them; what it starts must not. (signal takes longer to import than os.)
 DEFAULTS = (13, 25)
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8"}  # of programs that have no business with the caller's
 
 
 def find(program: str) -> str | None:

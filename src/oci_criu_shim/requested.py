@@ -71,10 +71,10 @@ def _refuse(call: Invocation) -> None:
 
 
 def _refuse_pre_dump() -> None:
-    from oci_criu_shim import client, criu
+    from oci_criu_shim import criu, process
 
     log = os.open("/dev/null", os.O_WRONLY)
-    swrk = criu.start(client.ENVIRONMENT, log)
+    swrk = criu.start(process.ENVIRONMENT, log)
     try:
         tracked = swrk.features("mem_track")["mem_track"]
     finally:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.store import Checkpoint, Stage
 
 COMPRESSORS = {".tar": (), ".tar.gz": ("gzip", "-c"), ".tar.zst": ("zstd", "-q", "-c")}
-ENVIRONMENT = {"PATH": process.PATH, "LANG": "C.UTF-8"}
 OURS = (MANIFEST, CHECKSUMS)
 LOGS = ("dump.log", "stats-dump")  # beside the images here, beside checkpoint/ in an archive
 PIECE = 1 << 20
@@ -40,7 +39,7 @@ class Pipe:
             ours, theirs = (writer, reader) if writing else (reader, writer)
             argv = self.argv if writing else [*self.argv, "-d"]
             fds = {0: theirs, 1: descriptor} if writing else {0: descriptor, 1: theirs}
-            self.pid = process.spawn(argv, ENVIRONMENT, fds)
+            self.pid = process.spawn(argv, process.ENVIRONMENT, fds)
             os.close(theirs)
             os.close(descriptor)
         self.stream: IO[bytes] = open(ours, "wb" if writing else "rb")
