@@ -19,6 +19,7 @@ CLONE_NEWNET = 0x40000000
 MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 32, 4096, 16384, 1 << 18, 1 << 19
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 4, 36, 47, 2
 CAPABILITY_VERSION_3 = 0x20080522
+SYNC_FILE_RANGE_WRITE = 2
 IOPRIO_WHO_PROCESS = 1
 IOPRIO = {"x86_64": (252, 251), "aarch64": (31, 30), "ppc64le": (274, 273)}  # numbers of ioprio_get and ioprio_set
 SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
@@ -72,6 +73,12 @@ def keep_capabilities() -> None:
     for number in range(permitted.bit_length()):
         if permitted >> number & 1:
             _check(_libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0), "prctl")
+
+
+def begin_writing(descriptor: int, offset: int, size: int) -> None:
+    """sync_file_range(2) with SYNC_FILE_RANGE_WRITE: have those bytes on their way to the disk."""
+    where = ctypes.c_int64(offset), ctypes.c_int64(size)
+    _check(_libc.sync_file_range(descriptor, *where, SYNC_FILE_RANGE_WRITE), "sync_file_range")
 
 
 def io_priority(pid: int) -> int:

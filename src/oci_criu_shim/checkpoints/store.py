@@ -132,7 +132,7 @@ class Stage:
         return Checkpoint(self._publish(), copied.manifest)
 
     def _flush(self, names: Iterable[str]) -> None:
-        self.writeback.finish()
+        self.writeback.stop()
         for name in names:
             _sync(os.path.join(self.path, name))
         files.sync_directory(self.images)
