@@ -1,9 +1,9 @@
 """How long the way from Slurm's SIGTERM to a committed checkpoint is, beside a plain `criu dump`, and back from there.
 
 The way begins with slurmctld's log line that it signals the job, which is a little before the node hears of it, and
-ends with the rename that commits (it is the checkpoint directory's last status change). Log, file system and commands
-are on one machine, so all of it is by one clock. `criu dump` is what root would run: the same program with the same
-memory, not in a container, onto the same file system, nothing flushed to the disk; its time is the command's.
+ends when the rename that commits is seen, which is looked for every 2 ms. Log, file system and commands are on one
+machine, so all of it is by one clock. `criu dump` is what root would run: the same program with the same memory, not
+in a container, onto the same file system, nothing flushed to the disk; its time is the command's.
 """
 
 from __future__ import annotations
@@ -89,10 +89,11 @@ def _preempt(cluster: Cluster, mib: int, times: Times) -> None:
     job.wait_running()
     job.wait_ticks(3)
     _settle()
+    committing = job.committing()
     high = job.displace()
     requeued = _appears(job, "requeueing")
     restored = _appears(job, "restored")
-    _read_times(job, times)
+    _read_times(job, times, committing.time())
     times.again.append(restored - requeued)
     cluster.exec("ctl", ["scancel", job.number, high])
     wait_for(lambda: not cluster.exec("ctl", ["squeue", "--noheader"]).stdout, 60, "the end of both jobs")
@@ -109,8 +110,8 @@ def _appears(job: Job, event: str, timeout: float = 120) -> float:
     return time.monotonic()
 
 
-def _read_times(job: Job, times: Times) -> None:
+def _read_times(job: Job, times: Times, committed: float) -> None:
     frozen = float(run(["stat", "--format=%.9W", str(job.checkpoints() / "1" / FROZEN_MARK)]).stdout)
-    times.commit.append(job.committed() - job.signalled())
-    times.frozen.append(job.committed() - frozen)
+    times.commit.append(committed - job.signalled())
+    times.frozen.append(committed - frozen)
 

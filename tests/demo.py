@@ -122,11 +122,11 @@ def act(story: Story) -> None:
     job = story.job
     story.until(lambda: story.state == "RUNNING" and job.ticks() >= job.work.ticks // 5, 60, "its first ticks")
     story.note("high")
+    committing = job.committing()
     high = job.displace()
     story.say(f"job {high} of partition high wants all of {job.nodes[-1]}")
     story.until(lambda: "running again" in story.times, GRACE_TIME + SLURMS_DELAY + 30, "its second start")
-    # Now, as the checkpoints of a job that has completed are removed.
-    story.to_commit = job.committed() - job.signalled()
+    story.to_commit = committing.time() - job.signalled()
     before = job.ticks()
     story.until(lambda: job.ticks() > before, 60, "a tick on its second node")
     story.say(f"job {job.number}: goes on with tick {before + 1} on {job.nodes[-1]}")

@@ -6,6 +6,8 @@ import datetime
 import json
 import re
 import shutil
+import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,25 @@ class Work:
 
     def command(self, ledger: str) -> str:
         return f"python3 /shared/{PROGRAM.name} {ledger} {self.ticks} {self.tick} {self.mib}"
+
+
+class Appearance:
+    """When a path appears, in seconds since the epoch. No file system keeps that: what is added to a directory later
+    changes its times."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seen: float | None = None
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def time(self, timeout: float = 60) -> float:
+        """Raises ClusterError after timeout seconds."""
+        return wait_for(lambda: self.seen, timeout, str(self.path)) or 0
+
+    def _watch(self) -> None:
+        while not self.path.exists():
+            time.sleep(0.002)
+        self.seen = time.time()
 
 
 @dataclass
@@ -139,9 +160,9 @@ class Job:
         """Where those of its batch step are."""
         return self.cluster.home.parent / CHECKPOINTS[1:] / self.number / "batch.0"
 
-    def committed(self, seq: int = 1) -> float:
-        """When a checkpoint of its batch step got its name, in seconds since the epoch."""
-        return (self.checkpoints() / str(seq)).stat().st_ctime
+    def committing(self, seq: int = 1) -> Appearance:
+        """A watch for a checkpoint of its batch step getting its name."""
+        return Appearance(self.checkpoints() / str(seq))
 
     def facts(self) -> Facts:
         record = self.record()
