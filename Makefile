@@ -33,7 +33,8 @@ check: $(VENV)/.ready
 # Root's part is run by absolute names: sudo has a PATH of its own.
 test: check
 	$(AS_ROOT) $(abspath $(RUN)) -B -m tests.spank
-	$(AS_ROOT) $(abspath $(RUN)) -B -m pytest -p no:cacheprovider tests/conformance tests/system tests/slurm tests/engines
+	$(AS_ROOT) $(abspath $(RUN)) -B -m pytest -p no:cacheprovider -n 4 --dist loadfile \
+		tests/conformance tests/system tests/slurm tests/engines
 
 demo: $(VENV)/.ready
 	@$(AS_ROOT) $(abspath $(RUN)) -B -m tests.demo

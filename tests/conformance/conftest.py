@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests import NAME
 from tests.cluster import Cluster
 from tests.cluster.bundle import make_bundle
 from tests.conformance import runtime as runtimes
@@ -24,7 +25,7 @@ numbers = count(1)
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """One node; Slurm has no part in this."""
-    with Cluster("conformance", nodes=1) as running:
+    with Cluster(f"{NAME}-conformance", nodes=1) as running:
         yield running
 
 

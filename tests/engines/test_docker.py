@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import NAME
 from tests.cluster import Cluster, wait_for
 from tests.engines.support import COUNT, ECHO, SHIM, Engine, export_root
 
@@ -32,7 +33,7 @@ def restore(docker: Engine, name: str, label: str) -> None:
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Engine]:
     """dockerd on a node, ended with it."""
-    with Cluster("engine-docker", nodes=1) as cluster, (cluster.shared / "dockerd.log").open("w") as log:
+    with Cluster(f"{NAME}-engine-docker", nodes=1) as cluster, (cluster.shared / "dockerd.log").open("w") as log:
         cluster.exec("n1", ["mkdir", "-p", "/run/docker"], "root")
         argv = cluster.argv("n1", DAEMON, "root")
         with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process:

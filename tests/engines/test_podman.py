@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import NAME
 from tests.cluster import Cluster, wait_for
 from tests.engines.support import COUNT, ECHO, SHIM, Engine, export_root, leftovers, write
 
@@ -31,7 +32,7 @@ NAMED_RUNC = '[engine.runtimes]\nrunc = ["/usr/bin/oci-criu-shim"]\n'
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with Cluster("engine-podman", nodes=1) as made:
+    with Cluster(f"{NAME}-engine-podman", nodes=1) as made:
         write(made.shared / "tcp.py", TCP)
         write(made.shared / "runc.conf", NAMED_RUNC)
         Engine(made, PODMAN)("import", "--quiet", export_root(made), IMAGE)

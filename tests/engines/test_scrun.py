@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import jobs, leftovers
+from tests import NAME, jobs, leftovers
 from tests.cluster import Cluster, ClusterError, wait_for
 from tests.cluster.settings import REPOSITORY
 from tests.jobs import Work
@@ -54,7 +54,7 @@ IN_JOB = f"export {ENVIRONMENT}; exec {RUN.replace('--rm', '--rm --env-host -v /
 def scrun_cluster() -> Iterator[Cluster]:
     """Two nodes with the project and scrun.lua; alice's Podman hands its containers to Slurm."""
     quick = ("MessageTimeout=2", "SlurmdTimeout=10")
-    with Cluster(f"pytest-{os.getpid()}-scrun", grace_time=10, kill_wait=3, slurm_conf=quick) as running:
+    with Cluster(f"{NAME}-scrun", grace_time=10, kill_wait=3, slurm_conf=quick) as running:
         jobs.prepare(running)
         shutil.copy(REPOSITORY / "etc/scrun.lua", running.conf / "scrun.lua")
         directory = running.home / "alice/.config/containers"

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import jobs, leftovers
+from tests import NAME, jobs, leftovers
 from tests.cluster import Cluster
 
-NAME = f"pytest-{os.getpid()}"
 QUICK = ("MessageTimeout=2", "SlurmdTimeout=10")
 
 

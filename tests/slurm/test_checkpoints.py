@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import jobs
+from tests import NAME, jobs
 from tests.cluster import Cluster, wait_for
 from tests.jobs import Job, Work
 from tests.system.support import SHIM, Life, Site, home
@@ -23,7 +23,7 @@ PAGES = "checkpoint/pages-1.img"
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with Cluster("checkpoints", nodes=1, grace_time=15, kill_wait=3, requeue_delay=120) as made:
+    with Cluster(f"{NAME}-checkpoints", nodes=1, grace_time=15, kill_wait=3, requeue_delay=120) as made:
         yield made
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from tests import NAME
 from tests.cluster import Cluster, ClusterError, wait_for
 from tests.cluster.bundle import make_bundle
 from tests.cluster.cgroups import hierarchies
 from tests.cluster.settings import DATA, REPOSITORY, STATE
 
-NAME = f"pytest-{os.getpid()}"
 # Whoever runs the tests in the background has SIGINT ignored, in all that they start.
 STARTER = """
 import signal, sys, time
@@ -63,15 +63,16 @@ def traces(name: str) -> list[str]:
     return [str(path) for path in paths if path.exists()] + mounts
 
 
-def network_namespaces() -> set[str]:
-    """All that any process is in, and those with a name."""
-    named = {path.name for path in Path("/run/netns").glob("*")}
-    for path in Path("/proc").glob("[0-9]*/ns/net"):
+def network_namespaces(group: str = "") -> set[str]:
+    """All that a process of that control group is in, or any process."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            named.add(os.readlink(path))
-        except FileNotFoundError:
+            if group in (process / "cgroup").read_text():
+                found.add(os.readlink(process / "ns/net"))
+        except (FileNotFoundError, ProcessLookupError):
             continue
-    return named
+    return found
 
 
 def start_starter(name: str) -> tuple[subprocess.Popen[str], int]:
@@ -186,10 +187,10 @@ def test_two_at_once(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT], ids=lambda signum: signal.Signals(signum).name)
 def test_dead_starter_leaves_nothing(signum: int) -> None:
-    before = network_namespaces()
     starter, init = start_starter(f"{NAME}-starter")
     assert traces(f"{NAME}-starter")
-    made = network_namespaces() - before
+    made = network_namespaces(f"oci-criu-shim-{NAME}-starter") - {os.readlink("/proc/self/ns/net")}
+    assert made
     starter.send_signal(signum)
     starter.wait()
     wait_for(lambda: not traces(f"{NAME}-starter"), 15, "everything to be removed")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests import NAME
 from tests.cluster import Cluster, wait_for
 from tests.cluster.conf import PLAIN_CRUN
 
@@ -21,7 +22,7 @@ SPACE = "free space"
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """One node with the project installed."""
-    with Cluster("doctor", nodes=1) as running:
+    with Cluster(f"{NAME}-doctor", nodes=1) as running:
         yield running
 
 

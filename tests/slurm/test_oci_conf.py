@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests import jobs
+from tests import NAME, jobs
 from tests.cluster import Cluster, ClusterError, wait_for
 from tests.cluster.settings import REPOSITORY
 from tests.jobs import Job, Work
-from tests.slurm.conftest import NAME, QUICK
+from tests.slurm.conftest import QUICK
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
 

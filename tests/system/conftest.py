@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import NAME
 from tests.cluster import Cluster
 from tests.system.support import Site
 
 
 @pytest.fixture(scope="session")
 def site() -> Iterator[Site]:
-    with Cluster("system", nodes=1) as running:
+    with Cluster(f"{NAME}-system", nodes=1) as running:
         made = Site(running)
         made.prepare()
         yield made
