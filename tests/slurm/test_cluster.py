@@ -70,7 +70,7 @@ def network_namespaces(group: str = "") -> set[str]:
         try:
             if group in (process / "cgroup").read_text():
                 found.add(os.readlink(process / "ns/net"))
-        except (FileNotFoundError, ProcessLookupError):
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
     return found
 
