@@ -4,15 +4,20 @@
 
 #include "options.h"
 #include "util.h"
+#include "when.h"
 
 /* Slurm gives the value of an option to the job in this, and in the same with SLURM_SPANK_ before it to srun in the job. */
 #define FORWARD_PREFIX "_SLURM_SPANK_OPTION_oci_criu_shim_"
 
-enum { CHECKPOINT, CHECKPOINT_DIR, OPTION_COUNT };
+enum { CHECKPOINT, CHECKPOINT_DIR, CHECKPOINT_INTERVAL, CHECKPOINT_KEEP, CHECKPOINT_RERUN, RESTART_DIR, OPTION_COUNT };
 enum { NO_ARGUMENT, REQUIRED_ARGUMENT, OPTIONAL_ARGUMENT };
 
 static const char *accept_when(const char *argument);
 static const char *accept_path(const char *argument);
+static const char *accept_interval(const char *argument);
+static const char *accept_count(const char *argument);
+static const char *accept_rerun(const char *argument);
+static const char *accept_source(const char *argument);
 static int take(int row, const char *argument, int remote);
 
 static const struct {
@@ -25,8 +30,10 @@ static const struct {
 	[CHECKPOINT] = {
 		"SLURM_CHECKPOINT", FORWARD_PREFIX "checkpoint", accept_when, false,
 		{"checkpoint", "[WHEN]",
-		 "checkpoint the containers of the job and go on from there when it is started again; "
-		 "WHEN is preempt (before the job is preempted; the default) or off",
+		 "checkpoint the containers of the job, and go on from there when it is started again; WHEN is one or "
+		 "more, with commas between, of preempt (before the job is preempted), timeout (before its time limit, and "
+		 "it is requeued), interval:TIME (every 90s, 30m, 2h, or auto), signal:NAME (when the step gets that "
+		 "signal), or it is none; the default is set by the site: preempt",
 		 OPTIONAL_ARGUMENT, CHECKPOINT, take},
 	},
 	[CHECKPOINT_DIR] = {
@@ -35,6 +42,31 @@ static const struct {
 		 "keep the checkpoints of the job below DIR, which must be the same directory on all nodes; "
 		 "the default is set by the site",
 		 REQUIRED_ARGUMENT, CHECKPOINT_DIR, take},
+	},
+	[CHECKPOINT_INTERVAL] = {
+		"SLURM_CHECKPOINT_INTERVAL", FORWARD_PREFIX "checkpoint_interval", accept_interval, false,
+		{"checkpoint-interval", "TIME",
+		 "checkpoint the containers every TIME, too: 90s, 30m, 2h, or auto, which weighs what checkpoints cost "
+		 "against what a node's failure would",
+		 REQUIRED_ARGUMENT, CHECKPOINT_INTERVAL, take},
+	},
+	[CHECKPOINT_KEEP] = {
+		"SLURM_CHECKPOINT_KEEP", FORWARD_PREFIX "checkpoint_keep", accept_count, false,
+		{"checkpoint-keep", "N",
+		 "keep the newest N checkpoints of each task; the default is set by the site",
+		 REQUIRED_ARGUMENT, CHECKPOINT_KEEP, take},
+	},
+	[CHECKPOINT_RERUN] = {
+		"SLURM_CHECKPOINT_RERUN", FORWARD_PREFIX "checkpoint_rerun", accept_rerun, false,
+		{"checkpoint-rerun", NULL,
+		 "when the job is started again, run its finished steps again, too",
+		 NO_ARGUMENT, CHECKPOINT_RERUN, take},
+	},
+	[RESTART_DIR] = {
+		"SLURM_RESTART_DIR", FORWARD_PREFIX "restart_dir", accept_source, true,
+		{"restart-dir", "DIR|JOBID[:SEQ]",
+		 "begin with a checkpoint of another job: the one in DIR, or the newest of JOBID, or its number SEQ",
+		 REQUIRED_ARGUMENT, RESTART_DIR, take},
 	},
 };
 
@@ -49,15 +81,59 @@ static void set_value(int row, char *value)
 
 static const char *accept_when(const char *argument)
 {
-	static const char *const ALLOWED[] = {"preempt", "off"};
-
 	/* An absent argument becomes "" or "(null)" on its way through the environment (Slurm 24.11, spank_set_job_env). */
 	if (!argument || !*argument || !strcmp(argument, "(null)"))
-		return ALLOWED[0];
-	for (size_t i = 0; i < COUNT(ALLOWED); i++)
-		if (!strcmp(argument, ALLOWED[i]))
-			return ALLOWED[i];
-	slurm_error("--checkpoint=%s: not a time for checkpoints; allowed are preempt and off", argument);
+		return "default";
+	if (when_is_never(argument))
+		return "off";
+	if (when_is_list(argument) || !strcmp(argument, "default"))
+		return argument;
+	slurm_error("--checkpoint=%s: not a time for checkpoints; allowed are preempt, timeout, interval:TIME (90s, 30m, 2h, "
+		    "auto), signal:NAME (USR1, …), with commas between, or none",
+		    argument);
+	return NULL;
+}
+
+static const char *accept_interval(const char *argument)
+{
+	if (argument && when_is_interval(argument))
+		return argument;
+	slurm_error("--checkpoint-interval=%s: not an interval; allowed are 90s, 30m, 2h and the like, or auto",
+		    argument ? argument : "");
+	return NULL;
+}
+
+static const char *accept_count(const char *argument)
+{
+	uint32_t count;
+
+	if (argument && parse_number(argument, 1000, &count) && count > 0)
+		return argument;
+	slurm_error("--checkpoint-keep=%s: not a number from 1 to 1000", argument ? argument : "");
+	return NULL;
+}
+
+static const char *accept_rerun(UNUSED const char *argument)
+{
+	return "yes";
+}
+
+/* A job is named by digits, and perhaps a colon and digits more. */
+static bool is_job(const char *text)
+{
+	const size_t digits = strspn(text, "0123456789");
+	const char *rest = text + digits;
+
+	if (*rest == ':')
+		rest += 1 + strspn(rest + 1, "0123456789");
+	return digits && !*rest && rest[-1] != ':';
+}
+
+static const char *accept_source(const char *argument)
+{
+	if (argument && *argument)
+		return argument;
+	slurm_error("--restart-dir: no directory and no job given");
 	return NULL;
 }
 
@@ -70,12 +146,17 @@ static const char *accept_path(const char *argument)
 	return argument;
 }
 
+static bool is_relative(const char *value)
+{
+	return *value != '/' && !is_job(value);
+}
+
 static char *absolute_path(const char *path)
 {
 	CLEANUP_TEXT char *directory = NULL;
 	char *absolute = NULL;
 
-	if (*path == '/')
+	if (!is_relative(path))
 		return strdup(path);
 	if (!(directory = getcwd(NULL, 0)) || asprintf(&absolute, "%s/%s", directory, path) < 0)
 		return NULL;
@@ -88,7 +169,7 @@ static char *absolute_path(const char *path)
  */
 static char *forwarded_path(int row, const char *path)
 {
-	if (*path == '/')
+	if (!is_relative(path))
 		return strdup(path);
 	return values[row] ? strdup(values[row]) : NULL;
 }
@@ -116,7 +197,7 @@ static void read_forwarded(spank_t sp, int row)
 {
 	char path[PATH_MAX];
 
-	if (spank_getenv(sp, TABLE[row].forward, path, sizeof(path)) == ESPANK_SUCCESS && *path == '/')
+	if (spank_getenv(sp, TABLE[row].forward, path, sizeof(path)) == ESPANK_SUCCESS && !is_relative(path))
 		set_value(row, strdup(path));
 }
 

@@ -13,8 +13,7 @@ SPANK_PLUGIN(oci_criu_shim, 1)
 #include "rundir.h"
 #include "step.h"
 #include "task.h"
-
-#define UNUSED __attribute__((unused))
+#include "util.h"
 
 int slurm_spank_init(spank_t sp, UNUSED int argc, UNUSED char *argv[])
 {

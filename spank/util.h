@@ -38,6 +38,7 @@ static inline void free_text(char **text)
 	free(*text);
 }
 
+#define UNUSED __attribute__((unused))
 #define CLEANUP_FD __attribute__((cleanup(close_fd)))
 #define CLEANUP_FILE __attribute__((cleanup(close_file)))
 #define CLEANUP_DIR __attribute__((cleanup(close_dir)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from oci_criu_shim import units
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -18,21 +19,42 @@ DEFAULTS: dict[str, Any] = {
     "keep": 2,
     "quota": "",
     "fresh-start": False,
+    "checkpoint": "preempt",
+    "partitions": {},
+    "margin": "10s",
+    "mtbf": "30d",
+    "dump-rate": "200M",
 }
+PER_PARTITION = ("checkpoint",)
+SIZE, TIME = "size such as 20G or 1.5T", "time such as 90s, 30m or 7d"
+UNITS = (
+    ("quota", units.parse_size, SIZE),
+    ("margin", units.parse_time, TIME),
+    ("mtbf", units.parse_time, TIME),
+    ("dump-rate", units.parse_size, SIZE),
+)
 
 
 class Settings:
     """`backend` is a runtime's name or path, or empty; `checkpoint_dir` is absolute; `keep` counts checkpoints; `quota`
-    is in bytes, 0 where there is none; `fresh_start` allows a restarted task to begin again where it has none."""
+    is in bytes, 0 where there is none; `fresh_start` allows a restarted task to begin again where it has none; `margin`
+    and `mtbf` are seconds, `dump_rate` bytes per second (schedule.Schedule, estimate.Estimate)."""
 
     def __init__(self, values: dict[str, Any]) -> None:
-        from oci_criu_shim import units
-
         self.backend: str = values["backend"]
         self.checkpoint_dir: str = os.path.expanduser(values["checkpoint-dir"])
         self.keep: int = values["keep"]
         self.quota: int = units.parse_size(values["quota"] or "0")
         self.fresh_start: bool = values["fresh-start"]
+        self.checkpoint: str = values["checkpoint"]
+        self.partitions: dict[str, dict[str, str]] = values["partitions"]
+        self.margin: int = units.parse_time(values["margin"])
+        self.mtbf: int = units.parse_time(values["mtbf"])
+        self.dump_rate: int = units.parse_size(values["dump-rate"])
+
+    def when(self, partition: str) -> str:
+        """What `--checkpoint` without a value means in a partition."""
+        return self.partitions.get(partition, {}).get("checkpoint", self.checkpoint)
 
 
 def load(path: str = PATH) -> Settings:
@@ -54,10 +76,15 @@ def load(path: str = PATH) -> Settings:
             raise ShimError(f"{path}: {name} must be of type {wanted}, not {value!r}")
     if values.get("keep", 1) < 1:
         raise ShimError(f"{path}: keep must be at least 1, not {values['keep']}")
-    try:
-        return Settings({**DEFAULTS, **values})
-    except ValueError as error:
-        raise ShimError(f"{path}: quota is a size such as 20G or 1.5T, not {str(error)!r}") from None
+    for partition, table in values.get("partitions", {}).items():
+        if not isinstance(table, dict) or not set(table) <= set(PER_PARTITION):
+            raise ShimError(f"{path}: [partitions.{partition}] may have {', '.join(PER_PARTITION)} only")
+    for name, parse, such_as in UNITS:
+        try:
+            parse(values.get(name) or DEFAULTS[name] or "0")
+        except ValueError as error:
+            raise ShimError(f"{path}: {name} is a {such_as}, not {str(error)!r}") from None
+    return Settings({**DEFAULTS, **values})
 
 
 def backend(path: str = PATH) -> str:

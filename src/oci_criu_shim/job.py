@@ -15,8 +15,10 @@ BATCH_STEP = 4294967291  # SLURM_BATCH_SCRIPT of slurm.h: batch steps have no SL
 
 class Task:
     """One task of a step: `job`, `step` and `rank` are Slurm's numbers, `local` its number on this
-    node, `restarts` how often the job was requeued, `when` the value of --checkpoint ("off" where it
-    was not given), and `directory` that of --checkpoint-dir, None where the site's setting holds."""
+    node, `restarts` how often the job was requeued, `end` its time limit in seconds since the epoch and `memory` what
+    it may use on the node in bytes (0: not told), `when` the value of --checkpoint ("off" where it was not given,
+    "default" where it had none), and `interval` and `directory` those of --checkpoint-interval and --checkpoint-dir,
+    None where they were not given."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.job = int(environment["SLURM_JOB_ID"])
@@ -24,7 +26,11 @@ class Task:
         self.rank = int(environment.get("SLURM_PROCID", "0"))
         self.local = int(environment.get("SLURM_LOCALID", "0"))
         self.restarts = int(environment.get("SLURM_RESTART_COUNT", "0"))
+        self.partition = environment.get("SLURM_JOB_PARTITION", "")
+        self.end = int(environment.get("SLURM_JOB_END_TIME", "0"))
+        self.memory = int(environment.get("SLURM_MEM_PER_NODE", "0")) << 20
         self.when = environment.get("SLURM_CHECKPOINT", "off")
+        self.interval = environment.get("SLURM_CHECKPOINT_INTERVAL")
         self.directory = environment.get("SLURM_CHECKPOINT_DIR")
 
     @property

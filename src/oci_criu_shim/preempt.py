@@ -1,108 +1,125 @@
-"""What happens to a container when its job is preempted: checkpoint, then requeue."""
+"""What happens to a container when its job must go, preempted or at its time limit: checkpoint, then requeue."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import time
 
-from oci_criu_shim import checkpoint, client, job, slurm
+from oci_criu_shim import job, schedule, slurm, taking
 from oci_criu_shim.bundle import Bundle
+from oci_criu_shim.checkpointer import FAILED, NO_REASON, TAKEN
 from oci_criu_shim.container import all_of
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.supervise import FAILED, NOT_PREEMPTED, TAKEN
+from oci_criu_shim.signals import CHECKPOINT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Iterator
 
-    from oci_criu_shim.checkpoints.store import Store
+    from oci_criu_shim.checkpointer import Checkpointer
     from oci_criu_shim.container import Container
-    from oci_criu_shim.job import Task
-    from oci_criu_shim.log import Log
 
 DONE = "checkpointed"  # in a container's directory: its checkpoint is committed, or has failed
-REQUEUED = "requeued"  # in the job's run directory: its epilog makes the job eligible at once
+# In the job's run directory:
+REQUEUED = "requeued"  # its epilog makes the job eligible at once
+TIME_IS_UP = ".timeout"  # one of its containers must go before the time limit, so all of them
+END_SECONDS = 60.0
 
 
-def on_signal(container: Container, task: Task, store: Store, keep: int, log: Log) -> int:
-    """Runs in a child of the supervisor when Slurm signalled the job: one of supervise's results.
-
-    The checkpoint goes to `store`, of which the newest `keep` stay.
-    """
-    connection = _connect_early(container, task)
+def go(of: Checkpointer, asked: str) -> int:
+    """In a child of the supervisor, when the job may have to go: checkpoint the container, and see to it that the job
+    is requeued; one of checkpointer's results."""
+    connection = taking.connect_early(of)
     try:
-        if not slurm.is_preempted(task.job):
-            return NOT_PREEMPTED
+        why = _why(of, asked)
     except ShimError as error:
-        log.error(f"cannot tell whether {task.describe()} is preempted: {error.line()}")
-        return NOT_PREEMPTED
-    taken = _take(container, task, store, connection, log)
-    if taken:
-        store.keep(keep)
-    _requeue_after_last(container, task, taken, log)
-    return TAKEN if taken else FAILED
-
-
-def _connect_early(container: Container, task: Task) -> socket.socket | None:
-    """The helper's worker gets ready while Slurm is asked; None where it doesn't answer, and a dump will say why."""
+        of.log.error(f"cannot tell whether {of.task.describe()} must go: {error.line()}")
+        return NO_REASON
+    if not why:
+        return NO_REASON
     try:
-        return client.connect(job.helper_socket(container.root, task))
-    except ShimError:
-        return None
+        of.log.event(f"checkpointed {of.task.describe()} to {taking.dump(of, why, connection)}")
+        status = TAKEN
+    except ShimError as error:
+        of.log.error(f"{of.task.describe()} could not be checkpointed and runs on: {error.line()}")
+        status = FAILED
+    _requeue_after_last(of, why, status == TAKEN)
+    return status
 
 
-def _take(container: Container, task: Task, store: Store, connection: socket.socket | None, log: Log) -> bool:
-    helper = job.helper_socket(container.root, task)
-    try:
-        pid = container.alive("init")
-        if pid is None:
-            raise ShimError(f"container {container.name!r} is not running")
-        taken = checkpoint.take(container, pid, store, helper, "preempt", connection=connection)
-    except (ShimError, OSError) as error:
-        reason = error.line() if isinstance(error, ShimError) else str(error)
-        log.error(f"{task.describe()} could not be checkpointed and runs on: {reason}")
-        return False
-    log.event(f"checkpointed {task.describe()} to {taken.describe()}")
-    return True
+def _why(of: Checkpointer, asked: str) -> str:
+    """schedule.PREEMPT or TIMEOUT; empty where the job need not go. ShimError: Slurm can't tell."""
+    if asked == schedule.TIMEOUT:
+        return _time_is_up(of)
+    if os.path.exists(os.path.join(of.container.root, TIME_IS_UP)):
+        return schedule.TIMEOUT
+    return schedule.PREEMPT if of.when.preempt and slurm.is_preempted(of.task.job) else ""
 
 
-def _requeue_after_last(container: Container, task: Task, taken: bool, log: Log) -> None:
+def _time_is_up(of: Checkpointer) -> str:
+    """TIMEOUT, unless the time limit was changed. The job's other containers on this node, which are due a little
+    later, are told to go, too."""
+    of.schedule.looked(taking.limits(of))
+    if of.schedule.due() != schedule.TIMEOUT:
+        return ""
+    if not slurm.is_requeueable(of.task.job):
+        raise ShimError("its time limit is near, but it would not be started again", "submit it with --requeue")
+    root = of.container.root
+    with open(os.path.join(root, TIME_IS_UP), "w", encoding="ascii"):
+        pass
+    for other in _asked(root):
+        supervisor = other.alive("supervisor")
+        if supervisor and other.name != of.container.name:
+            os.kill(supervisor, CHECKPOINT)
+    return schedule.TIMEOUT
+
+
+def _requeue_after_last(of: Checkpointer, why: str, taken: bool) -> None:
     """Have the job requeued once each of its containers on this node has a checkpoint.
 
-    Slurm requeues a job whose batch script ends in its grace time: a container that is the batch
-    step just ends, for others the script is ended. A lock makes one of them the last; where a dump
-    failed, the job keeps its grace time.
+    A lock makes one of them the last; where a dump failed, the job keeps the time that it has.
     """
+    container = of.container
     with open(os.path.join(container.root, ".lock"), "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with open(container.path(DONE), "w", encoding="ascii") as mark:
             mark.write("taken" if taken else "failed")
-        marks = [_mark(other) for other in all_of(container.root) if _counts(other)]
+        marks = [_mark(other) for other in _asked(container.root)]
     if all(marks):
         try:
-            _requeue(container.root, task, all(mark == "taken" for mark in marks), log)
+            _requeue(of, why, all(mark == "taken" for mark in marks))
         except ShimError as error:
-            log.error(f"job {task.job} could not be requeued: {error.line()}")
+            of.log.error(f"job {of.task.job} could not be requeued: {error.line()}")
 
 
-def _requeue(root: str, task: Task, taken: bool, log: Log) -> None:
+def _requeue(of: Checkpointer, why: str, taken: bool) -> None:
+    """Slurm requeues a preempted job whose batch script ends in its grace time: a container that is the batch step just
+    ends, for others the script is ended. At a time limit it is asked to."""
+    task = of.task
     if not taken:
-        slurm.end_batch_step_after_grace(task.job)
+        if why == schedule.PREEMPT:
+            slurm.end_batch_step_after_grace(task.job)
         return
-    log.event(f"requeueing job {task.job}")
-    with open(os.path.join(root, REQUEUED), "w", encoding="ascii"):
+    of.log.event(f"requeueing job {task.job}")
+    with open(os.path.join(of.container.root, REQUEUED), "w", encoding="ascii"):
         pass
-    if not task.is_batch:
+    if why == schedule.TIMEOUT:
+        slurm.requeue(task.job)
+        time.sleep(END_SECONDS)  # Slurm ends this step; were it to end by itself, the job would be over
+    elif not task.is_batch:
         slurm.end_batch_step(task.job)
 
 
-def _counts(other: Container) -> bool:
-    """Whether it is one of those whose checkpoints were asked for: any other begins again with the job."""
-    if other.alive("supervisor") is None:
-        return False
-    record = other.load()
-    task = job.of(Bundle(record["bundle"], record["config"]).environment())
-    return task is not None and task.asked
+def _asked(root: str) -> Iterator[Container]:
+    """Those whose checkpoints were asked for: any other begins again with the job."""
+    for other in all_of(root):
+        if other.alive("supervisor") is None:
+            continue
+        record = other.load()
+        task = job.of(Bundle(record["bundle"], record["config"]).environment())
+        if task is not None and task.asked:
+            yield other
 
 
 def _mark(other: Container) -> str:

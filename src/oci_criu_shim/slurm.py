@@ -60,6 +60,28 @@ def is_preempted(job: int) -> bool:
     return "RUNNING" in record["job_state"] and _time(record["preempt_time"]) > 0
 
 
+def end_time(job: int) -> int:
+    """The time limit of `job`, in seconds since the epoch; 0 where it has none."""
+    record = _job(job)
+    return 0 if record["time_limit"].get("infinite") else _time(record["end_time"])
+
+
+def is_requeueable(job: int) -> bool:
+    """Whether `job` may be requeued (sbatch --requeue, or the site's JobRequeue)."""
+    return bool(_job(job)["requeue"])
+
+
+def grace_time(partition: str) -> int:
+    """Seconds that a job of `partition` has when it is preempted."""
+    found = [entry for entry in partitions() if entry["PartitionName"] == partition]
+    return int(found[0].get("GraceTime", "0")) if found else 0
+
+
+def requeue(job: int) -> None:
+    """Requeue `job`, which is not in its grace time: see end_batch_step()."""
+    _run("scontrol", "requeue", str(job))
+
+
 def _job(job: int) -> dict[str, Any]:
     text = _run("scontrol", "show", "job", str(job), "--json")
     try:

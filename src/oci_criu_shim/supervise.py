@@ -5,27 +5,28 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 
 from oci_criu_shim import files, process
 from oci_criu_shim.signals import CHECKPOINT
+
+NO_REASON, PREEMPT = 3, "preempt"  # checkpointer's, which is imported only where checkpoints were asked for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from oci_criu_shim.checkpointer import Checkpointer
     from oci_criu_shim.container import Container
     from oci_criu_shim.signals import Signals
     from oci_criu_shim.stdio import Stdio
-
-# What a checkpoint child exits with.
-TAKEN, NOT_PREEMPTED, FAILED = 0, 3, 4
 
 
 class Supervisor:
     """`main` is the child whose exit status is the container's: the backend's foreground `run`, or the init itself.
 
-    `pid_file` is where the backend writes the init's pid. `checkpoint` takes a checkpoint because of a preemption, in a
-    child of its own, and returns one of the three above; None where the job did not ask for any.
+    `pid_file` is where the backend writes the init's pid. `checkpointer` knows when a checkpoint is due, and `take`,
+    called in a child with the reason, takes one; None where the job did not ask for any.
     """
 
     def __init__(
@@ -35,15 +36,19 @@ class Supervisor:
         pid_file: str,
         stdio: Stdio,
         signals: Signals,
-        checkpoint: Callable[[], int] | None,
+        checkpointer: Checkpointer | None,
+        take: Callable[[str], int],
     ) -> None:
         self.container = container
         self.main = main
         self.pid_file = pid_file
         self.stdio = stdio
         self.signals = signals
-        self.checkpoint = checkpoint
-        self.checkpointing: int | None = None
+        self.checkpointer = checkpointer
+        self.take = take
+        self.child: int | None = None  # it takes a checkpoint, for the first of the `reasons`; others have come since
+        self.reasons: list[str] = []
+        self.wake = 0.0  # when a checkpoint may be due, by the monotonic clock
         self.terminating = False
         self.status: int | None = None
         self.recorded = container.load().get("init") is not None
@@ -51,13 +56,15 @@ class Supervisor:
 
     def run(self) -> int:
         """The container's exit status: its own, or 128 plus the signal that ended it."""
-        while self.status is None or self.checkpointing is not None:
+        while self.status is None or self.child is not None:
             self._wait()
             for number in self.signals.read():
                 self._signal(number)
             self._reap()
             if not self.recorded:
                 self._record_init()
+            if self.checkpointer and self.recorded:
+                self._checkpoint(self.checkpointer)
         self.stdio.drain()
         self.stdio.ended()
         return process.exit_status(self.status)
@@ -67,10 +74,16 @@ class Supervisor:
         poll.register(self.signals.reader, select.POLLIN)
         for descriptor, events in self.stdio.watch().items():
             poll.register(descriptor, events)
-        timeout = None if self.recorded else self.patience_ms
-        for descriptor, event in poll.poll(timeout):
+        for descriptor, event in poll.poll(self._timeout_ms()):
             if descriptor != self.signals.reader:
                 self.stdio.ready(descriptor, event)
+
+    def _timeout_ms(self) -> float | None:
+        if not self.recorded:
+            return self.patience_ms
+        if self.checkpointer is None or self.status is not None:
+            return None
+        return max(self.wake - time.monotonic(), 0) * 1000
 
     def _record_init(self) -> None:
         """Note the init once the backend has written its pid."""
@@ -86,13 +99,26 @@ class Supervisor:
             return  # _reap() is next in any case
         if number == signal.SIGWINCH and self.stdio.resized():
             return
-        preemption = number in (signal.SIGTERM, CHECKPOINT)
-        if preemption and self.checkpoint and self.status is None:
+        reason = self.checkpointer.at_signal(number) if self.checkpointer and self.status is None else ""
+        if reason:
             self.terminating |= number == signal.SIGTERM
-            if self.checkpointing is None:
-                self.checkpointing = process.fork(self.checkpoint)
+            self._want(reason)
         elif number != CHECKPOINT:
             self._pass_on(number)
+
+    def _want(self, reason: str) -> None:
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+
+    def _checkpoint(self, checkpointer: Checkpointer) -> None:
+        """Have a child see to what is wanted or due; one at a time."""
+        if self.child is None and self.status is None and time.monotonic() >= self.wake:
+            if reason := checkpointer.due():
+                self._want(reason)
+            self.wake = time.monotonic() + checkpointer.sleep()
+        if self.child is None and self.status is None and self.reasons:
+            reason = self.reasons[0]
+            self.child = process.fork(lambda: self.take(reason))
 
     def _pass_on(self, number: int) -> None:
         pid = self.container.alive("init")
@@ -115,11 +141,15 @@ class Supervisor:
             code = os.waitstatus_to_exitcode(status)
             if pid == self.main:
                 self.status = code
-            elif pid == self.checkpointing:
-                self._checkpointed(code)
+            elif pid == self.child and self.checkpointer:
+                self._checkpointed(self.checkpointer, code)
 
-    def _checkpointed(self, code: int) -> None:
-        self.checkpointing = None
-        if code == NOT_PREEMPTED and self.terminating:
-            self._pass_on(signal.SIGTERM)
-        self.terminating = False
+    def _checkpointed(self, checkpointer: Checkpointer, code: int) -> None:
+        reason = self.reasons.pop(0)
+        self.child = None
+        checkpointer.done(reason)
+        self.wake = 0.0
+        if reason == PREEMPT:
+            if code == NO_REASON and self.terminating:
+                self._pass_on(signal.SIGTERM)
+            self.terminating = False

@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from oci_criu_shim.checkpointer import Checkpointer
     from oci_criu_shim.checkpoints.store import Checkpoint, Store
     from oci_criu_shim.lifecycle import Plan
     from oci_criu_shim.terminal import Terminal
@@ -31,8 +32,7 @@ class Supervised:
         self.log = plan.log
         self.signals = Signals()
         self.pid_file = plan.pid_file or plan.container.path("init.pid")
-        # What is done at a preemption; None where the job did not ask for checkpoints.
-        self.checkpoint: Callable[[], int] | None = None
+        self.checkpointer: Checkpointer | None = None  # None where the job did not ask for checkpoints
         # In the background, until `create` was told that `start` may come: how it is told.
         self.created: Callable[[], None] | None = None
 
@@ -98,12 +98,13 @@ class Supervised:
         if self.task is None or not self.task.asked:
             return self._create()
         from oci_criu_shim import config, preflight
+        from oci_criu_shim.checkpointer import Checkpointer
         from oci_criu_shim.checkpoints.store import Store
 
         settings = config.load()
         preflight.check_bundle(self.plan.bundle)
         store = Store(self.task.directory or settings.checkpoint_dir, self.task.key, settings.quota)
-        self.checkpoint = lambda: self._on_signal(store, settings.keep)
+        self.checkpointer = Checkpointer(self.container, self.task, store, settings, self.log)
         if self.task.directory is None:
             os.makedirs(settings.checkpoint_dir, mode=0o700, exist_ok=True)
         store.prepare()
@@ -226,15 +227,20 @@ class Supervised:
     def _supervise(self, main: int, stdio: Stdio) -> int:
         stdio.started()
         supervisor = supervise.Supervisor(
-            self.container, main, self.pid_file, stdio, self.signals, self.checkpoint
+            self.container, main, self.pid_file, stdio, self.signals, self.checkpointer, self._take
         )
         return supervisor.run()
 
-    def _on_signal(self, store: Store, keep: int) -> int:
-        from oci_criu_shim import preempt
+    def _take(self, reason: str) -> int:
+        """In a child: see to it that a checkpoint is taken for `reason`."""
+        from oci_criu_shim import preempt, taking
+        from oci_criu_shim.checkpointer import ENDING
+        from oci_criu_shim.schedule import LOOK
 
-        assert self.task is not None
-        return preempt.on_signal(self.container, self.task, store, keep, self.log)
+        assert self.checkpointer is not None
+        if reason == LOOK:
+            return taking.look(self.checkpointer)
+        return (preempt.go if reason in ENDING else taking.run_on)(self.checkpointer, reason)
 
 
 def _tell(writer: int) -> None:

@@ -13,18 +13,41 @@ DIR = FORWARD + "checkpoint_dir"
 
 class Submit(Case):
     def test_times(self) -> None:
-        for value in (None, "", "(null)", "preempt", "off"):
+        lists = ("preempt", "timeout", "preempt,timeout", "interval:30m,signal:SIGUSR1", "interval:auto", "default")
+        for value in (None, "", "(null)", "none", "off", *lists):
             with self.subTest(value=value):
                 result = call("local", {"checkpoint": value})
                 self.assertTrue(result.accepted)
                 self.assertEqual(result.hooks["slurm_spank_init_post_opt"], 0)
 
     def test_unknown_time_names_the_allowed(self) -> None:
-        result = call("local", {"checkpoint": "Preempt"})
-        self.assertFalse(result.accepted)
-        self.assertIn("--checkpoint=Preempt", result.errors)
-        self.assertIn("preempt and off", result.errors)
-        self.assertEqual(result.errors.count("\n"), 1)
+        intervals = ("interval:", "interval:30", "interval:0s")
+        for value in ("Preempt", "preempt,", ",", "none,preempt", *intervals, "signal:TERM"):
+            with self.subTest(value=value):
+                result = call("local", {"checkpoint": value})
+                self.assertFalse(result.accepted)
+                self.assertIn(f"--checkpoint={value}:", result.errors)
+                self.assertIn("preempt, timeout, interval:TIME", result.errors)
+                self.assertEqual(result.errors.count("\n"), 1)
+
+    def test_values_of_the_others(self) -> None:
+        for option, good, bad in (
+            ("checkpoint-interval", ("90s", "2h", "auto"), ("", "90", "0m", "1.5h", "1y")),
+            ("checkpoint-keep", ("1", "12"), ("", "0", "-1", "1x", "1001")),
+            ("checkpoint-rerun", (None,), ()),
+            ("restart-dir", ("/d", "12", "12:3", "d"), ("",)),
+        ):
+            for value in (*good, *bad):
+                with self.subTest(option=option, value=value):
+                    environment = {FORWARD + "restart_dir": value} if value and option == "restart-dir" else {}
+                    result = call("local", {"checkpoint": None, option: value}, environment)
+                    self.assertEqual(result.accepted, value in good)
+                    self.assertEqual(result.errors.count("\n"), 0 if value in good else 1)
+
+    def test_a_job_is_no_path(self) -> None:
+        for value in ("12", "12:3"):
+            result = call("local", {"checkpoint": None, "restart-dir": value}, {FORWARD + "restart_dir": value})
+            self.assertEqual(result.control, {FORWARD + "restart_dir": value})
 
     def test_empty_directory(self) -> None:
         result = call("local", {"checkpoint": None, "checkpoint-dir": ""})
@@ -64,10 +87,10 @@ class Step(Case):
 
     def test_asked(self) -> None:
         found = self.environment({"checkpoint": "(null)", "checkpoint-dir": "/d"}, {})
-        self.assertEqual(found, {"SLURM_CHECKPOINT": "preempt", "SLURM_CHECKPOINT_DIR": "/d"})
+        self.assertEqual(found, {"SLURM_CHECKPOINT": "default", "SLURM_CHECKPOINT_DIR": "/d"})
 
     def test_asked_without_directory(self) -> None:
-        self.assertEqual(self.environment({"checkpoint": None}, self.STALE), {"SLURM_CHECKPOINT": "preempt"})
+        self.assertEqual(self.environment({"checkpoint": None}, self.STALE), {"SLURM_CHECKPOINT": "default"})
 
     def test_off(self) -> None:
         self.assertEqual(self.environment({"checkpoint": "off", "checkpoint-dir": "/d"}, self.STALE), {})

@@ -1,0 +1,102 @@
+"""What a supervisor knows of its task's checkpoints: when one is due, and why. A child takes it (taking, preempt)."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from oci_criu_shim import files, schedule
+from oci_criu_shim.estimate import Estimate
+from oci_criu_shim.schedule import Schedule
+from oci_criu_shim.signals import CHECKPOINT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_criu_shim.checkpoints.store import Store
+    from oci_criu_shim.config import Settings
+    from oci_criu_shim.container import Container
+    from oci_criu_shim.job import Task
+    from oci_criu_shim.log import Log
+
+# What a child exits with: it took a checkpoint, it had no reason to, or it could not.
+TAKEN, NO_REASON, FAILED = 0, 3, 4
+ENDING = (schedule.PREEMPT, schedule.TIMEOUT)
+
+# In a container's directory.
+REQUEST = "request"  # somebody wants a checkpoint now
+ANSWER = "answer"  # and that is what came of it
+LIMITS = "limits"  # what a child has heard of Slurm
+
+
+class Checkpointer:
+    """The supervisor asks it at_signal() and due() what there is to do, and tells it what is done().
+
+    Raises ShimError where what the job asked for can't be understood.
+    """
+
+    def __init__(self, container: Container, task: Task, store: Store, settings: Settings, log: Log) -> None:
+        self.container = container
+        self.task = task
+        self.store = store
+        self.keep = settings.keep
+        self.log = log
+        text = settings.when(task.partition) if task.when == "default" else task.when
+        self.when = schedule.parse(text, task.interval)
+        self.estimate = Estimate(container, store.directory, settings.dump_rate)
+        self.schedule = Schedule(self.when, self.estimate.seconds, task.end, settings.margin, settings.mtbf)
+        self.grace = 0
+        self.warned = False
+
+    def at_signal(self, number: int) -> str:
+        """Why that signal wants a checkpoint; empty where it is not ours."""
+        if number == self.when.signal:
+            return schedule.SIGNAL
+        if number == CHECKPOINT and os.path.exists(self.container.path(REQUEST)):
+            return schedule.REQUEST
+        if number == CHECKPOINT or (number == signal.SIGTERM and self.when.preempt):
+            return schedule.PREEMPT
+        return ""
+
+    def due(self) -> str:
+        """Why a checkpoint is due now, or schedule.LOOK; empty where nothing is."""
+        self._warn()
+        return self.schedule.due()
+
+    def sleep(self) -> float:
+        """For how many seconds there is nothing to ask due() for."""
+        return self.schedule.sleep()
+
+    def done(self, reason: str) -> None:
+        """A child that was to see to it has ended."""
+        if reason == schedule.TIMEOUT:
+            self.schedule.tried = self.schedule.end
+        if reason in (schedule.LOOK, schedule.TIMEOUT):
+            self._read_limits()
+        else:
+            self.schedule.taken()
+
+    def note_limits(self, end: int, grace: int) -> None:
+        """In a child: have the supervisor know the time limit (since the epoch) and the grace time; 0: none."""
+        files.write_atomically(self.container.path(LIMITS), f"{end} {grace}".encode())
+
+    def _read_limits(self) -> None:
+        try:
+            with open(self.container.path(LIMITS), encoding="ascii") as stream:
+                end, grace = map(int, stream.read().split())
+        except FileNotFoundError:
+            self.schedule.looked()  # Slurm has not answered
+            return
+        self.grace = grace
+        self.schedule.looked(end)
+
+    def _warn(self) -> None:
+        """Once, when a checkpoint would not be done within the grace time any more."""
+        if self.warned or not self.grace:
+            return
+        now = self.estimate.seconds()
+        if now > self.grace:
+            self.warned = True
+            self.log.event(
+                f"{self.task.describe()} is so large now that a checkpoint takes about {now:.0f} s, and partition "
+                f"{self.task.partition} gives {self.grace} s at a preemption; --checkpoint-interval saves what was done"
+            )

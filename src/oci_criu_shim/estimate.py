@@ -1,0 +1,81 @@
+"""How long a checkpoint of a container would take: from the memory that it uses and this node's speed so far."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from oci_criu_shim import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from oci_criu_shim.container import Container
+
+RATES = "rates"  # below the checkpoint directory: a file for each node, of bytes per second
+BASE_SECONDS = 0.5  # of a checkpoint of nothing
+FRESH_SECONDS = 5.0
+
+
+class Estimate:
+    """`default` bytes are written a second where this node has not shown its speed."""
+
+    def __init__(self, container: Container, directory: str, default: int) -> None:
+        self.container = container
+        self.path = os.path.join(directory, RATES, os.uname().nodename)
+        self.default = default
+        self.known = (0.0, 0.0)
+
+    def seconds(self) -> float:
+        """What a checkpoint would take now; at most FRESH_SECONDS old."""
+        when, found = self.known
+        if time.monotonic() > when + FRESH_SECONDS:
+            init = self.container.alive("init")
+            found = BASE_SECONDS + (memory(init) / self.rate() if init else 0)
+            self.known = (time.monotonic(), found)
+        return found
+
+    def rate(self) -> float:
+        """Bytes per second."""
+        try:
+            return max(files.read_number(self.path), 1 << 20)
+        except (OSError, ValueError):
+            return self.default
+
+    def measured(self, size: int, seconds: float) -> None:
+        """A checkpoint of `size` bytes took that long. Small ones say little of the speed."""
+        if size < 16 << 20:
+            return
+        try:
+            os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+            files.write_atomically(self.path, str(int(size / max(seconds - BASE_SECONDS, 0.1))).encode())
+        except OSError:
+            pass  # the next one may
+
+
+def memory(init: int) -> int:
+    """Bytes of memory that the processes from `init` on have of their own or share; what they map of files is left
+    out."""
+    return sum(map(_own, _tree(init)))
+
+
+def _tree(pid: int) -> Iterator[int]:
+    yield pid
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as stream:
+                children = stream.read().split()
+            for child in children:
+                yield from _tree(int(child))
+    except (FileNotFoundError, ProcessLookupError):
+        return
+
+
+def _own(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as stream:
+            lines = [line.split() for line in stream if line.startswith(("RssAnon:", "RssShmem:", "VmSwap:"))]
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(words[1]) * 1024 for words in lines)

@@ -1,0 +1,69 @@
+"""Taking the checkpoints of a supervised task, in a child of its supervisor."""
+
+from __future__ import annotations
+
+from oci_criu_shim import checkpoint, client, files, job, schedule, slurm
+from oci_criu_shim.checkpointer import ANSWER, ENDING, FAILED, NO_REASON, REQUEST, TAKEN
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
+    from oci_criu_shim.checkpointer import Checkpointer
+
+
+def connect_early(of: Checkpointer) -> socket.socket | None:
+    """The helper's worker gets ready while Slurm is asked; None where it doesn't answer, and a dump will say why."""
+    try:
+        return client.connect(job.helper_socket(of.container.root, of.task))
+    except ShimError:
+        return None
+
+
+def dump(of: Checkpointer, reason: str, connection: socket.socket | None = None) -> str:
+    """Take a checkpoint: where it is, how large, how long. ShimError, with one line of why: the container runs on."""
+    try:
+        pid = of.container.alive("init")
+        if pid is None:
+            raise ShimError(f"container {of.container.name!r} is not running")
+        helper = job.helper_socket(of.container.root, of.task)
+        options = {"leave_running": reason not in ENDING}
+        taken = checkpoint.take(of.container, pid, of.store, helper, reason, options, connection)
+        of.store.keep(of.keep)
+    except OSError as error:
+        raise ShimError(str(error)) from None
+    of.estimate.measured(taken.checkpoint.manifest["bytes"], taken.seconds)
+    return taken.describe()
+
+
+def look(of: Checkpointer) -> int:
+    """Ask Slurm what bounds a checkpoint, and tell the supervisor."""
+    try:
+        limits(of)
+    except (ShimError, OSError) as error:
+        of.log.debug(str(error))
+    return NO_REASON
+
+
+def limits(of: Checkpointer) -> int:
+    """The same; the time limit. ShimError where Slurm doesn't answer."""
+    end = slurm.end_time(of.task.job) if of.when.timeout else 0
+    grace = of.grace or (slurm.grace_time(of.task.partition) if of.when.preempt else 0)
+    of.note_limits(end, grace)
+    return end
+
+
+def run_on(of: Checkpointer, reason: str) -> int:
+    """Take a checkpoint of a container that goes on; one of checkpointer's results."""
+    what = of.task.describe()
+    try:
+        said, status = f"checkpointed {what} to {dump(of, reason)} ({reason}); it runs on", TAKEN
+        of.log.event(said)
+    except ShimError as error:
+        said, status = f"{what} could not be checkpointed and runs on: {error.line()}", FAILED
+        of.log.error(said)
+    if reason == schedule.REQUEST:
+        files.write_atomically(of.container.path(ANSWER), f"{status} {said}".encode())
+        files.remove_if_there(of.container.path(REQUEST))
+    return status
