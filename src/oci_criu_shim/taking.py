@@ -58,7 +58,7 @@ def run_on(of: Checkpointer, reason: str) -> int:
     """Take a checkpoint of a container that goes on; one of checkpointer's results."""
     what = of.task.describe()
     try:
-        said, status = f"checkpointed {what} to {dump(of, reason)} ({reason}); it runs on", TAKEN
+        said, status = f"checkpointed {what} ({reason}) to {dump(of, reason)}; it runs on", TAKEN
         of.log.event(said)
     except ShimError as error:
         said, status = f"{what} could not be checkpointed and runs on: {error.line()}", FAILED
