@@ -27,13 +27,18 @@ class Taken:
     def __init__(self, checkpoint: Checkpoint, seconds: float) -> None:
         self.checkpoint = checkpoint
         self.seconds = seconds
+        self.frozen: float = checkpoint.manifest["frozen_seconds"]
+        self.at = time.time() - self.frozen
+
+    def facts(self) -> dict[str, object]:
+        """The same as describe(), for the job's history; `at` is when it froze."""
+        about = {name: self.checkpoint.manifest[name] for name in ("bytes", "reason")}
+        return {**about, "path": self.checkpoint.path, "seconds": self.seconds, "frozen": self.frozen, "at": self.at}
 
     def describe(self) -> str:
         """Where to, how big, how long, for the event line."""
-        manifest = self.checkpoint.manifest
-        size = manifest["bytes"] / (1 << 20)
-        frozen = manifest["frozen_seconds"]
-        return f"{self.checkpoint.path} ({size:.1f} MiB in {self.seconds:.2f} s, frozen {frozen:.2f} s)"
+        size = self.checkpoint.manifest["bytes"] / (1 << 20)
+        return f"{self.checkpoint.path} ({size:.1f} MiB in {self.seconds:.2f} s, frozen {self.frozen:.2f} s)"
 
 
 def take(

@@ -17,10 +17,15 @@ class Log:
         self.form = form
         self.verbose = debug
 
-    def event(self, text: str) -> None:
-        """One line for the user, in the job's output."""
+    def event(self, text: str, kind: str = "", **facts: object) -> None:
+        """One line for the user, in the job's output; `kind` and `facts` as for note()."""
         self._print(text)
         self._record("info", text)
+        if kind:
+            self.note(kind, **facts)
+
+    def note(self, kind: str, **facts: object) -> None:
+        """An event for the history of the job, where that has one: history.py."""
 
     def debug(self, text: str) -> None:
         """One line for whoever asked for --debug."""
@@ -28,10 +33,12 @@ class Log:
             self._print(text)
             self._record("debug", text)
 
-    def error(self, text: str) -> None:
+    def error(self, text: str, kind: str = "", **facts: object) -> None:
         """One line saying what failed; callers of an OCI runtime read it from the log file."""
         self._print(f"error: {text}")
         self._record("error", text)
+        if kind:
+            self.note(kind, **facts)
 
     def _print(self, text: str) -> None:
         try:

@@ -42,7 +42,8 @@ def go(of: Checkpointer, asked: str) -> int:
         of.log.event(f"checkpointed {of.task.describe()} to {taking.dump(of, why, connection)}")
         status = TAKEN
     except ShimError as error:
-        of.log.error(f"{of.task.describe()} could not be checkpointed and runs on: {error.line()}")
+        text = f"{of.task.describe()} could not be checkpointed and runs on: {error.line()}"
+        of.log.error(text, "checkpoint-failed", reason=error.line())
         status = FAILED
     _requeue_after_last(of, why, status == TAKEN)
     return status
@@ -101,7 +102,7 @@ def _requeue(of: Checkpointer, why: str, taken: bool) -> None:
         if why == schedule.PREEMPT:
             slurm.end_batch_step_after_grace(task.job)
         return
-    of.log.event(f"requeueing job {task.job}")
+    of.log.event(f"requeueing job {task.job}", "requeued")
     with open(os.path.join(of.container.root, REQUEUED), "w", encoding="ascii"):
         pass
     if why == schedule.TIMEOUT:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 
 from oci_criu_shim import files, process, runtime, supervise
 from oci_criu_shim.errors import ShimError
@@ -97,18 +98,24 @@ class Supervised:
     def _run(self) -> int:
         if self.task is None or not self.task.asked:
             return self._create()
-        from oci_criu_shim import config, preflight
+        from oci_criu_shim import config, history, preflight
         from oci_criu_shim.checkpointer import Checkpointer
         from oci_criu_shim.checkpoints.store import Store
 
         settings = config.load()
         preflight.check_bundle(self.plan.bundle)
         store = Store(self.task.directory or settings.checkpoint_dir, self.task.key, settings.quota)
+        self.log = history.Log(self.log, store.directory, self.task)
         self.checkpointer = Checkpointer(self.container, self.task, store, settings, self.log)
         if self.task.directory is None:
             os.makedirs(settings.checkpoint_dir, mode=0o700, exist_ok=True)
         store.prepare()
-        status = self._start_or_go_on(store, settings.fresh_start)
+        try:
+            status = self._start_or_go_on(store, settings.fresh_start)
+        except ShimError as error:
+            self.log.note("failed", reason=error.line())
+            raise
+        self.log.note("ended", status=status)
         if status == 0:
             store.clear()  # the work is done; nobody needs them any more
         return status
@@ -128,9 +135,10 @@ class Supervised:
                     raise found
                 return self._restore(found)
             except ShimError as error:
-                self.log.error(f"{what}: {error.line()}")
+                self.log.error(f"{what}: {error.line()}", "refused", reason=error.line())
         if fresh_start:
-            self.log.event(f"{what} starts from its beginning: it has no checkpoint to go on from")
+            reason = "it has no checkpoint to go on from"
+            self.log.event(f"{what} starts from its beginning: {reason}", "fell-back", reason=reason)
             return self._create()
         raise ShimError(
             f"{what} was restarted, and has no checkpoint in {store.path} to go on from",
@@ -138,6 +146,7 @@ class Supervised:
         )
 
     def _create(self) -> int:
+        self.log.note("started")
         stdio = self._terminal() or Stdio()
         self.container.update(**self._record(stdio=stdio.record()))
         self._tell_watcher()
@@ -196,6 +205,7 @@ class Supervised:
     def _restore(self, checkpoint: Checkpoint) -> int:
         from oci_criu_shim import restore
 
+        begin = time.monotonic()
         self.runtime = Runtime(runtime.DEFAULT, self.container.root, self.runtime.globals, self.log)
         stdio = self._terminal() or Stdio(restore.pending_input(checkpoint))
         group = restore.cgroup(self.container, self.plan.bundle, checkpoint)
@@ -213,7 +223,8 @@ class Supervised:
         self.container.save(self._record(stdio=stdio.record(), init=process.identity(pid)))
         self._tell_watcher()
         where = self.task.describe() if self.task else self.container.name
-        self.log.event(f"restored {where} from {checkpoint.path} on {os.uname().nodename}")
+        text = f"restored {where} from {checkpoint.path} on {os.uname().nodename}"
+        self.log.event(text, "restored", path=checkpoint.path, seconds=time.monotonic() - begin)
         return self._supervise(pid, stdio)
 
     def _record(self, **fields: object) -> dict[str, object]:

@@ -33,6 +33,7 @@ def dump(of: Checkpointer, reason: str, connection: socket.socket | None = None)
         of.store.keep(of.keep)
     except OSError as error:
         raise ShimError(str(error)) from None
+    of.log.note("checkpointed", **taken.facts(), runs_on=options["leave_running"])
     of.estimate.measured(taken.checkpoint.manifest["bytes"], taken.seconds)
     return taken.describe()
 
@@ -62,7 +63,7 @@ def run_on(of: Checkpointer, reason: str) -> int:
         of.log.event(said)
     except ShimError as error:
         said, status = f"{what} could not be checkpointed and runs on: {error.line()}", FAILED
-        of.log.error(said)
+        of.log.error(said, "checkpoint-failed", reason=error.line())
     if reason == schedule.REQUEST:
         files.write_atomically(of.container.path(ANSWER), f"{status} {said}".encode())
         files.remove_if_there(of.container.path(REQUEST))

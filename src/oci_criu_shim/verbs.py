@@ -164,6 +164,12 @@ def _checkpoints() -> dict[str, Verb]:
     return ckpt.VERBS
 
 
+def _jobs() -> dict[str, Verb]:
+    from oci_criu_shim import jobs
+
+    return jobs.VERBS
+
+
 VERBS = {
     "create": Verb(commands.create, "ID", "create a container, without starting its program", CREATION),
     "start": Verb(commands.start, "ID", "start the program of a created container"),
@@ -223,4 +229,7 @@ VERBS = {
     ),
 }
 
-GROUPS = {"ckpt": Group(_checkpoints, "look after the checkpoints of jobs: `ckpt --help` lists how")}
+GROUPS = {
+    "ckpt": Group(_checkpoints, "look after the checkpoints of jobs: `ckpt --help` lists how"),
+    "job": Group(_jobs, "what becomes of a job that asked for checkpoints: `job --help`"),
+}

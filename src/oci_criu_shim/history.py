@@ -1,0 +1,156 @@
+"""What happened to a job's tasks, kept beside their checkpoints and for longer than those:
+
+    <checkpoint directory>/history/<job>/<step>.<task>.jsonl    a line of JSON for each event
+
+A line has `time` (seconds since the epoch), `node`, `restarts` (of the job), `event`, the facts that EVENTS lists, and
+`seq`, the number of a checkpoint whose `path` is among them.
+The words for it, if the user is told of it, are where it is noted: log.event() and log.error() take both.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from oci_criu_shim import files, log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from oci_criu_shim.job import Task
+
+DIRECTORY = "history"
+SUFFIX = ".jsonl"
+KEPT_SECONDS = 90 * 86400  # of a job that Slurm no longer knows; `ckpt prune` removes older ones
+FLAGS = os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_WRONLY
+NUMBER = (int, float)
+LARGEST = 1 << 60  # no number in a history is larger, nor is any below 0
+LATEST = 1 << 37  # seconds; what time.gmtime() and pictures can show
+# The facts of each event and their types. `at` is when the processes froze; `runs_on` says whether they went on after
+# the checkpoint; `refused` is a checkpoint that was not taken, after which comes another one, or `fell-back`: a start
+# from the beginning. `failed` is a run that could not begin.
+EVENTS: dict[str, dict[str, Any]] = {
+    "started": {},
+    "checkpointed": {
+        **{"path": str, "bytes": int, "reason": str, "runs_on": bool},
+        **{"seconds": NUMBER, "frozen": NUMBER, "at": NUMBER},
+    },
+    "checkpoint-failed": {"reason": str},
+    "requeued": {},
+    "restored": {"path": str, "seconds": NUMBER},
+    "refused": {"reason": str},
+    "fell-back": {"reason": str},
+    "failed": {"reason": str},
+    "ended": {"status": int},
+}
+
+
+class Log(log.Log):
+    """Writes the history of `task`, whose checkpoints are kept below `directory`, besides what the user is told."""
+
+    def __init__(self, other: log.Log, directory: str, task: Task) -> None:
+        super().__init__(other.path, other.form, other.verbose)
+        self.file = os.path.join(directory, DIRECTORY, task.key + SUFFIX)
+        self.restarts = task.restarts
+
+    def note(self, kind: str, **facts: object) -> None:
+        """Add an event. Where that fails, the job loses nothing else by it."""
+        import json
+
+        about = {"time": time.time(), "node": os.uname().nodename, "restarts": self.restarts, "event": kind}
+        number = os.path.basename(str(facts.get("path")))
+        if number.isdecimal():  # for other readers; ours has the path
+            facts["seq"] = int(number)
+        try:
+            _append(self.file, json.dumps({**about, **facts}).encode() + b"\n")
+        except OSError as error:
+            self.debug(f"no history of this: {error}")
+
+
+def _append(path: str, line: bytes) -> None:
+    """All of it in one write, so that no two lines mix."""
+    try:
+        descriptor = os.open(path, FLAGS, 0o600)
+    except FileNotFoundError:
+        files.make_directories(os.path.dirname(path))
+        descriptor = os.open(path, FLAGS, 0o600)
+    try:
+        os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+
+
+def prune(directory: str, known: set[int], dry_run: bool) -> list[str]:
+    """Remove the old histories of the caller's jobs that are not in `known`; their paths."""
+    limit = time.time() - KEPT_SECONDS
+    old = [path for job, path in _jobs(directory) if job not in known and _newest(path) < limit]
+    if not dry_run:
+        for path in old:
+            files.remove_tree(path)
+    return old
+
+
+def jobs(directory: str) -> list[int]:
+    """The jobs of the caller's that have a history below a checkpoint `directory`."""
+    return sorted(job for job, _ in _jobs(directory))
+
+
+def _jobs(directory: str) -> list[tuple[int, str]]:
+    try:
+        with os.scandir(os.path.join(directory, DIRECTORY)) as entries:
+            return [
+                (int(entry.name), entry.path)
+                for entry in entries
+                if entry.name.isdecimal()
+                and entry.is_dir(follow_symlinks=False)
+                and entry.stat(follow_symlinks=False).st_uid == os.geteuid()
+            ]
+    except OSError:
+        return []  # there is none, or it is somebody else's
+
+
+def _newest(path: str) -> float:
+    with os.scandir(path) as entries:
+        times = [entry.stat(follow_symlinks=False).st_mtime for entry in entries]
+    return max(times, default=0)
+
+
+def read(directory: str, job: int) -> dict[str, list[dict[str, Any]]]:
+    """{`<step>.<task>`: its events in order} of a job of the caller's; empty where it has no history."""
+    path = os.path.join(directory, DIRECTORY, str(job))
+    if job not in jobs(directory):
+        return {}
+    names = sorted(name for name in os.listdir(path) if name.endswith(SUFFIX))
+    found = {name.removesuffix(SUFFIX): _events(os.path.join(path, name)) for name in names}
+    return {key: events for key, events in found.items() if events}
+
+
+def _events(path: str) -> list[dict[str, Any]]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, encoding="utf-8", errors="replace") as stream:
+            return [event for line in stream if (event := _event(line))]
+    except OSError:
+        return []  # not a file, or not his
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    """The event in a line; the last one where an unfinished line stands before it; None where there is none."""
+    try:
+        event = files.parse_json(line[max(line.rfind('{"time"'), 0) :])
+        types = {"time": NUMBER, "node": str, "restarts": int, **EVENTS[event["event"]]}
+        facts = {name: event[name] for name in types}
+        fits = facts["time"] < LATEST and facts.get("at", 0) < LATEST
+    except (ValueError, KeyError, TypeError):
+        return None
+    if not fits or not all(isinstance(facts[name], kind) for name, kind in types.items()):
+        return None
+    if not all(isinstance(value, str) or 0 <= value < LARGEST for value in facts.values()):
+        return None
+    shown = {name: _printable(value) if isinstance(value, str) else value for name, value in facts.items()}
+    return {"event": event["event"], **shown}
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

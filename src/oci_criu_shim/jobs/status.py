@@ -1,0 +1,131 @@
+"""`job status`: runs, checkpoints and restores of one job, or one line for each job."""
+
+from __future__ import annotations
+
+from oci_criu_shim import history, slurm, units
+from oci_criu_shim.ckpt import place
+from oci_criu_shim.ckpt.report import print_json, print_table
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.jobs import story
+from oci_criu_shim.jobs.story import name, when
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from oci_criu_shim.cli import Invocation
+    from oci_criu_shim.jobs.story import Run, Story, Task
+
+USAGE = 2
+
+
+def status(call: Invocation) -> int:
+    """Show one job, or list all that have a history."""
+    picture = call.value("timeline")
+    if picture and not call.container:
+        raise ShimError("--timeline draws one job: it needs a JOBID", status=USAGE)
+    job = _number(call.container) if call.container else 0
+    directory = place.directory(call.value("checkpoint-dir"))
+    if not job:
+        return _list(directory, call.flag("json"))
+    found = next(iter(_tell(directory, [job])), None)
+    if found is None:
+        hint = "`oci-criu-shim job status` lists those that have one; --checkpoint-dir names another directory"
+        raise ShimError(f"job {job} has no history in {directory}", hint)
+    if picture:
+        from oci_criu_shim.jobs.timeline import draw
+
+        draw(found, picture)
+    elif call.flag("json"):
+        print_json(found.describe())
+    else:
+        _show(found)
+    return 0
+
+
+def _number(word: str) -> int:
+    if word.isascii() and word.isdecimal() and 0 < int(word) < 1 << 32:
+        return int(word)
+    raise ShimError(f"a JOBID is a number such as 12, not {word!r}", status=USAGE)
+
+
+def _tell(directory: str, jobs: Iterable[int]) -> list[Story]:
+    """Their stories. Slurm is asked where one has no end: its node may have died."""
+    found = [one for job in jobs if (one := story.tell(directory, job))]
+    if all(one.state != story.RUNNING for one in found):
+        return found
+    try:
+        known = slurm.known_jobs()
+    except ShimError:
+        return found
+    return [one if one.job in known else story.tell(directory, one.job, alive=False) or one for one in found]
+
+
+def _list(directory: str, as_json: bool) -> int:
+    found = _tell(directory, history.jobs(directory))
+    if as_json:
+        print_json([one.describe() for one in found])
+        return 0
+    rows: list[list[object]] = [
+        ["JOB", "STATE", "BEGAN", "RUNS", "CHECKPOINTS", "RESTORES", "KEPT", "LOST", "WAITED", "NODES"]
+    ]
+    for one in found:
+        counts = [len(one.runs), len(one.checkpoints), len(one.restores)]
+        rows.append([one.job, one.state, when(one.begin), *counts, *_lengths(one), ",".join(one.nodes)])
+    print_table(rows)
+    return 0
+
+
+def _lengths(one: Story) -> list[str]:
+    return [units.time(one.kept), _lost(one), units.time(one.waited)]
+
+
+def _lost(one: Story | Run) -> str:
+    return one.bound + units.time(one.lost)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def _show(found: Story) -> None:
+    kept, lost, waited = _lengths(found)
+    counts = [_count(len(found.runs), "run"), _count(len(found.checkpoints), "checkpoint")]
+    print(f"job {found.job}: {found.state}; {', '.join(counts)}, {_count(len(found.restores), 'restore')}")
+    print(f"work kept {kept}, lost {lost}; waited {waited}, frozen {found.frozen:.2f} s")
+    for task in found.tasks:
+        print(f"\nstep {task.key.replace('.', ', task ')}:")
+        print_table(_runs(task), "  ")
+        if task.checkpoints:
+            print("checkpoints:")
+            print_table(_checkpoints(task), "  ")
+        for run in task.runs:
+            for problem in run.problems:
+                print(f"{when(problem['time'])} {problem['event']} on {problem['node']}: {problem['reason']}")
+
+
+def _runs(task: Task) -> list[list[object]]:
+    rows: list[list[object]] = [["RUN", "NODE", "BEGIN", "END", "FROM", "OUTCOME", "KEPT", "LOST", "WAITED"]]
+    for number, run in enumerate(task.runs, 1):
+        end = when(run.end) if run.end is not None else "-"
+        outcome = f"{run.outcome} ({run.status})" if run.status else run.outcome
+        waited = units.time(run.waited) if run.waited is not None else "-"
+        kept = units.time(run.kept) if run.outcome not in (story.RUNNING, story.COMPLETED) else "-"
+        lost = _lost(run) if kept != "-" else "-"
+        rows.append([number, run.node, when(run.begin), end, _origin(run), outcome, kept, lost, waited])
+    return rows
+
+
+def _origin(run: Run) -> str:
+    if run.restored:
+        return f"checkpoint {name(run.restored)}"
+    return "the start" if run.begun else "-"
+
+
+def _checkpoints(task: Task) -> list[list[object]]:
+    rows: list[list[object]] = [["SEQ", "RUN", "AT", "WHY", "SIZE", "SECONDS", "FROZEN"]]
+    for number, run in enumerate(task.runs, 1):
+        for event in run.checkpoints:
+            size, seconds, frozen = units.size(event["bytes"]), f"{event['seconds']:.2f}", f"{event['frozen']:.2f}"
+            rows.append([name(event), number, when(event["at"]), event["reason"], size, seconds, frozen])
+    return rows

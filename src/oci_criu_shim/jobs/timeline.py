@@ -1,0 +1,184 @@
+"""A picture of a job's runs for a report: one bar for each run, in a row for each node.
+
+The only module that imports matplotlib. Every drawn thing has an id in the SVG: run-1, restore-2, checkpoint-1, ….
+"""
+
+from __future__ import annotations
+
+import io
+import os
+
+from oci_criu_shim import files, units
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.jobs import story
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from matplotlib.axes import Axes
+
+    from oci_criu_shim.jobs.story import Run, Story, Task
+
+FORMATS = ("svg", "png")
+# Okabe and Ito's colours, which the colour-blind can tell apart; what is lost is hatched besides.
+WORK, DUMP, RESTORE, LOST, WAIT = "#56B4E9", "#E69F00", "#009E73", "#D55E00", "#999999"
+LABELS = {
+    "work": "running",
+    "restore": "restore",
+    "checkpoint": "checkpoint",
+    "lost": "work lost",
+    "wait": "waiting to go on",
+    "unseen": "lost or waiting",
+    "failed": "failed or died",
+}
+SCALES = ((4 * 86400, "days", 86400), (4 * 3600, "hours", 3600), (240, "minutes", 60), (0, "seconds", 1))
+STEPS = {"hours": (1, 1.2, 2.4, 3, 6, 10)}
+OTHER_STEPS = (1, 2, 3, 6, 10)
+STYLE: dict[Any, Any] = {
+    **{"svg.fonttype": "none", "svg.hashsalt": "oci-criu-shim", "text.parse_math": False},
+    **{"font.size": 10, "hatch.linewidth": 0.7},
+}
+WIDTH, ROW, REST = 10.0, 0.55, 2.1  # inches
+BAR, THIN = 0.5, 0.1  # of a row
+DPI = 150
+APART = 0.025  # of the width: how near two numbers may stand
+
+
+def draw(found: Story, path: str) -> None:
+    """Write the picture to `path`, an SVG or PNG by its name; ShimError where it can't be made."""
+    form = os.path.splitext(path)[1][1:].lower()
+    if form not in FORMATS:
+        raise ShimError(f"{path} is not named as a picture", "name it .svg or .png", status=2)
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ShimError(f"a timeline is drawn by matplotlib: {error}", "install python3-matplotlib") from None
+    with matplotlib.rc_context(STYLE):
+        rows = _rows(found)
+        figure = Figure(figsize=(WIDTH, REST + ROW * len(rows)), layout="constrained")
+        picture = _Picture(found, rows, figure.add_subplot())
+        for task in found.tasks:
+            picture.draw(task)
+        picture.finish()
+        written = io.BytesIO()
+        figure.savefig(written, format=form, dpi=DPI, metadata={"Date": None} if form == "svg" else None)
+    files.write_atomically(path, written.getvalue(), 0o666)
+
+
+def _rows(found: Story) -> list[str]:
+    runs = sorted((run.begin, _row(found, task, run)) for task in found.tasks for run in task.runs)
+    names = list(dict.fromkeys(row for _, row in runs))
+    return sorted(names, key=lambda row: row.partition(" on ")[0]) if found.tasks[1:] else names
+
+
+def _row(found: Story, task: Task, run: Run) -> str:
+    return f"{task.key} on {run.node}" if found.tasks[1:] else run.node
+
+
+class _Picture:
+    def __init__(self, found: Story, rows: list[str], axes: Axes) -> None:
+        self.found = found
+        self.axes = axes
+        self.rows = {row: number for number, row in enumerate(rows)}
+        span = max(found.end - found.begin, 1.0)
+        self.unit, self.scale = next((unit, scale) for least, unit, scale in SCALES if span >= least)
+        self.span = span / self.scale
+        self.known: dict[str, Any] = {}  # what the legend has to name
+        self.counts: dict[str, int] = {}
+        self.numbered: dict[int, float] = {}  # row: where its last number stands
+
+    def draw(self, task: Task) -> None:
+        """All runs of a task, and what lies between them."""
+        before: Run | None = None
+        for run in task.runs:
+            row = self.rows[_row(self.found, task, run)]
+            if before:
+                self._gap(before, run, self.rows[_row(self.found, task, before)], row)
+            self._run(run, row)
+            before = run
+
+    def _x(self, time: float) -> float:
+        return (time - self.found.begin) / self.scale
+
+    def _name(self, kind: str, artist: Any) -> None:
+        """Give it its id, and the first of its kind a place in the legend."""
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        artist.set_gid(f"{kind}-{self.counts[kind]}")
+        self.known.setdefault(kind, artist)
+
+    def _bar(self, kind: str, row: int, begin: float, end: float, height: float = BAR, **style: Any) -> None:
+        left, right = self._x(begin), self._x(max(begin, end))
+        (bar,) = self.axes.barh(row, right - left, height, left, **style)
+        self._name(kind, bar)
+
+    def _marker(self, kind: str, row: float, time: float, **style: Any) -> None:
+        (marker,) = self.axes.plot([self._x(time)], [row], linestyle="none", markeredgecolor="white", **style)
+        self._name(kind, marker)
+
+    def _run(self, run: Run, row: int) -> None:
+        end = run.until
+        self._bar("work", row, run.begin, end, color=WORK, edgecolor="black", linewidth=0.6)
+        if run.outcome not in (story.RUNNING, story.COMPLETED) and run.lost > 0:
+            self._bar("lost", row, run.lost_from, end, fill=False, hatch="////", edgecolor=LOST)
+        if run.restored:
+            until = run.begin + run.restored["seconds"]
+            self._bar("restoring", row, run.begin, until, color=RESTORE)
+            self._marker("restore", row + BAR / 2, until, marker="^", color=RESTORE, markersize=9)
+        for event in run.checkpoints:
+            self._checkpoint(event, row)
+        if run.outcome in (story.FAILED, story.DIED):
+            self._marker("failed", row, end, marker="X", color=LOST, markersize=11)
+
+    def _checkpoint(self, event: dict[str, Any], row: int) -> None:
+        self._bar("frozen", row, event["at"], event["at"] + event["frozen"], color=DUMP)
+        self._marker("checkpoint", row - BAR / 2, event["at"], marker="v", color=DUMP, markersize=9)
+        place = self._x(event["at"])
+        if place - self.numbered.get(row, -self.span) < APART * self.span:
+            return
+        self.numbered[row] = place
+        above: dict[str, Any] = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        self.axes.annotate(story.name(event), (place, row - BAR / 2), fontsize=9, bbox=behind, **above)
+
+    def _gap(self, before: Run, run: Run, from_row: int, row: int) -> None:
+        """From the end of a run, as far as it is known, down or up to the next one's row, and along it."""
+        end = before.until
+        self.axes.plot([self._x(end)] * 2, [from_row, row], color=WAIT, linewidth=1, zorder=0)
+        if before.end is not None:
+            self._bar("wait", row, end, run.begin, THIN, color=WAIT)
+        else:
+            self._bar("unseen", row, end, run.begin, THIN, fill=False, hatch="////", edgecolor=WAIT)
+        width = self._x(run.begin) - self._x(end)
+        if width > 3 * APART * self.span:
+            middle = self._x(end) + width / 2
+            text = units.time(run.begin - end)
+            self.axes.text(middle, row - THIN, text, ha="center", va="bottom", fontsize=9, color="#444444")
+
+    def finish(self) -> None:
+        """Axes, title, legend."""
+        from matplotlib.ticker import MaxNLocator
+
+        axes, found = self.axes, self.found
+        axes.set_yticks(list(self.rows.values()), list(self.rows))
+        axes.set_ylim(len(self.rows) - 0.5, -0.7)
+        axes.set_ylabel("task and node" if found.tasks[1:] else "node")
+        axes.set_xlim(-0.02 * self.span, 1.03 * self.span)
+        axes.set_xlabel(f"time since the job's start at {story.when(found.begin)} ({self.unit})")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, steps=STEPS.get(self.unit, OTHER_STEPS)))
+        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.set_title(self._title(), loc="left")
+        handles = {name: self.known[kind] for kind, name in LABELS.items() if kind in self.known}
+        assert axes.figure
+        style: dict[str, Any] = {"loc": "outside lower center", "columnspacing": 1.4, "frameon": False}
+        axes.figure.legend(handles.values(), handles.keys(), ncols=len(handles), **style)
+
+    def _title(self) -> str:
+        found = self.found
+        lost = f"lost {found.bound}{units.time(found.lost)}"
+        sums = f"work kept {units.time(found.kept)}, {lost}, waited {units.time(found.waited)}"
+        return f"Job {found.job}: {found.state}\n{sums}"
