@@ -69,7 +69,7 @@ def _time_is_up(of: Checkpointer) -> str:
     root = of.container.root
     with open(os.path.join(root, TIME_IS_UP), "w", encoding="ascii"):
         pass
-    for other in _asked(root):
+    for other in asked(root):
         supervisor = other.alive("supervisor")
         if supervisor and other.name != of.container.name:
             os.kill(supervisor, CHECKPOINT)
@@ -86,7 +86,7 @@ def _requeue_after_last(of: Checkpointer, why: str, taken: bool) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with open(container.path(DONE), "w", encoding="ascii") as mark:
             mark.write("taken" if taken else "failed")
-        marks = [_mark(other) for other in _asked(container.root)]
+        marks = [_mark(other) for other in asked(container.root)]
     if all(marks):
         try:
             _requeue(of, why, all(mark == "taken" for mark in marks))
@@ -112,8 +112,8 @@ def _requeue(of: Checkpointer, why: str, taken: bool) -> None:
         slurm.end_batch_step(task.job)
 
 
-def _asked(root: str) -> Iterator[Container]:
-    """Those whose checkpoints were asked for: any other begins again with the job."""
+def asked(root: str) -> Iterator[Container]:
+    """The containers of a job on this node whose checkpoints were asked for: any other begins again with the job."""
     for other in all_of(root):
         if other.alive("supervisor") is None:
             continue

@@ -118,6 +118,20 @@ def end_batch_step_after_grace(job: int) -> None:
     process.spawn(["/bin/sh", "-c", 'sleep "$0" && exec "$@"', f"{max(rest, 0):.1f}", *argv], os.environ, {})
 
 
+def run_on_nodes(job: int, argv: list[str]) -> int:
+    """Run `argv` once on each node of a running job, beside its own steps, with our streams; srun's exit status as of
+    os.waitstatus_to_exitcode. ShimError where it does not run."""
+    record = _job(job)
+    if "RUNNING" not in record["job_state"]:
+        raise ShimError(f"job {job} does not run: it is {' '.join(record['job_state'])}")
+    # A step of the job that this is called in would be made otherwise.
+    env = {name: value for name, value in os.environ.items() if not name.lstrip("_").startswith("SLURM_")}
+    env.update({name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ})
+    nodes = str(record["node_count"]["number"])
+    words = [f"--jobid={job}", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--quiet"]
+    return process.wait(process.spawn([_program("srun"), *words, *argv], env, {1: 1, 2: 2}))
+
+
 def known_jobs() -> set[int]:
     """The ids of the user's jobs that slurmctld knows: those to come, those that run, and for a while (MinJobAge) those
     that have ended, which could still be requeued."""

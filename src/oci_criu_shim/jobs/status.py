@@ -7,6 +7,7 @@ from oci_criu_shim.ckpt import place
 from oci_criu_shim.ckpt.report import print_json, print_table
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.jobs import story
+from oci_criu_shim.jobs.place import USAGE, job_number
 from oci_criu_shim.jobs.story import name, when
 
 TYPE_CHECKING = False
@@ -16,15 +17,13 @@ if TYPE_CHECKING:
     from oci_criu_shim.cli import Invocation
     from oci_criu_shim.jobs.story import Run, Story, Task
 
-USAGE = 2
-
 
 def status(call: Invocation) -> int:
     """Show one job, or list all that have a history."""
     picture = call.value("timeline")
     if picture and not call.container:
         raise ShimError("--timeline draws one job: it needs a JOBID", status=USAGE)
-    job = _number(call.container) if call.container else 0
+    job = job_number(call.container) if call.container else 0
     directory = place.directory(call.value("checkpoint-dir"))
     if not job:
         return _list(directory, call.flag("json"))
@@ -41,12 +40,6 @@ def status(call: Invocation) -> int:
     else:
         _show(found)
     return 0
-
-
-def _number(word: str) -> int:
-    if word.isascii() and word.isdecimal() and 0 < int(word) < 1 << 32:
-        return int(word)
-    raise ShimError(f"a JOBID is a number such as 12, not {word!r}", status=USAGE)
 
 
 def _tell(directory: str, jobs: Iterable[int]) -> list[Story]:

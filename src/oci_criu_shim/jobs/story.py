@@ -67,7 +67,7 @@ class Run:
         """Its end, as far as that is known."""
         if self.end is not None:
             return self.end
-        return max(self.last, time.time()) if self.outcome == RUNNING else self.last
+        return float(max(self.last, time.time()) if self.outcome == RUNNING else self.last)
 
     @property
     def lost_from(self) -> float:

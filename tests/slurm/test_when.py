@@ -1,0 +1,95 @@
+"""Checkpoints at intervals, before the time limit, at a signal, on request: each on a job that goes on unaware."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests import jobs
+from tests.cluster import Cluster, wait_for
+from tests.jobs import Job, Work
+from tests.slurm.test_preemption import KINDS, Submit, quoting
+
+DIR = jobs.OPTIONS[1:]
+
+
+def taken(job: Job, reason: str) -> int:
+    return sum(line.startswith("checkpointed ") and f"({reason}) to " in line for line in job.events())
+
+
+def judge(job: Job) -> None:
+    assert job.wait_end() == "COMPLETED"
+    assert not job.failures()
+
+
+@KINDS
+def test_interval(shim_cluster: Cluster, shim_bundle: str, kind: Submit) -> None:
+    job = kind(shim_cluster, shim_bundle, "interval", Work(ticks=24), "--checkpoint=preempt,interval:2s", *DIR)
+    with quoting(job):
+        job.wait_running()
+        wait_for(lambda: taken(job, "interval") == 2, 30, "two checkpoints")
+        job.preempt()
+        judge(job)
+
+
+def test_signal_and_request(shim_cluster: Cluster, shim_bundle: str) -> None:
+    options = ("--checkpoint=signal:USR1", "--checkpoint-keep=5", *DIR)
+    job = jobs.batch(shim_cluster, shim_bundle, "signal", Work(ticks=20), *options)
+    with quoting(job):
+        job.wait_running()
+        job.wait_ticks(2)
+        shim_cluster.exec("ctl", ["scancel", "--batch", "--signal=USR1", job.number])
+        wait_for(lambda: taken(job, "signal") == 1, 30, "a checkpoint at the signal")
+        done = shim_cluster.exec("ctl", ["oci-criu-shim", "job", "checkpoint", "--json", job.number])
+        said = json.loads(done.stdout)
+        assert (said["job"], said["node"], said["taken"]) == (int(job.number), job.nodes[0], True)
+        assert "(request)" in said["said"]
+        done = shim_cluster.exec(job.nodes[0], ["oci-criu-shim", "job", "checkpoint", "--here", job.number])
+        assert "it runs on" in done.stdout
+        for who, words, wanted in (
+            ("bob", ["--here", job.number], f"job {job.number} belongs to somebody else"),
+            ("alice", ["--here", "4242"], "job 4242 has no container on"),
+            ("alice", ["x"], "a JOBID is a number such as 12"),
+        ):
+            refused = shim_cluster.exec(job.nodes[0], ["oci-criu-shim", "job", "checkpoint", *words], who, check=False)
+            assert refused.returncode and wanted in refused.stderr
+        judge(job)
+    ended = shim_cluster.exec("ctl", ["oci-criu-shim", "job", "checkpoint", job.number], check=False)
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1) and "does not run: it is COMPLETED" in ended.stderr
+
+
+def test_longer_than_the_time_limit(shim_cluster: Cluster, shim_bundle: str) -> None:
+    """Two containers of one job, of which the larger is due first; the limit is changed while it runs."""
+    script = "srun -n1 --overlap --container={bundle} {{command}} & "
+    script += "srun -n1 --overlap --container={bundle} sleep 70 & wait $!; wait"
+    options = ("--checkpoint=timeout", "--time=5", "-c2", *DIR)
+    work = Work(ticks=140, mib=64)
+    job = jobs.submit(shim_cluster, "limit", script.format(bundle=shim_bundle), work, *options)
+    with quoting(job):
+        job.wait_running()
+        shim_cluster.exec("ctl", ["scontrol", "update", f"jobid={job.number}", "timelimit=1"], "root")
+        wait_for(lambda: job.record()["restart_cnt"] == 1, 120, "its requeue at the time limit")
+        job.wait_end()
+        assert [line.split()[0] for line in job.events()].count("requeueing") == 1
+        assert len(re.findall(r"restored job \d+ step", job.output())) == 2
+        assert job.ticks() == 140 and "end sum-ok" in job.output()
+
+
+def test_a_job_that_may_not_be_requeued(shim_cluster: Cluster, shim_bundle: str) -> None:
+    options = ("--checkpoint=timeout", "--time=1", "--no-requeue", *DIR)
+    job = jobs.batch(shim_cluster, shim_bundle, "stays", Work(ticks=400, tick=0.25), *options)
+    with quoting(job):
+        job.wait_running()
+        wait_for(lambda: "submit it with --requeue" in job.output(), 90, "why it has no checkpoint")
+        ticks = job.ticks()
+        wait_for(lambda: job.ticks() > ticks, 10, "it to run on")
+    shim_cluster.exec("ctl", ["scancel", job.number])
+
+
+@pytest.mark.parametrize("option", ["--checkpoint=soon", "--checkpoint-interval=5", "--checkpoint-keep=0"])
+def test_bad_values_are_refused_at_submission(shim_cluster: Cluster, option: str) -> None:
+    done = shim_cluster.exec("ctl", ["sbatch", "--checkpoint", option, "--wrap", "true"], check=False)
+    assert done.returncode and option in done.stderr
+    assert not shim_cluster.exec("ctl", ["squeue", "--noheader"]).stdout

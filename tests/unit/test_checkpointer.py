@@ -1,0 +1,109 @@
+"""What a supervisor does about signals and limits."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from oci_criu_shim import config, estimate, process, schedule
+from oci_criu_shim.checkpointer import REQUEST, Checkpointer
+from oci_criu_shim.checkpoints.store import Store
+from oci_criu_shim.container import Container
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.job import Task
+from oci_criu_shim.log import Log
+from oci_criu_shim.signals import CHECKPOINT
+
+Make = Callable[..., Checkpointer]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def made(when: str, **settings: object) -> Checkpointer:
+        container = Container(str(tmp_path / "run"), "one")
+        if not container.exists():
+            container.reserve()
+        container.save({"init": process.identity(os.getpid())})
+        task = Task({"SLURM_JOB_ID": "7", "SLURM_CHECKPOINT": when, "SLURM_JOB_PARTITION": "low"})
+        known = config.Settings({**config.DEFAULTS, **settings})
+        return Checkpointer(container, task, Store(str(tmp_path / "store"), task.key), known, Log())
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("when", "term", "usr1"),
+    [
+        ("preempt", schedule.PREEMPT, ""),
+        ("default", schedule.PREEMPT, ""),
+        ("signal:USR1", "", schedule.SIGNAL),
+        ("interval:1h", "", ""),
+    ],
+)
+def test_signals(make: Make, when: str, term: str, usr1: str) -> None:
+    made = make(when)
+    assert (made.at_signal(signal.SIGTERM), made.at_signal(signal.SIGUSR1)) == (term, usr1)
+    assert made.at_signal(CHECKPOINT) == schedule.PREEMPT
+    Path(made.container.path(REQUEST)).touch()
+    assert made.at_signal(CHECKPOINT) == schedule.REQUEST
+
+
+def test_the_partitions_default(make: Make) -> None:
+    partitions = {"low": {"checkpoint": "timeout"}, "other": {"checkpoint": "none"}}
+    made = make("default", partitions=partitions)
+    assert made.when.timeout and not made.when.preempt
+
+
+def test_a_default_that_is_none(make: Make) -> None:
+    with pytest.raises(ShimError, match="'often' is not a time for checkpoints"):
+        make("default", checkpoint="often")
+
+
+def test_limits(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    made = make("preempt,timeout")
+    made.done(schedule.LOOK)  # Slurm did not answer
+    made.note_limits(2000, 60)
+    made.done(schedule.LOOK)
+    assert (made.schedule.end, made.grace) == (2000, 60)
+    made.schedule.end = 0
+    assert not made.due() and not capsys.readouterr().err
+
+
+def test_too_large_for_the_grace_time_is_said_once(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    made = make("preempt", **{"dump-rate": "1K"})
+    made.note_limits(0, 1)
+    made.done(schedule.LOOK)
+    made.due()
+    made.due()
+    assert capfd.readouterr().err.count("partition low gives 1 s at a preemption") == 1
+
+
+def test_speed_is_remembered(make: Make) -> None:
+    made = make("preempt").estimate
+    assert made.rate() == config.Settings(config.DEFAULTS).dump_rate
+    made.measured(1 << 20, 9)
+    made.measured(64 << 20, 2.5)
+    assert made.rate() == 32 << 20
+    assert make("preempt").estimate.rate() == 32 << 20
+
+
+def test_memory_is_that_of_all_processes() -> None:
+    alone = estimate.memory(os.getpid())
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writer)
+        held = bytearray(os.urandom(32 << 20))
+        os.read(reader, len(held))
+        os._exit(0)
+    os.close(reader)
+    grown = 0
+    while grown < alone + (32 << 20):
+        grown = estimate.memory(os.getpid())
+    os.close(writer)
+    os.waitpid(child, 0)
+    assert estimate.memory(child) == 0
