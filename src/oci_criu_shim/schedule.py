@@ -89,8 +89,8 @@ class Schedule:
         self.look = now + FIRST_LOOK if when.preempt or when.timeout else math.inf
 
     def due(self) -> str:
-        """What is due; empty where nothing is."""
-        return next((what for seconds, what in sorted(self._times()) if seconds <= 0), "")
+        """What is due, the most urgent first; empty where nothing is."""
+        return next((what for seconds, what in self._times() if seconds <= 0), "")
 
     def sleep(self) -> float:
         """For how many seconds nothing can become due."""
