@@ -45,7 +45,7 @@ def oci_cluster() -> Iterator[Cluster]:
         (running.shared / "nvidia.log").chmod(0o666)
         for node in running.compute_nodes():
             install(running, node, f"{PROGRAMS}/nvidia-container-runtime", NVIDIA)
-            for name in ("singularity", "ch-run", "enroot"):
+            for name in ("singularity", "enroot"):
                 install(running, node, f"{PROGRAMS}/{name}", SAYING)
         yield running
 
@@ -158,10 +158,20 @@ def test_nvidia_is_called(oci_cluster: Cluster, bundle: str) -> None:
         assert verbs <= {word for line in calls for word in line.split()}
 
 
+def test_charliecloud(oci_cluster: Cluster, bundle: str, plain: str) -> None:
+    """A directory with a root file system is run by the real Charliecloud."""
+    choose(oci_cluster, MULTI)
+    found = look(oci_cluster, f"--container={bundle}/rootfs")
+    assert without_reason(found) == without_reason(plain)
+    job = jobs.submit(oci_cluster, "charlie", BATCH, Work(ticks=1, tick=0), f"--container={bundle}/rootfs")
+    wait_for(lambda: job.state() in jobs.ENDED, 30, "its end")
+    assert job.record()["exit_code"]["return_code"]["number"] == 5
+    assert {"out", "err", f"job {job.number}"} <= set(job.output().splitlines())
+
+
 def test_runtime_of_choice(oci_cluster: Cluster, bundle: str) -> None:
     """By what the image is, by partition, by the job's environment, and by a script of the user's, in this order."""
     choose(oci_cluster, MULTI)
-    oci_cluster.exec("ctl", ["mkdir", "image"])
     for name in ("image.sif", "image.sqsh"):
         oci_cluster.exec("ctl", ["touch", name])
 
@@ -172,14 +182,13 @@ def test_runtime_of_choice(oci_cluster: Cluster, bundle: str) -> None:
     assert runs("bundle").splitlines()[0] == "out"
     assert re.search(r"^singularity exec --userns .*/image\.sif /usr/bin/echo out$", runs("image.sif"), re.MULTILINE)
     assert re.search(r"^enroot start .*/image\.sqsh /usr/bin/echo out$", runs("image.sqsh"), re.MULTILINE)
-    assert re.search(r"^ch-run .*/home/alice/image -- /usr/bin/echo out$", runs("image"), re.MULTILINE)
     assert "slurm-oci: no runtime here knows what /home/alice/nothing is" in runs("nothing")
 
     partition = "cd /etc/oci-criu-shim/slurm-oci && mkdir partition && ln -s ../singularity partition/high"
     for node in oci_cluster.compute_nodes():
         oci_cluster.exec(node, ["sh", "-c", partition], "root")
     assert "singularity exec" in runs("bundle", "-p", "high")
-    assert "ch-run" in runs("bundle", "-p", "high", runtime="charliecloud")
+    assert "ch-run" in runs("bundle", "-p", "high", runtime="charliecloud")  # which knows no bundles, and says so
     assert "there is no runtime podman in" in runs("bundle", runtime="podman")
 
     install(oci_cluster, "n1", "/home/alice/.slurm-oci-run", SAYING)
