@@ -68,8 +68,10 @@ PLACES = -e 's,/usr/bin/oci-criu,$(PREFIX)/bin/oci-criu,; s,/usr/lib/oci,$(PREFI
 # Isolated, without `site`: half the start-up, and nothing of the user's environment changes what is run. Debian's
 # packages (pycriu, jsonschema) come last, for the few verbs that import them.
 LAUNCHER = '\#!/usr/bin/python3 -IS' \
+	'import gc' \
 	'import sys' \
 	'' \
+	'gc.disable()  \# most verbs are over before there is garbage' \
 	'sys.path.insert(0, "$(LIBDIR)")' \
 	'sys.path.append("/usr/lib/python3/dist-packages")' \
 	'from oci_criu_shim.__main__ import main' \

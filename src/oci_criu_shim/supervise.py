@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -56,6 +57,7 @@ class Supervisor:
 
     def run(self) -> int:
         """The container's exit status: its own, or 128 plus the signal that ended it."""
+        gc.enable()  # whoever started us may have saved it
         while self.status is None or self.child is not None:
             self._wait()
             for number in self.signals.read():
