@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from oci_criu_shim import files, schedule
+from oci_criu_shim import files, schedule, units
 from oci_criu_shim.estimate import Estimate
 from oci_criu_shim.schedule import Schedule
 from oci_criu_shim.signals import CHECKPOINT
@@ -45,7 +45,7 @@ class Checkpointer:
         self.estimate = Estimate(container, store.directory, settings.dump_rate)
         self.schedule = Schedule(self.when, self.estimate.seconds, task.end, settings.margin, settings.mtbf)
         self.grace = 0
-        self.warned = False
+        self.said: set[str] = set()
 
     def at_signal(self, number: int) -> str:
         """Why that signal wants a checkpoint; empty where it is not ours."""
@@ -90,13 +90,18 @@ class Checkpointer:
         self.schedule.looked(end)
 
     def _warn(self) -> None:
-        """Once, when a checkpoint would not be done within the grace time any more."""
-        if self.warned or not self.grace:
+        """Say, once each, that a checkpoint may not be done within the grace time, and that it won't."""
+        if not self.grace:
             return
-        now = self.estimate.seconds()
-        if now > self.grace:
-            self.warned = True
-            self.log.event(
-                f"{self.task.describe()} is so large now that a checkpoint takes about {now:.0f} s, and partition "
-                f"{self.task.partition} gives {self.grace} s at a preemption; --checkpoint-interval saves what was done"
-            )
+        memory = units.size(self.task.memory)
+        self._say_once(f"may use {memory} of memory, of which", self.estimate.of(self.task.memory))
+        self._say_once("uses so much memory now that", self.estimate.seconds())
+
+    def _say_once(self, what: str, seconds: float) -> None:
+        if seconds <= self.grace or what in self.said:
+            return
+        self.said.add(what)
+        self.log.event(
+            f"{self.task.describe()} {what} a checkpoint takes about {seconds:.0f} s, and partition "
+            f"{self.task.partition} gives {self.grace} s at a preemption; --checkpoint-interval limits the loss"
+        )

@@ -32,9 +32,13 @@ class Estimate:
         when, found = self.known
         if time.monotonic() > when + FRESH_SECONDS:
             init = self.container.alive("init")
-            found = BASE_SECONDS + (memory(init) / self.rate() if init else 0)
+            found = self.of(memory(init) if init else 0)
             self.known = (time.monotonic(), found)
         return found
+
+    def of(self, size: int) -> float:
+        """Seconds for `size` bytes of memory."""
+        return BASE_SECONDS + size / self.rate()
 
     def rate(self) -> float:
         """Bytes per second."""

@@ -80,6 +80,10 @@ def test_too_large_for_the_grace_time_is_said_once(make: Make, capfd: pytest.Cap
     made.due()
     made.due()
     assert capfd.readouterr().err.count("partition low gives 1 s at a preemption") == 1
+    made.task.memory = 1 << 30
+    made.due()
+    made.due()
+    assert capfd.readouterr().err.count("may use 1.0 GiB of memory, of which a checkpoint takes about 1048") == 1
 
 
 def test_speed_is_remembered(make: Make) -> None:
