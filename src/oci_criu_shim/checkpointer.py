@@ -60,7 +60,11 @@ class Checkpointer:
     def due(self) -> str:
         """Why a checkpoint is due now, or schedule.LOOK; empty where nothing is."""
         self._warn()
-        return self.schedule.due()
+        what = self.schedule.due()
+        if what == schedule.INTERVAL and what not in self.said:
+            self.said.add(what)
+            self.log.event(f"each checkpoint of {self.task.describe()} has all of its memory: none is incremental")
+        return what
 
     def sleep(self) -> float:
         """For how many seconds there is nothing to ask due() for."""
