@@ -206,11 +206,20 @@ fail:
 /*
  * A job that was requeued after its checkpoint is eligible at once: slurmctld's batch_requeue_fini() holds it back for the
  * lifetime of a credential, 121 s, unless its begin time lies in the future when its last node's epilog is done.
+ * The mark may say besides, a line each, which nodes are to be left out and which features they must have: Slurm takes
+ * that for pending jobs only. Each by itself: one that is refused must not hold back the others.
  */
+static const char UPDATE[] =
+	"\"$1\" update \"$2\" StartTime=now+3seconds; cd -- \"$3\" && [ -f " REQUEUED_MARK " ] || exit;"
+	" while IFS= read -r setting; do"
+	" case $setting in ExcNodeList=*|Features=*) \"$1\" update \"$2\" \"$setting\" ;; esac;"
+	" done <" REQUEUED_MARK;
+
 static void release_requeued(int base, const struct names *names)
 {
 	CLEANUP_FD int fd = openat(base, names->directory, DIRECTORY);
 	CLEANUP_TEXT char *id = NULL;
+	CLEANUP_TEXT char *path = NULL;
 	struct stat owner;
 
 	if (fd < 0 || fstat(fd, &owner) < 0 || !owner.st_uid)
@@ -219,7 +228,9 @@ static void release_requeued(int base, const struct names *names)
 		return;
 	if (asprintf(&id, "JobId=%s", names->directory) < 0)
 		return;
-	char *const update[] = {SCONTROL, "update", id, "StartTime=now+3seconds", NULL};
+	if (asprintf(&path, RUN_DIR "/%s", names->directory) < 0)
+		return;
+	char *const update[] = {"/bin/sh", "-c", (char *)UPDATE, "update", SCONTROL, id, path, NULL};
 
 	run_as(&owner, update);
 }

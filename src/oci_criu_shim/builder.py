@@ -11,7 +11,7 @@ import os
 import socket
 
 from oci_criu_shim import clocks, criu, groups, linux, process
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import Misfit, ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def start(plan: Plan, stdio: Stdio | Streams) -> criu.Swrk:
         status = process.wait(builder)
     if status or not text.isdecimal():
         hint = NAMESPACE_HINT if "unshare" in text else ""
-        raise ShimError(f"cannot make the container's namespaces and mounts: {text.lstrip('!')}", hint)
+        raise Misfit(f"cannot make the container's namespaces and mounts: {text.lstrip('!')}", hint)
     return criu.Swrk(ours, int(text))
 
 

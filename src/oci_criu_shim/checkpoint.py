@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from oci_criu_shim import client, criu, files, groups, linux, preflight, stdio
+from oci_criu_shim import client, criu, files, fit, groups, linux, preflight, stdio
 from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.errors import ShimError
 
@@ -56,7 +56,9 @@ def take(
     begin = time.monotonic()
     options = options or {"leave_running": False}
     record = container.load()
-    preflight.check(pid, Bundle(record["bundle"], record["config"]))
+    bundle = Bundle(record["bundle"], record["config"])
+    preflight.check(pid, bundle)
+    needs = fit.needs(bundle)
     connection = connection or client.connect(helper)
     pidfd = os.pidfd_open(pid)
     committed: list[Checkpoint] = []
@@ -71,7 +73,7 @@ def take(
         def commit(report: dict[str, Any]) -> None:
             if "for" in options:
                 criu.leave_groups(stage.images)
-            committed.append(_commit(container, pid, record, stage, report, reason))
+            committed.append(_commit(container, pid, record, stage, {**report, "needs": needs}, reason))
 
         try:
             client.dump(connection, options, [pidfd, *directories], commit)
@@ -136,6 +138,7 @@ def _manifest(
         "node": os.uname().nodename,
         "kernel": os.uname().release,
         "criu": report["criu"],
+        "needs": report["needs"],
         "reason": reason,
         "bytes": sum(sizes.values()),
         "files": sizes,

@@ -19,6 +19,8 @@ DEFAULTS: dict[str, Any] = {
     "keep": 2,
     "quota": "",
     "fresh-start": False,
+    "max-restarts": 3,
+    "feature": "",
     "checkpoint": "preempt",
     "partitions": {},
     "margin": "10s",
@@ -37,8 +39,10 @@ UNITS = (
 
 class Settings:
     """`backend` is a runtime's name or path, or empty; `checkpoint_dir` is absolute; `keep` counts checkpoints; `quota`
-    is in bytes, 0 where there is none; `fresh_start` allows a restarted task to begin again where it has none; `margin`
-    and `mtbf` are seconds, `dump_rate` bytes per second (schedule.Schedule, estimate.Estimate)."""
+    is in bytes, 0 where there is none; `fresh_start` allows a restarted task to begin again where it has none;
+    `max_restarts` is how often it is restored without getting further, 0 for ever; `feature` is one of nodes, which
+    requeued jobs ask for, or empty; `margin` and `mtbf` are seconds, `dump_rate` bytes per second (schedule.Schedule,
+    estimate.Estimate)."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.backend: str = values["backend"]
@@ -46,6 +50,8 @@ class Settings:
         self.keep: int = values["keep"]
         self.quota: int = units.parse_size(values["quota"] or "0")
         self.fresh_start: bool = values["fresh-start"]
+        self.max_restarts: int = values["max-restarts"]
+        self.feature: str = values["feature"]
         self.checkpoint: str = values["checkpoint"]
         self.partitions: dict[str, dict[str, str]] = values["partitions"]
         self.margin: int = units.parse_time(values["margin"])
@@ -74,8 +80,11 @@ def load(path: str = PATH) -> Settings:
         if type(value) is not type(DEFAULTS[name]):
             wanted = type(DEFAULTS[name]).__name__
             raise ShimError(f"{path}: {name} must be of type {wanted}, not {value!r}")
-    if values.get("keep", 1) < 1:
-        raise ShimError(f"{path}: keep must be at least 1, not {values['keep']}")
+    for name, least in (("keep", 1), ("max-restarts", 0)):
+        if values.get(name, least) < least:
+            raise ShimError(f"{path}: {name} must be at least {least}, not {values[name]}")
+    if not all(character.isalnum() or character in "_.-" for character in values.get("feature", "")):
+        raise ShimError(f"{path}: feature is a node's feature, not {values['feature']!r}")
     for partition, table in values.get("partitions", {}).items():
         if not isinstance(table, dict) or not set(table) <= set(PER_PARTITION):
             raise ShimError(f"{path}: [partitions.{partition}] may have {', '.join(PER_PARTITION)} only")

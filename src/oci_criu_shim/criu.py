@@ -8,7 +8,7 @@ import socket
 import sys
 
 from oci_criu_shim import process
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import Misfit, ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def program() -> str:
     """The path of criu; ShimError where there is none."""
     path = process.find("criu")
     if path is None:
-        raise ShimError("criu is not installed on this node", "install CRIU 4.2 or newer")
+        raise Misfit("criu is not installed on this node", "install CRIU 4.2 or newer")
     return path
 
 

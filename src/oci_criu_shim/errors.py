@@ -18,3 +18,11 @@ class ShimError(Exception):
         """The message and its hint as they are printed, on one line."""
         text = f"{self} (hint: {self.hint})" if self.hint else str(self)
         return " ".join(text.split("\n"))
+
+
+class Misfit(ShimError):
+    """The checkpoint may be right, but this node can't run it; another one may."""
+
+
+class NotRestored(ShimError):
+    """CRIU could not restore it: the checkpoint's fault or the node's, that can't be told."""

@@ -17,8 +17,8 @@ class Task:
     """One task of a step: `job`, `step` and `rank` are Slurm's numbers, `local` its number on this
     node, `restarts` how often the job was requeued, `end` its time limit in seconds since the epoch and `memory` what
     it may use on the node in bytes (0: not told), `when` the value of --checkpoint ("off" where it was not given,
-    "default" where it had none), and `interval` and `directory` those of --checkpoint-interval and --checkpoint-dir,
-    None where they were not given."""
+    "default" where it had none), and `interval`, `directory` and `restart_dir` those of --checkpoint-interval,
+    --checkpoint-dir and --restart-dir, None where they were not given; `node` is Slurm's name of this node."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.job = int(environment["SLURM_JOB_ID"])
@@ -32,6 +32,8 @@ class Task:
         self.when = environment.get("SLURM_CHECKPOINT", "off")
         self.interval = environment.get("SLURM_CHECKPOINT_INTERVAL")
         self.directory = environment.get("SLURM_CHECKPOINT_DIR")
+        self.restart_dir = environment.get("SLURM_RESTART_DIR")
+        self.node = environment.get("SLURMD_NODENAME", os.uname().nodename)
 
     @property
     def key(self) -> str:

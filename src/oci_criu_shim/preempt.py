@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 
-from oci_criu_shim import job, schedule, slurm, taking
+from oci_criu_shim import job, requeue, schedule, slurm, taking
 from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.checkpointer import FAILED, NO_REASON, TAKEN
 from oci_criu_shim.container import all_of
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.container import Container
 
 DONE = "checkpointed"  # in a container's directory: its checkpoint is committed, or has failed
-# In the job's run directory:
-REQUEUED = "requeued"  # its epilog makes the job eligible at once
-TIME_IS_UP = ".timeout"  # one of its containers must go before the time limit, so all of them
+TIME_IS_UP = ".timeout"  # in the job's run directory: one of its containers must go before the time limit, so all of them
 END_SECONDS = 60.0
 
 
@@ -103,8 +101,7 @@ def _requeue(of: Checkpointer, why: str, taken: bool) -> None:
             slurm.end_batch_step_after_grace(task.job)
         return
     of.log.event(f"requeueing job {task.job}", "requeued")
-    with open(os.path.join(of.container.root, REQUEUED), "w", encoding="ascii"):
-        pass
+    requeue.mark(of.container.root, task.job, of.log)
     if why == schedule.TIMEOUT:
         slurm.requeue(task.job)
         time.sleep(END_SECONDS)  # Slurm ends this step; were it to end by itself, the job would be over

@@ -11,9 +11,9 @@ import base64
 import os
 import signal
 
-from oci_criu_shim import builder, criu, files, groups, hooks, linux, mounts
+from oci_criu_shim import builder, criu, files, fit, groups, hooks, linux, mounts
 from oci_criu_shim.checkpoints.integrity import Verification
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import Misfit, NotRestored, ShimError
 from oci_criu_shim.log import Log
 
 TYPE_CHECKING = False
@@ -166,9 +166,11 @@ def start(
 ) -> int:
     """Restore `checkpoint` as `container`: the pid of its init, a child of ours.
 
-    Raises ShimError, with CRIU's own words, where that fails; nothing of it is running then.
+    Raises ShimError, with CRIU's own words, where that fails; nothing of it is running then. Misfit: it is this node
+    that can't.
     """
     verification = Verification(checkpoint)
+    fit.check(checkpoint.manifest, bundle)
     linux.become_subreaper()
     os.mkdir(container.path("stage"), 0o700)
     plan = Plan(container, bundle, checkpoint, asked or Asked())
@@ -272,9 +274,11 @@ def _source(entry: Mapping[str, Any], bundle: Bundle, node: Iterable[mounts.Moun
         source = mounts.node_source(entry["kind"], entry["root"], node)
     else:
         source = mounts.bind_source(entry["key"], bundle.mounts, bundle.path, bundle.rootfs)
+    if source is None and entry["kind"] == "bind":
+        raise ShimError(f"the container's mount {entry['key']} has no source in config.json", "use the same bundle")
     if source is None or not (os.path.exists(source) or entry["kind"] == "cgroup"):
-        raise ShimError(
-            f"the container's mount {entry['key']} has no source here: {source or 'not in config.json'}",
+        raise Misfit(
+            f"the container's mount {entry['key']} has no source here: {source or 'no such file system'}",
             "the node needs the same files and devices as the one that was checkpointed",
         )
     return source
@@ -284,7 +288,7 @@ def _check_source(entry: Mapping[str, Any], path: str, node: Iterable[mounts.Mou
     """Raise ShimError where the kernel would not let a user mount `path` as the container had it."""
     missing = mounts.locked(path, node) & ~mounts.flags(entry["options"])
     if missing:
-        raise ShimError(
+        raise Misfit(
             f"the container's mount {entry['key']} was not {' '.join(mounts.names(missing))}, and {path} is, here",
             "mount it alike on all nodes",
         )
@@ -327,13 +331,13 @@ def cgroup(container: Container, bundle: Bundle, checkpoint: Checkpoint) -> str:
 def _failure(plan: Plan, response: Any) -> ShimError:
     lines = criu.errors(plan.log)
     said = " | ".join(lines) or response.cr_errmsg or f"error {response.cr_errno}"
-    return ShimError(f"CRIU could not restore {plan.container.name}: {said}", criu.meaning(lines))
+    hint = criu.meaning(lines) or fit.changed(plan.manifest, plan.bundle)
+    return NotRestored(f"CRIU could not restore {plan.container.name}: {said}", hint)
 
 
 def undo(container: Container, group: str) -> None:
-    """Remove what a failed start() left in the container's directory, and its control group."""
-    for name in (builder.INVENTORY, LOG):
-        files.remove_if_there(container.path(name))
+    """Remove what a failed start() left in the container's directory, but for CRIU's log, and its control group."""
+    files.remove_if_there(container.path(builder.INVENTORY))
     try:
         os.rmdir(container.path("stage"))
     except FileNotFoundError:

@@ -77,11 +77,6 @@ def grace_time(partition: str) -> int:
     return int(found[0].get("GraceTime", "0")) if found else 0
 
 
-def requeue(job: int) -> None:
-    """Requeue `job`, which is not in its grace time: see end_batch_step()."""
-    _run("scontrol", "requeue", str(job))
-
-
 def _job(job: int) -> dict[str, Any]:
     text = _run("scontrol", "show", "job", str(job), "--json")
     try:
@@ -132,10 +127,72 @@ def run_on_nodes(job: int, argv: list[str]) -> int:
     return process.wait(process.spawn([_program("srun"), *words, *argv], env, {1: 1, 2: 2}))
 
 
+def requeue(job: int) -> None:
+    """Have `job` start again; as good where that is under way already."""
+    record = _job(job)
+    if "PENDING" in record["job_state"]:
+        return
+    if _time(record["preempt_time"]):
+        end_batch_step(job)
+    else:
+        _run("scontrol", "requeue", _name(record))
+
+
+def _name(record: dict[str, Any]) -> str:
+    """What scontrol knows a job by: the number of an array's last task is that of the whole array."""
+    task = record["array_task_id"]
+    return f"{_time(record['array_job_id'])}_{task['number']}" if task["set"] else str(record["job_id"])
+
+
+def remark(job: int, mark: str, text: str) -> None:
+    """Have the job's comment end with `mark` and `text`, in place of what it said after `mark` before."""
+    record = _job(job)
+    users, _, _ = record["comment"].partition(mark)
+    users = users.rstrip(" |")
+    _run("scontrol", "update", f"JobId={_name(record)}", f"Comment={users}{' | ' if users else ''}{mark}{text}")
+
+
+def has_another_node(job: int, node: str) -> bool:
+    """Whether `job` can be requeued, and its partition has as many nodes as it wants without `node` and those that it
+    excludes."""
+    record = _job(job)
+    if not (record["requeue"] and record["batch_flag"]) or record["required_nodes"]:
+        return False
+    _forget("SINFO_")
+    words = ("sinfo", f"--partition={record['partition']}", "--Node", "--noheader", "--format=%N")
+    nodes = set(_run(*words).split())
+    return len(nodes - {node, *_expand(record["excluded_nodes"])}) >= _time(record["node_count"])
+
+
+def _expand(nodes: str) -> list[str]:
+    return _run("scontrol", "show", "hostnames", nodes).split() if nodes else []
+
+
+def excluding(job: int, node: str) -> str:
+    """What `scontrol update` takes, for a job that is pending, to keep `job` away from `node` too."""
+    excluded = _job(job)["excluded_nodes"]
+    return f"ExcNodeList={excluded},{node}" if excluded else f"ExcNodeList={node}"
+
+
+def wanting(job: int, feature: str) -> str:
+    """The same, to have `job` want `feature` besides the features that it wants; empty where it does already."""
+    wanted = _job(job)["features"]
+    if feature in re.split(r"[^\w.-]+", wanted):
+        return ""
+    if not wanted:
+        return f"Features={feature}"
+    return f"Features={wanted}&{feature}" if re.fullmatch(r"[\w.&-]+", wanted) else f"Features=({wanted})&{feature}"
+
+
+def _forget(prefix: str) -> None:
+    """The user's own filters, in the environment, are for his own eyes."""
+    for name in [name for name in os.environ if name.startswith(prefix)]:
+        del os.environ[name]
+
+
 def known_jobs() -> set[int]:
     """The ids of the user's jobs that slurmctld knows: those to come, those that run, and for a while (MinJobAge) those
     that have ended, which could still be requeued."""
-    for name in [name for name in os.environ if name.startswith("SQUEUE_")]:
-        del os.environ[name]  # the user's own filters
+    _forget("SQUEUE_")
     text = _run("squeue", "--me", "--states=all", "--array", "--noheader", "--format=%A")
     return set(map(int, text.split()))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpointer import Checkpointer
     from oci_criu_shim.checkpoints.store import Checkpoint, Store
+    from oci_criu_shim.config import Settings
     from oci_criu_shim.lifecycle import Plan
     from oci_criu_shim.terminal import Terminal
 
@@ -47,7 +48,7 @@ class Supervised:
     def restore(self, checkpoint: Checkpoint) -> int:
         """Run it from `checkpoint` in the foreground; its exit status. Nothing of it is left then."""
         try:
-            return self._restore(checkpoint)
+            return self._begin(checkpoint)()
         finally:
             self._clear()
 
@@ -111,7 +112,7 @@ class Supervised:
             os.makedirs(settings.checkpoint_dir, mode=0o700, exist_ok=True)
         store.prepare()
         try:
-            status = self._start_or_go_on(store, settings.fresh_start)
+            status = self._start_or_go_on(store, settings)
         except ShimError as error:
             self.log.note("failed", reason=error.line())
             raise
@@ -120,30 +121,18 @@ class Supervised:
             store.clear()  # the work is done; nobody needs them any more
         return status
 
-    def _start_or_go_on(self, store: Store, fresh_start: bool) -> int:
-        """The fallback ladder: newest checkpoint, older ones, a fresh start where allowed, an error."""
+    def _start_or_go_on(self, store: Store, settings: Settings) -> int:
         assert self.task is not None
-        what = self.task.describe()
         if not self.task.restarts or not store.started():
             store.mark_started()
-            return self._create()
+            if not self.task.restart_dir:
+                return self._create()
         if self.created:
             self._hold()
-        for found in store.newest_first():
-            try:
-                if isinstance(found, ShimError):
-                    raise found
-                return self._restore(found)
-            except ShimError as error:
-                self.log.error(f"{what}: {error.line()}", "refused", reason=error.line())
-        if fresh_start:
-            reason = "it has no checkpoint to go on from"
-            self.log.event(f"{what} starts from its beginning: {reason}", "fell-back", reason=reason)
-            return self._create()
-        raise ShimError(
-            f"{what} was restarted, and has no checkpoint in {store.path} to go on from",
-            "resubmit it, or have the site set fresh-start = true in config.toml",
-        )
+        from oci_criu_shim.ladder import Ladder
+
+        ladder = Ladder(self.container, self.task, store, settings, self.signals, self.log)
+        return ladder.climb(self._begin, self._create)()
 
     def _create(self) -> int:
         self.log.note("started")
@@ -202,7 +191,8 @@ class Supervised:
         self.created()
         self.created = None
 
-    def _restore(self, checkpoint: Checkpoint) -> int:
+    def _begin(self, checkpoint: Checkpoint) -> Callable[[], int]:
+        """Restore it; what then looks after it, to its end, and returns its exit status."""
         from oci_criu_shim import restore
 
         begin = time.monotonic()
@@ -225,7 +215,7 @@ class Supervised:
         where = self.task.describe() if self.task else self.container.name
         text = f"restored {where} from {checkpoint.path} on {os.uname().nodename}"
         self.log.event(text, "restored", path=checkpoint.path, seconds=time.monotonic() - begin)
-        return self._supervise(pid, stdio)
+        return lambda: self._supervise(pid, stdio)
 
     def _record(self, **fields: object) -> dict[str, object]:
         record = self.plan.record(supervisor=process.identity(os.getpid()), **fields)

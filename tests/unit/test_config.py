@@ -24,6 +24,7 @@ def test_defaults_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     settings = config.load(str(tmp_path / "none"))
     assert settings.checkpoint_dir == "/home/alice/.local/state/oci-criu-shim"
     assert (settings.keep, settings.quota, settings.fresh_start) == (2, 0, False)
+    assert (settings.max_restarts, settings.feature) == (3, "")
 
 
 def test_file(tmp_path: Path) -> None:
@@ -44,6 +45,9 @@ def test_quota(tmp_path: Path) -> None:
         ("keep = true", "keep must be of type int, not True"),
         ('quota = "many"', "quota is a size such as 20G or 1.5T, not 'many'"),
         ('quota = "1.2.3G"', "quota is a size such as 20G or 1.5T, not '1.2.3G'"),
+        ("keep = 0", "keep must be at least 1, not 0"),
+        ("max-restarts = -1", "max-restarts must be at least 0, not -1"),
+        ("feature = 'a b'", "feature is a node's feature, not 'a b'"),
         ("fresh-start = 1", "fresh-start must be of type bool, not 1"),
     ],
 )

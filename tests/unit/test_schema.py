@@ -101,6 +101,7 @@ def full_manifest() -> dict[str, Any]:
         "node": "n1",
         "kernel": "6.18",
         "criu": "4.2.1",
+        "needs": {"machine": "x86_64", "cpu": ["sse2"], "cgroup": 2, "image": "sha256:0"},
         "reason": "preempt",
         "bytes": 3,
         "files": {"checkpoint/a.img": 3},

@@ -34,6 +34,7 @@ MANIFEST = "manifest.json"
 VERSION = 1  # of manifests
 DESCRIPTIONS = ("config.dump", "spec.dump")
 STARTED = "started"  # the task ran before, so a fresh start would run part of it twice
+REFUSED = "restore.log"  # in a checkpoint: why its restore failed, with CRIU's log
 GONE = ".gone."
 STAGE = re.compile(r"\.stage\.(?P<host>.+)\.(?P<pid>\d+)\.(?P<started>\d+)")
 
@@ -204,12 +205,19 @@ class Store:
                 yield error
 
     def keep(self, count: int) -> None:
-        """Remove all but the newest `count` checkpoints, or fewer where only those are within the quota."""
+        """Remove all but the newest `count` checkpoints, or fewer where only those are within the quota.
+
+        One whose restore failed is none to fall back on, so it doesn't count; the newest such stays for diagnosis.
+        """
         numbers = self.numbers()
-        for seq in numbers[:-count]:
-            self.remove(seq)
+        refused = [seq for seq in numbers if os.path.exists(os.path.join(self.path, str(seq), REFUSED))]
+        good = [seq for seq in numbers if seq not in refused]
+        kept = refused[-1:] + good[-count:]
+        for seq in numbers:
+            if seq not in kept:
+                self.remove(seq)
         quota = Quota(self.quota, self.directory, self.path)
-        for seq in numbers[-count:-1]:
+        for seq in kept[:-1]:
             if self.quota and not quota.fits(used(self.path)):
                 self.remove(seq)
 

@@ -1,0 +1,226 @@
+"""What a restarted task goes on from: its newest checkpoint, an older one, its beginning where the site allows that, or
+nothing. Where it is the node that can't, the job goes to another one."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import time
+
+from oci_criu_shim import files, process
+from oci_criu_shim.checkpoints import store as stores
+from oci_criu_shim.checkpoints.store import REFUSED, Store
+from oci_criu_shim.errors import Misfit, NotRestored, ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from oci_criu_shim.checkpoints.store import Checkpoint
+    from oci_criu_shim.config import Settings
+    from oci_criu_shim.container import Container
+    from oci_criu_shim.job import Task
+    from oci_criu_shim.log import Log
+    from oci_criu_shim.signals import Signals
+
+    Life = Callable[[], int]  # all that is left of a container's life; its exit status
+
+TRIES = "tries.json"
+MARK = "oci-criu-shim: "  # where our part of a job's comment begins
+LONGEST = 300  # characters of that
+END_SECONDS = 300  # Slurm ends a job that was requeued
+LIST = "oci-criu-shim ckpt list shows those that there are"
+
+
+class Ladder:
+    """The ways for `task` to go on, whose checkpoints are in `store`."""
+
+    def __init__(
+        self, container: Container, task: Task, store: Store, settings: Settings, signals: Signals, log: Log
+    ) -> None:
+        self.container = container
+        self.task = task
+        self.store = store
+        self.settings = settings
+        self.signals = signals
+        self.log = log
+        self.what = task.describe()
+        self.newest = max(store.numbers(), default=0)
+        self.tries = Tries(os.path.join(store.path, TRIES), self.newest)
+        self.reasons: list[str] = []
+
+    def climb(self, begin: Callable[[Checkpoint], Life], create: Life) -> Life:
+        """Have the container begin, from the first checkpoint that will do, or from its start; what is then left to do.
+
+        ShimError where it can't go on.
+        """
+        rungs = self._rungs()
+        if rungs:
+            self._count()
+        elsewhere = False
+        for path in rungs:
+            try:
+                life = begin(stores.read(path))
+            except Misfit as error:
+                self._note(error)
+                if self._go_elsewhere():
+                    return self._end
+            except ShimError as error:
+                self._refuse(path, error)
+                elsewhere |= isinstance(error, NotRestored)
+            else:
+                self._restored(path)
+                return life
+        if elsewhere and self._go_elsewhere():
+            return self._end
+        return self._begin_again(create)
+
+    def _rungs(self) -> list[str]:
+        """The checkpoints to try, in this order: its own, or while it has none those of --restart-dir."""
+        if not self.newest and self.task.restart_dir:
+            return sources(self.task.restart_dir, self.task, self.store.directory)
+        return _newest_first(self.store.path)
+
+    def _count(self) -> None:
+        """Note this try; ShimError where there were too many."""
+        limit = self.settings.max_restarts
+        if limit and self.tries.count >= limit:
+            after = f"checkpoint {self.newest}" if self.newest else f"--restart-dir={self.task.restart_dir}"
+            self._tell(f"failed: tried {self.tries.count} times from {after}")
+            raise ShimError(
+                f"{self.what} was tried {self.tries.count} times from {after} and got no further (max-restarts)",
+                f"find out why; `rm {self.tries.path}; scontrol requeue {self.task.job}` tries it again",
+            )
+        self.tries.add()
+
+    def _note(self, error: ShimError, log: str = "") -> None:
+        self.log.error(f"{self.what}: {error.line()}{f' (see {log})' if log else ''}")
+        self.reasons.append(str(error).replace(f"{self.store.path}/", ""))
+
+    def _refuse(self, path: str, error: ShimError) -> None:
+        """Keep CRIU's log with the checkpoint, or with ours where that is another job's."""
+        own = os.path.dirname(path) == self.store.path
+        kept = os.path.join(path if own else self.store.path, REFUSED)
+        self._note(error, kept if self._keep_log(kept, error) else "")
+
+    def _keep_log(self, kept: str, error: ShimError) -> bool:
+        """Whether CRIU came to write one."""
+        log = self.container.path(REFUSED)
+        try:
+            with open(log, "rb") as stream:
+                said = stream.read()
+            os.unlink(log)
+        except FileNotFoundError:
+            said = b""
+        try:
+            files.write_atomically(kept, f"{files.timestamp()} {self.task.node}: {error.line()}\n".encode() + said)
+        except OSError:
+            return False
+        return bool(said)
+
+    def _restored(self, path: str) -> None:
+        own = os.path.dirname(path) == self.store.path
+        if own:
+            files.remove_if_there(os.path.join(path, REFUSED))  # that was another node's fault
+        if self.reasons or self.task.rank == 0:
+            # Slurm may take its time, the container not.
+            process.fork(lambda: self._tell(f"restored from {os.path.basename(path) if own else path}"))
+
+    def _begin_again(self, create: Life) -> Life:
+        if self.settings.fresh_start:
+            self.log.event(f"{self.what} starts from its beginning: it has no checkpoint to go on from")
+            self._tell("started from its beginning")
+            return create
+        self._tell("failed: no checkpoint to go on from")
+        raise ShimError(
+            f"{self.what} was restarted, and has no checkpoint in {self.store.path} to go on from",
+            "resubmit it, or have the site set fresh-start = true in config.toml",
+        )
+
+    def _go_elsewhere(self) -> bool:
+        """Whether the job has been requeued, to start on another node."""
+        from oci_criu_shim import requeue, slurm
+
+        limit, task = self.settings.max_restarts, self.task
+        if limit and self.tries.count >= limit:
+            self.log.event(f"{self.what} was tried {self.tries.count} times, which is max-restarts: on no other node")
+            return False
+        try:
+            if not slurm.has_another_node(task.job, task.node):
+                self.log.event(f"job {task.job} can go to no other node than {task.node}")
+                return False
+            requeue.mark(self.container.root, task.job, self.log, exclude=task.node)
+            self.log.event(f"requeueing job {task.job}, to go on on another node than {task.node}")
+            self._tell(f"requeued from {task.node}")
+            slurm.requeue(task.job)
+        except (ShimError, OSError) as error:
+            self.log.error(f"job {task.job} could not be requeued: {error}")
+            return False
+        return True
+
+    def _end(self) -> int:
+        """Wait for the job's end, so that nothing comes after this in its script."""
+        limit = time.monotonic() + END_SECONDS
+        while signal.SIGTERM not in self.signals.read() and (left := limit - time.monotonic()) > 0:
+            select.select([self.signals.reader], [], [], left)
+        return 1
+
+    def _tell(self, outcome: str) -> int:
+        """Say it in the job's comment, with the reasons; 0."""
+        from oci_criu_shim import slurm
+
+        text = " ".join(": ".join([outcome, "; ".join(self.reasons)] if self.reasons else [outcome]).split())
+        try:
+            slurm.remark(self.task.job, MARK, text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
+        except ShimError as error:
+            self.log.debug(f"job {self.task.job} got no comment: {error.line()}")
+        return 0
+
+
+class Tries:
+    """How often a task was tried since its `newest` checkpoint, kept in the file `path`."""
+
+    def __init__(self, path: str, newest: int) -> None:
+        self.path = path
+        self.newest = newest
+        self.count = 0
+        try:
+            before: dict[str, Any] = files.read_json(path)
+            if before["newest"] == newest:
+                self.count = int(before["tries"])
+        except (OSError, ValueError, TypeError, KeyError):
+            pass  # none yet, or not ours
+
+    def add(self) -> None:
+        """One more."""
+        self.count += 1
+        files.write_json(self.path, {"newest": self.newest, "tries": self.count}, durable=True)
+
+
+def sources(value: str, task: Task, directory: str) -> list[str]:
+    """The checkpoints that --restart-dir=`value` names for `task`, the newest first; ShimError where there are none.
+
+    JOBID is a job in the same checkpoint `directory`, JOBID:SEQ one checkpoint of it; or a directory: a checkpoint, a
+    task's, or a job's.
+    """
+    inner = task.key.partition("/")[2]
+    if named := re.fullmatch(r"(\d+)(?::(\d+))?", value):
+        path = os.path.join(directory, named[1], inner, named[2] or "")
+    elif value.startswith("/"):
+        path = value
+        if os.path.isdir(os.path.join(value, inner)):
+            path = os.path.join(value, inner)
+    else:
+        raise ShimError(f"--restart-dir={value} is neither JOBID, nor JOBID:SEQ, nor an absolute path")
+    path = os.path.normpath(path)
+    found = [path] if os.path.lexists(os.path.join(path, stores.MANIFEST)) else _newest_first(path)
+    if not found:
+        raise ShimError(f"--restart-dir={value}: there is no checkpoint in {path}", LIST)
+    return found
+
+
+def _newest_first(path: str) -> list[str]:
+    return [os.path.join(path, str(seq)) for seq in reversed(Store(path, ".").numbers())]

@@ -1,0 +1,30 @@
+"""What a job's epilog is to tell Slurm of a job that starts again (release_requeued() in spank/rundir.c)."""
+
+from __future__ import annotations
+
+import os
+
+from oci_criu_shim import config, files, slurm
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_criu_shim.log import Log
+
+MARK = "requeued"  # in the job's run directory: its epilog makes the job eligible at once
+
+
+def mark(root: str, job: int, log: Log, exclude: str = "") -> None:
+    """Leave the mark, before `job` is requeued: the node `exclude` is left out next time, the site's feature wanted.
+
+    Never fails for want of the latter: it starts again all the same.
+    """
+    settings = []
+    try:
+        if exclude:
+            settings.append(slurm.excluding(job, exclude))
+        if feature := config.load().feature:
+            settings.append(slurm.wanting(job, feature))
+    except ShimError as error:
+        log.error(f"job {job} is requeued without a choice of nodes: {error.line()}")
+    files.write_atomically(os.path.join(root, MARK), "".join(f"{line}\n" for line in settings).encode())
