@@ -24,11 +24,11 @@ TASKS = ("process", "mounts", "root", "annotations")  # of config.json: what Slu
 # Of x86's flags those that programs see: a library chooses its code by them when a program starts. The others are the
 # kernel's and the hypervisor's business, and change from one kernel to another.
 SEEN = re.compile(
-    r"""(3dnow|amx_|avx|bmi|fma|movdir|sha|sse|xsave)\w*
+    r"""(3dnow|amx_|avx|bmi|fma|movdir|sha|sse)\w*
     |abm|adx|aes|cldemote|clflush|clflushopt|clwb|clzero|cmov|cmpccxadd|cx16|cx8|enqcmd|erms|f16c|fpu|fsgsbase|fsrm
     |fxsr|fxsr_opt|gfni|hle|lahf_lm|lm|lwp|misalignsse|mmx|mmxext|monitorx|movbe|mpx|ospke|pclmulqdq|pconfig|pni|popcnt
     |prefetchwt1|ptwrite|rdpid|rdrand|rdseed|rdtscp|rtm|serialize|ssse3|syscall|tbm|tsc|tsxldtrk|user_shstk|vaes
-    |vpclmulqdq|waitpkg|wbnoinvd|xgetbv1|xop""",
+    |vpclmulqdq|waitpkg|wbnoinvd|xgetbv1|xop|xsave|xsavec|xsaveopt""",
     re.VERBOSE,
 )
 
