@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 
-from oci_criu_shim import clocks, criu, groups, linux, process
+from oci_criu_shim import clocks, criu, groups, linux, mounts, process
 from oci_criu_shim.errors import Misfit, ShimError
 
 TYPE_CHECKING = False
@@ -136,6 +136,9 @@ def _mount(plan: Plan) -> None:
     _bind(plan.bundle.rootfs, plan.root)
     _bind(plan.images, plan.staged_images)
     linux.mount(plan.inventory, os.path.join(plan.staged_images, INVENTORY), None, linux.MS_BIND)
+    # CRIU would leave its statistics there, where others may be reading at this moment.
+    flags = mounts.FLAGS["ro"] | mounts.locked(plan.images, mounts.read())
+    linux.mount(None, plan.staged_images, None, linux.MS_REMOUNT | linux.MS_BIND | flags)
     for source in plan.sources:
         _bind(source.path, source.staged)
         linux.mount(None, source.staged, None, linux.MS_REMOUNT | linux.MS_BIND | source.flags)

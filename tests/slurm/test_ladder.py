@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from oci_criu_shim.checkpoints import integrity
 from tests import jobs
 from tests.cluster import Cluster, wait_for
 from tests.jobs import Job, Work
@@ -61,6 +62,11 @@ def go_on(job: Job, high: str) -> None:
     assert job.record()["nodes"] == job.nodes[0]
 
 
+def other(job: Job) -> str:
+    """The node that it has not been on."""
+    return ({*job.cluster.compute_nodes()} - {job.nodes[0]}).pop()
+
+
 def test_where_the_restore_failed(shim_cluster: Cluster, shim_bundle: str) -> None:
     """CRIU finds no file that was open; the next node has it."""
     held = shim_cluster.shared / "held"
@@ -71,15 +77,118 @@ def test_where_the_restore_failed(shim_cluster: Cluster, shim_bundle: str) -> No
     job = jobs.submit(shim_cluster, "failed", script, WORK, *options)
     high = displaced(job)
     held.rename(aside := held.with_name("aside"))
-    other = ({"n1", "n2"} - {job.nodes[0]}).pop()
     log = job.checkpoints() / "1/restore.log"
-    said(job, f"to go on on another node than {other}")
+    said(job, f"to go on on another node than {other(job)}")
     said(job, f"(see {jobs.CHECKPOINTS}/{job.number}/batch.0/1/restore.log)")
     assert "Error (criu/" in log.read_text()
-    wait_for(lambda: job.record()["excluded_nodes"] == other, 30, "the node to be left out")
-    assert comment(job).startswith(f"mine | his | oci-criu-shim: requeued from {other}: CRIU could not restore")
-    assert shim_cluster.exec("n1", ["oci-criu-shim", "ckpt", "verify", str(Path(jobs.CHECKPOINTS, job.number, "batch.0/1"))])
+    wait_for(lambda: job.record()["excluded_nodes"] == other(job), 30, "the node to be left out")
+    assert comment(job).startswith(f"mine | his | oci-criu-shim: requeued from {other(job)}: CRIU could not restore")
+    shim_cluster.exec("n1", ["oci-criu-shim", "ckpt", "verify", f"{jobs.CHECKPOINTS}/{job.number}/batch.0/1"])
     aside.rename(held)
     go_on(job, high)
     wait_for(lambda: comment(job) == "mine | his | oci-criu-shim: restored from 1", 30, "the new comment")
     assert not log.exists()
+
+
+@contextmanager
+def with_mount(cluster: Cluster, bundle: str, source: str) -> Iterator[str]:
+    """A bundle that binds the directory `source`, which all nodes have."""
+    spec = json.loads((cluster.home / bundle.removeprefix("/home/") / "config.json").read_text())
+    spec["root"]["path"] = f"{bundle}/rootfs"
+    spec["mounts"].append({"destination": "/mnt", "type": "none", "source": source, "options": ["rbind", "rw"]})
+    made = cluster.home / "alice/mounting"
+    cluster.exec("n1", ["mkdir", "-p", f"/home/alice/{made.name}"])
+    cluster.exec("n1", ["tee", f"/home/alice/{made.name}/config.json"], input=json.dumps(spec))
+    for node in cluster.compute_nodes():
+        cluster.exec(node, ["mkdir", source], "root")
+    try:
+        yield f"/home/alice/{made.name}"
+    finally:
+        for node in cluster.compute_nodes():
+            cluster.exec(node, ["rm", "-rf", source], "root")
+
+
+def test_a_node_that_does_not_fit(shim_cluster: Cluster, shim_bundle: str) -> None:
+    """The job asks for the site's feature as well, from its first requeue on."""
+    for node in shim_cluster.compute_nodes():
+        update = ["scontrol", "update", f"NodeName={node}", "AvailableFeatures=alike,fast", "ActiveFeatures=alike,fast"]
+        shim_cluster.exec("ctl", update, "root")
+    with settings(shim_cluster, 'feature = "alike"\n'), with_mount(shim_cluster, shim_bundle, "/srv/source") as bundle:
+        job = jobs.batch(shim_cluster, bundle, "misfit", WORK, "--constraint=fast", *jobs.OPTIONS)
+        high = displaced(job)
+        shim_cluster.exec(other(job), ["rmdir", "/srv/source"], "root")
+        said(job, "the container's mount /mnt has no source here: /srv/source")
+        said(job, f"requeueing job {job.number}, to go on on another node than {other(job)}")
+        assert not (job.checkpoints() / "1/restore.log").exists()
+        go_on(job, high)
+        record = job.record()
+        assert (record["features"], record["excluded_nodes"]) == ("fast&alike", other(job))
+
+
+def test_no_node_fits(shim_cluster: Cluster, shim_bundle: str) -> None:
+    job = jobs.batch(shim_cluster, shim_bundle, "unfit", WORK, *jobs.OPTIONS)
+    high = displaced(job)
+    path = job.checkpoints() / "1/manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["needs"]["cpu"].append("avx9000")
+    path.write_text(json.dumps(integrity.sealed(manifest)))
+    said(job, f"to go on on another node than {other(job)}")
+    shim_cluster.exec("ctl", ["scancel", high])
+    assert job.wait_end() == "FAILED"
+    lacks = f"this node's processor lacks avx9000, and the checkpoint was made on {job.nodes[0]}, which has them"
+    said(job, f"error: job {job.number} step batch task 0: {lacks}", times=2)
+    said(job, f"job {job.number} can go to no other node than {job.nodes[0]}")
+    said(job, f"error: job {job.number} step batch task 0 was restarted, and has no checkpoint in ")
+    assert comment(job) == f"oci-criu-shim: failed: no checkpoint to go on from: {lacks}"
+    assert path.parent.is_dir()
+
+
+def test_not_for_ever(shim_cluster: Cluster, shim_bundle: str) -> None:
+    """One try, then a restart that nothing new was written before."""
+    with settings(shim_cluster, "max-restarts = 1\n"):
+        job = jobs.batch(shim_cluster, shim_bundle, "again", WORK, *jobs.OPTIONS)
+        job.cluster.exec("ctl", ["scancel", displaced(job)])
+        said(job, "restored job")
+        shim_cluster.exec("ctl", ["scontrol", "requeue", job.number])
+        wait_for(lambda: job.state() == "PENDING", 60, "it to be requeued")
+        shim_cluster.exec("ctl", ["scontrol", "update", f"JobId={job.number}", "StartTime=now"])
+        assert job.wait_end() == "FAILED"
+        said(job, "was tried 1 times from checkpoint 1 and got no further (max-restarts)")
+        assert comment(job) == "oci-criu-shim: failed: tried 1 times from checkpoint 1"
+
+
+def tree(path: Path) -> dict[str, tuple[int, int]]:
+    """{name: size and time of change} of all that is below a directory, and itself."""
+    found = [path, *path.rglob("*")]
+    return {str(each): (each.lstat().st_size, each.lstat().st_mtime_ns) for each in found}
+
+
+def test_from_another_jobs_checkpoint(shim_cluster: Cluster, shim_bundle: str) -> None:
+    """Three jobs begin with one checkpoint at the same time, and the job that made it goes on last."""
+    first = jobs.batch(shim_cluster, shim_bundle, "first", Work(ticks=12), *jobs.OPTIONS)
+    high = displaced(first)
+    shim_cluster.exec("ctl", ["scontrol", "hold", first.number])
+    shim_cluster.exec("ctl", ["scancel", high])
+    path = f"{jobs.CHECKPOINTS}/{first.number}/batch.0"
+    before, done = tree(first.checkpoints()), first.ticks()
+    begun = []
+    for value in (first.number, f"{first.number}:1", path):
+        option = f"--export=ALL,SLURM_RESTART_DIR={value}"
+        begun.append(jobs.batch(shim_cluster, shim_bundle, "warm", first.work, option, *jobs.OPTIONS))
+    for job in begun:
+        assert job.wait_end() == "COMPLETED", job.quoted()
+        assert f"restored job {job.number} step batch task 0 from {path}/1 on " in job.output()
+        ticks = [line for line in job.output().splitlines() if line.startswith(("tick", "end"))]
+        assert ticks == [*(f"tick {number}" for number in range(done + 1, 13)), "end sum-ok"]
+        assert not job.checkpoints().exists()
+    assert tree(first.checkpoints()) == before
+    shim_cluster.exec("ctl", ["scontrol", "release", first.number])
+    assert first.wait_end() == "COMPLETED"
+
+
+def test_from_no_checkpoint(shim_cluster: Cluster, shim_bundle: str) -> None:
+    option = "--export=ALL,SLURM_RESTART_DIR=4711"
+    job = jobs.batch(shim_cluster, shim_bundle, "none", WORK, option, *jobs.OPTIONS)
+    assert job.wait_end() == "FAILED"
+    path = f"{jobs.CHECKPOINTS}/4711/batch.0"
+    assert f"oci-criu-shim: error: --restart-dir=4711: there is no checkpoint in {path} (hint: " in job.output()
