@@ -65,7 +65,7 @@ class Ladder:
             try:
                 life = begin(stores.read(path))
             except Misfit as error:
-                self._note(error)
+                self._note(path, error)
                 if self._go_elsewhere():
                     return self._end
             except ShimError as error:
@@ -96,15 +96,15 @@ class Ladder:
             )
         self.tries.add()
 
-    def _note(self, error: ShimError, log: str = "") -> None:
+    def _note(self, path: str, error: ShimError, log: str = "") -> None:
         self.log.error(f"{self.what}: {error.line()}{f' (see {log})' if log else ''}")
-        self.reasons.append(str(error).replace(f"{self.store.path}/", ""))
+        self.reasons.append(f"{os.path.basename(path)}: {str(error).replace(f'{path}/', '')}")
 
     def _refuse(self, path: str, error: ShimError) -> None:
         """Keep CRIU's log with the checkpoint, or with ours where that is another job's."""
         own = os.path.dirname(path) == self.store.path
         kept = os.path.join(path if own else self.store.path, REFUSED)
-        self._note(error, kept if self._keep_log(kept, error) else "")
+        self._note(path, error, kept if self._keep_log(kept, error) else "")
 
     def _keep_log(self, kept: str, error: ShimError) -> bool:
         """Whether CRIU came to write one."""

@@ -82,7 +82,7 @@ def test_where_the_restore_failed(shim_cluster: Cluster, shim_bundle: str) -> No
     said(job, f"(see {jobs.CHECKPOINTS}/{job.number}/batch.0/1/restore.log)")
     assert "Error (criu/" in log.read_text()
     wait_for(lambda: job.record()["excluded_nodes"] == other(job), 30, "the node to be left out")
-    assert comment(job).startswith(f"mine | his | oci-criu-shim: requeued from {other(job)}: CRIU could not restore")
+    assert comment(job).startswith(f"mine | his | oci-criu-shim: requeued from {other(job)}: 1: CRIU could not restore")
     shim_cluster.exec("n1", ["oci-criu-shim", "ckpt", "verify", f"{jobs.CHECKPOINTS}/{job.number}/batch.0/1"])
     aside.rename(held)
     go_on(job, high)
@@ -139,7 +139,7 @@ def test_no_node_fits(shim_cluster: Cluster, shim_bundle: str) -> None:
     said(job, f"error: job {job.number} step batch task 0: {lacks}", times=2)
     said(job, f"job {job.number} can go to no other node than {job.nodes[0]}")
     said(job, f"error: job {job.number} step batch task 0 was restarted, and has no checkpoint in ")
-    assert comment(job) == f"oci-criu-shim: failed: no checkpoint to go on from: {lacks}"
+    assert comment(job) == f"oci-criu-shim: failed: no checkpoint to go on from: 1: {lacks}"
     assert path.parent.is_dir()
 
 

@@ -1,0 +1,118 @@
+"""What a restore needs of its node: what is noted, and what is refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oci_criu_shim import criu, fit, groups
+from oci_criu_shim.bundle import Bundle
+from oci_criu_shim.errors import Misfit
+
+X86 = "processor\t: 0\nflags\t\t: fpu sse sse2 avx2 hypervisor md_clear xsaves\nprocessor\t: 1\nflags\t\t: other\n"
+ARM = "processor\t: 0\nFeatures\t: fp asimd sve\n"
+
+
+@pytest.fixture
+def bundle(config: dict[str, Any]) -> Bundle:
+    return Bundle("/bundle", config)
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What this node is: to be changed by the test."""
+    found = {"cpu": {"sse2", "avx2"}, "groups": {"": "/"}, "criu": (4, 2, 1)}
+    monkeypatch.setattr(fit, "cpu", lambda: found["cpu"])
+    monkeypatch.setattr(groups, "of", lambda _: found["groups"])
+    monkeypatch.setattr(criu, "version", lambda _: found["criu"])
+    return found
+
+
+def manifest(bundle: Bundle) -> dict[str, Any]:
+    return {"node": "n1", "criu": "4.2.1", "needs": fit.needs(bundle)}
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [(X86, {"fpu", "sse", "sse2", "avx2"}), (ARM, {"fp", "asimd", "sve"}), ("cpu: POWER9\n", set())]
+)
+def test_cpu(tmp_path: Path, text: str, wanted: set[str]) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(text)
+    assert fit.cpu(str(path)) == wanted
+
+
+def test_this_nodes_cpu() -> None:
+    assert fit.cpu() or os.uname().machine not in ("x86_64", "aarch64")
+
+
+@pytest.mark.parametrize("words", ["7:cpu,memory", "7:cpu,memory:"])
+def test_cgroup_version(node: dict[str, Any], words: str) -> None:
+    assert fit.cgroup_version() == 2
+    node["groups"] = {"": "/", words: "/"}
+    assert fit.cgroup_version() == 1
+
+
+def test_fits(node: dict[str, Any], bundle: Bundle) -> None:
+    noted = manifest(bundle)
+    node["cpu"] = {*node["cpu"], "avx512f"}
+    node["criu"] = (4, 2)
+    fit.check(noted, bundle)
+    del noted["needs"]
+    node["cpu"] = set()
+    fit.check(noted, bundle)
+
+
+CHANGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (
+        lambda node: node["cpu"].remove("avx2"),
+        "this node's processor lacks avx2, and the checkpoint was made on n1, which has them",
+    ),
+    (
+        lambda node: node["groups"].update({"cpu": "/"}),
+        "the checkpoint was made on n1, with cgroup v2, and this node has v1",
+    ),
+    (
+        lambda node: node.update(criu=(4, 1, 9)),
+        "the checkpoint was made by CRIU 4.2.1, and this node has 4.1.9",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), CHANGES)
+def test_misfit(node: dict[str, Any], bundle: Bundle, change: Callable[[dict[str, Any]], object], said: str) -> None:
+    noted = manifest(bundle)
+    change(node)
+    with pytest.raises(Misfit) as raised:
+        fit.check(noted, bundle)
+    assert raised.value.line() == said
+
+
+def test_another_machine(node: dict[str, Any], bundle: Bundle) -> None:
+    noted = manifest(bundle)
+    noted["needs"]["machine"] = "vax"
+    with pytest.raises(Misfit, match=r"n1, a vax, and this node is a "):
+        fit.check(noted, bundle)
+
+
+def test_image_is_the_same_for_all_tasks(bundle: Bundle, config: dict[str, Any]) -> None:
+    before = fit.image(bundle)
+    task = {**config, "process": {"args": ["other"]}, "mounts": [], "root": {"path": "/bundle/rootfs"}}
+    assert fit.image(Bundle("/elsewhere", task)) == before
+    assert fit.image(Bundle("/elsewhere", config)) != before
+    assert fit.image(Bundle("/bundle", {**config, "hostname": "other"})) != before
+
+
+def test_image_that_is_named(config: dict[str, Any]) -> None:
+    config["annotations"] = {"org.opencontainers.image.digest": "sha256:1"}
+    assert fit.image(Bundle("/any", config)) == "sha256:1"
+
+
+def test_changed(bundle: Bundle, config: dict[str, Any]) -> None:
+    noted = {"needs": {"image": fit.image(bundle)}}
+    other = Bundle("/bundle", {**config, "hostname": "other"})
+    assert fit.changed(noted, bundle) == fit.changed({}, other) == ""
+    assert fit.changed(noted, other).startswith("the bundle is not what it was at the checkpoint (config.json:")

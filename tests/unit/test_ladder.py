@@ -1,0 +1,278 @@
+"""Which checkpoint a task goes on from, what is said of the others, and when it is sent to another node."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oci_criu_shim import config, ladder, process, requeue, slurm
+from oci_criu_shim.checkpoints.store import Checkpoint, Store
+from oci_criu_shim.container import Container
+from oci_criu_shim.errors import Misfit, NotRestored, ShimError
+from oci_criu_shim.job import Task
+from oci_criu_shim.ladder import Ladder
+from oci_criu_shim.log import Log
+from oci_criu_shim.signals import Signals
+from tests.unit.test_store import commit
+
+KEY = "7/batch.0"
+LIFE = 42
+
+
+class Site:
+    """A task that was restarted, and Slurm."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.store = Store(str(path), KEY)
+        self.store.prepare()
+        self.settings = config.Settings(dict(config.DEFAULTS))
+        self.container = Container(str(path / "run"), "c")
+        self.container.reserve()
+        self.environment = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1", "SLURMD_NODENAME": "n1"}
+        self.errors: dict[int, ShimError] = {}
+        """What a restore of a checkpoint fails by."""
+        self.begun: list[str] = []
+        self.comments: list[str] = []
+        self.requeued: list[int] = []
+        self.other_nodes = True
+
+    def begin(self, checkpoint: Checkpoint) -> Callable[[], int]:
+        self.begun.append(checkpoint.path)
+        if error := self.errors.get(checkpoint.seq):
+            Path(self.container.path("restore.log")).write_text("CRIU's words\n")
+            raise error
+        return lambda: LIFE
+
+    def climb(self) -> int:
+        # A restart: nothing is remembered but what is in the store.
+        signals = object.__new__(Signals)
+        signals.read = lambda: bytes([15])  # type: ignore[method-assign]
+        made = Ladder(self.container, Task(self.environment), self.store, self.settings, signals, Log())
+        return made.climb(self.begin, lambda: 0)()
+
+    def commit(self, count: int) -> None:
+        for _ in range(count):
+            commit(self.store)
+
+    def log_of(self, seq: int) -> str:
+        return Path(self.of(seq, "restore.log")).read_text()
+
+    def of(self, seq: int, *names: str) -> str:
+        return os.path.join(self.store.path, str(seq), *names)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    made = Site(tmp_path)
+    monkeypatch.setattr(process, "fork", lambda work: work())
+    monkeypatch.setattr(slurm, "remark", lambda job, mark, text: made.comments.append(f"{job} {mark}{text}"))
+    monkeypatch.setattr(slurm, "has_another_node", lambda job, node: made.other_nodes)
+    monkeypatch.setattr(slurm, "excluding", lambda job, node: f"ExcNodeList={node}")
+    monkeypatch.setattr(slurm, "requeue", lambda job: made.requeued.append(job))
+    return made
+
+
+def test_newest(site: Site) -> None:
+    site.commit(2)
+    assert site.climb() == LIFE
+    assert site.begun == [site.of(2)]
+    assert site.comments == ["7 oci-criu-shim: restored from 2"]
+
+
+def test_not_all_tasks_tell(site: Site) -> None:
+    site.environment["SLURM_PROCID"] = "3"
+    site.commit(1)
+    assert site.climb() == LIFE
+    assert site.comments == []
+
+
+def test_older(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
+    site.commit(3)
+    os.remove(site.of(3, "manifest.json"))
+    site.errors[2] = NotRestored("CRIU could not restore c: Error", "a hint")
+    assert site.climb() == LIFE
+    assert site.begun == [site.of(2), site.of(1)]
+    said = capfd.readouterr().err
+    assert f"error: job 7 step batch task 0: {site.of(3)}/manifest.json cannot be read" in said
+    assert f"CRIU could not restore c: Error (hint: a hint) (see {site.of(2, 'restore.log')})" in said
+    assert " n1: CRIU could not restore c: Error (hint: a hint)\nCRIU's words\n" in site.log_of(2)
+    assert "CRIU's" not in site.log_of(3)
+    assert site.comments[0].startswith("7 oci-criu-shim: restored from 1: 3: manifest.json cannot be read")
+    assert site.comments[0].endswith("; 2: CRIU could not restore c: Error")
+
+
+def test_a_comment_is_short(site: Site) -> None:
+    site.commit(1)
+    site.errors[1] = ShimError("why? " * 100)
+    with pytest.raises(ShimError):
+        site.climb()
+    assert len(site.comments[0]) == len("7 oci-criu-shim: ") + 300
+    assert site.comments[0].endswith("…")
+
+
+def test_what_failed_is_kept_and_does_not_count(site: Site) -> None:
+    site.commit(3)
+    site.errors = {3: NotRestored("no"), 2: ShimError("damaged")}
+    site.climb()
+    site.commit(1)
+    site.store.keep(2)
+    assert site.store.numbers() == [1, 3, 4]
+
+
+def test_a_log_of_another_nodes_goes(site: Site) -> None:
+    site.commit(1)
+    Path(site.of(1, "restore.log")).write_text("failed on n2")
+    assert site.climb() == LIFE
+    assert not Path(site.of(1, "restore.log")).exists()
+
+
+def test_nothing_to_go_on_from(site: Site) -> None:
+    site.commit(1)
+    site.errors[1] = ShimError("it is damaged")
+    with pytest.raises(ShimError, match=f"was restarted, and has no checkpoint in {site.store.path} to go on from"):
+        site.climb()
+    assert site.comments == ["7 oci-criu-shim: failed: no checkpoint to go on from: 1: it is damaged"]
+    assert site.requeued == []
+
+
+def test_fresh_start(site: Site) -> None:
+    site.settings.fresh_start = True
+    assert site.climb() == 0
+    assert site.comments == ["7 oci-criu-shim: started from its beginning"]
+
+
+def test_a_misfit_goes_elsewhere_at_once(site: Site) -> None:
+    site.commit(2)
+    site.errors[2] = Misfit("no avx2")
+    assert site.climb() == 1
+    assert (site.begun, site.requeued) == ([site.of(2)], [7])
+    assert Path(site.container.root, requeue.MARK).read_text() == "ExcNodeList=n1\n"
+    assert site.comments == ["7 oci-criu-shim: requeued from n1: 2: no avx2"]
+    assert not Path(site.of(2, "restore.log")).exists()
+
+
+def test_a_failed_restore_goes_elsewhere_when_no_older_one_will_do(site: Site) -> None:
+    site.commit(2)
+    site.errors = {2: NotRestored("no"), 1: ShimError("it is damaged")}
+    assert site.climb() == 1
+    assert (site.begun, site.requeued) == ([site.of(2), site.of(1)], [7])
+
+
+def test_no_other_node(site: Site) -> None:
+    site.commit(2)
+    site.other_nodes = False
+    site.errors[2] = Misfit("no avx2")
+    assert site.climb() == LIFE
+    assert site.begun == [site.of(2), site.of(1)]
+    assert site.comments == ["7 oci-criu-shim: restored from 1: 2: no avx2"]
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_the_same_checkpoint_so_often(site: Site, limit: int) -> None:
+    site.settings.max_restarts = limit
+    site.commit(1)
+    for _ in range(limit):
+        assert site.climb() == LIFE
+    with pytest.raises(ShimError, match=rf"was tried {limit} times from checkpoint 1 and got no further") as raised:
+        site.climb()
+    assert f"rm {site.store.path}/tries.json; scontrol requeue 7" in raised.value.hint
+    site.commit(1)
+    assert site.climb() == LIFE
+
+
+def test_no_limit(site: Site) -> None:
+    site.settings.max_restarts = 0
+    site.commit(1)
+    assert [site.climb() for _ in range(9)] == [LIFE] * 9
+
+
+def test_the_limit_bounds_other_nodes(site: Site) -> None:
+    site.settings.max_restarts = 2
+    site.commit(1)
+    site.errors[1] = Misfit("no avx2")
+    assert site.climb() == 1
+    with pytest.raises(ShimError, match="has no checkpoint"):
+        site.climb()
+    assert site.requeued == [7]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"newest": 1}', '{"newest": 1, "tries": []}'])
+def test_what_is_no_count(site: Site, text: str) -> None:
+    site.commit(1)
+    Path(site.store.path, "tries.json").write_text(text)
+    assert site.climb() == LIFE
+    assert json.loads(Path(site.store.path, "tries.json").read_text()) == {"newest": 1, "tries": 1}
+
+
+@pytest.fixture
+def source(site: Site) -> Store:
+    """Another job's checkpoints."""
+    made = Store(str(site.path), "5/batch.0")
+    made.prepare()
+    commit(made)
+    commit(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [("5", [2, 1]), ("5:1", [1]), ("{path}", [2, 1]), ("{path}/", [2, 1]), ("{path}/1", [1]), ("{job}", [2, 1])],
+)
+def test_restart_dir(site: Site, source: Store, value: str, wanted: list[int]) -> None:
+    value = value.format(path=source.path, job=os.path.dirname(source.path))
+    found = ladder.sources(value, Task(site.environment), str(site.path))
+    assert found == [os.path.join(source.path, str(seq)) for seq in wanted]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("6", "--restart-dir=6: there is no checkpoint in {}/6/batch.0"),
+        ("5:9", "--restart-dir=5:9: there is no checkpoint in {}/5/batch.0/9"),
+        ("/no/where", "--restart-dir=/no/where: there is no checkpoint in /no/where"),
+        ("5:", "--restart-dir=5: is neither JOBID, nor JOBID:SEQ, nor an absolute path"),
+        ("here", "--restart-dir=here is neither"),
+        ("", "--restart-dir= is neither"),
+    ],
+)
+def test_bad_restart_dir(site: Site, source: Store, value: str, said: str) -> None:
+    with pytest.raises(ShimError) as raised:
+        ladder.sources(value, Task(site.environment), str(site.path))
+    assert str(raised.value).startswith(said.format(site.path))
+
+
+def test_another_jobs_checkpoint_until_there_is_one(site: Site, source: Store) -> None:
+    site.environment |= {"SLURM_RESTART_DIR": "5", "SLURM_RESTART_COUNT": "0"}
+    before = sorted(Path(source.path).rglob("*"))
+    site.errors[2] = NotRestored("no")
+    assert site.climb() == LIFE
+    assert site.begun == [os.path.join(source.path, seq) for seq in "21"]
+    assert site.comments == [f"7 oci-criu-shim: restored from {source.path}/1: 2: no"]
+    assert sorted(Path(source.path).rglob("*")) == before
+    assert "CRIU's words" in Path(site.store.path, "restore.log").read_text()
+    site.commit(1)
+    assert site.climb() == LIFE
+    assert site.begun[-1] == site.of(1)
+
+
+def test_the_mark_asks_for_the_sites_feature(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.settings.feature = "alike"
+    monkeypatch.setattr(config, "load", lambda: site.settings)
+    monkeypatch.setattr(slurm, "wanting", lambda job, feature: f"Features={feature}")
+    requeue.mark(site.container.root, 7, Log(), "n1")
+    assert Path(site.container.root, requeue.MARK).read_text() == "ExcNodeList=n1\nFeatures=alike\n"
+
+
+def test_the_mark_is_left_where_slurm_does_not_answer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*_: object) -> Any:
+        raise ShimError("Unable to contact slurm controller")
+
+    monkeypatch.setattr(slurm, "excluding", silent)
+    requeue.mark(site.container.root, 7, Log(), "n1")
+    assert Path(site.container.root, requeue.MARK).read_text() == ""
