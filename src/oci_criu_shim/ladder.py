@@ -97,7 +97,8 @@ class Ladder:
         self.tries.add()
 
     def _note(self, path: str, error: ShimError, log: str = "") -> None:
-        self.log.error(f"{self.what}: {error.line()}{f' (see {log})' if log else ''}")
+        text = f"{self.what}: {error.line()}{f' (see {log})' if log else ''}"
+        self.log.error(text, "refused", reason=error.line())
         self.reasons.append(f"{os.path.basename(path)}: {str(error).replace(f'{path}/', '')}")
 
     def _refuse(self, path: str, error: ShimError) -> None:
@@ -131,7 +132,8 @@ class Ladder:
 
     def _begin_again(self, create: Life) -> Life:
         if self.settings.fresh_start:
-            self.log.event(f"{self.what} starts from its beginning: it has no checkpoint to go on from")
+            reason = "it has no checkpoint to go on from"
+            self.log.event(f"{self.what} starts from its beginning: {reason}", "fell-back", reason=reason)
             self._tell("started from its beginning")
             return create
         self._tell("failed: no checkpoint to go on from")
@@ -153,7 +155,7 @@ class Ladder:
                 self.log.event(f"job {task.job} can go to no other node than {task.node}")
                 return False
             requeue.mark(self.container.root, task.job, self.log, exclude=task.node)
-            self.log.event(f"requeueing job {task.job}, to go on on another node than {task.node}")
+            self.log.event(f"requeueing job {task.job}, to go on on another node than {task.node}", "requeued")
             self._tell(f"requeued from {task.node}")
             slurm.requeue(task.job)
         except (ShimError, OSError) as error:

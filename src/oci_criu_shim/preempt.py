@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.container import Container
 
 DONE = "checkpointed"  # in a container's directory: its checkpoint is committed, or has failed
-TIME_IS_UP = ".timeout"  # in the job's run directory: one of its containers must go before the time limit, so all of them
+TIME_IS_UP = ".timeout"  # in the job's run directory: one of its containers is near the time limit, so all are
 END_SECONDS = 60.0
 
 
