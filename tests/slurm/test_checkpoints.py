@@ -208,7 +208,7 @@ def test_the_next_older_one_is_taken(cluster: Cluster, bundle: str) -> None:
     flip(cluster.home / f"alice/ckpt/{job.number}/batch.0/2" / PAGES)
     go_on(job, high)
     what = f"error: job {job.number} step batch task 0: {path}/2/{PAGES} is damaged: its checksum is not what it was"
-    assert events(job, "error") == [what], job.quoted()
+    assert events(job, "error") == [f"{what} (see {path}/2/restore.log)"], job.quoted()
     assert f" from {path}/1 on n1" in events(job, "restored")[-1]
     why = f"2: {PAGES} is damaged: its checksum is not what it was"
     wait_for(lambda: job.record()["comment"] == f"oci-criu-shim: restored from 1: {why}", 30, "the comment")

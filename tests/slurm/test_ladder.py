@@ -173,7 +173,7 @@ def test_from_another_jobs_checkpoint(shim_cluster: Cluster, shim_bundle: str) -
     before, done = tree(first.checkpoints()), first.ticks()
     begun = []
     for value in (first.number, f"{first.number}:1", path):
-        option = f"--export=ALL,SLURM_RESTART_DIR={value}"
+        option = f"--restart-dir={value}"
         begun.append(jobs.batch(shim_cluster, shim_bundle, "warm", first.work, option, *jobs.OPTIONS))
     for job in begun:
         assert job.wait_end() == "COMPLETED", job.quoted()
@@ -187,7 +187,7 @@ def test_from_another_jobs_checkpoint(shim_cluster: Cluster, shim_bundle: str) -
 
 
 def test_from_no_checkpoint(shim_cluster: Cluster, shim_bundle: str) -> None:
-    option = "--export=ALL,SLURM_RESTART_DIR=4711"
+    option = "--restart-dir=4711"
     job = jobs.batch(shim_cluster, shim_bundle, "none", WORK, option, *jobs.OPTIONS)
     assert job.wait_end() == "FAILED"
     path = f"{jobs.CHECKPOINTS}/4711/batch.0"
