@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 TRIES = "tries.json"
 MARK = "oci-criu-shim: "  # where our part of a job's comment begins
 LONGEST = 300  # characters of that
+PAUSES = (0.5, 2, 8)  # seconds at most
 END_SECONDS = 300  # Slurm ends a job that was requeued
 LIST = "oci-criu-shim ckpt list shows those that there are"
 
@@ -63,7 +64,7 @@ class Ladder:
         elsewhere = False
         for path in rungs:
             try:
-                life = begin(stores.read(path))
+                life = _begin_alone(begin, path)
             except Misfit as error:
                 self._note(path, error)
                 if self._go_elsewhere():
@@ -180,6 +181,19 @@ class Ladder:
         except ShimError as error:
             self.log.debug(f"job {self.task.job} got no comment: {error.line()}")
         return 0
+
+
+def _begin_alone(begin: Callable[[Checkpoint], Life], path: str) -> Life:
+    """CRIU makes deleted files that are open anew, for a moment, under names that are the same in each restore of a
+    checkpoint (ghost_path() in criu/files-reg.c): others may be at it, in the same directory."""
+    for pause in PAUSES:
+        try:
+            return begin(stores.read(path))
+        except NotRestored as error:
+            if "ghost" not in str(error):
+                raise
+        time.sleep(pause * os.urandom(1)[0] / 255)
+    return begin(stores.read(path))
 
 
 class Tries:

@@ -107,6 +107,15 @@ def test_older(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
     assert site.comments[0].endswith("; 2: CRIU could not restore c: Error")
 
 
+def test_others_restore_the_same_checkpoint(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: site.errors.clear())
+    site.commit(1)
+    site.errors[1] = NotRestored("CRIU could not restore c: Error: Can't create ghost regfile: File exists")
+    assert site.climb() == LIFE
+    assert site.begun == [site.of(1)] * 2
+    assert not Path(site.of(1, "restore.log")).exists()
+
+
 def test_a_comment_is_short(site: Site) -> None:
     site.commit(1)
     site.errors[1] = ShimError("why? " * 100)
