@@ -1,9 +1,9 @@
 /*
- * helper JOBID STEPID UID GID: lends the capabilities of a dump to a worker, one for each connection of the job's user to the
+ * helper JOBID STEPID UID GID [METRICS]: lends the capabilities of a dump to a worker, one for each connection of the job's user to the
  * listening socket, until the lifeline breaks.
  *
  * The helper reads nothing that comes in over the socket. Who connects is told by the kernel, and what the worker runs is
- * fixed here; so all that a peer can choose is when.
+ * fixed here; so all that a peer can choose is when. Dumps are counted in the directory METRICS, if there is one.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -15,7 +15,9 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <syslog.h>
+#include <time.h>
 
+#include "metrics.h"
 #include "paths.h"
 #include "protocol.h"
 #include "util.h"
@@ -30,15 +32,28 @@ struct helper {
 	int listener;
 	struct worker_identity identity;
 	uint32_t step;
-	pid_t workers[MAX_WORKERS]; /* 0: none */
+	const char *metrics; /* NULL: nothing is counted */
+	struct slot {
+		pid_t pid; /* 0: none */
+		int reports;
+		uint64_t began;
+	} workers[MAX_WORKERS];
 };
 
-static pid_t *free_slot(struct helper *helper)
+static struct slot *free_slot(struct helper *helper)
 {
 	for (size_t i = 0; i < MAX_WORKERS; i++)
-		if (!helper->workers[i])
+		if (!helper->workers[i].pid)
 			return &helper->workers[i];
 	return NULL;
+}
+
+static uint64_t nanoseconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
 static bool is_job_user(int connection, uid_t uid)
@@ -55,19 +70,32 @@ static bool is_job_user(int connection, uid_t uid)
 	return peer.uid == uid;
 }
 
-static void serve(struct helper *helper, pid_t *slot)
+/* Both -1 where nothing is counted, or can't be: a dump is worth more. */
+static void open_reports(const struct helper *helper, int ends[2])
+{
+	ends[0] = ends[1] = -1;
+	if (helper->metrics && pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0)
+		syslog(LOG_ERR, "pipe: %m");
+}
+
+static void serve(struct helper *helper, struct slot *slot)
 {
 	CLEANUP_FD int connection = accept4(helper->listener, NULL, NULL, SOCK_CLOEXEC);
+	int reports[2];
 	pid_t pid;
 
 	if (connection < 0 || !is_job_user(connection, helper->identity.uid))
 		return;
-	if ((pid = fork()) < 0)
+	open_reports(helper, reports);
+	if ((pid = fork()) == 0)
+		worker_run(&helper->identity, connection, reports[1]);
+	close_fd(&reports[1]);
+	if (pid < 0) {
 		syslog(LOG_ERR, "fork: %m");
-	else if (pid == 0)
-		worker_run(&helper->identity, connection);
-	else
-		*slot = pid;
+		close_fd(&reports[0]);
+		return;
+	}
+	*slot = (struct slot){.pid = pid, .reports = reports[0], .began = nanoseconds()};
 }
 
 /* A worker's session has its pid; nothing that holds a capability outlives its worker. */
@@ -81,23 +109,26 @@ static void reap(struct helper *helper, int options)
 {
 	siginfo_t info;
 
-	for (size_t i = 0; i < MAX_WORKERS; i++) {
+	for (struct slot *slot = helper->workers; slot < helper->workers + MAX_WORKERS; slot++) {
 		info.si_pid = 0;
-		if (!helper->workers[i] || waitid(P_PID, (id_t)helper->workers[i], &info, WEXITED | WNOWAIT | options) < 0)
+		if (!slot->pid || waitid(P_PID, (id_t)slot->pid, &info, WEXITED | WNOWAIT | options) < 0)
 			continue;
-		if (info.si_pid != helper->workers[i])
+		if (info.si_pid != slot->pid)
 			continue;
-		end_session(helper->workers[i]);
-		waitpid(helper->workers[i], NULL, 0);
-		helper->workers[i] = 0;
+		end_session(slot->pid);
+		waitpid(slot->pid, NULL, 0);
+		if (slot->reports >= 0)
+			metrics_add(helper->metrics, slot->reports, nanoseconds() - slot->began);
+		close_fd(&slot->reports);
+		slot->pid = 0;
 	}
 }
 
 static void end_workers(struct helper *helper)
 {
 	for (size_t i = 0; i < MAX_WORKERS; i++)
-		if (helper->workers[i])
-			end_session(helper->workers[i]);
+		if (helper->workers[i].pid)
+			end_session(helper->workers[i].pid);
 	reap(helper, 0);
 }
 
@@ -124,7 +155,7 @@ static int serve_all(struct helper *helper, int lifeline)
 	if (signals < 0)
 		return -1;
 	while (poll(events, COUNT(events), -1) > 0 && !events[0].revents) {
-		pid_t *slot;
+		struct slot *slot;
 
 		while (read(signals, &info, sizeof(info)) == sizeof(info))
 			;
@@ -155,7 +186,8 @@ static bool parse_arguments(int argc, char **argv, struct helper *helper)
 {
 	struct worker_identity *identity = &helper->identity;
 
-	return argc == 5 && parse_number(argv[1], UINT32_MAX, &identity->job) &&
+	helper->metrics = argc == 6 && *argv[5] == '/' ? argv[5] : NULL;
+	return argc == (helper->metrics ? 6 : 5) && parse_number(argv[1], UINT32_MAX, &identity->job) &&
 	       parse_number(argv[2], UINT32_MAX, &helper->step) &&
 	       parse_number(argv[3], UINT32_MAX - 1, &identity->uid) &&
 	       parse_number(argv[4], UINT32_MAX - 1, &identity->gid);
@@ -170,7 +202,7 @@ int main(int argc, char **argv)
 
 	openlog("oci-criu-shim-helper", LOG_PID | LOG_PERROR, LOG_AUTHPRIV);
 	if (!parse_arguments(argc, argv, &helper)) {
-		syslog(LOG_ERR, "usage: helper JOBID STEPID UID GID");
+		syslog(LOG_ERR, "usage: helper JOBID STEPID UID GID [METRICS]");
 		return EXIT_FAILURE;
 	}
 	if ((rc = serve_all(&helper, lifeline)) < 0)

@@ -7,6 +7,7 @@
 SPANK_PLUGIN(oci_criu_shim, 1)
 #pragma GCC visibility pop
 
+#include "arguments.h"
 #include "lifeline.h"
 #include "options.h"
 #include "programs.h"
@@ -32,7 +33,7 @@ int slurm_spank_init(spank_t sp, UNUSED int argc, UNUSED char *argv[])
  * node. The programs are started here and not in slurm_spank_task_post_fork, since slurmstepd runs that one in a short-lived
  * process where job_container/tmpfs is in use, and not at all in a step without tasks.
  */
-static int begin_step(spank_t sp)
+static int begin_step(spank_t sp, int argc, char *argv[])
 {
 	struct step step;
 
@@ -43,18 +44,18 @@ static int begin_step(spank_t sp)
 		return 0;
 	}
 	if (options_step_asked())
-		helper_start(&step);
+		helper_start(&step, arguments_metrics(argc, argv));
 	return options_apply(sp);
 }
 
-int slurm_spank_init_post_opt(spank_t sp, UNUSED int argc, UNUSED char *argv[])
+int slurm_spank_init_post_opt(spank_t sp, int argc, char *argv[])
 {
 	switch (spank_context()) {
 	case S_CTX_LOCAL:
 	case S_CTX_ALLOCATOR:
 		return options_submit(sp);
 	case S_CTX_REMOTE:
-		return begin_step(sp);
+		return begin_step(sp, argc, argv);
 	default:
 		return 0;
 	}

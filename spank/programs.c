@@ -108,10 +108,10 @@ static int listening_socket(const struct step *step)
 	return listening;
 }
 
-int helper_start(const struct step *step)
+int helper_start(const struct step *step, const char *metrics)
 {
 	struct numbers numbers = numbers_of(step);
-	char *const argv[] = {HELPER_PROGRAM, numbers.job, numbers.step, numbers.uid, numbers.gid, NULL};
+	char *const argv[] = {HELPER_PROGRAM, numbers.job, numbers.step, numbers.uid, numbers.gid, (char *)metrics, NULL};
 	CLEANUP_FD int lifeline = -1;
 	CLEANUP_FD int listener = -1;
 	pid_t pid;

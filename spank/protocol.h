@@ -3,6 +3,7 @@
 #define PROTOCOL_H
 
 #include <signal.h>
+#include <stdint.h>
 
 /* From the watcher to each runtime of the job: take a checkpoint now. */
 #define CHECKPOINT_SIGNAL (SIGRTMIN + 3)
@@ -12,6 +13,30 @@ enum { LIFELINE_FD = 3, LISTENER_FD = 4 };
 
 /* The descriptor on which the worker talks to the runtime. */
 enum { CONNECTION_FD = 3 };
+
+/*
+ * Where the site counts dumps, the worker writes two of these to this descriptor: one when a dump is asked for, one when
+ * it is over. Only the worker and the helper have it (privileged/report.py).
+ */
+enum { REPORT_FD = 4, REPORT_VERSION = 1 };
+
+enum report_outcome {
+	REPORT_BEGUN,
+	REPORT_DONE,
+	/* A dump that became no checkpoint, since: */
+	REPORT_SETUP,	    /* CRIU isn't there, or too old */
+	REPORT_REFUSED,	    /* it must not be asked for */
+	REPORT_CRIU,	    /* CRIU could not do it */
+	REPORT_UNCOMMITTED, /* the runtime did not make a checkpoint of the images, or was gone */
+	REPORT_KILLED,	    /* the worker did not write the second: for the helper to find */
+};
+
+struct report {
+	uint32_t version;
+	uint32_t outcome;
+	uint64_t bytes; /* of the images */
+	uint64_t nanoseconds;
+};
 
 /* In the job's run directory; the step id in decimal, as %s in oci.conf. */
 #define HELPER_SOCKET "helper.%" PRIu32 ".sock"

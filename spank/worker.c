@@ -16,21 +16,25 @@
 /* No HOME: criu would read $HOME/.criu/default.conf. */
 static char *const ENVIRONMENT[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", NULL};
 
-static int keep_only(int connection)
+static int keep_only(int connection, int report)
 {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
 	if (null < 0)
 		return -1;
-	/* Out of the way of 0 to 3. */
-	if ((connection = fcntl(connection, F_DUPFD_CLOEXEC, CONNECTION_FD + 1)) < 0)
+	/* Out of the way of 0 to 4. */
+	if ((connection = fcntl(connection, F_DUPFD_CLOEXEC, REPORT_FD + 1)) < 0)
+		return -1;
+	if (report >= 0 && (report = fcntl(report, F_DUPFD_CLOEXEC, REPORT_FD + 1)) < 0)
 		return -1;
 	for (int fd = 0; fd < CONNECTION_FD; fd++)
 		if (dup2(null, fd) < 0)
 			return -1;
 	if (dup2(connection, CONNECTION_FD) < 0)
 		return -1;
-	return close_range(CONNECTION_FD + 1, ~0U, 0);
+	if (report >= 0 && dup2(report, REPORT_FD) < 0)
+		return -1;
+	return close_range(report >= 0 ? REPORT_FD + 1 : REPORT_FD, ~0U, 0);
 }
 
 static int set_surroundings(void)
@@ -51,13 +55,13 @@ static int unblock_signals(void)
 	return sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-void worker_run(const struct worker_identity *identity, int connection)
+void worker_run(const struct worker_identity *identity, int connection, int report)
 {
 	char job[12];
-	char *const argv[] = {WORKER_PYTHON, "-I", "-S", WORKER_SCRIPT, job, NULL};
+	char *const argv[] = {WORKER_PYTHON, "-I", "-S", WORKER_SCRIPT, job, report >= 0 ? "report" : NULL, NULL};
 
 	snprintf(job, sizeof(job), "%" PRIu32, identity->job);
-	if (keep_only(connection) < 0 || set_surroundings() < 0)
+	if (keep_only(connection, report) < 0 || set_surroundings() < 0)
 		goto fail;
 	if (become_dumper(identity->uid, identity->gid) < 0 || unblock_signals() < 0)
 		goto fail;

@@ -10,7 +10,7 @@ struct worker_identity {
 	uint32_t gid;
 };
 
-/* Become the worker, for good. */
-_Noreturn void worker_run(const struct worker_identity *identity, int connection);
+/* Become the worker, for good; `report` is where it is to report to, or -1. */
+_Noreturn void worker_run(const struct worker_identity *identity, int connection, int report);
 
 #endif

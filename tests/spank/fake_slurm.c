@@ -3,7 +3,7 @@
  * are local, remote, prolog and epilog. Prints the results of the hooks and what the plugin has set.
  *
  * job, step, uid, gid, groups (comma separated) tell the step. option:NAME=VALUE is an option given by the user, and
- * option:NAME one without a value. In the remote context it goes on like slurmstepd until its standard input ends.
+ * option:NAME one without a value, and argument:TEXT one of the plugin's line in plugstack.conf. In the remote context it goes on like slurmstepd until its standard input ends.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -16,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_OPTIONS = 16, MAX_GROUPS = 16 };
+enum { MAX_OPTIONS = 16, MAX_GROUPS = 16, MAX_ARGUMENTS = 4 };
 
 static struct {
 	const char *context;
@@ -31,6 +31,8 @@ static struct {
 	int given_count;
 	struct spank_option registered[MAX_OPTIONS];
 	int registered_count;
+	char *arguments[MAX_ARGUMENTS];
+	int argument_count;
 } slurm;
 
 static bool in(const char *context)
@@ -163,7 +165,7 @@ static int call(void *plugin, const char *hook)
 	*(void **)&function = dlsym(plugin, hook);
 	if (!function)
 		return 0;
-	rc = function(NULL, 0, NULL);
+	rc = function(NULL, slurm.argument_count, slurm.arguments);
 	printf("%s %d\n", hook, rc);
 	return rc;
 }
@@ -222,6 +224,10 @@ static void take_argument(char *argument)
 {
 	char *value = strchr(argument, '=');
 
+	if (!strncmp(argument, "argument:", 9)) {
+		slurm.arguments[slurm.argument_count++] = argument + 9;
+		return;
+	}
 	if (value)
 		*value++ = '\0';
 	if (!strncmp(argument, "option:", 7)) {

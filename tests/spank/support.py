@@ -76,10 +76,13 @@ def _assignments(lines: list[str], prefix: str) -> dict[str, str]:
     return {name: value for name, _, value in chosen}
 
 
-def _argv(context: str, job: int, step: int, options: dict[str, str | None]) -> list[str]:
+def _argv(
+    context: str, job: int, step: int, options: dict[str, str | None], arguments: tuple[str, ...] = ()
+) -> list[str]:
     given = [f"option:{name}" if value is None else f"option:{name}={value}" for name, value in options.items()]
     numbers = [f"job={job}", f"step={step}", f"uid={UID}", f"gid={GID}", f"groups={GID},5001,5002"]
-    return [*VALGRIND, str(CHECK / "fake_slurm"), str(PLUGIN), context, *numbers, *given]
+    line = [f"argument:{text}" for text in arguments]
+    return [*VALGRIND, str(CHECK / "fake_slurm"), str(PLUGIN), context, *numbers, *given, *line]
 
 
 def call(
@@ -128,9 +131,10 @@ def stepd(
     environment: dict[str, str] | None = None,
     step: int = 0,
     job: int = 7,
+    arguments: tuple[str, ...] = (),
 ) -> Iterator[Stepd]:
     process = subprocess.Popen(
-        _argv("remote", job, step, options or {}),
+        _argv("remote", job, step, options or {}, arguments),
         env={"PATH": os.environ["PATH"], **(environment or {})},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -151,7 +155,7 @@ def stepd(
 class Program:
     """helper or watcher, started as spawn.c does."""
 
-    def __init__(self, name: str, *numbers: int, fds: tuple[int, ...] = ()) -> None:
+    def __init__(self, name: str, *arguments: object, fds: tuple[int, ...] = ()) -> None:
         reading, self.lifeline = os.pipe()
         given = (reading, *fds)
 
@@ -166,7 +170,7 @@ class Program:
             os.closerange(3 + len(given), 1024)
 
         self.process = subprocess.Popen(
-            [*VALGRIND, str(CHECK / "lib" / name), *map(str, numbers)],
+            [*VALGRIND, str(CHECK / "lib" / name), *map(str, arguments)],
             preexec_fn=place,
             close_fds=False,
             stdin=subprocess.DEVNULL,

@@ -39,7 +39,7 @@ class Run:
         self.problems: list[dict[str, Any]] = []
         self.status: int | None = None
         self.outcome = RUNNING
-        self.last = self.begin
+        self.last: float = self.begin
         self.source: dict[str, Any] | None = None
         self.waited: float | None = None
         self.kept = self.lost = 0.0

@@ -12,6 +12,7 @@ import socket
 from oci_criu_shim import wire
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.privileged import dump
+from oci_criu_shim.privileged.report import CRIU, REFUSED, Report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,17 +32,20 @@ ROOTS: dict[str, tuple[object, ...]] = {
 }
 
 
-def main(job: int | None) -> int:
-    """Serve the connection; the exit status. `job` is the one that the container must belong to."""
+def main(job: int | None, reporting: bool) -> int:
+    """Serve the connection; the exit status. `job` is the one that the container must belong to; with `reporting` the
+    helper counts dumps."""
+    report = Report(reporting)
     connection = socket.socket(fileno=CONNECTION)
     try:
-        serve(connection, job)
+        serve(connection, job, report)
     except ShimError as error:
         answer = {"event": "failed", "error": str(error), "hint": error.hint}
     except OSError as error:
         answer = {"event": "failed", "error": str(error), "hint": ""}
     else:
         answer = {"event": "done"}
+    report.end(answer["event"] == "done")
     try:
         wire.send(connection, answer)
     except OSError:
@@ -49,7 +53,7 @@ def main(job: int | None) -> int:
     return 0 if answer["event"] == "done" else 1
 
 
-def serve(connection: socket.socket, job: int | None) -> None:
+def serve(connection: socket.socket, job: int | None, report: Report) -> None:
     """Take the request, dump, and ask for the commit while the container is frozen.
 
     The user connects as soon as there might be something to dump, so CRIU is started before he asks for it.
@@ -58,24 +62,33 @@ def serve(connection: socket.socket, job: int | None) -> None:
         ready = dump.Ready()
     except (ShimError, OSError):
         wire.receive(connection)  # an answer to a request that is still unread would be lost
+        report.begin()
         raise
     try:
-        _serve(connection, job, ready)
+        _serve(connection, job, report, ready)
     finally:
         ready.swrk.close()
 
 
-def _serve(connection: socket.socket, job: int | None, ready: dump.Ready) -> None:
+def _serve(connection: socket.socket, job: int | None, report: Report, ready: dump.Ready) -> None:
     message, fds = wire.receive(connection)
+    report.begin()
+    report.reached = REFUSED
     asked = check(message, fds)
     pidfd, *directories = fds
 
-    def commit(report: dict[str, Any]) -> bool:
-        wire.send(connection, {"event": "dumped", **report})
+    def commit(about: dict[str, Any]) -> bool:
+        report.dumped(directories[0])
+        wire.send(connection, {"event": "dumped", **about})
         answer, _ = wire.receive(connection)
-        return answer == {"op": "commit"}
+        committed = answer == {"op": "commit"}
+        if committed:
+            report.reached = CRIU
+        return committed
 
-    dump.dump(ready, dump.Target(pidfd, job), directories, asked, commit)
+    target = dump.Target(pidfd, job)
+    report.reached = CRIU
+    dump.dump(ready, target, directories, asked, commit)
 
 
 def check(message: dict[str, Any], fds: list[int]) -> dict[str, Any]:

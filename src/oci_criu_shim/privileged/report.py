@@ -1,0 +1,55 @@
+"""What the helper is told of a dump, for the node's counters: `struct report` of spank/protocol.h, twice.
+
+Numbers only, on a descriptor that nobody else has: neither the user, who may not trace this process, nor CRIU.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+DESCRIPTOR = 4
+VERSION = 1
+# `enum report_outcome`. After BEGUN, how far a dump has come is the cause of its failure.
+BEGUN, DONE, SETUP, REFUSED, CRIU, UNCOMMITTED = range(6)
+
+
+class Report:
+    """Nothing is said unless `wanted`, and nothing where no dump is asked for: the user connects early."""
+
+    def __init__(self, wanted: bool) -> None:
+        self.wanted = wanted
+        self.reached = SETUP
+        self.bytes = 0
+        self.begun: int | None = None
+        if wanted:
+            os.set_inheritable(DESCRIPTOR, False)
+
+    def begin(self) -> None:
+        """A dump is asked for."""
+        self.begun = time.monotonic_ns()
+        self._write(BEGUN, 0)
+
+    def dumped(self, images: int) -> None:
+        """All images are in the directory `images`."""
+        self.reached = UNCOMMITTED
+        if self.wanted:
+            try:
+                with os.scandir(images) as entries:
+                    self.bytes = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+            except OSError:
+                pass  # the user has them, too, and no dump fails by being counted
+
+    def end(self, done: bool) -> None:
+        """It is over."""
+        if self.begun is not None:
+            self._write(DONE if done else self.reached, time.monotonic_ns() - self.begun)
+
+    def _write(self, outcome: int, nanoseconds: int) -> None:
+        if self.wanted:
+            parts = ((VERSION, 4), (outcome, 4), (self.bytes, 8), (nanoseconds, 8))
+            try:
+                os.write(DESCRIPTOR, b"".join(value.to_bytes(size, sys.byteorder) for value, size in parts))
+            except OSError:
+                pass  # the helper is gone
