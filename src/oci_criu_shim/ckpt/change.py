@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from oci_criu_shim import files, slurm, units
+from oci_criu_shim import files, history, slurm, units
 from oci_criu_shim.checkpoints import archive, store
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.ckpt import look, place
@@ -89,6 +89,8 @@ def prune(call: Invocation) -> int:
     own = [path for path in _task_directories(directory) if os.lstat(path).st_uid == os.geteuid()]
     ended = [path for path in own if place.label(f"{path}/0").job not in known]
     total = sum(_prune(Store(path, "."), keep, older, call.flag("dry-run")) for path in ended)
+    for path in history.prune(directory, known, call.flag("dry-run")):
+        print(path)
     left = f"; left alone: {len(own) - len(ended)} of jobs that Slurm still knows" if own != ended else ""
     print(f"{'would remove' if call.flag('dry-run') else 'removed'} {units.size(total)}{left}")
     return 0

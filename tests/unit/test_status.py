@@ -1,0 +1,286 @@
+"""`oci-criu-shim job status`, by its command line, over made histories; and the pictures that it draws."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oci_criu_shim import cli, config, slurm
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.jobs import story
+from oci_criu_shim.jobs.story import Story
+
+Capture = pytest.CaptureFixture[str]
+BEGIN = 1763800000.0  # 2025-11-22T08:26:40Z
+Event = dict[str, Any]
+
+
+def event(time: float, node: str, restarts: int, kind: str, **facts: object) -> Event:
+    return {"time": BEGIN + time, "node": node, "restarts": restarts, "event": kind, **facts}
+
+
+def taken(seq: int, at: float, reason: str = "preempt", frozen: float = 1.0) -> dict[str, Any]:
+    runs_on = reason == "interval"
+    facts = {"path": f"/c/12/batch.0/{seq}", "bytes": 16 << 20, "reason": reason, "runs_on": runs_on}
+    return {**facts, "seconds": frozen + 0.5, "frozen": frozen, "at": BEGIN + at}
+
+
+def back(seq: int, seconds: float = 2.0) -> dict[str, Any]:
+    return {"path": f"/c/12/batch.0/{seq}", "seconds": seconds}
+
+
+def preempted() -> list[Event]:
+    """Preempted once after 100 s, restored 30 s later, and completed."""
+    return [
+        event(0, "n1", 0, "started"),
+        event(102, "n1", 0, "checkpointed", **taken(1, 100)),
+        event(103, "n1", 0, "requeued"),
+        event(104, "n1", 0, "ended", status=137),
+        event(133, "n2", 1, "restored", **back(1)),
+        event(200, "n2", 1, "ended", status=0),
+    ]
+
+
+def unlucky() -> list[Event]:
+    """A node dies, the newest checkpoint is damaged, and in the end it fails."""
+    return [
+        event(0, "n1", 0, "started"),
+        event(602, "n1", 0, "checkpointed", **taken(1, 600, "interval")),
+        event(1202, "n1", 0, "checkpointed", **taken(2, 1200, "interval")),
+        event(1500, "n1", 0, "checkpoint-failed", reason="the disk is full"),
+        event(2000, "n2", 1, "refused", reason="2/core-1.img is damaged"),
+        event(2010, "n2", 1, "restored", **back(1, 5)),
+        event(2610, "n2", 1, "checkpointed", **taken(3, 2605, "interval")),
+        event(2805, "n2", 1, "ended", status=3),
+    ]
+
+
+def told(*events: Event, alive: bool = True) -> Story:
+    return Story(12, {"batch.0": list(events)}, alive)
+
+
+def test_preempted_once() -> None:
+    found = told(*preempted())
+    assert (found.state, found.nodes, found.bound) == (story.COMPLETED, ["n1", "n2"], "")
+    assert (found.kept, found.lost, found.waited, found.frozen) == (100, 0, 30, 1)
+    first, second = found.runs
+    assert (first.outcome, first.begin, first.end) == (story.CHECKPOINTED, BEGIN, BEGIN + 101)
+    assert (second.outcome, second.begin, second.end) == (story.COMPLETED, BEGIN + 131, BEGIN + 200)
+    assert [checkpoint["reason"] for checkpoint in found.checkpoints] == ["preempt"]
+    assert [restored["path"] for restored in found.restores] == ["/c/12/batch.0/1"]
+
+
+def test_a_node_that_died() -> None:
+    found = told(*unlucky())
+    first, second = found.runs
+    assert (first.outcome, first.end, first.kept) == (story.DIED, None, 600)
+    assert (first.lost, first.bound, second.waited) == (2000 - 601, "at most ", None)
+    assert (second.outcome, second.status, second.begin) == (story.FAILED, 3, BEGIN + 2000)
+    assert (second.kept, second.lost) == (605, 2805 - 2606)
+    assert found.state == story.FAILED
+    assert [problem["event"] for run in found.runs for problem in run.problems] == ["checkpoint-failed", "refused"]
+
+
+def test_of_no_use_to_a_run_that_began_anew() -> None:
+    events = [*preempted()[:4], event(120, "n2", 1, "refused", reason="torn")]
+    events += [event(121, "n2", 1, "fell-back", reason="none"), event(122, "n2", 1, "started")]
+    first, second = told(*events).runs
+    assert (first.kept, first.lost) == (0, 101)
+    assert (second.begin, second.outcome, second.begun) == (BEGIN + 120, story.RUNNING, True)
+
+
+def test_a_start_that_failed() -> None:
+    found = told(*preempted()[:4], event(120, "n2", 1, "failed", reason="it has no checkpoint"))
+    assert (found.state, found.runs[1].end, found.runs[1].begun) == (story.FAILED, BEGIN + 120, False)
+
+
+def test_waiting_and_running() -> None:
+    waiting = told(*preempted()[:3])
+    assert (waiting.state, waiting.kept, waiting.lost) == (story.WAITING, 100, 0)
+    running = told(*preempted()[:5])
+    assert (running.state, running.runs[1].end, running.lost) == (story.RUNNING, None, 0)
+    assert running.end > BEGIN + 133
+    gone = told(*preempted()[:5], alive=False)
+    assert (gone.state, gone.bound, gone.lost) == (story.DIED, "at least ", 2)
+
+
+def test_steps_that_begin_again_in_one_run_of_the_job() -> None:
+    events = [event(0, "n1", 0, "started"), event(5, "n1", 0, "ended", status=1), event(6, "n1", 0, "started")]
+    assert [run.outcome for run in told(*events).runs] == [story.FAILED, story.RUNNING]
+
+
+def test_tasks_in_order() -> None:
+    found = Story(12, {key: preempted() for key in ("10.0", "2.1", "batch.0", "2.0")}, True)
+    assert [task.key for task in found.tasks] == ["batch.0", "2.0", "2.1", "10.0"]
+    assert (found.kept, len(found.runs)) == (400, 8)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Histories of three jobs in the site's directory: 12 was preempted, 13 unlucky, 14 runs; Slurm knows none."""
+    settings = config.load(str(tmp_path / "none"))
+    settings.checkpoint_dir = str(tmp_path)
+    monkeypatch.setattr(config, "load", lambda: settings)
+    monkeypatch.setattr(slurm, "known_jobs", lambda: set())
+    for number, events in ((12, preempted()), (13, unlucky()), (14, preempted()[:5])):
+        path = tmp_path / f"history/{number}/batch.0.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    return tmp_path
+
+
+def ran(capfd: Capture, *words: object) -> str:
+    """What `job status` prints."""
+    assert cli.main(["job", "status", *map(str, words)]) == 0
+    printed = capfd.readouterr()
+    assert not printed.err
+    return printed.out
+
+
+def test_list(site: Path, capfd: Capture) -> None:
+    heading, *rows = [line.split() for line in ran(capfd).splitlines()]
+    assert heading == ["JOB", "STATE", "BEGAN", "RUNS", "CHECKPOINTS", "RESTORES", "KEPT", "LOST", "WAITED", "NODES"]
+    assert rows[0] == ["12", "completed", "2025-11-22T08:26:40Z", "2", "1", "1", "100s", "0s", "30s", "n1,n2"]
+    assert [row[:2] for row in rows] == [["12", "completed"], ["13", "failed"], ["14", "died"]]
+    assert [one["job"] for one in json.loads(ran(capfd, "--json"))] == [12, 13, 14]
+
+
+def test_list_of_none(tmp_path: Path, capfd: Capture) -> None:
+    assert ran(capfd, "--checkpoint-dir", tmp_path).startswith("JOB ")
+    assert json.loads(ran(capfd, "--checkpoint-dir", tmp_path, "--json")) == []
+
+
+def test_one(site: Path, capfd: Capture) -> None:
+    assert ran(capfd, 12).splitlines() == [
+        "job 12: completed; 2 runs, 1 checkpoint, 1 restore",
+        "work kept 100s, lost 0s; waited 30s, frozen 1.00 s",
+        "",
+        "step batch, task 0:",
+        "  RUN  NODE  BEGIN                 END                   FROM          OUTCOME       KEPT  LOST  WAITED",
+        "  1    n1    2025-11-22T08:26:40Z  2025-11-22T08:28:21Z  the start     checkpointed  100s  0s    -",
+        "  2    n2    2025-11-22T08:28:51Z  2025-11-22T08:30:00Z  checkpoint 1  completed     -     -     30s",
+        "checkpoints:",
+        "  SEQ  RUN  AT                    WHY      SIZE      SECONDS  FROZEN",
+        "  1    1    2025-11-22T08:28:20Z  preempt  16.0 MiB  1.50     1.00",
+    ]
+
+
+def test_problems_are_told(site: Path, capfd: Capture) -> None:
+    printed = ran(capfd, 13, "--checkpoint-dir", site)
+    assert "2025-11-22T08:51:40Z checkpoint-failed on n1: the disk is full" in printed
+    assert "refused on n2: 2/core-1.img is damaged" in printed
+    assert "failed (3)" in printed and "at most 23m" in printed
+
+
+def test_json(site: Path, capfd: Capture) -> None:
+    found = json.loads(ran(capfd, 12, "--json"))
+    assert (found["state"], found["kept"], found["nodes"]) == ("completed", 100, ["n1", "n2"])
+    (task,) = found["tasks"]
+    assert [(run["node"], run["outcome"]) for run in task["runs"]] == [("n1", "checkpointed"), ("n2", "completed")]
+    assert task["checkpoints"][0]["path"] == task["runs"][1]["restored"]["path"] == "/c/12/batch.0/1"
+
+
+@pytest.mark.parametrize("known", [{14}, None])
+def test_one_that_runs(site: Path, capfd: Capture, known: set[int] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm knows it, or does not answer."""
+
+    def known_jobs() -> set[int]:
+        if known is None:
+            raise ShimError("no squeue")
+        return known
+
+    monkeypatch.setattr(slurm, "known_jobs", known_jobs)
+    assert ran(capfd, 14).startswith("job 14: running; ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "status"),
+    [
+        (["99"], "job 99 has no history in ", 1),
+        (["12x"], "a JOBID is a number such as 12, not '12x'", 2),
+        (["-1"], "unknown option '-1'", 2),
+        (["0"], "a JOBID is a number such as 12, not '0'", 2),
+        (["٣"], "a JOBID is a number such as 12, not '٣'", 2),
+        (["12_3"], "a JOBID is a number such as 12, not '12_3'", 2),
+        (["99999999999"], "a JOBID is a number", 2),
+        (["--timeline", "a.svg"], "--timeline draws one job: it needs a JOBID", 2),
+        (["12", "--timeline", "a.pdf"], "a.pdf is not named as a picture (hint: name it .svg or .png)", 2),
+        (["12", "--timeline", "/nonexistent/a.svg"], "No such file or directory", 1),
+        (["12", "--checkpoint-dir", "/nonexistent"], "/nonexistent is not a directory", 1),
+        (["12", "13"], "job status takes [JOBID]", 2),
+    ],
+)
+def test_refused(site: Path, capfd: Capture, words: list[str], said: str, status: int) -> None:
+    try:
+        found = cli.main(["job", "status", *words])
+        line = capfd.readouterr().err
+    except ShimError as error:
+        found, line = error.status, error.line() + "\n"
+    assert (found, line.count("\n")) == (status, 1)
+    assert said in line
+
+
+def svg(site: Path, capfd: Capture, number: int) -> str:
+    path = site / "picture.svg"
+    assert not ran(capfd, number, "--timeline", path)
+    return path.read_text()
+
+
+def count(picture: str, kind: str) -> int:
+    return picture.count(f'<g id="{kind}-')
+
+
+def test_timeline(site: Path, capfd: Capture) -> None:
+    picture = svg(site, capfd, 12)
+    counts = {kind: count(picture, kind) for kind in ("work", "wait", "checkpoint", "restore", "lost", "failed")}
+    assert counts == {"work": 2, "wait": 1, "checkpoint": 1, "restore": 1, "lost": 0, "failed": 0}
+    for text in ("n1", "n2", "Job 12: completed", "30s", "running", "restore", "checkpoint", "waiting to go on"):
+        assert f">{text}</text>" in picture, text
+    assert "time since the job's start at 2025-11-22T08:26:40Z (seconds)" in picture.replace("&#x27;", "'")
+    assert picture == svg(site, capfd, 12)
+
+
+def test_timeline_of_an_unlucky_job(site: Path, capfd: Capture) -> None:
+    picture = svg(site, capfd, 13)
+    counts = {kind: count(picture, kind) for kind in ("work", "wait", "unseen", "checkpoint", "lost", "failed")}
+    assert counts == {"work": 2, "wait": 0, "unseen": 1, "checkpoint": 3, "lost": 2, "failed": 2}
+    for text in ("work lost", "lost or waiting", "failed or died", "1", "2", "3"):
+        assert f">{text}</text>" in picture, text
+    assert "(minutes)" in picture
+
+
+def test_timeline_of_several_tasks(site: Path, capfd: Capture) -> None:
+    text = (site / "history/12/batch.0.jsonl").read_text()
+    for key in ("0.0", "0.1"):
+        (site / f"history/12/{key}.jsonl").write_text(text)
+    picture = svg(site, capfd, 12)
+    assert count(picture, "work") == 6
+    for key in ("batch.0", "0.0", "0.1"):
+        assert f">{key} on n1</text>" in picture and f">{key} on n2</text>" in picture
+
+
+def test_timeline_as_png(site: Path, capfd: Capture) -> None:
+    path = site / "picture.PNG"
+    ran(capfd, 13, f"--timeline={path}")
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", data[16:24])
+    assert width == 1500
+    assert 400 < height < 700
+    assert len(data) > 10000
+
+
+def test_timeline_without_matplotlib(site: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert cli.main(["job", "status", "12", "--timeline", str(site / "a.svg")]) == 1
+    line = capfd.readouterr().err
+    assert "a timeline is drawn by matplotlib: " in line
+    assert "(hint: install python3-matplotlib)" in line
+    assert not (site / "a.svg").exists()
