@@ -254,6 +254,15 @@ def test_timeline_of_an_unlucky_job(site: Path, capfd: Capture) -> None:
     assert "(minutes)" in picture
 
 
+def test_timeline_of_many_checkpoints(site: Path, capfd: Capture) -> None:
+    events = [event(0, "n1", 0, "started")]
+    events += [event(i * 60 + 2, "n1", 0, "checkpointed", **taken(i, i * 60, "interval")) for i in range(1, 1000)]
+    (site / "history/12/batch.0.jsonl").write_text("".join(json.dumps(one) + "\n" for one in events))
+    picture = svg(site, capfd, 12)
+    assert count(picture, "frozen") == 999
+    assert 20 < count(picture, "checkpoint") < 100
+
+
 def test_timeline_of_several_tasks(site: Path, capfd: Capture) -> None:
     text = (site / "history/12/batch.0.jsonl").read_text()
     for key in ("0.0", "0.1"):
@@ -262,6 +271,15 @@ def test_timeline_of_several_tasks(site: Path, capfd: Capture) -> None:
     assert count(picture, "work") == 6
     for key in ("batch.0", "0.0", "0.1"):
         assert f">{key} on n1</text>" in picture and f">{key} on n2</text>" in picture
+
+
+def test_timeline_of_more_tasks_than_there_is_room_for(site: Path, capfd: Capture) -> None:
+    text = (site / "history/12/batch.0.jsonl").read_text()
+    for number in range(40):
+        (site / f"history/12/0.{number}.jsonl").write_text(text)
+    picture = svg(site, capfd, 12)
+    assert count(picture, "work") == 64
+    assert ">Job 12: completed, the first 32 of 41 tasks</text>" in picture
 
 
 def test_timeline_as_png(site: Path, capfd: Capture) -> None:

@@ -42,7 +42,8 @@ STYLE: dict[Any, Any] = {
 WIDTH, ROW, REST = 10.0, 0.55, 2.1  # inches
 BAR, THIN = 0.5, 0.1  # of a row
 DPI = 150
-APART = 0.025  # of the width: how near two numbers may stand
+MOST_TASKS = 32  # on a page
+MARKER, DIGIT = 0.011, 0.011  # of the picture's width
 
 
 def draw(found: Story, path: str) -> None:
@@ -59,7 +60,7 @@ def draw(found: Story, path: str) -> None:
         rows = _rows(found)
         figure = Figure(figsize=(WIDTH, REST + ROW * len(rows)), layout="constrained")
         picture = _Picture(found, rows, figure.add_subplot())
-        for task in found.tasks:
+        for task in found.tasks[:MOST_TASKS]:
             picture.draw(task)
         picture.finish()
         written = io.BytesIO()
@@ -68,9 +69,7 @@ def draw(found: Story, path: str) -> None:
 
 
 def _rows(found: Story) -> list[str]:
-    runs = sorted((run.begin, _row(found, task, run)) for task in found.tasks for run in task.runs)
-    names = list(dict.fromkeys(row for _, row in runs))
-    return sorted(names, key=lambda row: row.partition(" on ")[0]) if found.tasks[1:] else names
+    return list(dict.fromkeys(_row(found, task, run) for task in found.tasks[:MOST_TASKS] for run in task.runs))
 
 
 def _row(found: Story, task: Task, run: Run) -> str:
@@ -87,7 +86,7 @@ class _Picture:
         self.span = span / self.scale
         self.known: dict[str, Any] = {}  # what the legend has to name
         self.counts: dict[str, int] = {}
-        self.numbered: dict[int, float] = {}  # row: where its last number stands
+        self.last: dict[tuple[str, int], float] = {}  # (what, row): where the last of these stands
 
     def draw(self, task: Task) -> None:
         """All runs of a task, and what lies between them."""
@@ -132,15 +131,24 @@ class _Picture:
             self._marker("failed", row, end, marker="X", color=LOST, markersize=11)
 
     def _checkpoint(self, event: dict[str, Any], row: int) -> None:
-        self._bar("frozen", row, event["at"], event["at"] + event["frozen"], color=DUMP)
-        self._marker("checkpoint", row - BAR / 2, event["at"], marker="v", color=DUMP, markersize=9)
-        place = self._x(event["at"])
-        if place - self.numbered.get(row, -self.span) < APART * self.span:
+        self._bar("frozen", row, event["at"], event["at"] + event["frozen"], color=DUMP, edgecolor=DUMP, linewidth=0.8)
+        if not self._has_room("markers", row, event["at"], MARKER):
             return
-        self.numbered[row] = place
+        self._marker("checkpoint", row - BAR / 2, event["at"], marker="v", color=DUMP, markersize=9)
+        name, place = story.name(event), self._x(event["at"])
+        if not self._has_room("numbers", row, event["at"], DIGIT * (1 + len(name))):
+            return
         above: dict[str, Any] = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "va": "bottom"}
         behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-        self.axes.annotate(story.name(event), (place, row - BAR / 2), fontsize=9, bbox=behind, **above)
+        self.axes.annotate(name, (place, row - BAR / 2), fontsize=9, bbox=behind, **above)
+
+    def _has_room(self, what: str, row: int, time: float, width: float) -> bool:
+        """Whether one as wide (of the picture's width) fits beside the last one in its row; it is noted then."""
+        place = self._x(time)
+        if place - self.last.get((what, row), -self.span) < width * self.span:
+            return False
+        self.last[what, row] = place
+        return True
 
     def _gap(self, before: Run, run: Run, from_row: int, row: int) -> None:
         """From the end of a run, as far as it is known, down or up to the next one's row, and along it."""
@@ -151,7 +159,7 @@ class _Picture:
         else:
             self._bar("unseen", row, end, run.begin, THIN, fill=False, hatch="////", edgecolor=WAIT)
         width = self._x(run.begin) - self._x(end)
-        if width > 3 * APART * self.span:
+        if width > 6 * DIGIT * self.span:
             middle = self._x(end) + width / 2
             text = units.time(run.begin - end)
             self.axes.text(middle, row - THIN, text, ha="center", va="bottom", fontsize=9, color="#444444")
@@ -181,4 +189,5 @@ class _Picture:
         found = self.found
         lost = f"lost {found.bound}{units.time(found.lost)}"
         sums = f"work kept {units.time(found.kept)}, {lost}, waited {units.time(found.waited)}"
-        return f"Job {found.job}: {found.state}\n{sums}"
+        part = f", the first {MOST_TASKS} of {len(found.tasks)} tasks" if found.tasks[MOST_TASKS:] else ""
+        return f"Job {found.job}: {found.state}{part}\n{sums}"
