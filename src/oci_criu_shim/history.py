@@ -111,17 +111,21 @@ def _jobs(directory: str) -> list[tuple[int, str]]:
 
 
 def _newest(path: str) -> float:
-    with os.scandir(path) as entries:
-        times = [entry.stat(follow_symlinks=False).st_mtime for entry in entries]
-    return max(times, default=0)
+    try:
+        with os.scandir(path) as entries:
+            return max((entry.stat(follow_symlinks=False).st_mtime for entry in entries), default=0)
+    except OSError:
+        return time.time()  # it is being removed, or written
 
 
 def read(directory: str, job: int) -> dict[str, list[dict[str, Any]]]:
     """{`<step>.<task>`: its events in order} of a job of the caller's; empty where it has no history."""
     path = os.path.join(directory, DIRECTORY, str(job))
-    if job not in jobs(directory):
+    try:
+        own = os.lstat(path).st_uid == os.geteuid()
+        names = sorted(name for name in os.listdir(path) if own and name.endswith(SUFFIX))
+    except OSError:
         return {}
-    names = sorted(name for name in os.listdir(path) if name.endswith(SUFFIX))
     found = {name.removesuffix(SUFFIX): _events(os.path.join(path, name)) for name in names}
     return {key: events for key, events in found.items() if events}
 
