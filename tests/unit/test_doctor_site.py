@@ -130,6 +130,7 @@ def test_plugstack_includes(healthy: Path) -> None:
         (f"required /nonexistent/{site.PLUGIN}", "failed", "which is not there"),
         (f"required {site.PLUGIN}", "failed", f"/usr/lib/slurm/{site.PLUGIN}, which is not there"),
         (f"optional {{directory}}/{site.PLUGIN}", "warning", "left out in silence"),
+        (f"required {{directory}}/{site.PLUGIN} metrics=/nonexistent", "warning", "no such directory"),
         ("required 'x", "failed", "No closing quotation"),
     ],
 )
@@ -137,6 +138,11 @@ def test_plugstack(healthy: Path, line: str, status: str, said: str) -> None:
     (healthy / "plugstack.conf").write_text(line.format(directory=healthy) + "\n")
     result = one_wrong("plugstack.conf", status)
     assert said in result["found"] and result["hint"]
+
+
+def test_metrics(healthy: Path) -> None:
+    (healthy / "plugstack.conf").write_text(f"required {healthy / site.PLUGIN} metrics={healthy}\n")
+    assert results()["plugstack.conf"]["status"] == "ok"
 
 
 def test_files_that_are_missing(healthy: Path) -> None:

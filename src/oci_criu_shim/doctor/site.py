@@ -119,6 +119,9 @@ class Site:
             raise ShimError(f"{path} names {file}, which is not there", "make install on this node")
         if words[0] != "required":
             raise Caution(f"{path}: {words[0]} {file}: left out in silence if it can't be loaded", "write required")
+        for directory in (word.removeprefix("metrics=") for word in words[2:] if word.startswith("metrics=")):
+            if not os.path.isdir(directory):
+                raise Caution(f"{path}: metrics={directory}: no such directory", f"mkdir -m 755 {directory}")
         return f"{path}: {' '.join(words[:2])}"
 
     def oci(self) -> str:
