@@ -81,6 +81,7 @@ static void open_reports(const struct helper *helper, int ends[2])
 static void serve(struct helper *helper, struct slot *slot)
 {
 	CLEANUP_FD int connection = accept4(helper->listener, NULL, NULL, SOCK_CLOEXEC);
+	const uint64_t began = nanoseconds();
 	int reports[2];
 	pid_t pid;
 
@@ -95,7 +96,7 @@ static void serve(struct helper *helper, struct slot *slot)
 		close_fd(&reports[0]);
 		return;
 	}
-	*slot = (struct slot){.pid = pid, .reports = reports[0], .began = nanoseconds()};
+	*slot = (struct slot){.pid = pid, .reports = reports[0], .began = began};
 }
 
 /* A worker's session has its pid; nothing that holds a capability outlives its worker. */

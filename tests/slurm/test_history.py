@@ -105,6 +105,13 @@ def test_a_dump_that_fails(cluster: Cluster, bundle: str) -> None:
         assert metrics(cluster, node) == before | {name: 1}
 
 
+def test_not_asked(cluster: Cluster, bundle: str) -> None:
+    look = ["sh", "-c", f"ls {jobs.CHECKPOINTS} ~/.local/state 2>&1; cat {METRICS}/*.prom 2>&1"]
+    before = cluster.exec("n1", look, check=False).stdout
+    cluster.exec("ctl", ["srun", "-w", "n1", f"--container={bundle}", "true"])
+    assert cluster.exec("n1", look, check=False).stdout == before
+
+
 def test_who_asks(cluster: Cluster) -> None:
     assert cluster.exec("n1", STATUS, "bob", check=False).returncode
     refused = cluster.exec("n1", [*STATUS, "4242"], check=False)

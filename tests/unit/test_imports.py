@@ -101,3 +101,10 @@ def test_hot_path_imports_nothing_slow(name: str) -> None:
         path = PACKAGE / (module.replace(".", "/") + ".py")
         slow = {word.split(".")[0] for word in imported(path, deep=False)} & SLOW
         assert not slow, f"{name} imports {module}, which imports {slow}"
+
+
+@pytest.mark.parametrize("name", [*HOT, "supervised", "supervise"])
+def test_only_what_asked_for_checkpoints_has_a_history(name: str) -> None:
+    modules: set[str] = set()
+    reached(name, modules)
+    assert not {module.partition(".")[0] for module in modules} & {"history", "jobs"}
