@@ -99,6 +99,16 @@ def test_a_start_that_failed() -> None:
     assert (found.state, found.runs[1].end, found.runs[1].begun) == (story.FAILED, BEGIN + 120, False)
 
 
+def test_a_node_that_it_does_not_fit() -> None:
+    events = [*preempted()[:4], event(120, "n2", 1, "refused", reason="no avx512"), event(121, "n2", 1, "requeued")]
+    found = told(*events, event(122, "n2", 1, "ended", status=1))
+    assert (found.state, found.runs[1].outcome, found.runs[1].end) == (story.WAITING, story.REQUEUED, BEGIN + 121)
+    assert (found.kept, found.lost) == (100, 0)
+    found = told(*events, event(150, "n3", 2, "restored", **back(1)), event(160, "n3", 2, "ended", status=0))
+    assert (found.state, found.kept, found.lost, len(found.runs)) == (story.COMPLETED, 100, 0, 3)
+    assert found.waited == 120 - 101 + 148 - 121
+
+
 def test_waiting_and_running() -> None:
     waiting = told(*preempted()[:3])
     assert (waiting.state, waiting.kept, waiting.lost) == (story.WAITING, 100, 0)

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 BEGINNINGS = ("started", "restored")
 PROBLEMS = ("checkpoint-failed", "refused", "fell-back", "failed")
-# Outcomes of runs: `died` is one whose end nobody saw.
-RUNNING, CHECKPOINTED, DIED, FAILED, COMPLETED = "running", "checkpointed", "died", "failed", "completed"
+# Outcomes of runs: `died` is one whose end nobody saw, `requeued` one that did not begin, and is to on another node.
+RUNNING, CHECKPOINTED, REQUEUED, DIED = "running", "checkpointed", "requeued", "died"
+FAILED, COMPLETED = "failed", "completed"
 WAITING = "waiting"
 # What a job is, by its tasks' last runs: the first of these that one of them is.
-STATES = {RUNNING: RUNNING, CHECKPOINTED: WAITING, DIED: DIED, FAILED: FAILED, COMPLETED: COMPLETED}
+STATES = {RUNNING: RUNNING, CHECKPOINTED: WAITING, REQUEUED: WAITING, DIED: DIED, FAILED: FAILED, COMPLETED: COMPLETED}
 
 
 class Run:
@@ -56,6 +57,8 @@ class Run:
             self.checkpoints.append(event)
             if not event["runs_on"]:
                 self.outcome, self.end = CHECKPOINTED, event["at"] + event["frozen"]
+        elif kind == "requeued" and not self.begun:
+            self.outcome, self.end = REQUEUED, event["time"]
         elif kind in PROBLEMS:
             self.problems.append(event)
         if kind in ("ended", "failed") and self.outcome == RUNNING:
@@ -97,6 +100,9 @@ class Task:
         for number, run in enumerate(self.runs):
             if run.restored:
                 self._find_source(run.restored, number)
+        last = next((run for run in reversed(self.runs) if run.begun), None)
+        if last and last.checkpoints:
+            last.source = last.checkpoints[-1]  # the next run would go on from it
         for before, after in zip(self.runs, [*self.runs[1:], None], strict=True):
             if before.outcome == RUNNING and (after or not alive):
                 before.outcome = DIED
@@ -126,10 +132,8 @@ def _weigh(run: Run, after: Run | None) -> None:
     """What of a run's work was kept and what was lost, once it is over but for its own end."""
     if after and run.end is not None:
         after.waited = max(after.begin - run.end, 0.0)
-    if run.outcome in (RUNNING, COMPLETED):
+    if run.outcome in (RUNNING, COMPLETED) or not run.begun:
         return
-    if after is None and run.checkpoints:
-        run.source = run.checkpoints[-1]  # the next run would go on from it
     end = run.until
     if run.end is None:
         run.bound, end = ("at most ", after.begin) if after else ("at least ", run.last)
