@@ -68,10 +68,10 @@ def image(bundle: Bundle) -> str:
 
 def check(manifest: Mapping[str, Any], bundle: Bundle) -> None:
     """Raise Misfit where this node lacks what the checkpoint needs. Mounts have their own check in restore.Plan."""
-    _check_criu(manifest["criu"])
     needed = manifest.get("needs")
     if not needed:
-        return  # from before they were noted
+        return  # another runtime's, or from before they were noted
+    _check_criu(manifest["criu"])
     made = f"the checkpoint was made on {manifest['node']}"
     if needed["machine"] != os.uname().machine:
         raise Misfit(f"{made}, a {needed['machine']}, and this node is a {os.uname().machine}")
