@@ -11,12 +11,19 @@
 #define RUN_DIR "/run/oci-criu-shim"
 #endif
 
-/* In a job's directory: the runtime has checkpointed the job, and ended it for Slurm to requeue. */
+/* In a job's directory: the runtime has checkpointed the job, and ended it for Slurm to requeue. Holds Slurm's name of it. */
 #define REQUEUED_MARK "requeued"
+
+/* There too: the watcher was sent a SIGTERM. */
+#define SIGNALLED_MARK "signalled"
 
 /* Slurm's client command; its PATH is not the user's. */
 #ifndef SCONTROL
 #define SCONTROL "/usr/bin/scontrol"
+#endif
+
+#ifndef RUNTIME
+#define RUNTIME "/usr/bin/oci-criu-shim"
 #endif
 
 #define HELPER_PROGRAM LIBDIR "/helper"

@@ -77,13 +77,17 @@ static void run_as(const struct stat *owner, char *const argv[])
 }
 
 /*
- * A runtime that writes a checkpoint keeps a link to it, stage.<pid>, in its container's directory. Where the runtime was
- * killed, the link leads to half a checkpoint that nobody else will remove.
+ * What the runtime has left links to. A runtime that writes a checkpoint keeps one to it, stage.<pid>, in its container's
+ * directory: where it was killed, that leads to half a checkpoint that nobody else will remove. kept.<number> leads to what
+ * there is for the job if it is started again: when it has completed, which is for the runtime to find out, all that goes.
  */
-static const char CLEAR_STAGES[] =
+static const char CLEAR_LINKS[] =
 	"for link in \"$1\"/*/stage.*; do"
 	" stage=$(readlink -- \"$link\") || continue;"
 	" case $stage in */.stage.*) rm -rf --one-file-system -- \"$stage\" ;; esac;"
+	" done;"
+	"[ -e \"$1/" REQUEUED_MARK "\" ] || for link in \"$1\"/kept.*; do"
+	" kept=$(readlink -- \"$link\") && timeout 30 " RUNTIME " ckpt prune --completed -- \"$kept\";"
 	" done";
 
 /*
@@ -96,7 +100,7 @@ static int remove_as(const struct stat *owner, int base, const char *name)
 
 	if (asprintf(&path, RUN_DIR "/%s", name) < 0)
 		return -1;
-	char *const clear[] = {"/bin/sh", "-c", (char *)CLEAR_STAGES, "clear-stages", path, NULL};
+	char *const clear[] = {"/bin/sh", "-c", (char *)CLEAR_LINKS, "clear-links", path, NULL};
 	char *const rm[] = {"/bin/rm", "-rf", "--one-file-system", "--", path, NULL};
 	char *const unlock[] = {"/usr/bin/find", path,	  "-xdev",	"-type", "d",  "!", "-perm",
 				"-700",		 "-exec", "/bin/chmod", "u+rwx", "{}", ";", NULL};
@@ -206,13 +210,16 @@ fail:
 /*
  * A job that was requeued after its checkpoint is eligible at once: slurmctld's batch_requeue_fini() holds it back for the
  * lifetime of a credential, 121 s, unless its begin time lies in the future when its last node's epilog is done.
- * The mark may say besides, a line each, which nodes are to be left out and which features they must have: Slurm takes
+ * The mark says by what name, since the number of an array's last task is the whole array's too. It may say besides, a line
+ * each, which nodes are to be left out and which features they must have: Slurm takes
  * that for pending jobs only. Each by itself: one that is refused must not hold back the others.
  */
 static const char UPDATE[] =
-	"\"$1\" update \"$2\" StartTime=now+3seconds; cd -- \"$3\" && [ -f " REQUEUED_MARK " ] || exit;"
+	"job=$2; cd -- \"$3\" && [ -f " REQUEUED_MARK " ] && IFS= read -r name <" REQUEUED_MARK ";"
+	" case $name in JobId=*) job=$name ;; esac;"
+	" \"$1\" update \"$job\" StartTime=now+3seconds; [ -f " REQUEUED_MARK " ] || exit;"
 	" while IFS= read -r setting; do"
-	" case $setting in ExcNodeList=*|Features=*) \"$1\" update \"$2\" \"$setting\" ;; esac;"
+	" case $setting in ExcNodeList=*|Features=*) \"$1\" update \"$job\" \"$setting\" ;; esac;"
 	" done <" REQUEUED_MARK;
 
 static void release_requeued(int base, const struct names *names)

@@ -91,9 +91,14 @@ static void notify_container(int job, const char *name)
 static void notify_job(const char *path)
 {
 	CLEANUP_DIR DIR *containers = NULL;
+	CLEANUP_FD int mark = -1;
 	int fd = open(path, DIRECTORY);
 
-	if (fd < 0 || !(containers = fdopendir(fd))) {
+	if (fd < 0)
+		return;
+	/* First of all: a runtime that is about to start looks for it when it can be found here. */
+	mark = openat(fd, SIGNALLED_MARK, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+	if (!(containers = fdopendir(fd))) {
 		close_fd(&fd);
 		return;
 	}

@@ -26,6 +26,9 @@ ENDING = (schedule.PREEMPT, schedule.TIMEOUT)
 REQUEST = "request"  # somebody wants a checkpoint now
 ANSWER = "answer"  # and that is what came of it
 LIMITS = "limits"  # what a child has heard of Slurm
+DONE = "checkpointed"  # it must go: "taken", it will start again from a checkpoint; "failed"; "ended", it did by itself
+# In the job's run directory.
+TIME_IS_UP = ".timeout"  # one of its containers must go before the time limit, so all of them
 
 
 class Checkpointer:
@@ -38,7 +41,7 @@ class Checkpointer:
         self.container = container
         self.task = task
         self.store = store
-        self.keep = settings.keep
+        self.keep = task.keep or settings.keep
         self.log = log
         text = settings.when(task.partition) if task.when == "default" else task.when
         self.when = schedule.parse(text, task.interval)

@@ -19,6 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "keep": 2,
     "quota": "",
     "fresh-start": False,
+    "keep-ended": "7d",
     "max-restarts": 3,
     "feature": "",
     "checkpoint": "preempt",
@@ -31,6 +32,7 @@ PER_PARTITION = ("checkpoint",)
 SIZE, TIME = "size such as 20G or 1.5T", "time such as 90s, 30m or 7d"
 UNITS = (
     ("quota", units.parse_size, SIZE),
+    ("keep-ended", units.parse_time, TIME),
     ("margin", units.parse_time, TIME),
     ("mtbf", units.parse_time, TIME),
     ("dump-rate", units.parse_size, SIZE),
@@ -41,8 +43,8 @@ class Settings:
     """`backend` is a runtime's name or path, or empty; `checkpoint_dir` is absolute; `keep` counts checkpoints; `quota`
     is in bytes, 0 where there is none; `fresh_start` allows a restarted task to begin again where it has none;
     `max_restarts` is how often it is restored without getting further, 0 for ever; `feature` is one of nodes, which
-    requeued jobs ask for, or empty; `margin` and `mtbf` are seconds, `dump_rate` bytes per second (schedule.Schedule,
-    estimate.Estimate)."""
+    requeued jobs ask for, or empty; `keep_ended`, `margin` and `mtbf` are seconds, `dump_rate` bytes per second
+    (schedule.Schedule, estimate.Estimate)."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.backend: str = values["backend"]
@@ -50,6 +52,7 @@ class Settings:
         self.keep: int = values["keep"]
         self.quota: int = units.parse_size(values["quota"] or "0")
         self.fresh_start: bool = values["fresh-start"]
+        self.keep_ended: int = units.parse_time(values["keep-ended"])
         self.max_restarts: int = values["max-restarts"]
         self.feature: str = values["feature"]
         self.checkpoint: str = values["checkpoint"]

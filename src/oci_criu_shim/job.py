@@ -18,7 +18,10 @@ class Task:
     node, `restarts` how often the job was requeued, `end` its time limit in seconds since the epoch and `memory` what
     it may use on the node in bytes (0: not told), `when` the value of --checkpoint ("off" where it was not given,
     "default" where it had none), and `interval`, `directory` and `restart_dir` those of --checkpoint-interval,
-    --checkpoint-dir and --restart-dir, None where they were not given; `node` is Slurm's name of this node."""
+    --checkpoint-dir and --restart-dir, None where they were not given; `node` is Slurm's name of this node.
+    `keep` is that of --checkpoint-keep, 0 where it was not given; `rerun` tells whether steps that have finished are to
+    run again. `name` is what Slurm's commands take for the job and nothing else: the number of an array's last task is
+    the array's, too."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.job = int(environment["SLURM_JOB_ID"])
@@ -33,6 +36,10 @@ class Task:
         self.interval = environment.get("SLURM_CHECKPOINT_INTERVAL")
         self.directory = environment.get("SLURM_CHECKPOINT_DIR")
         self.restart_dir = environment.get("SLURM_RESTART_DIR")
+        self.keep = _positive(environment.get("SLURM_CHECKPOINT_KEEP"))
+        self.rerun = environment.get("SLURM_CHECKPOINT_RERUN") == "yes"
+        array = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+        self.name = "_".join(map(str, array)) if all(array) else str(self.job)
         self.node = environment.get("SLURMD_NODENAME", os.uname().nodename)
 
     @property
@@ -71,6 +78,14 @@ def of(environment: Mapping[str, str]) -> Task | None:
         return Task(environment)
     except ValueError as error:
         raise ShimError(f"the environment names no Slurm task: {error}") from None
+
+
+def _positive(text: str | None) -> int:
+    if text is None:
+        return 0
+    if not text.isdecimal() or int(text) < 1:
+        raise ShimError(f"--checkpoint-keep is a number of checkpoints, at least 1, not {text!r}")
+    return int(text)
 
 
 def helper_socket(root: str, task: Task) -> str:

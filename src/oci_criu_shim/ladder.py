@@ -155,7 +155,7 @@ class Ladder:
             if not slurm.has_another_node(task.job, task.node):
                 self.log.event(f"job {task.job} can go to no other node than {task.node}")
                 return False
-            requeue.mark(self.container.root, task.job, self.log, exclude=task.node)
+            requeue.mark(self.container.root, task, self.log, exclude=task.node)
             self.log.event(f"requeueing job {task.job}, to go on on another node than {task.node}", "requeued")
             self._tell(f"requeued from {task.node}")
             slurm.requeue(task.job)

@@ -8,7 +8,7 @@ import time
 
 from oci_criu_shim import job, requeue, schedule, slurm, taking
 from oci_criu_shim.bundle import Bundle
-from oci_criu_shim.checkpointer import FAILED, NO_REASON, TAKEN
+from oci_criu_shim.checkpointer import DONE, FAILED, NO_REASON, TAKEN, TIME_IS_UP
 from oci_criu_shim.container import all_of
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.signals import CHECKPOINT
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpointer import Checkpointer
     from oci_criu_shim.container import Container
 
-DONE = "checkpointed"  # in a container's directory: its checkpoint is committed, or has failed
-TIME_IS_UP = ".timeout"  # in the job's run directory: one of its containers is near the time limit, so all are
+LAST = ".requeueing"  # in the job's run directory: somebody was the last, and has the job requeued
 END_SECONDS = 60.0
 
 
@@ -43,7 +42,7 @@ def go(of: Checkpointer, asked: str) -> int:
         text = f"{of.task.describe()} could not be checkpointed and runs on: {error.line()}"
         of.log.error(text, "checkpoint-failed", reason=error.line())
         status = FAILED
-    _requeue_after_last(of, why, status == TAKEN)
+    mark(of, why, "taken" if status == TAKEN else "failed")
     return status
 
 
@@ -74,20 +73,20 @@ def _time_is_up(of: Checkpointer) -> str:
     return schedule.TIMEOUT
 
 
-def _requeue_after_last(of: Checkpointer, why: str, taken: bool) -> None:
-    """Have the job requeued once each of its containers on this node has a checkpoint.
+def mark(of: Checkpointer, why: str, word: str) -> None:
+    """Mark the container as DONE, and have the job requeued once each that runs of its on this node has a checkpoint.
 
     A lock makes one of them the last; where a dump failed, the job keeps the time that it has.
     """
     container = of.container
     with open(os.path.join(container.root, ".lock"), "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with open(container.path(DONE), "w", encoding="ascii") as mark:
-            mark.write("taken" if taken else "failed")
+        with open(container.path(DONE), "w", encoding="ascii") as stream:
+            stream.write(word)
         marks = [_mark(other) for other in asked(container.root)]
-    if all(marks):
+    if all(marks) and {word, *marks} != {"ended"}:
         try:
-            _requeue(of, why, all(mark == "taken" for mark in marks))
+            _requeue(of, why, "failed" not in marks)
         except ShimError as error:
             of.log.error(f"job {of.task.job} could not be requeued: {error.line()}")
 
@@ -100,13 +99,17 @@ def _requeue(of: Checkpointer, why: str, taken: bool) -> None:
         if why == schedule.PREEMPT:
             slurm.end_batch_step_after_grace(task.job)
         return
+    try:
+        os.close(os.open(os.path.join(of.container.root, LAST), os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
     of.log.event(f"requeueing job {task.job}", "requeued")
-    requeue.mark(of.container.root, task.job, of.log)
+    requeue.mark(of.container.root, task, of.log)
     if why == schedule.TIMEOUT:
         slurm.requeue(task.job)
         time.sleep(END_SECONDS)  # Slurm ends this step; were it to end by itself, the job would be over
     elif not task.is_batch:
-        slurm.end_batch_step(task.job)
+        slurm.end_batch_step(task.name)
 
 
 def asked(root: str) -> Iterator[Container]:

@@ -9,17 +9,19 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from oci_criu_shim.job import Task
     from oci_criu_shim.log import Log
 
 MARK = "requeued"  # in the job's run directory: its epilog makes the job eligible at once
 
 
-def mark(root: str, job: int, log: Log, exclude: str = "") -> None:
-    """Leave the mark, before `job` is requeued: the node `exclude` is left out next time, the site's feature wanted.
+def mark(root: str, task: Task, log: Log, exclude: str = "") -> None:
+    """Leave the mark, before the job of `task` is requeued: the node `exclude` is left out next time, the
+    site's feature wanted.
 
     Never fails for want of the latter: it starts again all the same.
     """
-    settings = []
+    job, settings = task.job, [f"JobId={task.name}"]
     try:
         if exclude:
             settings.append(slurm.excluding(job, exclude))

@@ -65,6 +65,25 @@ def is_preempted(job: int) -> bool:
     return "RUNNING" in record["job_state"] and _time(record["preempt_time"]) > 0
 
 
+def goes_on(job: int, restarts: int) -> bool:
+    """Whether `job` still runs, in the run of it after so many restarts, and nothing is about to end it."""
+    record = _job(job)
+    if int(record["restart_cnt"]) != restarts:
+        return False
+    return "RUNNING" in record["job_state"] and not _time(record["preempt_time"])
+
+
+def node_of_script(job: int) -> str:
+    """The node where the batch script of `job` runs; empty where it has none, or that has ended."""
+    record = _job(job)
+    return str(record["batch_host"]) if record["batch_flag"] and "RUNNING" in record["job_state"] else ""
+
+
+def has_completed(job: int) -> bool:
+    """Whether `job` has ended with status 0, and is not to run again."""
+    return "COMPLETED" in _job(job)["job_state"]
+
+
 def end_time(job: int) -> int:
     """The time limit of `job`, in seconds since the epoch; 0 where it has none."""
     record = _job(job)
@@ -86,8 +105,9 @@ def _job(job: int) -> dict[str, Any]:
     text = _run("scontrol", "show", "job", str(job), "--json")
     try:
         jobs: list[dict[str, Any]] = json.loads(text)["jobs"]
-        return jobs[0]
-    except (ValueError, KeyError, IndexError):
+        # All of an array, and of a heterogeneous job, where it has the number of that.
+        return next(record for record in jobs if record["job_id"] == job)
+    except (ValueError, KeyError, StopIteration):
         raise ShimError(f"scontrol show job {job} --json gave no job") from None
 
 
@@ -98,14 +118,14 @@ def _time(field: dict[str, Any] | int) -> int:
     return field
 
 
-def end_batch_step(job: int) -> None:
-    """End the batch script of `job`, which is in its grace time: slurmctld then requeues the job.
+def end_batch_step(job: str) -> None:
+    """End the batch script of `job` (job.Task.name), which is in its grace time: slurmctld then requeues the job.
 
     `scontrol requeue` would leave slurmctld's mark of the grace time on the job, and when the job
     has run to its end the next time, the mark would have it requeued once more (Slurm 24.11,
     _slurm_rpc_complete_batch_script() and _job_complete() in slurmctld).
     """
-    _run(*END_BATCH_STEP, str(job))
+    _run(*END_BATCH_STEP, job)
 
 
 def end_batch_step_after_grace(job: int) -> None:
@@ -113,8 +133,9 @@ def end_batch_step_after_grace(job: int) -> None:
 
     Returns at once; what waits is a process that the end of its step ends too.
     """
-    rest = _time(_job(job)["end_time"]) - MARGIN - time.time()
-    argv = [_program(END_BATCH_STEP[0]), *END_BATCH_STEP[1:], str(job)]
+    record = _job(job)
+    rest = _time(record["end_time"]) - MARGIN - time.time()
+    argv = [_program(END_BATCH_STEP[0]), *END_BATCH_STEP[1:], _name(record)]
     process.spawn(["/bin/sh", "-c", 'sleep "$0" && exec "$@"', f"{max(rest, 0):.1f}", *argv], os.environ, {})
 
 
@@ -138,7 +159,7 @@ def requeue(job: int) -> None:
     if "PENDING" in record["job_state"]:
         return
     if _time(record["preempt_time"]):
-        end_batch_step(job)
+        end_batch_step(_name(record))
     else:
         _run("scontrol", "requeue", _name(record))
 

@@ -11,6 +11,7 @@ import time
 from oci_criu_shim import files, process
 from oci_criu_shim.signals import CHECKPOINT
 
+HARMLESS = (signal.SIGCONT, signal.SIGWINCH, signal.SIGURG)  # of the signals that are passed on: they end no program
 NO_REASON, PREEMPT = 3, "preempt"  # checkpointer's, which is imported only where checkpoints were asked for
 
 TYPE_CHECKING = False
@@ -27,7 +28,8 @@ class Supervisor:
     """`main` is the child whose exit status is the container's: the backend's foreground `run`, or the init itself.
 
     `pid_file` is where the backend writes the init's pid. `checkpointer` knows when a checkpoint is due, and `take`,
-    called in a child with the reason, takes one; None where the job did not ask for any.
+    called in a child with the reason, takes one; None where the job did not ask for any. `told` becomes
+    whether the container was sent a signal that may have ended it.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Supervisor:
         self.reasons: list[str] = []
         self.wake = 0.0  # when a checkpoint may be due, by the monotonic clock
         self.terminating = False
+        self.told = False
         self.status: int | None = None
         self.recorded = container.load().get("init") is not None
         self.patience_ms = 2
@@ -123,6 +126,7 @@ class Supervisor:
             self.child = process.fork(lambda: self.take(reason))
 
     def _pass_on(self, number: int) -> None:
+        self.told |= number not in HARMLESS
         pid = self.container.alive("init")
         if pid is not None:
             try:

@@ -35,6 +35,7 @@ class Supervised:
         self.signals = Signals()
         self.pid_file = plan.pid_file or plan.container.path("init.pid")
         self.checkpointer: Checkpointer | None = None  # None where the job did not ask for checkpoints
+        self.told = False  # whether the container was sent a signal that may have ended it
         # In the background, until `create` was told that `start` may come: how it is told.
         self.created: Callable[[], None] | None = None
 
@@ -99,7 +100,7 @@ class Supervised:
     def _run(self) -> int:
         if self.task is None or not self.task.asked:
             return self._create()
-        from oci_criu_shim import config, history, preflight
+        from oci_criu_shim import config, history, preflight, steps, tidy
         from oci_criu_shim.checkpointer import Checkpointer
         from oci_criu_shim.checkpoints.store import Store
 
@@ -111,15 +112,29 @@ class Supervised:
         if self.task.directory is None:
             os.makedirs(settings.checkpoint_dir, mode=0o700, exist_ok=True)
         store.prepare()
+        tidy.begin(store.directory, settings.keep_ended)
+        step = steps.Step(self.plan, self.checkpointer, self.signals)
+        if (status := step.done()) is not None:
+            self._pretend()
+            return status
+        if step.is_too_late():
+            self._pretend()
+            step.outlive()
+            return steps.KILLED
         try:
             status = self._start_or_go_on(store, settings)
         except ShimError as error:
             self.log.note("failed", reason=error.line())
             raise
         self.log.note("ended", status=status)
-        if status == 0:
-            store.clear()  # the work is done; nobody needs them any more
+        step.ended(status, self.told)
         return status
+
+    def _pretend(self) -> None:
+        """Have `create` and `start` succeed for a container that is not to run."""
+        if self.created:
+            self._hold()
+            self.container.update(held=False)
 
     def _start_or_go_on(self, store: Store, settings: Settings) -> int:
         assert self.task is not None
@@ -230,7 +245,9 @@ class Supervised:
         supervisor = supervise.Supervisor(
             self.container, main, self.pid_file, stdio, self.signals, self.checkpointer, self._take
         )
-        return supervisor.run()
+        status = supervisor.run()
+        self.told = supervisor.told
+        return status
 
     def _take(self, reason: str) -> int:
         """In a child: see to it that a checkpoint is taken for `reason`."""

@@ -113,6 +113,52 @@ class RunDirectory(Case):
         self.assertFalse(RUN.exists())
         self.assertEqual([path.exists() for path in (*kept, *gone)], [True, True, False, False])
 
+    def program(self, name: str) -> Path:
+        """In the place of a program: notes who called it, and how; what it has noted."""
+        calls = CHECK / f"{name}.calls"
+        calls.unlink(missing_ok=True)
+        calls.touch()
+        calls.chmod(0o666)
+        program = CHECK / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f'#!/bin/sh\necho "$(id -u) $*" >>{calls}\n')
+        program.chmod(0o755)
+        return calls
+
+    def test_what_is_kept_for_the_job(self) -> None:
+        """The runtime is asked at the job's end, but not where it was requeued."""
+        calls = self.program("runtime")
+        self.create()
+        with as_user():
+            (self.job() / "kept.1").symlink_to("/a place/7")
+            (self.job() / "kept.2").symlink_to("-rf")
+            (self.job() / "kept.3").touch()
+        self.assertEqual(self.remove(), "")
+        asked = [f"{UID} ckpt prune --completed -- {path}" for path in ("/a place/7", "-rf")]
+        self.assertEqual(calls.read_text().splitlines(), asked)
+        self.program("scontrol")
+        calls.write_text("")
+        self.create()
+        with as_user():
+            (self.job() / "kept.1").symlink_to("/a place/7")
+            (self.job() / "requeued").touch()
+        self.remove()
+        self.assertEqual(calls.read_text(), "")
+
+    def test_a_requeued_job_is_released(self) -> None:
+        """By the name that the runtime has noted: the number may be that of a whole array."""
+        calls = self.program("scontrol")
+        for noted, name in (("", "7"), ("JobId=7_3\n", "7_3"), ("JobId=7;$(id)\nx", "7;$(id)"), ("x", "7")):
+            self.create()
+            with as_user():
+                (self.job() / "requeued").write_text(noted)
+            self.assertEqual(self.remove(), "")
+            self.assertEqual(calls.read_text(), f"{UID} update JobId={name} StartTime=now+3seconds\n")
+            calls.write_text("")
+        self.create()
+        self.remove()
+        self.assertEqual(calls.read_text(), "")
+
     def test_directory_of_another_user_is_cleared(self) -> None:
         self.create()
         (self.job() / "file").touch()

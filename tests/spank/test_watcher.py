@@ -110,6 +110,14 @@ class Watcher(Case):
             self.assertEqual([runtime.signals(20) for runtime in runtimes], [b"!"] * 3)
         self.assertEqual(watcher.end(), "")
 
+    def test_leaves_a_mark(self) -> None:
+        watcher = self.start()
+        self.assertFalse((self.job() / "signalled").exists())
+        watcher.process.send_signal(signal.SIGTERM)
+        self.wait_for((self.job() / "signalled").exists, "the mark")
+        self.assertEqual((self.job() / "signalled").stat().st_uid, UID)
+        self.assertEqual(watcher.end(), "")
+
     def test_other_signals_do_nothing(self) -> None:
         runtime = self.runtime()
         self.container("c", str(runtime.pid))

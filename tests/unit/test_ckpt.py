@@ -271,6 +271,15 @@ def test_prune(home: Path, capfd: Capture) -> None:
     assert sorted(path.name for path in home.iterdir()) == ["12"]
 
 
+def test_prune_of_completed_jobs(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm knows both jobs; 12 was requeued."""
+    monkeypatch.setattr(slurm, "has_completed", lambda job: job == 7)
+    (home / "7/0.0").mkdir()
+    for directory in (home / "7", home / "12"):
+        ran(capfd, "prune", "--completed", directory)
+    assert sorted(path.name for path in home.iterdir()) == ["12"]
+
+
 def test_prune_keeps(home: Path, capfd: Capture) -> None:
     ran(capfd, "prune", "--keep=1")
     assert place.find(str(home)) == [f"{home}/7/batch.0/2", f"{home}/12/3.1/1"]

@@ -9,6 +9,7 @@ JSON = Option("--json", "", "as JSON")
 FORCE = Option("--force -f", "", "even of jobs that may still need them")
 KEEP = Option("--keep", "N", "leave the newest N of each task")
 OLDER = Option("--older-than", "TIME", "leave those that are younger: 90m, 12h, 7d, …")
+COMPLETED = Option("--completed", "", "of jobs that have ended with 0, even if Slurm still knows them; no others")
 DRY_RUN = Option("--dry-run -n", "", "only say what would be removed")
 
 VERBS = {
@@ -20,6 +21,9 @@ VERBS = {
     "import": Verb(change.import_, "FILE DIR", "make what `export` wrote the newest checkpoint in DIR"),
     "rm": Verb(change.remove, "CHECKPOINT...", "remove checkpoints", (FORCE,)),
     "prune": Verb(
-        change.prune, "[DIR]", "remove the checkpoints of jobs that Slurm no longer knows", (KEEP, OLDER, DRY_RUN)
+        change.prune,
+        "[DIR]",
+        "remove the checkpoints of jobs that Slurm no longer knows",
+        (KEEP, OLDER, COMPLETED, DRY_RUN),
     ),
 }

@@ -84,16 +84,36 @@ def prune(call: Invocation) -> int:
     """Remove the checkpoints of jobs that Slurm no longer knows."""
     keep = _number(call.value("keep"), "--keep", int, "3")
     older = _number(call.value("older-than"), "--older-than", units.parse_time, "12h or 7d")
-    directory = place.directory(call.container or None)
-    known = _known_jobs("run it where Slurm's commands work")
-    own = [path for path in _task_directories(directory) if os.lstat(path).st_uid == os.geteuid()]
-    ended = [path for path in own if place.label(f"{path}/0").job not in known]
+    own = _own_tasks(place.directory(call.container or None))
+    ended = _of_completed_jobs(own) if call.flag("completed") else _of_ended_jobs(own)
     total = sum(_prune(Store(path, "."), keep, older, call.flag("dry-run")) for path in ended)
     for path in history.prune(directory, known, call.flag("dry-run")):
         print(path)
     left = f"; left alone: {len(own) - len(ended)} of jobs that Slurm still knows" if own != ended else ""
     print(f"{'would remove' if call.flag('dry-run') else 'removed'} {units.size(total)}{left}")
     return 0
+
+
+def prune_ended(directory: str, older: int) -> None:
+    """The same, without options and a word, but for checkpoints younger than `older` seconds."""
+    for path in _of_ended_jobs(_own_tasks(directory)):
+        _prune(Store(path, "."), 0, older, dry_run=False, say=lambda _: None)
+
+
+def _own_tasks(directory: str) -> list[str]:
+    return [path for path in _task_directories(directory) if os.lstat(path).st_uid == os.geteuid()]
+
+
+def _of_ended_jobs(tasks: list[str]) -> list[str]:
+    known = _known_jobs("run it where Slurm's commands work")
+    return [path for path in tasks if place.label(f"{path}/0").job not in known]
+
+
+def _of_completed_jobs(tasks: list[str]) -> list[str]:
+    """At the end of a job on a node Slurm knows it still."""
+    jobs = {place.label(f"{path}/0").job for path in tasks}
+    completed = {job for job in jobs if slurm.has_completed(job)}
+    return [path for path in tasks if place.label(f"{path}/0").job in completed]
 
 
 def _number(text: str | None, option: str, parse: Callable[[str], int], example: str) -> int:
@@ -118,7 +138,7 @@ def _task_directories(directory: str) -> list[str]:
     return found
 
 
-def _prune(task: Store, keep: int, older: int, dry_run: bool) -> int:
+def _prune(task: Store, keep: int, older: int, dry_run: bool, say: Callable[[str], None] = print) -> int:
     """Remove what the options don't leave of an ended job's task; the bytes."""
     numbers = task.numbers()
     doomed = [seq for seq in numbers[: max(len(numbers) - keep, 0)] if _age(task, seq) >= older]
@@ -126,7 +146,7 @@ def _prune(task: Store, keep: int, older: int, dry_run: bool) -> int:
     for seq in doomed:
         path = os.path.join(task.path, str(seq))
         size = files.tree_size(path)
-        print(f"{path}  {units.size(size)}")
+        say(f"{path}  {units.size(size)}")
         total += size
         if not dry_run:
             task.remove(seq)

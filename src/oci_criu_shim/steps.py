@@ -1,0 +1,256 @@
+"""The steps of a batch script, which begins at its top when its job is requeued: none that had finished is run twice.
+
+    <checkpoint-dir>/<job>/<step>.<task>/finished.json   {version, status, command, bundle}
+                                        /started         the number of the run (restart count) that is at work on it
+
+A step that ended by itself leaves finished.json, and its checkpoints go. One that was ended because its job ends has
+not finished, whatever its exit status: slurmctld changes the job's state before it has anything killed, and is asked
+where a signal had part in the end. A step is known again by its number and task, and by its command and bundle, because
+steps in the background may change their numbers from one run of the script to the next.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from oci_criu_shim import files
+from oci_criu_shim.checkpointer import DONE, TIME_IS_UP
+from oci_criu_shim.checkpoints.store import STARTED
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from oci_criu_shim.bundle import Bundle
+    from oci_criu_shim.checkpointer import Checkpointer
+    from oci_criu_shim.lifecycle import Plan
+    from oci_criu_shim.signals import Signals
+
+FINISHED = "finished.json"
+VERSION = 1
+SIGNALLED = "signalled"  # in the job's run directory: its watcher was sent a SIGTERM (spank/watcher.c)
+KEPT = "kept."  # there too: links to what the job keeps, which goes with the job (spank/rundir.c)
+KILLED = 128 + 9
+PATIENCE, GLANCE = 5.0, 0.02  # seconds
+
+
+class Step:
+    """A task that asked for checkpoints, on its way from its start to its end."""
+
+    def __init__(self, plan: Plan, of: Checkpointer, signals: Signals) -> None:
+        self.plan = plan
+        self.of = of
+        self.signals = signals
+        self.task = of.task
+        self.root = of.container.root
+        self.store = of.store
+        self.log = of.log
+        self.path = os.path.join(of.store.path, FINISHED)
+
+    def done(self) -> int | None:
+        """The exit status of a step that had finished in an earlier run of its job; None where it is to run.
+
+        ShimError where that can't be known.
+        """
+        record = None if self.task.is_batch or self._runs_again() else self._recorded()
+        if record and self._is_other(record):
+            self._forget()
+            record = None
+        if record:
+            status = int(record["status"])
+            self.log.event(
+                f"{self.task.describe()} had finished with status {status}; not run again (--checkpoint-rerun runs it)"
+            )
+            return status
+        self._begin()
+        return None
+
+    def _runs_again(self) -> bool:
+        """Whether it is to run even if it had finished: as the user wishes, or in an earlier job of that number."""
+        if self.task.restarts and not self.task.rerun:
+            return False
+        if os.path.exists(self.path):
+            self._forget()
+        return True
+
+    def _forget(self) -> None:
+        self.store.clear()
+        self.store.prepare()
+
+    def _recorded(self) -> dict[str, Any] | None:
+        try:
+            record: dict[str, Any] = files.read_json(self.path)
+            if record["version"] != VERSION or not 0 <= record["status"] <= 255:
+                raise ValueError("it is not one this version reads")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ShimError(
+                f"{self.path}, which says how {self.task.describe()} ended, cannot be read: {error}",
+                "with --checkpoint-rerun it is run again",
+            ) from None
+        return record
+
+    def _is_other(self, record: dict[str, Any]) -> bool:
+        """Whether it is not this step that had finished."""
+        now = identity(self.plan.bundle)
+        other = next((key for key in now if now[key] != record.get(key)), None)
+        if other:
+            self.log.event(f"{self.task.describe()} runs: what had finished under this number has another {other}")
+        return other is not None
+
+    def _begin(self) -> None:
+        """Leave word for the job's end, and for an earlier run of the job on a node that Slurm has given up."""
+        job = os.path.dirname(self.store.path)
+        if not self.task.is_batch:
+            try:
+                os.symlink(job, os.path.join(self.root, f"{KEPT}{os.stat(job).st_ino}"))
+            except OSError:
+                pass  # another of the job's steps has done so
+        if self.task.restarts and self.store.started():
+            number = str(self.task.restarts).encode()
+            files.write_atomically(os.path.join(self.store.path, STARTED), number)
+
+    def is_too_late(self) -> bool:
+        """Whether the job is about to be requeued: what would start now would end without a checkpoint."""
+        why = self._why_it_must_go()
+        if not why:
+            return False
+        from oci_criu_shim import preempt
+
+        self.log.event(f"{self.task.describe()} is not started: its job is about to be requeued")
+        preempt.mark(self.of, why, "taken")
+        return True
+
+    def _why_it_must_go(self) -> str:
+        from oci_criu_shim import schedule
+
+        if os.path.exists(os.path.join(self.root, TIME_IS_UP)):
+            return schedule.TIMEOUT
+        if not self.of.when.preempt or not os.path.exists(os.path.join(self.root, SIGNALLED)):
+            return ""
+        from oci_criu_shim import slurm
+
+        try:
+            return schedule.PREEMPT if slurm.is_preempted(self.task.job) else ""
+        except ShimError:
+            return ""
+
+    def ended(self, status: int, told: bool) -> None:
+        """It has ended with `status`; `told`, where signals that may end a program had been passed on to it."""
+        if self._is_caught():
+            self.outlive()
+            return
+        began = os.path.exists(self.plan.pid_file or self.plan.container.path("init.pid"))
+        if not began and not self.store.numbers():
+            self.store.clear()  # its program never ran
+        elif began and self._ended_by_itself(status, told) and self._is_newest_run():
+            if not self.task.is_batch:
+                self._record(status)
+            elif status == 0:
+                files.remove_tree(os.path.dirname(self.store.path))  # the work is done; nobody needs them any more
+        self._hold_nobody_up()
+
+    def _is_caught(self) -> bool:
+        """Whether a checkpoint because its job must go has ended it."""
+        try:
+            with open(self.plan.container.path(DONE), encoding="ascii") as mark:
+                return mark.read() == "taken"
+        except FileNotFoundError:
+            return False
+
+    def outlive(self) -> None:
+        """Don't end before the batch script, which would take that for the end of the step and go on.
+
+        But on its node don't end much later: slurmstepd wants to tell srun of it, which Slurm ends a second after the
+        script, and tries that for two more.
+        """
+        if self.task.is_batch:
+            return
+        while self._script_runs():
+            select.select([self.signals.reader], [], [], PATIENCE)
+            self.signals.read()
+
+    def _script_runs(self) -> bool:
+        from oci_criu_shim import slurm
+
+        try:
+            node = slurm.node_of_script(self.task.job)
+        except ShimError:
+            return True  # it will end us in any case
+        if node != self.task.node:
+            return bool(node)
+        while _is_here(f"/job{self.task.job:05}/slurm_script"):  # in slurmd's spool directory
+            time.sleep(GLANCE)
+        return False
+
+    def _ended_by_itself(self, status: int, told: bool) -> bool:
+        if status < 128 and not told:
+            return True
+        from oci_criu_shim import slurm
+
+        try:
+            return slurm.goes_on(self.task.job, self.task.restarts)
+        except ShimError as error:
+            self.log.event(
+                f"{self.task.describe()} ended with status {status}, and counts as unfinished if its job is restarted: "
+                f"it can't be known whether it ended by itself: {error.line()}"
+            )
+            return False
+
+    def _is_newest_run(self) -> bool:
+        """Not where Slurm took this node for dead, and has started the job on another one since."""
+        try:
+            with open(os.path.join(self.store.path, STARTED), encoding="ascii") as stream:
+                return int(stream.read() or 0) <= self.task.restarts
+        except (OSError, ValueError):
+            return False
+
+    def _record(self, status: int) -> None:
+        record = {"version": VERSION, "status": status, **identity(self.plan.bundle)}
+        try:
+            files.write_json(self.path, record, durable=True)
+            files.sync_directory(self.store.path)
+        except OSError as error:
+            self.log.error(
+                f"that {self.task.describe()} finished with status {status} can't be written down, "
+                f"and a restart of its job takes it for unfinished: {error}"
+            )
+            return
+        for seq in self.store.numbers():
+            self.store.remove(seq)
+        files.remove_if_there(os.path.join(self.store.path, STARTED))
+
+    def _hold_nobody_up(self) -> None:
+        """Where others of the job are checkpointed meanwhile, the last of them to be ready has the job requeued."""
+        if why := self._why_it_must_go():
+            from oci_criu_shim import preempt
+
+            preempt.mark(self.of, why, "ended")
+
+
+def _is_here(script: str) -> bool:
+    """Whether a process of ours, of which subshells are some, runs `script` on this node."""
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdecimal() and os.stat(f"/proc/{name}").st_uid == os.geteuid():
+                with open(f"/proc/{name}/cmdline", encoding="utf-8", errors="replace") as stream:
+                    if any(word.endswith(script) for word in stream.read().split("\0")):
+                        return True
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return False
+
+
+def identity(bundle: Bundle) -> dict[str, str]:
+    """What tells one step from another that has its number: {command: its digest, bundle: path}."""
+    import hashlib
+    import json
+
+    process = bundle.config["process"]
+    command = json.dumps([process.get("args"), process.get("cwd")])
+    path = bundle.environment().get("SLURM_CONTAINER") or bundle.rootfs
+    return {"command": hashlib.sha256(command.encode()).hexdigest(), "bundle": path}

@@ -1,0 +1,319 @@
+"""Which steps count as finished, and what is done about one that does when its job is started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oci_criu_shim import config, files, job, lifecycle, preempt, process, schedule, slurm, steps, tidy
+from oci_criu_shim.checkpointer import DONE, TIME_IS_UP, Checkpointer
+from oci_criu_shim.checkpoints.store import Store
+from oci_criu_shim.container import Container
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.log import Log
+from oci_criu_shim.steps import Step
+from tests.unit.test_ckpt import made as checkpoint
+
+Make = Callable[..., Step]
+Capture = pytest.CaptureFixture[str]
+WHAT = "job 7 step 0 task 0"
+
+
+class NoSignals:
+    reader = -1
+
+
+@pytest.fixture
+def make(tmp_path: Path, bundle_path: Path, config: dict[str, Any]) -> Make:
+    """A step of job 7 on its way: its container has an init."""
+
+    def made(restarts: int = 0, step: str = "0", command: str = "true", bundle: str = "/b", **env: str) -> Step:
+        slurms = {"SLURM_JOB_ID": "7", "SLURM_CHECKPOINT": "preempt", "SLURM_CONTAINER": bundle, **env}
+        slurms |= {"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}
+        slurms |= {"SLURM_STEP_ID": step} if step else {}
+        config["process"] |= {"env": [f"{name}={value}" for name, value in slurms.items()], "args": [command]}
+        (bundle_path / "config.json").write_text(json.dumps(config))
+        container = Container(str(tmp_path / "run"), f"c{len(list(tmp_path.glob('run/*')))}")
+        container.reserve()
+        Path(container.path("init.pid")).touch()
+        plan = lifecycle.Plan(container, str(bundle_path), {}, [], None, Log())
+        assert plan.task
+        store = Store(str(tmp_path / "store"), plan.task.key)
+        os.makedirs(store.directory, exist_ok=True)
+        store.prepare()
+        of = Checkpointer(container, plan.task, store, settings(), plan.log)
+        return Step(plan, of, NoSignals())  # type: ignore[arg-type]
+
+    return made
+
+
+def settings() -> config.Settings:
+    return config.Settings(config.DEFAULTS)
+
+
+@pytest.fixture(autouse=True)
+def marks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What preempt was told of containers: why they must go, and how they are."""
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr(preempt, "mark", lambda of, why, word: told.append((why, word)))
+    return told
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, name: str, answer: object) -> None:
+    """Have Slurm answer so; an exception is raised."""
+
+    def answers(*_: object) -> object:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(slurm, name, answers)
+
+
+def run(step: Step, status: int = 0, told: bool = False) -> None:
+    """As Supervised does, for one that is started."""
+    assert step.done() is None
+    if not step.store.started():
+        step.store.mark_started()
+    step.ended(status, told)
+
+
+def kept(step: Step) -> list[str]:
+    return sorted(os.listdir(step.store.path))
+
+
+@pytest.mark.parametrize("status", [0, 3, 127])
+def test_what_ended_by_itself_has_finished(make: Make, capfd: Capture, status: int) -> None:
+    first = make()
+    checkpoint(Path(first.store.directory), "7/0.0")
+    run(first, status)
+    assert kept(first) == [steps.FINISHED]
+    assert make(restarts=1).done() == status
+    said = f"oci-criu-shim: {WHAT} had finished with status {status}; not run again (--checkpoint-rerun runs it)\n"
+    assert capfd.readouterr().err == said
+
+
+@pytest.mark.parametrize("other", [{"command": "false"}, {"bundle": "/c"}])
+def test_another_one_of_that_number_runs(make: Make, capfd: Capture, other: dict[str, str]) -> None:
+    run(make())
+    step = make(restarts=1, **other)
+    assert step.done() is None
+    assert kept(step) == []
+    (what,) = other
+    assert f"{WHAT} runs: what had finished under this number has another {what}\n" in capfd.readouterr().err
+
+
+def test_rerun(make: Make, capfd: Capture) -> None:
+    run(make())
+    step = make(restarts=1, SLURM_CHECKPOINT_RERUN="yes")
+    assert (step.done(), kept(step), capfd.readouterr().err) == (None, [], "")
+
+
+def test_an_earlier_job_of_that_number(make: Make) -> None:
+    run(make())
+    assert make().done() is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 2, "status": 0}', '{"version": 1, "status": 256}'])
+def test_what_cannot_be_read_does_not_run_twice(make: Make, text: str) -> None:
+    Path(make().path).write_text(text)
+    with pytest.raises(ShimError, match=f"finished.json, which says how {WHAT} ended, cannot be read"):
+        make(restarts=1).done()
+    assert make(restarts=1, SLURM_CHECKPOINT_RERUN="yes").done() is None
+
+
+@pytest.mark.parametrize(("status", "told"), [(137, False), (143, False), (0, True), (3, True)])
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_where_a_signal_had_part_slurm_is_asked(
+    make: Make, monkeypatch: pytest.MonkeyPatch, status: int, told: bool, goes_on: bool
+) -> None:
+    asked(monkeypatch, "goes_on", goes_on)
+    step = make()
+    run(step, status, told)
+    assert kept(step) == [steps.FINISHED if goes_on else "started"]
+
+
+def test_what_slurm_does_not_say_has_not_finished(make: Make, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    asked(monkeypatch, "goes_on", ShimError("scontrol: no answer"))
+    step = make()
+    run(step, 137)
+    assert kept(step) == ["started"]
+    assert f"{WHAT} ended with status 137, and counts as unfinished if its job is restarted" in capfd.readouterr().err
+
+
+def test_a_program_that_never_ran(make: Make) -> None:
+    step = make()
+    os.unlink(step.plan.container.path("init.pid"))
+    run(step, 127)
+    assert not os.path.exists(step.store.path)
+
+
+def test_what_a_checkpoint_ended_has_not_finished(
+    make: Make, monkeypatch: pytest.MonkeyPatch, marks: list[tuple[str, str]]
+) -> None:
+    """It outlives the batch script, which would go on."""
+    asked(monkeypatch, "node_of_script", "")
+    step = make()
+    Path(step.plan.container.path(DONE)).write_text("taken")
+    run(step, 137)
+    assert (kept(step), marks) == (["started"], [])
+
+
+def test_the_script_on_this_node_is_outlived(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked(monkeypatch, "node_of_script", "n1")
+    script = tmp_path / "job00007" / "slurm_script"
+    script.parent.mkdir()
+    script.write_text("sleep 0.3; exit 0")
+    pid = process.spawn(["/bin/sh", str(script)], {}, {})
+    make(SLURMD_NODENAME="n1").outlive()
+    assert process.start_time(pid) is None
+    process.wait(pid)
+
+
+def test_an_earlier_run_leaves_a_later_one_alone(make: Make) -> None:
+    """On a node that Slurm took for dead."""
+    first = make()
+    first.done()
+    first.store.mark_started()
+    second = make(restarts=1)
+    assert second.done() is None
+    first.ended(0, told=False)
+    assert kept(first) == ["started"]
+    second.ended(0, told=False)
+    assert kept(second) == [steps.FINISHED]
+
+
+def test_a_full_disk(make: Make, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    step = make()
+    checkpoint(Path(step.store.directory), "7/0.0")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "write_json", full)
+    run(step)
+    assert kept(step) == ["1", "started"]
+    assert "finished with status 0 can't be written down" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("status", "gone"), [(0, True), (1, False)])
+def test_a_batch_step_ends_the_job(make: Make, status: int, gone: bool) -> None:
+    run(make())
+    batch = make(step="", restarts=1)
+    run(batch, status)
+    assert os.path.exists(os.path.dirname(batch.store.path)) is not gone
+    assert make(step="", restarts=2).done() is None
+
+
+@pytest.mark.parametrize(("mark", "why"), [(steps.SIGNALLED, schedule.PREEMPT), (TIME_IS_UP, schedule.TIMEOUT)])
+def test_none_starts_when_the_job_must_go(
+    make: Make, monkeypatch: pytest.MonkeyPatch, marks: list[tuple[str, str]], mark: str, why: str
+) -> None:
+    asked(monkeypatch, "is_preempted", True)
+    step = make()
+    assert not step.is_too_late()
+    Path(step.root, mark).touch()
+    assert step.is_too_late()
+    step.ended(0, told=False)
+    assert marks == [(why, "taken"), (why, "ended")]
+
+
+def test_a_signal_that_meant_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = make()
+    Path(step.root, steps.SIGNALLED).touch()
+    for answer in (False, ShimError("no answer")):
+        asked(monkeypatch, "is_preempted", answer)
+        assert not step.is_too_late()
+
+
+def test_link_for_the_end_of_the_job(make: Make) -> None:
+    first, second = make(), make(step="1")
+    for step in (first, second):
+        step.done()
+    (link,) = Path(first.root).glob("kept.*")
+    assert os.readlink(link) == f"{first.store.directory}/7"
+
+
+@pytest.mark.parametrize(
+    ("env", "name"),
+    [
+        ({}, "7"),
+        ({"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}, "7_3"),
+        ({"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "0"}, "5_0"),
+    ],
+)
+def test_name_of_the_job(env: dict[str, str], name: str) -> None:
+    assert job.Task({"SLURM_JOB_ID": "7", **env}).name == name
+
+
+def test_keep(make: Make) -> None:
+    assert make(SLURM_CHECKPOINT_KEEP="5").of.keep == 5
+    assert make().of.keep == settings().keep
+    for bad in ("0", "-1", "many", ""):
+        with pytest.raises(ShimError, match="--checkpoint-keep is a number of checkpoints, at least 1"):
+            make(SLURM_CHECKPOINT_KEEP=bad)
+
+
+def record(number: int, **fields: object) -> dict[str, object]:
+    unset = {"set": False, "infinite": False, "number": 0}
+    running = {"job_state": ["RUNNING"], "restart_cnt": 0, "preempt_time": unset, "batch_flag": True}
+    return {"job_id": number, "batch_host": "n1", **running, **fields}
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, *jobs: dict[str, object]) -> None:
+    monkeypatch.setattr(slurm, "_run", lambda *_: json.dumps({"jobs": jobs}))
+
+
+def test_one_of_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, record(8, job_state=["COMPLETED"]), record(7))
+    assert slurm.has_completed(8) and not slurm.has_completed(7)
+    with pytest.raises(ShimError, match="gave no job"):
+        slurm.has_completed(9)
+
+
+@pytest.mark.parametrize(
+    ("fields", "goes_on", "script"),
+    [
+        ({}, True, "n1"),
+        ({"restart_cnt": 1}, False, "n1"),
+        ({"preempt_time": {"set": True, "infinite": False, "number": 9}}, False, "n1"),
+        ({"job_state": ["CANCELLED", "COMPLETING"]}, False, ""),
+        ({"job_state": ["PENDING", "COMPLETING"]}, False, ""),
+        ({"batch_flag": False}, True, ""),
+    ],
+)
+def test_job_states(monkeypatch: pytest.MonkeyPatch, fields: dict[str, object], goes_on: bool, script: str) -> None:
+    answers(monkeypatch, record(7, **fields))
+    assert (slurm.goes_on(7, 0), slurm.node_of_script(7)) == (goes_on, script)
+
+
+def test_what_ended_jobs_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    """Once a day: what has no checkpoints at once, others when they are old."""
+    monkeypatch.setattr(slurm, "known_jobs", lambda: {12})
+    day = 86400
+    stamp = tmp_path / tidy.STAMP
+    old = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 8 * day))
+    for key, created in (("7/0.0", ""), ("8/0.0", old), ("12/0.0", old)):
+        checkpoint(tmp_path, key, created=created)
+    (tmp_path / "9/0.0").mkdir(parents=True)
+    (tmp_path / "9/0.0/finished.json").touch()
+
+    def pruned() -> list[str]:
+        tidy.begin(str(tmp_path), 7 * day)
+        try:
+            os.wait()
+        except ChildProcessError:
+            pass  # it was not due
+        return sorted(path.name for path in tmp_path.glob("[0-9]*"))
+
+    stamp.touch()
+    assert pruned() == ["12", "7", "8", "9"]
+    os.utime(stamp, (0, 0))
+    assert pruned() == ["12", "7"]
+    assert stamp.stat().st_mtime > time.time() - day
