@@ -274,8 +274,8 @@ def test_the_mark_asks_for_the_sites_feature(site: Site, monkeypatch: pytest.Mon
     site.settings.feature = "alike"
     monkeypatch.setattr(config, "load", lambda: site.settings)
     monkeypatch.setattr(slurm, "wanting", lambda job, feature: f"Features={feature}")
-    requeue.mark(site.container.root, 7, Log(), "n1")
-    assert Path(site.container.root, requeue.MARK).read_text() == "ExcNodeList=n1\nFeatures=alike\n"
+    requeue.mark(site.container.root, Task(site.environment), Log(), "n1")
+    assert Path(site.container.root, requeue.MARK).read_text() == "JobId=7\nExcNodeList=n1\nFeatures=alike\n"
 
 
 def test_the_mark_is_left_where_slurm_does_not_answer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,5 +283,5 @@ def test_the_mark_is_left_where_slurm_does_not_answer(site: Site, monkeypatch: p
         raise ShimError("Unable to contact slurm controller")
 
     monkeypatch.setattr(slurm, "excluding", silent)
-    requeue.mark(site.container.root, 7, Log(), "n1")
-    assert Path(site.container.root, requeue.MARK).read_text() == ""
+    requeue.mark(site.container.root, Task(site.environment), Log(), "n1")
+    assert Path(site.container.root, requeue.MARK).read_text() == "JobId=7\n"
