@@ -161,7 +161,7 @@ def test_a_misfit_goes_elsewhere_at_once(site: Site) -> None:
     site.errors[2] = Misfit("no avx2")
     assert site.climb() == 1
     assert (site.begun, site.requeued) == ([site.of(2)], [7])
-    assert Path(site.container.root, requeue.MARK).read_text() == "ExcNodeList=n1\n"
+    assert Path(site.container.root, requeue.MARK).read_text() == "JobId=7\nExcNodeList=n1\n"
     assert site.comments == ["7 oci-criu-shim: requeued from n1: 2: no avx2"]
     assert not Path(site.of(2, "restore.log")).exists()
 
