@@ -84,19 +84,27 @@ def prune(call: Invocation) -> int:
     """Remove the checkpoints of jobs that Slurm no longer knows."""
     keep = _number(call.value("keep"), "--keep", int, "3")
     older = _number(call.value("older-than"), "--older-than", units.parse_time, "12h or 7d")
-    own = _own_tasks(place.directory(call.container or None))
-    ended = _of_completed_jobs(own) if call.flag("completed") else _of_ended_jobs(own)
-    total = sum(_prune(Store(path, "."), keep, older, call.flag("dry-run")) for path in ended)
-    for path in history.prune(directory, known, call.flag("dry-run")):
+    directory, dry_run = place.directory(call.container or None), call.flag("dry-run")
+    own = _own_tasks(directory)
+    if call.flag("completed"):
+        known, old = _not_completed(own), []
+    else:
+        known = _known_jobs("run it where Slurm's commands work")
+        old = history.prune(directory, known, dry_run)
+    ended = _without(own, known)
+    total = sum(_prune(Store(path, "."), keep, older, dry_run) for path in ended)
+    for path in old:
         print(path)
     left = f"; left alone: {len(own) - len(ended)} of jobs that Slurm still knows" if own != ended else ""
-    print(f"{'would remove' if call.flag('dry-run') else 'removed'} {units.size(total)}{left}")
+    print(f"{'would remove' if dry_run else 'removed'} {units.size(total)}{left}")
     return 0
 
 
 def prune_ended(directory: str, older: int) -> None:
     """The same, without options and a word, but for checkpoints younger than `older` seconds."""
-    for path in _of_ended_jobs(_own_tasks(directory)):
+    known = slurm.known_jobs()
+    history.prune(directory, known, dry_run=False)
+    for path in _without(_own_tasks(directory), known):
         _prune(Store(path, "."), 0, older, dry_run=False, say=lambda _: None)
 
 
@@ -104,16 +112,13 @@ def _own_tasks(directory: str) -> list[str]:
     return [path for path in _task_directories(directory) if os.lstat(path).st_uid == os.geteuid()]
 
 
-def _of_ended_jobs(tasks: list[str]) -> list[str]:
-    known = _known_jobs("run it where Slurm's commands work")
-    return [path for path in tasks if place.label(f"{path}/0").job not in known]
+def _without(tasks: list[str], jobs: set[int]) -> list[str]:
+    return [path for path in tasks if place.label(f"{path}/0").job not in jobs]
 
 
-def _of_completed_jobs(tasks: list[str]) -> list[str]:
-    """At the end of a job on a node Slurm knows it still."""
-    jobs = {place.label(f"{path}/0").job for path in tasks}
-    completed = {job for job in jobs if slurm.has_completed(job)}
-    return [path for path in tasks if place.label(f"{path}/0").job in completed]
+def _not_completed(tasks: list[str]) -> set[int]:
+    """The jobs whose these are, but for those that have completed, of which Slurm still knows."""
+    return {job for job in {place.label(f"{path}/0").job for path in tasks} if not slurm.has_completed(job)}
 
 
 def _number(text: str | None, option: str, parse: Callable[[str], int], example: str) -> int:
