@@ -48,9 +48,11 @@ class Work:
     ticks: int = 20
     tick: float = 0.5
     mib: int = 16
+    mode: str = "each"
+    """How the program opens its ledger."""
 
     def command(self, ledger: str) -> str:
-        return f"python3 /shared/{PROGRAM.name} {ledger} {self.ticks} {self.tick} {self.mib}"
+        return f"python3 /shared/{PROGRAM.name} {ledger} {self.ticks} {self.tick} {self.mib} {self.mode}"
 
 
 class Appearance:

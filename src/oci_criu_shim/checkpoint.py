@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from oci_criu_shim import client, criu, files, fit, groups, linux, preflight, stdio
+from oci_criu_shim import client, criu, files, fit, groups, job, linux, preflight, stdio, written
 from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.errors import ShimError
 
@@ -69,11 +69,14 @@ def take(
         directories = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (stage.images, stage.work) if path]
         # What is known already: once all is frozen, every flush counts.
         stage.describe(record["config"], _podman_record(container), _streams(record))
+        if options["leave_running"]:
+            written.sync(pid)
 
         def commit(report: dict[str, Any]) -> None:
             if "for" in options:
                 criu.leave_groups(stage.images)
-            committed.append(_commit(container, pid, record, stage, {**report, "needs": needs}, reason))
+            report = {**report, "needs": needs}
+            committed.append(_commit(container, pid, record, stage, report, reason, options["leave_running"]))
 
         try:
             client.dump(connection, options, [pidfd, *directories], commit)
@@ -98,16 +101,27 @@ def _commit(
     stage: Stage,
     report: dict[str, Any],
     reason: str,
+    left_running: bool,
 ) -> Checkpoint:
     """Write what the images don't say, and commit. The container is frozen meanwhile."""
-    outside = _outside_of_input(record)
-    pending = _unread(outside) if outside else b""
-    try:
-        return stage.commit(_manifest(container, pid, record, report, reason, stage.sizes(), pending))
-    except BaseException:
-        if outside and pending:
-            _put_back(outside, pending)
-        raise
+    manifest = _manifest(container, pid, record, report, reason, stage.sizes())
+    if left_running:
+        _require_names(stage.images)
+        written.sync(pid)  # what was written since the dump began; most was before
+    task = job.of(Bundle(record["bundle"], record["config"]).environment())
+    about = {"restarts": task.restarts} if task else {}
+    return stage.commit({**manifest, **about, "left_running": left_running, "written": written.look(pid)})
+
+
+def _require_names(images: str) -> None:
+    """Raise ShimError where the checkpoint of a container that runs on could not be restored: CRIU gives a file that is
+    deleted and has another name a third one, and takes it away again when the dump is over."""
+    if criu.names_deleted_files(images):
+        raise ShimError(
+            "a file is open under a name that was removed, and has another one, which is kept only for a container "
+            "that ends by its checkpoint",
+            "at a preemption, it is checkpointed all the same",
+        )
 
 
 def _outside_of_input(record: dict[str, Any]) -> str | None:
@@ -129,8 +143,9 @@ def _manifest(
     report: dict[str, Any],
     reason: str,
     sizes: dict[str, int],
-    pending: bytes,
 ) -> dict[str, Any]:
+    outside = _outside_of_input(record)
+    pending = _unread(outside) if outside else b""
     return {
         "version": 1,
         "container": container.name,
@@ -178,11 +193,3 @@ def _unread(path: str) -> bytes:
         return stdio.unread(path)
     except FileNotFoundError:
         return b""
-
-
-def _put_back(path: str, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-    try:
-        os.write(descriptor, data)
-    finally:
-        os.close(descriptor)

@@ -20,6 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "quota": "",
     "fresh-start": False,
     "keep-ended": "7d",
+    "rollback": True,
     "max-restarts": 3,
     "feature": "",
     "checkpoint": "preempt",
@@ -42,6 +43,7 @@ UNITS = (
 class Settings:
     """`backend` is a runtime's name or path, or empty; `checkpoint_dir` is absolute; `keep` counts checkpoints; `quota`
     is in bytes, 0 where there is none; `fresh_start` allows a restarted task to begin again where it has none;
+    `rollback` has files that have grown since a checkpoint cut back to their length at it;
     `max_restarts` is how often it is restored without getting further, 0 for ever; `feature` is one of nodes, which
     requeued jobs ask for, or empty; `keep_ended`, `margin` and `mtbf` are seconds, `dump_rate` bytes per second
     (schedule.Schedule, estimate.Estimate)."""
@@ -53,6 +55,7 @@ class Settings:
         self.quota: int = units.parse_size(values["quota"] or "0")
         self.fresh_start: bool = values["fresh-start"]
         self.keep_ended: int = units.parse_time(values["keep-ended"])
+        self.rollback: bool = values["rollback"]
         self.max_restarts: int = values["max-restarts"]
         self.feature: str = values["feature"]
         self.checkpoint: str = values["checkpoint"]

@@ -163,6 +163,7 @@ MEANINGS = (
     (r"Can't lookup mount|doesn't have a proper root mount", "a file is open on a mount that is not in the container"),
     (r"No space left|Disk quota", "the checkpoint directory is full"),
     (r"shell job|--shell-job|session leader", "a process belongs to a session outside of the container"),
+    (r"has bad size", "a file that it had open has changed since the checkpoint"),
     (r"ptrace|seize", "a process is being traced by another program (a debugger?)"),
 )
 
@@ -189,6 +190,13 @@ def dump_image(path: str, image: Mapping[str, Any]) -> None:
     images = _import("pycriu.images")
     with open(path, "wb") as stream:
         images.dump(image, stream)
+
+
+def names_deleted_files(directory: str) -> bool:
+    """Whether a file that was deleted under the name that it is open by, and has another, has got a third one by CRIU
+    (create_link_remap() in criu/files-reg.c)."""
+    path = os.path.join(directory, "remap-fpath.img")
+    return os.path.exists(path) and any(e.get("remap_type") in (None, "LINKED") for e in load_image(path)["entries"])
 
 
 def leave_groups(directory: str) -> None:

@@ -81,6 +81,13 @@ def begin_writing(descriptor: int, offset: int, size: int) -> None:
     _check(_libc.sync_file_range(descriptor, *where, SYNC_FILE_RANGE_WRITE), "sync_file_range")
 
 
+def tee(source: int, target: int, size: int) -> int:
+    """tee(2): copy at most `size` bytes from one pipe to another, and leave them in the first; how many."""
+    copied = _libc.tee(source, target, ctypes.c_size_t(size), 0)
+    _check(copied, "tee")
+    return int(copied)
+
+
 def io_priority(pid: int) -> int:
     """ioprio_get(2) of a process (0: this one); 0, the kernel's default, where its number isn't known here."""
     if os.uname().machine not in IOPRIO:

@@ -21,12 +21,13 @@ ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 class Mount:
-    """One line of mountinfo (proc_pid_mountinfo(5)): `device` is "major:minor", `root` the mounted
-    directory or file within its file system, `point` where it is seen."""
+    """One line of mountinfo (proc_pid_mountinfo(5)): `id` is fdinfo's mnt_id, `device` is "major:minor", `root` the
+    mounted directory or file within its file system, `point` where it is seen."""
 
     def __init__(self, line: str) -> None:
         fields = line.split()
         separator = fields.index("-")
+        self.id = fields[0]
         self.device = fields[2]
         self.root = unescape(fields[3])
         self.point = unescape(fields[4])

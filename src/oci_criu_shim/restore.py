@@ -15,6 +15,7 @@ from oci_criu_shim import builder, criu, files, fit, groups, hooks, linux, mount
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.errors import Misfit, NotRestored, ShimError
 from oci_criu_shim.log import Log
+from oci_criu_shim.written import Rollback
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,6 +99,12 @@ class Plan:
         return flags
 
     @property
+    def bases(self) -> dict[str, str]:
+        """{mount point: path on the node} of the container's files that stay on the node when it ends."""
+        entries = zip(self.manifest["external"], self.sources, strict=True)
+        return {"/": self.bundle.rootfs, **{entry["key"]: source.path for entry, source in entries}}
+
+    @property
     def personality(self) -> int:
         """The init's: CRIU 4.2 writes each process's down, but does not restore any."""
         image = criu.load_image(os.path.join(self.images, "core-1.img"))
@@ -163,8 +170,10 @@ def start(
     stdio: Stdio | Streams,
     log: Log | None = None,
     asked: Asked | None = None,
+    cut: str | None = None,
 ) -> int:
-    """Restore `checkpoint` as `container`: the pid of its init, a child of ours.
+    """Restore `checkpoint` as `container`: the pid of its init, a child of ours. Files that have grown since are cut
+    back where `cut` is a directory for what is cut off.
 
     Raises ShimError, with CRIU's own words, where that fails; nothing of it is running then. Misfit: it is this node
     that can't.
@@ -175,7 +184,9 @@ def start(
     os.mkdir(container.path("stage"), 0o700)
     plan = Plan(container, bundle, checkpoint, asked or Asked())
     mounts.make_points(bundle.mounts, bundle.path, bundle.rootfs)
-    steps = _Steps(container, bundle, verification)
+    log = log or Log()
+    rollback = Rollback(checkpoint, cut, plan.bases, log) if cut else None
+    steps = _Steps(container, bundle, verification, rollback)
     swrk = builder.start(plan, stdio)
     try:
         verification.start()
@@ -190,12 +201,12 @@ def start(
     if not response.success:
         raise _failure(plan, response)
     if not verification.complete:
-        (log or Log()).event(f"{checkpoint.path} was not verified: it has no checksums of its memory")
+        log.event(f"{checkpoint.path} was not verified: it has no checksums of its memory")
     pid = int(response.restore.pid)
     if swrk.terminal is not None:
         _attach(stdio, swrk.terminal, pid)
     for warning in hooks.warnings(bundle.hooks, "poststart", container.state("running", pid)):
-        (log or Log()).error(warning)
+        log.error(warning)
     return pid
 
 
@@ -222,22 +233,27 @@ class _Steps:
     """Runs the hooks of a start at the moments of the restore that are theirs, and lets no process run whose memory is
     not what was dumped."""
 
-    def __init__(self, container: Container, bundle: Bundle, verification: Verification) -> None:
+    def __init__(
+        self, container: Container, bundle: Bundle, verification: Verification, rollback: Rollback | None
+    ) -> None:
         self.container = container
         self.hooks = bundle.hooks
         self.verification = verification
+        self.rollback = rollback
         self.refused: ShimError | None = None
 
     def notified(self, event: str, pid: int) -> bool:
         """Answer CRIU's event; where it is refused, CRIU ends all that it has restored."""
         try:
-            if event == AT_RESTORED or (event == AT_NAMESPACES and self.hooks):
+            if event == AT_RESTORED or (event == AT_NAMESPACES and (self.hooks or self.rollback)):
                 self.verification.require()
             if event == AT_NAMESPACES:
                 state = self.container.state("creating", pid)
                 hooks.run(self.hooks, "prestart", state)
                 hooks.run(self.hooks, "createRuntime", state)
                 hooks.run(self.hooks, "createContainer", state, inside=pid)
+                if self.rollback:
+                    self.rollback.run()  # no file of the container's has been opened yet
             elif event == AT_RESTORED:
                 state = self.container.state("created", pid)
                 hooks.run(self.hooks, "startContainer", state, inside=pid)

@@ -10,6 +10,7 @@ import fcntl
 import os
 import select
 
+from oci_criu_shim import linux
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -137,15 +138,19 @@ def write_all(descriptor: int, data: bytes) -> bool:
 
 
 def unread(descriptor_path: str) -> bytes:
-    """The bytes in the pipe at /proc/PID/fd/N that nobody has read yet; they stay unread no more.
+    """The bytes in the pipe at /proc/PID/fd/N that nobody has read yet; they stay where they are.
 
-    Only for a frozen reader; the caller puts them back where the dump fails.
+    A container that runs on reads them there: were they taken out and put back, the supervisor's next ones could come
+    before them.
     """
     descriptor = os.open(descriptor_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    reader, writer = os.pipe()
     try:
         size = fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
-        return os.read(descriptor, size)
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, size)
+        return os.read(reader, size) if linux.tee(descriptor, writer, size) else b""
     except BlockingIOError:
         return b""
     finally:
-        os.close(descriptor)
+        for end in (descriptor, reader, writer):
+            os.close(end)

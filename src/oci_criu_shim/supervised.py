@@ -36,6 +36,7 @@ class Supervised:
         self.pid_file = plan.pid_file or plan.container.path("init.pid")
         self.checkpointer: Checkpointer | None = None  # None where the job did not ask for checkpoints
         self.told = False  # whether the container was sent a signal that may have ended it
+        self.rollback = False  # whether files that grew after the checkpoint are cut back
         # In the background, until `create` was told that `start` may come: how it is told.
         self.created: Callable[[], None] | None = None
 
@@ -106,6 +107,7 @@ class Supervised:
 
         settings = config.load()
         preflight.check_bundle(self.plan.bundle)
+        self.rollback = settings.rollback
         store = Store(self.task.directory or settings.checkpoint_dir, self.task.key, settings.quota)
         self.log = history.Log(self.log, store.directory, self.task)
         self.checkpointer = Checkpointer(self.container, self.task, store, settings, self.log)
@@ -208,15 +210,16 @@ class Supervised:
 
     def _begin(self, checkpoint: Checkpoint) -> Callable[[], int]:
         """Restore it; what then looks after it, to its end, and returns its exit status."""
-        from oci_criu_shim import restore
+        from oci_criu_shim import restore, written
 
         begin = time.monotonic()
         self.runtime = Runtime(runtime.DEFAULT, self.container.root, self.runtime.globals, self.log)
         stdio = self._terminal() or Stdio(restore.pending_input(checkpoint))
         group = restore.cgroup(self.container, self.plan.bundle, checkpoint)
         self.container.update(**self._record(stdio=stdio.record()))  # what hooks are told of it
+        cut = written.place(checkpoint, self.task) if self.task and self.rollback else None
         try:
-            pid = restore.start(self.container, self.plan.bundle, checkpoint, stdio)
+            pid = restore.start(self.container, self.plan.bundle, checkpoint, stdio, self.log, cut=cut)
         except ShimError:
             restore.undo(self.container, group)
             raise

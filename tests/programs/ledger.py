@@ -1,8 +1,9 @@
 """Keeps a ledger of its own life: what a job that goes on after a checkpoint must not notice.
 
-    ledger.py LEDGER TICKS SECONDS MIB
+    ledger.py LEDGER TICKS SECONDS MIB [each|append|offset]
 
 Fills MIB of memory, then writes one line per tick to LEDGER and to standard output, and checks the memory at each.
+LEDGER is opened for each line, or once: for appending, or to write where the last line ended.
 """
 
 from __future__ import annotations
@@ -29,24 +30,36 @@ def checksum(blocks: list[bytes]) -> str:
     return total.hexdigest()
 
 
-def append(path: str, line: str) -> None:
-    """Add a line and see it onto the disk."""
-    with open(path, "a", encoding="ascii") as stream:
-        stream.write(line + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+FLAGS = {"each": os.O_APPEND, "append": os.O_APPEND, "offset": os.O_TRUNC}
 
 
-def main(path: str, ticks: int, seconds: float, mib: int) -> int:
+class Ledger:
+    """The file at `path`, held open but where `mode` is "each"."""
+
+    def __init__(self, path: str, mode: str) -> None:
+        self.path = path
+        self.flags = os.O_WRONLY | os.O_CREAT | FLAGS[mode]
+        self.held = None if mode == "each" else os.open(path, self.flags, 0o644)
+
+    def add(self, line: str) -> None:
+        """Add a line and see it onto the disk."""
+        descriptor = os.open(self.path, self.flags, 0o644) if self.held is None else self.held
+        os.write(descriptor, f"{line}\n".encode())
+        os.fsync(descriptor)
+        if self.held is None:
+            os.close(descriptor)
+
+
+def main(path: str, ticks: int, seconds: float, mib: int, mode: str = "each") -> int:
     """The whole life; 1 where the memory is not what it was."""
-    blocks = fill(mib)
+    blocks, ledger = fill(mib), Ledger(path, mode)
     expected = checksum(blocks)
     good = True
     for number in range(1, ticks + 1):
         block = (number - 1) % mib if mib else 0
         good = good and blocks[block : block + 1] == [random.Random(block).randbytes(MIB)][:mib]
         word = "sum-ok" if good else "sum-bad"
-        append(path, f"tick {number} pid {os.getpid()} mono {time.monotonic():.3f} {word}")
+        ledger.add(f"tick {number} pid {os.getpid()} mono {time.monotonic():.3f} {word}")
         print(f"tick {number}", flush=True)
         time.sleep(seconds)
     good = good and checksum(blocks) == expected
@@ -55,4 +68,4 @@ def main(path: str, ticks: int, seconds: float, mib: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:]))

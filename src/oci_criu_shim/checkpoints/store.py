@@ -35,6 +35,7 @@ VERSION = 1  # of manifests
 DESCRIPTIONS = ("config.dump", "spec.dump")
 STARTED = "started"  # the task ran before, so a fresh start would run part of it twice
 REFUSED = "restore.log"  # in a checkpoint: why its restore failed, with CRIU's log
+CUT = "cut"  # what was cut off its files: written.py
 GONE = ".gone."
 STAGE = re.compile(r"\.stage\.(?P<host>.+)\.(?P<pid>\d+)\.(?P<started>\d+)")
 
@@ -222,7 +223,16 @@ class Store:
                 self.remove(seq)
 
     def clear(self) -> None:
-        """Remove the task's checkpoints, and the job's directory with its last task."""
+        """Remove the task's checkpoints. What was cut off its files stays, until forget()."""
+        if not os.path.isdir(os.path.join(self.path, CUT)):
+            return self.forget()
+        for name in os.listdir(self.path):
+            if name != CUT:
+                path = os.path.join(self.path, name)
+                (files.remove_tree if os.path.isdir(path) else files.remove_if_there)(path)
+
+    def forget(self) -> None:
+        """Remove the task's directory, and the job's with its last task."""
         files.remove_tree(self.path)
         try:
             os.rmdir(os.path.dirname(self.path))

@@ -156,7 +156,7 @@ def _prune(task: Store, keep: int, older: int, dry_run: bool, say: Callable[[str
         if not dry_run:
             task.remove(seq)
     if doomed == numbers and not dry_run:
-        task.clear()
+        task.forget()
     return total
 
 

@@ -1,0 +1,236 @@
+"""Regular files that a container has open for writing: their lengths at a checkpoint, and how they get those again.
+
+A container that runs on after its checkpoint goes on writing, and when its job goes on from that checkpoint, it writes
+the same once more. So what came after the checkpoint is cut off such files before they are opened again, and kept. CRIU
+itself refuses files that are longer than they were, and takes those that are opened for appending only as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from oci_criu_shim import files, mounts
+from oci_criu_shim.checkpoints import store
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
+
+    from oci_criu_shim.checkpoints.store import Checkpoint
+    from oci_criu_shim.job import Task
+    from oci_criu_shim.log import Log
+
+DELETED = " (deleted)"
+
+
+def look(pid: int) -> list[dict[str, Any]]:
+    """What a manifest says of the files that `pid`, a container's init, and its descendants have open for writing:
+
+    `mount` (where it is mounted in the container), `name` (below that), `size`, `inode`, and for files that are
+    appended to, `others`: whether somebody else did so last. Files without a name, and on file systems that are the
+    container's own, are CRIU's to keep.
+    """
+    found: dict[tuple[int, int], tuple[str, str, os.stat_result]] = {}
+    ends: dict[tuple[int, int], set[int]] = {}
+    points: dict[str, str] = {}
+    for path, status in _descriptors(pid):
+        points = points or _points(pid)
+        fields = _fdinfo(path.replace("/fd/", "/fdinfo/"))
+        name, point = os.readlink(path), points.get(fields["mnt_id"])
+        if point is None or name.endswith(DELETED):
+            continue
+        key = status.st_dev, status.st_ino
+        found[key] = point, name.removeprefix(point).lstrip("/"), status
+        if int(fields["flags"], 8) & os.O_APPEND:
+            ends.setdefault(key, set()).add(int(fields["pos"]))
+    return [_row(*file, ends.get(key)) for key, file in found.items()]
+
+
+def _row(point: str, name: str, status: os.stat_result, ends: set[int] | None) -> dict[str, Any]:
+    row = {"mount": point, "name": name, "size": status.st_size, "inode": status.st_ino}
+    # A position of 0 says nothing: nothing was written by that descriptor yet.
+    return row if ends is None else {**row, "others": max(ends) not in (0, status.st_size)}
+
+
+def sync(pid: int) -> None:
+    """Have on disk what these files hold. Where the node fails, nobody else has it."""
+    for path, _ in _descriptors(pid):
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except PermissionError:
+            continue  # it belongs to somebody else by now
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _descriptors(pid: int) -> Iterator[tuple[str, os.stat_result]]:
+    """(/proc/PID/fd/N, status) of the regular files with a name that are open for writing."""
+    directory = f"/proc/{pid}/fd"
+    for number in os.listdir(directory):
+        path = f"{directory}/{number}"
+        if os.lstat(path).st_mode & stat.S_IWUSR:  # proc_pid_fd(5): what it is open for
+            status = os.stat(path)
+            if stat.S_ISREG(status.st_mode) and status.st_nlink:
+                yield path, status
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as stream:
+            for child in stream.read().split():
+                yield from _descriptors(int(child))
+
+
+def _points(pid: int) -> dict[str, str]:
+    """{id: mount point} of the container's mounts whose files stay where they are when it ends."""
+    mounted = mounts.read(pid)
+    outside = {"/", *(entry["key"] for entry in mounts.external(mounted, mounts.read()) if entry["kind"] == "bind")}
+    return {mount.id: mount.point for mount in mounted if mount.point in outside}
+
+
+def _fdinfo(path: str) -> dict[str, str]:
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in stream)}
+
+
+class Grown:
+    """A file that is longer than at the checkpoint: `name` below the directory `base`, or `base` itself."""
+
+    def __init__(self, base: str, row: Mapping[str, Any]) -> None:
+        self.base = base
+        self.name: str = row["name"]
+        self.inside = os.path.join(row["mount"], self.name).rstrip("/")
+        self.size: int = row["size"]
+        self.row = row
+
+    @property
+    def path(self) -> str:
+        """Its path on the node."""
+        return os.path.join(self.base, self.name) if self.name else self.base
+
+    def is_longer(self) -> bool:
+        """What is shorter or gone, CRIU refuses, and names it."""
+        try:
+            status = os.lstat(self.path)
+        except OSError:
+            return False
+        return status.st_size > self.size and stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+
+    def open(self) -> int:
+        """A descriptor for reading and writing; OSError where a symbolic link has come in between."""
+        if not self.name:
+            return os.open(self.base, os.O_RDWR | os.O_NONBLOCK)
+        *directories, name = self.name.split("/")
+        here = os.open(self.base, os.O_PATH | os.O_DIRECTORY)
+        try:
+            for directory in directories:
+                inner = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
+                os.close(here)
+                here = inner
+            return os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=here)
+        finally:
+            os.close(here)
+
+
+class Rollback:
+    """What is to be cut off before `checkpoint` runs again, and kept in `directory`. `bases` is where the container's
+    mounts come from on this node, by their mount points. It is false where there is nothing to do."""
+
+    def __init__(self, checkpoint: Checkpoint, directory: str, bases: Mapping[str, str], log: Log) -> None:
+        self.directory = directory
+        self.log = log
+        rows = checkpoint.manifest.get("written", [])
+        files = [Grown(bases[row["mount"]], row) for row in rows if row["mount"] in bases]
+        self.grown = [file for file in files if file.is_longer()]
+
+    def __bool__(self) -> bool:
+        return bool(self.grown)
+
+    def run(self) -> None:
+        """Cut them back, and say so; ShimError where that fails, and the file is as it was."""
+        rows = list(_of_other_tasks(os.path.dirname(self.directory)))
+        for file in self.grown:
+            if file.row.get("others") or any(_same(file.row, row) for row in rows):
+                self.log.event(
+                    f"{file.inside} is longer than at the checkpoint, and others write it too: nothing is cut off, and "
+                    "what this task wrote after the checkpoint it writes once more"
+                )
+            else:
+                self._cut(file)
+
+    def _cut(self, file: Grown) -> None:
+        length = f"its length at the checkpoint ({file.size} bytes)"
+        try:
+            kept = _cut(file, self.directory)
+        except OSError as error:
+            raise ShimError(f"{file.inside} cannot go back to {length}: {error}") from None
+        self.log.event(f"{file.inside} goes back to {length}; what came after it is kept in {kept}")
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one["inode"] == other["inode"] or (one["mount"], one["name"]) == (other["mount"], other["name"])
+
+
+def _of_other_tasks(own: str) -> Iterator[Mapping[str, Any]]:
+    """The rows of what other tasks, whose checkpoints are in the same checkpoint directory as those in `own`, have open
+    at their newest ones."""
+    top = os.path.dirname(os.path.dirname(own))
+    for path in _below(_below([top])):
+        numbers = store.Store(path, ".").numbers() if path != own else []
+        if numbers:
+            try:
+                yield from store.read(os.path.join(path, str(numbers[-1]))).manifest.get("written", [])
+            except ShimError:
+                pass  # it says nothing
+
+
+def _below(directories: Iterable[str]) -> Iterator[str]:
+    for directory in directories:
+        try:
+            yield from (os.path.join(directory, name) for name in os.listdir(directory) if not name.startswith("."))
+        except OSError:
+            pass  # no directory, or gone
+
+
+def _cut(file: Grown, directory: str) -> str:
+    """Cut the file back; where what came after is."""
+    files.make_directories(directory)
+    descriptor = file.open()
+    try:
+        kept = _keep(descriptor, file.size, directory, os.path.basename(file.inside))
+        os.ftruncate(descriptor, file.size)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return kept
+
+
+def _keep(descriptor: int, begin: int, directory: str, name: str) -> str:
+    """Copy what is beyond `begin` to a new file in `directory`, on disk when this returns; its path."""
+    number = len(os.listdir(directory)) + 1
+    path = os.path.join(directory, f"{number}-{name[:200]}")
+    copy = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        while sent := os.sendfile(copy, descriptor, begin, 1 << 30):
+            begin += sent
+        os.fsync(copy)
+    except OSError:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(copy)
+    files.sync_directory(directory)
+    return path
+
+
+def place(checkpoint: Checkpoint, task: Task) -> str | None:
+    """Where what is cut off goes; None where nothing is: the checkpoint is another task's, which may be running, or the
+    container ended by it and has not run since, so that somebody else made its files longer."""
+    own = os.path.dirname(checkpoint.path)
+    if not f"{own}/".endswith(f"/{task.key}/"):
+        return None
+    manifest = checkpoint.manifest
+    ran_on = manifest.get("left_running") or task.restarts > manifest.get("restarts", task.restarts) + 1
+    return os.path.join(own, store.CUT) if ran_on else None
