@@ -1,0 +1,245 @@
+"""Which files a process has open for writing, and how they go back to their length at a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oci_criu_shim import job, stdio, written
+from oci_criu_shim.checkpoints.store import Checkpoint, Store
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.log import Log
+
+PROGRAM = """
+import os, sys
+print(flush=True)
+sys.stdin.read()
+"""
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """Starts a process that holds descriptors, below a shell that stands for the init; that one's pid."""
+    running = []
+
+    def start(*descriptors: int) -> int:
+        argv = ["sh", "-c", '"$@"; true', "sh", sys.executable, "-c", PROGRAM]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, pass_fds=descriptors)
+        running.append(process)
+        assert process.stdout
+        process.stdout.readline()
+        return process.pid
+
+    yield start
+    for process in running:
+        process.communicate()
+
+
+class Lines(Log):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def event(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def find(rows: list[dict[str, Any]], path: Path) -> dict[str, Any] | None:
+    found = [row for row in rows if os.path.join(row["mount"], row["name"]) == str(path)]
+    assert len(found) < 2
+    return found[0] if found else None
+
+
+def test_what_is_open_for_writing(run: Run, tmp_path: Path) -> None:
+    for name in ("plain", "read", "gone"):
+        (tmp_path / name).write_text("12345")
+    plain = os.open(tmp_path / "plain", os.O_RDWR)
+    read = os.open(tmp_path / "read", os.O_RDONLY)
+    gone = os.open(tmp_path / "gone", os.O_WRONLY)
+    (tmp_path / "gone").unlink()
+    rows = written.look(run(plain, read, gone, os.dup(plain)))
+    row = find(rows, tmp_path / "plain")
+    assert row and (row["size"], row["inode"], "others" in row) == (5, os.stat(tmp_path / "plain").st_ino, False)
+    assert find(rows, tmp_path / "read") is find(rows, tmp_path / "gone") is None
+    json.dumps(rows)
+
+
+@pytest.mark.parametrize(
+    ("own", "more", "others"), [(b"", b"", False), (b"1", b"", False), (b"1", b"2", True), (b"", b"2", False)]
+)
+def test_who_appended_last(run: Run, tmp_path: Path, own: bytes, more: bytes, others: bool) -> None:
+    path = tmp_path / "ledger"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(descriptor, own)
+    with path.open("ab") as stream:
+        stream.write(more)
+    row = find(written.look(run(descriptor)), path)
+    assert row and row["others"] is others
+
+
+def test_the_newest_of_several_descriptors_counts(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    first, second = (os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) for _ in range(2))
+    os.write(first, b"one")
+    os.write(second, b"two")
+    row = find(written.look(run(first, second)), path)
+    assert row and row["others"] is False
+
+
+def row_of(path: Path, size: int, **more: object) -> dict[str, Any]:
+    return {"mount": "/data", "name": path.name, "size": size, "inode": path.stat().st_ino, **more}
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    path = tmp_path / "store/12/0.0"
+    path.mkdir(parents=True)
+    return path
+
+
+def rollback(task: Path, base: Path, *rows: dict[str, Any]) -> tuple[written.Rollback, Lines]:
+    checkpoint = Checkpoint(str(task / "1"), {"written": list(rows)})
+    log = Lines()
+    return written.Rollback(checkpoint, str(task / "cut"), {"/data": str(base)}, log), log
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    (tmp_path / "base/inner").mkdir(parents=True)
+    (tmp_path / "base/ledger").write_text("before after")
+    return tmp_path / "base"
+
+
+def test_longer_goes_back_and_what_is_cut_off_is_kept(task: Path, base: Path) -> None:
+    found, log = rollback(task, base, row_of(base / "ledger", 7, others=False))
+    assert found
+    found.run()
+    assert (base / "ledger").read_text() == "before "
+    kept = task / "cut/1-ledger"
+    assert kept.read_text() == "after"
+    assert log.lines == [
+        f"/data/ledger goes back to its length at the checkpoint (7 bytes); what came after it is kept in {kept}"
+    ]
+    with (base / "ledger").open("a") as stream:
+        stream.write("again")
+    rollback(task, base, row_of(base / "ledger", 7))[0].run()
+    assert (task / "cut/2-ledger").read_text() == "again"
+
+
+@pytest.mark.parametrize("size", [12, 13])
+def test_equal_and_shorter_stay(task: Path, base: Path, size: int) -> None:
+    assert not rollback(task, base, row_of(base / "ledger", size))[0]
+
+
+def test_gone_and_unknown_stay(task: Path, base: Path) -> None:
+    row = row_of(base / "ledger", 1)
+    assert not rollback(task, base, {**row, "name": "none"}, {**row, "mount": "/else"})[0]
+
+
+def test_a_file_that_is_mounted_itself(task: Path, base: Path) -> None:
+    row = {**row_of(base / "ledger", 7), "name": ""}
+    log = Lines()
+    found = written.Rollback(
+        Checkpoint(str(task / "1"), {"written": [row]}), str(task / "cut"), {"/data": str(base / "ledger")}, log
+    )
+    found.run()
+    assert (base / "ledger").read_text() == "before "
+    assert (task / "cut/1-data").read_text() == "after"
+
+
+@pytest.mark.parametrize("name", ["link", "linked/ledger"])
+def test_no_symbolic_link_is_followed(task: Path, base: Path, name: str) -> None:
+    outside = base.parent / "outside"
+    outside.mkdir()
+    (outside / "ledger").write_text("before after")
+    (base / "link").symlink_to(outside / "ledger")
+    (base / "linked").symlink_to(outside)
+    found, _ = rollback(task, base, {**row_of(base / "ledger", 7), "name": name})
+    if found:
+        with pytest.raises(ShimError, match=f"/data/{name} cannot go back to its length at the checkpoint"):
+            found.run()
+    assert (outside / "ledger").read_text() == "before after"
+
+
+def test_what_others_append_to_stays(task: Path, base: Path) -> None:
+    found, log = rollback(task, base, row_of(base / "ledger", 7, others=True))
+    found.run()
+    assert (base / "ledger").read_text() == "before after"
+    assert "others write it too" in log.lines[0]
+
+
+def test_what_another_task_has_open_stays(task: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = row_of(base / "ledger", 7)
+    manifests = {"13/0.0/2": [row], "13/0.0/1": [], "12/0.0/1": [row]}
+    for key in manifests:
+        (task.parent.parent / key).mkdir(parents=True)
+
+    def read(path: str) -> Checkpoint:
+        return Checkpoint(path, {"written": manifests["/".join(path.split("/")[-3:])]})
+
+    monkeypatch.setattr("oci_criu_shim.checkpoints.store.read", read)
+    found, log = rollback(task, base, row)
+    found.run()
+    assert (base / "ledger").read_text() == "before after"
+    assert "others write it too" in log.lines[0]
+    manifests["13/0.0/2"] = []
+    found, log = rollback(task, base, row)
+    found.run()
+    assert (base / "ledger").read_text() == "before "
+
+
+def test_nothing_is_cut_that_could_not_be_kept(task: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "sendfile", full)
+    found, _ = rollback(task, base, row_of(base / "ledger", 7))
+    with pytest.raises(ShimError, match="No space left"):
+        found.run()
+    assert (base / "ledger").read_text() == "before after"
+    assert os.listdir(task / "cut") == []
+
+
+@pytest.mark.parametrize(
+    ("left_running", "taken", "restarts", "goes_back"),
+    [(True, 0, 0, True), (True, 0, 1, True), (False, 0, 1, False), (False, 0, 2, True), (False, 3, 4, False)],
+)
+def test_only_where_the_container_has_run_since(
+    task: Path, left_running: bool, taken: int, restarts: int, goes_back: bool
+) -> None:
+    checkpoint = Checkpoint(str(task / "1"), {"left_running": left_running, "restarts": taken})
+    environment = {"SLURM_JOB_ID": "12", "SLURM_STEP_ID": "0", "SLURM_RESTART_COUNT": str(restarts)}
+    assert written.place(checkpoint, job.Task(environment)) == (str(task / "cut") if goes_back else None)
+    assert written.place(checkpoint, job.Task({**environment, "SLURM_JOB_ID": "2"})) is None
+
+
+def test_what_was_cut_off_outlives_the_checkpoints(tmp_path: Path) -> None:
+    store = Store(str(tmp_path), "12/0.0")
+    store.prepare()
+    (tmp_path / "12/0.0/1").mkdir()
+    (tmp_path / "12/0.0/cut").mkdir()
+    store.mark_started()
+    store.clear()
+    assert os.listdir(tmp_path / "12/0.0") == ["cut"]
+    store.forget()
+    assert os.listdir(tmp_path) == []
+
+
+def test_input_is_read_and_left() -> None:
+    reader, writer = os.pipe()
+    path = f"/proc/self/fd/{reader}"
+    assert stdio.unread(path) == b""
+    os.write(writer, b"waiting" * 1000)
+    assert stdio.unread(path) == b"waiting" * 1000
+    assert os.read(reader, 1 << 16) == b"waiting" * 1000
+    os.close(writer)
+    os.close(reader)
