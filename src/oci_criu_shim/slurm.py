@@ -216,9 +216,10 @@ def _forget(prefix: str) -> None:
         del os.environ[name]
 
 
-def known_jobs() -> set[int]:
-    """The ids of the user's jobs that slurmctld knows: those to come, those that run, and for a while (MinJobAge) those
-    that have ended, which could still be requeued."""
+def known_jobs(ended: bool = True) -> set[int]:
+    """The ids of the user's jobs that slurmctld knows: those to come, those that run, and where `ended`, for a while
+    (MinJobAge) those that have ended, which could still be requeued."""
     _forget("SQUEUE_")
-    text = _run("squeue", "--me", "--states=all", "--array", "--noheader", "--format=%A")
+    states = ["--states=all"] if ended else []
+    text = _run("squeue", "--me", *states, "--array", "--noheader", "--format=%A")
     return set(map(int, text.split()))

@@ -16,7 +16,7 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
     from oci_criu_shim.checkpoints.store import Checkpoint
@@ -134,83 +134,22 @@ class Grown:
             os.close(here)
 
 
-class Rollback:
-    """What is to be cut off before `checkpoint` runs again, and kept in `directory`. `bases` is where the container's
-    mounts come from on this node, by their mount points. It is false where there is nothing to do."""
-
-    def __init__(self, checkpoint: Checkpoint, directory: str, bases: Mapping[str, str], log: Log) -> None:
-        self.directory = directory
-        self.log = log
-        rows = checkpoint.manifest.get("written", [])
-        files = [Grown(bases[row["mount"]], row) for row in rows if row["mount"] in bases]
-        self.grown = [file for file in files if file.is_longer()]
-
-    def __bool__(self) -> bool:
-        return bool(self.grown)
-
-    def run(self) -> None:
-        """Cut them back, and say so; ShimError where that fails, and the file is as it was."""
-        rows = list(_of_other_tasks(os.path.dirname(self.directory)))
-        for file in self.grown:
-            if file.row.get("others") or any(_same(file.row, row) for row in rows):
-                self.log.event(
-                    f"{file.inside} is longer than at the checkpoint, and others write it too: nothing is cut off, and "
-                    "what this task wrote after the checkpoint it writes once more"
-                )
-            else:
-                self._cut(file)
-
-    def _cut(self, file: Grown) -> None:
-        length = f"its length at the checkpoint ({file.size} bytes)"
+    def cut(self, directory: str) -> str:
+        """Go back to that length; the path below `directory` of what came after it, on disk before it is cut off."""
+        descriptor = self.open()
         try:
-            kept = _cut(file, self.directory)
-        except OSError as error:
-            raise ShimError(f"{file.inside} cannot go back to {length}: {error}") from None
-        self.log.event(f"{file.inside} goes back to {length}; what came after it is kept in {kept}")
-
-
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return one["inode"] == other["inode"] or (one["mount"], one["name"]) == (other["mount"], other["name"])
-
-
-def _of_other_tasks(own: str) -> Iterator[Mapping[str, Any]]:
-    """The rows of what other tasks, whose checkpoints are in the same checkpoint directory as those in `own`, have open
-    at their newest ones."""
-    top = os.path.dirname(os.path.dirname(own))
-    for path in _below(_below([top])):
-        numbers = store.Store(path, ".").numbers() if path != own else []
-        if numbers:
-            try:
-                yield from store.read(os.path.join(path, str(numbers[-1]))).manifest.get("written", [])
-            except ShimError:
-                pass  # it says nothing
-
-
-def _below(directories: Iterable[str]) -> Iterator[str]:
-    for directory in directories:
-        try:
-            yield from (os.path.join(directory, name) for name in os.listdir(directory) if not name.startswith("."))
-        except OSError:
-            pass  # no directory, or gone
-
-
-def _cut(file: Grown, directory: str) -> str:
-    """Cut the file back; where what came after is."""
-    files.make_directories(directory)
-    descriptor = file.open()
-    try:
-        kept = _keep(descriptor, file.size, directory, os.path.basename(file.inside))
-        os.ftruncate(descriptor, file.size)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return kept
+            kept = _keep(descriptor, self.size, directory, os.path.basename(self.inside))
+            os.ftruncate(descriptor, self.size)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return kept
 
 
 def _keep(descriptor: int, begin: int, directory: str, name: str) -> str:
-    """Copy what is beyond `begin` to a new file in `directory`, on disk when this returns; its path."""
-    number = len(os.listdir(directory)) + 1
-    path = os.path.join(directory, f"{number}-{name[:200]}")
+    """Copy what is beyond `begin` to a new file in `directory`, which is made; its path."""
+    files.make_directories(directory)
+    path = os.path.join(directory, f"{len(os.listdir(directory)) + 1}-{name[:200]}")
     copy = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         while sent := os.sendfile(copy, descriptor, begin, 1 << 30):
@@ -223,6 +162,67 @@ def _keep(descriptor: int, begin: int, directory: str, name: str) -> str:
         os.close(copy)
     files.sync_directory(directory)
     return path
+
+
+class Rollback:
+    """What is to be cut off before `checkpoint` runs again, and kept in `directory`. `bases` is where the container's
+    mounts come from on this node, by their mount points. It is false where there is nothing to do."""
+
+    def __init__(self, checkpoint: Checkpoint, directory: str, bases: Mapping[str, str], log: Log) -> None:
+        self.directory = directory
+        self.log = log
+        rows = checkpoint.manifest.get("written", [])
+        found = [Grown(bases[row["mount"]], row) for row in rows if row["mount"] in bases]
+        self.grown = [file for file in found if file.is_longer()]
+
+    def __bool__(self) -> bool:
+        return bool(self.grown)
+
+    def run(self) -> None:
+        """Cut them back, and say so; ShimError where that fails, and the file is as it was."""
+        others = list(_others(os.path.dirname(self.directory)))
+        for file in self.grown:
+            if file.row.get("others") or _is_shared(file.row, others):
+                self.log.event(
+                    f"{file.inside} is longer than at the checkpoint, and others write it too: nothing is cut off, and "
+                    "what this task wrote after the checkpoint it writes once more"
+                )
+                continue
+            length = f"its length at the checkpoint ({file.size} bytes)"
+            try:
+                kept = file.cut(self.directory)
+            except OSError as error:
+                raise ShimError(f"{file.inside} cannot go back to {length}: {error}") from None
+            self.log.event(f"{file.inside} goes back to {length}; what came after it is kept in {kept}")
+
+
+def _is_shared(row: Mapping[str, Any], others: list[tuple[int, Mapping[str, Any]]]) -> bool:
+    """Whether one of the `others`, whose job has not ended, is of the same file; 0 is the own job."""
+    name = row["mount"], row["name"]
+    jobs = {job for job, r in others if r["inode"] == row["inode"] or (r["mount"], r["name"]) == name}
+    if not jobs or 0 in jobs:
+        return bool(jobs)
+    from oci_criu_shim import slurm
+
+    try:
+        return not jobs.isdisjoint(slurm.known_jobs(ended=False))
+    except ShimError:
+        return True  # it may not have ended
+
+
+def _others(own: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(job, row of `written`) of the newest checkpoint of each other task in the checkpoint directory of the task whose
+    checkpoints are in `own`; 0 for its own job."""
+    top, own_job = os.path.split(os.path.dirname(own))
+    for job in filter(str.isdecimal, os.listdir(top)):
+        for task in os.listdir(os.path.join(top, job)):
+            path = os.path.join(top, job, task)
+            try:
+                newest = store.newest(path) if path != own else None
+            except (ShimError, OSError):
+                continue  # it says nothing
+            for row in newest.manifest.get("written", []) if newest else []:
+                yield 0 if job == own_job else int(job), row
 
 
 def place(checkpoint: Checkpoint, task: Task) -> str | None:

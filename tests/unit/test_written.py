@@ -49,7 +49,7 @@ class Lines(Log):
         super().__init__()
         self.lines: list[str] = []
 
-    def event(self, text: str) -> None:
+    def event(self, text: str, kind: str = "", **facts: object) -> None:
         self.lines.append(text)
 
 
@@ -177,24 +177,35 @@ def test_what_others_append_to_stays(task: Path, base: Path) -> None:
     assert "others write it too" in log.lines[0]
 
 
-def test_what_another_task_has_open_stays(task: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("key", "alive", "stays"),
+    [("12/1.0", set(), True), ("13/0.0", {13}, True), ("13/0.0", {12}, False), ("13/0.0", None, True)],
+    ids=["own-job", "running", "ended", "unknown"],
+)
+def test_what_another_task_has_open_stays(
+    task: Path, base: Path, monkeypatch: pytest.MonkeyPatch, key: str, alive: set[int] | None, stays: bool
+) -> None:
     row = row_of(base / "ledger", 7)
-    manifests = {"13/0.0/2": [row], "13/0.0/1": [], "12/0.0/1": [row]}
-    for key in manifests:
-        (task.parent.parent / key).mkdir(parents=True)
+    manifests = {f"{key}/2": [row], f"{key}/1": [], "12/0.0/1": [row]}
+    for path in manifests:
+        (task.parent.parent / path).mkdir(parents=True)
+    (task.parent.parent / "rates").mkdir()
+    (task.parent.parent / "12/file").touch()
 
     def read(path: str) -> Checkpoint:
         return Checkpoint(path, {"written": manifests["/".join(path.split("/")[-3:])]})
 
+    def known_jobs(ended: bool) -> set[int]:
+        if alive is None:
+            raise ShimError("squeue: not now")
+        return alive
+
     monkeypatch.setattr("oci_criu_shim.checkpoints.store.read", read)
+    monkeypatch.setattr("oci_criu_shim.slurm.known_jobs", known_jobs)
     found, log = rollback(task, base, row)
     found.run()
-    assert (base / "ledger").read_text() == "before after"
-    assert "others write it too" in log.lines[0]
-    manifests["13/0.0/2"] = []
-    found, log = rollback(task, base, row)
-    found.run()
-    assert (base / "ledger").read_text() == "before "
+    assert (base / "ledger").read_text() == ("before after" if stays else "before ")
+    assert ("others write it too" in log.lines[0]) is stays
 
 
 def test_nothing_is_cut_that_could_not_be_kept(task: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
