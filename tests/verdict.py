@@ -29,16 +29,23 @@ class Facts:
 
 def failures(ledger: str, output: str, facts: Facts) -> list[str]:
     """Everything that is wrong; nothing where the job never noticed that it was moved."""
-    lines = ledger.splitlines()
-    entries = [found.groups() for line in lines if (found := LINE.fullmatch(line))]
     said = [int(number) for number in re.findall(r"^tick (\d+)$", output, re.MULTILINE)]
     return [
         *job_failures(facts),
-        *(f"ledger: no such line is written: {line!r}" for line in lines if not LINE.fullmatch(line)),
-        *number_failures("ledger", [int(entry[0]) for entry in entries], facts.ticks),
         *number_failures("output", said, facts.ticks),
+        *ledger_failures(ledger, output, facts.ticks, facts.tick),
+    ]
+
+
+def ledger_failures(ledger: str, output: str, ticks: int, tick: float) -> list[str]:
+    """Everything that is wrong with a ledger; the output, where ticks may be doubled, says how the program ended."""
+    lines = ledger.splitlines()
+    entries = [found.groups() for line in lines if (found := LINE.fullmatch(line))]
+    return [
+        *(f"ledger: no such line is written: {line!r}" for line in lines if not LINE.fullmatch(line)),
+        *number_failures("ledger", [int(entry[0]) for entry in entries], ticks),
         *pid_failures([entry[1] for entry in entries]),
-        *clock_failures([float(entry[2]) for entry in entries], facts.tick + SLACK),
+        *clock_failures([float(entry[2]) for entry in entries], tick + SLACK),
         *checksum_failures([entry[3] for entry in entries], output),
     ]
 
