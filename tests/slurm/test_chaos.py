@@ -1,0 +1,149 @@
+"""Jobs with checkpoints, of which something is killed at a random moment, lose nothing that was in a checkpoint.
+
+CHAOS_ROUNDS is how many jobs there are, CHAOS_SEED makes them what they were in an earlier run.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import product
+
+import pytest
+
+from tests import jobs
+from tests.cluster import Cluster, ClusterError, wait_for
+from tests.jobs import Job, Work
+from tests.verdict import ledger_failures
+
+ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "6"))
+SEED = int(os.environ.get("CHAOS_SEED", time.time()))
+OPTIONS = ("--checkpoint=preempt,interval:2s", *jobs.OPTIONS[1:])
+VICTIMS = ("supervisor", "child", "criu", "worker", "helper", "slurmstepd", "slurmd", "node")
+KINDS, MODES = ("batch", "step"), ("append", "offset")
+MOMENTS = ("dump", "preemption", "restore")
+LATEST = {"dump": 0.6, "preemption": 3.0, "restore": 0.4}
+"""Seconds after the moment's beginning."""
+STATED = re.compile(r"^(oci-criu-shim: error: |slurmstepd-\S+: error: )", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What happens to one job."""
+
+    victim: str
+    moment: str
+    delay: float
+    kind: str
+    mode: str
+
+    @classmethod
+    def all(cls) -> list[Round]:
+        """Every victim at every moment, in an order of the seed's."""
+        chance = random.Random(SEED)
+        pairs: list[tuple[str, str]] = []
+        while len(pairs) < ROUNDS:
+            more = list(product(VICTIMS, MOMENTS))
+            chance.shuffle(more)
+            pairs += more
+        return [
+            cls(victim, moment, chance.uniform(0, LATEST[moment]), chance.choice(KINDS), chance.choice(MODES))
+            for victim, moment in pairs[:ROUNDS]
+        ]
+
+
+@dataclass
+class Disaster:
+    """One round, and what it took."""
+
+    job: Job
+    round: Round
+    high: str = ""
+    killed: str = ""
+    requeued: int = 0
+
+    @property
+    def cluster(self) -> Cluster:
+        return self.job.cluster
+
+    def strike(self) -> None:
+        """Let the moment come, and kill the victim."""
+        job, round = self.job, self.round
+        node = job.wait_running()
+        store = job.checkpoints().parent / ("batch.0" if round.kind == "batch" else "0.0")
+        wait_for(lambda: any(store.glob("[1-9]")), 60, "a first checkpoint")
+        if round.moment == "dump":
+            wait_for(lambda: any(store.glob(".stage.*")), 60, "a dump")
+        else:
+            self.high = job.displace()
+        if round.moment == "restore":
+            wait_for(lambda: self.eligible() and job.record()["restart_cnt"] == 1, 60, "the requeue")
+            node = job.wait_running()
+        self.kill(node)
+
+    def kill(self, node: str) -> None:
+        if self.round.victim == "node":
+            time.sleep(self.round.delay)
+            self.cluster.kill(node)
+            self.killed = node
+            return
+        argv = ["python3", "-ISB", "/src/tests/programs/victim.py", self.round.victim, self.job.number]
+        argv += [str(self.round.delay), "4"]
+        self.killed = self.cluster.exec(node, argv, "root").stdout.strip()
+        if self.round.victim == "slurmd":
+            self.cluster.exec(node, ["sh", "-c", "setsid /usr/sbin/slurmd -D >/dev/null 2>&1 &"], "root")
+
+    def eligible(self) -> bool:
+        """Do what a site, or patience, would: the job need not wait, and is not held."""
+        if "PENDING" in self.job.state():
+            if self.high:
+                self.cluster.exec("ctl", ["scancel", self.high])
+                self.high = ""
+            self.ask("scontrol", "release", self.job.number)
+            self.ask("scontrol", "update", f"JobId={self.job.number}", "StartTime=now")
+        return True
+
+    def ask(self, *argv: str) -> None:
+        self.cluster.exec("ctl", list(argv), "root", check=False)
+
+    def ended(self) -> bool:
+        """Whether it has. One that was stopped says why, and is requeued as its user would, once."""
+        self.eligible()
+        state = self.job.state()
+        if state not in jobs.ENDED or state == "COMPLETED" or self.requeued:
+            return state in jobs.ENDED
+        self.requeued += 1
+        assert STATED.search(self.job.output()), f"{state}, and nothing says why"
+        self.ask("scontrol", "requeue", self.job.number)
+        return False
+
+    def judge(self) -> None:
+        """Wait for its end: all that the program did is there, once."""
+        job = self.job
+        wait_for(self.ended, 120, f"job {job.number} to end")
+        assert job.state() == "COMPLETED"
+        assert ledger_failures(job.ledger(), job.output(), job.work.ticks, job.work.tick) == []
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_round(shim_cluster: Cluster, shim_bundle: str, number: int) -> None:
+    round = Round.all()[number]
+    submit = jobs.batch if round.kind == "batch" else jobs.step
+    job = submit(shim_cluster, shim_bundle, f"chaos{number}", Work(ticks=20, tick=0.4, mode=round.mode), *OPTIONS)
+    disaster = Disaster(job, round)
+    print(f"CHAOS_SEED={SEED} round {number}: {round}")
+    try:
+        disaster.strike()
+        disaster.judge()
+    except (AssertionError, ClusterError) as error:
+        pytest.fail(f"CHAOS_SEED={SEED} round {number}: {disaster}\n{error}\n{job.quoted()}")
+    finally:
+        print(f"killed {disaster.killed or 'nothing'}; requeued by hand: {disaster.requeued}")
+        shim_cluster.exec("ctl", ["scancel", "--user=alice"], "root", check=False)
+        if round.victim == "node":
+            with suppress(ClusterError):
+                shim_cluster.boot(disaster.killed)
