@@ -30,6 +30,8 @@ class Supervisor:
     `pid_file` is where the backend writes the init's pid. `checkpointer` knows when a checkpoint is due, and `take`,
     called in a child with the reason, takes one; None where the job did not ask for any. `told` becomes
     whether the container was sent a signal that may have ended it.
+    called in a child with the reason, takes one; None where the job did not ask for any. `owner` is a pidfd of who
+    answers for the container to Slurm: were it to run on without, the job's next run would not be alone.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Supervisor:
         signals: Signals,
         checkpointer: Checkpointer | None,
         take: Callable[[str], int],
+        owner: int | None = None,
     ) -> None:
         self.container = container
         self.main = main
@@ -49,6 +52,7 @@ class Supervisor:
         self.signals = signals
         self.checkpointer = checkpointer
         self.take = take
+        self.owner = owner
         self.child: int | None = None  # it takes a checkpoint, for the first of the `reasons`; others have come since
         self.reasons: list[str] = []
         self.wake = 0.0  # when a checkpoint may be due, by the monotonic clock
@@ -77,10 +81,15 @@ class Supervisor:
     def _wait(self) -> None:
         poll = select.poll()
         poll.register(self.signals.reader, select.POLLIN)
+        if self.owner is not None:
+            poll.register(self.owner, select.POLLIN)
         for descriptor, events in self.stdio.watch().items():
             poll.register(descriptor, events)
         for descriptor, event in poll.poll(self._timeout_ms()):
-            if descriptor != self.signals.reader:
+            if descriptor == self.owner:
+                self.owner = None
+                self._pass_on(signal.SIGKILL)
+            elif descriptor != self.signals.reader:
                 self.stdio.ready(descriptor, event)
 
     def _timeout_ms(self) -> float | None:

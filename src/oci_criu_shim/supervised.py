@@ -37,6 +37,7 @@ class Supervised:
         self.checkpointer: Checkpointer | None = None  # None where the job did not ask for checkpoints
         self.told = False  # whether the container was sent a signal that may have ended it
         self.rollback = False  # whether files that grew after the checkpoint are cut back
+        self.owner = _slurmstepd() if plan.task else None
         # In the background, until `create` was told that `start` may come: how it is told.
         self.created: Callable[[], None] | None = None
 
@@ -246,10 +247,12 @@ class Supervised:
     def _supervise(self, main: int, stdio: Stdio) -> int:
         stdio.started()
         supervisor = supervise.Supervisor(
-            self.container, main, self.pid_file, stdio, self.signals, self.checkpointer, self._take
+            self.container, main, self.pid_file, stdio, self.signals, self.checkpointer, self._take, self.owner
         )
         status = supervisor.run()
         self.told = supervisor.told
+        if self.owner is not None and supervisor.owner is None:
+            self.log.error(f"slurmstepd was killed, so {self.container.name} was ended: a requeue has its job go on")
         return status
 
     def _take(self, reason: str) -> int:
@@ -262,6 +265,16 @@ class Supervised:
         if reason == LOOK:
             return taking.look(self.checkpointer)
         return (preempt.go if reason in ENDING else taking.run_on)(self.checkpointer, reason)
+
+
+def _slurmstepd() -> int | None:
+    """A pidfd of our parent where that is the step's; None where anybody else called us."""
+    parent = os.getppid()
+    try:
+        with open(f"/proc/{parent}/comm", encoding="utf-8") as stream:
+            return os.pidfd_open(parent) if stream.read() == "slurmstepd\n" else None
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 def _tell(writer: int) -> None:

@@ -40,6 +40,15 @@ def supervisors(job: str) -> list[int]:
     return found
 
 
+def parents(job: str) -> list[int]:
+    """The slurmstepd of each supervisor."""
+    found = []
+    for pid in supervisors(job):
+        with suppress(*GONE):
+            found.append(int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]))
+    return [pid for pid in found if words(pid)[:1] and words(pid)[0].startswith("slurmstepd")]
+
+
 def children(pid: int) -> list[int]:
     try:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -63,7 +72,7 @@ KINDS: dict[str, Callable[[str], list[int]]] = {
     "criu": named(r"^\S*criu swrk "),
     "worker": named(r" \S*/worker\.py {job}\b"),
     "helper": named(r"^\S*/helper {job} "),
-    "slurmstepd": named(r"^slurmstepd: \[{job}\.(batch|0)\]"),
+    "slurmstepd": parents,
     "slurmd": named(r"^\S*/slurmd\b"),
 }
 

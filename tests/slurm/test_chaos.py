@@ -1,6 +1,7 @@
 """Jobs with checkpoints, of which something is killed at a random moment, lose nothing that was in a checkpoint.
 
-CHAOS_ROUNDS is how many jobs there are, CHAOS_SEED makes them what they were in an earlier run.
+CHAOS_ROUNDS is how many jobs there are, CHAOS_SEED makes them what they were in an earlier run, and CHAOS_VICTIMS names
+what may be killed: each of VICTIMS by default.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import os
 import random
 import re
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 
@@ -23,12 +23,12 @@ from tests.verdict import ledger_failures
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "6"))
 SEED = int(os.environ.get("CHAOS_SEED", time.time()))
 OPTIONS = ("--checkpoint=preempt,interval:2s", *jobs.OPTIONS[1:])
-VICTIMS = ("supervisor", "child", "criu", "worker", "helper", "slurmstepd", "slurmd", "node")
+VICTIMS = "supervisor child criu worker helper slurmstepd slurmd node"
 KINDS, MODES = ("batch", "step"), ("append", "offset")
 MOMENTS = ("dump", "preemption", "restore")
 LATEST = {"dump": 0.6, "preemption": 3.0, "restore": 0.4}
 """Seconds after the moment's beginning."""
-STATED = re.compile(r"^(oci-criu-shim: error: |slurmstepd-\S+: error: )", re.MULTILINE)
+STATED = re.compile(r"^(oci-criu-shim|srun): error: ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Round:
         chance = random.Random(SEED)
         pairs: list[tuple[str, str]] = []
         while len(pairs) < ROUNDS:
-            more = list(product(VICTIMS, MOMENTS))
+            more = list(product(os.environ.get("CHAOS_VICTIMS", VICTIMS).split(), MOMENTS))
             chance.shuffle(more)
             pairs += more
         return [
@@ -64,6 +64,7 @@ class Disaster:
     round: Round
     high: str = ""
     killed: str = ""
+    dark: str = ""
     requeued: int = 0
 
     @property
@@ -88,14 +89,23 @@ class Disaster:
     def kill(self, node: str) -> None:
         if self.round.victim == "node":
             time.sleep(self.round.delay)
-            self.cluster.kill(node)
             self.killed = node
+            self.take_power(node)
             return
         argv = ["python3", "-ISB", "/src/tests/programs/victim.py", self.round.victim, self.job.number]
         argv += [str(self.round.delay), "4"]
         self.killed = self.cluster.exec(node, argv, "root").stdout.strip()
+        if self.round.victim == "slurmstepd" and self.killed:
+            # Slurm 24.11 does not notice, and can't clear up: that takes a boot. Our part is to leave nothing running.
+            argv = ["sh", "-c", f"ls -d /run/oci-criu-shim/{self.job.number}/*/pid"]
+            wait_for(lambda: self.cluster.exec(node, argv, check=False).returncode, 20, "the container's end")
+            self.take_power(node)
         if self.round.victim == "slurmd":
             self.cluster.exec(node, ["sh", "-c", "setsid /usr/sbin/slurmd -D >/dev/null 2>&1 &"], "root")
+
+    def take_power(self, node: str) -> None:
+        self.dark = node
+        self.cluster.kill(node)
 
     def eligible(self) -> bool:
         """Do what a site, or patience, would: the job need not wait, and is not held."""
@@ -117,7 +127,9 @@ class Disaster:
         if state not in jobs.ENDED or state == "COMPLETED" or self.requeued:
             return state in jobs.ENDED
         self.requeued += 1
-        assert STATED.search(self.job.output()), f"{state}, and nothing says why"
+        # Where the supervisor itself was killed, only Slurm can tell.
+        killed = "RaisedSignal:9" in str(self.job.record()["state_reason"])
+        assert killed or STATED.search(self.job.output()), f"{state}, and nothing says why"
         self.ask("scontrol", "requeue", self.job.number)
         return False
 
@@ -142,8 +154,7 @@ def test_round(shim_cluster: Cluster, shim_bundle: str, number: int) -> None:
     except (AssertionError, ClusterError) as error:
         pytest.fail(f"CHAOS_SEED={SEED} round {number}: {disaster}\n{error}\n{job.quoted()}")
     finally:
-        print(f"killed {disaster.killed or 'nothing'}; requeued by hand: {disaster.requeued}")
+        print(f"killed {disaster.killed or 'nothing'}; requeued by hand: {disaster.requeued}\n{job.output()}")
         shim_cluster.exec("ctl", ["scancel", "--user=alice"], "root", check=False)
-        if round.victim == "node":
-            with suppress(ClusterError):
-                shim_cluster.boot(disaster.killed)
+        if disaster.dark:
+            shim_cluster.boot(disaster.dark)
