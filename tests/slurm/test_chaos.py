@@ -128,7 +128,7 @@ class Disaster:
             return state in jobs.ENDED
         self.requeued += 1
         # Where the supervisor itself was killed, only Slurm can tell.
-        killed = "RaisedSignal:9" in str(self.job.record()["state_reason"])
+        killed = "SIGNALED" in self.job.record()["exit_code"]["status"]
         assert killed or STATED.search(self.job.output()), f"{state}, and nothing says why"
         self.ask("scontrol", "requeue", self.job.number)
         return False
