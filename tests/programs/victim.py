@@ -1,13 +1,12 @@
 """Runs on a node as root: ends one process of a job, as `kill -9` would: victim.py KIND JOB DELAY LIMIT.
 
-Waits until there is one of that KIND, LIMIT seconds at most, and DELAY more. Prints which one it was; nothing where
-there was none.
+Waits until there is one of that KIND, and DELAY more; where it has ended by then, for the next one, and less. Prints
+which one it was; nothing where there was none for LIMIT seconds.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import re
 import signal
 import sys
@@ -78,18 +77,19 @@ KINDS: dict[str, Callable[[str], list[int]]] = {
 
 
 def main(kind: str, job: str, delay: str, limit: str) -> None:
-    end = time.monotonic() + float(limit)
-    while not KINDS[kind](job):
-        if time.monotonic() > end:
-            return
-        time.sleep(0.005)
-    time.sleep(float(delay))
-    if found := KINDS[kind](job):
-        pid = random.choice(found)
-        said = f"{pid} {' '.join(words(pid))}"
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-            print(said)
+    end, wait = time.monotonic() + float(limit), float(delay)
+    while time.monotonic() < end:
+        if not KINDS[kind](job):
+            time.sleep(0.005)
+            continue
+        time.sleep(wait)
+        wait /= 2
+        for pid in KINDS[kind](job)[:1]:
+            said = f"{pid} {' '.join(words(pid))}"
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                print(said)
+                return
 
 
 if __name__ == "__main__":

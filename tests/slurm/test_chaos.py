@@ -93,7 +93,7 @@ class Disaster:
             self.take_power(node)
             return
         argv = ["python3", "-ISB", "/src/tests/programs/victim.py", self.round.victim, self.job.number]
-        argv += [str(self.round.delay), "4"]
+        argv += [str(self.round.delay), "6"]
         self.killed = self.cluster.exec(node, argv, "root").stdout.strip()
         if self.round.victim == "slurmstepd" and self.killed:
             # Slurm 24.11 does not notice, and can't clear up: that takes a boot. Our part is to leave nothing running.

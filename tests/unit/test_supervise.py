@@ -30,7 +30,7 @@ def test_the_owner_ends(tmp_path: Path, ends: bool) -> None:
         stdio.started()
         supervisor = Supervisor(container, main, "", stdio, Signals(), None, lambda _: 0, pidfd)
         if ends:
-            owner.kill()
+            os.kill(owner.pid, signal.SIGKILL)
         return supervisor.run()
 
     try:
