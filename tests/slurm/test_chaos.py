@@ -65,7 +65,8 @@ class Disaster:
     high: str = ""
     killed: str = ""
     dark: str = ""
-    requeued: int = 0
+    requeued: int | None = None
+    """How often it had been started again when it was requeued by hand."""
 
     @property
     def cluster(self) -> Cluster:
@@ -82,7 +83,7 @@ class Disaster:
         else:
             self.high = job.displace()
         if round.moment == "restore":
-            wait_for(lambda: self.eligible() and job.record()["restart_cnt"] == 1, 60, "the requeue")
+            wait_for(self.restarted, 60, "the requeue")
             node = job.wait_running()
         self.kill(node)
 
@@ -107,29 +108,36 @@ class Disaster:
         self.dark = node
         self.cluster.kill(node)
 
-    def eligible(self) -> bool:
-        """Do what a site, or patience, would: the job need not wait, and is not held."""
-        if "PENDING" in self.job.state():
+    def restarted(self) -> bool:
+        """Whether it has been requeued; it need not wait for the other job's end, nor as long as Slurm has it wait."""
+        record = self.job.record()
+        if "PENDING" in record["job_state"]:
             if self.high:
-                self.cluster.exec("ctl", ["scancel", self.high])
+                self.ask("scancel", self.high)
                 self.high = ""
-            self.ask("scontrol", "release", self.job.number)
-            self.ask("scontrol", "update", f"JobId={self.job.number}", "StartTime=now")
-        return True
+            if record["hold"]:
+                self.ask("scontrol", "release", self.job.number)
+            if record["eligible_time"]["number"] > time.time() + 10:
+                # At once would be too soon for the node that it ran on (Slurm 24.11: "Job credential revoked").
+                self.ask("scontrol", "update", f"JobId={self.job.number}", "StartTime=now+3")
+        return bool(record["restart_cnt"])
 
     def ask(self, *argv: str) -> None:
         self.cluster.exec("ctl", list(argv), "root", check=False)
 
     def ended(self) -> bool:
         """Whether it has. One that was stopped says why, and is requeued as its user would, once."""
-        self.eligible()
-        state = self.job.state()
-        if state not in jobs.ENDED or state == "COMPLETED" or self.requeued:
+        self.restarted()
+        record, state = self.job.record(), self.job.state()
+        if state not in jobs.ENDED or state == "COMPLETED":
             return state in jobs.ENDED
-        self.requeued += 1
-        # Where the supervisor itself was killed, only Slurm can tell.
-        killed = "SIGNALED" in self.job.record()["exit_code"]["status"]
-        assert killed or STATED.search(self.job.output()), f"{state}, and nothing says why"
+        if self.requeued is None:
+            # Where the supervisor itself was killed, only Slurm can tell.
+            killed = "SIGNALED" in record["exit_code"]["status"]
+            assert killed or STATED.search(self.job.output()), f"{state}, and nothing says why"
+            self.requeued = int(record["restart_cnt"])
+        if self.requeued < record["restart_cnt"]:
+            return True
         self.ask("scontrol", "requeue", self.job.number)
         return False
 
@@ -154,7 +162,7 @@ def test_round(shim_cluster: Cluster, shim_bundle: str, number: int) -> None:
     except (AssertionError, ClusterError) as error:
         pytest.fail(f"CHAOS_SEED={SEED} round {number}: {disaster}\n{error}\n{job.quoted()}")
     finally:
-        print(f"killed {disaster.killed or 'nothing'}; requeued by hand: {disaster.requeued}\n{job.output()}")
+        print(f"killed {disaster.killed or 'nothing'}; requeued by hand: {disaster.requeued is not None}\n{job.output()}")
         shim_cluster.exec("ctl", ["scancel", "--user=alice"], "root", check=False)
         if disaster.dark:
             shim_cluster.boot(disaster.dark)
