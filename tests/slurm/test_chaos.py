@@ -162,7 +162,8 @@ def test_round(shim_cluster: Cluster, shim_bundle: str, number: int) -> None:
     except (AssertionError, ClusterError) as error:
         pytest.fail(f"CHAOS_SEED={SEED} round {number}: {disaster}\n{error}\n{job.quoted()}")
     finally:
-        print(f"killed {disaster.killed or 'nothing'}; requeued by hand: {disaster.requeued is not None}\n{job.output()}")
+        stopped = "" if disaster.requeued is None else "; it stopped, and was requeued by hand"
+        print(f"killed {disaster.killed or 'nothing'}{stopped}\n{job.output()}")
         shim_cluster.exec("ctl", ["scancel", "--user=alice"], "root", check=False)
         if disaster.dark:
             shim_cluster.boot(disaster.dark)
