@@ -28,10 +28,9 @@ class Supervisor:
     """`main` is the child whose exit status is the container's: the backend's foreground `run`, or the init itself.
 
     `pid_file` is where the backend writes the init's pid. `checkpointer` knows when a checkpoint is due, and `take`,
-    called in a child with the reason, takes one; None where the job did not ask for any. `told` becomes
-    whether the container was sent a signal that may have ended it.
     called in a child with the reason, takes one; None where the job did not ask for any. `owner` is a pidfd of who
-    answers for the container to Slurm: were it to run on without, the job's next run would not be alone.
+    answers for the container to Slurm: were it to run on without, the job's next run would not be alone. `told` becomes
+    whether the container was sent a signal that may have ended it.
     """
 
     def __init__(
