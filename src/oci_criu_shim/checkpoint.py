@@ -37,8 +37,10 @@ class Taken:
 
     def describe(self) -> str:
         """Where to, how big, how long, for the event line."""
-        size = self.checkpoint.manifest["bytes"] / (1 << 20)
-        return f"{self.checkpoint.path} ({size:.1f} MiB in {self.seconds:.2f} s, frozen {self.frozen:.2f} s)"
+        size, dumped = self.checkpoint.manifest["bytes"] / (1 << 20), self.checkpoint.dumped / (1 << 20)
+        smaller = f", compressed to {size:.1f} MiB" if self.checkpoint.manifest.get("compressed") else ""
+        times = f"{self.seconds:.2f} s, frozen {self.frozen:.2f} s"
+        return f"{self.checkpoint.path} ({dumped:.1f} MiB in {times}{smaller})"
 
 
 def take(
@@ -86,11 +88,13 @@ def take(
             # It is committed, so it must not run on: what it did now would be done twice.
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:
-            files.remove_if_there(link)
+            if not committed or options["leave_running"]:
+                files.remove_if_there(link)
             for descriptor in (*directories, pidfd):
                 os.close(descriptor)
             connection.close()
         taken = Taken(committed[0], time.monotonic() - begin)
+    files.remove_if_there(link)
     return taken
 
 

@@ -7,6 +7,7 @@ import signal
 
 from oci_criu_shim import files, schedule, units
 from oci_criu_shim.estimate import Estimate
+from oci_criu_shim.packing import Packing
 from oci_criu_shim.schedule import Schedule
 from oci_criu_shim.signals import CHECKPOINT
 
@@ -47,6 +48,7 @@ class Checkpointer:
         self.when = schedule.parse(text, task.interval)
         self.estimate = Estimate(container, store.directory, settings.dump_rate)
         self.schedule = Schedule(self.when, self.estimate.seconds, task.end, settings.margin, settings.mtbf)
+        self.packing = Packing(container, store)
         self.grace = 0
         self.said: set[str] = set()
 
@@ -73,8 +75,15 @@ class Checkpointer:
         """For how many seconds there is nothing to ask due() for."""
         return self.schedule.sleep()
 
-    def done(self, reason: str) -> None:
-        """A child that was to see to it has ended."""
+    def begin(self, reason: str) -> None:
+        """A child is about to see to it."""
+        if reason != schedule.LOOK:
+            self.packing.stop()
+
+    def done(self, reason: str, status: int) -> None:
+        """A child that was to see to it has ended, with one of the results above."""
+        if status == TAKEN and reason not in ENDING:
+            self.packing.start()
         if reason == schedule.TIMEOUT:
             self.schedule.tried = self.schedule.end
         if reason in (schedule.LOOK, schedule.TIMEOUT):

@@ -23,6 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "rollback": True,
     "max-restarts": 3,
     "feature": "",
+    "compress": "off",
     "checkpoint": "preempt",
     "partitions": {},
     "margin": "10s",
@@ -45,8 +46,8 @@ class Settings:
     is in bytes, 0 where there is none; `fresh_start` allows a restarted task to begin again where it has none;
     `rollback` has files that have grown since a checkpoint cut back to their length at it;
     `max_restarts` is how often it is restored without getting further, 0 for ever; `feature` is one of nodes, which
-    requeued jobs ask for, or empty; `keep_ended`, `margin` and `mtbf` are seconds, `dump_rate` bytes per second
-    (schedule.Schedule, estimate.Estimate)."""
+    requeued jobs ask for, or empty; `compress` is what codec.parse() reads; `keep_ended`, `margin` and `mtbf` are
+    seconds, `dump_rate` bytes per second (schedule.Schedule, estimate.Estimate)."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.backend: str = values["backend"]
@@ -58,6 +59,7 @@ class Settings:
         self.rollback: bool = values["rollback"]
         self.max_restarts: int = values["max-restarts"]
         self.feature: str = values["feature"]
+        self.compress: str = values["compress"]
         self.checkpoint: str = values["checkpoint"]
         self.partitions: dict[str, dict[str, str]] = values["partitions"]
         self.margin: int = units.parse_time(values["margin"])
@@ -91,6 +93,7 @@ def load(path: str = PATH) -> Settings:
             raise ShimError(f"{path}: {name} must be at least {least}, not {values[name]}")
     if not all(character.isalnum() or character in "_.-" for character in values.get("feature", "")):
         raise ShimError(f"{path}: feature is a node's feature, not {values['feature']!r}")
+    _check_compress(path, values.get("compress", "off"))
     for partition, table in values.get("partitions", {}).items():
         if not isinstance(table, dict) or not set(table) <= set(PER_PARTITION):
             raise ShimError(f"{path}: [partitions.{partition}] may have {', '.join(PER_PARTITION)} only")
@@ -100,6 +103,16 @@ def load(path: str = PATH) -> Settings:
         except ValueError as error:
             raise ShimError(f"{path}: {name} is a {such_as}, not {str(error)!r}") from None
     return Settings({**DEFAULTS, **values})
+
+
+def _check_compress(path: str, value: str) -> None:
+    from oci_criu_shim.checkpoints import codec
+
+    try:
+        codec.parse(value)
+    except ValueError:
+        known = ", ".join(f"{name}:{min(levels)} to {name}:{max(levels)}" for name, levels in codec.LEVELS.items())
+        raise ShimError(f"{path}: compress is off, zstd, lz4, or {known}, not {value!r}") from None
 
 
 def backend(path: str = PATH) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+TEMPORARY = ".tmp"  # what the names of files end in that are not all there
 BLANKS = " \t\n\r"  # of JSON (RFC 8259)
 
 TYPE_CHECKING = False
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def write_atomically(path: str, data: bytes, mode: int = 0o600, durable: bool = False) -> None:
     """Replace `path` by `data`; with `durable` the data is on disk before the name is."""
-    temporary = f"{path}.{os.getpid()}.tmp"
+    temporary = f"{path}.{os.getpid()}{TEMPORARY}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     try:
         with open(descriptor, "wb") as stream:

@@ -12,7 +12,9 @@ import os
 import signal
 
 from oci_criu_shim import builder, criu, files, fit, groups, hooks, linux, mounts
+from oci_criu_shim.checkpoints import store
 from oci_criu_shim.checkpoints.integrity import Verification
+from oci_criu_shim.checkpoints.unpacking import Unpacked
 from oci_criu_shim.errors import Misfit, NotRestored, ShimError
 from oci_criu_shim.log import Log
 from oci_criu_shim.written import Rollback
@@ -178,15 +180,33 @@ def start(
     Raises ShimError, with CRIU's own words, where that fails; nothing of it is running then. Misfit: it is this node
     that can't.
     """
-    verification = Verification(checkpoint)
-    fit.check(checkpoint.manifest, bundle)
-    linux.become_subreaper()
-    os.mkdir(container.path("stage"), 0o700)
-    plan = Plan(container, bundle, checkpoint, asked or Asked())
-    mounts.make_points(bundle.mounts, bundle.path, bundle.rootfs)
     log = log or Log()
-    rollback = Rollback(checkpoint, cut, plan.bases, log) if cut else None
-    steps = _Steps(container, bundle, verification, rollback)
+
+    def attempt(found: Checkpoint) -> tuple[int, int | None]:
+        verification = Verification(found)
+        fit.check(found.manifest, bundle)
+        if os.path.exists(container.path("stage")):
+            undo(container, cgroup(container, bundle, found))  # an attempt before
+        with Unpacked(found, container.path(f"stage.{os.getpid()}")) as raw:
+            os.mkdir(container.path("stage"), 0o700)
+            return _restore(Plan(container, bundle, raw, asked or Asked()), verification, cut, stdio, log)
+
+    pid, terminal = store.steadily(checkpoint, attempt)
+    if terminal is not None:
+        _attach(stdio, terminal, pid)
+    for warning in hooks.warnings(bundle.hooks, "poststart", container.state("running", pid)):
+        log.error(warning)
+    return pid
+
+
+def _restore(
+    plan: Plan, verification: Verification, cut: str | None, stdio: Stdio | Streams, log: Log
+) -> tuple[int, int | None]:
+    """The pid of the init, and the master of its terminal, if it has one."""
+    linux.become_subreaper()
+    mounts.make_points(plan.bundle.mounts, plan.bundle.path, plan.bundle.rootfs)
+    rollback = Rollback(verification.checkpoint, cut, plan.bases, log) if cut else None
+    steps = _Steps(plan.container, plan.bundle, verification, rollback)
     swrk = builder.start(plan, stdio)
     try:
         verification.start()
@@ -201,13 +221,8 @@ def start(
     if not response.success:
         raise _failure(plan, response)
     if not verification.complete:
-        log.event(f"{checkpoint.path} was not verified: it has no checksums of its memory")
-    pid = int(response.restore.pid)
-    if swrk.terminal is not None:
-        _attach(stdio, swrk.terminal, pid)
-    for warning in hooks.warnings(bundle.hooks, "poststart", container.state("running", pid)):
-        log.error(warning)
-    return pid
+        log.event(f"{verification.checkpoint.path} was not verified: it has no checksums of its memory")
+    return int(response.restore.pid), swrk.terminal
 
 
 def _attach(stdio: Stdio | Streams, terminal: int, pid: int) -> None:

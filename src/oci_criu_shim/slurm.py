@@ -90,6 +90,11 @@ def end_time(job: int) -> int:
     return 0 if record["time_limit"].get("infinite") else _time(record["end_time"])
 
 
+def seconds_left(job: int) -> float:
+    """Until Slurm ends `job`: at the end of its grace time, or at its time limit."""
+    return _time(_job(job)["end_time"]) - time.time()
+
+
 def is_requeueable(job: int) -> bool:
     """Whether `job` may be requeued (sbatch --requeue, or the site's JobRequeue)."""
     return bool(_job(job)["requeue"])

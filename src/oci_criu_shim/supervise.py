@@ -73,6 +73,8 @@ class Supervisor:
                 self._record_init()
             if self.checkpointer and self.recorded:
                 self._checkpoint(self.checkpointer)
+        if self.checkpointer:
+            self.checkpointer.packing.stop()
         self.stdio.drain()
         self.stdio.ended()
         return process.exit_status(self.status)
@@ -131,6 +133,7 @@ class Supervisor:
             self.wake = time.monotonic() + checkpointer.sleep()
         if self.child is None and self.status is None and self.reasons:
             reason = self.reasons[0]
+            checkpointer.begin(reason)
             self.child = process.fork(lambda: self.take(reason))
 
     def _pass_on(self, number: int) -> None:
@@ -161,7 +164,7 @@ class Supervisor:
     def _checkpointed(self, checkpointer: Checkpointer, code: int) -> None:
         reason = self.reasons.pop(0)
         self.child = None
-        checkpointer.done(reason)
+        checkpointer.done(reason, code)
         self.wake = 0.0
         if reason == PREEMPT:
             if code == NO_REASON and self.terminating:

@@ -102,14 +102,16 @@ class Supervised:
     def _run(self) -> int:
         if self.task is None or not self.task.asked:
             return self._create()
-        from oci_criu_shim import config, history, preflight, steps, tidy
+        from oci_criu_shim import config, history, packing, preflight, steps, tidy
         from oci_criu_shim.checkpointer import Checkpointer
         from oci_criu_shim.checkpoints.store import Store
 
         settings = config.load()
         preflight.check_bundle(self.plan.bundle)
         self.rollback = settings.rollback
-        store = Store(self.task.directory or settings.checkpoint_dir, self.task.key, settings.quota)
+        directory = self.task.directory or settings.checkpoint_dir
+        compression = packing.compression(settings.compress, self.task.job, self.log)
+        store = Store(directory, self.task.key, settings.quota, compression)
         self.log = history.Log(self.log, store.directory, self.task)
         self.checkpointer = Checkpointer(self.container, self.task, store, settings, self.log)
         if self.task.directory is None:

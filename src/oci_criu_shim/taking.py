@@ -34,7 +34,7 @@ def dump(of: Checkpointer, reason: str, connection: socket.socket | None = None)
     except OSError as error:
         raise ShimError(str(error)) from None
     of.log.note("checkpointed", **taken.facts(), runs_on=options["leave_running"])
-    of.estimate.measured(taken.checkpoint.manifest["bytes"], taken.seconds)
+    of.estimate.measured(taken.checkpoint.dumped, taken.seconds)
     return taken.describe()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim import config, estimate, process, schedule
-from oci_criu_shim.checkpointer import REQUEST, Checkpointer
+from oci_criu_shim.checkpointer import NO_REASON, REQUEST, Checkpointer
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
@@ -65,9 +65,9 @@ def test_a_default_that_is_none(make: Make) -> None:
 
 def test_limits(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     made = make("preempt,timeout")
-    made.done(schedule.LOOK)  # Slurm did not answer
+    made.done(schedule.LOOK, NO_REASON)  # Slurm did not answer
     made.note_limits(2000, 60)
-    made.done(schedule.LOOK)
+    made.done(schedule.LOOK, NO_REASON)
     assert (made.schedule.end, made.grace) == (2000, 60)
     made.schedule.end = 0
     assert not made.due() and not capsys.readouterr().err
@@ -76,7 +76,7 @@ def test_limits(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
 def test_too_large_for_the_grace_time_is_said_once(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
     made = make("preempt", **{"dump-rate": "1K"})
     made.note_limits(0, 1)
-    made.done(schedule.LOOK)
+    made.done(schedule.LOOK, NO_REASON)
     made.due()
     made.due()
     assert capfd.readouterr().err.count("partition low gives 1 s at a preemption") == 1

@@ -344,3 +344,8 @@ def test_no_progress_in_a_file(capfd: Capture, monkeypatch: pytest.MonkeyPatch) 
     with report.Progress("verifying", 4096) as progress:
         progress.tell(1024)
     assert not capfd.readouterr().err
+
+
+def test_size_before_compression() -> None:
+    assert look._compression({"compressed": [], "dumped": 3 << 20}) == ""
+    assert look._compression({"compressed": ["lz4", "zstd"], "dumped": 3 << 20}) == ", 3.0 MiB before lz4, zstd"

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from oci_criu_shim import config, criu, doctor, process
+from oci_criu_shim.checkpoints import codec
 from oci_criu_shim.doctor import node, sandbox, site
 from oci_criu_shim.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.errors import ShimError
@@ -282,3 +283,18 @@ def test_space(monkeypatch: Patch, checkpoints: Path, free: int, inodes: int, er
     with pytest.raises(error) as caught:
         node.space()
     assert type(caught.value) is error
+
+
+def test_compression(monkeypatch: Patch, tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    monkeypatch.setattr(config.load, "__defaults__", (str(path),))
+    assert node.compression() == "off"
+    path.write_text('compress = "lz4:3"')
+    assert node.compression().startswith("lz4:3: /")
+    monkeypatch.setitem(codec.MODULES, "lz4", "no_such_module")
+    with pytest.raises(Caution, match=r"no lz4 on this node.*: checkpoints stay uncompressed") as caught:
+        node.compression()
+    assert caught.value.hint == "install python3-lz4"
+    path.write_text('compress = "gzip"')
+    with pytest.raises(Skipped, match=r"config.toml can't be used"):
+        node.compression()

@@ -89,7 +89,7 @@ def test_checksums_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mo
     assert not Verification(made).complete
 
 
-def full(*_: object) -> None:
+def full(*_: object, **__: object) -> None:
     raise OSError(28, "No space left on device")
 
 

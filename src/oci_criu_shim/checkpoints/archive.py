@@ -1,6 +1,7 @@
 """Checkpoints as podman's archives: config.dump, spec.dump, dump.log, stats-dump and checkpoint/ in a tar file.
 
-Those that we write have our manifest and checksums too; only those can be read again.
+Images in them are raw: podman reads no others. Those that we write have our manifest and checksums too; only those can
+be read again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import tarfile
 
 from oci_criu_shim import process
 from oci_criu_shim.checkpoints.integrity import CHECKSUMS
-from oci_criu_shim.checkpoints.store import DESCRIPTIONS, IMAGES, MANIFEST
+from oci_criu_shim.checkpoints.store import IMAGES, MANIFEST, has_place
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -148,10 +149,9 @@ def read(path: str, stage: Stage, told: Callable[[int], None]) -> Checkpoint:
 
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, stage: Stage, path: str) -> None:
     name = member.name.removeprefix("./")
-    directory, _, base = name.rpartition("/")
     if name in LOGS:
         target = os.path.join(stage.images, name)
-    elif name in (*OURS, *DESCRIPTIONS) or (directory == IMAGES and base not in ("", ".", "..")):
+    elif name in OURS or has_place(name):
         target = os.path.join(stage.path, name)
     else:
         raise ShimError(f"{path}: {member.name!r} has no place in a checkpoint", "nothing was imported")

@@ -110,8 +110,12 @@ def large(checkpoint: Checkpoint) -> dict[str, int]:
 
 def add_checksums(checkpoint: Checkpoint) -> None:
     """Hash the large files of a committed checkpoint, and add their checksums to it."""
-    found = Hashing(checkpoint.path, large(checkpoint)).result()
-    files.write_json(os.path.join(checkpoint.path, CHECKSUMS), sealed({"piece": PIECE, "sha256": found}))
+    write_checksums(checkpoint.path, Hashing(checkpoint.path, large(checkpoint)).result())
+
+
+def write_checksums(path: str, found: Mapping[str, list[str]]) -> None:
+    """Make `found` the checksums of the large files of the checkpoint `path`."""
+    files.write_json(os.path.join(path, CHECKSUMS), sealed({"piece": PIECE, "sha256": found}), durable=True)
 
 
 def checksums(checkpoint: Checkpoint) -> dict[str, list[str]]:

@@ -8,18 +8,18 @@
 
 A checkpoint is staged next to the committed ones under a name that no reader looks at, flushed to
 disk, and becomes one by a single rename. Several writers may do so at once, on different nodes: no lock is needed,
-because a rename onto a directory with something in it fails, and the next number is tried.
+because a rename onto a directory with something in it fails, and the next number is tried. Large images may be
+compressed after that: see compression.py.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 
-from oci_criu_shim import files, process, schema
-from oci_criu_shim.checkpoints import integrity
+from oci_criu_shim import files, schema
+from oci_criu_shim.checkpoints import integrity, stages
 from oci_criu_shim.checkpoints.quota import Quota, used
 from oci_criu_shim.checkpoints.writeback import Writeback
 from oci_criu_shim.errors import ShimError
@@ -27,7 +27,11 @@ from oci_criu_shim.errors import ShimError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any
+    from typing import Any, TypeVar
+
+    from oci_criu_shim.checkpoints.compression import Compression
+
+    Result = TypeVar("Result")
 
 IMAGES = "checkpoint"
 MANIFEST = "manifest.json"
@@ -37,7 +41,6 @@ STARTED = "started"  # the task ran before, so a fresh start would run part of i
 REFUSED = "restore.log"  # in a checkpoint: why its restore failed, with CRIU's log
 CUT = "cut"  # what was cut off its files: written.py
 GONE = ".gone."
-STAGE = re.compile(r"\.stage\.(?P<host>.+)\.(?P<pid>\d+)\.(?P<started>\d+)")
 
 
 class Checkpoint:
@@ -57,17 +60,25 @@ class Checkpoint:
         """The directory with CRIU's images."""
         return os.path.join(self.path, IMAGES)
 
+    @property
+    def dumped(self) -> int:
+        """How many bytes it had before it was compressed, or has where it was not."""
+        sizes, packed = self.manifest["files"], self.manifest.get("compressed", {})
+        return int(sum(sizes.values()) + sum(about["size"] - sizes[name] for name, about in packed.items()))
+
 
 class Stage:
     """A checkpoint being written: nothing of it counts before commit()."""
 
     work: str | None = None  # where CRIU's log and statistics go, if not beside the images
+    compression: Compression | None = None
 
     def __init__(self, store: Store, path: str) -> None:
         self.store = store
         self.path = path
         self.images = os.path.join(path, IMAGES)
         self.quota = Quota(store.quota, store.directory, store.path)
+        self.compression = store.compression
         try:
             files.make_directories(self.images)
         except OSError:
@@ -82,11 +93,17 @@ class Stage:
     def __exit__(self, *_: object) -> None:
         self.writeback.stop()
         try:
-            if self.committed:
+            if self.committed and not self._compress(self.committed):
                 integrity.add_checksums(self.committed)
         except OSError:
             pass  # it is as good as its sizes tell
-        files.remove_tree(self.path)  # not there any more once committed
+        files.remove_tree(self.path)  # once committed, there is at most what was compressed
+
+    def _compress(self, committed: Checkpoint) -> bool:
+        """Where that may be done at once, and was done."""
+        if self.compression is None or not self.compression.hurries(committed.manifest):
+            return False
+        return self.compression.apply(committed, self.path)
 
     def write(self, name: str, document: Any) -> None:
         """Add `document` as the JSON file `name`."""
@@ -159,9 +176,10 @@ class Store:
     With `quota` the checkpoints in `directory` may not have more bytes than that.
     """
 
-    def __init__(self, directory: str, key: str, quota: int = 0) -> None:
+    def __init__(self, directory: str, key: str, quota: int = 0, compression: Compression | None = None) -> None:
         self.directory = directory
         self.quota = quota
+        self.compression = compression
         self.path = os.path.normpath(os.path.join(directory, key))
 
     def prepare(self) -> None:
@@ -173,7 +191,7 @@ class Store:
             raise ShimError(
                 f"cannot make {self.path}: {error.strerror}", "choose another --checkpoint-dir"
             ) from None
-        self._sweep()
+        self.sweep()
 
     def mark_started(self) -> None:
         """Remember, for a restart, that the task has run."""
@@ -185,9 +203,11 @@ class Store:
 
     def stage(self) -> Stage:
         """A place to write the next checkpoint to."""
-        pid = os.getpid()
-        name = f".stage.{os.uname().nodename}.{pid}.{process.start_time(pid)}"
-        return Stage(self, os.path.join(self.path, name))
+        return Stage(self, self.stage_path())
+
+    def stage_path(self) -> str:
+        """Where this process may write what nobody reads."""
+        return os.path.join(self.path, stages.name())
 
     def numbers(self) -> list[int]:
         """The numbers of the committed checkpoints, oldest first."""
@@ -251,21 +271,16 @@ class Store:
         except OSError:
             pass  # on NFS a file that another node has open stays until it is closed; prepare() sweeps
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
         """Remove what others were removing, and what writers on this node left that ended before they could."""
+        stages.sweep(self.path)
         for name in os.listdir(self.path):
-            if name.startswith(GONE) or _is_abandoned(name):
-                try:
-                    files.remove_tree(os.path.join(self.path, name))
-                except OSError:
-                    pass  # the next one's
+            if name.startswith(GONE):
+                stages.try_to_remove(os.path.join(self.path, name))
+        for seq in self.numbers():
+            from oci_criu_shim.checkpoints import compression
 
-
-def _is_abandoned(name: str) -> bool:
-    stage = STAGE.fullmatch(name)
-    if not stage or stage["host"] != os.uname().nodename:
-        return False
-    return process.start_time(int(stage["pid"])) != int(stage["started"])
+            compression.sweep(os.path.join(self.path, str(seq)))
 
 
 def _rename(source: str, target: str) -> bool:
@@ -293,6 +308,12 @@ def newest(directory: str) -> Checkpoint | None:
     return None
 
 
+def has_place(name: str) -> bool:
+    """Whether `name` is that of an image or a description, below a checkpoint's directory and nowhere else."""
+    directory, _, base = name.rpartition("/")
+    return name in DESCRIPTIONS or (directory == IMAGES and base not in ("", ".", ".."))
+
+
 def check_directory(directory: str) -> None:
     """Raise ShimError where `directory` is not one the caller may keep checkpoints in."""
     hint = "name a directory of yours on a shared file system with --checkpoint-dir"
@@ -313,6 +334,25 @@ def read(path: str) -> Checkpoint:
 
     What its files contain is for integrity.Verification.
     """
+    return steadily(_read_manifest(path), _check_files)
+
+
+def steadily(checkpoint: Checkpoint, use: Callable[[Checkpoint], Result]) -> Result:
+    """use(checkpoint), and once more where it failed since the files that its manifest names were compressed and
+    removed meanwhile: there are no locks."""
+    try:
+        return use(checkpoint)
+    except (ShimError, OSError):
+        try:
+            found = _read_manifest(checkpoint.path)
+        except ShimError:
+            found = checkpoint
+        if found.manifest.get("compressed") == checkpoint.manifest.get("compressed"):
+            raise
+    return use(found)
+
+
+def _read_manifest(path: str) -> Checkpoint:
     _check_kind(path, stat.S_ISDIR, "directory")
     name = os.path.join(path, MANIFEST)
     try:
@@ -320,11 +360,16 @@ def read(path: str) -> Checkpoint:
     except (OSError, ValueError) as error:
         raise ShimError(f"{name} cannot be read: {error}") from None
     _check_manifest(name, manifest)
-    for file, size in manifest["files"].items():
-        found = _check_kind(os.path.join(path, file), stat.S_ISREG, "file")
-        if found != size:
-            raise ShimError(f"{os.path.join(path, file)} has {found} bytes, not {size}")
     return Checkpoint(path, manifest)
+
+
+def _check_files(checkpoint: Checkpoint) -> Checkpoint:
+    for file, size in checkpoint.manifest["files"].items():
+        path = os.path.join(checkpoint.path, file)
+        found = _check_kind(path, stat.S_ISREG, "file")
+        if found != size:
+            raise ShimError(f"{path} has {found} bytes, not {size}")
+    return checkpoint
 
 
 def _check_manifest(name: str, manifest: Any) -> None:

@@ -6,7 +6,7 @@ import os
 import time
 
 from oci_criu_shim import files, history, slurm, units
-from oci_criu_shim.checkpoints import archive, store
+from oci_criu_shim.checkpoints import archive, store, unpacking
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.ckpt import look, place
 from oci_criu_shim.ckpt.report import Progress
@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from oci_criu_shim.checkpoints.store import Checkpoint
     from oci_criu_shim.cli import Invocation
 
 USAGE = 2
@@ -23,14 +24,20 @@ USAGE = 2
 
 def export(call: Invocation) -> int:
     """Write a checkpoint to an archive, once it has proved to be whole."""
-    checkpoint = place.checkpoint(call.operands[0])
     path = os.path.abspath(call.operands[1])
     archive.require_new(path)
-    look.check(checkpoint, "verifying")
-    with Progress("writing", checkpoint.manifest["bytes"]) as progress:
-        archive.write(checkpoint, path, progress.tell)
+    store.steadily(place.checkpoint(call.operands[0]), lambda checkpoint: _export(checkpoint, path))
     print(path)
     return 0
+
+
+def _export(checkpoint: Checkpoint, path: str) -> None:
+    look.check(checkpoint, "verifying")
+    with unpacking.Unpacked(checkpoint) as raw:
+        if raw is not checkpoint:
+            unpacking.complete(raw)
+        with Progress("writing", raw.manifest["bytes"]) as progress:
+            archive.write(raw, path, progress.tell)
 
 
 def import_(call: Invocation) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import functools
 import time
 
 from oci_criu_shim import units
@@ -74,7 +75,7 @@ def show(call: Invocation) -> int:
             ["container", found["container"]],
             ["created", f"{found['created']} ({units.time(age(found['created']))} ago) {where}"],
             ["reason", found["reason"]],
-            ["size", units.size(found["bytes"])],
+            ["size", units.size(found["bytes"]) + _compression(found)],
             ["memory", units.size(found["memory"])],
         ]
     )
@@ -96,7 +97,14 @@ def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
     Verification(checkpoint)  # what is damaged is named, and not interpreted
     known = {"path": checkpoint.path, **place.label(checkpoint.path).fields()}
     known.update((key, checkpoint.manifest[key]) for key in MANIFEST_KEYS)
+    packed = checkpoint.manifest.get("compressed", {})
+    known |= {"dumped": checkpoint.dumped, "compressed": sorted({about["codec"] for about in packed.values()})}
     return {**known, **images.describe(checkpoint.images)}
+
+
+def _compression(found: dict[str, Any]) -> str:
+    """`, 200.0 MiB before zstd`; nothing where it was not compressed."""
+    return f", {units.size(found['dumped'])} before {', '.join(codecs)}" if (codecs := found["compressed"]) else ""
 
 
 def verify(call: Invocation) -> int:
@@ -105,7 +113,8 @@ def verify(call: Invocation) -> int:
     damaged = 0
     for number, path in enumerate(paths, 1):
         try:
-            complete = check(store.read(path), f"verifying {number} of {len(paths)}")
+            what = f"verifying {number} of {len(paths)}"
+            complete = store.steadily(store.read(path), functools.partial(check, what=what))
             print(f"{path}: {'ok' if complete else 'not verified: it has no checksums of its memory'}")
         except ShimError as error:
             print(f"{path}: damaged")

@@ -6,6 +6,7 @@ import functools
 import os
 
 from oci_criu_shim import config, criu, linux, mounts, process, runtime
+from oci_criu_shim.checkpoints import codec
 from oci_criu_shim.doctor import sandbox
 from oci_criu_shim.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.errors import ShimError
@@ -158,6 +159,20 @@ def settings() -> str:
     return f"{where}: keep {loaded.keep}, fresh-start {str(loaded.fresh_start).lower()}"
 
 
+def compression() -> str:
+    """The library of the setting `compress`; without it, checkpoints stay as they are."""
+    try:
+        setting = config.load().compress
+    except ShimError:
+        raise Skipped(UNUSABLE) from None
+    if (chosen := codec.parse(setting)) is None:
+        return setting
+    try:
+        return f"{setting}: {chosen.load().__file__}"
+    except ShimError as error:
+        raise Caution(f"{error}: checkpoints stay uncompressed, and others' can't be restored", error.hint) from None
+
+
 def directory() -> str:
     """Where checkpoints go by default: a user must be able to write there, and other nodes to read it."""
     path = checkpoint_directory()
@@ -229,6 +244,7 @@ CHECKS = (
     ("jsonschema", jsonschema),
     ("subordinate ids", subids),
     ("config.toml", settings),
+    ("compression", compression),
     ("checkpoint-dir", directory),
     ("free space", space),
 )

@@ -1,0 +1,194 @@
+"""Compressed files: frames of FRAME bytes of the original each, which threads pack and unpack side by side.
+
+The last frame is one that decompressors skip: it has the lengths of the others. So `zstd -d` and `lz4 -d` read such a
+file too.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from oci_criu_shim.errors import Misfit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+FRAME = 1 << 22  # a thread holds one of them twice
+WORTH = 0.95  # a file that would not become smaller than so much of it stays as it is
+SKIPPED = 0x184D2A5C  # zstd_compression_format.md and lz4_Frame_format.md: skippable frames
+HEAD = struct.Struct("<II")  # of a skippable frame: that number, and the bytes that follow
+SUFFIXES = {"zstd": ".zst", "lz4": ".lz4"}
+LEVELS = {"zstd": range(1, 20), "lz4": range(13)}  # the first is the default: see docs/checkpoints.md
+MODULES = {"zstd": "zstandard", "lz4": "lz4.frame"}
+PACKAGES = {"zstd": "python3-zstandard", "lz4": "python3-lz4"}
+
+
+class Codec:
+    """One of SUFFIXES' keys, and its level."""
+
+    def __init__(self, name: str, level: int) -> None:
+        self.name = name
+        self.level = level
+
+    @property
+    def suffix(self) -> str:
+        """What is added to the name of a file that it has compressed."""
+        return SUFFIXES[self.name]
+
+    def load(self) -> Any:
+        """Its library; Misfit where this node has none."""
+        import importlib
+
+        try:
+            return importlib.import_module(MODULES[self.name])
+        except ImportError as error:
+            raise Misfit(f"no {self.name} on this node: {error}", f"install {PACKAGES[self.name]}") from None
+
+    def packer(self) -> Callable[[bytes], bytes]:
+        """What makes a frame of bytes; threads may share it."""
+        library = self.load()
+        if self.name == "lz4":
+            return lambda data: bytes(library.compress(data, compression_level=self.level))
+        return lambda data: bytes(library.ZstdCompressor(level=self.level).compress(data))
+
+    def unpacker(self) -> Callable[[bytes, int], bytes]:
+        """What makes bytes of a frame and their number; ValueError where the frame does not say that number."""
+        library = self.load()
+
+        def lz4(frame: bytes, size: int) -> bytes:
+            try:
+                data = bytes(library.LZ4FrameDecompressor().decompress(frame, max_length=size))
+            except (RuntimeError, EOFError) as error:
+                raise ValueError(str(error)) from None
+            return _of_size(data, size)
+
+        def zstd(frame: bytes, size: int) -> bytes:
+            try:
+                if library.frame_content_size(frame) != size:
+                    raise ValueError("a frame of another size")
+                return _of_size(bytes(library.ZstdDecompressor().decompress(frame)), size)
+            except library.ZstdError as error:
+                raise ValueError(str(error)) from None
+
+        return lz4 if self.name == "lz4" else zstd
+
+
+def parse(text: str) -> Codec | None:
+    """The setting `compress`: off (None), zstd, zstd:LEVEL, lz4, lz4:LEVEL; ValueError where it is none of these."""
+    name, colon, level = text.partition(":")
+    if text == "off":
+        return None
+    number = int(level) if colon else LEVELS.get(name, (0,))[0]
+    if number not in LEVELS.get(name, ()):
+        raise ValueError(text)
+    return Codec(name, number)
+
+
+def original(name: str) -> str:
+    """The name of the file that was compressed to `name`."""
+    return name.rpartition(".")[0]
+
+
+def _of_size(data: bytes, size: int) -> bytes:
+    if len(data) != size:
+        raise ValueError("a frame of another size")
+    return data
+
+
+class Pool:
+    """Threads, one a processor that we may use."""
+
+    def __init__(self) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        self.count = len(os.sched_getaffinity(0))
+        self.executor = ThreadPoolExecutor(self.count)
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.executor.shutdown(cancel_futures=True)
+
+    def results(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """work(item) of each, in order; not many more are begun than were asked for."""
+        waiting = []
+        for item in items:
+            waiting.append(self.executor.submit(work, item))
+            if len(waiting) > 2 * self.count:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
+
+
+def pack(codec: Codec, source: str, target: str, pool: Pool, told: Callable[[int], None]) -> bool:
+    """Compress the file `source` to the new file `target`, and flush that; False where it is not worth it.
+
+    `told` is called with the number of bytes that are done since it was last called, and may raise.
+    """
+    size, lengths, compress = os.stat(source).st_size, [], codec.packer()
+    with open(source, "rb", buffering=0) as raw, open(target, "xb") as packed:
+
+        def frame(offset: int) -> tuple[bytes, int]:
+            data = _read(raw.fileno(), min(FRAME, size - offset), offset)
+            return compress(data), len(data)
+
+        for data, done in pool.results(frame, range(0, size, FRAME)):
+            packed.write(data)
+            lengths.append(len(data))
+            if packed.tell() > WORTH * size:
+                os.unlink(target)
+                return False
+            told(done)
+        packed.write(_index(lengths))
+        packed.flush()
+        os.fsync(packed.fileno())
+    return True
+
+
+def unpack(codec: Codec, source: str, target: str, size: int, frame: int, pool: Pool) -> None:
+    """Make the file `target` of `size` bytes of what pack() has made with frames of `frame` bytes.
+
+    OSError where it can't be read or written, ValueError where it is not what pack() makes.
+    """
+    decompress = codec.unpacker()
+    with open(source, "rb", buffering=0) as packed, open(target, "xb", buffering=0) as raw:
+
+        def write(place: tuple[int, int, int]) -> None:
+            offset, length, start = place
+            data = memoryview(decompress(_read(packed.fileno(), length, offset), min(frame, size - start)))
+            while data:
+                written = os.pwrite(raw.fileno(), data, start)
+                data, start = data[written:], start + written
+
+        for _ in pool.results(write, _places(packed.fileno(), size, frame)):
+            pass
+
+
+def _index(lengths: list[int]) -> bytes:
+    """The last frame."""
+    numbers = struct.pack(f"<{len(lengths)}I", *lengths)
+    return HEAD.pack(SKIPPED, len(numbers)) + numbers
+
+
+def _places(packed: int, size: int, frame: int) -> Iterator[tuple[int, int, int]]:
+    """(offset, length, where it begins in the original) of each frame."""
+    count, end = -(-size // frame), os.fstat(packed).st_size
+    index = _read(packed, HEAD.size + 4 * count, max(end - HEAD.size - 4 * count, 0))
+    lengths = struct.unpack_from(f"<{count}I", index, HEAD.size)
+    if index != _index(list(lengths)) or sum(lengths) + len(index) != end:
+        raise ValueError("its index is damaged")
+    offset = 0
+    for number, length in enumerate(lengths):
+        yield offset, length, number * frame
+        offset += length
+
+
+def _read(descriptor: int, size: int, offset: int) -> bytes:
+    data = os.pread(descriptor, size, offset)
+    if len(data) != size:
+        raise ValueError("it is too short")
+    return data

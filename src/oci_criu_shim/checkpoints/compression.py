@@ -1,0 +1,151 @@
+"""Compression of a committed checkpoint: after the dump, which stays raw and fast.
+
+Large images that only CRIU reads are compressed below the stage that the checkpoint came from, and flushed. Then they
+get their names beside the raw ones, `checksums.json` has theirs, the manifest is replaced by one that names them, and
+the raw ones are removed. Whoever is killed on the way leaves a whole checkpoint: the manifest names files of either
+kind, and sweep() removes those of the other.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from oci_criu_shim import files
+from oci_criu_shim.checkpoints import codec, integrity, store
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
+
+    from oci_criu_shim.checkpoints.codec import Codec
+    from oci_criu_shim.checkpoints.store import Checkpoint
+
+# Of images that we interpret too (images.py, restore.py), which stay as they are.
+INTERPRETED = ("core-", "fdinfo-", "files", "ids-", "inventory", "mountpoints-", "pagemap-", "pstree", "seccomp", "uts")
+# The container has ended, and its job waits to be requeued: there is no more time for it than the seconds below, nor
+# than half of what Slurm leaves. Others run on, and are compressed beside that (packing.py).
+HURRIED = ("preempt", "timeout")
+SHORTEST, TIMES_FROZEN = 1.0, 4.0  # seconds; that many times as long as the container was frozen
+START = 0.2  # of the time: by then it must have found its pace
+
+
+class LateError(Exception):
+    """It would take longer than it may."""
+
+
+class Compression:
+    """What is done to a store's checkpoints: `codec`; `left` says how many seconds Slurm leaves the job, where it is
+    about to be ended; what went wrong is told to `debug` only, since the checkpoint is as good as without."""
+
+    def __init__(self, codec: Codec, left: Callable[[], float], debug: Callable[[str], None]) -> None:
+        self.codec = codec
+        self.left = left
+        self.debug = debug
+
+    def hurries(self, manifest: Mapping[str, Any]) -> bool:
+        """Whether it is now or never for a checkpoint that was just committed."""
+        return manifest["reason"] in HURRIED
+
+    def apply(self, checkpoint: Checkpoint, stage: str) -> bool:
+        """Compress a committed checkpoint, in and from the directory `stage`; whether it is, with all its checksums."""
+        sizes = {name: size for name, size in checkpoint.manifest["files"].items() if _is_bulk(name, size)}
+        if not sizes:
+            return False
+        try:
+            schedule = Schedule(self._limit(checkpoint.manifest), sum(sizes.values()))
+            packed = self._pack(checkpoint, sizes, stage, schedule)
+            if packed:
+                _replace(checkpoint, packed, stage)
+        except (ShimError, OSError, ValueError, LateError) as error:
+            self.debug(f"{checkpoint.path} stays as it is: {error}")
+            return False
+        return bool(packed)
+
+    def _limit(self, manifest: Mapping[str, Any]) -> float:
+        if not self.hurries(manifest):
+            return float("inf")
+        return min(max(SHORTEST, TIMES_FROZEN * float(manifest["frozen_seconds"])), self.left() / 2)
+
+    def _pack(self, checkpoint: Checkpoint, sizes: Mapping[str, int], stage: str, schedule: Schedule) -> dict[str, Any]:
+        """{name of the compressed file: what the manifest says of it} of those that were worth it."""
+        files.make_directories(os.path.join(stage, store.IMAGES))
+        packed = {}
+        with codec.Pool() as pool:
+            for name, size in sizes.items():
+                target = name + self.codec.suffix
+                paths = os.path.join(checkpoint.path, name), os.path.join(stage, target)
+                if codec.pack(self.codec, *paths, pool, schedule.tell):
+                    packed[target] = {"codec": self.codec.name, "size": size, "frame": codec.FRAME}
+        return packed
+
+
+class Schedule:
+    """`limit` seconds for `total` bytes: who falls behind would not make it."""
+
+    def __init__(self, limit: float, total: int) -> None:
+        self.limit = limit
+        self.total = total
+        self.done = 0
+        self.begin = time.monotonic()
+
+    def tell(self, size: int) -> None:
+        """So many bytes more are done; LateError where the rest is too much."""
+        self.done += size
+        if time.monotonic() - self.begin > self.limit * max(self.done / self.total, START):
+            raise LateError(f"it can't be compressed within {self.limit:.1f} s")
+
+
+def _is_bulk(name: str, size: int) -> bool:
+    directory, _, base = name.rpartition("/")
+    return directory == store.IMAGES and size >= integrity.LARGE and not base.startswith(INTERPRETED)
+
+
+def _replace(checkpoint: Checkpoint, packed: dict[str, Any], stage: str) -> None:
+    """Put the files `packed` of `stage` in the place of raw ones."""
+    manifest, raw = checkpoint.manifest, set(map(codec.original, packed))
+    ours = {name: os.stat(os.path.join(stage, name)).st_size for name in packed}
+    kept = {name: size for name, size in manifest["files"].items() if name not in raw}
+    manifest = {**manifest, "files": kept | ours, "bytes": sum((kept | ours).values()), "compressed": packed}
+    large = {name: size for name, size in kept.items() if name not in manifest["sha256"]}
+    found = integrity.Hashing(stage, ours).result() | integrity.Hashing(checkpoint.path, large).result()
+    found = integrity.checksums(checkpoint) | found  # readers of the older manifest look for theirs
+    try:
+        for name in packed:
+            os.rename(os.path.join(stage, name), os.path.join(checkpoint.path, name))
+        files.sync_directory(checkpoint.images)
+        integrity.write_checksums(checkpoint.path, found)
+        manifest = integrity.sealed(manifest)
+        files.write_json(os.path.join(checkpoint.path, store.MANIFEST), manifest, durable=True)
+    except BaseException:
+        _remove(checkpoint.path, packed)
+        raise
+    checkpoint.manifest = manifest
+    try:
+        files.sync_directory(checkpoint.path)
+        _remove(checkpoint.path, raw)
+    except OSError:
+        pass  # sweep() tries again
+
+
+def _remove(path: str, names: Iterable[str]) -> None:
+    for name in names:
+        files.remove_if_there(os.path.join(path, name))
+
+
+def sweep(path: str) -> None:
+    """Remove from the checkpoint `path` what somebody left who was killed while he compressed it."""
+    try:
+        for name in os.listdir(path):
+            if name.endswith(files.TEMPORARY):
+                files.remove_if_there(os.path.join(path, name))
+        names = os.listdir(os.path.join(path, store.IMAGES))
+        packed = [name for name in names if name.endswith(tuple(codec.SUFFIXES.values()))]
+        known = store.read(path).manifest["files"] if packed else {}
+        for name in packed:
+            stale = codec.original(name) if f"{store.IMAGES}/{name}" in known else name
+            files.remove_if_there(os.path.join(path, store.IMAGES, stale))
+    except (ShimError, OSError):
+        pass  # it is damaged, or gone; whoever reads it says so

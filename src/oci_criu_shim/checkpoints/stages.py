@@ -1,0 +1,46 @@
+"""Directories that a process writes to and removes: what they are called, so that others know when it could not."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from oci_criu_shim import files, process
+
+NAME = re.compile(r"\.stage\.(?P<host>.+)\.(?P<pid>\d+)\.(?P<started>\d+)")
+
+
+def name() -> str:
+    """What this process calls its own."""
+    pid = os.getpid()
+    return f".stage.{os.uname().nodename}.{pid}.{process.start_time(pid)}"
+
+
+def sweep(directory: str) -> None:
+    """Remove from `directory` the user's own of processes of this node that have ended."""
+    for entry in os.listdir(directory):
+        path = os.path.join(directory, entry)
+        if _is_abandoned(entry) and _is_own(path):
+            try_to_remove(path)
+
+
+def try_to_remove(path: str) -> None:
+    """Remove a directory and all in it, as far as that can be done now."""
+    try:
+        files.remove_tree(path)
+    except OSError:
+        pass  # the next one's
+
+
+def _is_abandoned(entry: str) -> bool:
+    found = NAME.fullmatch(entry)
+    if not found or found["host"] != os.uname().nodename:
+        return False
+    return process.start_time(int(found["pid"])) != int(found["started"])
+
+
+def _is_own(path: str) -> bool:
+    try:
+        return os.lstat(path).st_uid == os.geteuid()
+    except FileNotFoundError:
+        return False  # somebody else was faster

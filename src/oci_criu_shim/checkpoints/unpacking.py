@@ -1,0 +1,138 @@
+"""Compressed checkpoints as they were before: CRIU and podman read raw images."""
+
+from __future__ import annotations
+
+import os
+
+from oci_criu_shim import files, mounts
+from oci_criu_shim.checkpoints import codec, integrity, stages, store
+from oci_criu_shim.checkpoints.codec import Codec
+from oci_criu_shim.checkpoints.store import Checkpoint
+from oci_criu_shim.errors import Misfit, ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+NODE_LOCAL = "/var/tmp"
+IN_MEMORY = ("tmpfs", "ramfs")  # it would be the job's own, which the container needs
+SPARE = 1.1  # of the bytes needed, must be free
+
+
+class Unpacked:
+    """As long as the block lasts, a checkpoint with raw images; the same one where it has them itself.
+
+    They are on the node's own disk, which is faster than a shared file system, or beside the checkpoint where that is
+    in memory or too small. `link`, if any, is a symbolic link to them meanwhile, by which a job's epilog finds what is
+    to be removed. What the files contain is not verified here. ShimError where they can't be unpacked, Misfit where it
+    is this node that can't.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, link: str | None = None) -> None:
+        self.checkpoint = checkpoint
+        self.link = link
+        self.path: str | None = None
+
+    def __enter__(self) -> Checkpoint:
+        if not self.checkpoint.manifest.get("compressed"):
+            return self.checkpoint
+        stages.sweep(NODE_LOCAL)
+        try:
+            return self._unpack()
+        except BaseException:
+            self._remove()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._remove()
+
+    def _unpack(self) -> Checkpoint:
+        manifest = raw_manifest(self.checkpoint.manifest)
+        error: OSError | None = None
+        for place in _places(self.checkpoint, manifest["bytes"]):
+            try:
+                self._make(place)
+                self._fill(manifest)
+                return Checkpoint(str(self.path), manifest)
+            except OSError as failed:
+                error = failed
+                self._remove()
+        said = f"{error.filename or NODE_LOCAL}: {error.strerror}" if error else "no room"
+        raise Misfit(f"{self.checkpoint.path} can't be unpacked: {said}", f"make room in {NODE_LOCAL}")
+
+    def _make(self, place: str) -> None:
+        path = os.path.join(place, stages.name())
+        os.mkdir(path, 0o700)
+        self.path = path
+        if self.link:
+            os.symlink(path, self.link)
+        os.mkdir(os.path.join(path, store.IMAGES), 0o700)
+
+    def _fill(self, manifest: dict[str, Any]) -> None:
+        packed = self.checkpoint.manifest["compressed"]
+        with codec.Pool() as pool:
+            for name in self.checkpoint.manifest["files"]:
+                if not store.has_place(name):
+                    raise ShimError(f"{self.checkpoint.path}: {name!r} has no place in a checkpoint")
+                if name in packed:
+                    self._unpack_one(name, packed[name], pool)
+                else:
+                    self._copy(name)
+
+    def _unpack_one(self, name: str, about: dict[str, Any], pool: codec.Pool) -> None:
+        source, target = os.path.join(self.checkpoint.path, name), os.path.join(str(self.path), codec.original(name))
+        try:
+            codec.unpack(Codec(about["codec"], 0), source, target, about["size"], about["frame"], pool)
+        except ValueError as error:
+            raise ShimError(f"{source} is damaged: it can't be unpacked: {error}") from None
+
+    def _copy(self, name: str) -> None:
+        source, target = (os.path.join(directory, name) for directory in (self.checkpoint.path, str(self.path)))
+        with open(source, "rb", buffering=0) as original, open(target, "xb", buffering=0) as copy:
+            while os.sendfile(copy.fileno(), original.fileno(), None, integrity.PIECE):
+                pass
+
+    def _remove(self) -> None:
+        if self.path:
+            if self.link:
+                files.remove_if_there(self.link)
+            try:
+                files.remove_tree(self.path)
+            except OSError:
+                pass  # it is swept
+            self.path = None
+
+
+def raw_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest that a checkpoint had before it was compressed."""
+    packed = manifest["compressed"]
+    sizes = {name: size for name, size in manifest["files"].items() if name not in packed}
+    sizes |= {codec.original(name): about["size"] for name, about in packed.items()}
+    rest = {key: value for key, value in manifest.items() if key != "compressed"}
+    return integrity.sealed({**rest, "files": sizes, "bytes": sum(sizes.values())})
+
+
+def complete(checkpoint: Checkpoint) -> None:
+    """Write down what an unpacked checkpoint is: its manifest and checksums."""
+    files.write_json(os.path.join(checkpoint.path, store.MANIFEST), checkpoint.manifest)
+    integrity.add_checksums(checkpoint)
+
+
+def _places(checkpoint: Checkpoint, size: int) -> Iterator[str]:
+    """Where it may be unpacked to."""
+    node = mounts.read()
+    mount = mounts.deepest(os.path.realpath(NODE_LOCAL), node)
+    if mount and mount.kind not in IN_MEMORY and _free(NODE_LOCAL) > SPARE * size:
+        yield NODE_LOCAL
+    yield os.path.dirname(checkpoint.path)
+
+
+def _free(path: str) -> int:
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return 0
+    return found.f_bavail * found.f_frsize
+
+

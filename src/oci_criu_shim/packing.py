@@ -1,0 +1,76 @@
+"""Compressing the checkpoint of a container that runs on, in a child of its supervisor."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from oci_criu_shim import files, process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_criu_shim.checkpoints.compression import Compression
+    from oci_criu_shim.checkpoints.store import Store
+    from oci_criu_shim.container import Container
+    from oci_criu_shim.log import Log
+
+NICE = 10  # the container's own work comes first
+
+
+def compression(setting: str, job: int, log: Log) -> Compression | None:
+    """What the setting `compress` has done to a job's checkpoints."""
+    if setting == "off":
+        return None
+    from oci_criu_shim import slurm
+    from oci_criu_shim.checkpoints import codec
+    from oci_criu_shim.checkpoints.compression import Compression
+
+    chosen = codec.parse(setting)
+    return Compression(chosen, lambda: slurm.seconds_left(job), log.debug) if chosen else None
+
+
+class Packing:
+    """The newest checkpoint of `store`, from start() on, until that is done or stop(): another one is to be taken, or
+    the container has ended. It may be killed at any moment, so that nobody ever waits for it."""
+
+    def __init__(self, container: Container, store: Store) -> None:
+        self.container = container
+        self.store = store
+        self.child: list[int] | None = None
+
+    def start(self) -> None:
+        """Begin; where the site does not want it, there is nothing to do."""
+        if self.store.compression:
+            self.child = process.identity(process.fork(self._run))
+
+    def stop(self) -> None:
+        """End it, and remove what it had of the work."""
+        if self.child is None:
+            return
+        pid, started = self.child
+        self.child = None
+        if process.start_time(pid) == started:
+            os.kill(pid, signal.SIGKILL)
+            process.wait(pid)
+        files.remove_if_there(self._link(pid))
+        self.store.sweep()
+
+    def _link(self, pid: int) -> str:
+        """Where the job's epilog finds what is to be removed, if nobody else could."""
+        return self.container.path(f"stage.{pid}")
+
+    def _run(self) -> int:
+        from oci_criu_shim.checkpoints.store import Checkpoint
+
+        assert self.store.compression
+        os.nice(NICE)
+        stage, link = self.store.stage_path(), self._link(os.getpid())
+        os.symlink(stage, link)
+        try:
+            newest = next(iter(self.store.newest_first()), None)
+            if isinstance(newest, Checkpoint) and "compressed" not in newest.manifest:
+                self.store.compression.apply(newest, stage)
+        finally:
+            files.remove_tree(stage)
+            files.remove_if_there(link)
+        return 0

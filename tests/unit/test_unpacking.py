@@ -1,0 +1,100 @@
+"""Raw copies of compressed checkpoints: where they are made, and that nothing of them is left."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from oci_criu_shim import mounts
+from oci_criu_shim.checkpoints import codec, stages, unpacking
+from oci_criu_shim.checkpoints import store as stores
+from oci_criu_shim.checkpoints.store import Store
+from oci_criu_shim.checkpoints.unpacking import Unpacked, complete
+from oci_criu_shim.errors import ShimError
+from tests.unit.compressed import (
+    COMPRESSED,
+    NOISE,
+    PAGES,
+    RAW,
+    commit,
+    contents,
+    left,
+    make_small,
+    make_store,
+    verified,
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    make_small(monkeypatch, tmp_path / "node")
+    return make_store(tmp_path / "store")
+
+
+def test_unpacked(store: Store, tmp_path: Path) -> None:
+    made = commit(store)
+    link = str(tmp_path / "link")
+    with Unpacked(made, link) as raw:
+        assert os.path.realpath(link) == raw.path
+        assert os.path.dirname(raw.path) == str(tmp_path / "node")
+        assert os.stat(raw.path).st_mode & 0o777 == 0o700
+        assert contents(raw)[RAW] == PAGES
+        assert contents(raw)["checkpoint/pages-2.img"] == NOISE
+        complete(raw)
+        assert stores.read(raw.path).manifest == raw.manifest
+        assert verified(stores.read(raw.path))
+    assert os.listdir(tmp_path / "node") == []
+    assert not os.path.lexists(link)
+
+
+def test_unpacked_of_a_raw_one(store: Store) -> None:
+    made = commit(store, reason="interval")
+    with Unpacked(made) as raw:
+        assert raw is made
+
+
+@pytest.mark.parametrize("why", ["memory", "room", "taken"])
+def test_unpacked_beside_it(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    made = commit(store)
+    if why == "memory":
+        monkeypatch.setattr(mounts, "deepest", lambda *_: mounts.Mount("1 1 0:1 / / rw - tmpfs t rw"))
+        monkeypatch.setattr(unpacking, "IN_MEMORY", ("tmpfs",))
+    elif why == "room":
+        monkeypatch.setattr(unpacking, "_free", lambda _: 0)
+    else:
+        (tmp_path / "node" / stages.name()).mkdir()
+    with Unpacked(made) as raw:
+        assert os.path.dirname(raw.path) == store.directory
+    assert left(store) == COMPRESSED
+
+
+def test_what_others_left_unpacked_is_swept(store: Store, tmp_path: Path) -> None:
+    made = commit(store)
+    stale = tmp_path / "node" / f".stage.{os.uname().nodename}.1.1"
+    other = tmp_path / "node" / ".stage.elsewhere.1.1"
+    for path in (stale, other):
+        path.mkdir()
+    with Unpacked(made):
+        assert not stale.exists()
+    assert other.exists()
+
+
+def test_no_room_anywhere(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "/x")
+
+    made = commit(store)
+    monkeypatch.setattr(codec, "unpack", full)
+    with pytest.raises(ShimError, match=r"can't be unpacked: /x: No space left on device"), Unpacked(made):
+        pass
+    assert left(store) == COMPRESSED
+
+
+@pytest.mark.parametrize("name", ["../../away", "checkpoint/../../away", "/away"])
+def test_no_way_out(store: Store, name: str) -> None:
+    made = commit(store)
+    made.manifest["files"][name] = 3
+    with pytest.raises(ShimError, match="has no place in a checkpoint"), Unpacked(made):
+        pass
