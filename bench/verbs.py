@@ -24,7 +24,7 @@ PROGRAM = REPOSITORY / "bench/programs/verbs.py"
 def measure(progress: Progress) -> Result:
     """All of it; about a minute. Raises ClusterError."""
     with Cluster("bench-verbs", nodes=1) as cluster:
-        _make_bundle(cluster.shared / "verbs")
+        make_bundle_of_root(cluster.shared / "verbs")
         result = Result(versions(cluster))
         progress(f"{RUNS} rounds")
         said = cluster.exec("n1", ["python3", "-IS", f"/src/{PROGRAM.relative_to(REPOSITORY)}", str(RUNS)], "root")
@@ -40,7 +40,7 @@ def measure(progress: Progress) -> Result:
     return result
 
 
-def _make_bundle(path: Path) -> None:
+def make_bundle_of_root(path: Path) -> None:
     """A bundle of root's, without a user namespace, that waits for its end."""
     config = make_bundle(path, 0, 0) / "config.json"
     spec = json.loads(config.read_text())

@@ -1,0 +1,98 @@
+"""What checkpoints cost: compression, time by size beside plain CRIU, and a job's own time where they are periodic.
+
+The memory that is compressed is that of a Python program with parsed JSON, text, and arrays of floats and integers
+(bench/programs/memory.py), dumped by CRIU. Dumps and restores are those of root, of a container and of the same program
+outside of any. The container's are flushed and have checksums, plain CRIU's neither; a restore finds the images in the
+page cache. The compute loop changes all of its memory in each round, and its seconds are by its own clock.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from typing import Any
+
+from bench.report import Measure, Progress, Result, versions
+from bench.startup import BUNDLE
+from bench.verbs import make_bundle_of_root
+from tests import jobs
+from tests.cluster import Cluster, ClusterError
+from tests.cluster.settings import REPOSITORY
+
+SIZES = {64: 3, 256: 3, 1024: 2, 4096: 1}  # MiB: runs
+CODECS = (256, 2)  # MiB, runs
+ROUNDS, MIB, RUNS = 100, 128, 2  # of the compute loop
+TIMEOUT = 300
+EVERY = ("--checkpoint=interval:10s", *jobs.OPTIONS[1:])
+PROGRAMS = REPOSITORY / "bench/programs"
+
+
+def measure(progress: Progress) -> Result:
+    """All of it; some minutes. Raises ClusterError."""
+    with Cluster("bench-store", nodes=1) as cluster:
+        jobs.prepare(cluster)
+        make_bundle_of_root(cluster.shared / "store")
+        shutil.copy(PROGRAMS / "compute.py", cluster.shared)
+        result = Result(versions(cluster))
+        progress("codecs")
+        _codecs(cluster, result)
+        for mib, runs in SIZES.items():
+            progress(f"{mib} MiB")
+            _size(cluster, result, mib, runs)
+        _overhead(cluster, result, progress)
+    return result
+
+
+def _run(cluster: Cluster, *words: object) -> Any:
+    """What the program in the node prints."""
+    argv = ["python3", "-ISB", f"/src/{(PROGRAMS / 'store.py').relative_to(REPOSITORY)}", *map(str, words)]
+    return json.loads(cluster.exec("n1", argv, "root", timeout=TIMEOUT).stdout)
+
+
+def _codecs(cluster: Cluster, result: Result) -> None:
+    found = _run(cluster, "codecs", *CODECS)
+    raw = found.pop("raw")["bytes"]
+    result.measures["raw_bytes"] = Measure(raw, "B", 1)
+    for name, about in found.items():
+        result.measures[f"{name}_bytes"] = Measure(about["bytes"], "B", 1)
+        result.measures[f"{name}_ratio"] = Measure(about["bytes"] / raw, "ratio", 1)
+        result.median(f"{name}_compress", about["pack"])
+        result.median(f"{name}_unpack", about["unpack"])
+
+
+def _size(cluster: Cluster, result: Result, mib: int, runs: int) -> None:
+    found = _run(cluster, "sizes", mib, runs)
+    for what in ("dump", "restore"):
+        for program in ("shim", "plain"):
+            result.median(f"{program}_{what}_{mib}_mib", found[program][what])
+    result.median(f"shim_frozen_{mib}_mib", found["shim"]["frozen"])
+
+
+def _overhead(cluster: Cluster, result: Result, progress: Progress) -> None:
+    times: dict[str, list[float]] = {"alone": [], "interval": []}
+    taken = 0
+    for number in range(RUNS):
+        for name, options in (("alone", ()), ("interval", EVERY)):
+            progress(f"compute loop, {number + 1} of {RUNS}")
+            output = _compute(cluster, options)
+            times[name].append(_seconds(output))
+            taken += output.count("\noci-criu-shim: checkpointed") + output.startswith("oci-criu-shim: checkpointed")
+    medians = {name: result.median(f"loop_{name}", seconds) for name, seconds in times.items()}
+    result.measures["loop_interval_ratio"] = Measure(medians["interval"] / medians["alone"], "ratio", RUNS)
+    result.measures["loop_checkpoints"] = Measure(taken / RUNS, "each", RUNS)
+
+
+def _compute(cluster: Cluster, options: tuple[str, ...]) -> str:
+    """The output of a job with the compute loop."""
+    argv = ["sbatch", "--parsable", "--wait", "-p", "low", "-n1", "--output=/home/alice/%j.out", *options]
+    argv += [f"--container={BUNDLE}", "--wrap", f"exec python3 /shared/compute.py {ROUNDS} {MIB}"]
+    number = cluster.exec("ctl", argv, timeout=TIMEOUT).stdout.strip()
+    return (cluster.home / "alice" / f"{number}.out").read_text()
+
+
+def _seconds(output: str) -> float:
+    found = re.search(r"^seconds (\S+)$", output, re.MULTILINE)
+    if not found:
+        raise ClusterError(f"the compute loop has failed: {output}")
+    return float(found[1])
