@@ -1,9 +1,9 @@
 """What checkpoints cost: compression, time by size beside plain CRIU, and a job's own time where they are periodic.
 
-The memory that is compressed is that of a Python program with parsed JSON, text, and arrays of floats and integers
-(bench/programs/memory.py), dumped by CRIU. Dumps and restores are those of root, of a container and of the same program
-outside of any. The container's are flushed and have checksums, plain CRIU's neither; a restore finds the images in the
-page cache. The compute loop changes all of its memory in each round, and its seconds are by its own clock.
+The memory that is compressed is that of a NumPy program with arrays, parsed JSON and text (bench/programs/memory.py),
+dumped by CRIU. Dumps and restores are those of root, of a container and of the same program outside of any. The
+container's are flushed and have checksums, plain CRIU's neither; a restore finds the images in the page cache. The
+compute loop changes all of its memory in each round, and its seconds are by its own clock.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Memory to be dumped: `memory.py KIND MIB READY` fills it, makes the file READY and waits.
 
-KIND is `random`, which nothing makes smaller, or `heaps`, what programs have: parsed JSON, text, and arrays of floats
-and of integers as numeric libraries hold them, a quarter each.
+KIND is `random`, which nothing makes smaller, or `numpy`, what a NumPy program may have: records of parsed JSON and
+text, an eighth each, and arrays for the rest: samples, a smooth field, sorted indices, an image of 256 shades.
 """
 
-import array
 import json
 import os
 import random
@@ -20,14 +19,20 @@ def fill_random(mib: int) -> object:
     return [bytearray(block) for _ in range(mib)]
 
 
-def fill_heaps(mib: int) -> object:
-    made, size = random.Random(1), mib * MIB // 4
+def fill_numpy(mib: int) -> object:
+    sys.path.append("/usr/lib/python3/dist-packages")
+    import numpy
+
+    made, share = random.Random(1), mib * MIB // 16
     words = ["".join(made.choices("etaoinshrdlu", k=made.randint(2, 9))) for _ in range(5000)]
-    records = [json.loads(json.dumps(record(made, words, number))) for number in range(size // RECORD)]
-    text = [" ".join(made.choices(words, k=2000)) for _ in range(size // 13000)]
-    floats = array.array("d", (made.gauss(0, 1) for _ in range(1 << 16)))
-    integers = array.array("q", (number // 3 for number in range(size // 8)))
-    return records, text, [array.array("d", (x + n for x in floats)) for n in range(size // 8 >> 16)], integers
+    records = [json.loads(json.dumps(record(made, words, number))) for number in range(2 * share // RECORD)]
+    text = [" ".join(made.choices(words, k=2000)) for _ in range(2 * share // 13000)]
+    numbers = numpy.random.default_rng(1)
+    samples = numbers.normal(size=3 * share // 8)
+    field = numpy.cumsum(numbers.normal(size=3 * share // 8).astype(numpy.float32), dtype=numpy.float64)
+    indices = numpy.sort(numbers.integers(0, 1 << 40, 3 * share // 8))
+    image = numbers.normal(128, 20, size=3 * share // 4).clip(0, 255).round().astype(numpy.float32)
+    return records, text, samples, field, indices, image
 
 
 def record(made: random.Random, words: list[str], number: int) -> dict[str, object]:
@@ -36,7 +41,7 @@ def record(made: random.Random, words: list[str], number: int) -> dict[str, obje
 
 
 def main(kind: str, mib: str, ready: str) -> None:
-    held = {"random": fill_random, "heaps": fill_heaps}[kind](int(mib))
+    held = {"random": fill_random, "numpy": fill_numpy}[kind](int(mib))
     with open(ready, "w", encoding="ascii"):
         pass
     while held:

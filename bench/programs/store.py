@@ -97,7 +97,7 @@ def sizes(mib: str, runs: int) -> dict[str, dict[str, list[float]]]:
 
 
 def codecs(mib: str, runs: int) -> dict[str, dict[str, object]]:
-    dump(start("heaps", mib))
+    dump(start("numpy", mib))
     found: dict[str, dict[str, object]] = {"raw": {"bytes": os.path.getsize(RAW)}}
     for name in CODECS:
         times: dict[str, list[float]] = {"pack": [], "unpack": []}
