@@ -17,7 +17,7 @@ import time
 
 from oci_criu_shim import files
 from oci_criu_shim.checkpointer import DONE, TIME_IS_UP
-from oci_criu_shim.checkpoints.store import STARTED
+from oci_criu_shim.checkpoints.store import STARTED, Store
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -151,8 +151,14 @@ class Step:
             if not self.task.is_batch:
                 self._record(status)
             elif status == 0:
-                files.remove_tree(os.path.dirname(self.store.path))  # the work is done; nobody needs them any more
+                self._clear_job()  # the work is done; nobody needs them any more
         self._hold_nobody_up()
+
+    def _clear_job(self) -> None:
+        """But for what was cut off the files of its tasks."""
+        job = os.path.dirname(self.store.path)
+        for name in os.listdir(job):
+            Store(os.path.join(job, name), ".").clear()
 
     def _is_caught(self) -> bool:
         """Whether a checkpoint because its job must go has ended it."""

@@ -38,6 +38,7 @@ class Supervised:
         self.told = False  # whether the container was sent a signal that may have ended it
         self.rollback = False  # whether files that grew after the checkpoint are cut back
         self.owner = _slurmstepd() if plan.task else None
+        self.orphaned = False  # whether that was killed, and the container ended for it: it has not finished
         # In the background, until `create` was told that `start` may come: how it is told.
         self.created: Callable[[], None] | None = None
 
@@ -132,7 +133,8 @@ class Supervised:
             self.log.note("failed", reason=error.line())
             raise
         self.log.note("ended", status=status)
-        step.ended(status, self.told)
+        if not self.orphaned:
+            step.ended(status, self.told)
         return status
 
     def _pretend(self) -> None:
@@ -253,7 +255,8 @@ class Supervised:
         )
         status = supervisor.run()
         self.told = supervisor.told
-        if self.owner is not None and supervisor.owner is None:
+        self.orphaned = self.owner is not None and supervisor.owner is None
+        if self.orphaned:
             self.log.error(f"slurmstepd was killed, so {self.container.name} was ended: a requeue has its job go on")
         return status
 

@@ -278,6 +278,13 @@ def test_prune_of_completed_jobs(home: Path, capfd: Capture, monkeypatch: pytest
     for directory in (home / "7", home / "12"):
         ran(capfd, "prune", "--completed", directory)
     assert sorted(path.name for path in home.iterdir()) == ["12"]
+    cut = Path(made(home, "7/0.0")).parent / store.CUT / "1-ledger"
+    cut.parent.mkdir()
+    cut.touch()
+    ran(capfd, "prune", "--completed", home / "7")
+    assert cut.exists() and not place.find(str(home / "7"))
+    ran(capfd, "prune")
+    assert not (home / "7").exists()
 
 
 def test_prune_keeps(home: Path, capfd: Capture) -> None:

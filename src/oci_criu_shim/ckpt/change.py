@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.cli import Invocation
 
 USAGE = 2
+FOREVER = float("inf")
 
 
 def export(call: Invocation) -> int:
@@ -99,7 +100,8 @@ def prune(call: Invocation) -> int:
         known = _known_jobs("run it where Slurm's commands work")
         old = history.prune(directory, known, dry_run)
     ended = _without(own, known)
-    total = sum(_prune(Store(path, "."), keep, older, dry_run) for path in ended)
+    spared = FOREVER if call.flag("completed") else older  # what was cut off its user may not have seen yet
+    total = sum(_prune(Store(path, "."), keep, older, dry_run, spared) for path in ended)
     for path in old:
         print(path)
     left = f"; left alone: {len(own) - len(ended)} of jobs that Slurm still knows" if own != ended else ""
@@ -112,7 +114,7 @@ def prune_ended(directory: str, older: int) -> None:
     known = slurm.known_jobs()
     history.prune(directory, known, dry_run=False)
     for path in _without(_own_tasks(directory), known):
-        _prune(Store(path, "."), 0, older, dry_run=False, say=lambda _: None)
+        _prune(Store(path, "."), 0, older, dry_run=False, spared=older, say=lambda _: None)
 
 
 def _own_tasks(directory: str) -> list[str]:
@@ -150,7 +152,9 @@ def _task_directories(directory: str) -> list[str]:
     return found
 
 
-def _prune(task: Store, keep: int, older: int, dry_run: bool, say: Callable[[str], None] = print) -> int:
+def _prune(
+    task: Store, keep: int, older: int, dry_run: bool, spared: float, say: Callable[[str], None] = print
+) -> int:
     """Remove what the options don't leave of an ended job's task; the bytes."""
     numbers = task.numbers()
     doomed = [seq for seq in numbers[: max(len(numbers) - keep, 0)] if _age(task, seq) >= older]
@@ -163,8 +167,16 @@ def _prune(task: Store, keep: int, older: int, dry_run: bool, say: Callable[[str
         if not dry_run:
             task.remove(seq)
     if doomed == numbers and not dry_run:
-        task.forget()
+        (task.clear if _has_cut(task, spared) else task.forget)()
     return total
+
+
+def _has_cut(task: Store, seconds: float) -> bool:
+    """Whether there is what was cut off its files, no longer ago than that."""
+    try:
+        return time.time() - os.stat(os.path.join(task.path, store.CUT)).st_mtime < seconds
+    except FileNotFoundError:
+        return False
 
 
 def _age(task: Store, seq: int) -> int:
