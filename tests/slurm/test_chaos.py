@@ -28,6 +28,8 @@ KINDS, MODES = ("batch", "step"), ("append", "offset")
 MOMENTS = ("dump", "preemption", "restore")
 LATEST = {"dump": 0.6, "preemption": 3.0, "restore": 0.4}
 """Seconds after the moment's beginning."""
+BRIEF = ("child", "criu", "worker")
+"""Those that are there only for a dump or a restore."""
 STATED = re.compile(r"^(oci-criu-shim|srun): error: ", re.MULTILINE)
 
 
@@ -50,10 +52,12 @@ class Round:
             more = list(product(os.environ.get("CHAOS_VICTIMS", VICTIMS).split(), MOMENTS))
             chance.shuffle(more)
             pairs += more
-        return [
-            cls(victim, moment, chance.uniform(0, LATEST[moment]), chance.choice(KINDS), chance.choice(MODES))
-            for victim, moment in pairs[:ROUNDS]
-        ]
+        return [cls.of(victim, moment, chance) for victim, moment in pairs[:ROUNDS]]
+
+    @classmethod
+    def of(cls, victim: str, moment: str, chance: random.Random) -> Round:
+        latest = 0.3 if victim in BRIEF else LATEST[moment]
+        return cls(victim, moment, chance.uniform(0, latest), chance.choice(KINDS), chance.choice(MODES))
 
 
 @dataclass
