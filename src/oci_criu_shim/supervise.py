@@ -14,6 +14,8 @@ from oci_criu_shim.signals import CHECKPOINT
 HARMLESS = (signal.SIGCONT, signal.SIGWINCH, signal.SIGURG)  # of the signals that are passed on: they end no program
 NO_REASON, PREEMPT = 3, "preempt"  # checkpointer's, which is imported only where checkpoints were asked for
 
+PAUSE = 1.0  # seconds in which CRIU lets go of a container, when the child that asked for a dump was killed
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +57,7 @@ class Supervisor:
         self.child: int | None = None  # it takes a checkpoint, for the first of the `reasons`; others have come since
         self.reasons: list[str] = []
         self.wake = 0.0  # when a checkpoint may be due, by the monotonic clock
+        self.killed = False  # the last child was
         self.terminating = False
         self.told = False
         self.status: int | None = None
@@ -134,7 +137,13 @@ class Supervisor:
         if self.child is None and self.status is None and self.reasons:
             reason = self.reasons[0]
             checkpointer.begin(reason)
-            self.child = process.fork(lambda: self.take(reason))
+            self.child = process.fork(lambda: self._take(reason))
+
+    def _take(self, reason: str) -> int:
+        """In the child."""
+        if self.killed:
+            time.sleep(PAUSE)
+        return self.take(reason)
 
     def _pass_on(self, number: int) -> None:
         self.told |= number not in HARMLESS
@@ -162,8 +171,11 @@ class Supervisor:
                 self._checkpointed(self.checkpointer, code)
 
     def _checkpointed(self, checkpointer: Checkpointer, code: int) -> None:
-        reason = self.reasons.pop(0)
         self.child = None
+        self.killed = code < 0 and not self.killed
+        if self.killed:
+            return  # nothing came of it, so another one has a try
+        reason = self.reasons.pop(0)
         checkpointer.done(reason, code)
         self.wake = 0.0
         if reason == PREEMPT:

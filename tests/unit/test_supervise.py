@@ -38,3 +38,52 @@ def test_the_owner_ends(tmp_path: Path, ends: bool) -> None:
     finally:
         owner.kill()
         owner.wait()
+
+
+class Due:
+    """A checkpointer that wants one checkpoint at once."""
+
+    def __init__(self) -> None:
+        self.wanted = ["interval"]
+        self.ended: list[tuple[str, int]] = []
+        self.packing = self
+
+    def due(self) -> str:
+        return self.wanted.pop() if self.wanted else ""
+
+    def begin(self, reason: str) -> None:
+        """A child is about to see to it."""
+
+    def stop(self) -> None:
+        """Nothing is compressed."""
+
+    def sleep(self) -> float:
+        return 60
+
+    def at_signal(self, number: int) -> str:
+        return ""
+
+    def done(self, reason: str, code: int) -> None:
+        self.ended.append((reason, code))
+
+
+def test_a_child_that_was_killed_is_followed_by_another_one(tmp_path: Path) -> None:
+    container = Container(str(tmp_path), "one")
+    container.reserve()
+    tried = tmp_path / "tried"
+
+    def take(_: str) -> int:
+        if not tried.exists():
+            tried.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    def supervise() -> int:
+        main = process.spawn(["/bin/sh", "-c", "sleep 1; exit 7"], os.environ, {})
+        container.save({"init": process.identity(main)})
+        stdio, due = Stdio(), Due()
+        stdio.started()
+        status = Supervisor(container, main, "", stdio, Signals(), due, take).run()  # type: ignore[arg-type]
+        return status if due.ended == [("interval", 0)] else 1
+
+    assert process.exit_status(process.wait(process.fork(supervise))) == 7
