@@ -3,7 +3,8 @@
     <checkpoint-dir>/<job>/<step>.<task>/finished.json   {version, status, command, bundle}
                                         /started         the number of the run (restart count) that is at work on it
 
-A step that ended by itself leaves finished.json, and its checkpoints go. One that was ended because its job ends has
+A step that ended by itself leaves finished.json, and its checkpoints go. So does a container that is the batch step
+and ends in its job's grace time: Slurm requeues the job all the same. One that was ended because its job ends has
 not finished, whatever its exit status: slurmctld changes the job's state before it has anything killed, and is asked
 where a signal had part in the end. A step is known again by its number and task, and by its command and bundle, because
 steps in the background may change their numbers from one run of the script to the next.
@@ -55,7 +56,7 @@ class Step:
 
         ShimError where that can't be known.
         """
-        record = None if self.task.is_batch or self._runs_again() else self._recorded()
+        record = None if self._runs_again() else self._recorded()
         if record and self._is_other(record):
             self._forget()
             record = None
@@ -148,7 +149,7 @@ class Step:
         if not began and not self.store.numbers():
             self.store.clear()  # its program never ran
         elif began and self._ended_by_itself(status, told) and self._is_newest_run():
-            if not self.task.is_batch:
+            if not self.task.is_batch or self._why_it_must_go():
                 self._record(status)
             elif status == 0:
                 self._clear_job()  # the work is done; nobody needs them any more

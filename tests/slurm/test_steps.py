@@ -214,3 +214,36 @@ def test_what_ended_jobs_left_goes_with_a_later_one(shim_cluster: Cluster, shim_
     os.utime(store / "last-prune", (0, 0))
     shim_cluster.exec("ctl", [*run[:-1], "sleep", "2"])
     wait_for(lambda: not (store / "4294").exists(), 15, "it to be removed")
+
+
+# CRIU keeps no open TCP connections, so there is no checkpoint of it.
+LATE = """
+import os, socket, sys, time
+server = socket.create_server(("127.0.0.1", 0))
+ends = [socket.create_connection(server.getsockname()), server.accept()]
+with open("/shared/late.marks", "a") as stream:
+    print("ran", file=stream)
+while not os.path.exists("/shared/late.end"):
+    time.sleep(0.1)
+sys.exit(5)
+"""
+
+
+def test_a_batch_step_that_ends_in_the_grace_time(shim_cluster: Cluster, shim_bundle: str) -> None:
+    """Slurm requeues the job all the same; it does not begin again."""
+    (shim_cluster.shared / "late.py").write_text(LATE)
+    marks(shim_cluster, "late").unlink(missing_ok=True)
+    options = (f"--container={shim_bundle}", *jobs.OPTIONS)
+    job = jobs.submit(shim_cluster, "late", "exec python3 /shared/late.py", Work(), *options)
+    job.wait_running()
+    wait_for(lambda: marks(shim_cluster, "late").exists(), 30, "its start")
+    high = job.displace()
+    wait_for(lambda: "could not be checkpointed" in job.output(), 30, "the dump to fail")
+    (shim_cluster.shared / "late.end").touch()
+    wait_for(lambda: job.record()["restart_cnt"] == 1, 60, "its requeue")
+    shim_cluster.exec("ctl", ["scontrol", "update", f"jobid={job.number}", "starttime=now+3"])
+    assert job.wait_end() == "FAILED"
+    assert job.record()["exit_code"]["return_code"]["number"] == 5
+    assert f"job {job.number} step batch task 0 had finished with status 5" in job.output()
+    assert said(shim_cluster, "late") == ["ran"]
+    shim_cluster.exec("ctl", ["scancel", high])
