@@ -71,9 +71,10 @@ def test_longer_than_the_time_limit(shim_cluster: Cluster, shim_bundle: str) -> 
         job.wait_running()
         shim_cluster.exec("ctl", ["scontrol", "update", f"jobid={job.number}", "timelimit=1"], "root")
         wait_for(lambda: job.record()["restart_cnt"] == 1, 120, "its requeue at the time limit")
-        job.wait_end()
-        assert [line.split()[0] for line in job.events()].count("requeueing") == 1
-        assert len(re.findall(r"restored job \d+ step", job.output())) == 2
+        assert job.wait_end(240) == "COMPLETED"
+        restarts = job.record()["restart_cnt"]  # a busy machine may take a third run
+        assert [line.split()[0] for line in job.events()].count("requeueing") == restarts
+        assert len(re.findall(r"restored job \d+ step", job.output())) > restarts  # both, the first time
         assert job.ticks() == 140 and "end sum-ok" in job.output()
 
 

@@ -16,7 +16,7 @@ class Submit(Case):
         lists = ("preempt", "timeout", "preempt,timeout", "interval:30m,signal:SIGUSR1", "interval:auto", "default")
         for value in (None, "", "(null)", "none", "off", *lists):
             with self.subTest(value=value):
-                result = call("local", {"checkpoint": value})
+                result = call("local", {"checkpoint": value}, quick=value != lists[3])
                 self.assertTrue(result.accepted)
                 self.assertEqual(result.hooks["slurm_spank_init_post_opt"], 0)
 
@@ -24,7 +24,7 @@ class Submit(Case):
         intervals = ("interval:", "interval:30", "interval:0s")
         for value in ("Preempt", "preempt,", ",", "none,preempt", *intervals, "signal:TERM"):
             with self.subTest(value=value):
-                result = call("local", {"checkpoint": value})
+                result = call("local", {"checkpoint": value}, quick=value != intervals[1])
                 self.assertFalse(result.accepted)
                 self.assertIn(f"--checkpoint={value}:", result.errors)
                 self.assertIn("preempt, timeout, interval:TIME", result.errors)
@@ -40,7 +40,8 @@ class Submit(Case):
             for value in (*good, *bad):
                 with self.subTest(option=option, value=value):
                     environment = {FORWARD + "restart_dir": value} if value and option == "restart-dir" else {}
-                    result = call("local", {"checkpoint": None, option: value}, environment)
+                    quick = value != good[0]
+                    result = call("local", {"checkpoint": None, option: value}, environment, quick=quick)
                     self.assertEqual(result.accepted, value in good)
                     self.assertEqual(result.errors.count("\n"), 0 if value in good else 1)
 

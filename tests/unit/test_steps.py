@@ -294,15 +294,18 @@ def test_job_states(monkeypatch: pytest.MonkeyPatch, fields: dict[str, object], 
 
 
 def test_what_ended_jobs_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
-    """Once a day: what has no checkpoints at once, others when they are old."""
+    """Once a day what is old goes."""
     monkeypatch.setattr(slurm, "known_jobs", lambda: {12})
     day = 86400
     stamp = tmp_path / tidy.STAMP
     old = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 8 * day))
     for key, created in (("7/0.0", ""), ("8/0.0", old), ("12/0.0", old)):
         checkpoint(tmp_path, key, created=created)
-    (tmp_path / "9/0.0").mkdir(parents=True)
-    (tmp_path / "9/0.0/finished.json").touch()
+    for key in ("9/0.0", "10/0.0"):
+        (tmp_path / key).mkdir(parents=True)
+        (tmp_path / key / "finished.json").touch()
+    for key in ("8/0.0", "9/0.0", "12/0.0"):
+        os.utime(tmp_path / key, (0, 0))
 
     def pruned() -> list[str]:
         tidy.begin(str(tmp_path), 7 * day)
@@ -313,7 +316,7 @@ def test_what_ended_jobs_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
         return sorted(path.name for path in tmp_path.glob("[0-9]*"))
 
     stamp.touch()
-    assert pruned() == ["12", "7", "8", "9"]
+    assert pruned() == ["10", "12", "7", "8", "9"]
     os.utime(stamp, (0, 0))
-    assert pruned() == ["12", "7"]
+    assert pruned() == ["10", "12", "7"]
     assert stamp.stat().st_mtime > time.time() - day

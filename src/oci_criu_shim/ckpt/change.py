@@ -110,11 +110,12 @@ def prune(call: Invocation) -> int:
 
 
 def prune_ended(directory: str, older: int) -> None:
-    """The same, without options and a word, but for checkpoints younger than `older` seconds."""
+    """The same, without options and a word, but for tasks and checkpoints younger than `older` seconds."""
     known = slurm.known_jobs()
     history.prune(directory, known, dry_run=False)
     for path in _without(_own_tasks(directory), known):
-        _prune(Store(path, "."), 0, older, dry_run=False, spared=older, say=lambda _: None)
+        if time.time() - os.stat(path).st_mtime >= older:
+            _prune(Store(path, "."), 0, older, dry_run=False, spared=older, say=lambda _: None)
 
 
 def _own_tasks(directory: str) -> list[str]:
