@@ -113,7 +113,10 @@ class Step:
                 pass  # another of the job's steps has done so
         if self.task.restarts and self.store.started():
             number = str(self.task.restarts).encode()
-            files.write_atomically(os.path.join(self.store.path, STARTED), number)
+            try:
+                files.write_atomically(os.path.join(self.store.path, STARTED), number)
+            except OSError as error:
+                self.log.debug(str(error))  # what needs to write there will say so
 
     def is_too_late(self) -> bool:
         """Whether the job is about to be requeued: what would start now would end without a checkpoint."""

@@ -58,9 +58,9 @@ def test_preempted(cluster: Cluster, bundle: str, setting: str, suffix: str) -> 
     shown = json.loads(cluster.exec("n1", [SHIM, "ckpt", "show", "--json", first]).stdout)
     assert (shown["compressed"], shown["bytes"] < shown["dumped"]) == ([setting.partition(":")[0]], True)
     cluster.exec("ctl", ["scancel", high])
+    assert job.wait_end() == "COMPLETED", job.quoted()
     for node in cluster.compute_nodes():
         assert ".stage." not in cluster.exec(node, ["ls", "-A", "/var/tmp"], "root").stdout
-    assert job.wait_end() == "COMPLETED", job.quoted()
     assert not job.failures()
 
 

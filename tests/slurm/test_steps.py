@@ -211,7 +211,8 @@ def test_what_ended_jobs_left_goes_with_a_later_one(shim_cluster: Cluster, shim_
     run = ["srun", *jobs.OPTIONS[:2], f"--container={shim_bundle}", "true"]
     shim_cluster.exec("ctl", run)
     assert (store / "4294").exists()
-    os.utime(store / "last-prune", (0, 0))
+    for path in (store / "last-prune", store / "4294/0.0"):
+        os.utime(path, (0, 0))
     shim_cluster.exec("ctl", [*run[:-1], "sleep", "2"])
     wait_for(lambda: not (store / "4294").exists(), 15, "it to be removed")
 
