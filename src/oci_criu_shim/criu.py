@@ -159,7 +159,7 @@ MEANINGS = (
     (r"infiniband|uverbs", "a process uses InfiniBand verbs, which CRIU cannot dump"),
     (r"Connected TCP socket", "a TCP connection is open; only root can keep it, by --tcp-established"),
     (r"ghost file.*too big|Can't dump ghost file", "a deleted file that is still open is too large"),
-    (r"external socket|External socket", "a unix socket leads out of the container"),
+    (r"external socket|unix socket \d+ without peer", "a unix socket leads out of the container"),
     (r"Can't lookup mount|doesn't have a proper root mount", "a file is open on a mount that is not in the container"),
     (r"No space left|Disk quota", "the checkpoint directory is full"),
     (r"shell job|--shell-job|session leader", "a process belongs to a session outside of the container"),

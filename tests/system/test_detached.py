@@ -110,3 +110,52 @@ def test_a_failing_dump_leaves_what_was_there(site: Site, bundle: str) -> None:
         wait_counts(site, counted(site)[-1] + 3)
     finally:
         site.exec(["umount", images])
+
+
+LISTEN = """
+import os, socket, sys
+here = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+here.bind(sys.argv[1] + "/log")
+if os.fork() == 0:
+    while (line := here.recv(99)) != b"end":
+        with open(sys.argv[1] + "/heard", "ab") as out:
+            out.write(line + b" ")
+"""
+TELL = """
+import itertools, socket, time
+there = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+there.connect("/srv/outside/log")
+for number in itertools.count():
+    there.send(str(number).encode())
+    time.sleep(0.1)
+"""
+END = 'import socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"end", "{}/log")'
+
+
+def test_a_socket_that_leads_out(site: Site, bundle: str) -> None:
+    """As to a node's /dev/log. CRIU finds the other end in the same network namespace only, and by the same path."""
+    out, images = "/srv/outside", ("--image-path", f"{bundle}/images")
+    spec = json.loads(site.exec(["cat", f"{bundle}/config.json"]).stdout)
+    spec["process"]["args"] = ["python3", "-I", "-c", TELL]
+    spec["linux"]["namespaces"] = [one for one in spec["linux"]["namespaces"] if one["type"] != "network"]
+    spec["mounts"].append({"destination": out, "type": "none", "source": out, "options": ["bind", "rw"]})
+    site.cluster.exec(site.node, ["tee", f"{bundle}/config.json"], "root", input=json.dumps(spec))
+    site.exec(["mkdir", out])
+    site.exec(["sh", "-c", 'python3 -I -c "$1" "$2" >/dev/null 2>&1', "sh", LISTEN, out])
+
+    def heard() -> list[int]:
+        return [int(word) for word in site.exec(["cat", f"{out}/heard"], check=False).stdout.split()]
+
+    try:
+        assert detached(site, "run", "one") == 0
+        wait_for(lambda: len(heard()) > 3, 20, "it to be heard")
+        assert "a unix socket leads out of the container" in shim(site, "checkpoint", *images, "one", check=False)
+        shim(site, "checkpoint", "--ext-unix-sk", *images, "one")
+        reached = len(heard())
+        assert detached(site, "restore", "--ext-unix-sk", *images, "one") == 0
+        wait_for(lambda: len(heard()) > reached + 3, 20, "it to be heard again")
+        assert heard() == list(range(len(heard())))
+    finally:
+        shim(site, "delete", "--force", "one")
+        site.exec(["python3", "-I", "-c", END.format(out)])
+        site.exec(["rm", "-r", out])
