@@ -34,7 +34,7 @@ def make_small(monkeypatch: pytest.MonkeyPatch, node: Path) -> None:
     monkeypatch.setattr(unpacking, "IN_MEMORY", ())
 
 
-def make_store(directory: Path, said: list[str] | None = None, left: float = 60) -> Store:
+def make_store(directory: Path, said: list[str] | None = None, left: float = 600) -> Store:
     """One that compresses; what goes wrong is `said`, and Slurm leaves so many seconds."""
     directory.mkdir(mode=0o700)
     words = [] if said is None else said
@@ -47,7 +47,9 @@ def commit(store: Store, **changes: Any) -> Checkpoint:
             Path(stage.images, f"{name}.img").write_bytes(data)
         stage.write("spec.dump", {})
         sizes = stage.sizes()
-        return stage.commit(full_manifest() | {"files": sizes, "bytes": sum(sizes.values())} | changes)
+        # Frozen so long that a busy machine has the time to compress it.
+        fields = {"files": sizes, "bytes": sum(sizes.values()), "frozen_seconds": 100}
+        return stage.commit(full_manifest() | fields | changes)
 
 
 def newest(store: Store) -> Checkpoint:
