@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim import commands
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import USAGE, ShimError
 from oci_criu_shim.log import Log
 from oci_criu_shim.verbs import GLOBAL, GROUPS, HELP, VERBS
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from oci_criu_shim.verbs import Group, Option, Verb
-
-USAGE = 2  # exit status of a command line that can't be understood
 
 
 class Invocation:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+USAGE = 2  # exit status of a command line that can't be understood
+
 
 class ShimError(Exception):
     """Something the user or the site can mend: printed as one line, never as a traceback.

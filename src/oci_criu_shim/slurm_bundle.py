@@ -9,7 +9,7 @@ import os
 
 from oci_criu_shim import cli, files
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.job import BATCH_STEP
+from oci_criu_shim.job import BATCH_STEP, RUN_DIRECTORY
 from oci_criu_shim.log import Log
 
 TYPE_CHECKING = False
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-RUN_DIRECTORY = "/run/oci-criu-shim"
 BATCH_SCRIPT = "/tmp/slurm/startup"  # where Slurm has it in a container
 
 

@@ -12,7 +12,6 @@ from oci_criu_shim import files, process
 from oci_criu_shim.signals import CHECKPOINT
 
 HARMLESS = (signal.SIGCONT, signal.SIGWINCH, signal.SIGURG)  # of the signals that are passed on: they end no program
-NO_REASON, PREEMPT = 3, "preempt"  # checkpointer's, which is imported only where checkpoints were asked for
 
 PAUSE = 1.0  # seconds in which CRIU lets go of a container, when the child that asked for a dump was killed
 
@@ -171,6 +170,9 @@ class Supervisor:
                 self._checkpointed(self.checkpointer, code)
 
     def _checkpointed(self, checkpointer: Checkpointer, code: int) -> None:
+        from oci_criu_shim.checkpointer import NO_REASON
+        from oci_criu_shim.schedule import PREEMPT
+
         self.child = None
         self.killed = code < 0 and not self.killed
         if self.killed:

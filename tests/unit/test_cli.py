@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim import cli
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import USAGE, ShimError
 from oci_criu_shim.verbs import VERBS
 
 Calls = list[cli.Invocation]
@@ -83,7 +83,7 @@ def test_options_of_others_are_accepted(calls: Calls) -> None:
 def test_refused(calls: Calls, words: list[str], said: str) -> None:
     with pytest.raises(ShimError, match=said) as caught:
         cli.main(words)
-    assert caught.value.status == cli.USAGE
+    assert caught.value.status == USAGE
     assert not calls
 
 
@@ -100,7 +100,7 @@ def test_help_of_each_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_nothing_asked(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([]) == cli.USAGE
+    assert cli.main([]) == USAGE
     assert "usage:" in capsys.readouterr().out
 
 

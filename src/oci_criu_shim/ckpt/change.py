@@ -10,7 +10,7 @@ from oci_criu_shim.checkpoints import archive, store, unpacking
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.ckpt import look, place
 from oci_criu_shim.ckpt.report import Progress
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import USAGE, ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.store import Checkpoint
     from oci_criu_shim.cli import Invocation
 
-USAGE = 2
 FOREVER = float("inf")
 
 

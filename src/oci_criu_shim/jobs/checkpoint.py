@@ -10,6 +10,7 @@ import time
 from oci_criu_shim import files, preempt, process, slurm
 from oci_criu_shim.checkpointer import ANSWER, REQUEST
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.job import RUN_DIRECTORY
 from oci_criu_shim.jobs.place import job_number
 from oci_criu_shim.signals import CHECKPOINT
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.cli import Invocation
     from oci_criu_shim.container import Container
 
-RUN_DIR = "/run/oci-criu-shim"  # spank/paths.h
 POLL_SECONDS = 0.05
 PROGRESS_SECONDS = 2.0
 
@@ -33,7 +33,7 @@ def checkpoint(call: Invocation) -> int:
 
 
 def _here(job: int, as_json: bool) -> int:
-    node, root = os.uname().nodename, os.path.join(RUN_DIR, str(job))
+    node, root = os.uname().nodename, os.path.join(RUN_DIRECTORY, str(job))
     if os.path.isdir(root) and not os.access(root, os.R_OK | os.X_OK):
         raise ShimError(f"job {job} belongs to somebody else")
     containers = list(preempt.asked(root))

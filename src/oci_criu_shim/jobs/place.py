@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from oci_criu_shim.errors import ShimError
-
-USAGE = 2
+from oci_criu_shim.errors import USAGE, ShimError
 
 
 def job_number(word: str) -> int:

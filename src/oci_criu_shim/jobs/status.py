@@ -5,9 +5,9 @@ from __future__ import annotations
 from oci_criu_shim import history, slurm, units
 from oci_criu_shim.ckpt import place
 from oci_criu_shim.ckpt.report import print_json, print_table
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import USAGE, ShimError
 from oci_criu_shim.jobs import story
-from oci_criu_shim.jobs.place import USAGE, job_number
+from oci_criu_shim.jobs.place import job_number
 from oci_criu_shim.jobs.story import name, when
 
 TYPE_CHECKING = False
