@@ -14,6 +14,7 @@ from oci_criu_shim.errors import ShimError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
     from typing import Any
 
     from oci_criu_shim.checkpoints.directory import Directory
@@ -51,10 +52,11 @@ def take(
     reason: str,
     options: dict[str, Any] | None = None,
     connection: socket.socket | None = None,
+    serves: Callable[[], None] | None = None,
 ) -> Taken:
     """Checkpoint `container`, whose init is `pid`, into `store`; ShimError or OSError, and it runs on, where that
     fails. `options` are of the worker's closed set (its check()). `connection` is one to the helper, where the caller
-    has it already."""
+    has it already. `serves` is called once memory that is handed out lazily can be asked for."""
     begin = time.monotonic()
     options = options or {"leave_running": False}
     record = container.load()
@@ -81,10 +83,10 @@ def take(
             committed.append(_commit(container, pid, record, stage, report, reason, options["leave_running"]))
 
         try:
-            client.dump(connection, options, [pidfd, *directories], commit)
+            client.dump(connection, options, [pidfd, *directories], commit, serves)
         except ShimError:
-            if not committed or options["leave_running"]:
-                raise
+            if not committed or options["leave_running"] or options.get("lazy_pages"):
+                raise  # it runs on; what it did not hand out of its memory, nobody else has
             # It is committed, so it must not run on: what it did now would be done twice.
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-
 def connect(helper: str | None) -> socket.socket:
     """A connection to whoever does the dump; ShimError where nobody may."""
     if helper is not None and os.path.exists(helper):
@@ -47,12 +46,14 @@ def dump(
     options: Mapping[str, Any],
     fds: Sequence[int],
     commit: Callable[[dict[str, Any]], None],
+    serves: Callable[[], None] | None = None,
 ) -> None:
     """Have a process dumped: `fds` are its pidfd, the directory for the images and, where it is another, CRIU's
     working directory; `options` are of the worker's closed set.
 
     `commit` is called with the worker's report while all is frozen; where it raises, the container
-    runs on and the exception goes to the caller. ShimError says why a dump failed.
+    runs on and the exception goes to the caller. `serves` is called once memory that is handed out lazily can be asked
+    for. ShimError says why a dump failed.
     """
     wire.send(connection, {"op": "dump", **options}, fds)
     message, _ = wire.receive(connection)
@@ -64,6 +65,10 @@ def dump(
             wire.receive(connection)  # when it answers, the container runs again
             raise
         wire.send(connection, {"op": "commit"})
+        message, _ = wire.receive(connection)
+    if message.get("event") == "serves":
+        if serves:
+            serves()
         message, _ = wire.receive(connection)
     if message.get("event") != "done":
         raise ShimError(str(message.get("error")), str(message.get("hint") or ""))

@@ -133,9 +133,11 @@ def checkpoint(call: Invocation) -> int:
     options = requested.dump(call, found, backend.name)
     task = job.of(found.environment())
     helper = job.helper_socket(container.root, task) if task else None
-    directory = Directory(call.value("image-path") or "checkpoint", call.value("work-path"))
+    elsewhere = "page_server" in options and "lazy_pages" not in options
+    directory = Directory(call.value("image-path") or "checkpoint", call.value("work-path"), elsewhere)
+    serves = requested.serves(call)
     directory.prepare()
-    taken = checkpointing.take(container, pid, directory, helper, "demand", options)
+    taken = checkpointing.take(container, pid, directory, helper, "demand", options, serves=serves)
     call.log.event(f"checkpointed {container.name} to {taken.describe()}")
     if not options["leave_running"]:
         lifecycle.forget(container, backend, pid)
@@ -159,7 +161,7 @@ def restore(call: Invocation) -> int:
         found = foreign.checkpoint(directory.path, plan.bundle)
     if call.flag("detach"):
         return lifecycle.restore_detached(plan, found, asked, call.value("console-socket"))
-    return lifecycle.restore(plan, found)
+    return lifecycle.restore(plan, found, asked)
 
 
 def spec(call: Invocation) -> int:

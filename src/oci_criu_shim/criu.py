@@ -70,9 +70,7 @@ class Swrk:
         self.pid = pid
         self.terminal: int | None = None
 
-    def request(
-        self, kind: str, options: Mapping[str, Any], notified: Callable[[str, int], bool] | None = None
-    ) -> Any:
+    def request(self, kind: str, options: Mapping[str, Any], notified: Callable[[str, int], bool] | None = None) -> Any:
         """Send one request; the response. `notified` answers CRIU's events: their name, and the pid of
         the init where one comes along, else 0."""
         request = self.rpc.criu_req()
@@ -117,16 +115,17 @@ class Swrk:
         process.wait(self.pid)
 
 
-def start(env: Mapping[str, str], log: int) -> Swrk:
-    """A `criu swrk` process with the environment `env`, its connection and `log` as standard error."""
+def start(env: Mapping[str, str], log: int, more: Mapping[int, int] | None = None) -> Swrk:
+    """A `criu swrk` process with the environment `env`, its connection, `log` as standard error and `more` descriptors
+    ({number there: number here})."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = process.spawn([program(), "swrk", "3"], env, {3: theirs.fileno(), 2: log})
+    pid = process.spawn([program(), "swrk", "3"], env, {3: theirs.fileno(), 2: log, **(more or {})})
     theirs.close()
     return Swrk(ours, pid)
 
 
 def fill(message: Any, values: Mapping[str, Any]) -> None:
-    """Set the protobuf `message` to `values`: lists of strings, and of dicts for submessages."""
+    """Set the protobuf `message` to `values`: lists of strings, and dicts, also in lists, for submessages."""
     for name, value in values.items():
         if isinstance(value, list):
             field = getattr(message, name)
@@ -135,6 +134,8 @@ def fill(message: Any, values: Mapping[str, Any]) -> None:
                     fill(field.add(), item)
                 else:
                     field.append(item)
+        elif isinstance(value, dict):
+            fill(getattr(message, name), value)
         elif isinstance(value, str) and name in ("network_lock", "manage_cgroups_mode"):
             enum = message.DESCRIPTOR.fields_by_name[name].enum_type
             setattr(message, name, enum.values_by_name[value].number)

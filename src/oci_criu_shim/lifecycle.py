@@ -89,12 +89,12 @@ def _pid_file(plan: Plan) -> list[str]:
     return [f"--pid-file={plan.pid_file}"] if plan.pid_file else []
 
 
-def restore(plan: Plan, checkpoint: Checkpoint) -> int:
+def restore(plan: Plan, checkpoint: Checkpoint, asked: Asked) -> int:
     """Run `checkpoint` as the container in the foreground; its exit status."""
     _reserve(plan.container)
     from oci_criu_shim.supervised import Supervised
 
-    return Supervised(plan).restore(checkpoint)
+    return Supervised(plan).restore(checkpoint, asked)
 
 
 def restore_detached(plan: Plan, checkpoint: Checkpoint, asked: Asked, console: str | None) -> int:

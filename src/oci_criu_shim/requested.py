@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from oci_criu_shim.bundle import Bundle
     from oci_criu_shim.cli import Invocation
 
-FLAGS = ("tcp-established", "ext-unix-sk", "shell-job")
+FLAGS = ("tcp-established", "ext-unix-sk", "shell-job", "lazy-pages")
 CGROUP_MODES = ("ignore", "soft", "full", "strict")
+PIPE = 1 << 22  # bytes: what CRIU asks for (PIPE_MAX_SIZE in criu/include/page-pipe.h), as a power of two
 LOCKS = {"iptables": "IPTABLES", "nftables": "NFTABLES", "skip": "SKIP"}
-REFUSED = {
-    "page-server": "a checkpoint goes to files here, not to a page server",
-    "lazy-pages": "a restore reads all memory before the container runs again",
-}
 
 
 def dump(call: Invocation, bundle: Bundle, backend: str) -> dict[str, Any]:
     """The options of the worker's request (worker.check())."""
-    _refuse(call)
+    _check_cgroup_mode(call)
     if call.flag("pre-dump") or call.value("parent-path"):
         _refuse_pre_dump()
     asked: dict[str, Any] = {"leave_running": call.flag("leave-running")}
     if os.geteuid():
         _require_root(call)
         return asked
+    asked |= _page_server(call)
     asked["network"] = "joined" if bundle.namespaces.get("network") else "dumped"
     asked["for"] = "runc" if backend == "runc" else "crun"  # who else is to understand the images
     return asked | _common(call)
@@ -38,7 +38,7 @@ def dump(call: Invocation, bundle: Bundle, backend: str) -> dict[str, Any]:
 
 def restore(call: Invocation) -> dict[str, Any]:
     """Fields of CRIU's request (criu's images/rpc.proto)."""
-    _refuse(call)
+    _check_cgroup_mode(call)
     if os.geteuid():
         _require_root(call)
         return {}
@@ -61,10 +61,54 @@ def _common(call: Invocation) -> dict[str, Any]:
     return asked
 
 
-def _refuse(call: Invocation) -> None:
-    for name, reason in REFUSED.items():
-        if call.flag(name):
-            raise ShimError(f"--{name}: {reason}", "leave it out")
+def _page_server(call: Invocation) -> dict[str, Any]:
+    """Where memory goes instead of files: to a page server, or, lazily, to whoever asks for it there."""
+    server = call.value("page-server")
+    if server is None:
+        if call.flag("lazy-pages"):
+            raise ShimError("--lazy-pages needs a port to hand memory out at", "add --page-server 0.0.0.0:PORT")
+        return {}
+    address, _, port = server.rpartition(":")
+    if not address or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise ShimError(f"--page-server is ADDRESS:PORT, not {server!r}")
+    if call.flag("lazy-pages"):
+        _require_large_pipes()
+    return {"page_server": [address.strip("[]"), int(port)]}
+
+
+def _require_large_pipes() -> None:
+    """CRIU hands memory out through pipes, and would find out that they are too small when it is asked for."""
+    reader, writer = os.pipe()
+    try:
+        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE)
+    except PermissionError:
+        raise ShimError(
+            f"--lazy-pages needs pipes of {PIPE >> 20} MiB, which this root may not make",
+            f"grant it CAP_SYS_RESOURCE, or set sysctl fs.pipe-max-size to {PIPE}",
+        ) from None
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def serves(call: Invocation) -> Callable[[], None]:
+    """What to do once memory can be asked for: a null byte to --status-fd tells the caller."""
+    text = call.value("status-fd")
+    if text is None:
+        return lambda: None
+    try:
+        descriptor = os.dup(int(text))
+    except (ValueError, OSError):
+        raise ShimError(f"--status-fd is the number of an open descriptor, not {text!r}") from None
+
+    def tell() -> None:
+        with open(descriptor, "wb") as stream:
+            stream.write(b"\0")
+
+    return tell
+
+
+def _check_cgroup_mode(call: Invocation) -> None:
     mode = call.value("manage-cgroups-mode")
     if mode is not None and mode not in CGROUP_MODES:
         raise ShimError(f"--manage-cgroups-mode is {', '.join(CGROUP_MODES)}, not {mode!r}")
@@ -87,6 +131,6 @@ def _refuse_pre_dump() -> None:
 
 def _require_root(call: Invocation) -> None:
     """A user's dump and restore have no right to what these options are about."""
-    for name in (*FLAGS, "tcp-close"):
+    for name in (*FLAGS, "tcp-close", "page-server"):
         if call.flag(name):
             raise ShimError(f"--{name} is for root's containers only", "leave it out")

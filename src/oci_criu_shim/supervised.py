@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.store import Checkpoint, Store
     from oci_criu_shim.config import Settings
     from oci_criu_shim.lifecycle import Plan
+    from oci_criu_shim.restore import Asked
     from oci_criu_shim.terminal import Terminal
 
 
@@ -49,10 +50,10 @@ class Supervised:
         finally:
             self._clear()
 
-    def restore(self, checkpoint: Checkpoint) -> int:
+    def restore(self, checkpoint: Checkpoint, asked: Asked) -> int:
         """Run it from `checkpoint` in the foreground; its exit status. Nothing of it is left then."""
         try:
-            return self._begin(checkpoint)()
+            return self._begin(checkpoint, asked)()
         finally:
             self._clear()
 
@@ -213,7 +214,7 @@ class Supervised:
         self.created()
         self.created = None
 
-    def _begin(self, checkpoint: Checkpoint) -> Callable[[], int]:
+    def _begin(self, checkpoint: Checkpoint, asked: Asked | None = None) -> Callable[[], int]:
         """Restore it; what then looks after it, to its end, and returns its exit status."""
         from oci_criu_shim import restore, written
 
@@ -224,7 +225,7 @@ class Supervised:
         self.container.update(**self._record(stdio=stdio.record()))  # what hooks are told of it
         cut = written.place(checkpoint, self.task) if self.task and self.rollback else None
         try:
-            pid = restore.start(self.container, self.plan.bundle, checkpoint, stdio, self.log, cut=cut)
+            pid = restore.start(self.container, self.plan.bundle, checkpoint, stdio, self.log, asked, cut)
         except ShimError:
             restore.undo(self.container, group)
             raise

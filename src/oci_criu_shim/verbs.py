@@ -102,7 +102,7 @@ REACHING_OUT = (
     Option("--manage-cgroups-mode", "MODE", "accepted: a restored container gets config.json's group and limits"),
     Option("--empty-ns", "KIND", "accepted: hooks and callers set up networks"),
     Option("--auto-dedup", "", "accepted: there are no earlier dumps to share with"),
-    Option("--lazy-pages", "", "refused: memory is restored at once"),
+    Option("--lazy-pages", "", "hand memory out at --page-server's port; fetch it when needed (root)"),
 )
 CHECKPOINT = (
     IMAGES,
@@ -110,8 +110,8 @@ CHECKPOINT = (
     *REACHING_OUT,
     Option("--pre-dump", "", "refused, with the reason: memory only, while it runs on"),
     Option("--parent-path", "DIR", "refused, with the reason: only what changed since that dump"),
-    Option("--page-server", "ADDRESS:PORT", "refused: a checkpoint goes to files"),
-    Option("--status-fd", "N", "accepted: told of lazy pages only"),
+    Option("--page-server", "ADDRESS:PORT", "send memory to this `criu page-server` (root)"),
+    Option("--status-fd", "N", "write a null byte to this descriptor once lazy pages can be fetched"),
 )
 RESTORE = (
     BUNDLE,
@@ -155,7 +155,6 @@ UPDATE = (
         )
     ),
 )
-
 
 
 def _checkpoints() -> dict[str, Verb]:

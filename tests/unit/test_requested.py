@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from typing import Any
 
@@ -39,6 +40,8 @@ def bundle(*namespaces: dict[str, str]) -> Bundle:
         (("--tcp-established",), {"tcp_established": True, "network_lock": "NFTABLES"}),
         (("--tcp-established", "--network-lock=skip"), {"tcp_established": True, "network_lock": "SKIP"}),
         (("--ext-unix-sk", "--shell-job"), {"ext_unix_sk": True, "shell_job": True}),
+        (("--page-server=host:1",), {"page_server": ["host", 1]}),
+        (("--page-server=[::1]:27",), {"page_server": ["::1", 27]}),
     ],
 )
 def test_dump(words: tuple[str, ...], asked: dict[str, Any]) -> None:
@@ -57,6 +60,7 @@ def test_dump_of_a_named_network_for_runc() -> None:
     [
         (("--detach", "--no-pivot", "--no-subreaper", *ACCEPTED), {}),
         (("--tcp-close",), {"tcp_close": True}),
+        (("--lazy-pages",), {"lazy_pages": True}),
         (("--lsm-profile=selinux:p",), {"lsm_profile": "selinux:p"}),
         (("--lsm-mount-context=c",), {"lsm_mount_context": "c"}),
     ],
@@ -68,8 +72,10 @@ def test_restore(words: tuple[str, ...], asked: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--lazy-pages",), "--lazy-pages: a restore reads all memory"),
-        (("--page-server=host:1",), "--page-server: a checkpoint goes to files"),
+        (("--lazy-pages",), "--lazy-pages needs a port"),
+        (("--page-server=host",), "--page-server is ADDRESS:PORT, not 'host'"),
+        (("--page-server=host:0",), "--page-server is ADDRESS:PORT"),
+        (("--page-server=host:65536",), "--page-server is ADDRESS:PORT"),
         (("--network-lock=tape",), "--network-lock is iptables, nftables, skip"),
         (("--manage-cgroups-mode=none",), "--manage-cgroups-mode is ignore"),
     ],
@@ -79,11 +85,42 @@ def test_refused(words: tuple[str, ...], said: str) -> None:
         requested.dump(call("checkpoint", *words), bundle(), "crun")
 
 
+def test_lazily(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("--page-server=host:1", "--lazy-pages")
+    monkeypatch.setattr(fcntl, "fcntl", lambda *_: 0)
+    asked = requested.dump(call("checkpoint", *words), bundle(), "crun")
+    assert (asked["page_server"], asked["lazy_pages"]) == (["host", 1], True)
+
+    def refuse(*_: object) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    with pytest.raises(ShimError, match="needs pipes of 4 MiB"):
+        requested.dump(call("checkpoint", *words), bundle(), "crun")
+
+
+def test_told_that_memory_is_served() -> None:
+    reader, writer = os.pipe()
+    tell = requested.serves(call("checkpoint", f"--status-fd={writer}"))
+    os.close(writer)
+    tell()
+    with open(reader, "rb") as stream:
+        assert stream.read() == b"\0"
+
+
+def test_nobody_is_told() -> None:
+    requested.serves(call("checkpoint"))()
+    with pytest.raises(ShimError, match="--status-fd is the number of an open descriptor, not 'x'"):
+        requested.serves(call("checkpoint", "--status-fd=x"))
+
+
 def test_a_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert requested.dump(call("checkpoint", *ACCEPTED), bundle(), "crun") == {"leave_running": False}
     assert requested.restore(call("restore", *ACCEPTED)) == {}
     with pytest.raises(ShimError, match="--shell-job is for root's containers only"):
         requested.dump(call("checkpoint", "--shell-job"), bundle(), "crun")
+    with pytest.raises(ShimError, match="--page-server is for root's containers only"):
+        requested.dump(call("checkpoint", "--page-server=host:1"), bundle(), "crun")
     with pytest.raises(ShimError, match="--tcp-close is for root's containers only"):
         requested.restore(call("restore", "--tcp-close"))

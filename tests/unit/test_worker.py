@@ -52,6 +52,7 @@ ROOTS: dict[str, Any] = {
     **GOOD,
     **{"tcp_established": True, "ext_unix_sk": True, "shell_job": False},
     **{"network_lock": "NFTABLES", "network": "joined", "for": "runc"},
+    **{"lazy_pages": True, "page_server": ["host", 1]},
 }
 
 

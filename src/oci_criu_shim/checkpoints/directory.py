@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 INVENTORY = "inventory.img"  # without it, nobody takes the rest for a checkpoint
 DESCRIPTORS = "descriptors.json"
+MEMORY = ("pages-", "pagemap-")
 STAGE = ".stage."
 
 
@@ -56,7 +57,7 @@ class Stage(store.Stage):
 
     def commit(self, manifest: dict[str, Any]) -> store.Checkpoint:
         """Flush everything, then put it in the place of what is in the directory. OSError: it is no checkpoint."""
-        manifest = self._seal(manifest)
+        manifest = self._seal({**manifest, "memory_elsewhere": self.directory.elsewhere})
         files.sync_directory(self.path)
         self._replace(self.directory.path)
         self.committed = Images(self.directory.path, manifest)
@@ -64,6 +65,8 @@ class Stage(store.Stage):
 
     def _replace(self, target: str) -> None:
         for name in sorted(os.listdir(target), key=lambda name: name not in (store.MANIFEST, INVENTORY)):
+            if self.directory.elsewhere and name.startswith(MEMORY):
+                continue
             if name.endswith(".img") or name in (store.MANIFEST, DESCRIPTORS, integrity.CHECKSUMS):
                 files.remove_if_there(os.path.join(target, name))
         for name in sorted(os.listdir(self.path), key=lambda name: (name == store.MANIFEST, name == INVENTORY)):
@@ -72,9 +75,13 @@ class Stage(store.Stage):
 
 
 class Directory:
-    """The checkpoint in the directory `path`; `work` is for CRIU's log and statistics, `path` itself by default."""
+    """The checkpoint in the directory `path`; `work` is for CRIU's log and statistics, `path` itself by default.
 
-    def __init__(self, path: str, work: str | None = None) -> None:
+    Where memory goes `elsewhere`, to a page server, that may write to `path`, too.
+    """
+
+    def __init__(self, path: str, work: str | None = None, elsewhere: bool = False) -> None:
+        self.elsewhere = elsewhere
         self.path = os.path.abspath(path)
         self.work = os.path.abspath(work or path)
 

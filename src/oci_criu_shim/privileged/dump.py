@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import select
+import socket
 import threading
 import time
 
@@ -27,6 +28,8 @@ NS_GET_OWNER_UID = 0xB704  # linux/nsfs.h
 GHOST_LIMIT = 1 << 30  # deleted files that are still open are kept up to this size, in bytes
 # Made once every task is frozen and known: the first image that tells so.
 FROZEN_MARK = "files.img"
+CONNECT_SECONDS = 10.0
+PAGE_SERVER = 4  # CRIU's descriptor of the connection to it
 # Where we are installed: bin/ has the gzip that CRIU packs what is in a tmpfs with (spank/gzip.c).
 HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ENVIRONMENT = {"PATH": f"{HOME}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
@@ -120,8 +123,17 @@ def options(
         "notify_scripts": True,
         # Docker pauses a container for its checkpoint. CRIU thaws it, since it could not see into the frozen.
         **({"freeze_cgroup": frozen} if frozen else {}),
-        **{name: value for name, value in asked.items() if name not in ("network", "for")},
+        **_page_server(asked),
+        **{name: value for name, value in asked.items() if name not in ("network", "for", "page_server")},
     }
+
+
+def _page_server(asked: dict[str, Any]) -> dict[str, Any]:
+    """Where memory goes: to whoever asks for it at the port, else down the connection that there is."""
+    if "page_server" not in asked:
+        return {}
+    port = asked["page_server"][1]
+    return {"ps": {"port": port} if asked.get("lazy_pages") else {"port": port, "fd": PAGE_SERVER}}
 
 
 class FreezeWatch:
@@ -166,6 +178,19 @@ class Ready:
         self.log = os.memfd_create("criu.log")
         self.swrk = criu.start(ENVIRONMENT, self.log)
 
+    def connect(self, address: str, port: int) -> None:
+        """Have memory go to the page server there; ShimError where none answers. (CRIU would find that out when all is
+        frozen, and end the container: it has a process that it can't leave.)"""
+        try:
+            server = socket.create_connection((address, port), CONNECT_SECONDS)
+        except OSError as error:
+            hint = "start `criu page-server --images-dir DIR --port PORT` there first"
+            raise ShimError(f"no page server answers at {address}:{port}: {error.strerror or error}", hint) from None
+        with server:
+            server.settimeout(None)
+            self.swrk.close()
+            self.swrk = criu.start(ENVIRONMENT, self.log, {PAGE_SERVER: server.fileno()})
+
 
 def dump(
     ready: Ready,
@@ -173,22 +198,28 @@ def dump(
     directories: list[int],
     asked: dict[str, Any],
     commit: Callable[[dict[str, Any]], bool],
+    serves: Callable[[], None],
 ) -> None:
     """Dump `target` into the first of the `directories`, logging to the last, as `asked`; ShimError, with
     CRIU's own words, where it fails.
 
     When all is written and everything still frozen, `commit` is told of it; where it returns
-    False, or raises, the container runs on as if nothing had been.
+    False, or raises, the container runs on as if nothing had been. After it, where memory is handed out lazily,
+    `serves` is called once that can be asked for.
     """
     found = mounts.external(mounts.read(target.pid), mounts.read())
     if asked.get("for") == "runc":
         for entry in found:
             if (entry["kind"], entry["root"]) == ("device", "/null"):
                 entry["name"] = "/dev/null"  # runc 1.1 has one name for all masked files
+    if "page_server" in asked and not asked.get("lazy_pages"):
+        ready.connect(*asked["page_server"])
     watch = FreezeWatch(target, directories[0])
     refused: list[Exception] = []
 
     def notified(event: str, _: int) -> bool:
+        if event == "status-ready":
+            serves()
         if event != "post-dump":
             return True
         clock, frozen = watch.result()

@@ -16,16 +16,28 @@ from oci_criu_shim.privileged.report import CRIU, REFUSED, Report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
+
+    Values = tuple[object, ...] | Callable[[object], bool]
 
 CONNECTION = 3
 FLAG = (False, True)
+
+
+def _is_server(value: object) -> bool:
+    """Whether it is [address, port]."""
+    return isinstance(value, list) and [type(part) for part in value] == [str, int]
+
+
 # What anybody may ask for, and what root may besides: his containers can reach out of themselves in any case.
-OPTIONS: dict[str, tuple[object, ...]] = {"leave_running": FLAG}
-ROOTS: dict[str, tuple[object, ...]] = {
+OPTIONS: dict[str, Values] = {"leave_running": FLAG}
+ROOTS: dict[str, Values] = {
     "tcp_established": FLAG,
     "ext_unix_sk": FLAG,
     "shell_job": FLAG,
+    "lazy_pages": FLAG,
+    "page_server": _is_server,
     "network_lock": ("IPTABLES", "NFTABLES", "SKIP"),
     "network": ("joined", "dumped"),
     "for": ("crun", "runc"),
@@ -86,9 +98,12 @@ def _serve(connection: socket.socket, job: int | None, report: Report, ready: du
             report.reached = CRIU
         return committed
 
+    def serves() -> None:
+        wire.send(connection, {"event": "serves"})
+
     target = dump.Target(pidfd, job)
     report.reached = CRIU
-    dump.dump(ready, target, directories, asked, commit)
+    dump.dump(ready, target, directories, asked, commit, serves)
 
 
 def check(message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
@@ -104,6 +119,8 @@ def check(message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     return options
 
 
-def _is_one_of(value: object, values: tuple[object, ...]) -> bool:
+def _is_one_of(value: object, values: Values) -> bool:
     """True is not 1 here."""
+    if callable(values):
+        return values(value)
     return any(type(value) is type(other) and value == other for other in values)
