@@ -58,7 +58,7 @@ class Checkpointer:
             return schedule.SIGNAL
         if number == CHECKPOINT and os.path.exists(self.container.path(REQUEST)):
             return schedule.REQUEST
-        if number == CHECKPOINT or (number == signal.SIGTERM and self.when.preempt):
+        if number == CHECKPOINT or (number == signal.SIGTERM and (self.when.preempt or self.when.timeout)):
             return schedule.PREEMPT
         return ""
 

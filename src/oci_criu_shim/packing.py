@@ -26,7 +26,7 @@ def compression(setting: str, job: int, log: Log) -> Compression | None:
     from oci_criu_shim.checkpoints.compression import Compression
 
     chosen = codec.parse(setting)
-    return Compression(chosen, lambda: slurm.seconds_left(job), log.debug) if chosen else None
+    return Compression(chosen, lambda: slurm.job(job).seconds_left(), log.debug) if chosen else None
 
 
 class Packing:

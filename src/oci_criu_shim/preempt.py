@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpointer import Checkpointer
     from oci_criu_shim.container import Container
+    from oci_criu_shim.schedule import When
 
 LAST = ".requeueing"  # in the job's run directory: somebody was the last, and has the job requeued
 END_SECONDS = 60.0
@@ -52,16 +53,31 @@ def _why(of: Checkpointer, asked: str) -> str:
         return _time_is_up(of)
     if os.path.exists(os.path.join(of.container.root, TIME_IS_UP)):
         return schedule.TIMEOUT
-    return schedule.PREEMPT if of.when.preempt and slurm.is_preempted(of.task.job) else ""
+    return why_it_goes(of.when, of.task.job)
+
+
+def why_it_goes(when: When, number: int) -> str:
+    """The same, as Slurm has it: other nodes of the job may have got it requeued meanwhile.
+
+    At a time limit that can't be told from `scontrol requeue` by hand.
+    """
+    if not (when.preempt or when.timeout):
+        return ""
+    found = slurm.job(number)
+    if found.is_preempted:
+        return schedule.PREEMPT if when.preempt else ""
+    return schedule.TIMEOUT if when.timeout and found.is_requeued else ""
 
 
 def _time_is_up(of: Checkpointer) -> str:
     """TIMEOUT, unless the time limit was changed. The job's other containers on this node, which are due a little
     later, are told to go, too."""
-    of.schedule.looked(taking.limits(of))
+    found = slurm.job(of.task.job)
+    taking.limits(of, found.end_time)
+    of.schedule.looked(found.end_time)
     if of.schedule.due() != schedule.TIMEOUT:
         return ""
-    if not slurm.is_requeueable(of.task.job):
+    if not found.is_requeueable:
         raise ShimError("its time limit is near, but it would not be started again", "submit it with --requeue")
     root = of.container.root
     with open(os.path.join(root, TIME_IS_UP), "w", encoding="ascii"):

@@ -23,10 +23,11 @@ def mark(root: str, task: Task, log: Log, exclude: str = "") -> None:
     """
     job, settings = task.job, [f"JobId={task.name}"]
     try:
-        if exclude:
-            settings.append(slurm.excluding(job, exclude))
-        if feature := config.load().feature:
-            settings.append(slurm.wanting(job, feature))
+        feature = config.load().feature
+        if exclude or feature:
+            found = slurm.job(job)
+            settings += [found.excluding(exclude)] if exclude else []
+            settings += [found.wanting(feature)] if feature else []
     except ShimError as error:
         log.error(f"job {job} is requeued without a choice of nodes: {error.line()}")
     files.write_atomically(os.path.join(root, MARK), "".join(f"{line}\n" for line in settings).encode())

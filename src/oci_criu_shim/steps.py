@@ -134,12 +134,12 @@ class Step:
 
         if os.path.exists(os.path.join(self.root, TIME_IS_UP)):
             return schedule.TIMEOUT
-        if not self.of.when.preempt or not os.path.exists(os.path.join(self.root, SIGNALLED)):
+        if not os.path.exists(os.path.join(self.root, SIGNALLED)):
             return ""
-        from oci_criu_shim import slurm
+        from oci_criu_shim import preempt
 
         try:
-            return schedule.PREEMPT if slurm.is_preempted(self.task.job) else ""
+            return preempt.why_it_goes(self.of.when, self.task.job)
         except ShimError:
             return ""
 
@@ -188,7 +188,7 @@ class Step:
         from oci_criu_shim import slurm
 
         try:
-            node = slurm.node_of_script(self.task.job)
+            node = slurm.job(self.task.job).node_of_script
         except ShimError:
             return True  # it will end us in any case
         if node != self.task.node:
@@ -203,7 +203,7 @@ class Step:
         from oci_criu_shim import slurm
 
         try:
-            return slurm.goes_on(self.task.job, self.task.restarts)
+            return slurm.job(self.task.job).goes_on(self.task.restarts)
         except ShimError as error:
             self.log.event(
                 f"{self.task.describe()} ended with status {status}, and counts as unfinished if its job is restarted: "

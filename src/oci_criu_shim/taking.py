@@ -41,18 +41,15 @@ def dump(of: Checkpointer, reason: str, connection: socket.socket | None = None)
 def look(of: Checkpointer) -> int:
     """Ask Slurm what bounds a checkpoint, and tell the supervisor."""
     try:
-        limits(of)
+        limits(of, slurm.job(of.task.job).end_time if of.when.timeout else 0)
     except (ShimError, OSError) as error:
         of.log.debug(str(error))
     return NO_REASON
 
 
-def limits(of: Checkpointer) -> int:
-    """The same; the time limit. ShimError where Slurm doesn't answer."""
-    end = slurm.end_time(of.task.job) if of.when.timeout else 0
-    grace = of.grace or (slurm.grace_time(of.task.partition) if of.when.preempt else 0)
-    of.note_limits(end, grace)
-    return end
+def limits(of: Checkpointer, end: int) -> None:
+    """The same, where the time limit is known to be `end`. ShimError where Slurm doesn't answer."""
+    of.note_limits(end, of.grace or (slurm.grace_time(of.task.partition) if of.when.preempt else 0))
 
 
 def run_on(of: Checkpointer, reason: str) -> int:

@@ -16,6 +16,7 @@ from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.ckpt import look, place, report
 from oci_criu_shim.errors import ShimError
 from tests.unit.test_schema import full_manifest
+from tests.unit.test_slurm import seen
 
 Capture = pytest.CaptureFixture[str]
 
@@ -273,7 +274,7 @@ def test_prune(home: Path, capfd: Capture) -> None:
 
 def test_prune_of_completed_jobs(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slurm knows both jobs; 12 was requeued."""
-    monkeypatch.setattr(slurm, "has_completed", lambda job: job == 7)
+    monkeypatch.setattr(slurm, "job", lambda number: seen(states=["COMPLETED" if number == 7 else "PENDING"]))
     (home / "7/0.0").mkdir()
     for directory in (home / "7", home / "12"):
         ran(capfd, "prune", "--completed", directory)

@@ -9,6 +9,7 @@ import pytest
 from oci_criu_shim import doctor, slurm
 from oci_criu_shim.doctor import site
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.slurm import commands
 
 Patch = pytest.MonkeyPatch
 
@@ -40,6 +41,7 @@ def healthy(monkeypatch: Patch, tmp_path: Path) -> Path:
     monkeypatch.setattr(slurm, "conf_directory", lambda: str(tmp_path))
     monkeypatch.setattr(slurm, "configuration", lambda: dict(HEALTHY))
     monkeypatch.setattr(slurm, "partitions", lambda: PARTITIONS)
+    monkeypatch.setattr(slurm, "asked_by", lambda: "its commands")
     return tmp_path
 
 
@@ -190,7 +192,8 @@ PARTITION = "PartitionName=low AllowGroups=ALL Default=YES QoS=N/A PriorityTier=
 
 
 def test_what_scontrol_says(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(slurm, "_run", lambda *argv: CONFIG if argv[2] == "config" else PARTITION)
+    monkeypatch.setattr(commands, "run", lambda *argv: CONFIG if argv[2] == "config" else PARTITION)
+    slurm = commands.Commands()
     assert slurm.configuration() == {"PrologFlags": "Alloc,Contain", "PriorityFlags": ""}
     assert slurm.partitions()[0]["GraceTime"] == "20"
 

@@ -18,6 +18,7 @@ from oci_criu_shim.job import Task
 from oci_criu_shim.ladder import Ladder
 from oci_criu_shim.log import Log
 from oci_criu_shim.signals import Signals
+from tests.unit.test_slurm import seen
 from tests.unit.test_store import commit
 
 KEY = "7/batch.0"
@@ -73,7 +74,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setattr(process, "fork", lambda work: work())
     monkeypatch.setattr(slurm, "remark", lambda job, mark, text: made.comments.append(f"{job} {mark}{text}"))
     monkeypatch.setattr(slurm, "has_another_node", lambda job, node: made.other_nodes)
-    monkeypatch.setattr(slurm, "excluding", lambda job, node: f"ExcNodeList={node}")
+    monkeypatch.setattr(slurm, "job", lambda _: seen())
     monkeypatch.setattr(slurm, "requeue", lambda job: made.requeued.append(job))
     return made
 
@@ -273,7 +274,6 @@ def test_another_jobs_checkpoint_until_there_is_one(site: Site, source: Store) -
 def test_the_mark_asks_for_the_sites_feature(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.settings.feature = "alike"
     monkeypatch.setattr(config, "load", lambda: site.settings)
-    monkeypatch.setattr(slurm, "wanting", lambda job, feature: f"Features={feature}")
     requeue.mark(site.container.root, Task(site.environment), Log(), "n1")
     assert Path(site.container.root, requeue.MARK).read_text() == "JobId=7\nExcNodeList=n1\nFeatures=alike\n"
 
@@ -282,6 +282,6 @@ def test_the_mark_is_left_where_slurm_does_not_answer(site: Site, monkeypatch: p
     def silent(*_: object) -> Any:
         raise ShimError("Unable to contact slurm controller")
 
-    monkeypatch.setattr(slurm, "excluding", silent)
+    monkeypatch.setattr(slurm, "job", silent)
     requeue.mark(site.container.root, Task(site.environment), Log(), "n1")
     assert Path(site.container.root, requeue.MARK).read_text() == "JobId=7\n"

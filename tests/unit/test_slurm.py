@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from oci_criu_shim import slurm
+from oci_criu_shim import preempt, schedule, slurm
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.slurm import commands, library
+from oci_criu_shim.slurm.job import Job
 
-UNSET = {"set": False, "infinite": False, "number": 0}
+
+def seen(**changes: Any) -> Job:
+    """Job 12, which runs, in a look at it; with `changes`."""
+    known: dict[str, Any] = {
+        **{"job_id": 12, "name": "12", "states": ["RUNNING"], "restarts": 0, "partition": "low"},
+        **{"preempt_time": 0, "end_time": 1800000000, "limited": True},
+        **{"batch": True, "batch_host": "n1", "requeue": True, "node_count": 1},
+        **{"required_nodes": "", "excluded_nodes": "", "features": "", "comment": ""},
+    }
+    fields: Any = {**known, **changes}
+    return Job(fields)
 
 
 class Slurm:
@@ -17,12 +34,7 @@ class Slurm:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
-        self.record: dict[str, Any] = {
-            **{"job_id": 12, "job_state": ["RUNNING"], "preempt_time": UNSET, "comment": "", "features": ""},
-            **{"array_job_id": {**UNSET, "set": True}, "array_task_id": UNSET, "partition": "low"},
-            **{"requeue": True, "batch_flag": True, "required_nodes": "", "excluded_nodes": ""},
-            "node_count": number(1),
-        }
+        self.job = seen()
 
     def run(self, *argv: str) -> str:
         self.calls.append(" ".join(argv))
@@ -31,15 +43,11 @@ class Slurm:
         return "n2\nn3\n" if argv[2:] == ("hostnames", "n[2-3]") else ""
 
 
-def number(value: int) -> dict[str, Any]:
-    return {"set": True, "infinite": False, "number": value}
-
-
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Slurm:
     made = Slurm()
-    monkeypatch.setattr(slurm, "_run", made.run)
-    monkeypatch.setattr(slurm, "_job", lambda _: made.record)
+    monkeypatch.setattr(slurm, "run", made.run)
+    monkeypatch.setattr(slurm, "job", lambda _: made.job)
     return made
 
 
@@ -47,13 +55,13 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Slurm:
     ("change", "calls"),
     [
         ({}, ["scontrol requeue 12"]),
-        ({"job_state": ["PENDING", "COMPLETING"]}, []),
-        ({"preempt_time": number(1700000000)}, ["scancel --batch --signal=KILL 12"]),
-        ({"array_job_id": number(12), "array_task_id": number(3)}, ["scontrol requeue 12_3"]),
+        ({"states": ["PENDING", "COMPLETING"]}, []),
+        ({"preempt_time": 1700000000}, ["scancel --state=RUNNING --batch --signal=64 12"]),
+        ({"name": "12_3"}, ["scontrol requeue 12_3"]),
     ],
 )
 def test_requeue(fake: Slurm, change: dict[str, Any], calls: list[str]) -> None:
-    fake.record.update(change)
+    fake.job = seen(**change)
     slurm.requeue(12)
     assert fake.calls == calls
 
@@ -68,7 +76,7 @@ def test_requeue(fake: Slurm, change: dict[str, Any], calls: list[str]) -> None:
     ],
 )
 def test_the_users_comment_stays(fake: Slurm, before: str, after: str) -> None:
-    fake.record["comment"] = before
+    fake.job = seen(comment=before)
     slurm.remark(12, "shim: ", "new")
     assert fake.calls == [f"scontrol update JobId=12 Comment={after}"]
 
@@ -77,33 +85,209 @@ def test_the_users_comment_stays(fake: Slurm, before: str, after: str) -> None:
     ("change", "wanted"),
     [
         ({}, True),
-        ({"node_count": number(2)}, True),
-        ({"node_count": number(3)}, False),
+        ({"node_count": 2}, True),
+        ({"node_count": 3}, False),
         ({"excluded_nodes": "n[2-3]"}, False),
         ({"required_nodes": "n1"}, False),
         ({"requeue": False}, False),
-        ({"batch_flag": False}, False),
+        ({"batch": False}, False),
     ],
 )
 def test_another_node(
     fake: Slurm, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], wanted: bool
 ) -> None:
     monkeypatch.setenv("SINFO_FORMAT", "%C")
-    fake.record.update(change)
+    fake.job = seen(**change)
     assert slurm.has_another_node(12, "n1") is wanted
 
 
 @pytest.mark.parametrize(
-    ("ask", "before", "wanted"),
+    ("said", "wanted"),
     [
-        (lambda: slurm.excluding(12, "n1"), {}, "ExcNodeList=n1"),
-        (lambda: slurm.excluding(12, "n1"), {"excluded_nodes": "n[2-3]"}, "ExcNodeList=n[2-3],n1"),
-        (lambda: slurm.wanting(12, "a"), {}, "Features=a"),
-        (lambda: slurm.wanting(12, "a"), {"features": "b&c"}, "Features=b&c&a"),
-        (lambda: slurm.wanting(12, "a"), {"features": "b|c"}, "Features=(b|c)&a"),
-        (lambda: slurm.wanting(12, "a"), {"features": "b&a"}, ""),
+        (seen().excluding("n1"), "ExcNodeList=n1"),
+        (seen(excluded_nodes="n[2-3]").excluding("n1"), "ExcNodeList=n[2-3],n1"),
+        (seen().wanting("a"), "Features=a"),
+        (seen(features="b&c").wanting("a"), "Features=b&c&a"),
+        (seen(features="b|c").wanting("a"), "Features=(b|c)&a"),
+        (seen(features="b&a").wanting("a"), ""),
     ],
 )
-def test_updates(fake: Slurm, ask: Callable[[], str], before: dict[str, Any], wanted: str) -> None:
-    fake.record.update(before)
-    assert ask() == wanted
+def test_updates(said: str, wanted: str) -> None:
+    assert said == wanted
+
+
+RUNNING, REQUEUED, CANCELLED = ["RUNNING"], ["PENDING", "COMPLETING"], ["CANCELLED", "COMPLETING"]
+
+
+@pytest.mark.parametrize(
+    ("change", "when", "why"),
+    [
+        ({}, "preempt,timeout", ""),
+        ({"preempt_time": 9}, "preempt", "preempt"),
+        ({"preempt_time": 9}, "timeout", ""),
+        # Another of its nodes was ready before.
+        ({"preempt_time": 9, "states": REQUEUED, "restarts": 1}, "preempt", "preempt"),
+        ({"preempt_time": 9, "states": REQUEUED, "restarts": 1}, "timeout", ""),
+        ({"states": REQUEUED, "restarts": 1}, "timeout", "timeout"),
+        ({"states": REQUEUED, "restarts": 1}, "preempt", ""),
+        # Cancelled in the grace time; cancelled; at the end of its time limit; requeued a while ago.
+        ({"preempt_time": 9, "states": CANCELLED}, "preempt,timeout", ""),
+        ({"states": CANCELLED}, "preempt,timeout", ""),
+        ({"states": ["TIMEOUT", "COMPLETING"]}, "preempt,timeout", ""),
+        ({"states": ["PENDING"], "restarts": 1}, "preempt,timeout", ""),
+    ],
+)
+def test_whether_a_job_must_go(fake: Slurm, change: dict[str, Any], when: str, why: str) -> None:
+    fake.job = seen(**change)
+    assert preempt.why_it_goes(schedule.parse(when), 12) == why
+
+
+def test_slurm_is_not_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "job", None)
+    assert preempt.why_it_goes(schedule.parse("interval:30m"), 12) == ""
+
+
+UNSET = {"set": False, "infinite": False, "number": 0}
+RECORD = {
+    **{"job_id": 12, "job_state": ["RUNNING"], "restart_cnt": 1, "partition": "low", "features": "", "comment": "mine"},
+    **{"array_job_id": {**UNSET, "set": True}, "array_task_id": UNSET, "batch_flag": True, "batch_host": "n1"},
+    **{"preempt_time": UNSET, "end_time": {**UNSET, "set": True, "number": 1800000000}, "requeue": True},
+    **{"time_limit": {**UNSET, "set": True, "number": 60}, "node_count": {**UNSET, "set": True, "number": 2}},
+    **{"required_nodes": "", "excluded_nodes": "n3"},
+}
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, *records: dict[str, Any]) -> None:
+    monkeypatch.setattr(commands, "run", lambda *_: json.dumps({"jobs": records}))
+
+
+def test_what_scontrol_says_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, RECORD)
+    wanted = seen(restarts=1, node_count=2, comment="mine", excluded_nodes="n3").fields
+    assert commands.Commands().job(12) == wanted
+
+
+def test_no_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, {**RECORD, "time_limit": {**UNSET, "infinite": True}})
+    assert Job(commands.Commands().job(12)).end_time == 0
+
+
+def test_one_of_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = {"array_job_id": {**UNSET, "set": True, "number": 12}, "array_task_id": {**UNSET, "set": True, "number": 3}}
+    answer(monkeypatch, {**RECORD, "job_id": 13, "job_state": ["COMPLETED"]}, {**RECORD, **task})
+    ended, running = (Job(commands.Commands().job(number)) for number in (13, 12))
+    assert (ended.name, ended.has_completed) == ("13", True)
+    assert (running.name, running.has_completed) == ("12_3", False)
+    with pytest.raises(ShimError, match="gave no job"):
+        commands.Commands().job(9)
+
+
+@pytest.mark.parametrize(
+    ("change", "goes_on", "script"),
+    [
+        ({}, True, "n1"),
+        ({"restarts": 1}, False, "n1"),
+        ({"preempt_time": 9}, False, "n1"),
+        ({"states": CANCELLED}, False, ""),
+        ({"states": REQUEUED}, False, ""),
+        ({"batch": False}, True, ""),
+    ],
+)
+def test_job_states(change: dict[str, Any], goes_on: bool, script: str) -> None:
+    job = seen(**change)
+    assert (job.goes_on(0), job.node_of_script) == (goes_on, script)
+
+
+@pytest.fixture
+def pyslurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file with the version of an installed pyslurm, for Slurm 24.05."""
+    package = tmp_path / "pyslurm"
+    package.mkdir()
+    (package / "__init__.py").write_text("from pyslurm.version import __version__\n")
+    (package / "version.py").write_text('# a comment\n__version__ = "24.5.1"\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(slurm, "CONF", (str(package),))
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+    monkeypatch.setattr(commands, "run", lambda *argv: "slurm 24.05.4\n" if argv == VERSION else "")
+    slurm._slurm.cache_clear()
+    yield package / "version.py"
+    slurm._slurm.cache_clear()
+    for name in ("pyslurm", "pyslurm.version"):
+        sys.modules.pop(name, None)
+
+
+VERSION = ("scontrol", "--version")
+
+
+def test_by_pyslurm(pyslurm: Path) -> None:
+    flags = sys.getdlopenflags()
+    assert slurm.asked_by() == "pyslurm 24.5.1"
+    assert sys.getdlopenflags() == flags
+
+
+def test_pyslurm_of_another_version(pyslurm: Path) -> None:
+    pyslurm.write_text('__version__ = "24.11.0"\n')
+    pyslurm.with_name("__init__.py").write_text("raise AssertionError('imported')\n")
+    assert slurm.asked_by() == "its commands (pyslurm 24.11.0 is not for Slurm 24.05.4)"
+
+
+@pytest.mark.parametrize("does", ["raise ImportError('libslurmfull.so')", "raise SystemExit('libslurmfull.so')"])
+def test_pyslurm_that_does_not_start(pyslurm: Path, does: str) -> None:
+    pyslurm.with_name("__init__.py").write_text(
+        f"import sys\nsys.setdlopenflags(sys.getdlopenflags() ^ 256)\n{does}\n"
+    )
+    flags = sys.getdlopenflags()
+    assert slurm.asked_by() == "its commands (pyslurm 24.5.1 can't be imported: libslurmfull.so)"
+    assert sys.getdlopenflags() == flags
+
+
+def test_pyslurm_without_slurm(pyslurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would end the process."""
+    monkeypatch.setattr(slurm, "CONF", ())
+    assert slurm.asked_by() == "its commands (there is no slurm.conf)"
+
+
+class Bindings:
+    """pyslurm, as far as it is asked; `record` is the job that it knows."""
+
+    PyslurmError = RuntimeError
+
+    def __init__(self, **changes: Any) -> None:
+        known = {"id": 12, "state": "RUNNING", "requeue_count": 1, "preempt_time": None, "end_time": 1800000000}
+        known |= {"time_limit": 60, "partition": "low", "is_batch_job": True, "batch_host": "n1", "num_nodes": 2}
+        known |= {"is_requeueable": True, "required_nodes": None, "excluded_nodes": "n3", "constraints": []}
+        known |= {"comment": "mine", "array_id": None, "array_task_id": None, "array_tasks_waiting": None}
+        self.record = SimpleNamespace(**{**known, **changes})
+        self.Job = self
+
+    def load(self, number: int) -> Any:
+        if number != 12:
+            raise self.PyslurmError("Invalid job id specified")
+        return self.record
+
+
+def test_what_pyslurm_says_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, RECORD)
+    asked = library.Library(Bindings())
+    assert asked.job(12) == commands.Commands().job(12)
+    with pytest.raises(ShimError, match="job 9, by pyslurm: Invalid job id specified"):
+        asked.job(9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"array_id": 12, "array_task_id": 3}, "12_3"),
+        ({"array_id": 12}, "12_0"),
+        ({"array_id": 12, "array_tasks_waiting": "1-9"}, "12"),
+    ],
+)
+def test_pyslurm_on_arrays(changes: dict[str, Any], name: str) -> None:
+    assert library.Library(Bindings(**changes)).job(12)["name"] == name
+
+
+@pytest.mark.parametrize("changes", [{"id": 13}, {"state": "COMPLETING"}])
+def test_what_pyslurm_can_not_say(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
+    """Another of the array; a flag of the state instead of the state."""
+    answer(monkeypatch, {**RECORD, "job_state": REQUEUED})
+    assert library.Library(Bindings(**changes)).job(12)["states"] == REQUEUED

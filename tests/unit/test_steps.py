@@ -19,6 +19,7 @@ from oci_criu_shim.errors import ShimError
 from oci_criu_shim.log import Log
 from oci_criu_shim.steps import Step
 from tests.unit.test_ckpt import made as checkpoint
+from tests.unit.test_slurm import seen
 
 Make = Callable[..., Step]
 Capture = pytest.CaptureFixture[str]
@@ -65,15 +66,13 @@ def marks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return told
 
 
-def asked(monkeypatch: pytest.MonkeyPatch, name: str, answer: object) -> None:
-    """Have Slurm answer so; an exception is raised."""
+def says(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
+    """Have Slurm say of the job that it runs, but for `changes`."""
+    monkeypatch.setattr(slurm, "job", lambda _: seen(**changes))
 
-    def answers(*_: object) -> object:
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
 
-    monkeypatch.setattr(slurm, name, answers)
+def silent(*_: object) -> None:
+    raise ShimError("scontrol: no answer")
 
 
 def run(step: Step, status: int = 0, told: bool = False) -> None:
@@ -133,14 +132,14 @@ def test_what_cannot_be_read_does_not_run_twice(make: Make, text: str) -> None:
 def test_where_a_signal_had_part_slurm_is_asked(
     make: Make, monkeypatch: pytest.MonkeyPatch, status: int, told: bool, goes_on: bool
 ) -> None:
-    asked(monkeypatch, "goes_on", goes_on)
+    says(monkeypatch, states=["RUNNING" if goes_on else "CANCELLED"])
     step = make()
     run(step, status, told)
     assert kept(step) == [steps.FINISHED if goes_on else "started"]
 
 
 def test_what_slurm_does_not_say_has_not_finished(make: Make, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
-    asked(monkeypatch, "goes_on", ShimError("scontrol: no answer"))
+    monkeypatch.setattr(slurm, "job", silent)
     step = make()
     run(step, 137)
     assert kept(step) == ["started"]
@@ -158,7 +157,7 @@ def test_what_a_checkpoint_ended_has_not_finished(
     make: Make, monkeypatch: pytest.MonkeyPatch, marks: list[tuple[str, str]]
 ) -> None:
     """It outlives the batch script, which would go on."""
-    asked(monkeypatch, "node_of_script", "")
+    says(monkeypatch, batch=False)
     step = make()
     Path(step.plan.container.path(DONE)).write_text("taken")
     run(step, 137)
@@ -166,7 +165,7 @@ def test_what_a_checkpoint_ended_has_not_finished(
 
 
 def test_the_script_on_this_node_is_outlived(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked(monkeypatch, "node_of_script", "n1")
+    says(monkeypatch)
     script = tmp_path / "job00007" / "slurm_script"
     script.parent.mkdir()
     script.write_text("sleep 0.3; exit 0")
@@ -215,7 +214,7 @@ def test_a_batch_step_ends_the_job(make: Make, status: int, gone: bool) -> None:
 def test_none_starts_when_the_job_must_go(
     make: Make, monkeypatch: pytest.MonkeyPatch, marks: list[tuple[str, str]], mark: str, why: str
 ) -> None:
-    asked(monkeypatch, "is_preempted", True)
+    says(monkeypatch, preempt_time=9)
     step = make()
     assert not step.is_too_late()
     Path(step.root, mark).touch()
@@ -227,9 +226,10 @@ def test_none_starts_when_the_job_must_go(
 def test_a_signal_that_meant_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     step = make()
     Path(step.root, steps.SIGNALLED).touch()
-    for answer in (False, ShimError("no answer")):
-        asked(monkeypatch, "is_preempted", answer)
-        assert not step.is_too_late()
+    says(monkeypatch)
+    assert not step.is_too_late()
+    monkeypatch.setattr(slurm, "job", silent)
+    assert not step.is_too_late()
 
 
 def test_link_for_the_end_of_the_job(make: Make) -> None:
@@ -258,39 +258,6 @@ def test_keep(make: Make) -> None:
     for bad in ("0", "-1", "many", ""):
         with pytest.raises(ShimError, match="--checkpoint-keep is a number of checkpoints, at least 1"):
             make(SLURM_CHECKPOINT_KEEP=bad)
-
-
-def record(number: int, **fields: object) -> dict[str, object]:
-    unset = {"set": False, "infinite": False, "number": 0}
-    running = {"job_state": ["RUNNING"], "restart_cnt": 0, "preempt_time": unset, "batch_flag": True}
-    return {"job_id": number, "batch_host": "n1", **running, **fields}
-
-
-def answers(monkeypatch: pytest.MonkeyPatch, *jobs: dict[str, object]) -> None:
-    monkeypatch.setattr(slurm, "_run", lambda *_: json.dumps({"jobs": jobs}))
-
-
-def test_one_of_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers(monkeypatch, record(8, job_state=["COMPLETED"]), record(7))
-    assert slurm.has_completed(8) and not slurm.has_completed(7)
-    with pytest.raises(ShimError, match="gave no job"):
-        slurm.has_completed(9)
-
-
-@pytest.mark.parametrize(
-    ("fields", "goes_on", "script"),
-    [
-        ({}, True, "n1"),
-        ({"restart_cnt": 1}, False, "n1"),
-        ({"preempt_time": {"set": True, "infinite": False, "number": 9}}, False, "n1"),
-        ({"job_state": ["CANCELLED", "COMPLETING"]}, False, ""),
-        ({"job_state": ["PENDING", "COMPLETING"]}, False, ""),
-        ({"batch_flag": False}, True, ""),
-    ],
-)
-def test_job_states(monkeypatch: pytest.MonkeyPatch, fields: dict[str, object], goes_on: bool, script: str) -> None:
-    answers(monkeypatch, record(7, **fields))
-    assert (slurm.goes_on(7, 0), slurm.node_of_script(7)) == (goes_on, script)
 
 
 def test_what_ended_jobs_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:

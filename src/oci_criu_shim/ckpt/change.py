@@ -127,7 +127,7 @@ def _without(tasks: list[str], jobs: set[int]) -> list[str]:
 
 def _not_completed(tasks: list[str]) -> set[int]:
     """The jobs whose these are, but for those that have completed, of which Slurm still knows."""
-    return {job for job in {place.label(f"{path}/0").job for path in tasks} if not slurm.has_completed(job)}
+    return {job for job in {place.label(f"{path}/0").job for path in tasks} if not slurm.job(job).has_completed}
 
 
 def _number(text: str | None, option: str, parse: Callable[[str], int], example: str) -> int:

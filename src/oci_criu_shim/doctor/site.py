@@ -76,7 +76,8 @@ class Site:
         """Ask slurmctld."""
         where = self.directory()
         self.said = slurm.configuration()
-        return f"{self.said.get('SLURM_VERSION', 'unknown version')}, configuration in {where}"
+        version = self.said.get("SLURM_VERSION", "unknown version")
+        return f"{version}, configuration in {where}; asked by {slurm.asked_by()}"
 
     def preemption(self) -> str:
         """Some partition's jobs must be preempted by requeueing them, after a time to write a checkpoint."""

@@ -1,0 +1,144 @@
+"""Slurm as its user sees it: the only package that asks it anything.
+
+What it is asked is answered by pyslurm where that is installed and of Slurm's own version, else by Slurm's commands.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+
+from oci_criu_shim import process
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.slurm.commands import Commands, forget, program, run
+from oci_criu_shim.slurm.job import Job
+
+# Where slurm.conf is: the site's own, or what a node without one was sent (configless Slurm).
+CONF = ("/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf")
+# A signal that nobody catches. It does not reach a job that is being requeued already: SIGKILL would cancel that
+# (job_signal() in slurmctld). scancel itself leaves out a job that does not run, or it would try again for minutes.
+END_BATCH_STEP = ("scancel", "--state=RUNNING", "--batch", f"--signal={signal.SIGRTMAX}")
+MARGIN = 2  # seconds before the end of the grace time: for a signal to get to the batch step, and word of its end back
+
+
+def conf_directory() -> str | None:
+    """The directory of this node's slurm.conf; None where there is none: clients would ask DNS, and wait."""
+    named = os.environ.get("SLURM_CONF")
+    for path in [named] if named else CONF:
+        if os.path.exists(path):
+            return os.path.dirname(path)
+    return None
+
+
+@functools.cache
+def _slurm() -> Commands:
+    """Who is asked."""
+    if conf_directory():
+        from oci_criu_shim.slurm import library
+
+        try:
+            return library.Library(library.load())
+        except ShimError as error:
+            return Commands(str(error))
+    return Commands("there is no slurm.conf")
+
+
+def job(number: int) -> Job:
+    """A look at a job; ShimError where Slurm can't tell."""
+    return Job(_slurm().job(number))
+
+
+def configuration() -> dict[str, str]:
+    """{name: value} of slurm.conf, as slurmctld has it."""
+    return _slurm().configuration()
+
+
+def partitions() -> list[dict[str, str]]:
+    """{name: value} of each partition: PartitionName, PriorityTier, PreemptMode, GraceTime."""
+    return _slurm().partitions()
+
+
+def grace_time(partition: str) -> int:
+    """Seconds that a job of `partition` has when it is preempted."""
+    return next((int(found["GraceTime"]) for found in partitions() if found["PartitionName"] == partition), 0)
+
+
+def known_jobs(ended: bool = True) -> set[int]:
+    """The ids of the user's jobs that slurmctld knows: those to come, those that run, and where `ended`, for a while
+    (MinJobAge) those that have ended, which could still be requeued."""
+    return _slurm().known_jobs(ended)
+
+
+def asked_by() -> str:
+    """Who answers these questions."""
+    return _slurm().describe()
+
+
+def end_batch_step(name: str) -> None:
+    """End the batch script of the job `name` (job.Task.name), which is in its grace time: slurmctld then requeues the
+    job. Nothing happens where that is under way.
+
+    `scontrol requeue` would leave slurmctld's mark of the grace time on the job, and when the job
+    has run to its end the next time, the mark would have it requeued once more (Slurm 24.11,
+    _slurm_rpc_complete_batch_script() and _job_complete() in slurmctld).
+    """
+    run(*END_BATCH_STEP, name)
+
+
+def end_batch_step_after_grace(number: int) -> None:
+    """The same, just before slurmctld would requeue the job at the end of its grace time, with that mark left on it.
+
+    Returns at once; what waits is a process that the end of its step ends too.
+    """
+    found = job(number)
+    rest = max(found.seconds_left() - MARGIN, 0)
+    argv = [program(END_BATCH_STEP[0]), *END_BATCH_STEP[1:], found.name]
+    process.spawn(["/bin/sh", "-c", 'sleep "$0" && exec "$@"', f"{rest:.1f}", *argv], os.environ, {})
+
+
+def run_on_nodes(number: int, argv: list[str]) -> int:
+    """Run `argv` once on each node of a running job, beside its own steps, with our streams; srun's exit status as of
+    os.waitstatus_to_exitcode. ShimError where it does not run."""
+    found = job(number)
+    if not found.runs:
+        raise ShimError(f"job {number} does not run: it is {' '.join(found.fields['states'])}")
+    # A step of the job that this is called in would be made otherwise.
+    env = {name: value for name, value in os.environ.items() if not name.lstrip("_").startswith("SLURM_")}
+    env.update({name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ})
+    nodes = str(found.fields["node_count"])
+    words = [f"--jobid={number}", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
+    return process.wait(process.spawn([program("srun"), *words, "--quiet", *argv], env, {1: 1, 2: 2}))
+
+
+def requeue(number: int) -> None:
+    """Have a job start again; as good where that is under way already."""
+    found = job(number)
+    if found.waits:
+        return
+    if found.is_preempted:
+        end_batch_step(found.name)
+    else:
+        run("scontrol", "requeue", found.name)
+
+
+def remark(number: int, mark: str, text: str) -> None:
+    """Have a job's comment end with `mark` and `text`, in place of what it said after `mark` before."""
+    found = job(number)
+    users = found.fields["comment"].partition(mark)[0].rstrip(" |")
+    run("scontrol", "update", f"JobId={found.name}", f"Comment={users}{' | ' if users else ''}{mark}{text}")
+
+
+def has_another_node(number: int, node: str) -> bool:
+    """Whether a job can be requeued, and its partition has as many nodes as it wants without `node` and those that it
+    excludes."""
+    wanted = job(number).fields
+    if not (wanted["requeue"] and wanted["batch"]) or wanted["required_nodes"]:
+        return False
+    forget("SINFO_")
+    words = ("sinfo", f"--partition={wanted['partition']}", "--Node", "--noheader", "--format=%N")
+    return len(set(run(*words).split()) - {node, *_expand(wanted["excluded_nodes"])}) >= wanted["node_count"]
+
+
+def _expand(nodes: str) -> list[str]:
+    return run("scontrol", "show", "hostnames", nodes).split() if nodes else []

@@ -1,0 +1,107 @@
+"""Slurm's commands, and what they answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+from oci_criu_shim import process
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from oci_criu_shim.slurm.job import Fields
+
+PARTITION = ("PartitionName", "PriorityTier", "PreemptMode", "GraceTime")
+
+
+def program(name: str) -> str:
+    """The path of one of them; ShimError where there is none."""
+    path = process.find(name)
+    if path is None:
+        raise ShimError(f"no {name} in {process.PATH}", "install Slurm's client commands")
+    return path
+
+
+def run(*argv: str) -> str:
+    """Run one: its output. ShimError where it fails."""
+    status, text = process.output([program(argv[0]), *argv[1:]], os.environ)
+    if status:
+        raise ShimError(f"{' '.join(argv)}: {text.strip() or f'exit status {status}'}")
+    return text
+
+
+def forget(prefix: str) -> None:
+    """The user's own filters, in the environment, are for his own eyes."""
+    for name in [name for name in os.environ if name.startswith(prefix)]:
+        del os.environ[name]
+
+
+class Commands:
+    """Slurm asked by its commands: by their JSON, and as text where that says more. ShimError where it can't tell."""
+
+    def __init__(self, why: str = "") -> None:
+        self.why = why
+
+    def describe(self) -> str:
+        """Who answers."""
+        return f"its commands ({self.why})" if self.why else "its commands"
+
+    def job(self, number: int) -> Fields:
+        """One job."""
+        text = run("scontrol", "show", "job", str(number), "--json")
+        try:
+            # All of an array, and of a heterogeneous job, where it has the number of that.
+            found = next(record for record in json.loads(text)["jobs"] if record["job_id"] == number)
+            return _fields(found)
+        except (ValueError, KeyError, StopIteration):
+            raise ShimError(f"scontrol show job {number} --json gave no job") from None
+
+    def configuration(self) -> dict[str, str]:
+        """{name: value} of slurm.conf, as slurmctld has it."""
+        return dict(re.findall(r"^(\S+) *= (.*?) *$", run("scontrol", "show", "config"), re.MULTILINE))
+
+    def partitions(self) -> list[dict[str, str]]:
+        """{name: value} of each partition, the names being those of PARTITION."""
+        # As text: the JSON of Slurm 24.11 is without PreemptMode.
+        lines = run("scontrol", "show", "partition", "--oneliner").splitlines()
+        found = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines if line.startswith("PartitionName=")]
+        return [{name: values[name] for name in PARTITION} for values in found]
+
+    def known_jobs(self, ended: bool) -> set[int]:
+        """The ids of the user's jobs that slurmctld knows; those too, where `ended`, that have ended."""
+        forget("SQUEUE_")
+        states = ["--states=all"] if ended else []
+        return set(map(int, run("squeue", "--me", *states, "--array", "--noheader", "--format=%A").split()))
+
+
+def _fields(record: dict[str, Any]) -> Fields:
+    task = record["array_task_id"]
+    return {
+        "job_id": record["job_id"],
+        "name": f"{_number(record['array_job_id'])}_{task['number']}" if task["set"] else str(record["job_id"]),
+        "states": record["job_state"],
+        "restarts": _number(record["restart_cnt"]),
+        "preempt_time": _number(record["preempt_time"]),
+        "end_time": _number(record["end_time"]),
+        "limited": not record["time_limit"]["infinite"],
+        "partition": record["partition"],
+        "batch": bool(record["batch_flag"]),
+        "batch_host": record["batch_host"],
+        "requeue": bool(record["requeue"]),
+        "node_count": _number(record["node_count"]),
+        "required_nodes": record["required_nodes"],
+        "excluded_nodes": record["excluded_nodes"],
+        "features": record["features"],
+        "comment": record["comment"],
+    }
+
+
+def _number(field: dict[str, Any] | int) -> int:
+    """0 where it is not set (data_parser: {set, infinite, number})."""
+    if isinstance(field, dict):
+        return int(field["number"]) if field["set"] else 0
+    return field

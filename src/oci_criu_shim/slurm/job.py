@@ -1,0 +1,94 @@
+"""A job as Slurm has it at one moment."""
+
+from __future__ import annotations
+
+import re
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    class Fields(TypedDict):
+        """What is asked for. Times are in seconds since the epoch, 0 where there is none; so are texts empty."""
+
+        job_id: int
+        name: str  # what Slurm's commands know it by: the number of an array's last task is that of the whole array
+        states: list[str]  # the base state, and flags
+        restarts: int
+        preempt_time: int
+        end_time: int
+        limited: bool
+        partition: str
+        batch: bool
+        batch_host: str
+        requeue: bool
+        node_count: int
+        required_nodes: str
+        excluded_nodes: str
+        features: str
+        comment: str
+
+
+class Job:
+    """One look at a job: several questions that are asked at one moment get answers of one moment."""
+
+    def __init__(self, fields: Fields) -> None:
+        self.fields = fields
+        self.name = fields["name"]
+        self.runs = "RUNNING" in fields["states"]
+        self.is_requeueable = fields["requeue"]  # by sbatch --requeue, or the site's JobRequeue
+        self.has_completed = "COMPLETED" in fields["states"]  # with status 0, and is not to run again
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is to start, perhaps again, when what is left of its last run has ended."""
+        return "PENDING" in self.fields["states"]
+
+    @property
+    def _ends_to_restart(self) -> bool:
+        """Whether slurmctld has requeued it, and some of its steps have yet to end."""
+        return self.waits and "COMPLETING" in self.fields["states"]
+
+    @property
+    def is_preempted(self) -> bool:
+        """Whether its preemption has begun, and some of it still runs: in its grace time, or already requeued, because
+        its batch script has ended meanwhile (batch_requeue_fini() in slurmctld ends both)."""
+        return self.fields["preempt_time"] > 0 and (self.runs or self._ends_to_restart)
+
+    @property
+    def is_requeued(self) -> bool:
+        """Whether somebody else than a preemption has it start again, and some of it still runs."""
+        return self.fields["preempt_time"] == 0 and self._ends_to_restart
+
+    def goes_on(self, restarts: int) -> bool:
+        """Whether it still runs, in the run of it after so many restarts, and nothing is about to end it."""
+        return self.runs and self.fields["restarts"] == restarts and not self.fields["preempt_time"]
+
+    @property
+    def node_of_script(self) -> str:
+        """The node where its batch script runs; empty where it has none, or that has ended."""
+        return self.fields["batch_host"] if self.fields["batch"] and self.runs else ""
+
+    @property
+    def end_time(self) -> int:
+        """Its time limit, in seconds since the epoch; 0 where it has none."""
+        return self.fields["end_time"] if self.fields["limited"] else 0
+
+    def seconds_left(self) -> float:
+        """Until Slurm ends it: at the end of its grace time, or at its time limit."""
+        return self.fields["end_time"] - time.time()
+
+    def excluding(self, node: str) -> str:
+        """What `scontrol update` takes, while it is pending, to keep it away from `node` too."""
+        excluded = self.fields["excluded_nodes"]
+        return f"ExcNodeList={excluded},{node}" if excluded else f"ExcNodeList={node}"
+
+    def wanting(self, feature: str) -> str:
+        """The same, to have it want `feature` besides the features that it wants; empty where it does already."""
+        wanted = self.fields["features"]
+        if feature in re.split(r"[^\w.-]+", wanted):
+            return ""
+        if not wanted:
+            return f"Features={feature}"
+        return f"Features={wanted}&{feature}" if re.fullmatch(r"[\w.&-]+", wanted) else f"Features=({wanted})&{feature}"

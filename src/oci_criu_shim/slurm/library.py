@@ -1,0 +1,133 @@
+"""Slurm's library, by pyslurm: where that is of Slurm's own version, it answers instead of the commands.
+
+It is asked only. What Slurm is to do it is told by the commands: pyslurm 24.11 can't name one task of an array, and may
+take an earlier call's errno for what became of a signal (Job.send_signal()).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.slurm import commands
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    from oci_criu_shim.slurm.job import Fields
+
+    Answer = TypeVar("Answer")
+
+RUNS = ("PENDING", "RUNNING", "SUSPENDED")
+ENDED = (
+    *("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED"),
+    *("BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY"),
+)
+
+
+def load() -> Any:
+    """pyslurm. ShimError, which says why, where it can't be had.
+
+    Not imported before it is known to match: it makes itself at home in whatever libslurmfull.so it finds, and ends the
+    process where that can't make sense of slurm.conf, as scontrol then does its own.
+    """
+    version = _version()
+    slurm = commands.run("scontrol", "--version").split()[-1]
+    if _release(version) != _release(slurm):
+        raise ShimError(f"pyslurm {version} is not for Slurm {slurm}")
+    flags = sys.getdlopenflags()
+    try:
+        import pyslurm
+    except (ImportError, SystemExit) as error:
+        raise ShimError(f"pyslurm {version} can't be imported: {error}") from None
+    finally:
+        sys.setdlopenflags(flags)  # it changes them, for all that is imported later
+    return pyslurm
+
+
+def _version() -> str:
+    for directory in sys.path:
+        try:
+            with open(os.path.join(directory, "pyslurm/version.py"), encoding="utf-8") as stream:
+                found = re.search(r'^__version__ = "(.+)"', stream.read(), re.MULTILINE)
+        except OSError:
+            continue
+        if found:
+            return found[1]
+    raise ShimError("there is no pyslurm")
+
+
+def _release(version: str) -> list[int]:
+    """Major and minor: 24.05 of Slurm is 24.5 of pyslurm."""
+    return [int(number) for number in re.findall(r"\d+", version)[:2]]
+
+
+class Library(commands.Commands):
+    """Slurm asked by its library; what that can't answer, by the commands."""
+
+    def __init__(self, pyslurm: Any) -> None:
+        self.pyslurm = pyslurm
+
+    def describe(self) -> str:
+        return f"pyslurm {self.pyslurm.__version__}"
+
+    def job(self, number: int) -> Fields:
+        found = self._ask(f"job {number}", lambda: self.pyslurm.Job.load(number))
+        # Of an array or a heterogeneous job it takes the first, and of a state a flag instead of the state itself.
+        if found.id != number or found.state not in RUNS + ENDED:
+            return super().job(number)
+        return _fields(found)
+
+    def configuration(self) -> dict[str, str]:
+        pairs = self._ask("configuration", lambda: self.pyslurm.config().key_pairs())
+        return {name.decode(): (value or b"").decode() for name, value in pairs.items()}
+
+    def partitions(self) -> list[dict[str, str]]:
+        found = self._ask("partitions", lambda: self.pyslurm.Partitions.load())
+        return [
+            {
+                "PartitionName": partition.name,
+                "PriorityTier": str(partition.priority_tier or 0),
+                "PreemptMode": partition.preempt_mode,
+                "GraceTime": str(partition.preemption_grace_time or 0),
+            }
+            for partition in found.values()
+        ]
+
+    def known_jobs(self, ended: bool) -> set[int]:
+        # Of the older interface: the newer one has slurmctld send the jobs of all users.
+        found = self._ask("jobs", lambda: self.pyslurm.job().find_user(os.geteuid()))
+        return {number for number, job in found.items() if ended or job["job_state"] not in ENDED}
+
+    def _ask(self, what: str, question: Callable[[], Answer]) -> Answer:
+        try:
+            return question()
+        except (ValueError, self.pyslurm.PyslurmError) as error:
+            raise ShimError(f"{what}, by pyslurm: {error}") from None
+
+
+def _fields(job: Any) -> Fields:
+    # Of an array, a number of 0 is None, too; tasks that wait have none, and no record of their own.
+    is_task = job.array_id and not job.array_tasks_waiting
+    return {
+        "job_id": job.id,
+        "name": f"{job.array_id}_{job.array_task_id or 0}" if is_task else str(job.id),
+        "states": [job.state],
+        "restarts": job.requeue_count or 0,
+        "preempt_time": job.preempt_time or 0,
+        "end_time": job.end_time or 0,
+        "limited": job.time_limit is not None,
+        "partition": job.partition or "",
+        "batch": job.is_batch_job,
+        "batch_host": job.batch_host or "",
+        "requeue": job.is_requeueable,
+        "node_count": job.num_nodes or 0,
+        "required_nodes": job.required_nodes or "",
+        "excluded_nodes": job.excluded_nodes or "",
+        "features": ",".join(job.constraints),
+        "comment": job.comment or "",
+    }
