@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
 
 from oci_criu_shim import job, requeue, schedule, slurm, taking
 from oci_criu_shim.bundle import Bundle
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.schedule import When
 
 LAST = ".requeueing"  # in the job's run directory: somebody was the last, and has the job requeued
-END_SECONDS = 60.0
 
 
 def go(of: Checkpointer, asked: str) -> int:
@@ -63,7 +61,7 @@ def why_it_goes(when: When, number: int) -> str:
     """
     if not (when.preempt or when.timeout):
         return ""
-    found = slurm.job(number)
+    found = slurm.job(number, soon=True)
     if found.is_preempted:
         return schedule.PREEMPT if when.preempt else ""
     return schedule.TIMEOUT if when.timeout and found.is_requeued else ""
@@ -123,7 +121,6 @@ def _requeue(of: Checkpointer, why: str, taken: bool) -> None:
     requeue.mark(of.container.root, task, of.log)
     if why == schedule.TIMEOUT:
         slurm.requeue(task.job)
-        time.sleep(END_SECONDS)  # Slurm ends this step; were it to end by itself, the job would be over
     elif not task.is_batch:
         slurm.end_batch_step(task.name)
 

@@ -188,11 +188,11 @@ class Step:
         from oci_criu_shim import slurm
 
         try:
-            node = slurm.job(self.task.job).node_of_script
+            job = slurm.job(self.task.job)
         except ShimError:
             return True  # it will end us in any case
-        if node != self.task.node:
-            return bool(node)
+        if job.batch_host != self.task.node:
+            return job.has_script
         while _is_here(f"/job{self.task.job:05}/slurm_script"):  # in slurmd's spool directory
             time.sleep(GLANCE)
         return False

@@ -47,7 +47,7 @@ class Slurm:
 def fake(monkeypatch: pytest.MonkeyPatch) -> Slurm:
     made = Slurm()
     monkeypatch.setattr(slurm, "run", made.run)
-    monkeypatch.setattr(slurm, "job", lambda _: made.job)
+    monkeypatch.setattr(slurm, "job", lambda number, soon=False: made.job)
     return made
 
 
@@ -183,19 +183,19 @@ def test_one_of_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "goes_on", "script"),
+    ("change", "goes_on", "has_script"),
     [
-        ({}, True, "n1"),
-        ({"restarts": 1}, False, "n1"),
-        ({"preempt_time": 9}, False, "n1"),
-        ({"states": CANCELLED}, False, ""),
-        ({"states": REQUEUED}, False, ""),
-        ({"batch": False}, True, ""),
+        ({}, True, True),
+        ({"restarts": 1}, False, True),
+        ({"preempt_time": 9}, False, True),
+        ({"states": CANCELLED}, False, False),
+        ({"states": REQUEUED}, False, False),
+        ({"batch": False}, True, False),
     ],
 )
-def test_job_states(change: dict[str, Any], goes_on: bool, script: str) -> None:
+def test_job_states(change: dict[str, Any], goes_on: bool, has_script: bool) -> None:
     job = seen(**change)
-    assert (job.goes_on(0), job.node_of_script) == (goes_on, script)
+    assert (job.goes_on(0), job.has_script) == (goes_on, has_script)
 
 
 @pytest.fixture

@@ -68,10 +68,10 @@ def marks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 def says(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
     """Have Slurm say of the job that it runs, but for `changes`."""
-    monkeypatch.setattr(slurm, "job", lambda _: seen(**changes))
+    monkeypatch.setattr(slurm, "job", lambda number, soon=False: seen(**changes))
 
 
-def silent(*_: object) -> None:
+def silent(*_: object, **__: object) -> None:
     raise ShimError("scontrol: no answer")
 
 
@@ -164,8 +164,11 @@ def test_what_a_checkpoint_ended_has_not_finished(
     assert (kept(step), marks) == (["started"], [])
 
 
-def test_the_script_on_this_node_is_outlived(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    says(monkeypatch)
+@pytest.mark.parametrize("states", [["RUNNING"], ["PENDING", "COMPLETING"]])
+def test_the_script_on_this_node_is_outlived(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, states: list[str]
+) -> None:
+    says(monkeypatch, states=states)
     script = tmp_path / "job00007" / "slurm_script"
     script.parent.mkdir()
     script.write_text("sleep 0.3; exit 0")

@@ -38,6 +38,7 @@ class Job:
         self.name = fields["name"]
         self.runs = "RUNNING" in fields["states"]
         self.is_requeueable = fields["requeue"]  # by sbatch --requeue, or the site's JobRequeue
+        self.batch_host = fields["batch_host"]  # where its batch script runs, or ran
         self.has_completed = "COMPLETED" in fields["states"]  # with status 0, and is not to run again
 
     @property
@@ -66,9 +67,9 @@ class Job:
         return self.runs and self.fields["restarts"] == restarts and not self.fields["preempt_time"]
 
     @property
-    def node_of_script(self) -> str:
-        """The node where its batch script runs; empty where it has none, or that has ended."""
-        return self.fields["batch_host"] if self.fields["batch"] and self.runs else ""
+    def has_script(self) -> bool:
+        """Whether its batch script runs."""
+        return self.fields["batch"] and self.runs
 
     @property
     def end_time(self) -> int:
