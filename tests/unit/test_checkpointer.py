@@ -40,6 +40,7 @@ def make(tmp_path: Path) -> Make:
     [
         ("preempt", schedule.PREEMPT, ""),
         ("default", schedule.PREEMPT, ""),
+        ("timeout", schedule.PREEMPT, ""),
         ("signal:USR1", "", schedule.SIGNAL),
         ("interval:1h", "", ""),
     ],

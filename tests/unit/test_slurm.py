@@ -161,6 +161,24 @@ def answer(monkeypatch: pytest.MonkeyPatch, *records: dict[str, Any]) -> None:
     monkeypatch.setattr(commands, "run", lambda *_: json.dumps({"jobs": records}))
 
 
+def test_one_look_at_the_time_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What it is, whether it was changed, and whether the job may be requeued."""
+    calls: list[tuple[str, ...]] = []
+    ends: list[int] = []
+
+    def run(*argv: str) -> str:
+        calls.append(argv[1:3])
+        return json.dumps({"jobs": [RECORD]})
+
+    monkeypatch.setattr(commands, "run", run)
+    due = SimpleNamespace(looked=ends.append, due=lambda: schedule.TIMEOUT)
+    task, container = SimpleNamespace(job=12, partition="low"), SimpleNamespace(root=str(tmp_path), name="c")
+    limits = {"grace": 0, "note_limits": lambda end, grace: ends.append(end)}
+    of: Any = SimpleNamespace(task=task, container=container, when=schedule.parse("timeout"), schedule=due, **limits)
+    assert preempt._why(of, schedule.TIMEOUT) == schedule.TIMEOUT
+    assert (calls, ends) == ([("show", "job")], [1800000000, 1800000000])
+
+
 def test_what_scontrol_says_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, RECORD)
     wanted = seen(restarts=1, node_count=2, comment="mine", excluded_nodes="n3").fields
