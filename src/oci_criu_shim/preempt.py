@@ -7,7 +7,7 @@ import os
 
 from oci_criu_shim import job, requeue, schedule, slurm, taking
 from oci_criu_shim.bundle import Bundle
-from oci_criu_shim.checkpointer import DONE, FAILED, NO_REASON, TAKEN, TIME_IS_UP
+from oci_criu_shim.checkpointer import DONE, NO_REASON, TAKEN, TIME_IS_UP
 from oci_criu_shim.container import all_of
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.signals import CHECKPOINT
@@ -38,9 +38,9 @@ def go(of: Checkpointer, asked: str) -> int:
         of.log.event(f"checkpointed {of.task.describe()} to {taking.dump(of, why, connection)}")
         status = TAKEN
     except ShimError as error:
-        text = f"{of.task.describe()} could not be checkpointed and runs on: {error.line()}"
-        of.log.error(text, "checkpoint-failed", reason=error.line())
-        status = FAILED
+        status = taking.failed(of, error)[1]
+    if status == NO_REASON:
+        return status  # steps.py sees to the rest
     mark(of, why, "taken" if status == TAKEN else "failed")
     return status
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import select
+
 from oci_criu_shim import checkpoint, client, files, job, schedule, slurm
 from oci_criu_shim.checkpointer import ANSWER, ENDING, FAILED, NO_REASON, REQUEST, TAKEN
 from oci_criu_shim.errors import ShimError
@@ -11,6 +14,9 @@ if TYPE_CHECKING:
     import socket
 
     from oci_criu_shim.checkpointer import Checkpointer
+    from oci_criu_shim.container import Container
+
+ENDING_MS = 300  # who is about to end has ended by then
 
 
 def connect_early(of: Checkpointer) -> socket.socket | None:
@@ -54,14 +60,42 @@ def limits(of: Checkpointer, end: int) -> None:
 
 def run_on(of: Checkpointer, reason: str) -> int:
     """Take a checkpoint of a container that goes on; one of checkpointer's results."""
-    what = of.task.describe()
     try:
-        said, status = f"checkpointed {what} ({reason}) to {dump(of, reason)}; it runs on", TAKEN
+        said, status = f"checkpointed {of.task.describe()} ({reason}) to {dump(of, reason)}; it runs on", TAKEN
         of.log.event(said)
     except ShimError as error:
-        said, status = f"{what} could not be checkpointed and runs on: {error.line()}", FAILED
-        of.log.error(said, "checkpoint-failed", reason=error.line())
+        said, status = failed(of, error)
     if reason == schedule.REQUEST:
         files.write_atomically(of.container.path(ANSWER), f"{status} {said}".encode())
         files.remove_if_there(of.container.path(REQUEST))
     return status
+
+
+def failed(of: Checkpointer, error: ShimError) -> tuple[str, int]:
+    """Say why there is no checkpoint: the words, and one of checkpointer's results. Not where the program has ended
+    meanwhile, which no dump survives, and nobody needs one of."""
+    what = of.task.describe()
+    if _has_ended(of.container):
+        said = f"{what} ended while it was checkpointed"
+        of.log.debug(f"{said}: {error.line()}")
+        return said, NO_REASON
+    said = f"{what} could not be checkpointed and runs on: {error.line()}"
+    of.log.error(said, "checkpoint-failed", reason=error.line())
+    return said, FAILED
+
+
+def _has_ended(container: Container) -> bool:
+    """Whether the container's init has ended, or ends in a moment: its last program may just have."""
+    init = container.alive("init")
+    if init is None:
+        return True
+    try:
+        descriptor = os.pidfd_open(init)
+    except ProcessLookupError:
+        return True
+    ended = select.poll()
+    ended.register(descriptor, select.POLLIN)
+    try:
+        return bool(ended.poll(ENDING_MS))
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,94 @@
+"""What is said of checkpoints that are taken beside a running program."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from oci_criu_shim import checkpoint, client, preempt, process, schedule, taking
+from oci_criu_shim.checkpointer import ANSWER, DONE, FAILED, NO_REASON, REQUEST, Checkpointer
+from oci_criu_shim.errors import ShimError
+from tests.unit.test_checkpointer import make
+
+__all__ = ["make"]
+Make = Callable[..., Checkpointer]
+Capture = pytest.CaptureFixture[str]
+WORDS = "CRIU could not dump one: Error"
+
+
+@pytest.fixture
+def init() -> Iterator[subprocess.Popen[bytes]]:
+    program = subprocess.Popen(["sleep", "60"])
+    yield program
+    program.kill()
+    program.wait()
+
+
+@pytest.fixture
+def of(make: Make, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> Checkpointer:
+    made = make("preempt,interval:1h")
+    made.container.save({"init": process.identity(init.pid)})
+
+    def no_helper(_: object) -> None:
+        raise ShimError("there is none")
+
+    monkeypatch.setattr(client, "connect", no_helper)
+    monkeypatch.setattr(preempt, "_why", lambda *_: schedule.PREEMPT)
+    return made
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, killed: int | None = None) -> None:
+    """Have dumps fail; the process `killed` ends meanwhile."""
+
+    def take(*_: object) -> None:
+        if killed is not None:
+            os.kill(killed, signal.SIGKILL)
+        raise ShimError(WORDS)
+
+    monkeypatch.setattr(checkpoint, "take", take)
+
+
+@pytest.mark.parametrize("begin", [taking.run_on, preempt.go])
+def test_what_failed_is_told(
+    of: Checkpointer, monkeypatch: pytest.MonkeyPatch, capfd: Capture, begin: Callable[[Checkpointer, str], int]
+) -> None:
+    fails(monkeypatch)
+    monkeypatch.setattr(preempt, "mark", lambda *_: None)
+    assert begin(of, schedule.INTERVAL) == FAILED
+    said = f"oci-criu-shim: error: job 7 step batch task 0 could not be checkpointed and runs on: {WORDS}\n"
+    assert capfd.readouterr().err == said
+
+
+@pytest.mark.parametrize("begin", [taking.run_on, preempt.go])
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_program_that_ends_meanwhile_is_no_failure(
+    of: Checkpointer,
+    init: subprocess.Popen[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: Capture,
+    begin: Callable[[Checkpointer, str], int],
+    verbose: bool,
+) -> None:
+    fails(monkeypatch, init.pid)
+    of.log.verbose = verbose
+    assert begin(of, schedule.INTERVAL) == NO_REASON
+    said = f"oci-criu-shim: job 7 step batch task 0 ended while it was checkpointed: {WORDS}\n"
+    assert capfd.readouterr().err == (said if verbose else "")
+    assert not Path(of.container.path(DONE)).exists()
+
+
+def test_who_asked_is_told_that_it_ended(
+    of: Checkpointer, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(of.container.path(REQUEST)).touch()
+    init.kill()
+    init.wait()
+    assert taking.run_on(of, schedule.REQUEST) == NO_REASON
+    text = Path(of.container.path(ANSWER)).read_text()
+    assert text == f"{NO_REASON} job 7 step batch task 0 ended while it was checkpointed"
+    assert not Path(of.container.path(REQUEST)).exists()
