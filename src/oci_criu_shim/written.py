@@ -12,6 +12,7 @@ import stat
 
 from oci_criu_shim import files, mounts
 from oci_criu_shim.checkpoints import store
+from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -233,4 +234,4 @@ def place(checkpoint: Checkpoint, task: Task) -> str | None:
         return None
     manifest = checkpoint.manifest
     ran_on = manifest.get("left_running") or task.restarts > manifest.get("restarts", task.restarts) + 1
-    return os.path.join(own, store.CUT) if ran_on else None
+    return os.path.join(own, CUT) if ran_on else None

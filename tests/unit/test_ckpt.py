@@ -12,6 +12,7 @@ import pytest
 
 from oci_criu_shim import cli, config, files, slurm
 from oci_criu_shim.checkpoints import images, store
+from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.ckpt import look, place, report
 from oci_criu_shim.errors import ShimError
@@ -279,12 +280,15 @@ def test_prune_of_completed_jobs(home: Path, capfd: Capture, monkeypatch: pytest
     for directory in (home / "7", home / "12"):
         ran(capfd, "prune", "--completed", directory)
     assert sorted(path.name for path in home.iterdir()) == ["12"]
-    cut = Path(made(home, "7/0.0")).parent / store.CUT / "1-ledger"
+    cut = Path(made(home, "7/0.0")).parent / CUT / "1-ledger"
     cut.parent.mkdir()
-    cut.touch()
+    cut.write_text("cut off")
     ran(capfd, "prune", "--completed", home / "7")
     assert cut.exists() and not place.find(str(home / "7"))
-    ran(capfd, "prune")
+    said = f"{cut.parent}  7 B\nwould remove 7 B; left alone: 1 of jobs that Slurm still knows\n"
+    assert ran(capfd, "prune", "--dry-run") == said
+    assert cut.exists()
+    assert "removed 7 B" in ran(capfd, "prune")
     assert not (home / "7").exists()
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from oci_criu_shim import files, process
 from oci_criu_shim.checkpoints import store as module
+from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Checkpoint, Stage, Store
 from oci_criu_shim.errors import ShimError
 from tests.unit.test_schema import full_manifest
@@ -206,6 +207,24 @@ def test_quota(tmp_path: Path) -> None:
     commit(store, size=7)
     store.keep(3)
     assert store.numbers() == [4]
+
+
+def test_what_was_cut_off_counts_and_stays(tmp_path: Path) -> None:
+    store = Store(str(tmp_path), "7/0.0", quota=10)
+    store.prepare()
+    cut = Path(store.path, CUT, "1-ledger")
+    cut.parent.mkdir()
+    cut.write_text("12345")
+    for _ in range(2):
+        commit(store)
+        store.keep(2)
+    assert store.numbers() == [2]  # two of three bytes each would be too much
+    with pytest.raises(ShimError, match="of 6 B beside 5 B of others") as refused:
+        commit(store, size=6)
+    assert cut.exists() and refused.value.hint.endswith(f"ckpt prune, or {cut.parent}")
+    with pytest.raises(ShimError, match="of 3 B beside 8 B of others") as refused:
+        commit(Store(str(tmp_path), "8/0.0", quota=10))
+    assert refused.value.hint.endswith("ckpt prune")
 
 
 def test_an_early_write_that_failed_is_not_the_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

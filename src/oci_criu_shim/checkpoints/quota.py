@@ -8,11 +8,13 @@ from oci_criu_shim import files, units
 from oci_criu_shim.errors import ShimError
 
 MANIFEST = "manifest.json"
+CUT = "cut"  # in a task's directory: what was cut off its files
 DEPTH = 3  # <job>/<step>.<task>/<seq>
 
 
 class Quota:
-    """`limit` bytes below `directory`, of which the task's own, below `own`, can make room. 0 is no limit.
+    """`limit` bytes below `directory`, of which the task's own checkpoints, below `own`, can make room; what was cut off
+    its files can't. 0 is no limit.
 
     The others' are counted when it is made, before anything is frozen: tasks that are checkpointed at the same time
     don't see each other's.
@@ -21,24 +23,29 @@ class Quota:
     def __init__(self, limit: int, directory: str, own: str) -> None:
         self.limit = limit
         self.directory = directory
-        self.others = used(directory) - used(own) if limit else 0
+        self.own = own
+        self.others = used(directory) - self._own() if limit else 0
+
+    def _own(self) -> int:
+        return used(self.own) - files.tree_size(os.path.join(self.own, CUT))
 
     def require(self, size: int) -> None:
         """Raise ShimError where a checkpoint of `size` bytes is too many even if it were the task's only one."""
         if self.limit and self.others + size > self.limit:
+            cut = os.path.join(self.own, CUT)
             raise ShimError(
                 f"a checkpoint of {units.size(size)} beside {units.size(self.others)} of others in {self.directory} "
                 f"is more than the quota of {units.size(self.limit)}",
-                "remove some of ended jobs: oci-criu-shim ckpt prune",
+                f"remove some of ended jobs: oci-criu-shim ckpt prune{f', or {cut}' if os.path.isdir(cut) else ''}",
             )
 
-    def fits(self, own: int) -> bool:
-        """Whether `own` bytes of the task's are within the limit."""
-        return not self.limit or self.others + own <= self.limit
+    def is_kept(self) -> bool:
+        """Whether all that is there is within the limit."""
+        return not self.limit or self.others + self._own() <= self.limit
 
 
 def used(directory: str, depth: int = DEPTH) -> int:
-    """The bytes of the checkpoints at most `depth` levels below `directory`."""
+    """The bytes of the checkpoints, and of what was cut off, at most `depth` levels below `directory`."""
     try:
         with os.scandir(directory) as entries:
             inner = [e.path for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
@@ -48,7 +55,7 @@ def used(directory: str, depth: int = DEPTH) -> int:
 
 
 def _is_one(path: str) -> bool:
-    return os.path.exists(os.path.join(path, MANIFEST))
+    return os.path.basename(path) == CUT or os.path.exists(os.path.join(path, MANIFEST))
 
 
 def _size(path: str) -> int:

@@ -20,7 +20,7 @@ import stat
 
 from oci_criu_shim import files, schema
 from oci_criu_shim.checkpoints import integrity, stages
-from oci_criu_shim.checkpoints.quota import Quota, used
+from oci_criu_shim.checkpoints.quota import CUT, Quota
 from oci_criu_shim.checkpoints.writeback import Writeback
 from oci_criu_shim.errors import ShimError
 
@@ -35,11 +35,10 @@ if TYPE_CHECKING:
 
 IMAGES = "checkpoint"
 MANIFEST = "manifest.json"
-VERSION = 1  # of manifests
+RAW, COMPRESSED = 1, 2  # versions of manifests: readers of version 1 know of no compressed images
 DESCRIPTIONS = ("config.dump", "spec.dump")
 STARTED = "started"  # the task ran before, so a fresh start would run part of it twice
 REFUSED = "restore.log"  # in a checkpoint: why its restore failed, with CRIU's log
-CUT = "cut"  # what was cut off its files: written.py
 GONE = ".gone."
 
 
@@ -239,7 +238,7 @@ class Store:
                 self.remove(seq)
         quota = Quota(self.quota, self.directory, self.path)
         for seq in kept[:-1]:
-            if self.quota and not quota.fits(used(self.path)):
+            if not quota.is_kept():
                 self.remove(seq)
 
     def clear(self) -> None:

@@ -7,6 +7,7 @@ import time
 
 from oci_criu_shim import files, history, slurm, units
 from oci_criu_shim.checkpoints import archive, store, unpacking
+from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.ckpt import look, place
 from oci_criu_shim.ckpt.report import Progress
@@ -158,23 +159,25 @@ def _prune(
     """Remove what the options don't leave of an ended job's task; the bytes."""
     numbers = task.numbers()
     doomed = [seq for seq in numbers[: max(len(numbers) - keep, 0)] if _age(task, seq) >= older]
-    total = 0
-    for seq in doomed:
-        path = os.path.join(task.path, str(seq))
-        size = files.tree_size(path)
-        say(f"{path}  {units.size(size)}")
-        total += size
-        if not dry_run:
+    all_go = doomed == numbers
+    cut_goes = all_go and not _has_cut(task, spared)
+    sizes = {seq: files.tree_size(os.path.join(task.path, seq)) for seq in map(str, doomed)}
+    if cut_goes and (size := files.tree_size(os.path.join(task.path, CUT))):
+        sizes[CUT] = size
+    for name, size in sizes.items():
+        say(f"{os.path.join(task.path, name)}  {units.size(size)}")
+    if not dry_run:
+        for seq in doomed:
             task.remove(seq)
-    if doomed == numbers and not dry_run:
-        (task.clear if _has_cut(task, spared) else task.forget)()
-    return total
+        if all_go:
+            (task.forget if cut_goes else task.clear)()
+    return sum(sizes.values())
 
 
 def _has_cut(task: Store, seconds: float) -> bool:
     """Whether there is what was cut off its files, no longer ago than that."""
     try:
-        return time.time() - os.stat(os.path.join(task.path, store.CUT)).st_mtime < seconds
+        return time.time() - os.stat(os.path.join(task.path, CUT)).st_mtime < seconds
     except FileNotFoundError:
         return False
 
