@@ -39,6 +39,7 @@ from tests.unit.compressed import (
     newest,
     verified,
 )
+from tests.unit.test_schema import full_manifest
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +70,7 @@ def test_memory_is_compressed(store: Store) -> None:
     assert left(store) == COMPRESSED
     found = newest(store)
     assert found.manifest == made.manifest
+    assert found.manifest["version"] == stores.COMPRESSED > full_manifest()["version"]  # others can't read it
     assert found.manifest["compressed"] == {PACKED: {"codec": "zstd", "size": len(PAGES), "frame": FRAME}}
     assert found.manifest["bytes"] == sum(found.manifest["files"].values()) < found.dumped
     assert used(store.directory, 1) == found.manifest["bytes"]
@@ -315,7 +317,8 @@ def test_archives_are_raw(store: Store, tmp_path: Path) -> None:
         assert stream.read() == PAGES
         manifest = tar.extractfile("manifest.json")
         assert manifest
-        assert "compressed" not in json.load(manifest)
+        found = json.load(manifest)
+        assert found["version"] == stores.RAW and "compressed" not in found
     assert PACKED not in members
     imported = Store(str(tmp_path / "imported"), ".")
     os.mkdir(imported.directory, 0o700)

@@ -319,8 +319,8 @@ def test_directories_are_the_owners_alone(store: Store) -> None:
 
 def test_a_newer_version_is_named(store: Store) -> None:
     path = Path(commit(store).path, "manifest.json")
-    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
-    assert damage(store) == f"{path} is of version 2, and this oci-criu-shim reads version 1"
+    path.write_text(path.read_text().replace('"version": 1', '"version": 3'))
+    assert damage(store) == f"{path} is of version 3, and this oci-criu-shim reads up to version 2"
 
 
 def test_somebody_elses_checkpoint_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,8 @@ def _replace(checkpoint: Checkpoint, packed: dict[str, Any], stage: str) -> None
     manifest, raw = checkpoint.manifest, set(map(codec.original, packed))
     ours = {name: os.stat(os.path.join(stage, name)).st_size for name in packed}
     kept = {name: size for name, size in manifest["files"].items() if name not in raw}
-    manifest = {**manifest, "files": kept | ours, "bytes": sum((kept | ours).values()), "compressed": packed}
+    manifest = {**manifest, "files": kept | ours, "bytes": sum((kept | ours).values())}
+    manifest |= {"version": store.COMPRESSED, "compressed": packed}
     large = {name: size for name, size in kept.items() if name not in manifest["sha256"]}
     found = integrity.Hashing(stage, ours).result() | integrity.Hashing(checkpoint.path, large).result()
     found = integrity.checksums(checkpoint) | found  # readers of the older manifest look for theirs

@@ -13,8 +13,8 @@ DEPTH = 3  # <job>/<step>.<task>/<seq>
 
 
 class Quota:
-    """`limit` bytes below `directory`, of which the task's own checkpoints, below `own`, can make room; what was cut off
-    its files can't. 0 is no limit.
+    """`limit` bytes below `directory`, of which the task's own checkpoints, below `own`, can make room; what was cut
+    off its files can't. 0 is no limit.
 
     The others' are counted when it is made, before anything is frozen: tasks that are checkpointed at the same time
     don't see each other's.

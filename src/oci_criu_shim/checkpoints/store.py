@@ -373,9 +373,9 @@ def _check_files(checkpoint: Checkpoint) -> Checkpoint:
 
 def _check_manifest(name: str, manifest: Any) -> None:
     version = manifest.get("version") if isinstance(manifest, dict) else None
-    if isinstance(version, int) and version > VERSION:
+    if isinstance(version, int) and version > COMPRESSED:
         raise ShimError(
-            f"{name} is of version {version}, and this oci-criu-shim reads version {VERSION}",
+            f"{name} is of version {version}, and this oci-criu-shim reads up to version {COMPRESSED}",
             "restore it with the version that wrote it",
         )
     faults = schema.faults(manifest, "manifest")

@@ -110,7 +110,7 @@ def raw_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
     sizes = {name: size for name, size in manifest["files"].items() if name not in packed}
     sizes |= {codec.original(name): about["size"] for name, about in packed.items()}
     rest = {key: value for key, value in manifest.items() if key != "compressed"}
-    return integrity.sealed({**rest, "files": sizes, "bytes": sum(sizes.values())})
+    return integrity.sealed({**rest, "version": store.RAW, "files": sizes, "bytes": sum(sizes.values())})
 
 
 def complete(checkpoint: Checkpoint) -> None:
