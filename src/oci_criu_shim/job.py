@@ -42,6 +42,7 @@ class Task:
         array = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
         self.name = "_".join(map(str, array)) if all(array) else str(self.job)
         self.node = environment.get("SLURMD_NODENAME", os.uname().nodename)
+        self.cluster = environment.get("SLURM_CLUSTER_NAME", "")  # srun --export=NONE leaves it out
 
     @property
     def key(self) -> str:

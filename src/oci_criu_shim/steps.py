@@ -79,7 +79,7 @@ class Step:
 
     def _forget(self) -> None:
         self.store.clear()
-        self.store.prepare()
+        self.store.prepare(self.task.cluster)
 
     def _recorded(self) -> dict[str, Any] | None:
         try:
@@ -162,7 +162,8 @@ class Step:
         """But for what was cut off the files of its tasks."""
         job = os.path.dirname(self.store.path)
         for name in os.listdir(job):
-            Store(os.path.join(job, name), ".").clear()
+            if not name.startswith("."):
+                Store(os.path.join(job, name), ".").clear()
 
     def _is_caught(self) -> bool:
         """Whether a checkpoint because its job must go has ended it."""

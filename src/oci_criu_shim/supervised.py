@@ -118,7 +118,7 @@ class Supervised:
         self.checkpointer = Checkpointer(self.container, self.task, store, settings, self.log)
         if self.task.directory is None:
             os.makedirs(settings.checkpoint_dir, mode=0o700, exist_ok=True)
-        store.prepare()
+        store.prepare(self.task.cluster)
         tidy.begin(store.directory, settings.keep_ended)
         step = steps.Step(self.plan, self.checkpointer, self.signals)
         if (status := step.done()) is not None:

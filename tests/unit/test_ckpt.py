@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import cli, config, files, slurm
-from oci_criu_shim.checkpoints import images, store
+from oci_criu_shim.checkpoints import clusters, images, store
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.ckpt import look, place, report
@@ -290,6 +290,17 @@ def test_prune_of_completed_jobs(home: Path, capfd: Capture, monkeypatch: pytest
     assert cut.exists()
     assert "removed 7 B" in ran(capfd, "prune")
     assert not (home / "7").exists()
+
+
+@pytest.mark.parametrize(("here", "left"), [("red", ["12"]), ("blue", ["12", "7"])])
+def test_prune_of_another_cluster(
+    home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch, here: str, left: list[str]
+) -> None:
+    """Slurm here does not know whether its job 7 still runs."""
+    clusters.claim(str(home / "7"), "red")
+    monkeypatch.setattr(slurm, "configuration", lambda: {"ClusterName": here})
+    ran(capfd, "prune")
+    assert sorted(path.name for path in home.iterdir()) == left
 
 
 def test_prune_keeps(home: Path, capfd: Capture) -> None:

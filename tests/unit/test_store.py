@@ -350,6 +350,23 @@ def test_every_damage_to_a_manifest_is_seen(store: Store, monkeypatch: pytest.Mo
         assert json.loads(path.read_bytes()) == found.manifest == json.loads(whole)
 
 
+def test_a_job_of_another_cluster(tmp_path: Path) -> None:
+    first, again = Store(str(tmp_path), "7/0.0"), Store(str(tmp_path), "7/1.0")
+    first.prepare("red")
+    again.prepare("red")
+    for other in (first, again, Store(str(tmp_path), "7/2.0")):
+        with pytest.raises(ShimError, match=f"{tmp_path}/7 has .* of cluster 'red', and this is 'blue'"):
+            other.prepare("blue")
+    assert sorted(os.listdir(tmp_path / "7")) == [".cluster", "0.0", "1.0"]
+    first.clear()
+    again.clear()
+    assert os.listdir(tmp_path) == []
+    first.prepare()  # by a version that did not ask
+    first.prepare("blue")
+    with pytest.raises(ShimError):
+        first.prepare("red")
+
+
 def test_missing_directory(tmp_path: Path) -> None:
     with pytest.raises(ShimError, match="none: No such file"):
         Store(str(tmp_path / "none"), "7/0.0").prepare()

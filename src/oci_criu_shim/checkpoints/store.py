@@ -19,7 +19,7 @@ import os
 import stat
 
 from oci_criu_shim import files, schema
-from oci_criu_shim.checkpoints import integrity, stages
+from oci_criu_shim.checkpoints import clusters, integrity, stages
 from oci_criu_shim.checkpoints.quota import CUT, Quota
 from oci_criu_shim.checkpoints.writeback import Writeback
 from oci_criu_shim.errors import ShimError
@@ -181,10 +181,12 @@ class Store:
         self.compression = compression
         self.path = os.path.normpath(os.path.join(directory, key))
 
-    def prepare(self) -> None:
-        """Make the task's directory; ShimError where checkpoints could not be kept there."""
+    def prepare(self, cluster: str = "") -> None:
+        """Make the directory of a task of `cluster`; ShimError where checkpoints could not be kept there."""
         check_directory(self.directory)
         try:
+            if cluster:
+                clusters.claim(os.path.dirname(self.path), cluster)
             files.make_directories(self.path)
         except OSError as error:
             raise ShimError(
@@ -253,10 +255,7 @@ class Store:
     def forget(self) -> None:
         """Remove the task's directory, and the job's with its last task."""
         files.remove_tree(self.path)
-        try:
-            os.rmdir(os.path.dirname(self.path))
-        except OSError:
-            pass  # other tasks of the job have checkpoints there
+        clusters.release(os.path.dirname(self.path))
 
     def remove(self, seq: int) -> None:
         """Remove a checkpoint: in two steps, so that no reader finds half of it."""

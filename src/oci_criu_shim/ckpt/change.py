@@ -6,7 +6,7 @@ import os
 import time
 
 from oci_criu_shim import files, history, slurm, units
-from oci_criu_shim.checkpoints import archive, store, unpacking
+from oci_criu_shim.checkpoints import archive, clusters, store, unpacking
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.ckpt import look, place
@@ -119,7 +119,11 @@ def prune_ended(directory: str, older: int) -> None:
 
 
 def _own_tasks(directory: str) -> list[str]:
-    return [path for path in _task_directories(directory) if os.lstat(path).st_uid == os.geteuid()]
+    """The directories of the caller's tasks on this cluster: Slurm knows nothing of another one's jobs."""
+    own = [path for path in _task_directories(directory) if os.lstat(path).st_uid == os.geteuid()]
+    names = {path: clusters.of(os.path.dirname(path)) for path in own}
+    here = slurm.configuration().get("ClusterName", "") if any(names.values()) else ""
+    return [path for path in own if names[path] in ("", here)]
 
 
 def _without(tasks: list[str], jobs: set[int]) -> list[str]:

@@ -1,0 +1,43 @@
+"""Which cluster a job's directory `<checkpoint-dir>/<job>` is of: clusters that share a file system number their jobs
+alike, and none may restore, count or remove what is another one's."""
+
+from __future__ import annotations
+
+import os
+
+from oci_criu_shim import files
+from oci_criu_shim.errors import ShimError
+
+NAME = ".cluster"  # in the job's directory
+
+
+def of(job: str) -> str:
+    """The cluster whose job it is; empty where that is not known."""
+    try:
+        with open(os.path.join(job, NAME), encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return ""
+
+
+def claim(job: str, cluster: str) -> None:
+    """Make it a directory of `cluster`; ShimError where it is another one's."""
+    other = of(job)
+    if other not in ("", cluster):
+        raise ShimError(
+            f"{job} has checkpoints of a job of that number of cluster {other!r}, and this is {cluster!r}",
+            "name another --checkpoint-dir, or remove it where that job has ended",
+        )
+    if not other:
+        files.make_directories(job)
+        files.write_atomically(os.path.join(job, NAME), cluster.encode())
+
+
+def release(job: str) -> None:
+    """Remove it where nothing is left of its tasks."""
+    try:
+        if os.listdir(job) == [NAME]:
+            os.unlink(os.path.join(job, NAME))
+        os.rmdir(job)
+    except OSError:
+        pass  # other tasks of the job have checkpoints there
