@@ -1,4 +1,5 @@
-"""A checkpoint of a container into a store, as its job takes it: keep.py ROOT ID DIRECTORY HELPER LEAVE_RUNNING."""
+"""A checkpoint of a container into a store, as its job takes it:
+keep.py ROOT ID DIRECTORY HELPER LEAVE_RUNNING [COMPRESS]."""
 
 import os
 import sys
@@ -7,20 +8,23 @@ sys.path.insert(0, "/usr/lib/oci-criu-shim")
 sys.path.append("/usr/lib/python3/dist-packages")
 
 from oci_criu_shim import checkpoint
+from oci_criu_shim.checkpoints import codec
+from oci_criu_shim.checkpoints.compression import Compression
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
 
 
-def main(root: str, name: str, directory: str, helper: str, leave_running: str) -> int:
+def main(root: str, name: str, directory: str, helper: str, leave_running: str, compress: str = "off") -> int:
     container = Container(root, name)
     pid = container.alive("init")
     assert pid is not None
     os.makedirs(directory, mode=0o700, exist_ok=True)
-    store = Store(directory, ".")
+    found = codec.parse(compress)
+    store = Store(directory, ".", compression=Compression(found, lambda: 3600, print) if found else None)
     try:
         store.prepare()
-        checkpoint.take(container, pid, store, helper or None, "demand", {"leave_running": leave_running == "yes"})
+        checkpoint.take(container, pid, store, helper or None, "preempt", {"leave_running": leave_running == "yes"})
     except (ShimError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -52,12 +52,14 @@ def running(site: Site, user: str) -> Iterator[Life]:
         life.stop()
 
 
-def keep(life: Life, *, leave_running: bool = False, check: bool = True) -> subprocess.CompletedProcess[str]:
+def keep(
+    life: Life, *, leave_running: bool = False, compress: str = "off", check: bool = True
+) -> subprocess.CompletedProcess[str]:
     """Checkpoint it into a store; it ends by that, unless it is to run on."""
     helper = "" if life.user == "root" else f"{home(life.user)}/run/helper.0.sock"
     leave = "yes" if leave_running else "no"
     program = ["python3", "-I", "/src/tests/programs/keep.py"]
-    argv = [*program, f"{home(life.user)}/run", life.name, life.images, helper, leave]
+    argv = [*program, f"{home(life.user)}/run", life.name, life.images, helper, leave, compress]
     done = life.site.exec(argv, life.user, check)
     if life.process and not leave_running:
         life.process.communicate(timeout=20)
@@ -88,11 +90,13 @@ def test_verbs(site: Site, user: str) -> None:
 
 
 @USERS
-@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
-def test_what_was_imported_runs(site: Site, user: str, suffix: str) -> None:
+@pytest.mark.parametrize(("suffix", "compress"), [(".tar", "off"), (".tar.gz", "off"), (".tar", "zstd")])
+def test_what_was_imported_runs(site: Site, user: str, suffix: str, compress: str) -> None:
     with running(site, user) as life:
         seen = life.look()
-        keep(life)
+        keep(life, compress=compress)
+        shown = json.loads(ckpt(life, "show", "--json", f"{life.images}/1").stdout)
+        assert shown["compressed"] == ([] if compress == "off" else [compress])
         archive = f"{life.bundle}/moved{suffix}"
         ckpt(life, "export", f"{life.images}/1", archive)
         site.exec(["rm", "-r", life.images], user)
@@ -115,7 +119,7 @@ def truncate(path: Path) -> None:
 
 
 def outdate(path: Path) -> None:
-    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    path.write_text(path.read_text().replace('"version": 1', '"version": 3'))
 
 
 def give_away(path: Path) -> None:
@@ -129,7 +133,7 @@ DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
     ("checkpoint/core-1.img", flip, "checkpoint/core-1.img is damaged"),
     ("checksums.json", truncate, "checksums.json is damaged"),
     ("spec.dump", flip, "spec.dump is damaged"),
-    ("manifest.json", outdate, "manifest.json is of version 2"),
+    ("manifest.json", outdate, "manifest.json is of version 3"),
     ("manifest.json", truncate, "manifest.json cannot be read"),
     ("", give_away, "{} belongs to user 4711"),
 ]
