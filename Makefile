@@ -52,7 +52,7 @@ install:
 	printf '%s\n' $(LAUNCHER) >$(DESTDIR)$(PREFIX)/bin/oci-criu-shim
 	chmod 0755 $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
 	$(MAKE) -C spank install PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) BUILD=$(abspath $(BUILD))
-	set -e; cd etc; for file in oci.conf.d/*.conf slurm-oci/* scrun.lua; do \
+	set -e; cd etc; for file in oci.conf.d/*.conf slurm-oci/* scrun.lua cli_filter.lua; do \
 		mode=0644; test ! -x "$$file" || mode=0755; \
 		install -D -m "$$mode" "$$file" "$(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/$$file"; \
 		sed -i $(PLACES) "$(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/$$file"; done
@@ -81,7 +81,7 @@ LAUNCHER = '\#!/usr/bin/python3 -IS' \
 uninstall:
 	rm -rf $(DESTDIR)$(LIBDIR) $(DESTDIR)$(SHAREDIR)
 	rm -f $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
-	cd etc; for file in oci.conf.d/* slurm-oci/* scrun.lua; do rm -f "$(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/$$file"; done
+	cd etc; for file in oci.conf.d/* slurm-oci/* scrun.lua cli_filter.lua; do rm -f "$(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/$$file"; done
 	@echo 'left: $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim, with config.toml and what the site has put there'
 
 clean:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from oci_criu_shim import files, schedule, units
+from oci_criu_shim import estimate, files, schedule, units
 from oci_criu_shim.estimate import Estimate
 from oci_criu_shim.packing import Packing
 from oci_criu_shim.schedule import Schedule
@@ -117,7 +117,5 @@ class Checkpointer:
         if seconds <= self.grace or what in self.said:
             return
         self.said.add(what)
-        self.log.event(
-            f"{self.task.describe()} {what} a checkpoint takes about {seconds:.0f} s, and partition "
-            f"{self.task.partition} gives {self.grace} s at a preemption; --checkpoint-interval limits the loss"
-        )
+        what, intervals = f"{self.task.describe()} {what}", self.when.interval is not None
+        self.log.event(estimate.too_long(what, seconds, self.task.partition, self.grace, intervals))

@@ -38,14 +38,11 @@ class Estimate:
 
     def of(self, size: int) -> float:
         """Seconds for `size` bytes of memory."""
-        return BASE_SECONDS + size / self.rate()
+        return seconds(size, self.rate())
 
     def rate(self) -> float:
         """Bytes per second."""
-        try:
-            return max(files.read_number(self.path), 1 << 20)
-        except (OSError, ValueError):
-            return self.default
+        return _rate(self.path) or self.default
 
     def measured(self, size: int, seconds: float) -> None:
         """A checkpoint of `size` bytes took that long. Small ones say little of the speed."""
@@ -56,6 +53,37 @@ class Estimate:
             files.write_atomically(self.path, str(int(size / max(seconds - BASE_SECONDS, 0.1))).encode())
         except OSError:
             pass  # the next one may
+
+
+def seconds(size: int, rate: float) -> float:
+    """Of a checkpoint of `size` bytes, at `rate` bytes per second."""
+    return BASE_SECONDS + size / rate
+
+
+def _rate(path: str) -> float:
+    """What a node's file says; 0 where it says nothing."""
+    try:
+        return max(files.read_number(path), 1 << 20)
+    except (OSError, ValueError):
+        return 0
+
+
+def slowest(directory: str, default: int) -> float:
+    """The speed of the slowest node that has shown its own in a checkpoint directory; `default` where none has."""
+    try:
+        names = os.listdir(os.path.join(directory, RATES))
+    except OSError:
+        names = []
+    return min(filter(None, (_rate(os.path.join(directory, RATES, name)) for name in names)), default=default)
+
+
+def too_long(what: str, seconds: float, partition: str, grace: int, intervals: bool) -> str:
+    """The warning: `what` is of which memory, and `intervals` whether there are checkpoints at intervals anyway."""
+    advice = "" if intervals else "; --checkpoint-interval limits the loss"
+    return (
+        f"{what} a checkpoint takes about {seconds:.0f} s, "
+        f"and partition {partition} gives {grace} s at a preemption{advice}"
+    )
 
 
 def memory(init: int) -> int:

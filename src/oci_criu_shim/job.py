@@ -32,7 +32,8 @@ class Task:
         self.restarts = int(environment.get("SLURM_RESTART_COUNT", "0"))
         self.partition = environment.get("SLURM_JOB_PARTITION", "")
         self.end = int(environment.get("SLURM_JOB_END_TIME", "0"))
-        self.memory = int(environment.get("SLURM_MEM_PER_NODE", "0")) << 20
+        each = int(environment.get("SLURM_MEM_PER_CPU", "0")) * int(environment.get("SLURM_CPUS_ON_NODE", "0"))
+        self.memory = int(environment.get("SLURM_MEM_PER_NODE", each)) << 20
         self.when = environment.get("SLURM_CHECKPOINT", "off")
         self.interval = environment.get("SLURM_CHECKPOINT_INTERVAL")
         self.directory = environment.get("SLURM_CHECKPOINT_DIR")

@@ -206,3 +206,14 @@ def test_where_slurm_conf_is(monkeypatch: Patch, tmp_path: Path) -> None:
     assert slurm.conf_directory() == str(tmp_path)
     monkeypatch.setenv("SLURM_CONF", "/nonexistent/slurm.conf")
     assert slurm.conf_directory() is None
+
+
+def test_submission(healthy: Path, monkeypatch: Patch) -> None:
+    assert results()["submission"]["found"].startswith("off: nobody is told at submission")
+    monkeypatch.setattr(slurm, "configuration", lambda: {**HEALTHY, "CliFilterPlugins": "user_defaults,lua"})
+    assert "nothing can be submitted" in one_wrong("submission")["found"]
+    path = healthy / "cli_filter.lua"
+    path.write_text("function slurm_cli_pre_submit(options, offset) end")
+    assert results()["submission"]["found"] == f"off: {path} does not call oci_criu_shim_foresee(options)"
+    path.write_text((Path(__file__).parents[2] / "etc/cli_filter.lua").read_text())
+    assert results()["submission"]["found"] == str(path)

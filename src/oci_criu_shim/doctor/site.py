@@ -23,6 +23,8 @@ ROOT = "/run/oci-criu-shim/%j"
 INSTALLED_PLUGSTACK = "/usr/share/oci-criu-shim/plugstack.conf"
 COMMANDS = ("RunTimeRun", "RunTimeCreate", "RunTimeStart", "RunTimeQuery", "RunTimeKill", "RunTimeDelete")
 CHOOSER = "/slurm-oci/run"  # of multi-runtime.conf
+INSTALLED_FILTER = "/etc/oci-criu-shim/cli_filter.lua"
+FILTER = "oci_criu_shim_foresee"
 INSTALLED_OCI = "/etc/oci-criu-shim/oci.conf.d/oci-criu-shim.conf"
 
 
@@ -125,6 +127,19 @@ class Site:
                 raise Caution(f"{path}: metrics={directory}: no such directory", f"mkdir -m 755 {directory}")
         return f"{path}: {' '.join(words[:2])}"
 
+    def submission(self) -> str:
+        """Who submits a job may be told that its grace time is too short; with this on, sbatch needs the file."""
+        if "lua" not in self.configuration().get("CliFilterPlugins", ""):
+            return f"off: nobody is told at submission of too short a GraceTime (see {INSTALLED_FILTER})"
+        path = os.path.join(self.directory(), "cli_filter.lua")
+        try:
+            with open(path, encoding="utf-8", errors="replace") as stream:
+                calls = FILTER in stream.read()
+        except OSError as error:
+            hint = f"cp {INSTALLED_FILTER} {path}"
+            raise ShimError(f"{path}: {error.strerror}: nothing can be submitted", hint) from None
+        return path if calls else f"off: {path} does not call {FILTER}(options)"
+
     def oci(self) -> str:
         """oci.conf has this runtime run the containers."""
         path = os.path.join(self.directory(), "oci.conf")
@@ -196,5 +211,5 @@ def checks() -> list[Check]:
     """The checks, of one Site: slurmctld is asked by the first."""
     site = Site()
     rules: list[Check] = [(rule.key, functools.partial(rule.check, site)) for rule in RULES]
-    files: list[Check] = [("plugstack.conf", site.plugstack), ("oci.conf", site.oci)]
+    files: list[Check] = [("plugstack.conf", site.plugstack), ("oci.conf", site.oci), ("submission", site.submission)]
     return [("slurm", site.answer), *rules, ("preemption", site.preemption), *files]

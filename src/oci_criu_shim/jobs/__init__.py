@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oci_criu_shim.jobs import checkpoint, status
+from oci_criu_shim.jobs import checkpoint, foresee, status
 from oci_criu_shim.verbs import Option, Verb
 
 STATUS = (
@@ -16,7 +16,13 @@ CHECKPOINT = (
     Option("--json", "", "a JSON object {job, node, container, taken, said} a line"),
 )
 
+FORESEE = (
+    *(Option(f"--{name}", "VALUE", "as in the help of sbatch") for name in ("partition", *foresee.OPTIONS)),
+    *(Option(f"--{name}", "VALUE", "the same") for name in ("checkpoint", "checkpoint-interval", "checkpoint-dir")),
+)
+
 VERBS = {
     "checkpoint": Verb(checkpoint.checkpoint, "JOBID", "checkpoint a running job's containers now", CHECKPOINT),
+    "foresee": Verb(foresee.foresee, "", "say if a job's grace time would be too short for a checkpoint", FORESEE),
     "status": Verb(status.status, "[JOBID]", "show a job's runs, checkpoints and restores, or list the jobs", STATUS),
 }

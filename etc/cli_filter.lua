@@ -1,0 +1,47 @@
+-- cli_filter.lua of Slurm (CliFilterPlugins=lua): who submits a job with --checkpoint is told before that if it may use
+-- more memory than can be written in its partition's GraceTime. Nothing is refused, and nothing changed. Copy it to
+-- /etc/slurm/cli_filter.lua where jobs are submitted. This is run by sbatch, salloc and srun, as the user: slurmctld's
+-- job_submit.lua is not told of GraceTime.
+--
+-- A cli_filter.lua of the site's own begins with dofile("/etc/oci-criu-shim/cli_filter.lua"), and calls
+-- oci_criu_shim_foresee(options) in its slurm_cli_pre_submit.
+
+local program = "/usr/bin/oci-criu-shim"
+local ours = {"checkpoint", "checkpoint-interval", "checkpoint-dir"}
+local slurms = {"partition", "mem", "mem-per-cpu", "cpus-per-task", "ntasks", "ntasks-per-node", "nodes"}
+
+local function quoted(text)
+	return "'" .. string.gsub(tostring(text), "'", "'\"'\"'") .. "'"
+end
+
+function oci_criu_shim_foresee(options)
+	local asked = options.spank and options.spank.oci_criu_shim
+	if not asked or not asked.checkpoint then
+		return
+	end
+	if options.type == "srun" and os.getenv("SLURM_JOB_ID") then
+		return -- a step: its job's memory and partition are what they are
+	end
+	local words = {program, "job", "foresee"}
+	for _, name in ipairs(ours) do
+		words[#words + 1] = asked[name] and quoted("--" .. name .. "=" .. asked[name])
+	end
+	for _, name in ipairs(slurms) do
+		local value = options[name]
+		words[#words + 1] = value and quoted("--" .. name .. "=" .. value)
+	end
+	os.execute("test ! -x " .. program .. " || exec " .. table.concat(words, " "))
+end
+
+function slurm_cli_setup_defaults(options, early)
+	return slurm.SUCCESS
+end
+
+function slurm_cli_pre_submit(options, offset)
+	oci_criu_shim_foresee(options)
+	return slurm.SUCCESS
+end
+
+function slurm_cli_post_submit(offset, job, step)
+	return slurm.SUCCESS
+end

@@ -1,0 +1,74 @@
+"""`job foresee`: whether a job that is about to be submitted could be checkpointed in its partition's grace time.
+
+Called by etc/cli_filter.lua, with the options of sbatch, salloc and srun as Slurm gives them there. It says one line or
+nothing, and never fails: a submission is not held up by it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from oci_criu_shim import config, estimate, schedule, slurm, units
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from oci_criu_shim.cli import Invocation
+    from oci_criu_shim.config import Settings
+
+OPTIONS = ("mem", "mem-per-cpu", "cpus-per-task", "ntasks", "ntasks-per-node", "nodes")
+WITHOUT_VALUE = ("set", "default")  # of --checkpoint, in Slurm's words and in ours
+
+
+def foresee(call: Invocation) -> int:
+    """Say so where it could not; 0."""
+    try:
+        settings, named = config.load(), call.value("partition")
+        for partition in slurm.partitions():
+            chosen = named.split(",") if named else [partition["PartitionName"]] * (partition["Default"] == "YES")
+            if partition["PartitionName"] in chosen and (said := _warning(call, partition, settings)):
+                call.log.event(said)
+                break
+    except (ShimError, OSError) as error:
+        call.log.debug(str(error))
+    return 0
+
+
+def _warning(call: Invocation, partition: Mapping[str, str], settings: Settings) -> str:
+    """What is wrong with it in that partition; empty where nothing is."""
+    name, grace = partition["PartitionName"], int(partition.get("GraceTime", "0"))
+    text = call.value("checkpoint") or ""
+    when = schedule.parse(settings.when(name) if text in WITHOUT_VALUE else text, call.value("checkpoint-interval"))
+    size = memory(call.values, partition)
+    directory = os.path.abspath(call.value("checkpoint-dir") or settings.checkpoint_dir)
+    seconds = estimate.seconds(size, estimate.slowest(directory, settings.dump_rate))
+    if not when.preempt or not grace or seconds <= grace:
+        return ""
+    what = f"the job may use {units.size(size)} of memory, of which"
+    return estimate.too_long(what, seconds, name, grace, when.interval is not None)
+
+
+def memory(options: Mapping[str, str], partition: Mapping[str, str]) -> int:
+    """The bytes that a job with these `options` may use on a node of `partition`; 0 where that is not known."""
+    if "mem" in options or ("mem-per-cpu" not in options and "DefMemPerNode" in partition):
+        return _bytes(options.get("mem") or partition["DefMemPerNode"])
+    number = {name: _number(options.get(name, "")) for name in OPTIONS}
+    tasks = number["ntasks-per-node"] or -(-number["ntasks"] // (number["nodes"] or 1)) or 1
+    each = options.get("mem-per-cpu") or partition.get("DefMemPerCPU", "")
+    return _bytes(each) * tasks * (number["cpus-per-task"] or 1)
+
+
+def _bytes(text: str) -> int:
+    """Of Slurm's `4000`, which are MiB, or `4G`; 0 where it is neither, or all that a node has."""
+    try:
+        return int(text) << 20 if text.isdecimal() else units.parse_size(text)
+    except ValueError:
+        return 0
+
+
+def _number(text: str) -> int:
+    """Of `4` or `4-8`; 0 where none is set, of which Slurm has several words."""
+    first = text.partition("-")[0]
+    return int(first) if first.isdecimal() else 0

@@ -1,0 +1,108 @@
+"""What a user is told of a job's grace time before it is submitted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from oci_criu_shim import cli, config, slurm
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.jobs.foresee import memory
+
+Capture = pytest.CaptureFixture[str]
+LOW = {"PartitionName": "low", "Default": "YES", "GraceTime": "20", "DefMemPerNode": "UNLIMITED"}
+LONG = {"PartitionName": "long", "Default": "NO", "GraceTime": "60", "DefMemPerCPU": "8000"}
+HIGH = {"PartitionName": "high", "Default": "NO", "DefMemPerNode": "UNLIMITED"}
+ASKED = ("--checkpoint=set", "--mem=8G")  # at 200 MiB/s: 41 s
+SAID = "oci-criu-shim: the job may use 8.0 GiB of memory, of which a checkpoint takes about 41 s, and "
+
+
+@pytest.fixture(autouse=True)
+def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> config.Settings:
+    settings = config.Settings({**config.DEFAULTS, "checkpoint-dir": str(tmp_path)})
+    monkeypatch.setattr(config, "load", lambda: settings)
+    monkeypatch.setattr(slurm, "partitions", lambda: [HIGH, LOW, LONG])
+    return settings
+
+
+def told(capfd: Capture, *words: str) -> str:
+    assert cli.main(["job", "foresee", *words]) == 0
+    said = capfd.readouterr()
+    assert not said.out
+    return said.err
+
+
+def test_too_short(capfd: Capture) -> None:
+    advice = "; --checkpoint-interval limits the loss\n"
+    assert told(capfd, *ASKED) == f"{SAID}partition low gives 20 s at a preemption{advice}"
+    assert told(capfd, *ASKED, "--partition=long,low") == f"{SAID}partition low gives 20 s at a preemption{advice}"
+    for words in (("--checkpoint=preempt,interval:1h", "--mem=8G"), (*ASKED, "--checkpoint-interval=1h")):
+        assert told(capfd, *words) == f"{SAID}partition low gives 20 s at a preemption\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--mem=1G",),
+        ("--mem=0?",),
+        ("--mem=64G", "--partition=high"),
+        ("--partition=long",),
+        ("--mem=64G", "--checkpoint=timeout"),
+        ("--mem=64G", "--checkpoint=none"),
+        ("--mem=64G", "--partition=no-such"),
+        ("--mem=64G", "--checkpoint=nonsense"),
+        (),
+    ],
+)
+def test_nothing_to_say(capfd: Capture, words: tuple[str, ...]) -> None:
+    assert told(capfd, "--checkpoint=set", *words) == ""
+
+
+def test_what_the_site_means_by_it(capfd: Capture, site: config.Settings) -> None:
+    site.checkpoint = "timeout"
+    assert told(capfd, *ASKED) == ""
+    site.partitions = {"low": {"checkpoint": "preempt"}}
+    assert told(capfd, *ASKED)
+
+
+def test_the_slowest_node_that_is_known(capfd: Capture, tmp_path: Path) -> None:
+    rates = tmp_path / "own" / "rates"
+    rates.mkdir(parents=True)
+    for node, rate in (("n1", 1 << 30), ("n2", 2 << 30), ("n3", "")):
+        (rates / node).write_text(str(rate))
+    assert told(capfd, *ASKED, f"--checkpoint-dir={tmp_path}/own") == ""
+    (rates / "n4").write_text(str(100 << 20))
+    assert "takes about 82 s" in told(capfd, *ASKED, f"--checkpoint-dir={tmp_path}/own")
+
+
+def test_it_holds_nobody_up(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise ShimError("slurmctld does not answer")
+
+    for module, name in ((slurm, "partitions"), (config, "load")):
+        monkeypatch.setattr(module, name, fails)
+        assert told(capfd, *ASKED) == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "gibibytes"),
+    [
+        ({"mem": "4096"}, 4),
+        ({"mem": "4G", "mem-per-cpu": "1G", "ntasks": "9"}, 4),
+        ({"mem-per-cpu": "2G", "cpus-per-task": "3", "ntasks": "1"}, 6),
+        ({"mem-per-cpu": "2048", "ntasks": "5", "nodes": "2"}, 6),
+        ({"mem-per-cpu": "1G", "ntasks": "8", "nodes": "4-8", "ntasks-per-node": "-2", "cpus-per-task": "unset"}, 2),
+        ({"mem-per-cpu": "1G", "ntasks-per-node": "7"}, 7),
+        ({"ntasks": "2"}, 3),
+        ({"mem": "0?"}, 0),
+    ],
+)
+def test_memory(options: dict[str, str], gibibytes: int) -> None:
+    assert memory(options, {"DefMemPerCPU": "1536"}) == gibibytes << 30
+
+
+def test_a_nodes_default() -> None:
+    assert memory({"ntasks": "4"}, {"DefMemPerNode": "1024"}) == 1 << 30
+    assert memory({"mem-per-cpu": "1G"}, {"DefMemPerNode": "UNLIMITED"}) == 1 << 30
+    assert memory({}, LOW) == memory({}, {}) == 0
