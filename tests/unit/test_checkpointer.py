@@ -16,6 +16,7 @@ from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.job import Task
 from oci_criu_shim.log import Log
+from oci_criu_shim.packing import Packing
 from oci_criu_shim.signals import CHECKPOINT
 
 Make = Callable[..., Checkpointer]
@@ -85,6 +86,36 @@ def test_too_large_for_the_grace_time_is_said_once(make: Make, capfd: pytest.Cap
     made.due()
     made.due()
     assert capfd.readouterr().err.count("may use 1.0 GiB of memory, of which a checkpoint takes about 1048") == 1
+
+
+def test_intervals_are_no_advice_where_there_are_some(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    made = make("preempt,interval:1h", **{"dump-rate": "1K"})
+    made.note_limits(0, 1)
+    made.done(schedule.LOOK, NO_REASON)
+    made.due()
+    assert capfd.readouterr().err.endswith("partition low gives 1 s at a preemption\n")
+
+
+@pytest.mark.parametrize("reason", [schedule.PREEMPT, schedule.TIMEOUT, schedule.INTERVAL, schedule.LOOK])
+def test_a_checkpoint_has_the_processors_to_itself(make: Make, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    """What compresses the one before is ended; a look at Slurm's limits is no reason to."""
+    stopped: list[bool] = []
+    monkeypatch.setattr(Packing, "stop", lambda _: stopped.append(True))
+    make("preempt").begin(reason)
+    assert bool(stopped) == (reason != schedule.LOOK)
+
+
+@pytest.mark.parametrize(
+    ("environment", "mebibytes"),
+    [
+        ({}, 0),
+        ({"SLURM_MEM_PER_NODE": "500"}, 500),
+        ({"SLURM_MEM_PER_CPU": "500", "SLURM_CPUS_ON_NODE": "3"}, 1500),
+        ({"SLURM_MEM_PER_CPU": "500"}, 0),
+    ],
+)
+def test_memory_of_a_job(environment: dict[str, str], mebibytes: int) -> None:
+    assert Task({"SLURM_JOB_ID": "7", **environment}).memory == mebibytes << 20
 
 
 def test_speed_is_remembered(make: Make) -> None:

@@ -91,6 +91,21 @@ def test_nothing_worth_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None
     assert verified(newest(store))
 
 
+def test_the_commit_comes_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a grace time every second counts until then: it is raw, and large files have no checksums yet."""
+    seen: list[set[str]] = []
+    apply = Compression.apply
+
+    def applied(self: Compression, checkpoint: Checkpoint, stage: str) -> bool:
+        seen.append({name for name in left(store) if name.startswith("1/")})
+        return apply(self, checkpoint, stage)
+
+    monkeypatch.setattr(Compression, "apply", applied)
+    commit(store, reason="preempt")
+    assert seen == [WHOLE - {"1/checksums.json"} | IMAGES]
+    assert left(store) == COMPRESSED
+
+
 def test_what_runs_on_is_compressed_later(store: Store) -> None:
     made = commit(store, reason="interval")
     assert left(store) == WHOLE | IMAGES
