@@ -6,11 +6,10 @@ It gets our own streams, and nobody of ours stays with it: when we end, its init
 from __future__ import annotations
 
 import os
-import signal
 
-from oci_criu_shim import files, process, restore, runtime
+from oci_criu_shim import files, process
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.runtime import Runtime
+from oci_criu_shim.restored import Restored
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.store import Checkpoint
     from oci_criu_shim.lifecycle import Plan
+    from oci_criu_shim.restore import Asked
 
 
 class Streams:
@@ -57,36 +57,27 @@ def _link(number: int) -> str:
     return os.readlink(f"/proc/self/fd/{number}")
 
 
-def start(plan: Plan, checkpoint: Checkpoint, asked: restore.Asked, streams: Streams) -> int:
+def start(plan: Plan, checkpoint: Checkpoint, asked: Asked, streams: Streams) -> int:
     """Restore `checkpoint` as the container of `plan`, whose id is reserved, on `streams`; the exit status."""
     container = plan.container
-    backend = Runtime(runtime.DEFAULT, container.root, plan.runtime.globals, plan.log)
-    group = restore.cgroup(container, plan.bundle, checkpoint)
     try:
+        restored = Restored(plan, checkpoint, plan.log)
         record = plan.record(stdio={"streams": streams.record(checkpoint.manifest["streams"])})
-        container.save({**record, "backend": backend.program})
-        pid = restore.start(container, plan.bundle, checkpoint, streams, plan.log, asked)
+        container.save({**record, "backend": restored.backend.program})
+        pid = restored.start(streams, asked)
+        try:
+            _tell(plan, pid)
+        except OSError:
+            restored.end(pid)
+            raise
     except (ShimError, OSError):
-        restore.undo(container, group)
-        container.release()
-        raise
-    try:
-        _hand_over(plan, backend, pid, group, restore.seccomp(plan.bundle, checkpoint))
-    except (ShimError, OSError):
-        os.kill(pid, signal.SIGKILL)  # nobody would know of it
-        if backend.knows(container):
-            backend.output("delete", "--force", container.name)
-        restore.undo(container, group)
         container.release()
         raise
     return 0
 
 
-def _hand_over(plan: Plan, backend: Runtime, pid: int, group: str, seccomp: bytes) -> None:
-    """Have the backend take it for its own, and tell the caller of its init."""
-    runtime.adopt(backend, plan.container, plan.bundle, pid, group, seccomp)
-    if group:
-        runtime.limit(backend, plan.container, plan.bundle)
+def _tell(plan: Plan, pid: int) -> None:
+    """Tell the caller, and whoever asks later, of the container's init."""
     plan.container.update(init=process.identity(pid))
     if plan.pid_file:
         files.write_atomically(plan.pid_file, str(pid).encode(), 0o644)

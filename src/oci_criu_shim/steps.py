@@ -13,10 +13,8 @@ steps in the background may change their numbers from one run of the script to t
 from __future__ import annotations
 
 import os
-import select
-import time
 
-from oci_criu_shim import files
+from oci_criu_shim import files, script
 from oci_criu_shim.checkpointer import DONE, TIME_IS_UP
 from oci_criu_shim.checkpoints.store import STARTED, Store
 from oci_criu_shim.errors import ShimError
@@ -35,7 +33,6 @@ VERSION = 1
 SIGNALLED = "signalled"  # in the job's run directory: its watcher was sent a SIGTERM (spank/watcher.c)
 KEPT = "kept."  # there too: links to what the job keeps, which goes with the job (spank/rundir.c)
 KILLED = 128 + 9
-PATIENCE, GLANCE = 5.0, 0.02  # seconds
 
 
 class Step:
@@ -146,7 +143,7 @@ class Step:
     def ended(self, status: int, told: bool) -> None:
         """It has ended with `status`; `told`, where signals that may end a program had been passed on to it."""
         if self._is_caught():
-            self.outlive()
+            script.outlive(self.task, self.signals)
             return
         began = os.path.exists(self.plan.pid_file or self.plan.container.path("init.pid"))
         if not began and not self.store.numbers():
@@ -172,31 +169,6 @@ class Step:
                 return mark.read() == "taken"
         except FileNotFoundError:
             return False
-
-    def outlive(self) -> None:
-        """Don't end before the batch script, which would take that for the end of the step and go on.
-
-        But on its node don't end much later: slurmstepd wants to tell srun of it, which Slurm ends a second after the
-        script, and tries that for two more.
-        """
-        if self.task.is_batch:
-            return
-        while self._script_runs():
-            select.select([self.signals.reader], [], [], PATIENCE)
-            self.signals.read()
-
-    def _script_runs(self) -> bool:
-        from oci_criu_shim import slurm
-
-        try:
-            job = slurm.job(self.task.job)
-        except ShimError:
-            return True  # it will end us in any case
-        if job.batch_host != self.task.node:
-            return job.has_script
-        while _is_here(f"/job{self.task.job:05}/slurm_script"):  # in slurmd's spool directory
-            time.sleep(GLANCE)
-        return False
 
     def _ended_by_itself(self, status: int, told: bool) -> bool:
         if status < 128 and not told:
@@ -241,19 +213,6 @@ class Step:
             from oci_criu_shim import preempt
 
             preempt.mark(self.of, why, "ended")
-
-
-def _is_here(script: str) -> bool:
-    """Whether a process of ours, of which subshells are some, runs `script` on this node."""
-    for name in os.listdir("/proc"):
-        try:
-            if name.isdecimal() and os.stat(f"/proc/{name}").st_uid == os.geteuid():
-                with open(f"/proc/{name}/cmdline", encoding="utf-8", errors="replace") as stream:
-                    if any(word.endswith(script) for word in stream.read().split("\0")):
-                        return True
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return False
 
 
 def identity(bundle: Bundle) -> dict[str, str]:

@@ -6,9 +6,8 @@ import os
 import select
 import time
 
-from oci_criu_shim import files, process, runtime, supervise
+from oci_criu_shim import files, process, supervise
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.runtime import Runtime
 from oci_criu_shim.signals import START, Signals
 from oci_criu_shim.stdio import Stdio
 
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oci_criu_shim.checkpointer import Checkpointer
-    from oci_criu_shim.checkpoints.store import Checkpoint, Store
-    from oci_criu_shim.config import Settings
+    from oci_criu_shim.checkpoints.store import Checkpoint
     from oci_criu_shim.lifecycle import Plan
     from oci_criu_shim.restore import Asked
     from oci_criu_shim.terminal import Terminal
@@ -53,7 +51,7 @@ class Supervised:
     def restore(self, checkpoint: Checkpoint, asked: Asked) -> int:
         """Run it from `checkpoint` in the foreground; its exit status. Nothing of it is left then."""
         try:
-            return self._begin(checkpoint, asked)()
+            return self.begin(checkpoint, asked)()
         finally:
             self._clear()
 
@@ -103,61 +101,15 @@ class Supervised:
 
     def _run(self) -> int:
         if self.task is None or not self.task.asked:
-            return self._create()
-        from oci_criu_shim import config, history, packing, preflight, steps, tidy
-        from oci_criu_shim.checkpointer import Checkpointer
-        from oci_criu_shim.checkpoints.store import Store
+            return self.create()
+        from oci_criu_shim.checkpointed import CheckpointedTask
 
-        settings = config.load()
-        preflight.check_bundle(self.plan.bundle)
-        self.rollback = settings.rollback
-        directory = self.task.directory or settings.checkpoint_dir
-        compression = packing.compression(settings.compress, self.task.job, self.log)
-        store = Store(directory, self.task.key, settings.quota, compression)
-        self.log = history.Log(self.log, store.directory, self.task)
-        self.checkpointer = Checkpointer(self.container, self.task, store, settings, self.log)
-        if self.task.directory is None:
-            os.makedirs(settings.checkpoint_dir, mode=0o700, exist_ok=True)
-        store.prepare(self.task.cluster)
-        tidy.begin(store.directory, settings.keep_ended)
-        step = steps.Step(self.plan, self.checkpointer, self.signals)
-        if (status := step.done()) is not None:
-            self._pretend()
-            return status
-        if step.is_too_late():
-            self._pretend()
-            step.outlive()
-            return steps.KILLED
-        try:
-            status = self._start_or_go_on(store, settings)
-        except ShimError as error:
-            self.log.note("failed", reason=error.line())
-            raise
-        self.log.note("ended", status=status)
-        if not self.orphaned:
-            step.ended(status, self.told)
-        return status
+        task = CheckpointedTask(self.plan, self.task)
+        self.checkpointer, self.log, self.rollback = task.checkpointer, task.log, task.settings.rollback
+        return task.run(self)
 
-    def _pretend(self) -> None:
-        """Have `create` and `start` succeed for a container that is not to run."""
-        if self.created:
-            self._hold()
-            self.container.update(held=False)
-
-    def _start_or_go_on(self, store: Store, settings: Settings) -> int:
-        assert self.task is not None
-        if not self.task.restarts or not store.started():
-            store.mark_started()
-            if not self.task.restart_dir:
-                return self._create()
-        if self.created:
-            self._hold()
-        from oci_criu_shim.ladder import Ladder
-
-        ladder = Ladder(self.container, self.task, store, settings, self.signals, self.log)
-        return ladder.climb(self._begin, self._create)()
-
-    def _create(self) -> int:
+    def create(self) -> int:
+        """Run it from its beginning; its exit status."""
         self.log.note("started")
         stdio = self._terminal() or Stdio()
         self.container.update(**self._record(stdio=stdio.record()))
@@ -202,37 +154,38 @@ class Supervised:
         words = (*words, f"--pid-file={self.pid_file}", *self.plan.options)
         return self.runtime.spawn(verb, *words, fds=stdio.inside)
 
-    def _hold(self) -> None:
+    def hold(self) -> None:
         """Be a created container until `start`, which waits until what it is held for runs."""
+        if not self.created:
+            return  # it was not by `create`
         self.container.save(self._record(held=True))
         self._tell_create()
         while START not in self.signals.read():
             select.select([self.signals.reader], [], [])
+
+    def pretend(self) -> None:
+        """Have `create` and `start` succeed for a container that is not to run."""
+        if self.created:
+            self.hold()
+            self.container.update(held=False)
 
     def _tell_create(self) -> None:
         assert self.created is not None
         self.created()
         self.created = None
 
-    def _begin(self, checkpoint: Checkpoint, asked: Asked | None = None) -> Callable[[], int]:
+    def begin(self, checkpoint: Checkpoint, asked: Asked | None = None) -> Callable[[], int]:
         """Restore it; what then looks after it, to its end, and returns its exit status."""
         from oci_criu_shim import restore, written
+        from oci_criu_shim.restored import Restored
 
         begin = time.monotonic()
-        self.runtime = Runtime(runtime.DEFAULT, self.container.root, self.runtime.globals, self.log)
+        restored = Restored(self.plan, checkpoint, self.log)
+        self.runtime = restored.backend
         stdio = self._terminal() or Stdio(restore.pending_input(checkpoint))
-        group = restore.cgroup(self.container, self.plan.bundle, checkpoint)
         self.container.update(**self._record(stdio=stdio.record()))  # what hooks are told of it
         cut = written.place(checkpoint, self.task) if self.task and self.rollback else None
-        try:
-            pid = restore.start(self.container, self.plan.bundle, checkpoint, stdio, self.log, asked, cut)
-        except ShimError:
-            restore.undo(self.container, group)
-            raise
-        seccomp = restore.seccomp(self.plan.bundle, checkpoint)
-        runtime.adopt(self.runtime, self.container, self.plan.bundle, pid, group, seccomp)
-        if group:
-            runtime.limit(self.runtime, self.container, self.plan.bundle)
+        pid = restored.start(stdio, asked, cut)
         files.write_atomically(self.pid_file, str(pid).encode())
         self.container.save(self._record(stdio=stdio.record(), init=process.identity(pid)))
         self._tell_watcher()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import config, files, job, lifecycle, preempt, process, schedule, slurm, steps, tidy
+from oci_criu_shim import config, files, job, lifecycle, preempt, process, schedule, script, slurm, steps, tidy
 from oci_criu_shim.checkpointer import DONE, TIME_IS_UP, Checkpointer
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import Container
@@ -169,11 +169,12 @@ def test_the_script_on_this_node_is_outlived(
     make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, states: list[str]
 ) -> None:
     says(monkeypatch, states=states)
-    script = tmp_path / "job00007" / "slurm_script"
-    script.parent.mkdir()
-    script.write_text("sleep 0.3; exit 0")
-    pid = process.spawn(["/bin/sh", str(script)], {}, {})
-    make(SLURMD_NODENAME="n1").outlive()
+    program = tmp_path / "job00007" / "slurm_script"
+    program.parent.mkdir()
+    program.write_text("sleep 0.3; exit 0")
+    pid = process.spawn(["/bin/sh", str(program)], {}, {})
+    step = make(SLURMD_NODENAME="n1")
+    script.outlive(step.task, step.signals)
     assert process.start_time(pid) is None
     process.wait(pid)
 

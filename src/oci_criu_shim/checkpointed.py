@@ -1,0 +1,68 @@
+"""A task whose job asked for checkpoints, from its settings to its end: whether it is to run at all, from where it goes
+on, and what its end means for its job."""
+
+from __future__ import annotations
+
+import os
+
+from oci_criu_shim import config, history, packing, preflight, script, tidy
+from oci_criu_shim.checkpointer import Checkpointer
+from oci_criu_shim.checkpoints.store import Store
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.ladder import Ladder
+from oci_criu_shim.steps import KILLED, Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_criu_shim.job import Task
+    from oci_criu_shim.lifecycle import Plan
+    from oci_criu_shim.supervised import Supervised
+
+
+class CheckpointedTask:
+    """`task` is that of `plan`, `log` its history; ShimError where its checkpoints could not be taken or kept."""
+
+    def __init__(self, plan: Plan, task: Task) -> None:
+        self.plan = plan
+        self.task = task
+        self.settings = config.load()
+        preflight.check_bundle(plan.bundle)
+        compression = packing.compression(self.settings.compress, task.job, plan.log)
+        directory = task.directory or self.settings.checkpoint_dir
+        self.store = Store(directory, task.key, self.settings.quota, compression)
+        self.log = history.Log(plan.log, directory, task)
+        self.checkpointer = Checkpointer(plan.container, task, self.store, self.settings, self.log)
+        if task.directory is None:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        self.store.prepare(task.cluster)
+        tidy.begin(directory, self.settings.keep_ended)
+
+    def run(self, container: Supervised) -> int:
+        """Have `container` run as far as it is to run; the exit status of the task."""
+        step = Step(self.plan, self.checkpointer, container.signals)
+        if (status := step.done()) is not None:
+            container.pretend()
+            return status
+        if step.is_too_late():
+            container.pretend()
+            script.outlive(self.task, container.signals)
+            return KILLED
+        try:
+            status = self._begin(container)
+        except ShimError as error:
+            self.log.note("failed", reason=error.line())
+            raise
+        self.log.note("ended", status=status)
+        if not container.orphaned:
+            step.ended(status, container.told)
+        return status
+
+    def _begin(self, container: Supervised) -> int:
+        """From its beginning, or where an earlier run of its job left off."""
+        if not self.task.restarts or not self.store.started():
+            self.store.mark_started()
+            if not self.task.restart_dir:
+                return container.create()
+        container.hold()
+        ladder = Ladder(self.plan.container, self.task, self.store, self.settings, container.signals, self.log)
+        return ladder.climb(container.begin, container.create)()

@@ -1,0 +1,58 @@
+"""A container that runs again from a checkpoint, and is a backend's from then on, as if that had created it."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from oci_criu_shim import restore, runtime
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.runtime import Runtime
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_criu_shim.checkpoints.store import Checkpoint
+    from oci_criu_shim.detached import Streams
+    from oci_criu_shim.lifecycle import Plan
+    from oci_criu_shim.log import Log
+    from oci_criu_shim.restore import Asked
+    from oci_criu_shim.stdio import Stdio
+
+
+class Restored:
+    """The container of `plan`, whose id is reserved, from `checkpoint`; `backend` will look after it."""
+
+    def __init__(self, plan: Plan, checkpoint: Checkpoint, log: Log) -> None:
+        self.container = plan.container
+        self.bundle = plan.bundle
+        self.checkpoint = checkpoint
+        self.log = log
+        self.backend = Runtime(runtime.DEFAULT, plan.container.root, plan.runtime.globals, log)
+        self.group = restore.cgroup(self.container, self.bundle, checkpoint)
+
+    def start(self, streams: Stdio | Streams, asked: Asked | None = None, cut: str | None = None) -> int:
+        """Have it run: the pid of its init, a child of ours; `cut` as restore.start() has it.
+
+        Where that fails nothing of it runs, and nothing is left but its directory. ShimError and Misfit say why.
+        """
+        try:
+            pid = restore.start(self.container, self.bundle, self.checkpoint, streams, self.log, asked, cut)
+        except (ShimError, OSError):
+            restore.undo(self.container, self.group)
+            raise
+        try:
+            seccomp = restore.seccomp(self.bundle, self.checkpoint)
+            runtime.adopt(self.backend, self.container, self.bundle, pid, self.group, seccomp)
+            if self.group:
+                runtime.limit(self.backend, self.container, self.bundle)
+        except (ShimError, OSError):
+            self.end(pid)
+            raise
+        return pid
+
+    def end(self, pid: int) -> None:
+        """Undo start(): nobody would know of it."""
+        os.kill(pid, signal.SIGKILL)
+        if self.backend.knows(self.container):
+            self.backend.output("delete", "--force", self.container.name)
+        restore.undo(self.container, self.group)
