@@ -115,13 +115,13 @@ def test_no_checkpoint_directory(shim_cluster: Cluster, bad: Path, spec: dict[st
 
 
 def test_a_job_of_another_cluster(shim_cluster: Cluster, bad: Path, spec: dict[str, Any]) -> None:
-    shim_cluster.exec("n1", ["sh", "-ec", "mkdir -pm 700 store/7; printf other >store/7/.cluster"], cwd=HOME)
+    shim_cluster.exec("n1", ["sh", "-ec", "mkdir -pm 700 store/7; printf other >store/7/cluster"], cwd=HOME)
     config = asking(spec, f"{HOME}/store")
     config["process"]["env"] = [*config["process"]["env"], "SLURM_CLUSTER_NAME=oci-criu-shim"]
     write(bad, config)
     done = shim(shim_cluster, "run", "-b", HOME, "x")
     assert_refused(done, f"{HOME}/store/7 has checkpoints", "of cluster 'other'", "another --checkpoint-dir")
-    assert sorted(path.name for path in (bad / "store/7").iterdir()) == [".cluster"]
+    assert sorted(path.name for path in (bad / "store/7").iterdir()) == ["cluster"]
 
 
 @pytest.mark.parametrize(

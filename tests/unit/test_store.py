@@ -357,7 +357,7 @@ def test_a_job_of_another_cluster(tmp_path: Path) -> None:
     for other in (first, again, Store(str(tmp_path), "7/2.0")):
         with pytest.raises(ShimError, match=f"{tmp_path}/7 has .* of cluster 'red', and this is 'blue'"):
             other.prepare("blue")
-    assert sorted(os.listdir(tmp_path / "7")) == [".cluster", "0.0", "1.0"]
+    assert sorted(os.listdir(tmp_path / "7")) == ["0.0", "1.0", "cluster"]
     first.clear()
     again.clear()
     assert os.listdir(tmp_path) == []

@@ -8,7 +8,7 @@ import os
 from oci_criu_shim import files
 from oci_criu_shim.errors import ShimError
 
-NAME = ".cluster"  # in the job's directory
+NAME = "cluster"  # in the job's directory
 
 
 def of(job: str) -> str:
