@@ -30,12 +30,24 @@ class CheckpointedTask:
         compression = packing.compression(self.settings.compress, task.job, plan.log)
         directory = task.directory or self.settings.checkpoint_dir
         self.store = Store(directory, task.key, self.settings.quota, compression)
-        self.log = history.Log(plan.log, directory, task)
-        self.checkpointer = Checkpointer(plan.container, task, self.store, self.settings, self.log)
         if task.directory is None:
             os.makedirs(directory, mode=0o700, exist_ok=True)
         self.store.prepare(task.cluster)
+        if not task.restarts and os.listdir(self.store.path):
+            self._ask_for_restarts()
+        self.log = history.Log(plan.log, directory, task)
+        self.checkpointer = Checkpointer(plan.container, task, self.store, self.settings, self.log)
         tidy.begin(directory, self.settings.keep_ended)
+
+    def _ask_for_restarts(self) -> None:
+        """There is something of this task, or of an earlier job of that number; `srun --export=NONE` keeps from the
+        environment how often the job was restarted."""
+        from oci_criu_shim import slurm
+
+        self.task.restarts = slurm.job(self.task.job).restarts
+        if not self.task.restarts:
+            self.store.clear()
+            self.store.prepare(self.task.cluster)
 
     def run(self, container: Supervised) -> int:
         """Have `container` run as far as it is to run; the exit status of the task."""

@@ -16,10 +16,11 @@ BATCH_STEP = 4294967291  # SLURM_BATCH_SCRIPT of slurm.h: batch steps have no SL
 
 class Task:
     """One task of a step: `job`, `step` and `rank` are Slurm's numbers, `local` its number on this
-    node, `restarts` how often the job was requeued, `end` its time limit in seconds since the epoch and `memory` what
-    it may use on the node in bytes (0: not told), `when` the value of --checkpoint ("off" where it was not given,
-    "default" where it had none), and `interval`, `directory` and `restart_dir` those of --checkpoint-interval,
-    --checkpoint-dir and --restart-dir, None where they were not given; `node` is Slurm's name of this node.
+    node, `restarts` how often the job was requeued (0, too, where the environment does not tell), `end` its time limit
+    in seconds since the epoch and `memory` what it may use on the node in bytes (0: not told), `when` the value of
+    --checkpoint ("off" where it was not given, "default" where it had none), and `interval`, `directory` and
+    `restart_dir` those of --checkpoint-interval, --checkpoint-dir and --restart-dir, None where they were not given;
+    `node` is Slurm's name of this node, `cluster` of this cluster, empty where it is not told.
     `keep` is that of --checkpoint-keep, 0 where it was not given; `rerun` tells whether steps that have finished are to
     run again. `name` is what Slurm's commands take for the job and nothing else: the number of an array's last task is
     the array's, too."""
@@ -43,7 +44,7 @@ class Task:
         array = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
         self.name = "_".join(map(str, array)) if all(array) else str(self.job)
         self.node = environment.get("SLURMD_NODENAME", os.uname().nodename)
-        self.cluster = environment.get("SLURM_CLUSTER_NAME", "")  # srun --export=NONE leaves it out
+        self.cluster = environment.get("SLURM_CLUSTER_NAME", "")
 
     @property
     def key(self) -> str:

@@ -151,6 +151,13 @@ def test_configuration(asked: Asked) -> None:
 def test_partitions(asked: Asked) -> None:
     low = {"PartitionName": "low", "PriorityTier": "1", "PreemptMode": "REQUEUE", "GraceTime": "10"}
     high = {"PartitionName": "high", "PriorityTier": "10", "PreemptMode": "OFF", "GraceTime": "0"}
+    low |= {"Default": "YES", "DefMemPerNode": "0", "DefMemPerCPU": "0"}
+    high |= {"Default": "NO", "DefMemPerNode": "0", "DefMemPerCPU": "0"}
+    for each in ("DefMemPerNode", "DefMemPerCPU"):
+        asked.cluster.exec("ctl", ["scontrol", "update", "PartitionName=low", f"{each}=1500"], "root")
+        told = {name: low[name] for name in low} | {each: "1500"}
+        assert sorted(asked.ask("partitions"), key=lambda found: found["PartitionName"]) == [high, told]
+    asked.cluster.exec("ctl", ["scontrol", "update", "PartitionName=low", "DefMemPerNode=UNLIMITED"], "root")
     assert sorted(asked.ask("partitions"), key=lambda found: found["PartitionName"]) == [high, low]
 
 

@@ -11,9 +11,10 @@ from oci_criu_shim.errors import ShimError
 from oci_criu_shim.jobs.foresee import memory
 
 Capture = pytest.CaptureFixture[str]
-LOW = {"PartitionName": "low", "Default": "YES", "GraceTime": "20", "DefMemPerNode": "UNLIMITED"}
-LONG = {"PartitionName": "long", "Default": "NO", "GraceTime": "60", "DefMemPerCPU": "8000"}
-HIGH = {"PartitionName": "high", "Default": "NO", "DefMemPerNode": "UNLIMITED"}
+NONE = {"DefMemPerNode": "0", "DefMemPerCPU": "0"}
+LOW = {"PartitionName": "low", "Default": "YES", "GraceTime": "20", **NONE}
+LONG = {"PartitionName": "long", "Default": "NO", "GraceTime": "60", **NONE, "DefMemPerCPU": "8000"}
+HIGH = {"PartitionName": "high", "Default": "NO", "GraceTime": "0", **NONE}
 ASKED = ("--checkpoint=set", "--mem=8G")  # at 200 MiB/s: 41 s
 SAID = "oci-criu-shim: the job may use 8.0 GiB of memory, of which a checkpoint takes about 41 s, and "
 
@@ -99,10 +100,11 @@ def test_it_holds_nobody_up(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_memory(options: dict[str, str], gibibytes: int) -> None:
-    assert memory(options, {"DefMemPerCPU": "1536"}) == gibibytes << 30
+    assert memory(options, {**NONE, "DefMemPerCPU": "1536"}) == gibibytes << 30
 
 
 def test_a_nodes_default() -> None:
-    assert memory({"ntasks": "4"}, {"DefMemPerNode": "1024"}) == 1 << 30
-    assert memory({"mem-per-cpu": "1G"}, {"DefMemPerNode": "UNLIMITED"}) == 1 << 30
-    assert memory({}, LOW) == memory({}, {}) == 0
+    each = {**NONE, "DefMemPerNode": "1024"}
+    assert memory({"ntasks": "4"}, each) == 1 << 30
+    assert memory({"mem-per-cpu": "2G"}, each) == 2 << 30
+    assert memory({}, LOW) == 0

@@ -38,7 +38,7 @@ def foresee(call: Invocation) -> int:
 
 def _warning(call: Invocation, partition: Mapping[str, str], settings: Settings) -> str:
     """What is wrong with it in that partition; empty where nothing is."""
-    name, grace = partition["PartitionName"], int(partition.get("GraceTime", "0"))
+    name, grace = partition["PartitionName"], int(partition["GraceTime"])
     text = call.value("checkpoint") or ""
     when = schedule.parse(settings.when(name) if text in WITHOUT_VALUE else text, call.value("checkpoint-interval"))
     size = memory(call.values, partition)
@@ -52,11 +52,12 @@ def _warning(call: Invocation, partition: Mapping[str, str], settings: Settings)
 
 def memory(options: Mapping[str, str], partition: Mapping[str, str]) -> int:
     """The bytes that a job with these `options` may use on a node of `partition`; 0 where that is not known."""
-    if "mem" in options or ("mem-per-cpu" not in options and "DefMemPerNode" in partition):
-        return _bytes(options.get("mem") or partition["DefMemPerNode"])
+    default = "0" if "mem-per-cpu" in options else partition["DefMemPerNode"]
+    if "mem" in options or default != "0":
+        return _bytes(options.get("mem", default))
     number = {name: _number(options.get(name, "")) for name in OPTIONS}
     tasks = number["ntasks-per-node"] or -(-number["ntasks"] // (number["nodes"] or 1)) or 1
-    each = options.get("mem-per-cpu") or partition.get("DefMemPerCPU", "")
+    each = options.get("mem-per-cpu") or partition["DefMemPerCPU"]
     return _bytes(each) * tasks * (number["cpus-per-task"] or 1)
 
 

@@ -58,7 +58,7 @@ def configuration() -> dict[str, str]:
 
 
 def partitions() -> list[dict[str, str]]:
-    """{name: value} of each partition: PartitionName, PriorityTier, PreemptMode, GraceTime."""
+    """{name: value} of each partition: those of commands.PARTITION, and of commands.MEMORY in MiB, 0 for none."""
     return _slurm().partitions()
 
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.slurm.job import Fields
 
-PARTITION = ("PartitionName", "PriorityTier", "PreemptMode", "GraceTime")
+PARTITION = ("PartitionName", "PriorityTier", "PreemptMode", "GraceTime", "Default")
+MEMORY = ("DefMemPerNode", "DefMemPerCPU")
 
 
 def program(name: str) -> str:
@@ -65,17 +66,22 @@ class Commands:
         return dict(re.findall(r"^(\S+) *= (.*?) *$", run("scontrol", "show", "config"), re.MULTILINE))
 
     def partitions(self) -> list[dict[str, str]]:
-        """{name: value} of each partition, the names being those of PARTITION."""
+        """{name: value} of each partition, the names being those of PARTITION, and of MEMORY: in MiB, 0 where there is
+        none."""
         # As text: the JSON of Slurm 24.11 is without PreemptMode.
         lines = run("scontrol", "show", "partition", "--oneliner").splitlines()
         found = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines if line.startswith("PartitionName=")]
-        return [{name: values[name] for name in PARTITION} for values in found]
+        return [{name: values[name] for name in PARTITION} | _default_memory(values) for values in found]
 
     def known_jobs(self, ended: bool) -> set[int]:
         """The ids of the user's jobs that slurmctld knows; those too, where `ended`, that have ended."""
         forget("SQUEUE_")
         states = ["--states=all"] if ended else []
         return set(map(int, run("squeue", "--me", *states, "--array", "--noheader", "--format=%A").split()))
+
+
+def _default_memory(values: dict[str, str]) -> dict[str, str]:
+    return {name: values[name] if values.get(name, "").isdecimal() else "0" for name in MEMORY}
 
 
 def _fields(record: dict[str, Any]) -> Fields:

@@ -37,6 +37,7 @@ class Job:
         self.fields = fields
         self.name = fields["name"]
         self.runs = "RUNNING" in fields["states"]
+        self.restarts = fields["restarts"]
         self.is_requeueable = fields["requeue"]  # by sbatch --requeue, or the site's JobRequeue
         self.batch_host = fields["batch_host"]  # where its batch script runs, or ran
         self.has_completed = "COMPLETED" in fields["states"]  # with status 0, and is not to run again
@@ -64,7 +65,7 @@ class Job:
 
     def goes_on(self, restarts: int) -> bool:
         """Whether it still runs, in the run of it after so many restarts, and nothing is about to end it."""
-        return self.runs and self.fields["restarts"] == restarts and not self.fields["preempt_time"]
+        return self.runs and self.restarts == restarts and not self.fields["preempt_time"]
 
     @property
     def has_script(self) -> bool:

@@ -94,6 +94,9 @@ class Library(commands.Commands):
                 "PriorityTier": str(partition.priority_tier or 0),
                 "PreemptMode": partition.preempt_mode,
                 "GraceTime": str(partition.preemption_grace_time or 0),
+                "Default": "YES" if partition.is_default else "NO",
+                "DefMemPerNode": _mebibytes(partition.default_memory_per_node),
+                "DefMemPerCPU": _mebibytes(partition.default_memory_per_cpu),
             }
             for partition in found.values()
         ]
@@ -108,6 +111,10 @@ class Library(commands.Commands):
             return question()
         except (ValueError, self.pyslurm.PyslurmError) as error:
             raise ShimError(f"{what}, by pyslurm: {error}") from None
+
+
+def _mebibytes(value: int | str | None) -> str:
+    return str(value) if isinstance(value, int) else "0"
 
 
 def _fields(job: Any) -> Fields:

@@ -1,0 +1,178 @@
+"""What becomes of a task that asked for checkpoints: whether it runs, from where, and what is noted of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oci_criu_shim import config, history, lifecycle, script, slurm, steps, tidy
+from oci_criu_shim.checkpointed import CheckpointedTask
+from oci_criu_shim.checkpoints.store import STARTED, Checkpoint
+from oci_criu_shim.container import Container
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.log import Log
+from oci_criu_shim.steps import FINISHED, Step
+from tests.unit.test_ckpt import made as checkpoint
+
+FRESH, RESTORED = 5, 6
+"""Exit statuses of a container from its beginning, and from a checkpoint."""
+
+
+class Asked:
+    """As far as Supervised is asked; what it was asked."""
+
+    signals = None
+
+    def __init__(self, plan: lifecycle.Plan) -> None:
+        self.init = plan.container.path("init.pid")
+        self.asked: list[str] = []
+        self.told = self.orphaned = False
+
+    def create(self) -> int:
+        self.asked.append("create")
+        Path(self.init).touch()
+        return FRESH
+
+    def begin(self, found: Checkpoint) -> Callable[[], int]:
+        self.asked.append(f"restore {found.seq}")
+        Path(self.init).touch()
+        return lambda: RESTORED
+
+    def hold(self) -> None:
+        self.asked.append("hold")
+
+    def pretend(self) -> None:
+        self.asked.append("pretend")
+
+
+class Site:
+    """Runs of task 0 of job 7's step 0."""
+
+    def __init__(self, path: Path, bundle: Path, config: dict[str, Any]) -> None:
+        self.path = path
+        self.bundle = bundle
+        self.config = config
+        self.runs = 0
+
+    @property
+    def store(self) -> Path:
+        return self.path / "store/7/0.0"
+
+    def plan(self, **environment: str) -> lifecycle.Plan:
+        slurms = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_CHECKPOINT": "preempt", **environment}
+        slurms["SLURM_CHECKPOINT_DIR"] = str(self.path / "store")
+        self.config["process"]["env"] = [f"{name}={value}" for name, value in slurms.items()]
+        (self.bundle / "config.json").write_text(json.dumps(self.config))
+        self.runs += 1
+        container = Container(str(self.path / "run"), f"c{self.runs}")
+        container.reserve()
+        return lifecycle.Plan(container, str(self.bundle), {}, [], None, Log())
+
+    def run(self, **environment: str) -> tuple[int, list[str]]:
+        """Its exit status, and what the container was asked."""
+        plan = self.plan(**environment)
+        assert plan.task
+        container = Asked(plan)
+        return CheckpointedTask(plan, plan.task).run(container), container.asked  # type: ignore[arg-type]
+
+    def caught(self) -> None:
+        """As a run leaves it that was ended by a checkpoint."""
+        checkpoint(self.path / "store", "7/0.0")
+        (self.store / STARTED).touch()
+        (self.store / FINISHED).unlink(missing_ok=True)
+
+    def events(self) -> list[str]:
+        return [event["event"] for event in history.read(str(self.path / "store"), 7)["0.0"]]
+
+
+@pytest.fixture
+def site(tmp_path: Path, bundle_path: Path, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Site:
+    (tmp_path / "store").mkdir(mode=0o700)
+    monkeypatch.setattr(tidy, "begin", lambda *_: None)
+    monkeypatch.setattr("oci_criu_shim.config.load", lambda: settings)
+    monkeypatch.setattr("oci_criu_shim.process.fork", lambda work: 0)
+    return Site(tmp_path, bundle_path, config)
+
+
+settings = config.Settings(config.DEFAULTS)
+
+
+def restarts(monkeypatch: pytest.MonkeyPatch, answer: int | Exception) -> None:
+    def job(_: int) -> types.SimpleNamespace:
+        if isinstance(answer, Exception):
+            raise answer
+        return types.SimpleNamespace(restarts=answer)
+
+    monkeypatch.setattr(slurm, "job", job)
+
+
+def test_first_run(site: Site) -> None:
+    assert site.run() == (FRESH, ["create"])
+    assert os.listdir(site.store) == [FINISHED]
+    assert site.events() == ["ended"]
+
+
+def test_what_had_finished(site: Site) -> None:
+    site.run()
+    assert site.run(SLURM_RESTART_COUNT="1") == (FRESH, ["pretend"])
+
+
+def test_what_was_caught_goes_on(site: Site) -> None:
+    site.run()
+    site.caught()
+    assert site.run(SLURM_RESTART_COUNT="1") == (RESTORED, ["hold", "restore 1"])
+
+
+def test_what_cannot_go_on(site: Site) -> None:
+    site.run()
+    site.caught()
+    os.unlink(site.store / "1/manifest.json")
+    with pytest.raises(ShimError, match="was restarted, and has no checkpoint"):
+        site.run(SLURM_RESTART_COUNT="1")
+    assert site.events() == ["ended", "refused", "failed"]
+
+
+def test_a_step_that_is_not_told_of_restarts_goes_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """srun --export=NONE"""
+    site.run()
+    restarts(monkeypatch, 1)
+    assert site.run() == (FRESH, ["pretend"])
+    site.caught()
+    assert site.run() == (RESTORED, ["hold", "restore 1"])
+
+
+def test_an_earlier_job_of_that_number(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is restored when this one is requeued."""
+    site.caught()
+    restarts(monkeypatch, 0)
+    assert site.run() == (FRESH, ["create"])
+    assert os.listdir(site.store) == [FINISHED]
+
+
+def test_whose_it_is_must_be_known(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.caught()
+    restarts(monkeypatch, ShimError("slurmctld does not answer"))
+    with pytest.raises(ShimError, match="does not answer"):
+        site.run()
+    assert sorted(os.listdir(site.store)) == ["1", STARTED]
+
+
+def test_another_clusters(site: Site) -> None:
+    site.run(SLURM_CLUSTER_NAME="red")
+    with pytest.raises(ShimError, match="of cluster 'red', and this is 'blue'"):
+        site.run(SLURM_CLUSTER_NAME="blue", SLURM_RESTART_COUNT="1")
+    assert site.run(SLURM_CLUSTER_NAME="red", SLURM_RESTART_COUNT="1") == (FRESH, ["pretend"])
+
+
+def test_what_comes_too_late(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    outlived: list[str] = []
+    monkeypatch.setattr(Step, "is_too_late", lambda _: True)
+    monkeypatch.setattr(script, "outlive", lambda task, _: outlived.append(task.key))
+    assert site.run() == (steps.KILLED, ["pretend"])
+    assert outlived == ["7/0.0"]
