@@ -16,7 +16,7 @@ import os
 
 from oci_criu_shim import files, script
 from oci_criu_shim.checkpointer import DONE, TIME_IS_UP
-from oci_criu_shim.checkpoints import clusters
+from oci_criu_shim.checkpoints import owner
 from oci_criu_shim.checkpoints.store import STARTED, Store
 from oci_criu_shim.errors import ShimError
 
@@ -160,7 +160,7 @@ class Step:
         """But for what was cut off the files of its tasks."""
         job = os.path.dirname(self.store.path)
         for name in os.listdir(job):
-            if name != clusters.NAME:
+            if name != owner.NAME:
                 Store(os.path.join(job, name), ".").clear()
 
     def _is_caught(self) -> bool:

@@ -58,6 +58,17 @@ def is_gone(job: Job) -> bool:
     return not (job.cluster.home / f"alice/ckpt/{job.number}").exists()
 
 
+def test_a_step_that_is_told_nothing(shim_cluster: Cluster, shim_bundle: str) -> None:
+    """Not that its job was restarted, either."""
+    script = f"exec srun --export=NONE --container={shim_bundle} {{command}}"
+    job = jobs.submit(shim_cluster, "told-nothing", script, Work(ticks=14, tick=0.4, mib=1), *jobs.OPTIONS)
+    job.wait_running()
+    job.wait_ticks(3)
+    job.preempt()
+    assert job.wait_end() == "COMPLETED", job.quoted()
+    assert not job.failures()
+
+
 THREE = """
 mkfifo $TMPDIR/never.$SLURM_JOB_ID; exec 3<>$TMPDIR/never.$SLURM_JOB_ID; rm $TMPDIR/never.$SLURM_JOB_ID
 status=0; note -n2 --overcommit <&3; say first $?

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import cli, config, files, slurm
-from oci_criu_shim.checkpoints import clusters, images, store
+from oci_criu_shim.checkpoints import images, owner, store
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.ckpt import look, place, report
@@ -297,7 +297,7 @@ def test_prune_of_another_cluster(
     home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch, here: str, left: list[str]
 ) -> None:
     """Slurm here does not know whether its job 7 still runs."""
-    clusters.claim(str(home / "7"), "red")
+    owner.claim(str(home / "7"), "red")
     monkeypatch.setattr(slurm, "configuration", lambda: {"ClusterName": here})
     ran(capfd, "prune")
     assert sorted(path.name for path in home.iterdir()) == left

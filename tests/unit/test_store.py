@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import files, process
+from oci_criu_shim.checkpoints import owner
 from oci_criu_shim.checkpoints import store as module
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Checkpoint, Stage, Store
@@ -375,7 +376,7 @@ def test_missing_directory(tmp_path: Path) -> None:
 def test_a_file_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ShimError, match="is not a directory"):
-        module.check_directory(str(tmp_path / "file"))
+        owner.check(str(tmp_path / "file"))
 
 
 def test_somebody_elses_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ import os
 import stat
 
 from oci_criu_shim import files, schema
-from oci_criu_shim.checkpoints import clusters, integrity, stages
+from oci_criu_shim.checkpoints import integrity, owner, stages
 from oci_criu_shim.checkpoints.quota import CUT, Quota
 from oci_criu_shim.checkpoints.writeback import Writeback
 from oci_criu_shim.errors import ShimError
@@ -183,10 +183,10 @@ class Store:
 
     def prepare(self, cluster: str = "") -> None:
         """Make the directory of a task of `cluster`; ShimError where checkpoints could not be kept there."""
-        check_directory(self.directory)
+        owner.check(self.directory)
         try:
             if cluster:
-                clusters.claim(os.path.dirname(self.path), cluster)
+                owner.claim(os.path.dirname(self.path), cluster)
             files.make_directories(self.path)
         except OSError as error:
             raise ShimError(
@@ -255,7 +255,7 @@ class Store:
     def forget(self) -> None:
         """Remove the task's directory, and the job's with its last task."""
         files.remove_tree(self.path)
-        clusters.release(os.path.dirname(self.path))
+        owner.release(os.path.dirname(self.path))
 
     def remove(self, seq: int) -> None:
         """Remove a checkpoint: in two steps, so that no reader finds half of it."""
@@ -310,21 +310,6 @@ def has_place(name: str) -> bool:
     """Whether `name` is that of an image or a description, below a checkpoint's directory and nowhere else."""
     directory, _, base = name.rpartition("/")
     return name in DESCRIPTIONS or (directory == IMAGES and base not in ("", ".", ".."))
-
-
-def check_directory(directory: str) -> None:
-    """Raise ShimError where `directory` is not one the caller may keep checkpoints in."""
-    hint = "name a directory of yours on a shared file system with --checkpoint-dir"
-    try:
-        status = os.stat(directory)
-    except OSError as error:
-        raise ShimError(f"checkpoint directory {directory}: {error.strerror}", hint) from None
-    if not os.path.isdir(directory):
-        raise ShimError(f"checkpoint directory {directory} is not a directory", hint)
-    if status.st_uid != os.geteuid():
-        raise ShimError(f"checkpoint directory {directory} belongs to user {status.st_uid}", hint)
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise ShimError(f"checkpoint directory {directory} is not writable", hint)
 
 
 def read(path: str) -> Checkpoint:

@@ -6,7 +6,7 @@ import os
 import time
 
 from oci_criu_shim import files, history, slurm, units
-from oci_criu_shim.checkpoints import archive, clusters, store, unpacking
+from oci_criu_shim.checkpoints import archive, owner, store, unpacking
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.ckpt import look, place
@@ -76,9 +76,9 @@ def remove(call: Invocation) -> int:
 
 
 def _require_own(path: str) -> None:
-    owner = os.lstat(path).st_uid
-    if owner != os.geteuid():
-        raise ShimError(f"{path} belongs to user {owner}", "a checkpoint is for its owner alone")
+    uid = os.lstat(path).st_uid
+    if uid != os.geteuid():
+        raise ShimError(f"{path} belongs to user {uid}", "a checkpoint is for its owner alone")
 
 
 def _known_jobs(hint: str) -> set[int]:
@@ -121,7 +121,7 @@ def prune_ended(directory: str, older: int) -> None:
 def _own_tasks(directory: str) -> list[str]:
     """The directories of the caller's tasks on this cluster: Slurm knows nothing of another one's jobs."""
     own = [path for path in _task_directories(directory) if os.lstat(path).st_uid == os.geteuid()]
-    names = {path: clusters.of(os.path.dirname(path)) for path in own}
+    names = {path: owner.cluster_of(os.path.dirname(path)) for path in own}
     here = slurm.configuration().get("ClusterName", "") if any(names.values()) else ""
     return [path for path in own if names[path] in ("", here)]
 

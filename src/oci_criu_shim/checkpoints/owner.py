@@ -1,5 +1,7 @@
-"""Which cluster a job's directory `<checkpoint-dir>/<job>` is of: clusters that share a file system number their jobs
-alike, and none may restore, count or remove what is another one's."""
+"""Whose checkpoints are: a checkpoint directory is a user's, and a job's directory in it a cluster's.
+
+Clusters that share a file system number their jobs alike, and none may restore, count or remove what is another one's.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,25 @@ import os
 from oci_criu_shim import files
 from oci_criu_shim.errors import ShimError
 
-NAME = "cluster"  # in the job's directory
+NAME = "cluster"  # in a job's directory
 
 
-def of(job: str) -> str:
+def check(directory: str) -> None:
+    """Raise ShimError where `directory` is not one the caller may keep checkpoints in."""
+    hint = "name a directory of yours on a shared file system with --checkpoint-dir"
+    try:
+        status = os.stat(directory)
+    except OSError as error:
+        raise ShimError(f"checkpoint directory {directory}: {error.strerror}", hint) from None
+    if not os.path.isdir(directory):
+        raise ShimError(f"checkpoint directory {directory} is not a directory", hint)
+    if status.st_uid != os.geteuid():
+        raise ShimError(f"checkpoint directory {directory} belongs to user {status.st_uid}", hint)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise ShimError(f"checkpoint directory {directory} is not writable", hint)
+
+
+def cluster_of(job: str) -> str:
     """The cluster whose job it is; empty where that is not known."""
     try:
         with open(os.path.join(job, NAME), encoding="utf-8", errors="replace") as stream:
@@ -22,7 +39,7 @@ def of(job: str) -> str:
 
 def claim(job: str, cluster: str) -> None:
     """Make it a directory of `cluster`; ShimError where it is another one's."""
-    other = of(job)
+    other = cluster_of(job)
     if other not in ("", cluster):
         raise ShimError(
             f"{job} has checkpoints of a job of that number of cluster {other!r}, and this is {cluster!r}",
