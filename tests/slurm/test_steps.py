@@ -253,6 +253,7 @@ def test_a_batch_step_that_ends_in_the_grace_time(shim_cluster: Cluster, shim_bu
     wait_for(lambda: "could not be checkpointed" in job.output(), 30, "the dump to fail")
     (shim_cluster.shared / "late.end").touch()
     wait_for(lambda: job.record()["restart_cnt"] == 1, 60, "its requeue")
+    wait_for(lambda: job.state() == "PENDING", 60, "its last run to be over, which sets the time of the next")
     shim_cluster.exec("ctl", ["scontrol", "update", f"jobid={job.number}", "starttime=now+3"])
     assert job.wait_end() == "FAILED"
     assert job.record()["exit_code"]["return_code"]["number"] == 5
