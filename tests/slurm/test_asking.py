@@ -157,7 +157,7 @@ def test_partitions(asked: Asked) -> None:
         asked.cluster.exec("ctl", ["scontrol", "update", "PartitionName=low", f"{each}=1500"], "root")
         told = {name: low[name] for name in low} | {each: "1500"}
         assert sorted(asked.ask("partitions"), key=lambda found: found["PartitionName"]) == [high, told]
-    asked.cluster.exec("ctl", ["scontrol", "update", "PartitionName=low", "DefMemPerNode=UNLIMITED"], "root")
+    asked.cluster.exec("ctl", ["scontrol", "update", "PartitionName=low", "DefMemPerNode=0"], "root")
     assert sorted(asked.ask("partitions"), key=lambda found: found["PartitionName"]) == [high, low]
 
 
