@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 
 from oci_criu_shim import clocks, criu, groups, linux, mounts, process
 from oci_criu_shim.errors import Misfit, ShimError
@@ -16,6 +17,7 @@ from oci_criu_shim.errors import Misfit, ShimError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from oci_criu_shim.detached import Streams
     from oci_criu_shim.restore import Plan
@@ -68,45 +70,55 @@ def _build(plan: Plan, fds: Mapping[int, int], ready: int, go: int, said: int) -
     """In the builder: the namespaces, then a child in all of them (only children enter a new time
     namespace), which becomes CRIU."""
     os.setsid()
-    if plan.rootless:
-        linux.unshare(linux.CLONE_NEWUSER)
-        os.write(ready, b"r")
-        if not os.read(go, 1):
-            raise ShimError("no ids were mapped")
-    os.close(ready)
+    is_root = os.geteuid() == 0
+    names, personality = plan.names(), plan.personality
     if plan.cgroup:
-        groups.join(plan.cgroup)  # it is the root of the namespace that is made next
-    linux.unshare(plan.flags)
+        groups.join(plan.cgroup)  # it is the root of the namespace that is made below
     for path, kind in plan.joined.items():
         linux.enter(path, kind)
+    _set_io_priority(plan.manifest.get("io_priority", 0))
+    if is_root:
+        linux.unshare(linux.CLONE_NEWNS)
+        _mount(plan)
+        if plan.own_ids:
+            _give_away(plan, fds)
+    if plan.own_ids:
+        _enter_user_namespace(ready, go)
+    os.close(ready)
+    linux.unshare(plan.flags)
     if plan.manifest["clock"]:
         _set_clocks(plan.manifest["clock"])
-    _name(plan)
+    if names is not None:
+        socket.sethostname(names[0])
+        linux.set_domain_name(names[1])
     _set_up_network(plan)
-    _mount(plan)
-    _set_io_priority(plan.manifest.get("io_priority", 0))
+    if not is_root:
+        _mount(plan)
     _drop_groups()
     if os.geteuid():
         linux.keep_capabilities()  # an exec takes them from all but the namespace's user 0
     argv = [plan.program, "swrk", str(CONNECTION)]
-    if plan.personality:
-        linux.set_personality(plan.personality)  # the last: it can change what uname(2) says
+    if personality:
+        linux.set_personality(personality)  # the last: it can change what uname(2) says
     pid = process.fork(lambda: process.become(argv, process.ENVIRONMENT, fds))
     os.write(said, str(pid).encode())
+
+
+def _enter_user_namespace(ready: int, go: int) -> None:
+    """Make it, and be its user 0 once the ids are mapped."""
+    linux.unshare(linux.CLONE_NEWUSER)
+    os.write(ready, b"r")
+    if not os.read(go, 1):
+        raise ShimError("no ids were mapped")
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    linux.make_dumpable()
 
 
 def _set_clocks(values: Mapping[str, int]) -> None:
     """Make the time namespace that children will enter go on where the container's stopped."""
     wanted = clocks.going_on(values, clocks.offsets())
     _write("/proc/self/timens_offsets", clocks.lines(wanted))
-
-
-def _name(plan: Plan) -> None:
-    """The names the container's host had, in a namespace of its own."""
-    names = plan.names()
-    if names is not None:
-        socket.sethostname(names[0])
-        linux.set_domain_name(names[1])
 
 
 def _set_up_network(plan: Plan) -> None:
@@ -132,7 +144,7 @@ def _mount(plan: Plan) -> None:
     """
     # Not private: a mount of the container that was a slave of the node's gets its master from here.
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
-    linux.mount("stage", plan.stage, "tmpfs", 0, "mode=700")
+    linux.mount("stage", plan.stage, "tmpfs", 0, "mode=711")
     _bind(plan.bundle.rootfs, plan.root)
     _bind(plan.images, plan.staged_images)
     linux.mount(plan.inventory, os.path.join(plan.staged_images, INVENTORY), None, linux.MS_BIND)
@@ -140,8 +152,50 @@ def _mount(plan: Plan) -> None:
     flags = mounts.FLAGS["ro"] | mounts.locked(plan.images, mounts.read())
     linux.mount(None, plan.staged_images, None, linux.MS_REMOUNT | linux.MS_BIND | flags)
     for source in plan.sources:
+        if source.device:
+            _make_device(source.path, source.device, plan)
         _bind(source.path, source.staged)
         linux.mount(None, source.staged, None, linux.MS_REMOUNT | linux.MS_BIND | source.flags)
+
+
+def _give_away(plan: Plan, fds: Mapping[int, int]) -> None:
+    """Let the user who is root in the container, and whom root's directories are closed to, have the images and the
+    pipes, which CRIU opens anew, and get to what is staged."""
+    uid, gid = (_outside(plan.manifest[name]) for name in ("uid_map", "gid_map"))
+    for path in (plan.inventory, plan.images, *(entry.path for entry in os.scandir(plan.images))):
+        os.chown(path, uid, gid, follow_symlinks=False)
+    for end in fds.values():
+        if stat.S_ISFIFO(os.fstat(end).st_mode):
+            os.fchown(end, uid, gid)
+    stage = os.open(plan.stage, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    if closed := _first_closed(plan.stage):
+        linux.mount("stage", closed, "tmpfs", 0, "mode=711")
+        previous = os.umask(0o066)
+        os.makedirs(plan.stage, exist_ok=True)
+        os.umask(previous)
+        linux.mount(f"/proc/self/fd/{stage}", plan.stage, None, linux.MS_BIND | linux.MS_REC)
+    os.close(stage)
+
+
+def _first_closed(path: str) -> str:
+    """The first directory on the way to `path` that is not open to all; empty where there is none."""
+    parts = path.strip("/").split("/")
+    ways = ("/" + "/".join(parts[:length]) for length in range(1, len(parts)))
+    return next((way for way in ways if not os.stat(way).st_mode & 1), "")
+
+
+def _outside(mapping: list[list[int]], number: int = 0) -> int:
+    """The id on the node that is `number` inside."""
+    return next(outside + number - inside for inside, outside, count in mapping if 0 <= number - inside < count)
+
+
+def _make_device(path: str, device: Mapping[str, Any], plan: Plan) -> None:
+    """A device that root's container with a user namespace has of config.json (config-linux.md, Devices)."""
+    kind = stat.S_IFBLK if device["type"] == "b" else stat.S_IFCHR
+    os.mknod(path, kind, os.makedev(device["major"], device["minor"]))
+    os.chmod(path, device.get("fileMode", 0o666))
+    uid, gid = (device.get(name, 0) for name in ("uid", "gid"))
+    os.chown(path, _outside(plan.manifest["uid_map"], uid), _outside(plan.manifest["gid_map"], gid))
 
 
 def _bind(source: str, target: str) -> None:

@@ -42,6 +42,14 @@ class Bundle:
         mounts: list[dict[str, Any]] = self.config.get("mounts", [])
         return mounts
 
+    def device(self, path: str) -> dict[str, Any]:
+        """The entry of linux.devices that is at `path` in the container; ShimError where there is none."""
+        for entry in self.config.get("linux", {}).get("devices", []):
+            if entry["path"] == path:
+                found: dict[str, Any] = entry
+                return found
+        raise ShimError(f"the container's device {path} is not in linux.devices of config.json", "use the same bundle")
+
     @property
     def sysctls(self) -> dict[str, str]:
         """{name, with dots: value} of linux.sysctl."""

@@ -72,15 +72,21 @@ def external(container: Iterable[Mount], node: Iterable[Mount]) -> list[dict[str
 
     `key` is the mount point in the container; `kind` says where its source is at a restore: "device"
     in the node's /dev, "cgroup" in the node's control groups, "sysfs" and "mqueue" (of a network or ipc
-    namespace that is the node's) where the node has those, "bind" in config.json.
+    namespace that is the node's) where the node has those, "bind" in config.json, "node" in its linux.devices: crun
+    makes these in a tmpfs that is mounted nowhere, where the container has a user namespace and is root's.
     """
+    container = list(container)
     devices = {mount.device for mount in node}
+    whole = {mount.device for mount in container if mount.root == "/"}
     found = []
     for mount in container:
-        if mount.point == "/" or mount.device not in devices:
+        made = mount.kind == "tmpfs" and mount.device not in whole | devices
+        if mount.point == "/" or not (made or mount.device in devices):
             continue
         entry: dict[str, Any] = {"key": mount.point, "root": mount.root, "options": mount.options}
-        if mount.kind == "devtmpfs":
+        if made:
+            entry["kind"] = "node"
+        elif mount.kind == "devtmpfs":
             entry["kind"] = "device"
         elif mount.kind in ("cgroup", "cgroup2"):
             entry["kind"] = "cgroup"

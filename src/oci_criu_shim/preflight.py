@@ -42,19 +42,8 @@ def check(pid: int, bundle: Bundle) -> None:
     if os.geteuid():
         for process in _tree(pid):
             _require_own(process)
-    if os.stat(f"/proc/{pid}/ns/user").st_ino != os.stat("/proc/self/ns/user").st_ino:
-        _require_user()
         _require_single_binds(bundle, external, node)
     _require_one_at_a_place(inside, external)
-
-
-def _require_user() -> None:
-    """A restore does all as the user who owns the user namespace, and root's directories are closed to mapped ids."""
-    if os.geteuid() == 0:
-        raise ShimError(
-            "a container of root's with a user namespace can't be restored",
-            "leave the namespace out, or run it as a user",
-        )
 
 
 def _require_single_binds(bundle: Bundle, external: list[dict[str, str]], node: Iterable[Mount]) -> None:

@@ -50,11 +50,13 @@ class Asked:
 
 
 class Source:
-    """What an external mount is made from: `path` on the node, mounted at `staged` with `flags`."""
+    """What an external mount is made from: `path` on the node, mounted at `staged` with `flags`. `device` is that of
+    config.json's linux.devices that is to be made at `path` first."""
 
-    def __init__(self, entry: Mapping[str, Any], path: str, staged: str) -> None:
+    def __init__(self, entry: Mapping[str, Any], path: str, staged: str, device: dict[str, Any] | None) -> None:
         self.path = path
         self.staged = staged
+        self.device = device
         self.flags = mounts.flags(entry["options"])
         self.external = f"mnt[{entry.get('name', entry['key'])}]:{staged}"
 
@@ -80,8 +82,8 @@ class Plan:
         self.sources = self._sources()
 
     @property
-    def rootless(self) -> bool:
-        """Whether the container has a user namespace of its own; root's have none."""
+    def own_ids(self) -> bool:
+        """Whether the container has a user namespace of its own."""
         return "user_ns_id" in self.own
 
     @property
@@ -150,10 +152,14 @@ class Plan:
         node = mounts.read()
         found = []
         for number, entry in enumerate(self.manifest["external"]):
-            path = _source(entry, self.bundle, node, self.cgroup)
-            if self.rootless:
+            staged, device = f"{self.stage}/{number}", None
+            if entry["kind"] == "node":
+                path, device = f"{staged}.node", self.bundle.device(entry["key"])
+            else:
+                path = _source(entry, self.bundle, node, self.cgroup)
+            if os.geteuid():
                 _check_source(entry, path, node)
-            found.append(Source(entry, path, f"{self.stage}/{number}"))
+            found.append(Source(entry, path, staged, device))
         return found
 
 

@@ -56,7 +56,7 @@ NODE = Recipe(
         *("podman", "netavark", "passt", "fuse-overlayfs", "docker.io", "docker-cli", "iptables", "liblua5.4-0"),
     ),
     # CRIU 4.1.1 of trixie cannot dump inet sockets on Linux >= 6.16 (SO_PASSCRED); 4.2.1 of sid can.
-    sid_packages=("criu", "libcriu2", "python3-pycriu"),
+    sid_packages=("criu", "libcriu2", "python3-pycriu", "apptainer"),
     script="""
         set -e
         chroot "$1" useradd --uid 1000 --create-home --shell /bin/bash alice

@@ -7,6 +7,7 @@ from typing import Any
 Spec = dict[str, Any]
 CAPABILITIES = ["CAP_CHOWN", "CAP_KILL", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_ADMIN"]
 LIMITS = {"NOFILE": (500, 600), "CORE": (1 << 20, 1 << 21), "NPROC": (4000, 5000), "STACK": (4 << 20, 16 << 20)}
+MAPPED = "/home/mapped/rootfs"
 # Sourced by the shell of whoever owns the bundle, before the container is made.
 FILES = """
 mkdir -p data/below data/mounted slave shared plain
@@ -100,5 +101,15 @@ def with_ranges(spec: Spec) -> Spec:
     """bob's ids: his own is 0 inside, then come those of /etc/subuid; the process has groups of them."""
     ranges = [{"containerID": 0, "hostID": 1001, "size": 1}, {"containerID": 1, "hostID": 200000, "size": 5000}]
     spec["linux"] |= {"uidMappings": ranges, "gidMappings": ranges}
+    spec["process"]["user"] |= {"uid": 0, "gid": 44, "additionalGids": [5, 77]}
+    return spec
+
+
+def with_mapped_root(spec: Spec) -> Spec:
+    """Root's container with ids of its own, none of them root's outside; the process has groups of them."""
+    ranges = [{"containerID": 0, "hostID": 300000, "size": 5000}]
+    spec["linux"] |= {"uidMappings": ranges, "gidMappings": ranges}
+    spec["linux"]["namespaces"].append({"type": "user"})
+    spec["root"]["path"] = MAPPED
     spec["process"]["user"] |= {"uid": 0, "gid": 44, "additionalGids": [5, 77]}
     return spec

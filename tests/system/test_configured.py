@@ -42,12 +42,19 @@ def full(site: Site, user: str, bundle: str) -> Spec:
     return configured.with_ranges(spec) if user == "bob" else spec
 
 
+def mapped(site: Site, user: str, bundle: str) -> Spec:
+    """Root's container with ids that are nobody's outside; its root file system is theirs."""
+    copy = f"mkdir -p {configured.MAPPED}; cp -a /home/bob/base/rootfs/. {configured.MAPPED}"
+    site.exec(["sh", "-c", f"{copy}; chown -R 300000:300000 {configured.MAPPED}"])
+    return configured.with_mapped_root(configured.everything(site.spec(user), bundle))
+
+
 def shared(site: Site, user: str, bundle: str) -> Spec:
     """As many namespaces of the node's as can be."""
     return configured.shared_namespaces(site.spec(user))
 
 
-KINDS = [("root", full), ("alice", full), ("bob", full), ("root", shared), ("alice", shared)]
+KINDS = [("root", full), ("alice", full), ("bob", full), ("root", mapped), ("root", shared), ("alice", shared)]
 
 
 IDS = [f"{user}-{kind.__name__}" for user, kind in KINDS]
@@ -59,6 +66,8 @@ def seen(site: Site, request: pytest.FixtureRequest) -> Iterator[Seen]:
     bundle = f"{home(user)}/bundle{site.counter + 1}"
     life = site.container(user, make(site, user, bundle))
     site.cluster.exec(site.node, ["sh", "-c", configured.FILES], user, cwd=bundle)
+    if make is mapped:
+        site.exec(["sh", "-c", f"chown -R 300000:300000 {bundle}/*/"])
     try:
         with site.lending(user):
             life.run()
