@@ -215,11 +215,25 @@ def test_shared_pids_are_refused(podman: Engine) -> None:
     podman("rm", "--force", "--time=0", "two")
 
 
-def test_user_namespace_is_refused(podman: Engine) -> None:
-    start(podman, "one", "--uidmap=0:100000:5000", "--gidmap=0:100000:5000")
-    refused = podman("container", "checkpoint", "one", check=False)
-    assert (refused.returncode, "with a user namespace" in refused.stderr) == (125, True)
-    check_goes_on(podman, "one", 3)
+MAPPED = ("--uidmap=0:100000:5000", "--gidmap=0:100000:5000", "--device=/dev/fuse")
+
+
+def test_user_namespace(podman: Engine) -> None:
+    """In place, and elsewhere; whose ids are nobody's on the node."""
+    start(podman, "one", *MAPPED)
+    podman.wait_counts("one", 3)
+    checkpoint(podman, "one")
+    reached = podman.counted("one")[-1]
+    restore(podman, "one")
+    check_goes_on(podman, "one", reached + 3)
+    checkpoint(podman, "one", "--export=/shared/mapped.tar", "--compress=none")
+    reached = podman.counted("one")[-1]
+    podman("rm", "one")
+    said = restore(podman, "--import=/shared/mapped.tar", "--print-stats")
+    assert json.loads(said)["container_statistics"][0]["criu_statistics"]["pages_restored"] > 0
+    check_goes_on(podman, "one", reached + 3)
+    assert podman("exec", "one", "cat", "/proc/self/uid_map").stdout.split() == ["0", "100000", "5000"]
+    check_verbs(podman, "one")
 
 
 def test_files_and_limits(podman: Engine) -> None:

@@ -64,13 +64,14 @@ def mounts() -> list[dict[str, Any]]:
         fields, _, rest = line.partition(" - ")
         _, _, _, root, point, options, *sharing = fields.split()
         kind, _, supers = rest.split()
+        is_file = kind == "tmpfs" and root != "/"  # a device in one that is not seen
         found.append({
             "point": point,
-            "root": root if kind not in ("cgroup", "cgroup2") else "",
+            "root": root if kind not in ("cgroup", "cgroup2") and not is_file else "",
             "options": sorted(options.split(",")),
             "sharing": sorted(word.split(":")[0] for word in sharing),
             "kind": kind,
-            "super": sorted(supers.split(",")) if kind == "tmpfs" else [],
+            "super": sorted(supers.split(",")) if kind == "tmpfs" and not is_file else [],
         })
     return sorted(found, key=lambda mount: str(mount["point"]))  # stable: of two at one place the upper is last
 
