@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.stdio import Stdio
 
 INVENTORY = "inventory.img"
+STATISTICS, CONFIGURATION = "stats-restore", "criu.conf"  # names of CRIU's own
 CONNECTION, STREAMS = 3, 4  # CRIU's descriptors: the connection, then the three pipes
 NAMESPACE_HINT = "are unprivileged user namespaces allowed on this node? (user.max_user_namespaces)"
 LONGEST = 4000  # of what the builder says, in bytes: one page of a pipe is written at once
@@ -70,6 +71,7 @@ def _build(plan: Plan, fds: Mapping[int, int], ready: int, go: int, said: int) -
     """In the builder: the namespaces, then a child in all of them (only children enter a new time
     namespace), which becomes CRIU."""
     os.setsid()
+    umask = os.umask(0o022)  # what is made here is for whoever CRIU will be
     is_root = os.geteuid() == 0
     names, personality = plan.names(), plan.personality
     if plan.cgroup:
@@ -100,6 +102,7 @@ def _build(plan: Plan, fds: Mapping[int, int], ready: int, go: int, said: int) -
     argv = [plan.program, "swrk", str(CONNECTION)]
     if personality:
         linux.set_personality(personality)  # the last: it can change what uname(2) says
+    os.umask(umask)
     pid = process.fork(lambda: process.become(argv, process.ENVIRONMENT, fds))
     os.write(said, str(pid).encode())
 
@@ -156,13 +159,27 @@ def _mount(plan: Plan) -> None:
             _make_device(source.path, source.device, plan)
         _bind(source.path, source.staged)
         linux.mount(None, source.staged, None, linux.MS_REMOUNT | linux.MS_BIND | source.flags)
+    if plan.asked.work:
+        _stage_statistics(os.path.join(plan.asked.work, STATISTICS), plan)
+
+
+def _stage_statistics(path: str, plan: Plan) -> None:
+    """Have CRIU write them to `path`, whose directory may be closed to it; a request can't name its directory."""
+    work = os.path.join(plan.stage, "work")
+    os.mkdir(work)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+    _bind(path, os.path.join(work, STATISTICS))
+    _write(os.path.join(plan.stage, CONFIGURATION), f'work-dir "{work}"\n')
 
 
 def _give_away(plan: Plan, fds: Mapping[int, int]) -> None:
     """Let the user who is root in the container, and whom root's directories are closed to, have the images and the
     pipes, which CRIU opens anew, and get to what is staged."""
     uid, gid = (_outside(plan.manifest[name]) for name in ("uid_map", "gid_map"))
-    for path in (plan.inventory, plan.images, *(entry.path for entry in os.scandir(plan.images))):
+    paths = [plan.inventory, plan.images, *(entry.path for entry in os.scandir(plan.images))]
+    if plan.asked.work:
+        paths.append(os.path.join(plan.asked.work, STATISTICS))
+    for path in paths:
         os.chown(path, uid, gid, follow_symlinks=False)
     for end in fds.values():
         if stat.S_ISFIFO(os.fstat(end).st_mode):
@@ -170,9 +187,7 @@ def _give_away(plan: Plan, fds: Mapping[int, int]) -> None:
     stage = os.open(plan.stage, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     if closed := _first_closed(plan.stage):
         linux.mount("stage", closed, "tmpfs", 0, "mode=711")
-        previous = os.umask(0o066)
-        os.makedirs(plan.stage, exist_ok=True)
-        os.umask(previous)
+        os.makedirs(plan.stage)
         linux.mount(f"/proc/self/fd/{stage}", plan.stage, None, linux.MS_BIND | linux.MS_REC)
     os.close(stage)
 

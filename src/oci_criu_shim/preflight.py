@@ -44,6 +44,9 @@ def check(pid: int, bundle: Bundle) -> None:
             _require_own(process)
         _require_single_binds(bundle, external, node)
     _require_one_at_a_place(inside, external)
+    for entry in external:
+        if entry["kind"] == "node":
+            bundle.device(entry["key"])
 
 
 def _require_single_binds(bundle: Bundle, external: list[dict[str, str]], node: Iterable[Mount]) -> None:

@@ -145,6 +145,7 @@ class Plan:
             "link_remap": True,
             "orphan_pts_master": True,
             "notify_scripts": True,
+            **({"config_file": f"{self.stage}/{builder.CONFIGURATION}"} if self.asked.work else {}),
             **self.asked.fields,
         }
 
@@ -216,7 +217,7 @@ def _restore(
     swrk = builder.start(plan, stdio)
     try:
         verification.start()
-        response = _request(swrk, plan, steps)
+        response = swrk.request("RESTORE", plan.options(), steps.notified)
         if not response.success and not steps.refused:
             verification.require()  # it tells more than CRIU does
     finally:
@@ -238,16 +239,6 @@ def _attach(stdio: Stdio | Streams, terminal: int, pid: int) -> None:
     except (ShimError, OSError):
         os.kill(pid, signal.SIGKILL)
         raise
-
-
-def _request(swrk: criu.Swrk, plan: Plan, steps: _Steps) -> Any:
-    if plan.asked.work is None:
-        return swrk.request("RESTORE", plan.options(), steps.notified)
-    work = os.open(plan.asked.work, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        return swrk.request("RESTORE", {**plan.options(), "work_dir_fd": work}, steps.notified)
-    finally:
-        os.close(work)
 
 
 class _Steps:
