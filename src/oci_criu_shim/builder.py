@@ -16,7 +16,7 @@ from oci_criu_shim.errors import Misfit, ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from oci_criu_shim.detached import Streams
@@ -80,6 +80,7 @@ def _build(plan: Plan, fds: Mapping[int, int], ready: int, go: int, said: int) -
         linux.enter(path, kind)
     _set_io_priority(plan.manifest.get("io_priority", 0))
     if is_root:
+        _raise_limits(plan.limits)
         linux.unshare(linux.CLONE_NEWNS)
         _mount(plan)
         if plan.own_ids:
@@ -105,6 +106,19 @@ def _build(plan: Plan, fds: Mapping[int, int], ready: int, go: int, said: int) -
     os.umask(umask)
     pid = process.fork(lambda: process.become(argv, process.ENVIRONMENT, fds))
     os.write(said, str(pid).encode())
+
+
+def _raise_limits(limits: Iterable[int]) -> None:
+    """Have the hard limits that the container's init had, where ours are lower: in its user namespace, nobody may."""
+    import resource
+
+    for number, wanted in enumerate(limits):
+        soft, hard = resource.getrlimit(number)
+        if hard != -1 and (wanted == -1 or wanted > hard):
+            try:
+                resource.setrlimit(number, (soft, wanted))
+            except ValueError:
+                pass  # root without CAP_SYS_RESOURCE: CRIU says what it can't set
 
 
 def _enter_user_namespace(ready: int, go: int) -> None:

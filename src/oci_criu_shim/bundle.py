@@ -126,8 +126,12 @@ def _faulty_ids(bundle: Bundle) -> tuple[str, str] | None:
     """CRIU 4.2 takes on the ids that are 0 inside (check_user_ns() in criu/namespaces.c), and a user's dump
     reads the memory of his own processes only."""
     mappings = bundle.config.get("linux", {}).get("uidMappings")
-    if not mappings or os.geteuid() == 0:
+    if not mappings:
         return None
+    if os.geteuid() == 0:
+        if any(m["containerID"] == 0 for m in mappings):
+            return None
+        return "maps no id to 0, which CRIU can't do without", "map one in linux.uidMappings"
     own = {m["containerID"] + os.geteuid() - m["hostID"] for m in mappings if _maps(m, os.geteuid())}
     if own != {0}:
         return "maps your id to another one than 0, which CRIU can't dump", "map it to 0 in linux.uidMappings"

@@ -111,8 +111,18 @@ class Plan:
     @property
     def personality(self) -> int:
         """The init's: CRIU 4.2 writes each process's down, but does not restore any."""
+        return int(self._init()["personality"])
+
+    @property
+    def limits(self) -> list[int]:
+        """The init's hard limits, by their number (getrlimit(2)); -1 where there is none."""
+        limits = [int(limit["max"]) for limit in self._init()["rlimits"]["rlimits"]]
+        return [-1 if limit == (1 << 64) - 1 else limit for limit in limits]
+
+    def _init(self) -> dict[str, Any]:
         image = criu.load_image(os.path.join(self.images, "core-1.img"))
-        return int(image["entries"][0]["tc"]["personality"])
+        found: dict[str, Any] = image["entries"][0]["tc"]
+        return found
 
     def names(self) -> tuple[str, str] | None:
         """The host and domain names in the container's own UTS namespace; None where it has none."""

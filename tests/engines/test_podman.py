@@ -236,17 +236,6 @@ def test_user_namespace(podman: Engine) -> None:
     check_verbs(podman, "one")
 
 
-def test_user_namespace_and_network(podman: Engine) -> None:
-    """podman's bridge then leads into a network namespace of the runtime's."""
-    podman("run", "--detach", "--name=one", *MAPPED, IMAGE, *COUNT)
-    podman.wait_counts("one", 3)
-    checkpoint(podman, "one")
-    reached = podman.counted("one")[-1]
-    restore(podman, "one")
-    check_goes_on(podman, "one", reached + 3)
-    assert "eth0" in podman("exec", "one", "cat", "/proc/net/dev").stdout
-
-
 def test_files_and_limits(podman: Engine) -> None:
     """Volumes, a tmpfs, a read-only root file system and limits are the same after a restore elsewhere."""
     options = ("--read-only", "--tmpfs=/scratch", "--volume=/shared:/data:ro", "--memory=200m", "--cpus=0.5")
