@@ -52,12 +52,6 @@ def without_pids(spec: Spec) -> None:
     spec["linux"]["namespaces"] = [n for n in spec["linux"]["namespaces"] if n["type"] != "pid"]
 
 
-def without_root(spec: Spec) -> None:
-    spec["linux"]["namespaces"].append({"type": "user"})
-    configured.as_oneself(spec)
-    spec["root"]["path"] = "/home/bob/base/rootfs"
-
-
 def message_queue(spec: Spec) -> None:
     """A queue that nobody has open."""
     make = "import ctypes; ctypes.CDLL('librt.so.1').mq_open(b'/queue', 0o102, 0o600, None)"
@@ -69,7 +63,6 @@ CASES: dict[str, tuple[str, Callable[[Spec], object], str]] = {
     "child": ("bob", another_user, "no right to its memory"),
     "queue-of-root": ("root", message_queue, "POSIX message queues, which CRIU can't dump: queue"),
     "queue": ("alice", message_queue, "POSIX message queues, which CRIU can't dump: queue"),
-    "no-root": ("root", without_root, "maps no id to 0"),
     "pids": ("root", without_pids, "no pid namespace of its own"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,11 @@ def test_own_id_within_a_range_is_checkpointable(config: dict[str, Any], monkeyp
     config["linux"]["uidMappings"] = ranges
     monkeypatch.setattr("os.geteuid", lambda: 7000)
     bundle.check_checkpointable(bundle.Bundle("/b", config))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_roots_ids_need_a_0(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, first: int) -> None:
+    config["linux"]["uidMappings"] = [{"containerID": first, "hostID": 100000, "size": 65536}]
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    with pytest.raises(ShimError, match="maps no id to 0") if first else nullcontext():
+        bundle.check_checkpointable(bundle.Bundle("/b", config))
