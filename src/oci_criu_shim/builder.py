@@ -36,6 +36,8 @@ def start(plan: Plan, stdio: Stdio | Streams) -> criu.Swrk:
     log = os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     fds = {CONNECTION: theirs.fileno(), 2: log}
     fds |= {STREAMS + stream: end for stream, end in stdio.inside.items()}
+    if plan.shell_job:
+        fds[0] = 0  # the terminal that is to be the container's
     ready, go, said = os.pipe(), os.pipe(), os.pipe()
 
     def build() -> int:

@@ -61,7 +61,7 @@ def take(
     options = options or {"leave_running": False}
     record = container.load()
     bundle = Bundle(record["bundle"], record["config"])
-    preflight.check(pid, bundle)
+    preflight.check(pid, bundle, options.get("shell_job", False))
     needs = fit.needs(bundle)
     connection = connection or client.connect(helper)
     pidfd = os.pidfd_open(pid)

@@ -164,6 +164,8 @@ MEANINGS = (
     (r"Can't lookup mount|doesn't have a proper root mount", "a file is open on a mount that is not in the container"),
     (r"No space left|Disk quota", "the checkpoint directory is full"),
     (r"shell job|--shell-job|session leader", "a process belongs to a session outside of the container"),
+    (r"No task found with sid", "it was checkpointed with --shell-job, and is restored with it"),
+    (r"Don't have tty to inherit", "--shell-job needs a terminal to give to the container, as standard input"),
     (r"has bad size", "a file that it had open has changed since the checkpoint"),
     (r"ptrace|seize", "a process is being traced by another program (a debugger?)"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from oci_criu_shim import bundle as bundles
 from oci_criu_shim import groups, mounts
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.bundle import Bundle
     from oci_criu_shim.mounts import Mount
+
+TERMINALS = range(136, 144)  # major numbers of slaves (admin-guide/devices.txt)
 
 
 def check_bundle(bundle: Bundle) -> None:
@@ -31,13 +34,16 @@ def check_bundle(bundle: Bundle) -> None:
             mounts.require_none_below(mount["destination"], "/sys", node)
 
 
-def check(pid: int, bundle: Bundle) -> None:
-    """Raise ShimError where the container of init `pid` can't be checkpointed as it is now."""
+def check(pid: int, bundle: Bundle, shell_job: bool = False) -> None:
+    """Raise ShimError where the container of init `pid` can't be checkpointed as it is now. With `shell_job` it may
+    have the terminal that it was started on."""
     bundles.check_checkpointable(bundle)
     _require_running(pid)
     node, inside = mounts.read(), mounts.read(pid)
     _require_own_sharing(inside, node)
     _require_no_queues(pid, inside)
+    if not shell_job:
+        _require_no_terminal(pid, inside)
     external = mounts.external(inside, node)
     if os.geteuid():
         for process in _tree(pid):
@@ -87,6 +93,22 @@ def _require_no_queues(pid: int, inside: Iterable[Mount]) -> None:
     for mount in inside:
         if mount.kind == "mqueue" and (names := os.listdir(f"/proc/{pid}/root{mount.point}")):
             raise ShimError(f"there are POSIX message queues, which CRIU can't dump: {' '.join(names[:4])}")
+
+
+def _require_no_terminal(pid: int, inside: Iterable[Mount]) -> None:
+    """The master of a terminal that is none of the container's own is held by somebody outside."""
+    own = {mount.device for mount in inside}
+    for stream in range(3):
+        try:
+            found = os.stat(f"/proc/{pid}/fd/{stream}")
+        except FileNotFoundError:
+            continue
+        device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
+        if os.major(found.st_rdev) in TERMINALS and stat.S_ISCHR(found.st_mode) and device not in own:
+            raise ShimError(
+                "it uses the terminal that it was started on, which is none of its own",
+                "as root, --shell-job leaves it out, and a restore with it uses the terminal of that moment",
+            )
 
 
 def _require_running(pid: int) -> None:

@@ -82,6 +82,11 @@ class Plan:
         self.sources = self._sources()
 
     @property
+    def shell_job(self) -> bool:
+        """Whether the container had a terminal of somebody else's, and is to have ours."""
+        return bool(self.asked.fields.get("shell_job"))
+
+    @property
     def own_ids(self) -> bool:
         """Whether the container has a user namespace of its own."""
         return "user_ns_id" in self.own
@@ -153,7 +158,7 @@ class Plan:
             "network_lock": "SKIP",
             "file_locks": True,
             "link_remap": True,
-            "orphan_pts_master": True,
+            "orphan_pts_master": not self.shell_job,
             "notify_scripts": True,
             **({"config_file": f"{self.stage}/{builder.CONFIGURATION}"} if self.asked.work else {}),
             **self.asked.fields,

@@ -95,7 +95,7 @@ REACHING_OUT = (
     Option("--work-path", "DIR", "for CRIU's log and statistics; the checkpoint's directory by default"),
     Option("--tcp-established", "", "keep open TCP connections (root)"),
     Option("--ext-unix-sk", "", "allow unix sockets that lead out of it (root)"),
-    Option("--shell-job", "", "allow a session from outside of it (root)"),
+    Option("--shell-job", "", "the terminal that it was started on stays behind; a restore gives it its own (root)"),
     Option("--network-lock", "METHOD", "of connections that are kept: nftables (default), iptables or skip"),
     Option("--file-locks", "", "accepted: they are always kept"),
     Option("--link-remap", "", "accepted: deleted files are always kept"),
