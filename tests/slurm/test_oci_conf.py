@@ -169,9 +169,7 @@ def sif(oci_cluster: Cluster, bundle: str) -> str:
 
 
 @pytest.mark.parametrize("runtime", ["charliecloud", "apptainer", "apptainer-directory"])
-def test_other_runtime(
-    oci_cluster: Cluster, bundle: str, sif: str, plain: str, runtime: str
-) -> None:
+def test_other_runtime(oci_cluster: Cluster, bundle: str, sif: str, plain: str, runtime: str) -> None:
     """A SIF, and a directory with a root file system, are run by the real Apptainer and Charliecloud."""
     choose(oci_cluster, MULTI)
     image = sif if runtime == "apptainer" else f"{bundle}/rootfs"
