@@ -13,8 +13,11 @@ local function quoted(text)
 end
 
 function slurm_scrun_stage_in(id, bundle, spool_dir, config_file, job_id, user_id, group_id, job_env)
-	local arguments = {config_file, bundle, bundles .. "/" .. id, string.format("%d", user_id), string.format("%d", group_id)}
+	local arguments = {config_file, bundle, bundles .. "/" .. id}
 
+	for _, number in ipairs({job_id, user_id, group_id}) do
+		table.insert(arguments, string.format("%d", number))
+	end
 	for number, argument in ipairs(arguments) do
 		arguments[number] = quoted(argument)
 	end

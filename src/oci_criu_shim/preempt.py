@@ -109,6 +109,11 @@ def _requeue(of: Checkpointer, why: str, taken: bool) -> None:
     """Slurm requeues a preempted job whose batch script ends in its grace time: a container that is the batch step just
     ends, for others the script is ended. At a time limit it is asked to."""
     task = of.task
+    if not task.is_batch and not slurm.job(task.job, soon=True).is_batch:
+        if taken:
+            goes_on = f"a job with --restart-dir={task.job} goes on from there"
+            of.log.event(f"job {task.job} has no batch script, so Slurm does not requeue it: {goes_on}")
+        return
     if not taken:
         if why == schedule.PREEMPT:
             slurm.end_batch_step_after_grace(task.job)

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import os
 import pwd
+import time
 
+from oci_criu_shim import config as settings
 from oci_criu_shim import files
+from oci_criu_shim.checkpoints.store import SPEC, Store
+from oci_criu_shim.errors import ShimError
 from oci_criu_shim.mounts import is_bind
 
 TYPE_CHECKING = False
@@ -26,23 +30,81 @@ OF_THE_NODE = ("/sys", "/sys/fs/cgroup", "/run/secrets")
 SHM_OPTIONS = ("nosuid", "noexec", "nodev", "mode=1777")
 SHM = {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": SHM_OPTIONS}
 LARGEST = 1 << 20  # of a file that is copied, in bytes: resolv.conf, hosts and the like
+# srun's options, which a container asks for by annotations of these names, or by variables as the job's own have them.
+ANNOTATION = "oci-criu-shim."
+OPTIONS = ("checkpoint", "checkpoint-dir", "checkpoint-interval", "checkpoint-keep", "restart-dir")
+CONTAINER = ANNOTATION + "container"  # in a checkpoint: whose it is
+WORDS = "options"  # in the bundle: what slurm-oci/srun gives to srun, one a line
+FIRST_TASK = "0.0"  # of a job that scrun has submitted
+DAY = 86400.0
 
 
 def main(argv: Sequence[str]) -> int:
-    """Make CONFIG, of the container in the directory BUNDLE, a bundle for user UID and GID, and print its path.
+    """Make CONFIG, of the container in the directory BUNDLE, a bundle for JOB of user UID and GID, and print its path.
 
     It is at PATH below his home directory: in Podman's user namespace, and by its environment, he has another.
     """
-    config_file, bundle, path, uid, gid = argv
-    made = os.path.join(pwd.getpwuid(int(uid)).pw_dir, path)
+    config_file, bundle, path, job, uid, gid = argv
+    os.environ["HOME"] = pwd.getpwuid(int(uid)).pw_dir
+    made = os.path.join(os.environ["HOME"], path)
     os.makedirs(made, mode=0o700, exist_ok=True)
     config = configured(files.read_json(config_file), bundle, int(uid), int(gid))
+    config.setdefault("annotations", {})[CONTAINER] = os.path.basename(path)
     for number, mount in enumerate(config["mounts"]):
         if is_small_file(mount):
             mount["source"] = _copied(mount["source"], os.path.join(made, f"mount.{number}"))
+    try:
+        words = options(config, f"{made}.job", job)
+    except ShimError as error:
+        print(error.line())
+        return 1
+    files.write_atomically(os.path.join(made, WORDS), "".join(f"{word}\n" for word in words).encode())
     files.write_json(os.path.join(made, "config.json"), config)
     print(made)
     return 0
+
+
+def options(config: Mapping[str, Any], record: str, job: str) -> list[str]:
+    """What srun is to be told: what the container asks for, and to go on from the checkpoint that its last job has
+    left. The file `record` says which that was; from now on it is `job`."""
+    environment = dict(entry.split("=", 1) for entry in config["process"].get("env", []) if "=" in entry)
+    annotations = config.get("annotations", {})
+    asked = {}
+    for name in OPTIONS:
+        value = annotations.get(ANNOTATION + name, environment.get("SLURM_" + name.upper().replace("-", "_")))
+        if value is not None:
+            asked[name] = value
+            if "\n" in value:
+                raise ShimError(f"{ANNOTATION}{name} has more than one line")
+    if "checkpoint" in asked:
+        directory = asked.get("checkpoint-dir") or settings.load().checkpoint_dir
+        if "restart-dir" not in asked and (last := _last(record, annotations[CONTAINER])):
+            asked["restart-dir"] = last
+        _forget_old(os.path.dirname(record))
+        files.write_atomically(record, os.path.join(directory, job, FIRST_TASK).encode())
+    return [f"--{name}={value}" for name, value in asked.items()]
+
+
+def _last(record: str, container: str) -> str:
+    """The directory of a container's last task, where that has checkpoints: it did not end by itself."""
+    try:
+        with open(record, encoding="utf-8") as stream:
+            path = stream.read()
+        numbers = Store(path, ".").numbers()
+        spec = files.read_json(os.path.join(path, str(numbers[-1]), SPEC)) if numbers else {}
+    except FileNotFoundError:
+        return ""
+    # In an allocation, the first task may be another container's.
+    return path if spec.get("annotations", {}).get(CONTAINER) == container else ""
+
+
+def _forget_old(directory: str) -> None:
+    """The records of containers whose checkpoints are gone: nobody tells of their removal."""
+    for entry in os.scandir(directory):
+        if entry.name.endswith(".job") and time.time() - entry.stat().st_mtime > DAY:
+            with open(entry.path, encoding="utf-8") as stream:
+                if not os.path.exists(stream.read()):
+                    files.remove_if_there(entry.path)
 
 
 def configured(config: Mapping[str, Any], bundle: str, uid: int, gid: int) -> dict[str, Any]:

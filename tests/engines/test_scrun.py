@@ -13,6 +13,7 @@ import pytest
 from tests import NAME, jobs, leftovers
 from tests.cluster import Cluster, ClusterError, wait_for
 from tests.cluster.settings import REPOSITORY
+from tests.engines.support import COUNT, Done
 from tests.jobs import Work
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
@@ -83,8 +84,60 @@ def nothing_left(scrun_cluster: Cluster) -> Iterator[None]:
 
 def left(cluster: Cluster) -> list[Path]:
     """Bundles that were made for a container and not removed."""
-    directory = cluster.home / "alice/.local/share/oci-criu-shim/scrun"
-    return list(directory.iterdir()) if directory.exists() else []
+    return [path for path in (cluster.home / "alice/.local/share/oci-criu-shim/scrun").glob("*") if path.is_dir()]
+
+
+def podman(cluster: Cluster, *words: str, check: bool = True) -> Done:
+    """On n2."""
+    argv = ["env", *ENVIRONMENT.split(), "podman", "--log-level=fatal", *words]
+    return cluster.exec("n2", argv, check=check)
+
+
+def counted(cluster: Cluster, name: str) -> list[int]:
+    """The numbers that a container of COUNT has printed."""
+    return [int(line) for line in podman(cluster, "logs", name).stdout.split()]
+
+
+def count(cluster: Cluster, name: str, *options: str) -> None:
+    """Start a container that counts, and asks for checkpoints by annotations."""
+    asked = {"checkpoint": "preempt", "checkpoint-dir": jobs.CHECKPOINTS}
+    words = [f"--annotation=oci-criu-shim.{key}={value}" for key, value in asked.items()]
+    words += ["--rootfs", "/home/alice/bundle/rootfs", *COUNT]
+    podman(cluster, "run", "--detach", f"--name={name}", *options, *words)
+
+
+def wait_counts(cluster: Cluster, name: str, beyond: int) -> list[int]:
+    wait_for(lambda: (counted(cluster, name) or [-1])[-1] > beyond, 30, f"{name} to count beyond {beyond}")
+    return counted(cluster, name)
+
+
+def displace(cluster: Cluster) -> str:
+    """Preempt the only job that runs; its number."""
+    number, node = cluster.exec("ctl", ["squeue", "--noheader", "--format=%A %N"]).stdout.split()
+    words = ("--partition=high", f"--nodelist={node}", "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
+    cluster.exec("ctl", ["sbatch", *words])
+    return number
+
+
+def test_started_again(scrun_cluster: Cluster) -> None:
+    """In a job of its own, which Slurm does not requeue: podman starts the container again, and it goes on. So does
+    another one that is told to, as often as one likes."""
+    try:
+        count(scrun_cluster, "one")
+        wait_counts(scrun_cluster, "one", 3)
+        first = displace(scrun_cluster)
+        wait_for(lambda: not podman(scrun_cluster, "ps", "--quiet").stdout, 30, "its end")
+        reached = counted(scrun_cluster, "one")[-1]
+        told = f"job {first} has no batch script, so Slurm does not requeue it"
+        assert told in podman(scrun_cluster, "logs", "one").stderr
+        podman(scrun_cluster, "start", "one")
+        assert wait_counts(scrun_cluster, "one", reached + 3)[: reached + 4] == list(range(reached + 4))
+
+        count(scrun_cluster, "two", f"--annotation=oci-criu-shim.restart-dir={first}")
+        found = wait_counts(scrun_cluster, "two", reached + 3)
+        assert found == list(range(reached + 1, found[-1] + 1))
+    finally:
+        podman(scrun_cluster, "rm", "--all", "--force", "--time=1", check=False)
 
 
 def test_container_is_a_step(scrun_cluster: Cluster) -> None:

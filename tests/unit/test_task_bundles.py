@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from oci_criu_shim import scrun_bundle, slurm_bundle
+from oci_criu_shim.errors import ShimError
 
 CONFIG: dict[str, Any] = {
     "ociVersion": "1.0.2",
@@ -66,3 +71,71 @@ def test_only_small_files_are_copied(tmp_path: Path) -> None:
     large.write_bytes(bytes(scrun_bundle.LARGEST + 1))
     kinds = [{"source": str(path), "options": ["bind"]} for path in (small, large, tmp_path)]
     assert [scrun_bundle.is_small_file(mount) for mount in kinds] == [True, False, False]
+
+
+class Asking:
+    """A container c1 that asks for checkpoints; its last job's record, and what that job has left, are files."""
+
+    def __init__(self, directory: Path, **annotations: str) -> None:
+        self.record = directory / "scrun/c1.job"
+        self.record.parent.mkdir()
+        self.checkpoints = directory / "checkpoints"
+        asked = {"checkpoint": "preempt", "checkpoint-dir": str(self.checkpoints), **annotations}
+        named = {f"oci-criu-shim.{name}": value for name, value in asked.items()}
+        self.config = CONFIG | {"annotations": {**named, scrun_bundle.CONTAINER: "c1"}}
+
+    def options(self, job: str) -> list[str]:
+        return scrun_bundle.options(self.config, str(self.record), job)
+
+    def checkpointed(self, job: str, container: str) -> str:
+        """A task of that job's, with a checkpoint."""
+        path = self.checkpoints / job / "0.0"
+        (path / "1").mkdir(parents=True)
+        (path / "1" / "manifest.json").touch()
+        spec = {"annotations": {scrun_bundle.CONTAINER: container}}
+        (path / "1" / "spec.dump").write_text(json.dumps(spec))
+        return str(path)
+
+
+def test_options_of_a_container(tmp_path: Path) -> None:
+    """Annotations, and variables of a job's environment; the former say more."""
+    asking = Asking(tmp_path, **{"restart-dir": "7:2"})
+    asking.config["process"] = {"env": ["SLURM_CHECKPOINT=timeout", "SLURM_CHECKPOINT_KEEP=4", "EMPTY"]}
+    directory = f"--checkpoint-dir={asking.checkpoints}"
+    assert asking.options("8") == ["--checkpoint=preempt", directory, "--checkpoint-keep=4", "--restart-dir=7:2"]
+
+
+def test_container_that_asks_for_nothing(tmp_path: Path) -> None:
+    assert scrun_bundle.options(CONFIG, str(tmp_path / "c1.job"), "8") == []
+    assert not (tmp_path / "c1.job").exists()
+
+
+def test_container_goes_on_where_its_last_job_left_it(tmp_path: Path) -> None:
+    """Where that left a checkpoint, and it is this container's."""
+    asking = Asking(tmp_path)
+    assert len(asking.options("1")) == 2
+    assert asking.record.read_text() == f"{asking.checkpoints}/1/0.0"
+    path = asking.checkpointed("1", "c1")
+    assert asking.options("2")[2:] == [f"--restart-dir={path}"]
+    assert len(asking.options("3")) == 2
+    asking.checkpointed("3", "another")
+    assert len(asking.options("4")) == 2
+
+
+def test_options_are_one_a_line(tmp_path: Path) -> None:
+    asking = Asking(tmp_path, **{"checkpoint-keep": "1\n--uid=0"})
+    with pytest.raises(ShimError, match="checkpoint-keep has more than one line"):
+        asking.options("1")
+
+
+def test_old_records_are_removed(tmp_path: Path) -> None:
+    """Those of a day, whose job has left nothing."""
+    asking = Asking(tmp_path)
+    path = asking.checkpointed("1", "c0")
+    records = {name: asking.record.with_name(f"{name}.job") for name in ("gone", "new", "kept")}
+    for name, record in records.items():
+        record.write_text(path if name == "kept" else "/nothing")
+        if name != "new":
+            os.utime(record, (0, 0))
+    asking.options("2")
+    assert sorted(entry.name for entry in asking.record.parent.iterdir()) == ["c1.job", "kept.job", "new.job"]

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 IMAGES = "checkpoint"
 MANIFEST = "manifest.json"
 RAW, COMPRESSED = 1, 2  # versions of manifests: readers of version 1 know of no compressed images
-DESCRIPTIONS = ("config.dump", "spec.dump")
+SPEC = "spec.dump"  # the container's config.json
+DESCRIPTIONS = ("config.dump", SPEC)
 STARTED = "started"  # the task ran before, so a fresh start would run part of it twice
 REFUSED = "restore.log"  # in a checkpoint: why its restore failed, with CRIU's log
 GONE = ".gone."
@@ -110,7 +111,7 @@ class Stage:
 
     def describe(self, config: dict[str, Any], about: dict[str, Any], streams: list[str]) -> None:
         """Add the container's config.json, and who made the checkpoint, as podman's archives have them."""
-        self.write("spec.dump", config)
+        self.write(SPEC, config)
         self.write("config.dump", about)
 
     def sizes(self) -> dict[str, int]:

@@ -38,6 +38,7 @@ class Job:
         self.name = fields["name"]
         self.runs = "RUNNING" in fields["states"]
         self.restarts = fields["restarts"]
+        self.is_batch = fields["batch"]  # any other is never requeued
         self.is_requeueable = fields["requeue"]  # by sbatch --requeue, or the site's JobRequeue
         self.batch_host = fields["batch_host"]  # where its batch script runs, or ran
         self.has_completed = "COMPLETED" in fields["states"]  # with status 0, and is not to run again
