@@ -8,6 +8,12 @@
 local bundles = ".local/share/oci-criu-shim/scrun"
 local maker = "/usr/bin/python3 -IS /usr/lib/oci-criu-shim/scrun_bundle.py"
 
+-- With a job of its own, scrun of Slurm 24.11 now and then goes round in circles when its work is done (watch() in
+-- src/conmgr), and Podman waits for its end. The parent of the command is scrun.
+local end_of_scrun = [[
+	setsid sh -c 'sleep 5; case $(cat "/proc/$0/comm") in scrun*) kill -KILL "$0" ;; esac' $PPID </dev/null >/dev/null 2>&1 &
+]]
+
 local function quoted(text)
 	return "'" .. string.gsub(tostring(text), "'", "'\"'\"'") .. "'"
 end
@@ -34,6 +40,7 @@ function slurm_scrun_stage_out(id, bundle, orig_bundle, root_path, orig_root_pat
 	if bundle ~= orig_bundle then
 		slurm.allocator_command("rm -rf -- " .. quoted(bundle))
 	end
+	slurm.allocator_command(end_of_scrun)
 	return slurm.SUCCESS
 end
 

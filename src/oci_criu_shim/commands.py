@@ -111,7 +111,26 @@ def pass_on(call: Invocation) -> int:
     backend = _backend(call, container)
     if not lifecycle.is_the_backends(container, backend):
         raise ShimError(f"container {container.name!r} is not running")
-    backend.become(call.verb, *call.all_words(), *call.operands)
+    words = call.all_words()
+    if backend.name == "crun":
+        words = _as_crun_has_it(call, container)
+    backend.become(call.verb, *words, *call.operands)
+
+
+def _as_crun_has_it(call: Invocation, container: Container) -> list[str]:
+    """The options where crun 1.21 differs from runc: it has no `events`, and the variables given to `exec` are all that
+    the program gets."""
+    if call.verb == "events":
+        raise ShimError("crun, which looks after this container, has no `events`", "its control group tells the same")
+    if call.value("additional-gids") is not None:
+        raise ShimError("crun exec has no --additional-gids", "name them in a file for --process")
+    words = call.all_words()
+    if call.verb == "exec" and (given := call.words("env")):
+        names = {word.partition("=")[2].partition("=")[0] for word in given}
+        config = container.load().get("config", {})
+        environment = config.get("process", {}).get("env", [])
+        words += [f"--env={entry}" for entry in environment if entry.partition("=")[0] not in names]
+    return words
 
 
 def checkpoint(call: Invocation) -> int:

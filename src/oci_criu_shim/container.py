@@ -119,4 +119,5 @@ def all_of(root: str) -> list[Container]:
     except FileNotFoundError:
         return []
     found = [Container(root, name) for name in names if is_id(name)]
-    return [container for container in found if container.exists()]
+    # Links are to what a job keeps (steps.KEPT).
+    return [container for container in found if container.exists() and not os.path.islink(container.directory)]

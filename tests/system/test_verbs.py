@@ -1,0 +1,140 @@
+"""The verbs that the backend serves do to a restored container what they do to one that it created."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster import wait_for
+from tests.engines.support import Engine
+from tests.system.support import SHIM, Life, Site, home
+
+COMMAND = ["sh", "-c", "pwd; echo $A"]
+PROCESS = {"cwd": "/usr", "args": COMMAND, "env": ["A=b", "PATH=/usr/bin"], "user": {"uid": 0, "gid": 0}}
+Done = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module", params=["root", "alice"])
+def life(site: Site, request: pytest.FixtureRequest) -> Iterator[Life]:
+    user = request.param
+    found = site.container(user, site.spec(user))
+    try:
+        with site.lending(user):
+            found.run()
+            found.look()
+            found.checkpoint()
+            found.restore()
+            found.look()
+            yield found
+            assert found.end() == 0
+    finally:
+        found.stop()
+
+
+def call(life: Life, *words: str, check: bool = True) -> Done:
+    return life.site.exec(life.argv(*words), life.user, check)
+
+
+def refused(life: Life, *words: str) -> str:
+    """The only line that it says."""
+    done = call(life, *words, check=False)
+    assert (done.returncode != 0, done.stdout, done.stderr.count("\n")) == (True, "", 1)
+    return done.stderr
+
+
+def test_exec(life: Life) -> None:
+    def said(*words: str) -> str:
+        return call(life, "exec", *words).stdout
+
+    assert call(life, "exec", life.name, "sh", "-c", "exit 7", check=False).returncode == 7
+    assert said(life.name, "cat", "/proc/1/comm") == "python3\n"
+    words = ("--cwd", "/usr", "--env", "X=1", "--env=TERM=y", life.name, "sh", "-c", "pwd; echo $X $TERM")
+    assert said(*words) == "/usr\n1 y\n"
+    assert "NoNewPrivs:\t1" in said("--no-new-privs", "--cap=CAP_KILL", life.name, "cat", "/proc/self/status")
+    assert said("--user", "0:0", life.name, "id", "-u") == "0\n"
+    if life.user == "root":
+        assert said("--user=33:44", life.name, "sh", "-c", "id -u; id -g") == "33\n44\n"
+    assert "no-such-command" in refused(life, "exec", life.name, "no-such-command")
+    assert "has no --additional-gids" in refused(life, "exec", "--additional-gids=5", life.name, "id")
+
+
+def test_exec_of_a_process(life: Life) -> None:
+    file = f"{life.bundle}/process.json"
+    life.site.cluster.exec(life.site.node, ["tee", file], life.user, input=json.dumps(PROCESS))
+    assert call(life, "exec", "--process", file, life.name).stdout == "/usr\nb\n"
+
+
+def test_exec_on_a_terminal(life: Life) -> None:
+    engine = Engine(life.site.cluster, tuple(life.argv()))
+    if life.user != "root":
+        engine.words = ("setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", *engine.words)
+    with engine.terminal("exec", "--tty", life.name, "sh", "-c", "tty; read -r x; echo got-$x") as terminal:
+        terminal.wait_for("/dev/pts/")
+        terminal.type("this\n")
+        terminal.wait_for("got-this")
+
+
+def test_exec_in_the_background(life: Life) -> None:
+    file = f"{home(life.user)}/exec.pid"
+    line = " ".join(life.argv("exec", "--detach", "--pid-file", file, life.name, "sleep", "77"))
+    life.site.exec(["sh", "-c", f"{line} </dev/null >/dev/null 2>&1"], life.user)
+    pid = life.site.exec(["cat", file]).stdout
+    assert life.site.exec(["cat", f"/proc/{pid}/comm"]).stdout == "sleep\n"
+    if life.user == "root":
+        assert set(call(life, "ps", life.name).stdout.split()) == {"PID", pid, str(life.state()["pid"])}
+        assert json.loads(call(life, "ps", "--format=json", life.name).stdout) == [life.state()["pid"], int(pid)]
+    else:
+        assert "not using cgroups" in refused(life, "ps", life.name)
+    life.site.exec(["kill", pid])
+    wait_for(lambda: not life.site.exec(["ls", f"/proc/{pid}/exe"], check=False).stdout, 10, "its end")
+
+
+def test_list(life: Life) -> None:
+    assert call(life, "list", "--quiet").stdout == f"{life.name}\n"
+    assert call(life, "list").stdout.splitlines()[1].split()[:3] == [life.name, str(life.state()["pid"]), "running"]
+    listed = json.loads(call(life, "list", "--format", "json").stdout)
+    assert [(one["id"], one["status"], one["bundle"]) for one in listed] == [(life.name, "running", life.bundle)]
+
+
+def test_limits_and_pause(life: Life) -> None:
+    """Of a control group of its own, which only root's has."""
+    if life.user != "root":
+        assert "pids.max" in refused(life, "update", "--pids-limit=44", life.name)
+        assert "without a cgroup" in refused(life, "pause", life.name)
+        return
+    file, limit = f"{life.bundle}/resources.json", f"/sys/fs/cgroup/pids/{life.name}/pids.max"
+    life.site.cluster.exec(life.site.node, ["tee", file], "root", input=json.dumps({"pids": {"limit": 33}}))
+    for words, wanted in ((("--pids-limit=44",), "44\n"), (("--resources", file), "33\n")):
+        call(life, "update", *words, life.name)
+        assert life.site.exec(["cat", limit]).stdout == wanted
+    call(life, "pause", life.name)
+    assert life.state()["status"] == "paused"
+    call(life, "resume", life.name)
+    assert life.state()["status"] == "running"
+
+
+def test_what_is_refused(life: Life) -> None:
+    assert "has no `events`" in refused(life, "events", "--stats", life.name)
+    assert "is not stopped" in refused(life, "delete", life.name)
+    assert refused(life, "start", life.name)
+    assert life.state()["status"] == "running"
+
+
+@pytest.mark.parametrize("user", ["root", "alice"])
+def test_spec_and_features(site: Site, user: str) -> None:
+    directory = f"{home(user)}/spec"
+    words = [] if user == "root" else ["--rootless"]
+    site.exec(["mkdir", directory], user)
+    try:
+        site.exec([SHIM, "spec", "--bundle", directory, *words], user)
+        spec = json.loads(site.exec(["cat", f"{directory}/config.json"], user).stdout)
+        assert ({"type": "user"} in spec["linux"]["namespaces"]) == (user != "root")
+        assert site.exec([SHIM, "spec", "--bundle", directory], user, check=False).returncode != 0
+    finally:
+        site.exec(["rm", "-r", directory])
+    features = json.loads(site.exec([SHIM, "features"], user).stdout)
+    assert features["annotations"]["oci-criu-shim.checkpoint.enabled"] == "true"
+    assert "poststop" in features["hooks"]
