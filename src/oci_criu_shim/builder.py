@@ -82,11 +82,11 @@ def _build(plan: Plan, fds: Mapping[int, int], ready: int, go: int, said: int) -
         linux.enter(path, kind)
     _set_io_priority(plan.manifest.get("io_priority", 0))
     if is_root:
-        _raise_limits(plan.limits)
         linux.unshare(linux.CLONE_NEWNS)
         _mount(plan)
-        if plan.own_ids:
-            _give_away(plan, fds)
+    if plan.estranged:
+        _raise_limits(plan.limits)
+        _give_away(plan, fds)
     if plan.own_ids:
         _enter_user_namespace(ready, go)
     os.close(ready)
@@ -176,16 +176,19 @@ def _mount(plan: Plan) -> None:
         _bind(source.path, source.staged)
         linux.mount(None, source.staged, None, linux.MS_REMOUNT | linux.MS_BIND | source.flags)
     if plan.asked.work:
-        _stage_statistics(os.path.join(plan.asked.work, STATISTICS), plan)
+        _stage_work(plan.asked.work, os.path.join(plan.stage, "work"), plan)
 
 
-def _stage_statistics(path: str, plan: Plan) -> None:
-    """Have CRIU write them to `path`, whose directory may be closed to it; a request can't name its directory."""
-    work = os.path.join(plan.stage, "work")
-    os.mkdir(work)
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-    _bind(path, os.path.join(work, STATISTICS))
-    _write(os.path.join(plan.stage, CONFIGURATION), f'work-dir "{work}"\n')
+def _stage_work(path: str, staged: str, plan: Plan) -> None:
+    """The directory `path` where CRIU works; where that is closed to it, it gets the one file that it writes there. A
+    request could name the directory of a process only that CRIU may look into."""
+    if plan.estranged:
+        os.mkdir(staged)
+        os.close(os.open(os.path.join(path, STATISTICS), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+        _bind(os.path.join(path, STATISTICS), os.path.join(staged, STATISTICS))
+    else:
+        _bind(path, staged)
+    _write(os.path.join(plan.stage, CONFIGURATION), f'work-dir "{staged}"\n')
 
 
 def _give_away(plan: Plan, fds: Mapping[int, int]) -> None:

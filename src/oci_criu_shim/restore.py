@@ -80,6 +80,10 @@ class Plan:
         self.ids = _write_inventory(self.images, self.inventory)
         self.own = {k for k, own in self.ids["own"].items() if own != self.ids["root"].get(k)}
         self.sources = self._sources()
+        # Root's container with ids that are nobody's on the node, for whom root's files and directories are closed.
+        self.estranged = os.geteuid() == 0 and self.own_ids
+        if self.estranged and asked.fields.get("lazy_pages"):
+            raise ShimError("a container with a user namespace can't fetch its memory", "leave out --lazy-pages")
 
     @property
     def shell_job(self) -> bool:

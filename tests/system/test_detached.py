@@ -154,7 +154,8 @@ def test_a_socket_that_leads_out(site: Site, bundle: str) -> None:
         reached = len(heard())
         assert detached(site, "restore", "--ext-unix-sk", *images, "one") == 0
         wait_for(lambda: len(heard()) > reached + 3, 20, "it to be heard again")
-        assert heard() == list(range(len(heard())))
+        found = heard()
+        assert found == list(range(len(found)))
     finally:
         shim(site, "delete", "--force", "one")
         site.exec(["python3", "-I", "-c", END.format(out)])
