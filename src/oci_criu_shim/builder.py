@@ -192,14 +192,14 @@ def _stage_work(path: str, staged: str, plan: Plan) -> None:
 
 
 def _give_away(plan: Plan, fds: Mapping[int, int]) -> None:
-    """Let the user who is root in the container, and whom root's directories are closed to, have the images and the
+    """Let the user who is root in the container, and whom root's directories are closed to, read the images, have the
     pipes, which CRIU opens anew, and get to what is staged."""
     uid, gid = (_outside(plan.manifest[name]) for name in ("uid_map", "gid_map"))
-    paths = [plan.inventory, plan.images, *(entry.path for entry in os.scandir(plan.images))]
+    for path in (plan.inventory, plan.images, *(entry.path for entry in os.scandir(plan.images))):
+        os.chown(path, -1, gid, follow_symlinks=False)
+        os.chmod(path, os.stat(path).st_mode | (0o050 if os.path.isdir(path) else 0o040))
     if plan.asked.work:
-        paths.append(os.path.join(plan.asked.work, STATISTICS))
-    for path in paths:
-        os.chown(path, uid, gid, follow_symlinks=False)
+        os.chown(os.path.join(plan.asked.work, STATISTICS), uid, gid)
     for end in fds.values():
         if stat.S_ISFIFO(os.fstat(end).st_mode):
             os.fchown(end, uid, gid)

@@ -48,7 +48,7 @@ class Bundle:
             if entry["path"] == path:
                 found: dict[str, Any] = entry
                 return found
-        raise ShimError(f"the container's device {path} is not in linux.devices of config.json", "use the same bundle")
+        raise ShimError(f"{path} is of a tmpfs that nobody sees, and no device of config.json's", "use the same bundle")
 
     @property
     def sysctls(self) -> dict[str, str]:
