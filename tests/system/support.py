@@ -28,6 +28,7 @@ class Site:
     cluster: Cluster
     node: str = "n1"
     counter: int = 0
+    jobs: int = 1  # that number is for tests that name it
 
     def prepare(self) -> None:
         """What every bundle needs; the programs are in the root file system."""
@@ -73,7 +74,8 @@ class Site:
         spec["root"] = {"path": f"/home/{owner}/base/rootfs", "readonly": False}
         spec["process"] |= {"terminal": False, "args": ["python3", "-I", "/inside.py"]}
         if user != "root":
-            spec["process"]["env"] += ["SLURM_JOB_ID=1", "SLURM_STEP_ID=0", "SLURM_CHECKPOINT=preempt"]
+            self.jobs += 1  # what another one left would have Slurm asked, which isn't there
+            spec["process"]["env"] += [f"SLURM_JOB_ID={self.jobs}", "SLURM_STEP_ID=0", "SLURM_CHECKPOINT=preempt"]
             spec["process"]["env"].append(f"SLURM_CHECKPOINT_DIR={home(user)}/jobs")
         return spec
 
