@@ -50,15 +50,27 @@ def hierarchies(mounts: str | None = None) -> tuple[Hierarchy, ...]:
 
 
 def create(instance: str, node: str) -> tuple[Path, ...]:
-    """Make the node's group in every hierarchy; return the directories a process of the node goes to."""
-    for tree in hierarchies():
-        _create(tree, instance, node)
-    return groups(instance, node)
+    """Make the node's group in every hierarchy, the roots that the node sees; return their directories."""
+    return tuple(_create(tree, instance, node) for tree in hierarchies())
+
+
+def settle(instance: str, node: str, init: int, outside: int) -> None:
+    """Leave the root that a node sees, once it is the root, to the groups below it: in v2 a group hands controllers
+    down only while it holds no process itself. Its init's parent must not be seen: slurmd 24.11 refuses a group that
+    holds a process of another pid namespace."""
+    for tree, leaf in zip(hierarchies(), groups(instance, node), strict=True):
+        if tree.is_v2:
+            top, group = tree.mount / _top(instance), leaf.parent
+            for pid, place in ((init, group / "init"), (outside, top / "outside")):
+                place.mkdir(exist_ok=True)
+                (place / "cgroup.procs").write_text(str(pid))
+            leaf.mkdir()
+            _hand_down(group)
 
 
 def groups(instance: str, node: str) -> tuple[Path, ...]:
-    """The node's group in every hierarchy; in v2 a leaf of it, see _create_v2_leaf()."""
-    return tuple(tree.mount / _top(instance) / node / ("init" if tree.is_v2 else "") for tree in hierarchies())
+    """Where a process from outside goes to in every hierarchy: the node's group, or in v2 a leaf of it."""
+    return tuple(tree.mount / _top(instance) / node / ("exec" if tree.is_v2 else "") for tree in hierarchies())
 
 
 def enter(groups: tuple[Path, ...]) -> tuple[str, ...]:
@@ -92,15 +104,16 @@ def _top(instance: str) -> str:
     return f"oci-criu-shim-{instance}"
 
 
-def _create(tree: Hierarchy, instance: str, node: str) -> None:
+def _create(tree: Hierarchy, instance: str, node: str) -> Path:
     top = tree.mount / _top(instance)
     group = top / node
     for directory in (top, group):
         directory.mkdir(exist_ok=True)
         if "cpuset" in tree.controllers:
             _inherit_cpuset(directory)
-    if tree.is_v2:
-        _create_v2_leaf(tree.mount, top, group)
+        if tree.is_v2:
+            _hand_down(directory.parent)
+    return group
 
 
 def _inherit_cpuset(group: Path) -> None:
@@ -109,12 +122,10 @@ def _inherit_cpuset(group: Path) -> None:
         (group / name).write_text((group.parent / name).read_text())
 
 
-def _create_v2_leaf(root: Path, top: Path, group: Path) -> None:
-    """In v2 a group hands controllers down only while it holds no process itself."""
-    for directory in (root, top, group):
-        for controller in (directory / "cgroup.controllers").read_text().split():
-            (directory / "cgroup.subtree_control").write_text(f"+{controller}")
-    (group / "init").mkdir(exist_ok=True)
+def _hand_down(group: Path) -> None:
+    """Let the groups below have all controllers of a v2 group."""
+    controllers = (group / "cgroup.controllers").read_text().split()
+    (group / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in controllers))
 
 
 def _try_remove(top: Path) -> bool:

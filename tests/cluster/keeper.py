@@ -123,11 +123,11 @@ class Keeper:
             own_tree(here.home / user, uid)
         here.shared.mkdir()
         here.shared.chmod(0o1777)
-        if self.settings.install:
+        if self.settings.install and not layer.is_in(self.root):
             here.layer.mkdir()
             self.lower = (layer.build(self.root, here.layer, REPOSITORY, progress), self.root)
         v2 = any(tree.is_v2 for tree in cgroups.hierarchies())
-        conf.write(self.settings, here.layer / "upper", here.conf, v2=v2)
+        conf.write(self.settings, self.lower[0], here.conf, v2=v2)
 
     def redirect(self) -> None:
         """From now on nobody reads the pipes."""

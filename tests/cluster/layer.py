@@ -24,6 +24,11 @@ exec chroot "$2/merged" make -C /src install PREFIX=/usr SYSCONFDIR=/etc BUILD=/
 """
 
 
+def is_in(root: Path) -> bool:
+    """Whether this root has it: a virtual machine's was built outside of it, where that takes a second."""
+    return (root / "usr/bin/oci-criu-shim").exists()
+
+
 def build(root: Path, directory: Path, checkout: Path, progress: Progress) -> Path:
     """Install checkout into a layer over root; return the layer. Raises ClusterError with make's last lines."""
     if not (checkout / "Makefile").exists():

@@ -61,6 +61,7 @@ def boot(settings: Settings, instance: Instance, name: str, lower: tuple[Path, .
     process = _launch(groups, offsets, instance.log(name) / "boot.log")
     try:
         pid = _wait_until_in_namespaces(process)
+        cgroups.settle(instance.name, name, pid, process.pid)
         _say(process, json.dumps(asdict(_plan(settings, instance, name, lower))))
         network.connect(name, pid, index)
         _say(process, "go")

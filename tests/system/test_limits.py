@@ -11,10 +11,10 @@ from tests.system.support import Life, Site
 CPU = {"shares": 512, "quota": 50000, "period": 100000}
 LIMITS = {"memory": {"limit": 300 << 20}, "pids": {"limit": 55}, "cpu": CPU}
 DEVICES = [{"allow": False, "access": "rwm"}, {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "rw"}]
-FILES = (
-    *("memory/memory.limit_in_bytes", "pids/pids.max", "cpu/cpu.shares", "cpu/cpu.cfs_quota_us"),
-    "devices/devices.list",
-)
+FILES = {
+    1: ("memory.limit_in_bytes", "pids.max", "cpu.shares", "cpu.cfs_quota_us", "devices.list"),
+    2: ("memory.max", "pids.max", "cpu.weight", "cpu.max"),
+}
 
 
 def groups(life: Life) -> dict[str, Any]:
@@ -22,11 +22,11 @@ def groups(life: Life) -> dict[str, Any]:
     pid = life.state()["pid"]
     lines = life.site.exec(["cat", f"/proc/{pid}/cgroup"]).stdout.splitlines()
     paths = dict(line.split(":", 2)[1:] for line in lines)
-    found: dict[str, Any] = {"paths": paths}
-    for name in FILES:
-        controller, file = name.split("/")
-        text = life.site.exec(["cat", f"/sys/fs/cgroup/{controller}{paths[controller]}/{file}"]).stdout
-        found[name] = sorted(text.split("\n"))
+    v1 = "memory" in paths
+    found: dict[str, Any] = {"path": paths["memory" if v1 else ""]}
+    for name in FILES[1 if v1 else 2]:
+        directory = f"/sys/fs/cgroup/{name.split('.')[0] if v1 else ''}{found['path']}"
+        found[name] = sorted(life.site.exec(["cat", f"{directory}/{name}"]).stdout.split("\n"))
     return found
 
 
@@ -42,8 +42,8 @@ def test_limits(site: Site, configured: str) -> None:
         life.run()
         life.look()
         before = groups(life)
-        assert before["paths"]["memory"] == path
-        assert before["pids/pids.max"] == ["", "55"]
+        assert before["path"] == path
+        assert before["pids.max"] == ["", "55"]
         for _ in range(2):
             life.checkpoint()
             life.restore()
