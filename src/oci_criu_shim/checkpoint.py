@@ -100,6 +100,24 @@ def take(
     return taken
 
 
+def pre_dump(container: Container, pid: int, directory: Directory, helper: str | None, options: dict[str, Any]) -> None:
+    """Write the memory of `container`, which runs on, to `directory`: a checkpoint that is built upon it is left with
+    what changed meanwhile. ShimError or OSError where that fails."""
+    record = container.load()
+    preflight.check(pid, Bundle(record["bundle"], record["config"]))
+    connection, stage = client.connect(helper), directory.stage()
+    with stage:
+        directories = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (stage.images, directory.work)]
+        descriptors = [os.pidfd_open(pid), *directories]
+        try:
+            client.dump(connection, options, descriptors, lambda _: None)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            connection.close()
+        stage.keep()
+
+
 def _commit(
     container: Container,
     pid: int,

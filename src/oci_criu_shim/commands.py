@@ -153,9 +153,14 @@ def checkpoint(call: Invocation) -> int:
     task = job.of(found.environment())
     helper = job.helper_socket(container.root, task) if task else None
     elsewhere = "page_server" in options and "lazy_pages" not in options
-    directory = Directory(call.value("image-path") or "checkpoint", call.value("work-path"), elsewhere)
+    places = call.value("image-path") or "checkpoint", call.value("work-path")
+    directory = Directory(*places, elsewhere, call.value("parent-path"))
     serves = requested.serves(call)
     directory.prepare()
+    if call.flag("pre-dump"):
+        checkpointing.pre_dump(container, pid, directory, helper, options)
+        call.log.event(f"pre-dumped {container.name} to {directory.path}")
+        return 0
     taken = checkpointing.take(container, pid, directory, helper, "demand", options, serves=serves)
     call.log.event(f"checkpointed {container.name} to {taken.describe()}")
     if not options["leave_running"]:

@@ -120,6 +120,17 @@ def make_directories(path: str) -> None:
         make_directories(path)
 
 
+def link_tree(source: str, target: str) -> None:
+    """Make the directory `target`, of hard links to the files below `source`."""
+    os.mkdir(target, 0o700)
+    for name in os.listdir(source):
+        place, linked = os.path.join(source, name), os.path.join(target, name)
+        if os.path.isdir(place):
+            link_tree(place, linked)
+        else:
+            os.link(place, linked)
+
+
 def tree_size(path: str) -> int:
     """The bytes of all regular files below `path`; what can't be read counts as nothing."""
     total = 0

@@ -24,9 +24,11 @@ LOCKS = {"iptables": "IPTABLES", "nftables": "NFTABLES", "skip": "SKIP"}
 def dump(call: Invocation, bundle: Bundle, backend: str) -> dict[str, Any]:
     """The options of the worker's request (worker.check())."""
     _check_cgroup_mode(call)
-    if call.flag("pre-dump") or call.value("parent-path"):
-        _refuse_pre_dump()
     asked: dict[str, Any] = {"leave_running": call.flag("leave-running")}
+    pre_dump, incremental = call.flag("pre-dump"), bool(call.value("parent-path"))
+    if pre_dump or incremental:
+        _require_tracking()
+        asked |= {"track_mem": True, "pre_dump": pre_dump, "incremental": incremental}
     if os.geteuid():
         _require_root(call)
         return asked
@@ -114,7 +116,8 @@ def _check_cgroup_mode(call: Invocation) -> None:
         raise ShimError(f"--manage-cgroups-mode is {', '.join(CGROUP_MODES)}, not {mode!r}")
 
 
-def _refuse_pre_dump() -> None:
+def _require_tracking() -> None:
+    """Raise ShimError where this kernel does not tell CRIU which memory was written since a dump."""
     from oci_criu_shim import criu, process
 
     log = os.open("/dev/null", os.O_WRONLY)
@@ -125,8 +128,10 @@ def _refuse_pre_dump() -> None:
         swrk.close()
         os.close(log)
     if not tracked:
-        raise ShimError("a pre-dump needs a kernel that tracks what memory is written (soft-dirty): this one doesn't")
-    raise ShimError("pre-dumps are not made yet", "take a whole checkpoint: leave out --pre-dump and --parent-path")
+        raise ShimError(
+            "a pre-dump needs a kernel that tracks what memory is written (soft-dirty): this one doesn't",
+            "take a whole checkpoint: leave out --pre-dump and --parent-path",
+        )
 
 
 def _require_root(call: Invocation) -> None:

@@ -91,3 +91,30 @@ def test_one_that_is_not_whole(tmp_path: Path) -> None:
     (tmp_path / "core-1.img").write_text("")
     with pytest.raises(ShimError, match=r"core-1.img has 0 bytes, not 10"):
         Directory(str(tmp_path)).read()
+
+
+def test_upon_a_pre_dump(tmp_path: Path) -> None:
+    for number in (1, 2):  # the second takes the place of the first
+        pre = Directory(str(tmp_path / "pre"))
+        pre.prepare()
+        with (stage := pre.stage()):
+            (Path(stage.images) / "pages-1.img").write_text(f"memory {number}")
+            stage.keep()
+        assert names(tmp_path / "pre") == {"pages-1.img"}
+        place = Directory(str(tmp_path / "images"), parent="../pre")
+        place.prepare()
+        with place.stage() as upon:
+            upon.commit(fill(upon, "core-1.img"))
+        found = place.read()
+        assert found is not None and "parent/pages-1.img" in found.manifest["files"]
+        assert (tmp_path / "images/parent/pages-1.img").read_text() == f"memory {number}"
+    take(tmp_path / "images")
+    assert "parent" not in names(tmp_path / "images")
+
+
+def test_upon_one_that_is_not_there(tmp_path: Path) -> None:
+    place = Directory(str(tmp_path / "images"), parent="../pre")
+    place.prepare()
+    with pytest.raises(ShimError, match="cannot build upon"):
+        place.stage()
+    assert not names(tmp_path / "images")

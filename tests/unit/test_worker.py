@@ -23,9 +23,11 @@ def fds(tmp_path: Path) -> Iterator[list[int]]:
         os.close(descriptor)
 
 
-@pytest.mark.parametrize("leave_running", [True, False])
-def test_taken(fds: list[int], leave_running: bool) -> None:
-    assert worker.check({**GOOD, "leave_running": leave_running}, fds) == {"leave_running": leave_running}
+@pytest.mark.parametrize("name", ["leave_running", "track_mem", "incremental", "pre_dump"])
+@pytest.mark.parametrize("value", [True, False])
+def test_taken(fds: list[int], name: str, value: bool) -> None:
+    asked = {"leave_running": False, name: value}
+    assert worker.check({"op": "dump", **asked}, fds) == asked
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,8 @@ def test_taken(fds: list[int], leave_running: bool) -> None:
         {**GOOD, "leave_running": 1},
         {**GOOD, "leave_running": "true"},
         {**GOOD, "leave_running": None},
+        {**GOOD, "pre_dump": "parent"},
+        {**GOOD, "incremental": "../other"},
         {**GOOD, "pid": 1},
         {**GOOD, "options": {"shell_job": True}},
     ],

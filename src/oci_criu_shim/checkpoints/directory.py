@@ -4,6 +4,7 @@
                /descriptors.json   where the three standard streams led
                /manifest.json      ours, written last; images of other runtimes have none
                /checksums.json     added after the commit: see integrity.py
+               /parent/            with --parent-path: hard links to that dump's files, which CRIU reads too
 
 A dump is staged below the directory, and its files are moved up when it is complete: one that fails leaves what was
 there before.
@@ -26,6 +27,7 @@ INVENTORY = "inventory.img"  # without it, nobody takes the rest for a checkpoin
 DESCRIPTORS = "descriptors.json"
 MEMORY = ("pages-", "pagemap-")
 STAGE = ".stage."
+PARENT = "parent"
 
 
 class Images(store.Checkpoint):
@@ -44,6 +46,13 @@ class Stage(store.Stage):
         self.directory = directory
         self.path = self.images = path
         self.work = directory.work
+        try:
+            if directory.parent:
+                files.link_tree(directory.parent, os.path.join(path, PARENT))
+        except OSError as error:
+            files.remove_tree(path)
+            hint = "--parent-path is a pre-dump on the same file system, as seen from --image-path"
+            raise ShimError(f"cannot build upon {directory.parent}: {error}", hint) from None
         self.writeback = Writeback(path)
         self.committed = None
 
@@ -53,7 +62,8 @@ class Stage(store.Stage):
 
     def sizes(self) -> dict[str, int]:
         """{name: bytes} of what was written so far."""
-        return {name: os.stat(os.path.join(self.path, name)).st_size for name in sorted(os.listdir(self.path))}
+        found = [os.path.join(place, name) for place, _, names in os.walk(self.path) for name in names]
+        return {os.path.relpath(path, self.path): os.stat(path).st_size for path in sorted(found)}
 
     def commit(self, manifest: dict[str, Any]) -> store.Checkpoint:
         """Flush everything, then put it in the place of what is in the directory. OSError: it is no checkpoint."""
@@ -63,12 +73,20 @@ class Stage(store.Stage):
         self.committed = Images(self.directory.path, manifest)
         return self.committed
 
+    def keep(self) -> None:
+        """Put a pre-dump there: no checkpoint, but what one can be built upon."""
+        self.writeback.stop()
+        self._replace(self.directory.path)
+
     def _replace(self, target: str) -> None:
         for name in sorted(os.listdir(target), key=lambda name: name not in (store.MANIFEST, INVENTORY)):
             if self.directory.elsewhere and name.startswith(MEMORY):
                 continue
             if name.endswith(".img") or name in (store.MANIFEST, DESCRIPTORS, integrity.CHECKSUMS):
                 files.remove_if_there(os.path.join(target, name))
+        if os.path.islink(parent := os.path.join(target, PARENT)):  # crun's
+            os.unlink(parent)
+        files.remove_tree(parent)
         for name in sorted(os.listdir(self.path), key=lambda name: (name == store.MANIFEST, name == INVENTORY)):
             os.rename(os.path.join(self.path, name), os.path.join(target, name))
         files.sync_directory(target)
@@ -77,12 +95,16 @@ class Stage(store.Stage):
 class Directory:
     """The checkpoint in the directory `path`; `work` is for CRIU's log and statistics, `path` itself by default.
 
-    Where memory goes `elsewhere`, to a page server, that may write to `path`, too.
+    Where memory goes `elsewhere`, to a page server, that may write to `path`, too. `parent`, as seen from `path`, is a
+    pre-dump that the checkpoint is built upon.
     """
 
-    def __init__(self, path: str, work: str | None = None, elsewhere: bool = False) -> None:
+    def __init__(
+        self, path: str, work: str | None = None, elsewhere: bool = False, parent: str | None = None
+    ) -> None:
         self.elsewhere = elsewhere
         self.path = os.path.abspath(path)
+        self.parent = parent and os.path.join(self.path, parent)
         self.work = os.path.abspath(work or path)
 
     def prepare(self) -> None:

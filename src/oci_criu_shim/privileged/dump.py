@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 LOG = "dump.log"
 NS_GET_OWNER_UID = 0xB704  # linux/nsfs.h
 GHOST_LIMIT = 1 << 30  # deleted files that are still open are kept up to this size, in bytes
+PARENT = "parent"  # below the images: what a dump finds there unchanged, it leaves out (CRIU's name)
+OURS = ("network", "for", "page_server", "pre_dump", "incremental")  # what is no field of CRIU's request
 # Made once every task is frozen and known: the first image that tells so.
 FROZEN_MARK = "files.img"
 CONNECT_SECONDS = 10.0
@@ -124,7 +126,9 @@ def options(
         # Docker pauses a container for its checkpoint. CRIU thaws it, since it could not see into the frozen.
         **({"freeze_cgroup": frozen} if frozen else {}),
         **_page_server(asked),
-        **{name: value for name, value in asked.items() if name not in ("network", "for", "page_server")},
+        # It is in the images' directory already, where CRIU would make a link to it.
+        **({"parent_img": PARENT} if asked.get("incremental") else {}),
+        **{name: value for name, value in asked.items() if name not in OURS},
     }
 
 
@@ -205,7 +209,7 @@ def dump(
 
     When all is written and everything still frozen, `commit` is told of it; where it returns
     False, or raises, the container runs on as if nothing had been. After it, where memory is handed out lazily,
-    `serves` is called once that can be asked for.
+    `serves` is called once that can be asked for. A pre-dump, of memory alone, asks for none.
     """
     found = mounts.external(mounts.read(target.pid), mounts.read())
     if asked.get("for") == "runc":
@@ -237,7 +241,8 @@ def dump(
             return False
 
     try:
-        response = ready.swrk.request("DUMP", options(target, directories, asked, found), notified)
+        kind = "SINGLE_PRE_DUMP" if asked.get("pre_dump") else "DUMP"
+        response = ready.swrk.request(kind, options(target, directories, asked, found), notified)
     finally:
         watch.stop.set()
         if len(directories) > 1:

@@ -31,7 +31,7 @@ def _is_server(value: object) -> bool:
 
 
 # What anybody may ask for, and what root may besides: his containers can reach out of themselves in any case.
-OPTIONS: dict[str, Values] = {"leave_running": FLAG}
+OPTIONS: dict[str, Values] = dict.fromkeys(("leave_running", "track_mem", "incremental", "pre_dump"), FLAG)
 ROOTS: dict[str, Values] = {
     "tcp_established": FLAG,
     "ext_unix_sk": FLAG,
