@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from .errors import ClusterError
+from .waiting import PATIENCE
 
 File = int | IO[bytes] | None
 
@@ -62,7 +63,7 @@ def run(
     stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
     with spawn(argv, stdin=stdin, cwd=cwd) as child:
         try:
-            out, err = child.communicate(None if input is None else input.encode(), timeout)
+            out, err = child.communicate(None if input is None else input.encode(), timeout and timeout * PATIENCE)
         except BaseException:
             child.kill()
             raise

@@ -32,7 +32,7 @@ MACHINE = Recipe(
 """What runs the machine, and what runs in it."""
 
 HOST = Path(__file__).with_name("host.sh")
-COMMAND = "exec env PYTHONPATH=/src PYTHONDONTWRITEBYTECODE=1 {command}"
+COMMAND = "exec env PYTHONPATH=/src PYTHONDONTWRITEBYTECODE=1 OCI_CRIU_SHIM_PATIENCE=10 {command}"
 
 
 def run(command: Sequence[str], progress: Progress, output: File = None) -> int:

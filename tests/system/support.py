@@ -14,6 +14,7 @@ from typing import Any
 from tests.cluster import Cluster, wait_for
 from tests.cluster.bundle import make_bundle
 from tests.cluster.settings import REPOSITORY
+from tests.cluster.waiting import PATIENCE
 
 PROGRAMS = REPOSITORY / "tests/programs"
 SHIM = "/usr/bin/oci-criu-shim"
@@ -119,15 +120,15 @@ class Life:
     def run(self) -> None:
         self._start("run", "--bundle", self.bundle, self.name)
 
-    def restore(self) -> None:
-        self._start("restore", "--image-path", self.images, "--bundle", self.bundle, self.name)
+    def restore(self, *options: str) -> None:
+        self._start("restore", "--image-path", self.images, "--bundle", self.bundle, *options, self.name)
 
     def checkpoint(self, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """The container ends by it, unless an option says otherwise."""
         argv = self.argv("checkpoint", "--image-path", self.images, *options, self.name)
         done = self.site.exec(argv, self.user, check)
         if self.process and done.returncode == 0 and "--leave-running" not in options:
-            self.process.communicate(timeout=20)
+            self.process.communicate(timeout=20 * PATIENCE)
         return done
 
     def look(self) -> dict[str, Any]:
@@ -147,7 +148,7 @@ class Life:
     def end(self) -> int:
         """Its input ends, and so does it; its status."""
         assert self.process
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=20 * PATIENCE)
         return self.process.returncode
 
     def said(self) -> str:
@@ -159,7 +160,7 @@ class Life:
         self.site.exec(self.argv("delete", "--force", self.name), self.user, check=False)
         if self.process:
             self.process.kill()
-            self.process.communicate(timeout=20)
+            self.process.communicate(timeout=20 * PATIENCE)
         wait_for(lambda: not self.site.exec(["pgrep", "-f", f"{self.name}$"], check=False).stdout, 10, "its end")
 
     def _start(self, *words: str) -> None:

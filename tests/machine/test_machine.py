@@ -1,0 +1,43 @@
+"""What this machine's kernel has not, in a virtual machine that has it: control groups of version 2 alone, AppArmor,
+memory tracking, NFS. The tests in it are those of tests/kernel, and some of other rooms; each file of them is one here.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.bundle import quiet
+from tests.machine.machine import run
+
+CHOSEN = (
+    "tests/slurm/test_preemption.py::test_preempted_once[batch]",
+    "tests/system/test_limits.py",
+    "tests/system/test_configured.py",
+    "tests/kernel/test_apparmor.py",
+    "tests/kernel/test_crun.py",
+    "tests/kernel/test_nfs.py",
+    "tests/kernel/test_pre_dump.py",
+)
+PYTEST = ("python3", "-m", "pytest", "-v", "--color=no", "--override-ini=timeout=1200", "-p", "no:cacheprovider")
+KINDS = ("-k", "not (root-full or bob-full or shared)")  # of test_configured.py, one: all is emulated
+FILES = dict.fromkeys(name.partition("::")[0] for name in CHOSEN)
+
+
+@pytest.fixture(scope="module")
+def said() -> Iterator[str]:
+    """What pytest said in the machine."""
+    with tempfile.TemporaryFile("w+") as output:
+        run([*PYTEST, *KINDS, *CHOSEN], quiet, output.fileno())
+        output.seek(0)
+        yield output.read()
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("file", FILES)
+def test_file(said: str, file: str) -> None:
+    found = re.findall(rf"^{re.escape(file)}::(\S+) +([A-Z]+)", said, re.MULTILINE)
+    assert found and {outcome for _, outcome in found} == {"PASSED"}, said
