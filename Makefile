@@ -14,7 +14,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 help:
 	@echo 'make demo     a job on a small Slurm cluster is preempted, and goes on elsewhere (root)'
-	@echo 'make test     all tests: check, the plugin, conformance to OCI, containers on a node, a live Slurm cluster (root)'
+	@echo 'make test     all tests: check, the plugin, conformance to OCI, containers on a node, a live Slurm cluster, another kernel (root)'
 	@echo 'make bench    measure start-up and preemption: BENCH=startup for one of them (root)'
 	@echo 'make check    linters, types and unit tests: seconds, no root'
 	@echo 'make install  install on this node: PREFIX=$(PREFIX) SYSCONFDIR=$(SYSCONFDIR) DESTDIR=$(DESTDIR)'
@@ -34,7 +34,7 @@ check: $(VENV)/.ready
 test: check
 	$(AS_ROOT) $(abspath $(RUN)) -B -m tests.spank
 	$(AS_ROOT) $(abspath $(RUN)) -B -m pytest -p no:cacheprovider -n 4 --dist loadfile \
-		tests/conformance tests/system tests/slurm tests/engines
+		tests/machine tests/conformance tests/system tests/slurm tests/engines
 
 demo: $(VENV)/.ready
 	@$(AS_ROOT) $(abspath $(RUN)) -B -m tests.demo
