@@ -155,6 +155,7 @@ def errors(log: str, limit: int = 6) -> list[str]:
 
 # What CRIU says -> what it means for a container here. The first that fits is shown.
 MEANINGS = (
+    (r"Tracking memory is not available", "the kernel must be one that tracks what memory is written (soft-dirty)"),
     (r"io_uring", "a process uses io_uring, which CRIU cannot dump"),
     (r"doesn't live in IPC ns", "a process uses System V shared memory of the node: use an ipc namespace"),
     (r"infiniband|uverbs", "a process uses InfiniBand verbs, which CRIU cannot dump"),

@@ -27,7 +27,6 @@ def dump(call: Invocation, bundle: Bundle, backend: str) -> dict[str, Any]:
     asked: dict[str, Any] = {"leave_running": call.flag("leave-running")}
     pre_dump, incremental = call.flag("pre-dump"), bool(call.value("parent-path"))
     if pre_dump or incremental:
-        _require_tracking()
         asked |= {"track_mem": True, "pre_dump": pre_dump, "incremental": incremental}
     if os.geteuid():
         _require_root(call)
@@ -114,24 +113,6 @@ def _check_cgroup_mode(call: Invocation) -> None:
     mode = call.value("manage-cgroups-mode")
     if mode is not None and mode not in CGROUP_MODES:
         raise ShimError(f"--manage-cgroups-mode is {', '.join(CGROUP_MODES)}, not {mode!r}")
-
-
-def _require_tracking() -> None:
-    """Raise ShimError where this kernel does not tell CRIU which memory was written since a dump."""
-    from oci_criu_shim import criu, process
-
-    log = os.open("/dev/null", os.O_WRONLY)
-    swrk = criu.start(process.ENVIRONMENT, log)
-    try:
-        tracked = swrk.features("mem_track")["mem_track"]
-    finally:
-        swrk.close()
-        os.close(log)
-    if not tracked:
-        raise ShimError(
-            "a pre-dump needs a kernel that tracks what memory is written (soft-dirty): this one doesn't",
-            "take a whole checkpoint: leave out --pre-dump and --parent-path",
-        )
 
 
 def _require_root(call: Invocation) -> None:
