@@ -71,6 +71,8 @@ def mount_devices(dev: Path) -> None:
 def mount_kernel(root: Path, hierarchies: tuple[tuple[str, ...], ...]) -> None:
     linux.mount("proc", root / "proc", "proc", SAFE)
     linux.mount("sysfs", root / "sys", "sysfs", SAFE)
+    if Path("/sys/kernel/security/apparmor").exists():
+        linux.mount("securityfs", root / "sys/kernel/security", "securityfs", SAFE)
     linux.mount("run", root / "run", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755")
     top = root / "sys/fs/cgroup"
     if not all(hierarchies):
