@@ -31,6 +31,14 @@ def quiet(_: str) -> None:
     """Progress of no interest."""
 
 
+def become(user: str, cwd: str | None) -> tuple[str, ...]:
+    """Prefix of an argv: the program is the user's, in a directory of his."""
+    home = cwd or ("/root" if user == "root" else f"/home/{user}")
+    # Killing nsenter from outside must not leave the program behind: it is in another pid namespace.
+    words = ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--reset-env", "--pdeathsig=KILL")
+    return (*words, "--", "env", f"--chdir={home}", "LANG=C.UTF-8")
+
+
 @dataclass(frozen=True)
 class Cluster(Settings):
     """A cluster by its parameters. As a context manager it is up inside the block and nothing is left after it."""
@@ -90,13 +98,8 @@ class Cluster(Settings):
 
     def argv(self, node: str, argv: Sequence[str], user: str = "alice", cwd: str | None = None) -> list[str]:
         """The host's command line that runs argv in all namespaces and control groups of a node as user."""
-        pid = self.node_pid(node)
-        groups = cgroups.groups(self.name, node)
-        home = cwd or ("/root" if user == "root" else f"/home/{user}")
-        # Killing nsenter from outside must not leave the program behind: it is in another pid namespace.
-        become = ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--reset-env", "--pdeathsig=KILL")
-        inside = ("nsenter", f"--target={pid}", "--all", "--", *become, "--", "env", f"--chdir={home}", "LANG=C.UTF-8")
-        return [*cgroups.enter(groups), *inside, *argv]
+        inside = ("nsenter", f"--target={self.node_pid(node)}", "--all", "--")
+        return [*cgroups.enter(cgroups.groups(self.name, node)), *inside, *become(user, cwd), *argv]
 
     def exec(
         self,

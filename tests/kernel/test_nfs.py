@@ -20,63 +20,42 @@ mount -t nfsd nfsd /proc/fs/nfsd
 exportfs -o rw,fsid=0,sync,insecure,no_subtree_check,root_squash 127.0.0.1:{EXPORT}
 rpc.nfsd --no-nfs-version 3 --grace-time 10 --lease-time 10 2
 """
-# Where the cluster's nodes have none of NFS's programs.
-MOUNT = """
-import ctypes, os
-libc = ctypes.CDLL(None, use_errno=True)
-if libc.mount(b"127.0.0.1:/", b"/mnt", b"nfs4", 0, b"vers=4.2,addr=127.0.0.1,clientaddr=127.0.0.1"):
-    raise OSError(ctypes.get_errno(), "mount")
-"""
 ALICE = ("setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--")
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    """Not taken down: the machine is gone after the tests."""
+def place() -> Iterator[str]:
+    """A directory of alice's. The server is not taken down: the machine is gone after the tests."""
     subprocess.run(["sh", "-c", SERVER], check=True)
     with subprocess.Popen(["rpc.mountd", "--no-nfs-version", "3", "--foreground"]) as exporter:
-        yield
+        subprocess.run(["mount", "-t", "nfs4", "127.0.0.1:/", "/mnt"], check=True)
+        yield "/mnt/alice"
         exporter.kill()
 
 
-@pytest.fixture(scope="module")
-def here(server: None) -> str:
-    """alice's directory, as seen by this process."""
-    subprocess.run(["python3", "-c", MOUNT], check=True)
-    return "/mnt/alice"
-
-
-@pytest.fixture(scope="module")
-def there(server: None, site: Site) -> str:
-    """alice's directory on the node, which reaches the server through this machine's network."""
-    namespace = f"--mount=/proc/{site.cluster.node_pid(site.node)}/ns/mnt"
-    subprocess.run(["nsenter", namespace, "--", "python3", "-c", MOUNT], check=True)
-    return "/mnt/alice"
-
-
-def test_store(here: str) -> None:
+def test_store(place: str) -> None:
     """What its unit tests ask of it: commits, damage, pruning, writers and readers at once."""
     names = [f"tests/unit/test_{name}.py" for name in ("store", "integrity", "directory", "files")]
-    argv = ["python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={here}/unit", *names]
+    argv = ["python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={place}/unit", *names]
     done = subprocess.run([*ALICE, *argv], stdout=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 0 and " passed" in done.stdout and "skipped" not in done.stdout, done.stdout
 
 
 @pytest.fixture
-def life(site: Site, there: str) -> Iterator[Life]:
+def life(site: Site, place: str) -> Iterator[Life]:
     """A container of alice's with its bundle, and so its checkpoint, on NFS."""
     site.counter += 1
-    life = Life(site, "alice", f"c{site.counter}", f"{there}/bundle{site.counter}", site.spec("alice"))
+    life = Life(site, "alice", f"c{site.counter}", f"{place}/bundle{site.counter}", site.spec("alice"))
     life.write()
     with site.lending("alice"):
         yield life
         life.stop()
 
 
-def test_restored(life: Life, site: Site, there: str) -> None:
+def test_restored(life: Life, site: Site, place: str) -> None:
     life.run()
     before = life.look()
-    assert site.exec(["ls", there], check=False).returncode  # this node's root is nobody there
+    assert site.exec(["ls", place], check=False).returncode  # this node's root is nobody there
     for _ in range(2):
         life.checkpoint()
         life.restore()
@@ -84,18 +63,18 @@ def test_restored(life: Life, site: Site, there: str) -> None:
     assert life.end() == 0
 
 
-def test_full(life: Life, site: Site, there: str) -> None:
+def test_full(life: Life, site: Site, place: str) -> None:
     """The checkpoint that is there stays, and the container runs on."""
     life.run()
     life.look()
     life.checkpoint("--leave-running")
     before = site.exec(["ls", life.images], "alice").stdout
-    site.exec(["sh", "-c", f"cat /dev/zero >{there}/much"], "alice", check=False)
+    site.exec(["sh", "-c", f"cat /dev/zero >{place}/much"], "alice", check=False)
     failed = life.checkpoint(check=False)
     assert failed.returncode and "the checkpoint directory is full" in failed.stderr
     assert site.exec(["ls", life.images], "alice").stdout == before
     life.look()
-    site.exec(["rm", f"{there}/much"], "alice")
+    site.exec(["rm", f"{place}/much"], "alice")
     wait_for(lambda: life.checkpoint(check=False).returncode == 0, 20, "room for a checkpoint")
     life.restore()
     life.look()

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs the virtual machine, in mount and pid namespaces of its own: HOST.SH MACHINE NODE BUNDLE LAYER CHECKOUT COMMAND.
-# Its root is an overlay of the cached root in memory. Processors are emulated: that works everywhere.
+# Its root is one of the nodes', with the machine's below it, and what it writes is in memory: all three are of the
+# same release of Debian. Processors are emulated: that works everywhere.
 set -e
 machine=$1 node=$2 bundle=$3 layer=$4 checkout=$5 command=$6
 here=$machine/mnt
@@ -8,7 +9,8 @@ cache=$here/root/var/cache/oci-criu-shim
 
 mount -t tmpfs tmpfs "$here"
 mkdir "$here/upper" "$here/work" "$here/root"
-mount -t overlay -o "lowerdir=$machine,upperdir=$here/upper,workdir=$here/work" overlay "$here/root"
+layers="lowerdir=$layer:$node:$machine,upperdir=$here/upper,workdir=$here/work"
+mount -t overlay -o "$layers" overlay "$here/root"
 printf '%s\n' "$command" >"$here/root/command"
 
 # What it has of this machine, read-only; its nodes find the checkout installed in their root.

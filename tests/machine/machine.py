@@ -32,7 +32,8 @@ MACHINE = Recipe(
 """What runs the machine, and what runs in it."""
 
 HOST = Path(__file__).with_name("host.sh")
-COMMAND = "exec env PYTHONPATH=/src PYTHONDONTWRITEBYTECODE=1 OCI_CRIU_SHIM_PATIENCE=10 {command}"
+COMMAND = "exec env PYTHONPATH=/src PYTHONDONTWRITEBYTECODE=1 {settings} {command}"
+SETTINGS = "OCI_CRIU_SHIM_MACHINE=1 OCI_CRIU_SHIM_PATIENCE=10"  # here.py and waiting.py of the tests
 
 
 def run(command: Sequence[str], progress: Progress, output: File = None) -> int:
@@ -47,7 +48,7 @@ def run(command: Sequence[str], progress: Progress, output: File = None) -> int:
             stack.enter_context(kept(root))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="machine-", dir=DATA)))
         installed = layer.build(roots[1], scratch, REPOSITORY, progress)
-        words = COMMAND.format(command=shlex.join(command))
+        words = COMMAND.format(settings=SETTINGS, command=shlex.join(command))
         argv = [*CONTAINED, "/bin/sh", str(HOST), *map(str, (*roots, installed, REPOSITORY)), words]
         with spawn(argv, stdout=output, stderr=subprocess.STDOUT if output else None) as machine:
             return machine.wait()

@@ -8,12 +8,18 @@ import pytest
 
 from tests import NAME
 from tests.cluster import Cluster
+from tests.machine.here import INSIDE, Here
 from tests.system.support import Site
 
 
 @pytest.fixture(scope="session")
 def site() -> Iterator[Site]:
+    if INSIDE:
+        made = Site(Here("here"))
+        made.prepare("alice")
+        yield made
+        return
     with Cluster(f"{NAME}-system", nodes=1) as running:
         made = Site(running)
-        made.prepare()
+        made.prepare("alice", "bob")
         yield made

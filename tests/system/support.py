@@ -31,10 +31,10 @@ class Site:
     counter: int = 0
     jobs: int = 1  # that number is for tests that name it
 
-    def prepare(self) -> None:
+    def prepare(self, *users: str) -> None:
         """What every bundle needs; the programs are in the root file system."""
-        for user, uid in USERS.items():
-            bundle = make_bundle(self.cluster.home / user / "base", uid, uid)
+        for user in users:
+            bundle = make_bundle(self.cluster.home / user / "base", USERS[user], USERS[user])
             for program in PROGRAMS.glob("*.py"):
                 shutil.copy(program, bundle / "rootfs")
             (bundle / "rootfs/usr/games").mkdir(exist_ok=True)
