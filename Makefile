@@ -34,7 +34,8 @@ check: $(VENV)/.ready
 test: check
 	$(AS_ROOT) $(abspath $(RUN)) -B -m tests.spank
 	$(AS_ROOT) $(abspath $(RUN)) -B -m pytest -p no:cacheprovider -n 4 --dist loadfile \
-		tests/machine tests/conformance tests/system tests/slurm tests/engines
+		tests/conformance tests/system tests/slurm tests/engines
+	$(AS_ROOT) $(abspath $(RUN)) -B -m pytest -p no:cacheprovider tests/machine
 
 demo: $(VENV)/.ready
 	@$(AS_ROOT) $(abspath $(RUN)) -B -m tests.demo

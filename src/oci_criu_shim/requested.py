@@ -25,13 +25,13 @@ def dump(call: Invocation, bundle: Bundle, backend: str) -> dict[str, Any]:
     """The options of the worker's request (worker.check())."""
     _check_cgroup_mode(call)
     asked: dict[str, Any] = {"leave_running": call.flag("leave-running")}
-    pre_dump, incremental = call.flag("pre-dump"), bool(call.value("parent-path"))
-    if pre_dump or incremental:
-        asked |= {"track_mem": True, "pre_dump": pre_dump, "incremental": incremental}
     if os.geteuid():
         _require_root(call)
         return asked
     asked |= _page_server(call)
+    pre_dump, incremental = call.flag("pre-dump"), bool(call.value("parent-path"))
+    if pre_dump or incremental:
+        asked |= {"track_mem": True, "pre_dump": pre_dump, "incremental": incremental}
     asked["network"] = "joined" if bundle.namespaces.get("network") else "dumped"
     asked["for"] = "runc" if backend == "runc" else "crun"  # who else is to understand the images
     return asked | _common(call)
@@ -116,7 +116,8 @@ def _check_cgroup_mode(call: Invocation) -> None:
 
 
 def _require_root(call: Invocation) -> None:
-    """A user's dump and restore have no right to what these options are about."""
-    for name in (*FLAGS, "tcp-close", "page-server"):
+    """A user's dump and restore have no right to what these options are about. CRIU 4.2 can't track memory for one: it
+    opens /proc/PID/clear_refs, which is only written to, for reading as well (do_task_reset_dirty_track() in mem.c)."""
+    for name in (*FLAGS, "tcp-close", "page-server", "pre-dump", "parent-path"):
         if call.flag(name):
             raise ShimError(f"--{name} is for root's containers only", "leave it out")

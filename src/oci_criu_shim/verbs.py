@@ -108,8 +108,8 @@ CHECKPOINT = (
     IMAGES,
     Option("--leave-running -R", "", "let it run on afterwards"),
     *REACHING_OUT,
-    Option("--pre-dump", "", "memory only, and it runs on; needs a kernel that tracks what is written"),
-    Option("--parent-path", "DIR", "only memory that changed since this pre-dump, named as seen from --image-path"),
+    Option("--pre-dump", "", "memory only, and it runs on: where the kernel tracks what is written (root)"),
+    Option("--parent-path", "DIR", "only memory that changed since this pre-dump, as seen from --image-path (root)"),
     Option("--page-server", "ADDRESS:PORT", "send memory to this `criu page-server` (root)"),
     Option("--status-fd", "N", "write a null byte to this descriptor once lazy pages can be fetched"),
 )

@@ -40,6 +40,8 @@ def bundle(*namespaces: dict[str, str]) -> Bundle:
         (("--tcp-established",), {"tcp_established": True, "network_lock": "NFTABLES"}),
         (("--tcp-established", "--network-lock=skip"), {"tcp_established": True, "network_lock": "SKIP"}),
         (("--ext-unix-sk", "--shell-job"), {"ext_unix_sk": True, "shell_job": True}),
+        (("--pre-dump",), {"track_mem": True, "pre_dump": True, "incremental": False}),
+        (("--parent-path=../pre",), {"track_mem": True, "pre_dump": False, "incremental": True}),
         (("--page-server=host:1",), {"page_server": ["host", 1]}),
         (("--page-server=[::1]:27",), {"page_server": ["::1", 27]}),
     ],
@@ -122,5 +124,7 @@ def test_a_users(monkeypatch: pytest.MonkeyPatch) -> None:
         requested.dump(call("checkpoint", "--shell-job"), bundle(), "crun")
     with pytest.raises(ShimError, match="--page-server is for root's containers only"):
         requested.dump(call("checkpoint", "--page-server=host:1"), bundle(), "crun")
+    with pytest.raises(ShimError, match="--parent-path is for root's containers only"):
+        requested.dump(call("checkpoint", "--parent-path=../pre"), bundle(), "crun")
     with pytest.raises(ShimError, match="--tcp-close is for root's containers only"):
         requested.restore(call("restore", "--tcp-close"))
