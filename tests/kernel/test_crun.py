@@ -20,6 +20,10 @@ class Crun(Life):
     def argv(self, *words: str) -> list[str]:
         return ["crun", "--root", "/run/plain-crun", *words]
 
+    def said(self) -> str:
+        errors = ["grep", "-h", "Error", f"{self.images}/restore.log"]
+        return super().said() + self.site.exec(errors, check=False).stdout
+
 
 @pytest.fixture
 def ours(site: Site) -> Iterator[Life]:

@@ -14,7 +14,7 @@ from tests.cluster.bundle import quiet
 from tests.machine.machine import run
 
 CHOSEN = (
-    "tests/slurm/test_preemption.py::test_preempted_once[batch]",
+    "tests/kernel/test_slurm.py",
     "tests/system/test_limits.py",
     "tests/system/test_configured.py",
     "tests/kernel/test_apparmor.py",
