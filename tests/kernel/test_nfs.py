@@ -27,7 +27,7 @@ ALICE = ("setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--")
 def place() -> Iterator[str]:
     """A directory of alice's. The server is not taken down: the machine is gone after the tests."""
     subprocess.run(["sh", "-c", SERVER], check=True)
-    with subprocess.Popen(["rpc.mountd", "--no-nfs-version", "3", "--foreground"]) as exporter:
+    with subprocess.Popen(["rpc.mountd", "--no-nfs-version", "2", "--no-nfs-version", "3", "--foreground"]) as exporter:
         subprocess.run(["mount", "-t", "nfs4", "127.0.0.1:/", "/mnt"], check=True)
         yield "/mnt/alice"
         exporter.kill()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.cluster import Cluster
 from tests.cluster.cluster import become
+from tests.system.support import Site
 
 INSIDE = "OCI_CRIU_SHIM_MACHINE" in os.environ
 """Whether this is the virtual machine."""
@@ -26,3 +28,11 @@ class Here(Cluster):
 
     def argv(self, node: str, argv: Sequence[str], user: str = "alice", cwd: str | None = None) -> list[str]:
         return [*become(user, cwd), *argv]
+
+
+@functools.cache
+def site() -> Site:
+    """One for all tests: each directory of them has a fixture of its own."""
+    made = Site(Here("here"))
+    made.prepare("alice")
+    return made

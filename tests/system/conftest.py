@@ -8,16 +8,14 @@ import pytest
 
 from tests import NAME
 from tests.cluster import Cluster
-from tests.machine.here import INSIDE, Here
+from tests.machine import here
 from tests.system.support import Site
 
 
 @pytest.fixture(scope="session")
 def site() -> Iterator[Site]:
-    if INSIDE:
-        made = Site(Here("here"))
-        made.prepare("alice")
-        yield made
+    if here.INSIDE:
+        yield here.site()
         return
     with Cluster(f"{NAME}-system", nodes=1) as running:
         made = Site(running)
