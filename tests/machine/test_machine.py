@@ -16,28 +16,24 @@ from tests.machine.machine import run
 CHOSEN = (
     "tests/kernel/test_slurm.py",
     "tests/system/test_limits.py",
-    "tests/system/test_configured.py",
     "tests/kernel/test_apparmor.py",
-    "tests/kernel/test_crun.py",
     "tests/kernel/test_nfs.py",
     "tests/kernel/test_pre_dump.py",
 )
 PYTEST = ("python3", "-m", "pytest", "-v", "--color=no", "--override-ini=timeout=1200", "-p", "no:cacheprovider")
-KINDS = ("-k", "not (root-full or bob-full or shared)")  # of test_configured.py, one: all is emulated
-FILES = dict.fromkeys(name.partition("::")[0] for name in CHOSEN)
 
 
 @pytest.fixture(scope="module")
 def said() -> Iterator[str]:
     """What pytest said in the machine."""
     with tempfile.TemporaryFile("w+") as output:
-        run([*PYTEST, *KINDS, *CHOSEN], quiet, output.fileno())
+        run([*PYTEST, *CHOSEN], quiet, output.fileno())
         output.seek(0)
         yield output.read()
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", CHOSEN)
 def test_file(said: str, file: str) -> None:
     found = re.findall(rf"^{re.escape(file)}::(\S+) +([A-Z]+)", said, re.MULTILINE)
     assert found and {outcome for _, outcome in found} == {"PASSED"}, said
