@@ -32,7 +32,7 @@ def said() -> Iterator[str]:
         yield output.read()
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("file", CHOSEN)
 def test_file(said: str, file: str) -> None:
     found = re.findall(rf"^{re.escape(file)}::(\S+) +([A-Z]+)", said, re.MULTILINE)
