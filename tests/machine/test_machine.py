@@ -1,5 +1,5 @@
 """What this machine's kernel has not, in a virtual machine that has it: control groups of version 2 alone, AppArmor,
-memory tracking, NFS. The tests in it are those of tests/kernel, and some of other rooms; each file of them is one here.
+memory tracking. The tests in it are those of tests/kernel, and some of other rooms; each file of them is one here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ CHOSEN = (
     "tests/kernel/test_slurm.py",
     "tests/system/test_limits.py",
     "tests/kernel/test_apparmor.py",
-    "tests/kernel/test_nfs.py",
     "tests/kernel/test_pre_dump.py",
 )
 PYTEST = ("python3", "-m", "pytest", "-v", "--color=no", "--override-ini=timeout=1200", "-p", "no:cacheprovider")
