@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -31,6 +33,7 @@ MACHINE = Recipe(
 )
 """What runs the machine, and what runs in it."""
 
+SCRATCH = "machine."
 HOST = Path(__file__).with_name("host.sh")
 COMMAND = "exec env PYTHONPATH=/src PYTHONDONTWRITEBYTECODE=1 {settings} {command}"
 SETTINGS = "OCI_CRIU_SHIM_MACHINE=1 OCI_CRIU_SHIM_PATIENCE=10"  # here.py and waiting.py of the tests
@@ -43,12 +46,20 @@ def run(command: Sequence[str], progress: Progress, output: File = None) -> int:
     """
     roots = [ensure(recipe, progress) for recipe in (MACHINE, NODE, BUNDLE)]
     DATA.mkdir(parents=True, exist_ok=True)
+    _sweep()
     with ExitStack() as stack:
         for root in roots:
             stack.enter_context(kept(root))
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="machine-", dir=DATA)))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}.", dir=DATA)))
         installed = layer.build(roots[1], scratch, REPOSITORY, progress)
         words = COMMAND.format(settings=SETTINGS, command=shlex.join(command))
         argv = [*CONTAINED, "/bin/sh", str(HOST), *map(str, (*roots, installed, REPOSITORY)), words]
         with spawn(argv, stdout=output, stderr=subprocess.STDOUT if output else None) as machine:
             return machine.wait()
+
+
+def _sweep() -> None:
+    """Remove what those left that were killed."""
+    for left in DATA.glob(f"{SCRATCH}*.*"):
+        if not Path("/proc", left.name.split(".")[1]).exists():
+            shutil.rmtree(left, ignore_errors=True)
