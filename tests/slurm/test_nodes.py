@@ -14,7 +14,7 @@ from tests.slurm.conftest import QUICK
 from tests.slurm.test_preemption import quoting
 from tests.verdict import ledger_failures
 
-WORK = Work(ticks=12)
+WORK = Work(ticks=30)
 TASKS = (0, 1)
 LATE = """\
 #!/bin/sh
