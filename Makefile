@@ -30,12 +30,11 @@ check: $(VENV)/.ready
 	$(RUN) -m mypy src tests bench
 	$(RUN) -m pytest -q tests/unit
 
-# Root's part is run by absolute names: sudo has a PATH of its own.
+# Root's part is run by absolute names: sudo has a PATH of its own. What takes longest begins first.
 test: check
 	$(AS_ROOT) $(abspath $(RUN)) -B -m tests.spank
-	$(AS_ROOT) $(abspath $(RUN)) -B -m pytest -p no:cacheprovider -n 4 --dist loadfile \
-		tests/conformance tests/system tests/slurm tests/engines
-	$(AS_ROOT) $(abspath $(RUN)) -B -m pytest -p no:cacheprovider tests/machine
+	$(AS_ROOT) $(abspath $(RUN)) -B -m pytest -p no:cacheprovider -n 5 --dist loadfile --no-loadscope-reorder \
+		tests/machine tests/slurm tests/engines tests/system tests/conformance
 
 demo: $(VENV)/.ready
 	@$(AS_ROOT) $(abspath $(RUN)) -B -m tests.demo
