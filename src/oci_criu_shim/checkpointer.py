@@ -68,7 +68,7 @@ class Checkpointer:
         what = self.schedule.due()
         if what == schedule.INTERVAL and what not in self.said:
             self.said.add(what)
-            self.log.event(f"each checkpoint of {self.task.describe()} has all of its memory: none is incremental")
+            self.log.event(f"each checkpoint of {self.task.describe()} has all of its memory: CRIU can't tell what changed")
         return what
 
     def sleep(self) -> float:
