@@ -68,7 +68,8 @@ class Checkpointer:
         what = self.schedule.due()
         if what == schedule.INTERVAL and what not in self.said:
             self.said.add(what)
-            self.log.event(f"each checkpoint of {self.task.describe()} has all of its memory: CRIU can't tell what changed")
+            text = "has all of its memory: CRIU can't tell what changed"
+            self.log.event(f"each checkpoint of {self.task.describe()} {text}")
         return what
 
     def sleep(self) -> float:

@@ -42,13 +42,13 @@ def check(pid: int, bundle: Bundle, shell_job: bool = False) -> None:
     node, inside = mounts.read(), mounts.read(pid)
     _require_own_sharing(inside, node)
     _require_no_queues(pid, inside)
-    if not shell_job:
-        _require_no_terminal(pid, inside)
     external = mounts.external(inside, node)
     if os.geteuid():
         for process in _tree(pid):
             _require_own(process)
         _require_single_binds(bundle, external, node)
+    if not shell_job:
+        _require_no_terminal(pid, inside)
     _require_one_at_a_place(inside, external)
     for entry in external:
         if entry["kind"] == "node":

@@ -54,6 +54,7 @@ class Step:
 
         ShimError where that can't be known.
         """
+        self._leave_word()
         record = None if self._runs_again() else self._recorded()
         if record and self._is_other(record):
             self._forget()
@@ -64,7 +65,7 @@ class Step:
                 f"{self.task.describe()} had finished with status {status}; not run again (--checkpoint-rerun runs it)"
             )
             return status
-        self._begin()
+        self._mark_begun()
         return None
 
     def _runs_again(self) -> bool:
@@ -101,14 +102,17 @@ class Step:
             self.log.event(f"{self.task.describe()} runs: what had finished under this number has another {other}")
         return other is not None
 
-    def _begin(self) -> None:
-        """Leave word for the job's end, and for an earlier run of the job on a node that Slurm has given up."""
+    def _leave_word(self) -> None:
+        """For the job's end, of what is kept until then."""
         job = os.path.dirname(self.store.path)
-        if not self.task.is_batch:
+        if self.task.restarts or not self.task.is_batch:
             try:
                 os.symlink(job, os.path.join(self.root, f"{KEPT}{os.stat(job).st_ino}"))
             except OSError:
                 pass  # another of the job's steps has done so
+
+    def _mark_begun(self) -> None:
+        """For an earlier run of the job, on a node that Slurm has given up."""
         if self.task.restarts and self.store.started():
             number = str(self.task.restarts).encode()
             try:
@@ -150,8 +154,8 @@ class Step:
         if not began and not self.store.numbers():
             self.store.clear()  # its program never ran
         elif began and self._ended_by_itself(status, told) and self._is_newest_run():
-            if not self.task.is_batch or self._why_it_must_go():
-                self._record(status)
+            if not self.task.is_batch or self._why_it_must_go() or (status == 0 and self.task.restarts):
+                self._record(status)  # where Slurm itself requeued a job in its grace time, it does so again at its end
             elif status == 0:
                 self._clear_job()  # the work is done; nobody needs them any more
         self._hold_nobody_up()

@@ -30,7 +30,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def site(cluster: Cluster) -> Site:
     made = Site(cluster)
-    made.prepare()
+    made.prepare("alice")
     return made
 
 

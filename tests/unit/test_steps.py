@@ -208,10 +208,20 @@ def test_a_full_disk(make: Make, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 @pytest.mark.parametrize(("status", "gone"), [(0, True), (1, False)])
 def test_a_batch_step_ends_the_job(make: Make, status: int, gone: bool) -> None:
     run(make())
-    batch = make(step="", restarts=1)
+    batch = make(step="")
     run(batch, status)
     assert os.path.exists(os.path.dirname(batch.store.path)) is not gone
-    assert make(step="", restarts=2).done() is None
+    assert make(step="", restarts=1).done() is None
+
+
+@pytest.mark.parametrize(("status", "again"), [(0, 0), (1, None)])
+def test_a_restarted_batch_step_may_be_started_once_more(make: Make, status: int, again: int | None) -> None:
+    """By Slurm, where it had requeued the job itself in its grace time."""
+    batch = make(step="", restarts=1)
+    run(batch, status)
+    later = make(step="", restarts=2)
+    assert later.done() == again
+    assert os.readlink(next(Path(later.root).glob(f"{steps.KEPT}*"))) == os.path.dirname(batch.store.path)
 
 
 @pytest.mark.parametrize(("mark", "why"), [(steps.SIGNALLED, schedule.PREEMPT), (TIME_IS_UP, schedule.TIMEOUT)])
