@@ -84,15 +84,6 @@ class Swrk:
             event = response.notify
             self._answer(notified is None or notified(event.script, event.pid))
 
-    def features(self, *names: str) -> dict[str, bool]:
-        """Which of CRIU's features `names` (its criu_features) this kernel has."""
-        request = self.rpc.criu_req()
-        request.type = self.rpc.FEATURE_CHECK
-        fill(request.features, dict.fromkeys(names, True))
-        self.socket.send(request.SerializeToString())
-        response = self._receive()
-        return {name: bool(response.success and getattr(response.features, name)) for name in names}
-
     def _receive(self) -> Any:
         data, descriptors, _, _ = socket.recv_fds(self.socket, RESPONSE, 1, socket.MSG_CMSG_CLOEXEC)
         if descriptors:
