@@ -9,6 +9,7 @@ import time
 
 from oci_criu_shim import client, criu, files, fit, groups, job, linux, preflight, stdio, written
 from oci_criu_shim.bundle import Bundle
+from oci_criu_shim.container import CHAIN
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from oci_criu_shim.chain import Chain
     from oci_criu_shim.checkpoints.directory import Directory
     from oci_criu_shim.checkpoints.store import Checkpoint, Stage, Store
     from oci_criu_shim.container import Container
@@ -34,14 +36,16 @@ class Taken:
     def facts(self) -> dict[str, object]:
         """The same as describe(), for the job's history; `at` is when it froze."""
         about = {name: self.checkpoint.manifest[name] for name in ("bytes", "reason")}
+        about |= {"written": self.checkpoint.written, "increment_of": self.checkpoint.parent}
         return {**about, "path": self.checkpoint.path, "seconds": self.seconds, "frozen": self.frozen, "at": self.at}
 
     def describe(self) -> str:
         """Where to, how big, how long, for the event line."""
-        size, dumped = self.checkpoint.manifest["bytes"] / (1 << 20), self.checkpoint.dumped / (1 << 20)
-        smaller = f", compressed to {size:.1f} MiB" if self.checkpoint.manifest.get("compressed") else ""
+        written, dumped = self.checkpoint.written / (1 << 20), self.checkpoint.dumped / (1 << 20)
+        smaller = f", compressed to {written:.1f} MiB" if written != dumped else ""
+        parent = f" more than {self.checkpoint.parent}" if self.checkpoint.parent else ""
         times = f"{self.seconds:.2f} s, frozen {self.frozen:.2f} s"
-        return f"{self.checkpoint.path} ({dumped:.1f} MiB in {times}{smaller})"
+        return f"{self.checkpoint.path} ({dumped:.1f} MiB{parent} in {times}{smaller})"
 
 
 def take(
@@ -53,16 +57,20 @@ def take(
     options: dict[str, Any] | None = None,
     connection: socket.socket | None = None,
     serves: Callable[[], None] | None = None,
+    chain: Chain | None = None,
 ) -> Taken:
     """Checkpoint `container`, whose init is `pid`, into `store`; ShimError or OSError, and it runs on, where that
     fails. `options` are of the worker's closed set (its check()). `connection` is one to the helper, where the caller
-    has it already. `serves` is called once memory that is handed out lazily can be asked for."""
+    has it already. `serves` is called once memory that is handed out lazily can be asked for. `chain` is what it may
+    be an increment of."""
     begin = time.monotonic()
     options = options or {"leave_running": False}
     record = container.load()
     bundle = Bundle(record["bundle"], record["config"])
     preflight.check(pid, bundle, options.get("shell_job", False))
     needs = fit.needs(bundle)
+    if options.get("track_mem"):
+        files.remove_if_there(container.path(CHAIN))  # it takes the kernel's marks away
     connection = connection or client.connect(helper)
     pidfd = os.pidfd_open(pid)
     committed: list[Checkpoint] = []
@@ -75,15 +83,18 @@ def take(
         stage.describe(record["config"], _podman_record(container), _streams(record))
         if options["leave_running"]:
             written.sync(pid)
+        asked = {**options, **(chain.begin(stage) if chain else {})}
 
         def commit(report: dict[str, Any]) -> None:
             if "for" in options:
                 criu.leave_groups(stage.images)
             report = {**report, "needs": needs}
+            if chain:
+                chain.check(pid, stage.images)
             committed.append(_commit(container, pid, record, stage, report, reason, options["leave_running"]))
 
         try:
-            client.dump(connection, options, [pidfd, *directories], commit, serves)
+            client.dump(connection, asked, [pidfd, *directories], commit, serves)
         except ShimError:
             if not committed or options["leave_running"] or options.get("lazy_pages"):
                 raise  # it runs on; what it did not hand out of its memory, nobody else has
@@ -97,6 +108,8 @@ def take(
             connection.close()
         taken = Taken(committed[0], time.monotonic() - begin)
     files.remove_if_there(link)
+    if chain:
+        chain.done(taken.checkpoint)
     return taken
 
 
@@ -105,6 +118,7 @@ def pre_dump(container: Container, pid: int, directory: Directory, helper: str |
     what changed meanwhile. ShimError or OSError where that fails."""
     record = container.load()
     preflight.check(pid, Bundle(record["bundle"], record["config"]))
+    files.remove_if_there(container.path(CHAIN))  # it takes the kernel's marks away
     connection, stage = client.connect(helper), directory.stage()
     with stage:
         directories = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (stage.images, directory.work)]

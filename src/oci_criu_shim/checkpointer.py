@@ -65,12 +65,7 @@ class Checkpointer:
     def due(self) -> str:
         """Why a checkpoint is due now, or schedule.LOOK; empty where nothing is."""
         self._warn()
-        what = self.schedule.due()
-        if what == schedule.INTERVAL and what not in self.said:
-            self.said.add(what)
-            text = "has all of its memory: CRIU can't tell what changed"
-            self.log.event(f"each checkpoint of {self.task.describe()} {text}")
-        return what
+        return self.schedule.due()
 
     def sleep(self) -> float:
         """For how many seconds there is nothing to ask due() for."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
 OTHERS = LETTERS | set("+.@-")
 LONGEST_ID = 200
+CHAIN = "chain.json"  # in a container's directory: chain.py
 
 
 def is_id(name: str) -> bool:

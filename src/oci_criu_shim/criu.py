@@ -12,11 +12,13 @@ from oci_criu_shim.errors import Misfit, ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
 NEEDED = (4, 2)  # older ones can't dump inet sockets on kernels from 6.16 on (SO_PASSCRED)
 RESPONSE = 1 << 20
+PAGEMAP_HEAD = 8  # bytes before the entries: two magic numbers
+PE_PARENT = 1  # of an entry's flags (criu/include/pagemap.h)
 ERROR_LINE = re.compile(r"^(?:\(\d+\.\d+\))?\s*(?:pie: )?(?:\d+: )?(Error .*)$")
 # Debian's packages of pycriu and jsonschema, for a Python that was started without `site`.
 SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
@@ -185,6 +187,27 @@ def dump_image(path: str, image: Mapping[str, Any]) -> None:
     images = _import("pycriu.images")
     with open(path, "wb") as stream:
         images.dump(image, stream)
+
+
+def prepare_pagemap() -> Any:
+    """Import what pagemap() needs, for 80 ms."""
+    return _import("pycriu.images.pagemap_pb2").pagemap_entry
+
+
+def pagemap(path: str) -> Iterator[tuple[int, int, bool]]:
+    """(address, number of pages, whether the parent has them) of each run of pages in a pagemap's image.
+
+    Not by load_image(), which takes thirty times as long.
+    """
+    entry, offset = prepare_pagemap(), PAGEMAP_HEAD
+    with open(path, "rb") as stream:
+        data = stream.read()
+    while offset < len(data):
+        begin = offset + 4
+        offset = begin + int.from_bytes(data[offset:begin], "little")
+        found = entry.FromString(data[begin:offset])
+        if begin - 4 > PAGEMAP_HEAD:  # the first one says where the pages are
+            yield found.vaddr, found.nr_pages or found.compat_nr_pages, bool(found.flags & PE_PARENT)
 
 
 def names_deleted_files(directory: str) -> bool:

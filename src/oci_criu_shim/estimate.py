@@ -89,17 +89,18 @@ def too_long(what: str, seconds: float, partition: str, grace: int, intervals: b
 def memory(init: int) -> int:
     """Bytes of memory that the processes from `init` on have of their own or share; what they map of files is left
     out."""
-    return sum(map(_own, _tree(init)))
+    return sum(map(_own, tree(init)))
 
 
-def _tree(pid: int) -> Iterator[int]:
+def tree(pid: int) -> Iterator[int]:
+    """The pids of a process and all its descendants."""
     yield pid
     try:
         for task in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as stream:
                 children = stream.read().split()
             for child in children:
-                yield from _tree(int(child))
+                yield from tree(int(child))
     except (FileNotFoundError, ProcessLookupError):
         return
 

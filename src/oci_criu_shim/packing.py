@@ -68,7 +68,7 @@ class Packing:
         os.symlink(stage, link)
         try:
             newest = next(iter(self.store.newest_first()), None)
-            if isinstance(newest, Checkpoint) and "compressed" not in newest.manifest:
+            if isinstance(newest, Checkpoint):
                 self.store.compression.apply(newest, stage)
         finally:
             files.remove_tree(stage)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 
-from oci_criu_shim import checkpoint, client, files, job, schedule, slurm
+from oci_criu_shim import chain, checkpoint, client, files, job, schedule, slurm
 from oci_criu_shim.checkpointer import ANSWER, ENDING, FAILED, NO_REASON, REQUEST, TAKEN
 from oci_criu_shim.errors import ShimError
 
@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
 
+    from oci_criu_shim.checkpoint import Taken
     from oci_criu_shim.checkpointer import Checkpointer
     from oci_criu_shim.container import Container
 
@@ -33,15 +34,39 @@ def dump(of: Checkpointer, reason: str, connection: socket.socket | None = None)
         pid = of.container.alive("init")
         if pid is None:
             raise ShimError(f"container {of.container.name!r} is not running")
-        helper = job.helper_socket(of.container.root, of.task)
-        options = {"leave_running": reason not in ENDING}
-        taken = checkpoint.take(of.container, pid, of.store, helper, reason, options, connection)
+        runs_on = reason not in ENDING
+        goes_on = runs_on and _tracked(of)
+        taken = _take(of, pid, reason, goes_on, connection)
         of.store.keep(of.keep)
     except OSError as error:
         raise ShimError(str(error)) from None
-    of.log.note("checkpointed", **taken.facts(), runs_on=options["leave_running"])
-    of.estimate.measured(taken.checkpoint.dumped, taken.seconds)
+    of.log.note("checkpointed", **taken.facts(), runs_on=runs_on)
+    if not taken.checkpoint.parent:  # what an increment takes is not in proportion to its size
+        of.estimate.measured(taken.checkpoint.dumped, taken.seconds)
     return taken.describe()
+
+
+def _tracked(of: Checkpointer) -> bool:
+    """Whether the kernel tells of what changes; where it doesn't, the user is told once."""
+    found, first = chain.tracked(of.container)
+    if first and not found:
+        of.log.event(f"each checkpoint of {of.task.describe()} has all of its memory: none is incremental")
+    return found
+
+
+def _take(of: Checkpointer, pid: int, reason: str, goes_on: bool, connection: socket.socket | None) -> Taken:
+    """An increment where there can be one, and a whole checkpoint where there can't, or where that failed."""
+    helper = job.helper_socket(of.container.root, of.task)
+    options = {"leave_running": reason not in ENDING}
+    link = chain.Chain(of.container, goes_on)
+    try:
+        return checkpoint.take(of.container, pid, of.store, helper, reason, options, connection, chain=link)
+    except ShimError as error:
+        if not link.is_increment:
+            raise
+        of.log.event(f"the checkpoint of {of.task.describe()} is a whole one: {error.line()}")
+    link = chain.Chain(of.container, goes_on)
+    return checkpoint.take(of.container, pid, of.store, helper, reason, options, chain=link)
 
 
 def look(of: Checkpointer) -> int:

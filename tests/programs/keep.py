@@ -8,6 +8,7 @@ sys.path.insert(0, "/usr/lib/oci-criu-shim")
 sys.path.append("/usr/lib/python3/dist-packages")
 
 from oci_criu_shim import checkpoint
+from oci_criu_shim.chain import Chain, tracked
 from oci_criu_shim.checkpoints import codec
 from oci_criu_shim.checkpoints.compression import Compression
 from oci_criu_shim.checkpoints.store import Store
@@ -24,7 +25,9 @@ def main(root: str, name: str, directory: str, helper: str, leave_running: str, 
     store = Store(directory, ".", compression=Compression(found, lambda: 3600, print) if found else None)
     try:
         store.prepare()
-        checkpoint.take(container, pid, store, helper or None, "preempt", {"leave_running": leave_running == "yes"})
+        options = {"leave_running": leave_running == "yes"}
+        chain = Chain(container, leave_running == "yes" and tracked(container)[0])
+        checkpoint.take(container, pid, store, helper or None, "preempt", options, chain=chain)
     except (ShimError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

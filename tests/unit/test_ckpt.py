@@ -129,13 +129,13 @@ def test_bad_input(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch, 
 
 def test_list(home: Path, capfd: Capture) -> None:
     lines = ran(capfd, "list").splitlines()
-    assert lines[0].split() == ["JOB", "STEP", "TASK", "SEQ", "CREATED", "AGE", "NODE", "SIZE", "REASON", "PATH"]
+    assert tuple(lines[0].split()) == look.COLUMNS
     assert [line.split()[:4] for line in lines[1:]] == [
         ["7", "batch", "0", "1"],
         ["7", "batch", "0", "2"],
         ["12", "3", "1", "1"],
     ]
-    assert lines[3].endswith(f"n1    3 B   preempt  {home}/12/3.1/1")
+    assert lines[3].endswith(f"n1    3 B   36 B     preempt  {home}/12/3.1/1")
 
 
 def test_list_json(home: Path, capfd: Capture) -> None:
@@ -146,13 +146,13 @@ def test_list_json(home: Path, capfd: Capture) -> None:
     assert whole.pop("created") and whole.pop("age") < 1000
     assert whole == {
         **{"job": 7, "step": "batch", "task": 0, "seq": 2, "path": f"{home}/7/batch.0/2", "damaged": None},
-        **{"node": "n1", "bytes": 3, "reason": "preempt"},
+        **{"node": "n1", "bytes": 3, "written": 36, "increment_of": None, "reason": "preempt"},
     }
 
 
 def test_list_of_damaged_ones(home: Path, capfd: Capture) -> None:
     os.truncate(home / "12/3.1/1/checkpoint/core-1.img", 1)
-    assert ran(capfd, "list", home / "12").splitlines()[1].split()[:9] == ["12", "3", "1", "1", *"----", "damaged"]
+    assert ran(capfd, "list", home / "12").splitlines()[1].split()[:10] == ["12", "3", "1", "1", *"-----", "damaged"]
 
 
 def test_whose_it_is_elsewhere(tmp_path: Path) -> None:

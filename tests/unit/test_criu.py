@@ -33,3 +33,23 @@ def test_what_to_install_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ShimError, match="cannot import pycriu") as raised:
         criu._import("pycriu.rpc_pb2")
     assert raised.value.hint == "install python3-pycriu"
+
+
+class Entry:
+    """As protobuf reads an entry: its text has the address, the number of pages in both fields, the flags."""
+
+    def __init__(self, data: bytes) -> None:
+        self.vaddr, self.nr_pages, self.compat_nr_pages, self.flags = map(int, data.split())
+
+    @staticmethod
+    def FromString(data: bytes) -> Entry:
+        return Entry(data)
+
+
+def test_runs_of_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(criu, "prepare_pagemap", lambda: Entry)
+    entries = [b"0 0 0 0", b"4096 3 0 4", b"65536 2 2 1", b"131072 0 9 5"]
+    image = bytes(criu.PAGEMAP_HEAD) + b"".join(len(entry).to_bytes(4, "little") + entry for entry in entries)
+    (tmp_path / "pagemap-1.img").write_bytes(image)
+    found = list(criu.pagemap(str(tmp_path / "pagemap-1.img")))
+    assert found == [(4096, 3, False), (65536, 2, True), (131072, 9, True)]

@@ -34,7 +34,7 @@ def fill(stage: Stage, text: str = "image", size: int = 3) -> dict[str, Any]:
     return full_manifest() | {"files": stage.sizes(), "bytes": size}
 
 
-def commit(store: Store, text: str = "image", size: int = 3) -> Checkpoint:
+def commit(store: Store, text: str = "img", size: int = 3) -> Checkpoint:
     with store.stage() as stage:
         return stage.commit(fill(stage, text, size))
 
@@ -64,7 +64,7 @@ def test_empty(tmp_path: Path) -> None:
 def test_commit_makes_it_the_newest(store: Store) -> None:
     assert [commit(store).seq, commit(store).seq] == [1, 2]
     assert newest(store).seq == 2
-    assert Path(newest(store).images, "core-1.img").read_text() == "image"
+    assert Path(newest(store).images, "core-1.img").read_text() == "img"
 
 
 def test_a_stage_is_no_checkpoint(store: Store) -> None:
@@ -194,7 +194,7 @@ def test_quota(tmp_path: Path) -> None:
     others = Store(str(tmp_path), "6/0.0")
     others.prepare()
     commit(others)
-    store = Store(str(tmp_path), "7/0.0", quota=10)  # of three bytes each, as full_manifest() says
+    store = Store(str(tmp_path), "7/0.0", quota=10)  # of three bytes each
     store.prepare()
     assert [commit(store).seq, commit(store).seq] == [1, 2]
     store.keep(2)
@@ -205,7 +205,7 @@ def test_quota(tmp_path: Path) -> None:
     with pytest.raises(ShimError, match=r"of 8 B beside 3 B of others in \S+ is more than the quota of 10 B"):
         commit(store, size=8)
     assert sorted(os.listdir(store.path)) == ["2", "3"]
-    commit(store, size=7)
+    commit(store, "seven b", size=7)
     store.keep(3)
     assert store.numbers() == [4]
 
@@ -261,7 +261,7 @@ def test_truncated_file_is_named(store: Store) -> None:
     commit(store)
     path = commit(store).images + "/core-1.img"
     os.truncate(path, 2)
-    assert damage(store) == f"{path} has 2 bytes, not 5"
+    assert damage(store) == f"{path} has 2 bytes, not 3"
 
 
 def test_missing_file_is_named(store: Store) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tarfile
 
-from oci_criu_shim import process
+from oci_criu_shim import files, process
 from oci_criu_shim.checkpoints.integrity import CHECKSUMS
 from oci_criu_shim.checkpoints.store import IMAGES, MANIFEST, has_place
 from oci_criu_shim.errors import ShimError
@@ -158,6 +158,7 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, stage: Stage, pa
     source = archive.extractfile(member) if member.isreg() else None
     if source is None:
         raise ShimError(f"{path}: {member.name!r} is not a plain file", "nothing was imported")
+    files.make_directories(os.path.dirname(target))
     with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as stream:
         while data := source.read(PIECE):
             stream.write(data)

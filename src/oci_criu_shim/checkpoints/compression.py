@@ -100,7 +100,8 @@ class Schedule:
 
 def _is_bulk(name: str, size: int) -> bool:
     directory, _, base = name.rpartition("/")
-    return directory == store.IMAGES and size >= integrity.LARGE and not base.startswith(INTERPRETED)
+    bulk = directory == store.IMAGES and size >= integrity.LARGE and not base.startswith(INTERPRETED)
+    return bulk and not base.endswith(tuple(codec.SUFFIXES.values()))
 
 
 def _replace(checkpoint: Checkpoint, packed: dict[str, Any], stage: str) -> None:
@@ -108,11 +109,12 @@ def _replace(checkpoint: Checkpoint, packed: dict[str, Any], stage: str) -> None
     manifest, raw = checkpoint.manifest, set(map(codec.original, packed))
     ours = {name: os.stat(os.path.join(stage, name)).st_size for name in packed}
     kept = {name: size for name, size in manifest["files"].items() if name not in raw}
-    manifest = {**manifest, "files": kept | ours, "bytes": sum((kept | ours).values())}
-    manifest |= {"version": store.COMPRESSED, "compressed": packed}
-    large = {name: size for name, size in kept.items() if name not in manifest["sha256"]}
-    found = integrity.Hashing(stage, ours).result() | integrity.Hashing(checkpoint.path, large).result()
-    found = integrity.checksums(checkpoint) | found  # readers of the older manifest look for theirs
+    known = integrity.checksums(checkpoint)  # readers of the older manifest look for theirs
+    large = {name: size for name, size in kept.items() if name not in manifest["sha256"] | known}
+    found = known | integrity.Hashing(stage, ours).result() | integrity.Hashing(checkpoint.path, large).result()
+    sizes, all_packed = kept | ours, packed | manifest.get("compressed", {})  # those of parents among them
+    manifest = {**manifest, "files": sizes, "bytes": sum(sizes.values())}
+    manifest |= {"version": store.COMPRESSED, "compressed": all_packed}
     try:
         for name in packed:
             os.rename(os.path.join(stage, name), os.path.join(checkpoint.path, name))

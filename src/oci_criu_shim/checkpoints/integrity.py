@@ -109,8 +109,10 @@ def large(checkpoint: Checkpoint) -> dict[str, int]:
 
 
 def add_checksums(checkpoint: Checkpoint) -> None:
-    """Hash the large files of a committed checkpoint, and add their checksums to it."""
-    write_checksums(checkpoint.path, Hashing(checkpoint.path, large(checkpoint)).result())
+    """Hash the large files of a committed checkpoint, and add their checksums to those that it has."""
+    known = checksums(checkpoint)
+    sizes = {name: size for name, size in large(checkpoint).items() if name not in known}
+    write_checksums(checkpoint.path, known | Hashing(checkpoint.path, sizes).result())
 
 
 def write_checksums(path: str, found: Mapping[str, list[str]]) -> None:

@@ -45,21 +45,34 @@ class Quota:
 
 
 def used(directory: str, depth: int = DEPTH) -> int:
-    """The bytes of the checkpoints, and of what was cut off, at most `depth` levels below `directory`."""
+    """The bytes of the checkpoints, and of what was cut off, at most `depth` levels below `directory`: once what they
+    share by hard links."""
+    return sum(_sizes(directory, depth).values())
+
+
+def _sizes(directory: str, depth: int) -> dict[object, int]:
+    """{device and inode: bytes} of their files."""
+    if not depth:
+        return {}
     try:
         with os.scandir(directory) as entries:
             inner = [e.path for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
     except OSError:
-        return 0  # removed meanwhile, or not ours
-    return sum(_size(path) if _is_one(path) else used(path, depth - 1) for path in inner) if depth else 0
+        return {}  # removed meanwhile, or not ours
+    found: dict[object, int] = {}
+    for path in inner:
+        found |= _files(path) if _is_one(path) else _sizes(path, depth - 1)
+    return found
 
 
 def _is_one(path: str) -> bool:
     return os.path.basename(path) == CUT or os.path.exists(os.path.join(path, MANIFEST))
 
 
-def _size(path: str) -> int:
+def _files(path: str) -> dict[object, int]:
     try:
-        return int(files.read_json(os.path.join(path, MANIFEST))["bytes"])
+        names = files.read_json(os.path.join(path, MANIFEST))["files"]
+        found = [os.lstat(os.path.join(path, name)) for name in names]
     except (OSError, ValueError, KeyError, TypeError):
-        return files.tree_size(path)
+        return {path: files.tree_size(path)}
+    return {(status.st_dev, status.st_ino): status.st_size for status in found}

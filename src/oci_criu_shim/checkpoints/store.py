@@ -2,7 +2,7 @@
 
     <seq>/manifest.json   written last; without it there is no checkpoint
          /checksums.json  added after the commit: see integrity.py
-         /checkpoint/     CRIU's images
+         /checkpoint/     CRIU's images; increments.py says what is in parent/ there
          /config.dump     who made it, in the form of podman's archives
          /spec.dump       the container's config.json
 
@@ -26,7 +26,7 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any, TypeVar
 
     from oci_criu_shim.checkpoints.compression import Compression
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     Result = TypeVar("Result")
 
 IMAGES = "checkpoint"
+PARENT = "parent"  # CRIU's name for it (criu/include/image.h)
 MANIFEST = "manifest.json"
 RAW, COMPRESSED = 1, 2  # versions of manifests: readers of version 1 know of no compressed images
 SPEC = "spec.dump"  # the container's config.json
@@ -61,10 +62,30 @@ class Checkpoint:
         return os.path.join(self.path, IMAGES)
 
     @property
+    def parent(self) -> int | None:
+        """The number of the one that it is an increment of; None where it is whole."""
+        found: int | None = self.manifest.get("increment_of")
+        return found
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """{name: bytes} of its files, before they were compressed."""
+        packed = self.manifest.get("compressed", {})
+        return {name: packed.get(name, {}).get("size", size) for name, size in self.manifest["files"].items()}
+
+    @property
     def dumped(self) -> int:
-        """How many bytes it had before it was compressed, or has where it was not."""
-        sizes, packed = self.manifest["files"], self.manifest.get("compressed", {})
-        return int(sum(sizes.values()) + sum(about["size"] - sizes[name] for name, about in packed.items()))
+        """How many bytes were written for it, before they were compressed: all but its parent's."""
+        return _own(self.sizes)
+
+    @property
+    def written(self) -> int:
+        """The same as it is on disk."""
+        return _own(self.manifest["files"])
+
+
+def _own(sizes: Mapping[str, int]) -> int:
+    return sum(size for name, size in sizes.items() if not name.startswith(f"{IMAGES}/{PARENT}/"))
 
 
 class Stage:
@@ -79,6 +100,7 @@ class Stage:
         self.images = os.path.join(path, IMAGES)
         self.quota = Quota(store.quota, store.directory, store.path)
         self.compression = store.compression
+        self.about: dict[str, Any] = {}  # what the manifest says besides, of an increment
         try:
             files.make_directories(self.images)
         except OSError:
@@ -116,7 +138,8 @@ class Stage:
 
     def sizes(self) -> dict[str, int]:
         """{path below the checkpoint's directory: bytes} of the images and descriptions written so far."""
-        names = [f"{IMAGES}/{name}" for name in sorted(os.listdir(self.images))]
+        found = [os.path.join(directory, name) for directory, _, names in os.walk(self.images) for name in names]
+        names = [os.path.relpath(path, self.path) for path in sorted(found)]
         names += [name for name in DESCRIPTIONS if os.path.exists(os.path.join(self.path, name))]
         return {name: os.stat(os.path.join(self.path, name)).st_size for name in names}
 
@@ -126,7 +149,7 @@ class Stage:
         `manifest` is without checksums. Those of large files are added at the stage's end.
         """
         self.quota.require(manifest["bytes"])
-        manifest = self._seal(manifest)
+        manifest = self._seal(manifest | self.about)
         self.committed = Checkpoint(self._publish(), manifest)
         return self.committed
 
@@ -152,9 +175,13 @@ class Stage:
 
     def _flush(self, names: Iterable[str]) -> None:
         self.writeback.stop()
+        directories = {self.images}
         for name in names:
-            _sync(os.path.join(self.path, name))
-        files.sync_directory(self.images)
+            path = os.path.join(self.path, name)
+            _sync(path)
+            directories.add(os.path.dirname(path))
+        for directory in directories:
+            files.sync_directory(directory)
 
     def _publish(self) -> str:
         """Give it the next number; its path."""
@@ -190,9 +217,7 @@ class Store:
                 owner.claim(os.path.dirname(self.path), cluster)
             files.make_directories(self.path)
         except OSError as error:
-            raise ShimError(
-                f"cannot make {self.path}: {error.strerror}", "choose another --checkpoint-dir"
-            ) from None
+            raise ShimError(f"cannot make {self.path}: {error.strerror}", "choose another --checkpoint-dir") from None
         self.sweep()
 
     def mark_started(self) -> None:
@@ -310,7 +335,10 @@ def newest(directory: str) -> Checkpoint | None:
 def has_place(name: str) -> bool:
     """Whether `name` is that of an image or a description, below a checkpoint's directory and nowhere else."""
     directory, _, base = name.rpartition("/")
-    return name in DESCRIPTIONS or (directory == IMAGES and base not in ("", ".", ".."))
+    first, *parents = directory.split("/")
+    return name in DESCRIPTIONS or (
+        first == IMAGES and set(parents) <= {PARENT} and base not in ("", ".", "..", PARENT)
+    )
 
 
 def read(path: str) -> Checkpoint:

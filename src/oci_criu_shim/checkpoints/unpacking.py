@@ -67,7 +67,6 @@ class Unpacked:
         self.path = path
         if self.link:
             os.symlink(path, self.link)
-        os.mkdir(os.path.join(path, store.IMAGES), 0o700)
 
     def _fill(self, manifest: dict[str, Any]) -> None:
         packed = self.checkpoint.manifest["compressed"]
@@ -75,6 +74,7 @@ class Unpacked:
             for name in self.checkpoint.manifest["files"]:
                 if not store.has_place(name):
                     raise ShimError(f"{self.checkpoint.path}: {name!r} has no place in a checkpoint")
+                files.make_directories(os.path.dirname(os.path.join(str(self.path), name)))
                 if name in packed:
                     self._unpack_one(name, packed[name], pool)
                 else:
@@ -134,5 +134,3 @@ def _free(path: str) -> int:
     except OSError:
         return 0
     return found.f_bavail * found.f_frsize
-
-

@@ -39,7 +39,7 @@ class Writeback:
 
     def _begin(self, entry: os.DirEntry[str]) -> None:
         begun, size = self.begun.get(entry.name, 0), entry.stat().st_size
-        if size <= begun:
+        if size <= begun or entry.is_dir():
             return
         descriptor = os.open(entry.path, os.O_RDONLY)
         try:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from oci_criu_shim.cli import Invocation
 
 MANIFEST_KEYS = ("container", "created", "node", "kernel", "criu", "reason", "bytes")
+# How many of its bytes were written for it, and the number of the one that has the others; None where it has them all.
+SHARES = ("written", "increment_of")
+COLUMNS = ("JOB", "STEP", "TASK", "SEQ", "CREATED", "AGE", "NODE", "SIZE", "WRITTEN", "REASON", "PATH")
 PAUSE = 0.05
 
 
@@ -30,14 +33,15 @@ def listing(call: Invocation) -> int:
     if call.flag("json"):
         print_json(found)
         return 0
-    rows: list[list[object]] = [["JOB", "STEP", "TASK", "SEQ", "CREATED", "AGE", "NODE", "SIZE", "REASON", "PATH"]]
+    rows: list[list[object]] = [list(COLUMNS)]
     for row in found:
         rows.append(["-" if row[key] is None else row[key] for key in ("job", "step", "task", "seq")])
         if row["damaged"]:
-            rows[-1] += ["-", "-", "-", "-", "damaged", row["path"]]
+            rows[-1] += [*"-----", "damaged", row["path"]]
         else:
-            age, size = units.time(row["age"]), units.size(row["bytes"])
-            rows[-1] += [row["created"], age, row["node"], size, row["reason"], row["path"]]
+            parent = f" more than {row['increment_of']}" if row["increment_of"] else ""
+            sizes = units.size(row["bytes"]), units.size(row["written"]) + parent
+            rows[-1] += [row["created"], units.time(row["age"]), row["node"], *sizes, row["reason"], row["path"]]
     print_table(rows)
     return 0
 
@@ -46,10 +50,16 @@ def _row(path: str) -> dict[str, Any]:
     row = {**place.label(path).fields(), "seq": int(path.rpartition("/")[2]), "path": path, "damaged": None}
     keys = ("created", "node", "bytes", "reason")
     try:
-        manifest = store.read(path).manifest
+        found = store.read(path)
     except ShimError as error:
-        return {**row, **dict.fromkeys(keys), "age": None, "damaged": str(error)}
-    return {**row, **{key: manifest[key] for key in keys}, "age": age(manifest["created"])}
+        return {**row, **dict.fromkeys((*keys, *SHARES, "age")), "damaged": str(error)}
+    said = {key: found.manifest[key] for key in keys}
+    return {**row, **said, **_shares(found), "age": age(said["created"])}
+
+
+def _shares(checkpoint: Checkpoint) -> dict[str, int | None]:
+    """What it has by itself: see SHARES."""
+    return dict(zip(SHARES, (checkpoint.written, checkpoint.parent), strict=True))
 
 
 def age(created: str) -> int:
@@ -75,7 +85,7 @@ def show(call: Invocation) -> int:
             ["container", found["container"]],
             ["created", f"{found['created']} ({units.time(age(found['created']))} ago) {where}"],
             ["reason", found["reason"]],
-            ["size", units.size(found["bytes"]) + _compression(found)],
+            ["size", units.size(found["bytes"]) + _increment(found) + _compression(found)],
             ["memory", units.size(found["memory"])],
         ]
     )
@@ -97,9 +107,15 @@ def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
     Verification(checkpoint)  # what is damaged is named, and not interpreted
     known = {"path": checkpoint.path, **place.label(checkpoint.path).fields()}
     known.update((key, checkpoint.manifest[key]) for key in MANIFEST_KEYS)
+    known |= _shares(checkpoint)
     packed = checkpoint.manifest.get("compressed", {})
     known |= {"dumped": checkpoint.dumped, "compressed": sorted({about["codec"] for about in packed.values()})}
     return {**known, **images.describe(checkpoint.images)}
+
+
+def _increment(found: dict[str, Any]) -> str:
+    """`, 3.0 MiB more than 2`; nothing where it is whole."""
+    return f", {units.size(found['written'])} more than {parent}" if (parent := found["increment_of"]) else ""
 
 
 def _compression(found: dict[str, Any]) -> str:

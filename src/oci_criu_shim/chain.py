@@ -1,0 +1,98 @@
+"""Which checkpoints of a container have only what has changed since the one before, where the kernel tells what has.
+
+The chain begins with a whole one of a container that runs on. Whatever else happens than one more increment, the next
+checkpoint is whole again: the kernel's marks are gone once a dump was tried.
+"""
+
+from __future__ import annotations
+
+import os
+
+from oci_criu_shim import criu, files, linux, samples
+from oci_criu_shim.checkpoints import increments, store
+from oci_criu_shim.container import CHAIN
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from oci_criu_shim.checkpoints.store import Checkpoint, Stage
+    from oci_criu_shim.container import Container
+
+# In a container's directory.
+LAST = CHAIN  # the newest checkpoint, where another one may follow: its path, and samples of its memory
+TRACKED = "tracked"  # whether the kernel tells of changes: "1" or "0"
+MERGING = "/sys/kernel/mm/ksm/run"  # pages that are merged lose their marks (replace_page() in mm/ksm.c)
+
+
+def tracked(container: Container) -> tuple[bool, bool]:
+    """Whether the kernel tells what memory has changed; whether that was asked for the first time."""
+    path = container.path(TRACKED)
+    try:
+        return bool(files.read_number(path)), False
+    except FileNotFoundError:
+        # CRIU 4.2 can't have it track a user's: with capabilities of its own it may not open its own clear_refs.
+        found = os.geteuid() == 0 and linux.tracks_writes()
+        files.write_atomically(path, b"1" if found else b"0")
+        return found, True
+
+
+class Chain:
+    """The next checkpoint's place in it; `goes_on` has another one follow."""
+
+    def __init__(self, container: Container, goes_on: bool) -> None:
+        self.file = container.path(LAST)
+        self.goes_on = goes_on
+        self.before: dict[str, dict[str, int]] | None = None  # samples of the parent's memory
+        self.samples: dict[str, dict[str, int]] | None = None
+
+    @property
+    def is_increment(self) -> bool:
+        """Whether it has a parent, once begun."""
+        return self.before is not None
+
+    def begin(self, stage: Stage) -> dict[str, bool]:
+        """Give `stage` its parent, where it can have one; the options of the worker's request."""
+        try:
+            last = files.read_json(self.file)
+        except (OSError, ValueError):
+            last = None
+        files.remove_if_there(self.file)
+        if last and not _merging():
+            self._follow(last, stage)
+        if self.is_increment or self.goes_on:
+            criu.prepare_pagemap()  # all is frozen when it is needed
+            return {"track_mem": True, "incremental": self.is_increment}
+        return {}
+
+    def _follow(self, last: dict[str, Any], stage: Stage) -> None:
+        try:
+            parent = store.read(last["path"])
+            if increments.may_follow(parent):
+                increments.link(parent, stage)
+                self.before = last["samples"]
+        except (ShimError, OSError):
+            pass  # it is damaged or gone, or there are no hard links
+
+    def check(self, init: int, images: str) -> None:
+        """All is frozen and dumped: ShimError where the increment would be wrong."""
+        if not (self.is_increment or self.goes_on):
+            return
+        try:
+            self.samples = samples.take(init, images, self.before)
+        except OSError as error:
+            if self.is_increment:
+                raise ShimError(f"its memory can't be compared: {error}") from None
+
+    def done(self, committed: Checkpoint) -> None:
+        """It is a checkpoint, and the container runs on."""
+        if self.goes_on and self.samples is not None:
+            files.write_json(self.file, {"path": committed.path, "samples": self.samples})
+
+
+def _merging() -> bool:
+    try:
+        return files.read_number(MERGING) == 1
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,193 @@
+"""Which checkpoints are increments, and whether the memory that they leave out is what it was."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oci_criu_shim import chain, checkpoint, criu, samples, taking
+from oci_criu_shim.chain import Chain
+from oci_criu_shim.checkpoints.store import Checkpoint, Stage, Store
+from oci_criu_shim.container import Container
+from oci_criu_shim.errors import ShimError
+from tests.unit.test_schema import full_manifest
+
+SUMS = {"1": {"31": 5}}
+WHOLE, INCREMENT = ({"track_mem": True, "incremental": parent} for parent in (False, True))
+Dump = Callable[[Chain], tuple[dict[str, bool], Checkpoint]]
+
+
+@pytest.fixture(autouse=True)
+def criu_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(criu, "prepare_pagemap", lambda: None)
+    monkeypatch.setattr(samples, "take", lambda *_: SUMS)
+    monkeypatch.setattr(chain, "MERGING", "/nonexistent")
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Container:
+    made = Container(str(tmp_path / "run"), "c")
+    made.reserve()
+    return made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(str(tmp_path), "7/0.0")
+    made.prepare()
+    return made
+
+
+def write(stage: Stage) -> Checkpoint:
+    Path(stage.images, "pages-1.img").write_bytes(b"memory")
+    Path(stage.images, "inventory.img").touch()
+    return stage.commit(full_manifest() | {"files": stage.sizes()})
+
+
+@pytest.fixture
+def dump(store: Store) -> Dump:
+    def dumped(link: Chain) -> tuple[dict[str, bool], Checkpoint]:
+        with store.stage() as stage:
+            options = link.begin(stage)
+            link.check(1, stage.images)
+            committed = write(stage)
+        link.done(committed)
+        return options, committed
+
+    return dumped
+
+
+def test_the_second_is_an_increment_of_the_first(container: Container, dump: Dump) -> None:
+    options, first = dump(Chain(container, True))
+    assert (options, first.parent) == (WHOLE, None)
+    options, second = dump(Chain(container, True))
+    assert (options, second.parent) == (INCREMENT, 1)
+    assert Path(second.images, "parent/pages-1.img").samefile(Path(first.images, "pages-1.img"))
+
+
+def test_the_last_of_all_may_be_one(container: Container, dump: Dump) -> None:
+    assert dump(Chain(container, False))[0] == {}
+    dump(Chain(container, True))
+    assert dump(Chain(container, False))[0] == INCREMENT
+    assert dump(Chain(container, False))[0] == {}
+
+
+def test_a_whole_one_after_a_failure(container: Container, store: Store, dump: Dump) -> None:
+    dump(Chain(container, True))
+    with store.stage() as stage:
+        assert Chain(container, True).begin(stage) == INCREMENT
+    assert dump(Chain(container, True))[0] == WHOLE
+
+
+@pytest.mark.parametrize("what", ["damaged", "merging", "samples", "unreadable"])
+def test_a_whole_one_where_it_is_not_safe(
+    container: Container, dump: Dump, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
+) -> None:
+    def unreadable(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    if what == "unreadable":
+        monkeypatch.setattr(samples, "take", unreadable)
+    first = dump(Chain(container, True))[1]
+    if what == "damaged":
+        Path(first.images, "pages-1.img").unlink()
+    elif what == "merging":
+        (tmp_path / "ksm").write_text("1\n")
+        monkeypatch.setattr(chain, "MERGING", str(tmp_path / "ksm"))
+    elif what == "samples":
+        Path(container.path(chain.LAST)).write_text("{")
+    assert dump(Chain(container, True))[0] == WHOLE
+
+
+def test_an_increment_whose_memory_cannot_be_compared(
+    container: Container, store: Store, dump: Dump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump(Chain(container, True))
+    monkeypatch.setattr(samples, "take", lambda *_: os.stat("/nonexistent"))
+    link = Chain(container, True)
+    with store.stage() as stage:
+        link.begin(stage)
+        with pytest.raises(ShimError, match="its memory can't be compared"):
+            link.check(1, stage.images)
+
+
+def test_the_kernel_is_asked_once(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def tracks() -> bool:
+        asked.append(True)
+        return True
+
+    monkeypatch.setattr("oci_criu_shim.linux.tracks_writes", tracks)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert [chain.tracked(container), chain.tracked(container)] == [(True, True), (True, False)]
+    assert asked == [True]
+
+
+class Job:
+    """As much of a checkpointer as taking it needs."""
+
+    def __init__(self, container: Container, store: Store) -> None:
+        self.container, self.store, self.said = container, store, list[str]()
+        self.task = self.log = self
+
+    name = "batch"
+    event = property(lambda self: self.said.append)
+
+    def describe(self) -> str:
+        return "job 7"
+
+
+def test_a_failed_increment_is_followed_by_a_whole_one(
+    container: Container, store: Store, dump: Dump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump(Chain(container, True))
+
+    def take(*_: object, chain: Chain) -> str:
+        with store.stage() as stage:
+            if chain.begin(stage)["incremental"]:
+                raise ShimError("moved")
+        return "taken"
+
+    monkeypatch.setattr(checkpoint, "take", take)
+    monkeypatch.setattr("oci_criu_shim.job.helper_socket", lambda *_: None)
+    job: Any = Job(container, store)
+    assert str(taking._take(job, 1, "interval", True, None)) == "taken"
+    assert job.said == ["the checkpoint of job 7 is a whole one: moved"]
+    monkeypatch.setattr(checkpoint, "take", lambda *_, **__: os.stat("/nonexistent"))
+    with pytest.raises(FileNotFoundError):
+        taking._take(job, 1, "interval", True, None)
+
+
+@pytest.fixture
+def memory() -> Iterator[mmap.mmap]:
+    with mmap.mmap(-1, 100 * samples.PAGE) as made:
+        made[:] = os.urandom(len(made))
+        yield made
+
+
+def test_memory_that_was_moved(monkeypatch: pytest.MonkeyPatch, memory: mmap.mmap, tmp_path: Path) -> None:
+    import ctypes
+
+    monkeypatch.undo()
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    runs: list[tuple[int, int, bool]] = [(address, 100, False)]
+    own = samples._numbers(os.getpid())[-1]
+    (tmp_path / f"pagemap-{own}.img").touch()
+    monkeypatch.setattr(criu, "pagemap", lambda _: runs)
+    before = samples.take(os.getpid(), str(tmp_path), None)
+    assert len(before[own]) in (3, 4)
+    runs[:] = [(address, 40, True), (address + 40 * samples.PAGE, 60, True)]
+    assert samples.take(os.getpid(), str(tmp_path), before) == before
+    with pytest.raises(ShimError, match="was moved"):
+        samples.take(os.getpid(), str(tmp_path), {})
+    memory[:] = os.urandom(len(memory))
+    with pytest.raises(ShimError, match="was moved"):
+        samples.take(os.getpid(), str(tmp_path), before)
+    runs[:] = [(address, 100, False)]
+    assert samples.take(os.getpid(), str(tmp_path), before) != before
