@@ -6,8 +6,6 @@ checkpoint is whole again: the kernel's marks are gone once a dump was tried.
 
 from __future__ import annotations
 
-import os
-
 from oci_criu_shim import criu, files, linux, samples
 from oci_criu_shim.checkpoints import increments, store
 from oci_criu_shim.container import CHAIN
@@ -32,8 +30,7 @@ def tracked(container: Container) -> tuple[bool, bool]:
     try:
         return bool(files.read_number(path)), False
     except FileNotFoundError:
-        # CRIU 4.2 can't have it track a user's: with capabilities of its own it may not open its own clear_refs.
-        found = os.geteuid() == 0 and linux.tracks_writes()
+        found = linux.tracks_writes()
         files.write_atomically(path, b"1" if found else b"0")
         return found, True
 

@@ -12,7 +12,7 @@ import pytest
 from tests.cluster import wait_for
 from tests.system.support import Life, Site, home
 
-USERS = pytest.mark.parametrize("user", ["root"])  # CRIU 4.2 can not track a user's
+USERS = pytest.mark.parametrize("user", ["alice", "root"])
 KEEP = ["python3", "-I", "/src/tests/programs/keep.py"]
 CONFIG = "/etc/oci-criu-shim/config.toml"
 TAKEN = re.compile(r"\(signal\) to \S+/(\d+) \(([\d.]+) MiB( more than \d+)? in .*\); it runs on")

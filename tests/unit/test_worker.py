@@ -48,13 +48,19 @@ def test_refused(fds: list[int], message: dict[str, Any]) -> None:
         worker.check(message, fds)
 
 
+EVERYBODYS: dict[str, Any] = {**GOOD, "track_mem": True, "incremental": False}
 ROOTS: dict[str, Any] = {
-    **GOOD,
+    **EVERYBODYS,
     **{"tcp_established": True, "ext_unix_sk": True, "shell_job": False},
     **{"network_lock": "NFTABLES", "network": "joined", "for": "runc"},
     **{"lazy_pages": True, "page_server": ["host", 1]},
-    **{"pre_dump": True, "track_mem": True, "incremental": False},
+    "pre_dump": True,
 }
+
+
+def test_users_options(fds: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert worker.check(EVERYBODYS, fds) == {name: value for name, value in EVERYBODYS.items() if name != "op"}
 
 
 def test_roots_options(fds: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +83,7 @@ def test_roots_options_are_a_closed_set(
         worker.check({**ROOTS, **change}, fds)
 
 
-@pytest.mark.parametrize("name", [name for name in ROOTS if name not in GOOD])
+@pytest.mark.parametrize("name", [name for name in ROOTS if name not in EVERYBODYS])
 def test_a_user_has_none_of_roots_options(fds: list[int], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(ShimError, match="not one that this version knows"):

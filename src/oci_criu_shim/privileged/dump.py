@@ -32,9 +32,14 @@ OURS = ("network", "for", "page_server", "pre_dump", "incremental")  # what is n
 FROZEN_MARK = "files.img"
 CONNECT_SECONDS = 10.0
 PAGE_SERVER = 4  # CRIU's descriptor of the connection to it
-# Where we are installed: bin/ has the gzip that CRIU packs what is in a tmpfs with (spank/gzip.c).
+# Where we are installed: bin/ has the gzip that CRIU packs what is in a tmpfs with (spank/gzip.c); the library has the
+# kernel track a user's memory (spank/clear_refs.c).
 HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-ENVIRONMENT = {"PATH": f"{HOME}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+ENVIRONMENT = {
+    "PATH": f"{HOME}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+    **({"LD_PRELOAD": f"{HOME}/clear_refs.so"} if os.geteuid() else {}),
+}
 
 
 class Target:

@@ -31,14 +31,12 @@ def _is_server(value: object) -> bool:
 
 
 # What anybody may ask for, and what root may besides: his containers can reach out of themselves in any case.
-OPTIONS: dict[str, Values] = {"leave_running": FLAG}
+OPTIONS: dict[str, Values] = {"leave_running": FLAG, "track_mem": FLAG, "incremental": FLAG}
 ROOTS: dict[str, Values] = {
     "tcp_established": FLAG,
     "ext_unix_sk": FLAG,
     "shell_job": FLAG,
     "lazy_pages": FLAG,
-    "track_mem": FLAG,
-    "incremental": FLAG,
     "pre_dump": FLAG,
     "page_server": _is_server,
     "network_lock": ("IPTABLES", "NFTABLES", "SKIP"),
