@@ -48,107 +48,141 @@ class Taken:
         return f"{self.checkpoint.path} ({dumped:.1f} MiB{parent} in {times}{smaller})"
 
 
-def take(
-    container: Container,
-    pid: int,
-    store: Store | Directory,
-    helper: str | None,
-    reason: str,
-    options: dict[str, Any] | None = None,
-    connection: socket.socket | None = None,
-    serves: Callable[[], None] | None = None,
-    chain: Chain | None = None,
-) -> Taken:
-    """Checkpoint `container`, whose init is `pid`, into `store`; ShimError or OSError, and it runs on, where that
-    fails. `options` are of the worker's closed set (its check()). `connection` is one to the helper, where the caller
-    has it already. `serves` is called once memory that is handed out lazily can be asked for. `chain` is what it may
-    be an increment of."""
-    begin = time.monotonic()
-    options = options or {"leave_running": False}
-    record = container.load()
-    bundle = Bundle(record["bundle"], record["config"])
-    preflight.check(pid, bundle, options.get("shell_job", False))
-    needs = fit.needs(bundle)
-    if options.get("track_mem"):
-        files.remove_if_there(container.path(CHAIN))  # it takes the kernel's marks away
-    connection = connection or client.connect(helper)
-    pidfd = os.pidfd_open(pid)
-    committed: list[Checkpoint] = []
-    with store.stage() as stage:
+class Dump:
+    """A dump of `container`, whose init is `pid`. `options` are of the worker's closed set (its check()).
+
+    ShimError where it has what can't be dumped; OSError where it has ended.
+    """
+
+    def __init__(self, container: Container, pid: int, options: dict[str, Any]) -> None:
+        self.container = container
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.options = options
+        self.record = container.load()
+        self.bundle = Bundle(self.record["bundle"], self.record["config"])
+        preflight.check(pid, self.bundle, options.get("shell_job", False))
+        if options.get("track_mem"):
+            files.remove_if_there(container.path(CHAIN))  # it takes the kernel's marks away
+
+    def take(
+        self,
+        store: Store | Directory,
+        reason: str,
+        connection: socket.socket,
+        chain: Chain | None = None,
+        serves: Callable[[], None] | None = None,
+    ) -> Taken:
+        """Have the worker at the end of `connection` checkpoint it into `store`; ShimError or OSError, and it runs on,
+        where that fails. `chain` is what it may be an increment of. `serves` is called once memory that is handed out
+        lazily can be asked for."""
+        begin = time.monotonic()
+        needs = fit.needs(self.bundle)
         # Where this process is killed, the job's epilog finds by it what is to be removed.
-        link = container.path(f"stage.{os.getpid()}")
-        os.symlink(stage.path, link)
-        directories = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (stage.images, stage.work) if path]
-        # What is known already: once all is frozen, every flush counts.
-        stage.describe(record["config"], _podman_record(container), _streams(record))
-        if options["leave_running"]:
-            written.sync(pid)
-        asked = {**options, **(chain.begin(stage) if chain else {})}
+        link = self.container.path(f"stage.{os.getpid()}")
+        try:
+            with store.stage() as stage:
+                os.symlink(stage.path, link)
+                # What is known already: once all is frozen, every flush counts.
+                stage.describe(self.record["config"], _podman_record(self.container), _streams(self.record))
+                if self.options["leave_running"]:
+                    written.sync(self.pid)
+                about = {"needs": needs, "reason": reason}
+                taken = Taken(self._checkpoint(stage, connection, about, chain, serves), time.monotonic() - begin)
+        finally:
+            files.remove_if_there(link)
+        if chain:
+            chain.done(taken.checkpoint)
+        return taken
+
+    def pre_dump(self, directory: Directory, connection: socket.socket) -> None:
+        """Write its memory, while it runs on, to `directory`: a checkpoint that is built upon it is left with what
+        changed meanwhile. ShimError or OSError where that fails."""
+        stage = directory.stage()
+        with stage:
+            self._ask(connection, self.options, (stage.images, directory.work), lambda _: None)
+            stage.keep()
+
+    def _checkpoint(
+        self,
+        stage: Stage,
+        connection: socket.socket,
+        about: dict[str, Any],
+        chain: Chain | None,
+        serves: Callable[[], None] | None,
+    ) -> Checkpoint:
+        committed: list[Checkpoint] = []
 
         def commit(report: dict[str, Any]) -> None:
-            if "for" in options:
+            if "for" in self.options:
                 criu.leave_groups(stage.images)
-            report = {**report, "needs": needs}
             if chain:
-                chain.check(pid, stage.images)
-            committed.append(_commit(container, pid, record, stage, report, reason, options["leave_running"]))
+                chain.check(self.pid, stage.images)
+            committed.append(self._commit(stage, report | about))
 
+        options = self.options | (chain.begin(stage) if chain else {})
         try:
-            client.dump(connection, asked, [pidfd, *directories], commit, serves)
+            self._ask(connection, options, (stage.images, stage.work), commit, serves)
         except ShimError:
             if not committed or options["leave_running"] or options.get("lazy_pages"):
                 raise  # it runs on; what it did not hand out of its memory, nobody else has
             # It is committed, so it must not run on: what it did now would be done twice.
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        finally:
-            if not committed or options["leave_running"]:
-                files.remove_if_there(link)
-            for descriptor in (*directories, pidfd):
-                os.close(descriptor)
-            connection.close()
-        taken = Taken(committed[0], time.monotonic() - begin)
-    files.remove_if_there(link)
-    if chain:
-        chain.done(taken.checkpoint)
-    return taken
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        return committed[0]
 
-
-def pre_dump(container: Container, pid: int, directory: Directory, helper: str | None, options: dict[str, Any]) -> None:
-    """Write the memory of `container`, which runs on, to `directory`: a checkpoint that is built upon it is left with
-    what changed meanwhile. ShimError or OSError where that fails."""
-    record = container.load()
-    preflight.check(pid, Bundle(record["bundle"], record["config"]))
-    files.remove_if_there(container.path(CHAIN))  # it takes the kernel's marks away
-    connection, stage = client.connect(helper), directory.stage()
-    with stage:
-        directories = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (stage.images, directory.work)]
-        descriptors = [os.pidfd_open(pid), *directories]
+    def _ask(
+        self,
+        connection: socket.socket,
+        options: dict[str, Any],
+        directories: tuple[str, str | None],
+        commit: Callable[[dict[str, Any]], None],
+        serves: Callable[[], None] | None = None,
+    ) -> None:
+        """The worker's request: `directories` are for the images, and for CRIU to work in, if elsewhere."""
+        descriptors = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in directories if path]
         try:
-            client.dump(connection, options, descriptors, lambda _: None)
+            client.dump(connection, options, [self.pidfd, *descriptors], commit, serves)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
             connection.close()
-        stage.keep()
 
+    def _commit(self, stage: Stage, report: dict[str, Any]) -> Checkpoint:
+        """Write what the images don't say, and commit. The container is frozen meanwhile."""
+        manifest = self._manifest(report, stage.sizes())
+        if self.options["leave_running"]:
+            _require_names(stage.images)
+            written.sync(self.pid)  # what was written since the dump began; most was before
+        return stage.commit({**manifest, "written": written.look(self.pid)})
 
-def _commit(
-    container: Container,
-    pid: int,
-    record: dict[str, Any],
-    stage: Stage,
-    report: dict[str, Any],
-    reason: str,
-    left_running: bool,
-) -> Checkpoint:
-    """Write what the images don't say, and commit. The container is frozen meanwhile."""
-    manifest = _manifest(container, pid, record, report, reason, stage.sizes())
-    if left_running:
-        _require_names(stage.images)
-        written.sync(pid)  # what was written since the dump began; most was before
-    task = job.of(Bundle(record["bundle"], record["config"]).environment())
-    about = {"restarts": task.restarts} if task else {}
-    return stage.commit({**manifest, **about, "left_running": left_running, "written": written.look(pid)})
+    def _manifest(self, report: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
+        outside = _outside_of_input(self.record)
+        pending = _unread(outside) if outside else b""
+        task = job.of(self.bundle.environment())
+        return {
+            "version": 1,
+            "container": self.container.name,
+            "created": files.timestamp(),
+            "node": os.uname().nodename,
+            "kernel": os.uname().release,
+            "criu": report["criu"],
+            "needs": report["needs"],
+            "reason": report["reason"],
+            "bytes": sum(sizes.values()),
+            "files": sizes,
+            "streams": _streams(self.record),
+            "input": base64.b64encode(pending).decode(),
+            "clock": report["clock"],
+            "external": report["external"],
+            "network": report["network"],
+            "uid_map": _id_map(self.pid, "uid"),
+            "gid_map": _id_map(self.pid, "gid"),
+            "own_cgroup": os.geteuid() == 0 and groups.has_own(self.pid),
+            "io_priority": linux.io_priority(self.pid),
+            "frozen_seconds": report["frozen_ns"] / 1e9,
+            "left_running": self.options["leave_running"],
+            **({"restarts": task.restarts} if task else {}),
+        }
 
 
 def _require_names(images: str) -> None:
@@ -172,40 +206,6 @@ def _streams(record: dict[str, Any]) -> list[str]:
     """Where the container's standard streams lead; nowhere outside, where it has a terminal of its own."""
     streams: list[str] = record.get("stdio", {}).get("streams", ["", "", ""])
     return streams
-
-
-def _manifest(
-    container: Container,
-    pid: int,
-    record: dict[str, Any],
-    report: dict[str, Any],
-    reason: str,
-    sizes: dict[str, int],
-) -> dict[str, Any]:
-    outside = _outside_of_input(record)
-    pending = _unread(outside) if outside else b""
-    return {
-        "version": 1,
-        "container": container.name,
-        "created": files.timestamp(),
-        "node": os.uname().nodename,
-        "kernel": os.uname().release,
-        "criu": report["criu"],
-        "needs": report["needs"],
-        "reason": reason,
-        "bytes": sum(sizes.values()),
-        "files": sizes,
-        "streams": _streams(record),
-        "input": base64.b64encode(pending).decode(),
-        "clock": report["clock"],
-        "external": report["external"],
-        "network": report["network"],
-        "uid_map": _id_map(pid, "uid"),
-        "gid_map": _id_map(pid, "gid"),
-        "own_cgroup": os.geteuid() == 0 and groups.has_own(pid),
-        "io_priority": linux.io_priority(pid),
-        "frozen_seconds": report["frozen_ns"] / 1e9,
-    }
 
 
 def _id_map(pid: int, kind: str) -> list[list[int]]:

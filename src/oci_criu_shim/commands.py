@@ -135,7 +135,7 @@ def _as_crun_has_it(call: Invocation, container: Container) -> list[str]:
 
 def checkpoint(call: Invocation) -> int:
     """Checkpoint a running container into a directory."""
-    from oci_criu_shim import bundle, job, requested
+    from oci_criu_shim import bundle, client, job, requested
     from oci_criu_shim import checkpoint as checkpointing
     from oci_criu_shim.checkpoints.directory import Directory
 
@@ -157,11 +157,12 @@ def checkpoint(call: Invocation) -> int:
     directory = Directory(*places, elsewhere, call.value("parent-path"))
     serves = requested.serves(call)
     directory.prepare()
+    dump = checkpointing.Dump(container, pid, options)
     if call.flag("pre-dump"):
-        checkpointing.pre_dump(container, pid, directory, helper, options)
+        dump.pre_dump(directory, client.connect(helper))
         call.log.event(f"pre-dumped {container.name} to {directory.path}")
         return 0
-    taken = checkpointing.take(container, pid, directory, helper, "demand", options, serves=serves)
+    taken = dump.take(directory, "demand", client.connect(helper), serves=serves)
     call.log.event(f"checkpointed {container.name} to {taken.describe()}")
     if not options["leave_running"]:
         lifecycle.forget(container, backend, pid)

@@ -56,17 +56,22 @@ def _tracked(of: Checkpointer) -> bool:
 
 def _take(of: Checkpointer, pid: int, reason: str, goes_on: bool, connection: socket.socket | None) -> Taken:
     """An increment where there can be one, and a whole checkpoint where there can't, or where that failed."""
-    helper = job.helper_socket(of.container.root, of.task)
-    options = {"leave_running": reason not in ENDING}
     link = chain.Chain(of.container, goes_on)
     try:
-        return checkpoint.take(of.container, pid, of.store, helper, reason, options, connection, chain=link)
+        return _take_one(of, pid, reason, link, connection)
     except ShimError as error:
         if not link.is_increment:
             raise
         of.log.event(f"the checkpoint of {of.task.describe()} is a whole one: {error.line()}")
-    link = chain.Chain(of.container, goes_on)
-    return checkpoint.take(of.container, pid, of.store, helper, reason, options, chain=link)
+    return _take_one(of, pid, reason, chain.Chain(of.container, goes_on), None)
+
+
+def _take_one(
+    of: Checkpointer, pid: int, reason: str, link: chain.Chain, connection: socket.socket | None
+) -> Taken:
+    dump = checkpoint.Dump(of.container, pid, {"leave_running": reason not in ENDING})
+    connection = connection or client.connect(job.helper_socket(of.container.root, of.task))
+    return dump.take(of.store, reason, connection, link)
 
 
 def look(of: Checkpointer) -> int:

@@ -7,7 +7,7 @@ import sys
 sys.path.insert(0, "/usr/lib/oci-criu-shim")
 sys.path.append("/usr/lib/python3/dist-packages")
 
-from oci_criu_shim import checkpoint
+from oci_criu_shim import checkpoint, client
 from oci_criu_shim.chain import Chain, tracked
 from oci_criu_shim.checkpoints import codec
 from oci_criu_shim.checkpoints.compression import Compression
@@ -27,7 +27,7 @@ def main(root: str, name: str, directory: str, helper: str, leave_running: str, 
         store.prepare()
         options = {"leave_running": leave_running == "yes"}
         chain = Chain(container, leave_running == "yes" and tracked(container)[0])
-        checkpoint.take(container, pid, store, helper or None, "preempt", options, chain=chain)
+        checkpoint.Dump(container, pid, options).take(store, "preempt", client.connect(helper or None), chain)
     except (ShimError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

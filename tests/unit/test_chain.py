@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import chain, checkpoint, criu, samples, taking
+from oci_criu_shim import chain, criu, samples, taking
 from oci_criu_shim.chain import Chain
 from oci_criu_shim.checkpoints.store import Checkpoint, Stage, Store
 from oci_criu_shim.container import Container
@@ -148,18 +148,17 @@ def test_a_failed_increment_is_followed_by_a_whole_one(
 ) -> None:
     dump(Chain(container, True))
 
-    def take(*_: object, chain: Chain) -> str:
+    def take(_: object, __: int, ___: str, link: Chain, ____: None) -> str:
         with store.stage() as stage:
-            if chain.begin(stage)["incremental"]:
+            if link.begin(stage)["incremental"]:
                 raise ShimError("moved")
         return "taken"
 
-    monkeypatch.setattr(checkpoint, "take", take)
-    monkeypatch.setattr("oci_criu_shim.job.helper_socket", lambda *_: None)
+    monkeypatch.setattr(taking, "_take_one", take)
     job: Any = Job(container, store)
     assert str(taking._take(job, 1, "interval", True, None)) == "taken"
     assert job.said == ["the checkpoint of job 7 is a whole one: moved"]
-    monkeypatch.setattr(checkpoint, "take", lambda *_, **__: os.stat("/nonexistent"))
+    monkeypatch.setattr(taking, "_take_one", lambda *_: os.stat("/nonexistent"))
     with pytest.raises(FileNotFoundError):
         taking._take(job, 1, "interval", True, None)
 

@@ -47,12 +47,12 @@ def fails(monkeypatch: pytest.MonkeyPatch, killed: int | None = None) -> None:
 
     monkeypatch.setattr("oci_criu_shim.chain.tracked", lambda _: (False, False))
 
-    def take(*_: object, chain: object) -> None:
+    def dump(*_: object) -> None:
         if killed is not None:
             os.kill(killed, signal.SIGKILL)
         raise ShimError(WORDS)
 
-    monkeypatch.setattr(checkpoint, "take", take)
+    monkeypatch.setattr(checkpoint, "Dump", dump)
 
 
 @pytest.mark.parametrize("begin", [taking.run_on, preempt.go])
