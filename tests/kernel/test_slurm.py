@@ -1,4 +1,4 @@
-"""A preempted job goes on elsewhere, where control groups are of version 2 alone."""
+"""A preempted job goes on elsewhere, where control groups are of version 2 alone and the kernel tracks memory."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ def test_preempted(cluster: Cluster) -> None:
     job = jobs.batch(cluster, jobs.prepare(cluster), "moved", work, *jobs.OPTIONS)
     job.wait_running()
     job.wait_ticks(3)
+    cluster.exec("ctl", ["oci-criu-shim", "job", "checkpoint", job.number], timeout=600)
     job.preempt()
     job.wait_end()
     assert not job.failures(), job.quoted()
+    assert " MiB more than 1 in " in job.output(), job.quoted()
