@@ -100,12 +100,13 @@ def test_all_memory_comes_back(site: Site, compressing: None) -> None:
         tell(life)
         number, whole, parent = taken(life)
         assert (number, parent) == (1, "")
+        wait_for(lambda: depths(life, 1) == {0}, 60, "its compression")
         for number in range(2, 4):
             sums = tell(life)
             found, size, parent = taken(life)
             assert (found, parent) == (number, f" more than {number - 1}")
             assert size < whole * 3 / 4
-        wait_for(lambda: depths(life, 3) == {0, 1, 2}, 300, "its compression")
+            wait_for(lambda: depths(life, number) == set(range(number)), 60, "its compression")  # noqa: B023
         tell(life)
         go_on(life)
         assert tell(life, "look") == sums
