@@ -149,9 +149,11 @@ def _require_mmdebstrap(progress: Progress) -> None:
         return
     if not shutil.which("apt-get"):
         raise ClusterError("mmdebstrap is missing", "install mmdebstrap by this machine's package manager")
-    progress("installing mmdebstrap")
-    run(["apt-get", "update"])
-    run(["apt-get", "--yes", "install", "mmdebstrap", "debian-archive-keyring"])
+    with locked(cache_dir() / "mmdebstrap.lock"):  # other roots may be built at this time
+        if not shutil.which("mmdebstrap"):
+            progress("installing mmdebstrap")
+            run(["apt-get", "update"])
+            run(["apt-get", "--yes", "install", "mmdebstrap", "debian-archive-keyring"])
 
 
 def _remove_older(root: Path) -> None:

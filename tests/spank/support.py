@@ -51,7 +51,7 @@ class Case(unittest.TestCase):
     def job(self, number: int = 7) -> Path:
         return RUN / str(number)
 
-    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
+    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
         limit = time.monotonic() + seconds
         while not condition():
             self.assertLess(time.monotonic(), limit, f"in vain waited for {what}")
