@@ -1,7 +1,7 @@
-"""Has memory of many kinds, and changes some of it for each line that it reads: remember.py [move].
+"""Has memory of many kinds, and changes some of it for each line that it reads.
 
 The answer is a line of JSON: `sums` of each kind, and `wrong`: the kinds whose sum is not the one that was answered
-last. The line `look` changes nothing. With `move`, tables of pages that did not change are moved to where others were.
+last. The line `look` changes nothing; at `move`, tables of pages that did not change are moved to where others were.
 """
 
 from __future__ import annotations
@@ -110,20 +110,19 @@ class Tables:
         return crc32(b"".join(ctypes.string_at(place, SIZE) for place in self.places))
 
 
-def main(*words: str) -> None:
+def main() -> None:
     """Until the input ends."""
-    kinds = Kinds()
-    child, tables = Child(kinds), Tables() if "move" in words else None
+    kinds, tables = Kinds(), Tables()
+    child = Child(kinds)
     expected: dict[str, int] = {}
 
     def look() -> dict[str, int]:
-        found = {**kinds.sums(), "child": child.ask(b"l")}
-        return {**found, "tables": tables.sum()} if tables else found
+        return {**kinds.sums(), "child": child.ask(b"l"), "tables": tables.sum()}
 
     for line in sys.stdin:
         found = look()
         wrong = [name for name, value in expected.items() if found[name] != value]
-        if line.strip() == "move" and tables:
+        if line.strip() == "move":
             tables.move()
         elif line.strip() != "look":
             kinds.change()
@@ -133,4 +132,4 @@ def main(*words: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
