@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,12 +94,25 @@ def test_the_users_comment_stays(fake: Slurm, before: str, after: str) -> None:
         ({"batch": False}, False),
     ],
 )
-def test_another_node(
-    fake: Slurm, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], wanted: bool
-) -> None:
-    monkeypatch.setenv("SINFO_FORMAT", "%C")
+def test_another_node(fake: Slurm, change: dict[str, Any], wanted: bool) -> None:
     fake.job = seen(**change)
     assert slurm.has_another_node(12, "n1") is wanted
+
+
+def test_what_the_user_set_for_his_own_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("scancel", "srun"):
+        (tmp_path / name).write_text('#!/bin/sh\nexport -p >"$0.set"\n')
+        (tmp_path / name).chmod(0o755)
+    users = ("SCANCEL_STATE", "SCONTROL_ALL", "SLURM_CLUSTERS", "SLURM_JOB_ID", "SLURM_JSON", "SRUN_CONTAINER")
+    for name in (*users, *commands.LEFT):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setattr("oci_criu_shim.process.PATH", str(tmp_path))
+    monkeypatch.setattr(slurm, "job", lambda number, soon=False: seen())
+    slurm.end_batch_step("12")
+    assert slurm.run_on_nodes(12, ["true"]) == 0
+    for name in ("scancel", "srun"):
+        found = re.findall(r"export (\w+)=", (tmp_path / f"{name}.set").read_text())
+        assert set(found) - {"OLDPWD", "PWD"} == {"LANG", "PATH", *commands.LEFT}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import signal
 
 from oci_criu_shim import process
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.slurm.commands import Commands, forget, program, run
+from oci_criu_shim.slurm.commands import Commands, environment, program, run
 from oci_criu_shim.slurm.job import Job
 
 # Where slurm.conf is: the site's own, or what a node without one was sent (configless Slurm).
@@ -97,7 +97,7 @@ def end_batch_step_after_grace(number: int) -> None:
     found = job(number)
     rest = max(found.seconds_left() - MARGIN, 0)
     argv = [program(END_BATCH_STEP[0]), *END_BATCH_STEP[1:], found.name]
-    process.spawn(["/bin/sh", "-c", 'sleep "$0" && exec "$@"', f"{rest:.1f}", *argv], os.environ, {})
+    process.spawn(["/bin/sh", "-c", 'sleep "$0" && exec "$@"', f"{rest:.1f}", *argv], environment(), {})
 
 
 def run_on_nodes(number: int, argv: list[str]) -> int:
@@ -106,12 +106,10 @@ def run_on_nodes(number: int, argv: list[str]) -> int:
     found = job(number)
     if not found.runs:
         raise ShimError(f"job {number} does not run: it is {' '.join(found.fields['states'])}")
-    # A step of the job that this is called in would be made otherwise.
-    env = {name: value for name, value in os.environ.items() if not name.lstrip("_").startswith("SLURM_")}
-    env.update({name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ})
     nodes = str(found.fields["node_count"])
     words = [f"--jobid={number}", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
-    return process.wait(process.spawn([program("srun"), *words, "--quiet", *argv], env, {1: 1, 2: 2}))
+    words += ["--chdir=/", "--quiet"]
+    return process.wait(process.spawn([program("srun"), *words, *argv], environment(), {1: 1, 2: 2}))
 
 
 def requeue(number: int) -> None:
@@ -138,7 +136,6 @@ def has_another_node(number: int, node: str) -> bool:
     wanted = job(number).fields
     if not (wanted["requeue"] and wanted["batch"]) or wanted["required_nodes"]:
         return False
-    forget("SINFO_")
     words = ("sinfo", f"--partition={wanted['partition']}", "--Node", "--noheader", "--format=%N")
     return len(set(run(*words).split()) - {node, *_expand(wanted["excluded_nodes"])}) >= wanted["node_count"]
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PARTITION = ("PartitionName", "PriorityTier", "PreemptMode", "GraceTime", "Default")
 MEMORY = ("DefMemPerNode", "DefMemPerCPU")
+LEFT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # of the environment: where Slurm is, and who asks
 
 
 def program(name: str) -> str:
@@ -27,18 +28,18 @@ def program(name: str) -> str:
     return path
 
 
+def environment() -> dict[str, str]:
+    """Theirs. What the user has set for his own calls, such as SCANCEL_STATE, SQUEUE_FORMAT or SLURM_CLUSTERS, would
+    have them do something else, or wait for an answer."""
+    return {**process.ENVIRONMENT, **{name: os.environ[name] for name in LEFT if name in os.environ}}
+
+
 def run(*argv: str) -> str:
     """Run one: its output. ShimError where it fails."""
-    status, text = process.output([program(argv[0]), *argv[1:]], os.environ)
+    status, text = process.output([program(argv[0]), *argv[1:]], environment())
     if status:
         raise ShimError(f"{' '.join(argv)}: {text.strip() or f'exit status {status}'}")
     return text
-
-
-def forget(prefix: str) -> None:
-    """The user's own filters, in the environment, are for his own eyes."""
-    for name in [name for name in os.environ if name.startswith(prefix)]:
-        del os.environ[name]
 
 
 class Commands:
@@ -75,7 +76,6 @@ class Commands:
 
     def known_jobs(self, ended: bool) -> set[int]:
         """The ids of the user's jobs that slurmctld knows; those too, where `ended`, that have ended."""
-        forget("SQUEUE_")
         states = ["--states=all"] if ended else []
         return set(map(int, run("squeue", "--me", *states, "--array", "--noheader", "--format=%A").split()))
 
