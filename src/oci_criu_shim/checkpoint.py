@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from oci_criu_shim import client, criu, files, fit, groups, job, linux, preflight, stdio, written
+from oci_criu_shim import client, criu, files, fit, groups, linux, preflight, stdio, written
 from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.container import CHAIN
 from oci_criu_shim.errors import ShimError
@@ -158,7 +158,6 @@ class Dump:
     def _manifest(self, report: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
         outside = _outside_of_input(self.record)
         pending = _unread(outside) if outside else b""
-        task = job.of(self.bundle.environment())
         return {
             "version": 1,
             "container": self.container.name,
@@ -181,7 +180,7 @@ class Dump:
             "io_priority": linux.io_priority(self.pid),
             "frozen_seconds": report["frozen_ns"] / 1e9,
             "left_running": self.options["leave_running"],
-            **({"restarts": task.restarts} if task else {}),
+            **{name: self.record[name] for name in ("restarts",) if name in self.record},
         }
 
 

@@ -40,8 +40,8 @@ class CheckpointedTask:
         tidy.begin(directory, self.settings.keep_ended)
 
     def _ask_for_restarts(self) -> None:
-        """There is something of this task, or of an earlier job of that number; `srun --export=NONE` keeps from the
-        environment how often the job was restarted."""
+        """There is something of this task, or of an earlier job of that number; how often the job was restarted
+        may have been kept from its environment (`env -i … srun`)."""
         from oci_criu_shim import slurm
 
         self.task.restarts = slurm.job(self.task.job).restarts

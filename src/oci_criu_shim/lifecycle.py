@@ -69,8 +69,9 @@ class Plan:
 
     def record(self, **fields: object) -> dict[str, Any]:
         """What other verbs must know of the container (Container.save())."""
+        about = {"restarts": self.task.restarts} if self.task else {}  # the environment may not tell
         program = self.runtime.program
-        return {"bundle": self.bundle.path, "config": self.bundle.config, "backend": program, **fields}
+        return {"bundle": self.bundle.path, "config": self.bundle.config, "backend": program, **about, **fields}
 
 
 def run(plan: Plan) -> int:

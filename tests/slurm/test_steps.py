@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,11 +61,14 @@ def is_gone(job: Job) -> bool:
 
 def test_a_step_that_is_told_nothing(shim_cluster: Cluster, shim_bundle: str) -> None:
     """Not that its job was restarted, either."""
-    script = f"exec srun --export=NONE --container={shim_bundle} {{command}}"
-    job = jobs.submit(shim_cluster, "told-nothing", script, Work(ticks=14, tick=0.4, mib=1), *jobs.OPTIONS)
+    script = f"unset SLURM_RESTART_COUNT; exec srun --export=NONE --container={shim_bundle} {{command}}"
+    job = jobs.submit(shim_cluster, "told-nothing", script, Work(ticks=20, tick=0.4, mib=1), *jobs.OPTIONS)
     job.wait_running()
     job.wait_ticks(3)
     job.preempt()
+    shim_cluster.exec("ctl", ["oci-criu-shim", "job", "checkpoint", job.number])
+    manifests = (shim_cluster.home / f"alice/ckpt/{job.number}/0.0").glob("*/manifest.json")
+    assert [json.loads(path.read_text())["restarts"] for path in sorted(manifests)] == [0, 1]
     assert job.wait_end() == "COMPLETED", job.quoted()
     assert not job.failures()
 

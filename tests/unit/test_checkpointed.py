@@ -139,7 +139,7 @@ def test_what_cannot_go_on(site: Site) -> None:
 
 
 def test_a_step_that_is_not_told_of_restarts_goes_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """srun --export=NONE"""
+    """Its script has unset SLURM_RESTART_COUNT."""
     site.run()
     restarts(monkeypatch, 1)
     assert site.run() == (FRESH, ["pretend"])
