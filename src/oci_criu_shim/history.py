@@ -2,8 +2,8 @@
 
     <checkpoint directory>/history/<job>/<step>.<task>.jsonl    a line of JSON for each event
 
-A line has `time` (seconds since the epoch), `node`, `restarts` (of the job), `event`, the facts that EVENTS lists, and
-`seq`, the number of a checkpoint whose `path` is among them.
+A line has `time` (seconds since the epoch), `node`, the job's `restarts` and `name` (12_3 in an array), `event`, the
+facts that EVENTS lists, and `seq`, the number of a checkpoint whose `path` is among them.
 The words for it, if the user is told of it, are where it is noted: log.event() and log.error() take both.
 """
 
@@ -52,13 +52,13 @@ class Log(log.Log):
     def __init__(self, other: log.Log, directory: str, task: Task) -> None:
         super().__init__(other.path, other.form, other.verbose)
         self.file = os.path.join(directory, DIRECTORY, task.key + SUFFIX)
-        self.restarts = task.restarts
+        self.about = {"restarts": task.restarts, "name": task.name}
 
     def note(self, kind: str, **facts: object) -> None:
         """Add an event. Where that fails, the job loses nothing else by it."""
         import json
 
-        about = {"time": time.time(), "node": os.uname().nodename, "restarts": self.restarts, "event": kind}
+        about = {"time": time.time(), "node": os.uname().nodename, **self.about, "event": kind}
         number = os.path.basename(str(facts.get("path")))
         if number.isdecimal():  # for other readers; ours has the path
             facts["seq"] = int(number)
@@ -118,11 +118,16 @@ def _newest(path: str) -> float:
         return time.time()  # it is being removed, or written
 
 
+def owner(directory: str, job: int) -> int:
+    """The user whose the history of a job is. OSError where there is none, or that can't be seen."""
+    return os.lstat(os.path.join(directory, DIRECTORY, str(job))).st_uid
+
+
 def read(directory: str, job: int) -> dict[str, list[dict[str, Any]]]:
     """{`<step>.<task>`: its events in order} of a job of the caller's; empty where it has no history."""
     path = os.path.join(directory, DIRECTORY, str(job))
     try:
-        own = os.lstat(path).st_uid == os.geteuid()
+        own = owner(directory, job) == os.geteuid()
         names = sorted(name for name in os.listdir(path) if own and name.endswith(SUFFIX))
     except OSError:
         return {}
@@ -142,8 +147,8 @@ def _events(path: str) -> list[dict[str, Any]]:
 def _event(line: str) -> dict[str, Any] | None:
     """The event in a line; the last one where an unfinished line stands before it; None where there is none."""
     try:
-        event = files.parse_json(line[max(line.rfind('{"time"'), 0) :])
-        types = {"time": NUMBER, "node": str, "restarts": int, **EVENTS[event["event"]]}
+        event = {"name": "", **files.parse_json(line[max(line.rfind('{"time"'), 0) :])}
+        types = {"time": NUMBER, "node": str, "restarts": int, "name": str, **EVENTS[event["event"]]}
         facts = {name: event[name] for name in types}
         fits = facts["time"] < LATEST and facts.get("at", 0) < LATEST
     except (ValueError, KeyError, TypeError):

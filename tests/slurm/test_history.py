@@ -113,7 +113,10 @@ def test_not_asked(cluster: Cluster, bundle: str) -> None:
 
 
 def test_who_asks(cluster: Cluster) -> None:
-    assert cluster.exec("n1", STATUS, "bob", check=False).returncode
+    for words in (STATUS, ("oci-criu-shim", "ckpt", "list", jobs.CHECKPOINTS)):
+        refused = cluster.exec("n1", words, "bob", check=False)
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+        assert f"{jobs.CHECKPOINTS}: Permission denied" in refused.stderr
     refused = cluster.exec("n1", [*STATUS, "4242"], check=False)
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert f"job 4242 has no history in {jobs.CHECKPOINTS}" in refused.stderr

@@ -181,6 +181,10 @@ def test_array(shim_cluster: Cluster, shim_bundle: str) -> None:
     last = Job(shim_cluster, first.number, work, path / "array.ledger.1")
     last.wait_running()
     last.wait_ticks(3)
+    ours, name = ["oci-criu-shim", "job"], f"{first.number}_1"
+    shim_cluster.exec("ctl", [*ours, "checkpoint", name])
+    found = shim_cluster.exec("ctl", [*ours, "status", f"--checkpoint-dir={CHECKPOINTS}", name]).stdout
+    assert found.startswith(f"job {last.number} ({name}): running; 1 run, 1 checkpoint, ")
     last.preempt()
     output_of = {n: (shim_cluster.home / f"alice/{first.number}.{n}.out") for n in (0, 1)}
     wait_for(lambda: all(p.read_text().count("end sum-ok") == 1 for p in output_of.values()), 90, "both ends")
@@ -209,6 +213,9 @@ def test_heterogeneous_job(shim_cluster: Cluster, shim_bundle: str) -> None:
     job.nodes.append("n1")
     ledgers = [shim_cluster.shared / f"het.ledger.{number}" for number in (0, 1)]
     wait_for(lambda: all(p.exists() and p.read_text().count("\n") > 3 for p in ledgers), 60, "both components")
+    done = shim_cluster.exec("ctl", ["oci-criu-shim", "job", "checkpoint", job.number])
+    taken = [f"{node}: checkpointed job {job.number} step {step} task 0" for step, node in enumerate(("n1", "n2"))]
+    assert all(what in done.stdout for what in taken), done.stdout
     high = job.displace()
     wait_for(lambda: job.state() == "PENDING", 60, "it to be requeued")
     shim_cluster.exec("ctl", ["scancel", high])

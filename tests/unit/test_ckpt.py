@@ -188,6 +188,10 @@ def test_verify(home: Path, capfd: Capture) -> None:
     ]
 
 
+def test_verify_of_a_directory(home: Path, capfd: Capture) -> None:
+    assert ran(capfd, "verify", home / "7").splitlines() == [f"{home}/7/batch.0/{seq}: ok" for seq in (1, 2)]
+
+
 def test_verify_without_checksums(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oci_criu_shim.checkpoints.integrity.LARGE", 1)
     path = made(home, "8/0.0")

@@ -86,7 +86,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     assert events(tmp_path) == []
 
 
-GOOD = {"time": 1.0, "node": "n1", "restarts": 0, "event": "ended", "status": 0}
+GOOD = {"time": 1.0, "node": "n1", "restarts": 0, "name": "12", "event": "ended", "status": 0}
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,7 @@ GOOD = {"time": 1.0, "node": "n1", "restarts": 0, "event": "ended", "status": 0}
         json.dumps({**GOOD, "restarts": -1}),
         json.dumps({**GOOD, "status": "well"}),
         json.dumps({**GOOD, "node": None}),
+        json.dumps({**GOOD, "name": 12}),
         json.dumps({**GOOD, "event": "checkpointed", "path": "/c/1", **TAKEN, "bytes": float("inf")}),
         json.dumps({**GOOD, "event": "checkpointed", "path": "/c/1", **TAKEN, "at": 1e300}),
     ],

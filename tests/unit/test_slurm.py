@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -107,7 +108,7 @@ def test_what_the_user_set_for_his_own_calls(tmp_path: Path, monkeypatch: pytest
     for name in (*users, *commands.LEFT):
         monkeypatch.setenv(name, "x")
     monkeypatch.setattr("oci_criu_shim.process.PATH", str(tmp_path))
-    monkeypatch.setattr(slurm, "job", lambda number, soon=False: seen())
+    monkeypatch.setattr(commands, "_records", lambda _: [RECORD])
     slurm.end_batch_step("12")
     assert slurm.run_on_nodes(12, ["true"]) == 0
     for name in ("scancel", "srun"):
@@ -162,12 +163,19 @@ def test_slurm_is_not_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 UNSET = {"set": False, "infinite": False, "number": 0}
+
+
+def number_of(number: int) -> dict[str, Any]:
+    return {**UNSET, "set": True, "number": number}
+
+
 RECORD = {
     **{"job_id": 12, "job_state": ["RUNNING"], "restart_cnt": 1, "partition": "low", "features": "", "comment": "mine"},
-    **{"array_job_id": {**UNSET, "set": True}, "array_task_id": UNSET, "batch_flag": True, "batch_host": "n1"},
+    **{"array_job_id": number_of(0), "array_task_id": UNSET, "batch_flag": True, "batch_host": "n1"},
     **{"preempt_time": UNSET, "end_time": {**UNSET, "set": True, "number": 1800000000}, "requeue": True},
     **{"time_limit": {**UNSET, "set": True, "number": 60}, "node_count": {**UNSET, "set": True, "number": 2}},
-    **{"required_nodes": "", "excluded_nodes": "n3"},
+    **{"required_nodes": "", "excluded_nodes": "n3", "user_id": os.geteuid()},
+    **{"het_job_id": UNSET, "het_job_offset": UNSET},
 }
 
 
@@ -210,8 +218,52 @@ def test_one_of_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
     ended, running = (Job(commands.Commands().job(number)) for number in (13, 12))
     assert (ended.name, ended.has_completed) == ("13", True)
     assert (running.name, running.has_completed) == ("12_3", False)
-    with pytest.raises(ShimError, match="gave no job"):
+    with pytest.raises(ShimError, match="Slurm knows no job 9"):
         commands.Commands().job(9)
+    assert commands.Commands().number("12_3") == 12
+    with pytest.raises(ShimError, match="job 12_4 has not begun"):
+        commands.Commands().number("12_4")
+
+
+@pytest.mark.parametrize(("number", "parts"), [(12, [(12, 12, 0), (13, 12, 1)]), (13, [(13, 12, 1)])])
+def test_components(monkeypatch: pytest.MonkeyPatch, number: int, parts: list[tuple[int, ...]]) -> None:
+    of = {"het_job_id": number_of(12)}
+    components = [{**RECORD, **of, "job_id": 12 + n, "het_job_offset": number_of(n)} for n in range(2)]
+    answer(monkeypatch, *components[number - 12 :])
+    found = commands.Commands().parts(number)
+    assert [(part["job"], part["leader"], part["group"]) for part in found] == parts
+    assert commands.Commands().number("12+1") == 13
+
+
+def test_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number is that of one of its tasks, too."""
+    of = {"array_job_id": number_of(13)}
+    states = {12: ["RUNNING"], 13: ["PENDING"], 14: ["RUNNING"]}
+    answer(monkeypatch, *({**RECORD, **of, "job_id": job, "job_state": states[job]} for job in states))
+    ran: list[int] = []
+    monkeypatch.setattr(slurm, "_run_on_nodes", lambda part, _: ran.append(part["job"]))
+    slurm.run_on_nodes(13, ["true"])
+    slurm.run_on_nodes(12, ["true"])
+    assert ran == [12, 14, 12]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"job_state": ["COMPLETED"]}, "job 12 does not run: it is COMPLETED"),
+        ({"user_id": 4711}, "job 12 belongs to user 4711"),
+    ],
+)
+def test_no_step_for_that_job(monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str) -> None:
+    answer(monkeypatch, {**RECORD, **change})
+    with pytest.raises(ShimError, match=said):
+        slurm.run_on_nodes(12, ["true"])
+
+
+def test_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch)
+    with pytest.raises(ShimError, match="Slurm knows no job 12"):
+        commands.Commands().job(12)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ Event = dict[str, Any]
 
 
 def event(time: float, node: str, restarts: int, kind: str, **facts: object) -> Event:
-    return {"time": BEGIN + time, "node": node, "restarts": restarts, "event": kind, **facts}
+    return {"time": BEGIN + time, "node": node, "restarts": restarts, "name": "12", "event": kind, **facts}
 
 
 def taken(seq: int, at: float, reason: str = "preempt", frozen: float = 1.0) -> dict[str, Any]:
@@ -136,11 +137,11 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     settings = config.load(str(tmp_path / "none"))
     settings.checkpoint_dir = str(tmp_path)
     monkeypatch.setattr(config, "load", lambda: settings)
-    monkeypatch.setattr(slurm, "known_jobs", lambda: set())
+    monkeypatch.setattr(slurm, "known_jobs", lambda ended: set())
     for number, events in ((12, preempted()), (13, unlucky()), (14, preempted()[:5])):
         path = tmp_path / f"history/{number}/batch.0.jsonl"
         path.parent.mkdir(parents=True)
-        path.write_text("".join(json.dumps(event) + "\n" for event in events))
+        path.write_text("".join(json.dumps({**event, "name": str(number)}) + "\n" for event in events))
     return tmp_path
 
 
@@ -180,6 +181,29 @@ def test_one(site: Path, capfd: Capture) -> None:
     ]
 
 
+def test_one_of_an_array(site: Path, capfd: Capture) -> None:
+    """Slurm need not know it, nor need its history have a name."""
+    path = site / "history/13/batch.0.jsonl"
+    path.write_text(path.read_text().replace('"name": "13"', '"name": "11_3"'))
+    assert ran(capfd, "11_3") == ran(capfd, 13)
+    assert ran(capfd, 13).startswith("job 13 (11_3): failed; ")
+    assert [(one["job"], one["name"]) for one in json.loads(ran(capfd, "--json"))][1] == (13, "11_3")
+    path.write_text(path.read_text().replace('"name": "11_3", ', ""))
+    assert ran(capfd, 13).startswith("job 13: failed; ")
+
+
+def test_a_component_of_a_heterogeneous_job(site: Path, capfd: Capture) -> None:
+    """All are checkpointed under the number of the first."""
+    assert ran(capfd, "12+1") == ran(capfd, 12)
+
+
+def test_somebody_elses(site: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    uid = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+    assert cli.main(["job", "status", "12"]) == 1
+    assert f"error: the history of job 12 belongs to user {uid} " in capfd.readouterr().err
+
+
 def test_problems_are_told(site: Path, capfd: Capture) -> None:
     printed = ran(capfd, 13, "--checkpoint-dir", site)
     assert "2025-11-22T08:51:40Z checkpoint-failed on n1: the disk is full" in printed
@@ -199,7 +223,8 @@ def test_json(site: Path, capfd: Capture) -> None:
 def test_one_that_runs(site: Path, capfd: Capture, known: set[int] | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slurm knows it, or does not answer."""
 
-    def known_jobs() -> set[int]:
+    def known_jobs(ended: bool) -> set[int]:
+        assert not ended
         if known is None:
             raise ShimError("no squeue")
         return known
@@ -212,11 +237,13 @@ def test_one_that_runs(site: Path, capfd: Capture, known: set[int] | None, monke
     ("words", "said", "status"),
     [
         (["99"], "job 99 has no history in ", 1),
-        (["12x"], "a JOBID is a number such as 12, not '12x'", 2),
+        (["12x"], "a JOBID is a number such as 12, or 12_3 of an array, not '12x'", 2),
         (["-1"], "unknown option '-1'", 2),
-        (["0"], "a JOBID is a number such as 12, not '0'", 2),
-        (["٣"], "a JOBID is a number such as 12, not '٣'", 2),
-        (["12_3"], "a JOBID is a number such as 12, not '12_3'", 2),
+        (["0"], "a JOBID is a number such as 12, or 12_3 of an array, not '0'", 2),
+        (["٣"], "a JOBID is a number such as 12, or 12_3 of an array, not '٣'", 2),
+        (["12_"], "a JOBID is a number such as 12, or 12_3 of an array, not '12_'", 2),
+        (["12_3"], "job 12_3 has no history in ", 1),
+        (["99+1"], "job 99+1 has no history in ", 1),
         (["99999999999"], "a JOBID is a number", 2),
         (["--timeline", "a.svg"], "--timeline draws one job: it needs a JOBID", 2),
         (["12", "--timeline", "a.pdf"], "a.pdf is not named as a picture (hint: name it .svg or .png)", 2),

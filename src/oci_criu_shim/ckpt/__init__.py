@@ -15,7 +15,7 @@ DRY_RUN = Option("--dry-run -n", "", "only say what would be removed")
 VERBS = {
     "list": Verb(look.listing, "[DIR]", "list the checkpoints in DIR, or in the site's directory", (JSON,)),
     "show": Verb(look.show, "CHECKPOINT", "show the processes, memory, files, sockets and mounts in one", (JSON,)),
-    "verify": Verb(look.verify, "[CHECKPOINT]...", "compare all bytes with their checksums, of all by default"),
+    "verify": Verb(look.verify, "[CHECKPOINT|DIR]...", "compare all bytes with their checksums, of all by default"),
     "diff": Verb(look.diff, "CHECKPOINT CHECKPOINT", "show what changed from one to another", (JSON,)),
     "export": Verb(change.export, "CHECKPOINT FILE", "write one to FILE.tar, .tar.gz or .tar.zst, as podman does"),
     "import": Verb(change.import_, "FILE DIR", "make what `export` wrote the newest checkpoint in DIR"),

@@ -78,7 +78,7 @@ def remove(call: Invocation) -> int:
 def _require_own(path: str) -> None:
     uid = os.lstat(path).st_uid
     if uid != os.geteuid():
-        raise ShimError(f"{path} belongs to user {uid}", "a checkpoint is for its owner alone")
+        raise ShimError(f"{path} belongs to user {uid}", place.OWNERS)
 
 
 def _known_jobs(hint: str) -> set[int]:

@@ -125,7 +125,8 @@ def _compression(found: dict[str, Any]) -> str:
 
 def verify(call: Invocation) -> int:
     """Compare checkpoints with their checksums; the exit status."""
-    paths = list(map(place.path_of, call.operands)) if call.operands else place.find(place.directory(None))
+    named = [path for word in call.operands for path in place.paths_of(word)]
+    paths = named if call.operands else place.find(place.directory(None))
     damaged = 0
     for number, path in enumerate(paths, 1):
         try:

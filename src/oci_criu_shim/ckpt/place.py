@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 DEPTH = 3  # <job>/<step>.<task>/<seq>
 KEY = re.compile(r".*/(?P<job>\d+)/(?P<step>batch|\d+)\.(?P<task>\d+)/\d+")
 LIST = "oci-criu-shim ckpt list shows them"
+OWNERS = "a checkpoint is for its owner alone"
 
 
 class Label:
@@ -35,8 +36,12 @@ class Label:
 def directory(word: str | None) -> str:
     """The directory that an operand names, or the site's; ShimError where there is none."""
     path = os.path.abspath(word or config.load().checkpoint_dir)
-    if not os.path.isdir(path):
-        raise ShimError(f"{path} is not a directory", "name the one that --checkpoint-dir named")
+    try:
+        os.scandir(path).close()
+    except PermissionError as error:
+        raise ShimError(f"{path}: {error.strerror}", OWNERS) from None
+    except OSError:
+        raise ShimError(f"{path} is not a directory", "name the one that --checkpoint-dir named") from None
     return path
 
 
@@ -68,10 +73,26 @@ def path_of(word: str) -> str:
     """The checkpoint that an operand names: by its path, or by that below the site's directory."""
     path = os.path.abspath(word)
     if not is_one(path):
+        _require_visible(path)
         path = os.path.join(os.path.abspath(config.load().checkpoint_dir), word.strip("/"))
     if not is_one(path):
         raise ShimError(f"{word} is no checkpoint", LIST)
     return os.path.normpath(path)
+
+
+def _require_visible(path: str) -> None:
+    try:
+        os.lstat(os.path.join(path, store.MANIFEST))
+    except PermissionError as error:
+        raise ShimError(f"{path}: {error.strerror}", OWNERS) from None
+    except OSError:
+        pass
+
+
+def paths_of(word: str) -> list[str]:
+    """The checkpoint that an operand names, or those in the directory that it names."""
+    found = find(os.path.abspath(word)) if os.path.isdir(word) else []
+    return found or [path_of(word)]
 
 
 def checkpoint(word: str) -> Checkpoint:

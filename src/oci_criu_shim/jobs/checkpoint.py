@@ -29,7 +29,7 @@ def checkpoint(call: Invocation) -> int:
     if call.flag("here"):
         return _here(job, call.flag("json"))
     words = [os.path.abspath(sys.argv[0]), "job", "checkpoint", "--here", *(["--json"] if call.flag("json") else [])]
-    return process.exit_status(slurm.run_on_nodes(job, [*words, str(job)]))
+    return process.exit_status(slurm.run_on_nodes(job, words))
 
 
 def _here(job: int, as_json: bool) -> int:

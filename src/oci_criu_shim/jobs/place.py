@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
+from oci_criu_shim import slurm
 from oci_criu_shim.errors import USAGE, ShimError
+
+NAME = re.compile(r"[1-9]\d{0,9}[_+]\d{1,9}", re.ASCII)
 
 
 def job_number(word: str) -> int:
-    """The JOBID `word`; ShimError where it is none."""
+    """The number of the job that `word` names; ShimError where it is none, or Slurm doesn't know one of that name."""
     if word.isascii() and word.isdecimal() and 0 < int(word) < 1 << 32:
         return int(word)
-    raise ShimError(f"a JOBID is a number such as 12, not {word!r}", status=USAGE)
+    if is_name(word):
+        return slurm.job_number(word)
+    raise ShimError(f"a JOBID is a number such as 12, or 12_3 of an array, not {word!r}", status=USAGE)
+
+
+def is_name(word: str) -> bool:
+    """Whether it is 12_3, of an array, or 12+1, of a heterogeneous job."""
+    return NAME.fullmatch(word) is not None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from oci_criu_shim import history, slurm, units
 from oci_criu_shim.ckpt import place
 from oci_criu_shim.ckpt.report import print_json, print_table
 from oci_criu_shim.errors import USAGE, ShimError
 from oci_criu_shim.jobs import story
-from oci_criu_shim.jobs.place import job_number
+from oci_criu_shim.jobs.place import is_name, job_number
 from oci_criu_shim.jobs.story import name, when
 
 TYPE_CHECKING = False
@@ -23,14 +25,10 @@ def status(call: Invocation) -> int:
     picture = call.value("timeline")
     if picture and not call.container:
         raise ShimError("--timeline draws one job: it needs a JOBID", status=USAGE)
-    job = job_number(call.container) if call.container else 0
     directory = place.directory(call.value("checkpoint-dir"))
-    if not job:
+    if not call.container:
         return _list(directory, call.flag("json"))
-    found = next(iter(_tell(directory, [job])), None)
-    if found is None:
-        hint = "`oci-criu-shim job status` lists those that have one; --checkpoint-dir names another directory"
-        raise ShimError(f"job {job} has no history in {directory}", hint)
+    found = _find(directory, call.container)
     if picture:
         from oci_criu_shim.jobs.timeline import draw
 
@@ -42,13 +40,41 @@ def status(call: Invocation) -> int:
     return 0
 
 
+def _find(directory: str, word: str) -> Story:
+    """The job that `word` names, which Slurm need not know any more; ShimError where it has no history.
+
+    The tasks of a heterogeneous job are all its first component's; those of an array have the name in their history.
+    """
+    if is_name(word) and "_" in word:
+        found = [one for one in _tell(directory, history.jobs(directory)) if one.name == word]
+    else:
+        job = job_number(word.partition("+")[0] if is_name(word) else word)
+        _require_own(directory, job)
+        found = _tell(directory, [job])
+    if not found:
+        hint = "`oci-criu-shim job status` lists those that have one; --checkpoint-dir names another directory"
+        raise ShimError(f"job {word} has no history in {directory}", hint)
+    return found[-1]
+
+
+def _require_own(directory: str, job: int) -> None:
+    try:
+        uid = history.owner(directory, job)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ShimError(f"the history in {directory} cannot be read: {error.strerror}") from None
+    if uid != os.geteuid():
+        raise ShimError(f"the history of job {job} belongs to user {uid}", "it is for its owner alone")
+
+
 def _tell(directory: str, jobs: Iterable[int]) -> list[Story]:
-    """Their stories. Slurm is asked where one has no end: its node may have died."""
+    """Their stories. Slurm is asked where one has no end: its node may have died, or all of it been killed."""
     found = [one for job in jobs if (one := story.tell(directory, job))]
     if all(one.state != story.RUNNING for one in found):
         return found
     try:
-        known = slurm.known_jobs()
+        known = slurm.known_jobs(ended=False)
     except ShimError:
         return found
     return [one if one.job in known else story.tell(directory, one.job, alive=False) or one for one in found]
@@ -64,7 +90,7 @@ def _list(directory: str, as_json: bool) -> int:
     ]
     for one in found:
         counts = [len(one.runs), len(one.checkpoints), len(one.restores)]
-        rows.append([one.job, one.state, when(one.begin), *counts, *_lengths(one), ",".join(one.nodes)])
+        rows.append([one.title, one.state, when(one.begin), *counts, *_lengths(one), ",".join(one.nodes)])
     print_table(rows)
     return 0
 
@@ -84,7 +110,7 @@ def _count(number: int, what: str) -> str:
 def _show(found: Story) -> None:
     kept, lost, waited = _lengths(found)
     counts = [_count(len(found.runs), "run"), _count(len(found.checkpoints), "checkpoint")]
-    print(f"job {found.job}: {found.state}; {', '.join(counts)}, {_count(len(found.restores), 'restore')}")
+    print(f"job {found.title}: {found.state}; {', '.join(counts)}, {_count(len(found.restores), 'restore')}")
     print(f"work kept {kept}, lost {lost}; waited {waited}, frozen {found.frozen:.2f} s")
     for task in found.tasks:
         print(f"\nstep {task.key.replace('.', ', task ')}:")

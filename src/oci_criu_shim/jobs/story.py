@@ -146,6 +146,7 @@ class Story:
 
     def __init__(self, job: int, events: dict[str, list[dict[str, Any]]], alive: bool) -> None:
         self.job = job
+        self.name: str = next(iter(events.values()))[-1]["name"] or str(job)
         self.tasks = [Task(key, events[key], alive) for key in sorted(events, key=_order)]
         self.runs = [run for task in self.tasks for run in task.runs]
         self.checkpoints = [checkpoint for task in self.tasks for checkpoint in task.checkpoints]
@@ -166,9 +167,14 @@ class Story:
         """Where it ran, in order."""
         return list(dict.fromkeys(run.node for run in sorted(self.runs, key=lambda run: run.begin)))
 
+    @property
+    def title(self) -> str:
+        """Its number, and what Slurm calls it where that is something else."""
+        return str(self.job) if self.name == str(self.job) else f"{self.job} ({self.name})"
+
     def describe(self) -> dict[str, Any]:
         """For JSON."""
-        names = ("job", "state", "begin", "end", "nodes", "kept", "lost", "bound", "waited", "frozen")
+        names = ("job", "name", "state", "begin", "end", "nodes", "kept", "lost", "bound", "waited", "frozen")
         return {name: getattr(self, name) for name in names} | {"tasks": [task.describe() for task in self.tasks]}
 
 

@@ -190,4 +190,4 @@ class _Picture:
         lost = f"lost {found.bound}{units.time(found.lost)}"
         sums = f"work kept {units.time(found.kept)}, {lost}, waited {units.time(found.waited)}"
         part = f", the first {MOST_TASKS} of {len(found.tasks)} tasks" if found.tasks[MOST_TASKS:] else ""
-        return f"Job {found.job}: {found.state}{part}\n{sums}"
+        return f"Job {found.title}: {found.state}{part}\n{sums}"

@@ -14,6 +14,10 @@ from oci_criu_shim.errors import ShimError
 from oci_criu_shim.slurm.commands import Commands, environment, program, run
 from oci_criu_shim.slurm.job import Job
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_criu_shim.slurm.commands import Part
+
 # Where slurm.conf is: the site's own, or what a node without one was sent (configless Slurm).
 CONF = ("/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf")
 # A signal that nobody catches. It does not reach a job that is being requeued already: SIGKILL would cancel that
@@ -100,15 +104,31 @@ def end_batch_step_after_grace(number: int) -> None:
     process.spawn(["/bin/sh", "-c", 'sleep "$0" && exec "$@"', f"{rest:.1f}", *argv], environment(), {})
 
 
+def job_number(name: str) -> int:
+    """The number of the job that Slurm's commands know by `name`: an array's 12_3, a heterogeneous job's 12+1."""
+    return Commands().number(name)
+
+
 def run_on_nodes(number: int, argv: list[str]) -> int:
-    """Run `argv` once on each node of a running job, beside its own steps, with our streams; srun's exit status as of
-    os.waitstatus_to_exitcode. ShimError where it does not run."""
-    found = job(number)
-    if not found.runs:
-        raise ShimError(f"job {number} does not run: it is {' '.join(found.fields['states'])}")
-    nodes = str(found.fields["node_count"])
-    words = [f"--jobid={number}", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
-    words += ["--chdir=/", "--quiet"]
+    """Run `argv`, and the job's number after it, once on each node of a running job, beside its own steps, with our
+    streams; srun's exit status as of os.waitstatus_to_exitcode. ShimError where it does not run.
+
+    Of an array and of a heterogeneous job it is done one after the other: each has its number, and a step of it.
+    """
+    parts = Commands().parts(number)
+    running = [part for part in parts if "RUNNING" in part["states"]] or parts
+    return next(filter(None, [_run_on_nodes(part, argv) for part in running]), 0)
+
+
+def _run_on_nodes(part: Part, argv: list[str]) -> int:
+    number, nodes = part["job"], str(part["nodes"])
+    if part["uid"] != os.geteuid():
+        raise ShimError(f"job {number} belongs to user {part['uid']}", "it is for its owner alone")
+    if "RUNNING" not in part["states"]:
+        raise ShimError(f"job {number} does not run: it is {' '.join(part['states'])}")
+    words = [f"--jobid={part['leader']}", *([] if part["group"] is None else [f"--het-group={part['group']}"])]
+    words += ["--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--chdir=/", "--quiet"]
+    argv = [*argv, str(number)]
     return process.wait(process.spawn([program("srun"), *words, *argv], environment(), {1: 1, 2: 2}))
 
 

@@ -11,9 +11,20 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypedDict
 
     from oci_criu_shim.slurm.job import Fields
+
+    class Part(TypedDict):
+        """A job, one of the array `array` (0: of none), or the component `group` of the heterogeneous job `leader`."""
+
+        job: int
+        array: int
+        leader: int
+        group: int | None
+        uid: int
+        states: list[str]
+        nodes: int
 
 PARTITION = ("PartitionName", "PriorityTier", "PreemptMode", "GraceTime", "Default")
 MEMORY = ("DefMemPerNode", "DefMemPerCPU")
@@ -54,13 +65,24 @@ class Commands:
 
     def job(self, number: int) -> Fields:
         """One job."""
-        text = run("scontrol", "show", "job", str(number), "--json")
-        try:
-            # All of an array, and of a heterogeneous job, where it has the number of that.
-            found = next(record for record in json.loads(text)["jobs"] if record["job_id"] == number)
-            return _fields(found)
-        except (ValueError, KeyError, StopIteration):
-            raise ShimError(f"scontrol show job {number} --json gave no job") from None
+        # All of an array, and of a heterogeneous job, where it has the number of that.
+        for record in _records(str(number)):
+            if record["job_id"] == number:
+                return _fields(record)
+        raise ShimError(f"Slurm knows no job {number}")
+
+    def number(self, name: str) -> int:
+        """The number of the job that the commands know by a name such as 12_3 or 12+1."""
+        which = "het_job_offset" if "+" in name else "array_task_id"
+        for record in _records(name):
+            if record[which] == {"set": True, "infinite": False, "number": int(re.split("[_+]", name)[1])}:
+                return int(record["job_id"])
+        raise ShimError(f"job {name} has not begun")  # and has no number until then
+
+    def parts(self, number: int) -> list[Part]:
+        """A job, or where it has the number of an array or a heterogeneous job, all of that."""
+        found = map(_part, _records(str(number)))
+        return [part for part in found if number in (part["job"], part["leader"], part["array"])]
 
     def configuration(self) -> dict[str, str]:
         """{name: value} of slurm.conf, as slurmctld has it."""
@@ -82,6 +104,31 @@ class Commands:
 
 def _default_memory(values: dict[str, str]) -> dict[str, str]:
     return {name: values[name] if values.get(name, "").isdecimal() else "0" for name in MEMORY}
+
+
+def _records(name: str) -> list[dict[str, Any]]:
+    """What there is of that name, at least one."""
+    text = run("scontrol", "show", "job", name, "--json")
+    try:
+        records: list[dict[str, Any]] = json.loads(text)["jobs"]
+    except (ValueError, KeyError):
+        raise ShimError(f"scontrol show job {name} --json gave no jobs") from None
+    if not records:
+        raise ShimError(f"Slurm knows no job {name}")
+    return records
+
+
+def _part(record: dict[str, Any]) -> Part:
+    leader = _number(record["het_job_id"])
+    return {
+        "job": record["job_id"],
+        "array": _number(record["array_job_id"]),
+        "leader": leader or record["job_id"],
+        "group": _number(record["het_job_offset"]) if leader else None,
+        "uid": record["user_id"],
+        "states": record["job_state"],
+        "nodes": _number(record["node_count"]),
+    }
 
 
 def _fields(record: dict[str, Any]) -> Fields:
