@@ -110,7 +110,7 @@ def test_what_the_user_set_for_his_own_calls(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("oci_criu_shim.process.PATH", str(tmp_path))
     monkeypatch.setattr(commands, "_records", lambda _: [RECORD])
     slurm.end_batch_step("12")
-    assert slurm.run_on_nodes(12, ["true"]) == 0
+    assert slurm.run_on_nodes("12", ["true"]) == 0
     for name in ("scancel", "srun"):
         found = re.findall(r"export (\w+)=", (tmp_path / f"{name}.set").read_text())
         assert set(found) - {"OLDPWD", "PWD"} == {"LANG", "PATH", *commands.LEFT}
@@ -220,31 +220,34 @@ def test_one_of_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (running.name, running.has_completed) == ("12_3", False)
     with pytest.raises(ShimError, match="Slurm knows no job 9"):
         commands.Commands().job(9)
-    assert commands.Commands().number("12_3") == 12
-    with pytest.raises(ShimError, match="job 12_4 has not begun"):
-        commands.Commands().number("12_4")
 
 
-@pytest.mark.parametrize(("number", "parts"), [(12, [(12, 12, 0), (13, 12, 1)]), (13, [(13, 12, 1)])])
-def test_components(monkeypatch: pytest.MonkeyPatch, number: int, parts: list[tuple[int, ...]]) -> None:
+HET = [(12, 12, 0), (13, 12, 1)]
+
+
+@pytest.mark.parametrize(("name", "parts"), [("12", HET), ("13", HET[1:]), ("12+1", HET[1:])])
+def test_components(monkeypatch: pytest.MonkeyPatch, name: str, parts: list[tuple[int, ...]]) -> None:
     of = {"het_job_id": number_of(12)}
     components = [{**RECORD, **of, "job_id": 12 + n, "het_job_offset": number_of(n)} for n in range(2)]
-    answer(monkeypatch, *components[number - 12 :])
-    found = commands.Commands().parts(number)
+    answer(monkeypatch, *components)
+    found = commands.Commands().parts(name)
     assert [(part["job"], part["leader"], part["group"]) for part in found] == parts
-    assert commands.Commands().number("12+1") == 13
 
 
 def test_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its number is that of one of its tasks, too."""
-    of = {"array_job_id": number_of(13)}
-    states = {12: ["RUNNING"], 13: ["PENDING"], 14: ["RUNNING"]}
-    answer(monkeypatch, *({**RECORD, **of, "job_id": job, "job_state": states[job]} for job in states))
+    """Its number, 14, is that of its last task, too; that of tasks that wait is another one's."""
+    of = {"array_job_id": number_of(14)}
+    tasks = {12: number_of(0), 13: number_of(1), 14: number_of(2)}
+    records = [{**RECORD, **of, "job_id": job, "array_task_id": tasks[job]} for job in tasks]
+    records[1]["job_state"] = ["PENDING"]
+    answer(monkeypatch, *records)
     ran: list[int] = []
     monkeypatch.setattr(slurm, "_run_on_nodes", lambda part, _: ran.append(part["job"]))
-    slurm.run_on_nodes(13, ["true"])
-    slurm.run_on_nodes(12, ["true"])
-    assert ran == [12, 14, 12]
+    for name in ("14", "12", "14_2", "14_1"):
+        slurm.run_on_nodes(name, ["true"])
+    assert ran == [12, 14, 12, 14, 13]
+    with pytest.raises(ShimError, match="job 14_4 has not begun"):
+        slurm.run_on_nodes("14_4", ["true"])
 
 
 @pytest.mark.parametrize(
@@ -257,7 +260,7 @@ def test_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_step_for_that_job(monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str) -> None:
     answer(monkeypatch, {**RECORD, **change})
     with pytest.raises(ShimError, match=said):
-        slurm.run_on_nodes(12, ["true"])
+        slurm.run_on_nodes("12", ["true"])
 
 
 def test_no_job(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from oci_criu_shim import files, preempt, process, slurm
 from oci_criu_shim.checkpointer import ANSWER, REQUEST
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.job import RUN_DIRECTORY
-from oci_criu_shim.jobs.place import job_number
+from oci_criu_shim.jobs.place import is_name, job_number
 from oci_criu_shim.signals import CHECKPOINT
 
 TYPE_CHECKING = False
@@ -25,11 +25,11 @@ PROGRESS_SECONDS = 2.0
 
 def checkpoint(call: Invocation) -> int:
     """On the job's nodes, by a step of its; --here: on this one."""
-    job = job_number(call.container)
     if call.flag("here"):
-        return _here(job, call.flag("json"))
+        return _here(job_number(call.container), call.flag("json"))
+    name = call.container if is_name(call.container) else str(job_number(call.container))
     words = [os.path.abspath(sys.argv[0]), "job", "checkpoint", "--here", *(["--json"] if call.flag("json") else [])]
-    return process.exit_status(slurm.run_on_nodes(job, words))
+    return process.exit_status(slurm.run_on_nodes(name, words))
 
 
 def _here(job: int, as_json: bool) -> int:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import re
 
-from oci_criu_shim import slurm
 from oci_criu_shim.errors import USAGE, ShimError
 
 NAME = re.compile(r"[1-9]\d{0,9}[_+]\d{1,9}", re.ASCII)
 
 
 def job_number(word: str) -> int:
-    """The number of the job that `word` names; ShimError where it is none, or Slurm doesn't know one of that name."""
+    """The JOBID `word`; ShimError where it is none."""
     if word.isascii() and word.isdecimal() and 0 < int(word) < 1 << 32:
         return int(word)
-    if is_name(word):
-        return slurm.job_number(word)
     raise ShimError(f"a JOBID is a number such as 12, or 12_3 of an array, not {word!r}", status=USAGE)
 
 

@@ -104,18 +104,14 @@ def end_batch_step_after_grace(number: int) -> None:
     process.spawn(["/bin/sh", "-c", 'sleep "$0" && exec "$@"', f"{rest:.1f}", *argv], environment(), {})
 
 
-def job_number(name: str) -> int:
-    """The number of the job that Slurm's commands know by `name`: an array's 12_3, a heterogeneous job's 12+1."""
-    return Commands().number(name)
-
-
-def run_on_nodes(number: int, argv: list[str]) -> int:
+def run_on_nodes(name: str, argv: list[str]) -> int:
     """Run `argv`, and the job's number after it, once on each node of a running job, beside its own steps, with our
     streams; srun's exit status as of os.waitstatus_to_exitcode. ShimError where it does not run.
 
-    Of an array and of a heterogeneous job it is done one after the other: each has its number, and a step of it.
+    `name` is a number, an array's 12_3 or a heterogeneous job's 12+1. Of a whole array or heterogeneous job, it is done
+    one after the other: each has its number, and a step of it.
     """
-    parts = Commands().parts(number)
+    parts = Commands().parts(name)
     running = [part for part in parts if "RUNNING" in part["states"]] or parts
     return next(filter(None, [_run_on_nodes(part, argv) for part in running]), 0)
 

@@ -11,15 +11,16 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, TypedDict
+    from typing import Any, Literal, TypedDict
 
     from oci_criu_shim.slurm.job import Fields
 
     class Part(TypedDict):
-        """A job, one of the array `array` (0: of none), or the component `group` of the heterogeneous job `leader`."""
+        """A job, the `task` of an `array` (0: of none), or the component `group` of the heterogeneous job `leader`."""
 
         job: int
         array: int
+        task: int | None
         leader: int
         group: int | None
         uid: int
@@ -71,18 +72,18 @@ class Commands:
                 return _fields(record)
         raise ShimError(f"Slurm knows no job {number}")
 
-    def number(self, name: str) -> int:
-        """The number of the job that the commands know by a name such as 12_3 or 12+1."""
-        which = "het_job_offset" if "+" in name else "array_task_id"
-        for record in _records(name):
-            if record[which] == {"set": True, "infinite": False, "number": int(re.split("[_+]", name)[1])}:
-                return int(record["job_id"])
-        raise ShimError(f"job {name} has not begun")  # and has no number until then
-
-    def parts(self, number: int) -> list[Part]:
-        """A job, or where it has the number of an array or a heterogeneous job, all of that."""
-        found = map(_part, _records(str(number)))
-        return [part for part in found if number in (part["job"], part["leader"], part["array"])]
+    def parts(self, name: str) -> list[Part]:
+        """The job of that number, and all of an array or heterogeneous job that has it; of 12_3 and 12+1, that one."""
+        number, *part = map(int, re.split("[_+]", name))
+        found = [_part(record) for record in _records(name)]
+        which: Literal["group", "task"] = "group" if "+" in name else "task"
+        if part:
+            found = [one for one in found if [one[which]] == part]
+        else:
+            found = [one for one in found if number in (one["job"], one["leader"], one["array"])]
+        if not found:
+            raise ShimError(f"job {name} has not begun")  # and is not told apart until then
+        return found
 
     def configuration(self) -> dict[str, str]:
         """{name: value} of slurm.conf, as slurmctld has it."""
@@ -123,6 +124,7 @@ def _part(record: dict[str, Any]) -> Part:
     return {
         "job": record["job_id"],
         "array": _number(record["array_job_id"]),
+        "task": record["array_task_id"]["number"] if record["array_task_id"]["set"] else None,
         "leader": leader or record["job_id"],
         "group": _number(record["het_job_offset"]) if leader else None,
         "uid": record["user_id"],
