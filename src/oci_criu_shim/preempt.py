@@ -98,11 +98,20 @@ def mark(of: Checkpointer, why: str, word: str) -> None:
         with open(container.path(DONE), "w", encoding="ascii") as stream:
             stream.write(word)
         marks = [_mark(other) for other in asked(container.root)]
-    if all(marks) and {word, *marks} != {"ended"}:
-        try:
+    try:
+        if {word, *marks} == {"ended"}:
+            _leave_word(of, why)
+        elif all(marks):
             _requeue(of, why, "failed" not in marks)
-        except ShimError as error:
-            of.log.error(f"job {of.task.job} could not be requeued: {error.line()}")
+    except ShimError as error:
+        of.log.error(f"job {of.task.job} could not be requeued: {error.line()}")
+
+
+def _leave_word(of: Checkpointer, why: str) -> None:
+    """All have ended by themselves, and the job is requeued nevertheless: at the end of its grace time, or another node
+    has seen to it."""
+    if why == schedule.PREEMPT or slurm.job(of.task.job, soon=True).waits:
+        requeue.mark(of.container.root, of.task, of.log)
 
 
 def _requeue(of: Checkpointer, why: str, taken: bool) -> None:

@@ -19,9 +19,12 @@ def mark(root: str, task: Task, log: Log, exclude: str = "") -> None:
     """Leave the mark, before the job of `task` is requeued: the node `exclude` is left out next time, the
     site's feature wanted.
 
-    Never fails for want of the latter: it starts again all the same.
+    Never fails for want of the latter: it starts again all the same. What another task has left stays: it may exclude a
+    node.
     """
-    job, settings = task.job, [f"JobId={task.name}"]
+    job, settings, path = task.job, [f"JobId={task.name}"], os.path.join(root, MARK)
+    if os.path.exists(path) and not exclude:
+        return
     try:
         feature = config.load().feature
         if exclude or feature:
@@ -30,4 +33,4 @@ def mark(root: str, task: Task, log: Log, exclude: str = "") -> None:
             settings += [found.wanting(feature)] if feature else []
     except ShimError as error:
         log.error(f"job {job} is requeued without a choice of nodes: {error.line()}")
-    files.write_atomically(os.path.join(root, MARK), "".join(f"{line}\n" for line in settings).encode())
+    files.write_atomically(path, "".join(f"{line}\n" for line in settings).encode())

@@ -278,6 +278,13 @@ def test_the_mark_asks_for_the_sites_feature(site: Site, monkeypatch: pytest.Mon
     assert Path(site.container.root, requeue.MARK).read_text() == "JobId=7\nExcNodeList=n1\nFeatures=alike\n"
 
 
+def test_the_mark_of_another_task_stays(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "job", lambda _: seen())
+    for exclude in ("n1", ""):
+        requeue.mark(site.container.root, Task(site.environment), Log(), exclude)
+    assert "ExcNodeList=n1\n" in (Path(site.container.root) / requeue.MARK).read_text()
+
+
 def test_the_mark_is_left_where_slurm_does_not_answer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     def silent(*_: object) -> Any:
         raise ShimError("Unable to contact slurm controller")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import preempt, schedule, slurm
+from oci_criu_shim import preempt, requeue, schedule, slurm
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.slurm import commands, library
 from oci_criu_shim.slurm.job import Job
@@ -155,6 +155,22 @@ RUNNING, REQUEUED, CANCELLED = ["RUNNING"], ["PENDING", "COMPLETING"], ["CANCELL
 def test_whether_a_job_must_go(fake: Slurm, change: dict[str, Any], when: str, why: str) -> None:
     fake.job = seen(**change)
     assert preempt.why_it_goes(schedule.parse(when), 12) == why
+
+
+@pytest.mark.parametrize(
+    ("why", "states", "left"), [("preempt", RUNNING, True), ("timeout", REQUEUED, True), ("timeout", RUNNING, False)]
+)
+def test_all_ended_by_themselves(
+    fake: Slurm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, why: str, states: list[str], left: bool
+) -> None:
+    """Slurm requeues the job nevertheless; or it does not, before its time limit."""
+    fake.job = seen(states=states)
+    monkeypatch.setattr("oci_criu_shim.config.load", lambda: SimpleNamespace(feature=""))
+    monkeypatch.setattr(preempt, "asked", lambda _: [])
+    container, task = SimpleNamespace(root=str(tmp_path), path=tmp_path.joinpath), SimpleNamespace(job=12, name="12_3")
+    preempt.mark(SimpleNamespace(container=container, task=task, log=None), why, "ended")  # type: ignore[arg-type]
+    assert (tmp_path / requeue.MARK).exists() is left
+    assert fake.calls == []
 
 
 def test_slurm_is_not_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
