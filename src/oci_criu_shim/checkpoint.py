@@ -180,7 +180,7 @@ class Dump:
             "io_priority": linux.io_priority(self.pid),
             "frozen_seconds": report["frozen_ns"] / 1e9,
             "left_running": self.options["leave_running"],
-            **{name: self.record[name] for name in ("restarts",) if name in self.record},
+            **({"restarts": self.record["restarts"]} if "restarts" in self.record else {}),
         }
 
 

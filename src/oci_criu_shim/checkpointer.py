@@ -74,6 +74,7 @@ class Checkpointer:
     def begin(self, reason: str) -> None:
         """A child is about to see to it."""
         if reason != schedule.LOOK:
+            self.schedule.begun()
             self.packing.stop()
 
     def done(self, reason: str, status: int) -> None:
@@ -86,6 +87,7 @@ class Checkpointer:
             self._read_limits()
         else:
             self.schedule.taken()
+            self._tell_of_slowness()
 
     def note_limits(self, end: int, grace: int) -> None:
         """In a child: have the supervisor know the time limit (since the epoch) and the grace time; 0: none."""
@@ -100,6 +102,14 @@ class Checkpointer:
             return
         self.grace = grace
         self.schedule.looked(end)
+
+    def _tell_of_slowness(self) -> None:
+        """Say, once, that checkpoints take longer than the interval between them."""
+        took, interval = self.schedule.took, self.when.interval
+        if interval is not None and 0 < interval < took and "slow" not in self.said:
+            self.said.add("slow")
+            what = f"a checkpoint of {self.task.describe()} took {took:.1f} s, longer than its interval of {interval} s"
+            self.log.event(f"{what}: each is followed by as long a time without one")
 
     def _warn(self) -> None:
         """Say, once each, that a checkpoint may not be done within the grace time, and that it won't."""

@@ -86,6 +86,7 @@ class Schedule:
         self.mtbf = mtbf
         now = time.monotonic()
         self.last = now  # checkpoint
+        self.began, self.took = now, 0.0  # of it: when, and how long
         self.look = now + FIRST_LOOK if when.preempt or when.timeout else math.inf
 
     def due(self) -> str:
@@ -97,9 +98,14 @@ class Schedule:
         check = min(CHECK_SECONDS, max(self._rest() / CHECKS, 1))
         return max(min([seconds for seconds, _ in self._times()] + [check]), 0.001)
 
+    def begun(self) -> None:
+        """A checkpoint is about to be taken."""
+        self.began = time.monotonic()
+
     def taken(self) -> None:
-        """A checkpoint was taken, or tried."""
+        """It was taken, or tried."""
         self.last = time.monotonic()
+        self.took = self.last - self.began
 
     def looked(self, end: float | None = None) -> None:
         """Slurm was asked for the time limit; None where it gave no answer."""
@@ -116,7 +122,9 @@ class Schedule:
         return times
 
     def _interval(self, seconds: int) -> float:
-        return best_interval(self.cost(), self.mtbf) if seconds == AUTO else seconds
+        """From the end of one to the begin of the next: at least half of its time is left to the program."""
+        wanted = best_interval(self.cost(), self.mtbf) if seconds == AUTO else seconds
+        return max(wanted, self.took)
 
     def _rest(self) -> float:
         """The seconds until the job must go, for its checkpoint to be done before the time limit."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim import config, estimate, process, schedule
-from oci_criu_shim.checkpointer import NO_REASON, REQUEST, Checkpointer
+from oci_criu_shim.checkpointer import NO_REASON, REQUEST, TAKEN, Checkpointer
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
@@ -73,6 +73,17 @@ def test_limits(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     assert (made.schedule.end, made.grace) == (2000, 60)
     made.schedule.end = 0
     assert not made.due() and not capsys.readouterr().err
+
+
+def test_longer_than_the_interval_is_said_once(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    made = make("interval:2s")
+    for seconds in (1, 5, 5):
+        made.begin(schedule.INTERVAL)
+        made.schedule.began -= seconds
+        made.done(schedule.INTERVAL, TAKEN)
+    said = "a checkpoint of job 7 step batch task 0 took 5.0 s, longer than its interval of 2 s"
+    printed = capfd.readouterr().err
+    assert printed.count("\n") == 1 and said in printed
 
 
 def test_too_large_for_the_grace_time_is_said_once(make: Make, capfd: pytest.CaptureFixture[str]) -> None:

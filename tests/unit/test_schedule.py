@@ -68,6 +68,21 @@ def test_interval(clock: Clock) -> None:
     assert (every.due(), every.sleep()) == ("", 20)
 
 
+def test_half_of_the_time_is_the_programs(clock: Clock) -> None:
+    every = made("interval:20s")
+    clock.now += 20
+    every.begun()
+    clock.now += 30
+    every.taken()
+    assert (every.due(), every.sleep()) == ("", 30)
+    clock.now += 30
+    assert every.due() == schedule.INTERVAL
+    every.begun()
+    clock.now += 10
+    every.taken()
+    assert every.sleep() == 20
+
+
 def test_best_interval_follows_the_cost(clock: Clock) -> None:
     cost = [50.0]
     every = Schedule(parse("interval:auto"), lambda: cost[0], 0, 0, 3600)
