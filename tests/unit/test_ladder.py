@@ -271,6 +271,13 @@ def test_another_jobs_checkpoint_until_there_is_one(site: Site, source: Store) -
     assert site.begun[-1] == site.of(1)
 
 
+def test_another_jobs_checkpoints_are_none(site: Site, source: Store) -> None:
+    site.environment |= {"SLURM_RESTART_DIR": "5", "SLURM_RESTART_COUNT": "0"}
+    site.errors = {1: ShimError("damaged"), 2: ShimError("damaged")}
+    with pytest.raises(ShimError, match="batch task 0 has nothing else in --restart-dir=5 to begin with"):
+        site.climb()
+
+
 def test_the_mark_asks_for_the_sites_feature(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.settings.feature = "alike"
     monkeypatch.setattr(config, "load", lambda: site.settings)
