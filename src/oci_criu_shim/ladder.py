@@ -139,7 +139,8 @@ class Ladder:
             return create
         self._tell("failed: no checkpoint to go on from")
         if not self.newest and self.task.restart_dir:
-            raise ShimError(f"{self.what} has nothing else in --restart-dir={self.task.restart_dir} to begin with", LIST)
+            source = f"--restart-dir={self.task.restart_dir}"
+            raise ShimError(f"{self.what} has nothing else in {source} to begin with", LIST)
         raise ShimError(
             f"{self.what} was restarted, and has no checkpoint in {self.store.path} to go on from",
             "resubmit it, or have the site set fresh-start = true in config.toml",

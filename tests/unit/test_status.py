@@ -286,7 +286,9 @@ def test_timeline_of_an_unlucky_job(site: Path, capfd: Capture) -> None:
     picture = svg(site, capfd, 13)
     counts = {kind: count(picture, kind) for kind in ("work", "wait", "unseen", "checkpoint", "lost", "failed")}
     assert counts == {"work": 2, "wait": 0, "unseen": 1, "checkpoint": 3, "lost": 2, "failed": 2}
-    for text in ("work lost", "lost or waiting", "failed or died", "1", "2", "3"):
+    assert (count(picture, "untaken"), count(picture, "refused")) == (1, 1)
+    words = ("work lost", "lost or waiting", "failed or died", "checkpoint failed", "checkpoint refused")
+    for text in (*words, "1", "2", "3"):
         assert f">{text}</text>" in picture, text
     assert "(minutes)" in picture
 

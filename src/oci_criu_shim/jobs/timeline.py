@@ -27,6 +27,8 @@ LABELS = {
     "work": "running",
     "restore": "restore",
     "checkpoint": "checkpoint",
+    "untaken": "checkpoint failed",
+    "refused": "checkpoint refused",
     "lost": "work lost",
     "wait": "waiting to go on",
     "unseen": "lost or waiting",
@@ -41,7 +43,10 @@ STYLE: dict[Any, Any] = {
 }
 WIDTH, ROW, REST = 10.0, 0.55, 2.1  # inches
 BAR, THIN = 0.5, 0.1  # of a row
+HOLLOW: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": LOST, "markersize": 8}
+PROBLEMS = {"checkpoint-failed": ("untaken", "v", -BAR / 2), "refused": ("refused", "^", BAR / 4)}
 DPI = 150
+LEGEND = 6  # at most, in a row
 MOST_TASKS = 32  # on a page
 MARKER, DIGIT = 0.011, 0.011  # of the picture's width
 
@@ -113,7 +118,7 @@ class _Picture:
         self._name(kind, bar)
 
     def _marker(self, kind: str, row: float, time: float, **style: Any) -> None:
-        (marker,) = self.axes.plot([self._x(time)], [row], linestyle="none", markeredgecolor="white", **style)
+        (marker,) = self.axes.plot([self._x(time)], [row], linestyle="none", **{"markeredgecolor": "white", **style})
         self._name(kind, marker)
 
     def _run(self, run: Run, row: int) -> None:
@@ -127,6 +132,8 @@ class _Picture:
             self._marker("restore", row + BAR / 2, until, marker="^", color=RESTORE, markersize=9)
         for event in run.checkpoints:
             self._checkpoint(event, row)
+        for problem in run.problems:
+            self._problem(problem, row)
         if run.outcome in (story.FAILED, story.DIED):
             self._marker("failed", row, end, marker="X", color=LOST, markersize=11)
 
@@ -141,6 +148,12 @@ class _Picture:
         above: dict[str, Any] = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "va": "bottom"}
         behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
         self.axes.annotate(name, (place, row - BAR / 2), fontsize=9, bbox=behind, **above)
+
+    def _problem(self, event: dict[str, Any], row: int) -> None:
+        """A checkpoint that was not taken, or one that was not restored."""
+        if event["event"] in PROBLEMS and self._has_room(event["event"], row, event["time"], MARKER):
+            kind, marker, place = PROBLEMS[event["event"]]
+            self._marker(kind, row + place, event["time"], marker=marker, **HOLLOW)
 
     def _has_room(self, what: str, row: int, time: float, width: float) -> bool:
         """Whether one as wide (of the picture's width) fits beside the last one in its row; it is noted then."""
@@ -181,9 +194,10 @@ class _Picture:
         axes.tick_params(axis="y", length=0)
         axes.set_title(self._title(), loc="left")
         handles = {name: self.known[kind] for kind, name in LABELS.items() if kind in self.known}
+        rows = -(-len(handles) // LEGEND)
         assert axes.figure
         style: dict[str, Any] = {"loc": "outside lower center", "columnspacing": 1.4, "frameon": False}
-        axes.figure.legend(handles.values(), handles.keys(), ncols=len(handles), **style)
+        axes.figure.legend(handles.values(), handles.keys(), ncols=-(-len(handles) // rows), **style)
 
     def _title(self) -> str:
         found = self.found
