@@ -202,8 +202,12 @@ def test_quota(tmp_path: Path) -> None:
     commit(store)
     store.keep(3)
     assert store.numbers() == [2, 3]
-    with pytest.raises(ShimError, match=r"of 8 B beside 3 B of others in \S+ is more than the quota of 10 B"):
+    with pytest.raises(ShimError, match=r"of 8 B beside 3 B of others in \S+ is more than the quota of 10") as refused:
         commit(store, size=8)
+    assert refused.value.hint.endswith(f"ckpt prune {tmp_path} removes those of ended jobs; job 6 has the most, 3 B")
+    with pytest.raises(ShimError, match="of 11 B beside 3 B of others") as refused:
+        commit(store, size=11)
+    assert refused.value.hint == "have the site allow more: quota in config.toml"
     assert sorted(os.listdir(store.path)) == ["2", "3"]
     commit(store, "seven b", size=7)
     store.keep(3)
@@ -222,10 +226,10 @@ def test_what_was_cut_off_counts_and_stays(tmp_path: Path) -> None:
     assert store.numbers() == [2]  # two of three bytes each would be too much
     with pytest.raises(ShimError, match="of 6 B beside 5 B of others") as refused:
         commit(store, size=6)
-    assert cut.exists() and refused.value.hint.endswith(f"ckpt prune, or {cut.parent}")
+    assert cut.exists() and refused.value.hint.endswith(f" of ended jobs; {cut.parent} may go, too")
     with pytest.raises(ShimError, match="of 3 B beside 8 B of others") as refused:
         commit(Store(str(tmp_path), "8/0.0", quota=10))
-    assert refused.value.hint.endswith("ckpt prune")
+    assert refused.value.hint.endswith("; job 7 has the most, 8 B")
 
 
 def test_an_early_write_that_failed_is_not_the_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,12 +32,22 @@ class Quota:
     def require(self, size: int) -> None:
         """Raise ShimError where a checkpoint of `size` bytes is too many even if it were the task's only one."""
         if self.limit and self.others + size > self.limit:
-            cut = os.path.join(self.own, CUT)
             raise ShimError(
                 f"a checkpoint of {units.size(size)} beside {units.size(self.others)} of others in {self.directory} "
                 f"is more than the quota of {units.size(self.limit)}",
-                f"remove some of ended jobs: oci-criu-shim ckpt prune{f', or {cut}' if os.path.isdir(cut) else ''}",
+                self._way_out() if size <= self.limit else "have the site allow more: quota in config.toml",
             )
+
+    def _way_out(self) -> str:
+        """What could be removed."""
+        ways = [f"oci-criu-shim ckpt prune {self.directory} removes those of ended jobs"]
+        jobs = set(os.listdir(self.directory)) - {os.path.basename(os.path.dirname(self.own))}
+        size, job = max(((used(os.path.join(self.directory, job), DEPTH - 1), job) for job in jobs), default=(0, ""))
+        if size:
+            ways.append(f"job {job} has the most, {units.size(size)}")
+        if os.path.isdir(cut := os.path.join(self.own, CUT)):
+            ways.append(f"{cut} may go, too")
+        return "; ".join(ways)
 
     def is_kept(self) -> bool:
         """Whether all that is there is within the limit."""
