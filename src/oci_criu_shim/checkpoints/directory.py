@@ -100,7 +100,7 @@ class Directory:
     """
 
     def __init__(
-        self, path: str, work: str | None = None, elsewhere: bool = False, parent: str | None = None
+        self, path: str, work: str | None = None, *, elsewhere: bool = False, parent: str | None = None
     ) -> None:
         self.elsewhere = elsewhere
         self.path = os.path.abspath(path)

@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    Values = tuple[object, ...] | Callable[[object], bool]
+    Fits = Callable[[object], bool]
 
 CONNECTION = 3
-FLAG = (False, True)
+
+
+def _one_of(*values: object) -> Fits:
+    """Whether it is one of these; True is not 1 here."""
+    return lambda value: any(type(value) is type(other) and value == other for other in values)
 
 
 def _is_server(value: object) -> bool:
@@ -30,18 +34,19 @@ def _is_server(value: object) -> bool:
     return isinstance(value, list) and [type(part) for part in value] == [str, int]
 
 
+FLAG = _one_of(False, True)
 # What anybody may ask for, and what root may besides: his containers can reach out of themselves in any case.
-OPTIONS: dict[str, Values] = {"leave_running": FLAG, "track_mem": FLAG, "incremental": FLAG}
-ROOTS: dict[str, Values] = {
+OPTIONS: dict[str, Fits] = {"leave_running": FLAG, "track_mem": FLAG, "incremental": FLAG}
+ROOTS: dict[str, Fits] = {
     "tcp_established": FLAG,
     "ext_unix_sk": FLAG,
     "shell_job": FLAG,
     "lazy_pages": FLAG,
     "pre_dump": FLAG,
     "page_server": _is_server,
-    "network_lock": ("IPTABLES", "NFTABLES", "SKIP"),
-    "network": ("joined", "dumped"),
-    "for": ("crun", "runc"),
+    "network_lock": _one_of("IPTABLES", "NFTABLES", "SKIP"),
+    "network": _one_of("joined", "dumped"),
+    "for": _one_of("crun", "runc"),
 }
 
 
@@ -112,16 +117,9 @@ def check(message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     a pidfd and one or two directories: for the images, and to work in."""
     options = {name: value for name, value in message.items() if name != "op"}
     known = {**OPTIONS, **(ROOTS if os.geteuid() == 0 else {})}
-    fits = all(name in known and _is_one_of(value, known[name]) for name, value in options.items())
+    fits = all(name in known and known[name](value) for name, value in options.items())
     if message.get("op") != "dump" or "leave_running" not in options or not fits or len(fds) not in (2, 3):
         raise ShimError("the request is not one that this version knows")
     if not all(os.path.isdir(f"/proc/self/fd/{descriptor}") for descriptor in fds[1:]):
         raise ShimError("no image directory was passed")
     return options
-
-
-def _is_one_of(value: object, values: Values) -> bool:
-    """True is not 1 here."""
-    if callable(values):
-        return values(value)
-    return any(type(value) is type(other) and value == other for other in values)
