@@ -32,7 +32,7 @@ class Ends:
     def __init__(self, directory: Path) -> None:
         self.sent: list[dict[str, object]] = []
         self.answers: list[dict[str, object]] = [GOOD]
-        self.directory = os.open(directory, os.O_RDONLY)
+        self.directory = self.pidfd = os.open(directory, os.O_RDONLY)
         self.fails_after: str | None = None
 
     def send(self, _: object, message: dict[str, object]) -> None:
@@ -41,7 +41,7 @@ class Ends:
     def receive(self, _: object) -> tuple[dict[str, object], list[int]]:
         if not self.answers:
             raise ShimError("the other side ended without an answer")
-        return self.answers.pop(0), [self.directory, self.directory]
+        return self.answers.pop(0), [self.pidfd, self.directory]
 
     def dump(self, *arguments: object) -> None:
         if self.fails_after == "nothing":
@@ -114,6 +114,22 @@ def test_causes(ends: Ends, answers: list[dict[str, object]], fails_after: str |
     ends.answers = list(answers)
     ends.fails_after = fails_after
     assert [outcome for outcome, *_ in reports(ends)] == [report.BEGUN, cause]
+
+
+@pytest.mark.parametrize(("ended", "cause"), [(True, report.CRIU), (False, report.REFUSED)])
+def test_not_of_the_job(ends: Ends, monkeypatch: pytest.MonkeyPatch, ended: bool, cause: int) -> None:
+    """A process that has ended may have been."""
+
+    def none(*_: object) -> None:
+        raise ShimError("the process is not one of job 7")
+
+    monkeypatch.setattr(dump, "Target", none)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        ends.pidfd = os.pidfd_open(process.pid)
+        if ended:
+            process.communicate()
+        assert [outcome for outcome, *_ in reports(ends)] == [report.BEGUN, cause]
+    os.close(ends.pidfd)
 
 
 def test_no_criu(ends: Ends) -> None:

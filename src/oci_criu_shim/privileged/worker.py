@@ -7,6 +7,7 @@ descriptor 3. The request's form is closed; whatever else comes is refused.
 from __future__ import annotations
 
 import os
+import select
 import socket
 
 from oci_criu_shim import wire
@@ -107,7 +108,12 @@ def _serve(connection: socket.socket, job: int | None, report: Report, ready: du
     def serves() -> None:
         wire.send(connection, {"event": "serves"})
 
-    target = dump.Target(pidfd, job)
+    try:
+        target = dump.Target(pidfd, job)
+    except (ShimError, OSError):
+        if select.select([pidfd], [], [], 0)[0]:
+            report.reached = CRIU  # it has ended meanwhile, and nothing is wrong with who asked
+        raise
     report.reached = CRIU
     dump.dump(ready, target, directories, asked, commit, serves)
 
