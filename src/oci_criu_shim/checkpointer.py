@@ -52,6 +52,10 @@ class Checkpointer:
         self.grace = 0
         self.said: set[str] = set()
 
+    def started(self) -> None:
+        """The container runs."""
+        self.schedule.started()
+
     def at_signal(self, number: int) -> str:
         """Why that signal wants a checkpoint; empty where it is not ours."""
         if number == self.when.signal:

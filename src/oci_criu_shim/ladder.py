@@ -216,7 +216,11 @@ class Tries:
     def add(self) -> None:
         """One more."""
         self.count += 1
-        files.write_json(self.path, {"newest": self.newest, "tries": self.count}, durable=True)
+        self.note(self.newest)
+
+    def note(self, newest: int) -> None:
+        """They count for the checkpoint `newest`, too, which is hardly any further."""
+        files.write_json(self.path, {"newest": newest, "tries": self.count}, durable=True)
 
 
 def sources(value: str, task: Task, directory: str) -> list[str]:

@@ -34,15 +34,32 @@ def go(of: Checkpointer, asked: str) -> int:
         return NO_REASON
     if not why:
         return NO_REASON
+    futile = why == schedule.TIMEOUT and asked == why and of.schedule.is_futile()
+    before = of.store.numbers()
     try:
         of.log.event(f"checkpointed {of.task.describe()} to {taking.dump(of, why, connection)}")
         status = TAKEN
+        if futile:
+            _note_futility(of, before)
     except ShimError as error:
         status = taking.failed(of, error)[1]
     if status == NO_REASON:
         return status  # steps.py sees to the rest
     mark(of, why, "taken" if status == TAKEN else "failed")
     return status
+
+
+def _note_futility(of: Checkpointer, before: list[int]) -> None:
+    """The new checkpoint is hardly further than those `before`: a job must not be requeued for ever."""
+    from oci_criu_shim.ladder import TRIES, Tries
+
+    tries = Tries(os.path.join(of.store.path, TRIES), max(before, default=0))
+    try:
+        tries.note(max(of.store.numbers(), default=0))
+    except OSError as error:
+        of.log.debug(str(error))
+    what = f"{of.task.describe()} hardly ran before its time limit was near: it is too short"
+    of.log.event(f"{what} for its checkpoints, or the site's margin too long")
 
 
 def _why(of: Checkpointer, asked: str) -> str:

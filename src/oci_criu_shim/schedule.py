@@ -22,6 +22,7 @@ FIRST_LOOK = 5.0
 # checkpoint would cost now, after a minute or a tenth.
 LOOK_SECONDS, LOOKS = 60.0, 20
 CHECK_SECONDS, CHECKS = 60.0, 10
+LEAST = 0.1  # of the time up to its limit that a run must have for its program, to count as one that got further
 
 
 class When:
@@ -85,9 +86,18 @@ class Schedule:
         self.margin = margin
         self.mtbf = mtbf
         now = time.monotonic()
-        self.last = now  # checkpoint
-        self.began, self.took = now, 0.0  # of it: when, and how long
+        self.start = self.last = now  # of the program, and its last checkpoint
+        self.began, self.took = now, 0.0  # of that: when, and how long
         self.look = now + FIRST_LOOK if when.preempt or when.timeout else math.inf
+
+    def started(self) -> None:
+        """The program runs."""
+        self.start = self.last = time.monotonic()
+
+    def is_futile(self) -> bool:
+        """Whether the program has hardly run, and yet its time limit is near: the next run will get as far."""
+        ran = time.monotonic() - self.start
+        return ran < LEAST * (ran + self.end - time.time())
 
     def due(self) -> str:
         """What is due, the most urgent first; empty where nothing is."""

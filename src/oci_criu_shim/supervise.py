@@ -66,6 +66,8 @@ class Supervisor:
     def run(self) -> int:
         """The container's exit status: its own, or 128 plus the signal that ended it."""
         gc.enable()  # whoever started us may have saved it
+        if self.checkpointer:
+            self.checkpointer.started()
         while self.status is None or self.child is not None:
             self._wait()
             for number in self.signals.read():

@@ -95,3 +95,19 @@ def test_bad_values_are_refused_at_submission(shim_cluster: Cluster, option: str
     done = shim_cluster.exec("ctl", ["sbatch", "--checkpoint", option, "--wrap", "true"], check=False)
     assert done.returncode and option in done.stderr
     assert not shim_cluster.exec("ctl", ["squeue", "--noheader"]).stdout
+
+
+def test_a_time_limit_that_is_too_short(shim_cluster: Cluster, shim_bundle: str) -> None:
+    """The site's margin leaves nothing of it."""
+    config = "/etc/oci-criu-shim/config.toml"
+    for node in shim_cluster.compute_nodes():
+        shim_cluster.exec(node, ["tee", config], "root", input='margin = "2m"\nmax-restarts = 1\n')
+    try:
+        job = jobs.batch(shim_cluster, shim_bundle, "short", Work(ticks=200), "--checkpoint=timeout", "--time=1", *DIR)
+        with quoting(job):
+            assert job.wait_end() == "FAILED"
+            assert "was tried 1 times from checkpoint 2 and got no further (max-restarts)" in job.events()[-1]
+            assert sum("hardly ran before its time limit was near" in event for event in job.events()) == 2
+    finally:
+        for node in shim_cluster.compute_nodes():
+            shim_cluster.exec(node, ["tee", config], "root", input="")

@@ -106,6 +106,16 @@ def test_time_limit_is_looked_at_and_kept(clock: Clock) -> None:
     assert limited.due() == schedule.TIMEOUT
 
 
+@pytest.mark.parametrize(("ran", "futile"), [(9, True), (11, False)])
+def test_a_run_that_gets_no_further(clock: Clock, ran: int, futile: bool) -> None:
+    """The time before its program ran does not count."""
+    limited = made("timeout", end=clock.now + 150)
+    clock.now += 50
+    limited.started()
+    clock.now += ran
+    assert limited.is_futile() is futile
+
+
 def test_a_time_limit_is_tried_once(clock: Clock) -> None:
     limited = made("timeout", end=1000)
     assert limited.due() == schedule.TIMEOUT

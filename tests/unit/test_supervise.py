@@ -48,6 +48,9 @@ class Due:
         self.ended: list[tuple[str, int]] = []
         self.packing = self
 
+    def started(self) -> None:
+        """The container runs."""
+
     def due(self) -> str:
         return self.wanted.pop() if self.wanted else ""
 

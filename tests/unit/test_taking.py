@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim import checkpoint, client, preempt, process, schedule, taking
-from oci_criu_shim.checkpointer import ANSWER, DONE, FAILED, NO_REASON, REQUEST, Checkpointer
+from oci_criu_shim.checkpointer import ANSWER, DONE, FAILED, NO_REASON, REQUEST, TAKEN, Checkpointer
 from oci_criu_shim.errors import ShimError
 from tests.unit.test_checkpointer import make
 
@@ -64,6 +65,22 @@ def test_what_failed_is_told(
     assert begin(of, schedule.INTERVAL) == FAILED
     said = f"oci-criu-shim: error: job 7 step batch task 0 could not be checkpointed and runs on: {WORDS}\n"
     assert capfd.readouterr().err == said
+
+
+@pytest.mark.parametrize(("futile", "tries"), [(True, {"newest": 2, "tries": 3}), (False, {"newest": 1, "tries": 3})])
+def test_a_job_that_gets_no_further_is_not_requeued_for_ever(
+    of: Checkpointer, monkeypatch: pytest.MonkeyPatch, capfd: Capture, futile: bool, tries: dict[str, int]
+) -> None:
+    path = Path(of.store.path)
+    (path / "1").mkdir(parents=True)
+    (path / "tries.json").write_text('{"newest": 1, "tries": 3}')
+    monkeypatch.setattr(preempt, "_why", lambda *_: schedule.TIMEOUT)
+    monkeypatch.setattr(preempt, "mark", lambda *_: None)
+    monkeypatch.setattr(of.schedule, "is_futile", lambda: futile)
+    monkeypatch.setattr(taking, "dump", lambda *_: (path / "2").mkdir())
+    assert preempt.go(of, schedule.TIMEOUT) == TAKEN
+    assert json.loads((path / "tries.json").read_text()) == tries
+    assert ("hardly ran before its time limit was near" in capfd.readouterr().err) is futile
 
 
 @pytest.mark.parametrize("begin", [taking.run_on, preempt.go])
