@@ -58,8 +58,8 @@ def _note_futility(of: Checkpointer, before: list[int]) -> None:
         tries.note(max(of.store.numbers(), default=0))
     except OSError as error:
         of.log.debug(str(error))
-    what = f"{of.task.describe()} hardly ran before its time limit was near: it is too short"
-    of.log.event(f"{what} for its checkpoints, or the site's margin too long")
+    what = f"{of.task.describe()} hardly ran before its time limit was near"
+    of.log.event(f"{what}: the limit is too short for its checkpoints, or the site's margin too long")
 
 
 def _why(of: Checkpointer, asked: str) -> str:

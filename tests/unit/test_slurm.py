@@ -108,7 +108,7 @@ def test_what_the_user_set_for_his_own_calls(tmp_path: Path, monkeypatch: pytest
     for name in (*users, *commands.LEFT):
         monkeypatch.setenv(name, "x")
     monkeypatch.setattr("oci_criu_shim.process.PATH", str(tmp_path))
-    monkeypatch.setattr(commands, "_records", lambda _: [RECORD])
+    answer(monkeypatch, RECORD)
     slurm.end_batch_step("12")
     assert slurm.run_on_nodes("12", ["true"]) == 0
     for name in ("scancel", "srun"):
@@ -277,6 +277,13 @@ def test_no_step_for_that_job(monkeypatch: pytest.MonkeyPatch, change: dict[str,
     answer(monkeypatch, {**RECORD, **change})
     with pytest.raises(ShimError, match=said):
         slurm.run_on_nodes("12", ["true"])
+
+
+@pytest.mark.parametrize("record", [{}, {**RECORD, "array_task_id": None}])
+def test_what_another_slurm_says(monkeypatch: pytest.MonkeyPatch, record: dict[str, Any]) -> None:
+    answer(monkeypatch, record)
+    with pytest.raises(ShimError, match="gave none that this version reads"):
+        commands.Commands().job(12)
 
 
 def test_no_job(monkeypatch: pytest.MonkeyPatch) -> None:

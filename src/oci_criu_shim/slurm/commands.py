@@ -11,9 +11,12 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Literal, TypedDict
+    from collections.abc import Callable
+    from typing import Any, Literal, TypedDict, TypeVar
 
     from oci_criu_shim.slurm.job import Fields
+
+    Answer = TypeVar("Answer")
 
     class Part(TypedDict):
         """A job, the `task` of an `array` (0: of none), or the component `group` of the heterogeneous job `leader`."""
@@ -67,15 +70,15 @@ class Commands:
     def job(self, number: int) -> Fields:
         """One job."""
         # All of an array, and of a heterogeneous job, where it has the number of that.
-        for record in _records(str(number)):
-            if record["job_id"] == number:
-                return _fields(record)
-        raise ShimError(f"Slurm knows no job {number}")
+        found = [job for job in _ask(str(number), _fields) if job["job_id"] == number]
+        if not found:
+            raise ShimError(f"Slurm knows no job {number}")
+        return found[0]
 
     def parts(self, name: str) -> list[Part]:
         """The job of that number, and all of an array or heterogeneous job that has it; of 12_3 and 12+1, that one."""
         number, *part = map(int, re.split("[_+]", name))
-        found = [_part(record) for record in _records(name)]
+        found = _ask(name, _part)
         which: Literal["group", "task"] = "group" if "+" in name else "task"
         if part:
             found = [one for one in found if [one[which]] == part]
@@ -107,16 +110,16 @@ def _default_memory(values: dict[str, str]) -> dict[str, str]:
     return {name: values[name] if values.get(name, "").isdecimal() else "0" for name in MEMORY}
 
 
-def _records(name: str) -> list[dict[str, Any]]:
-    """What there is of that name, at least one."""
+def _ask(name: str, reads: Callable[[dict[str, Any]], Answer]) -> list[Answer]:
+    """The jobs of that name, at least one, as `reads` has their records."""
     text = run("scontrol", "show", "job", name, "--json")
     try:
-        records: list[dict[str, Any]] = json.loads(text)["jobs"]
-    except (ValueError, KeyError):
-        raise ShimError(f"scontrol show job {name} --json gave no jobs") from None
-    if not records:
+        found = [reads(record) for record in json.loads(text)["jobs"]]
+    except (ValueError, KeyError, TypeError):
+        raise ShimError(f"scontrol show job {name} --json gave none that this version reads") from None
+    if not found:
         raise ShimError(f"Slurm knows no job {name}")
-    return records
+    return found
 
 
 def _part(record: dict[str, Any]) -> Part:
