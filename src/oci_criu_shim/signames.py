@@ -15,16 +15,23 @@ except ImportError:
 
 
 def parse(text: str) -> int:
-    """The number of the signal `text`: `15`, `TERM` or `SIGTERM`; ShimError for any other."""
-    number = int(text) if text.isdecimal() else _named(text.upper().removeprefix("SIG"))
-    if not 0 < number < table.NSIG:
+    """The number of the signal `text`: `15`, `TERM` or `SIGTERM`, also `0`, which only tells whether it could be sent;
+    ShimError for any other."""
+    number = int(text) if _is_number(text) else _named(text.upper().removeprefix("SIG"))
+    if number is None or not 0 <= number < table.NSIG:
         raise ShimError(f"invalid signal {text!r}", "name one, or its number: kill -l")
     return number
 
 
-def _named(name: str) -> int:
-    """Also `RTMIN+3` and `RTMAX-1`; 0 where there is none of that name."""
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
+
+
+def _named(name: str) -> int | None:
+    """Also `RTMIN+3` and `RTMAX-1`; None where there is none of that name."""
     base, sign, offset = name.partition("-" if "-" in name else "+")
-    if sign and not (base in ("RTMIN", "RTMAX") and offset.isdecimal()):
-        return 0
-    return int(getattr(table, f"SIG{base}", 0)) + int(f"{sign}{offset}" or "0") if base.isalnum() else 0
+    found = getattr(table, f"SIG{base}", None) if base.isalnum() else None
+    if found is None or not sign:
+        return found
+    number = found + int(sign + offset) if base in ("RTMIN", "RTMAX") and _is_number(offset) else 0
+    return number if table.SIGRTMIN <= number <= table.SIGRTMAX else None

@@ -22,6 +22,8 @@ def test_term(text: str) -> None:
         ("RTMIN+3", signal.SIGRTMIN + 3),
         ("SIGRTMAX-1", signal.SIGRTMAX - 1),
         ("KILL", signal.SIGKILL),
+        ("0", 0),  # as crun and runc: whether there is somebody to send to
+        ("015", signal.SIGTERM),
     ],
 )
 def test_others(text: str, number: int) -> None:
@@ -31,7 +33,7 @@ def test_others(text: str, number: int) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "0", "65", "-9", "NONE", "SIG", "RTMIN+90", "RTNONE", "9 "),
+        *("", "65", "-9", "NONE", "SIG", "RTMIN+90", "RTMIN-1", "RTMAX+1", "RTNONE", "9 ", "\u0669"),
         *("_IGN", "_BLOCK", "KILL+1", "RTMIN+", "RTMIN+x", "RT+9"),
     ],
 )
