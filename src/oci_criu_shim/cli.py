@@ -32,10 +32,7 @@ class Invocation:
         self.operands = operands
         self.container = operands[0] if operands else ""
         self.root = os.path.abspath(globals.get("root") or default_root())
-        form = globals.get("log-format", "text")
-        if form not in ("text", "json"):
-            raise ShimError(f"--log-format is text or json, not {form!r}", status=USAGE)
-        self.log = Log(globals.get("log"), form, _is_true(globals.get("debug", "false")))
+        self.log = _log(globals)
 
     @property
     def optional(self) -> str | None:
@@ -48,7 +45,7 @@ class Invocation:
 
     def flag(self, key: str) -> bool:
         """Whether option `key` was given, and not as =false."""
-        return _is_true(self.values.get(key, "false"))
+        return key in self.values
 
     def words(self, *keys: str) -> list[str]:
         """Those of the options `keys` that were given, as another runtime's command line takes them."""
@@ -59,7 +56,7 @@ class Invocation:
                 continue
             if options[key].metavar:
                 words += [f"--{key}={value}" for value in self.values[key].split("\0")]
-            elif self.flag(key):
+            else:
                 words.append(f"--{key}")
         return words
 
@@ -68,8 +65,30 @@ class Invocation:
         return self.words(*self.values)
 
 
-def _is_true(value: str) -> bool:
-    return value not in ("false", "0")
+def _log(globals: dict[str, str]) -> Log:
+    """What the global options say of it; they are changed to those that every backend knows."""
+    form, level = globals.get("log-format", "text"), globals.get("log-level", "error")
+    if form not in ("text", "json"):
+        raise ShimError(f"--log-format is text or json, not {form!r}", status=USAGE)
+    if level not in ("error", "warning", "debug"):
+        raise ShimError(f"--log-level is error, warning or debug, not {level!r}", status=USAGE)
+    if level == "debug":
+        globals["debug"] = "true"
+    if "log" in globals:
+        globals["log"] = _log_file(globals["log"])
+    return Log(globals.get("log"), form, "debug" in globals)
+
+
+def _log_file(path: str) -> str:
+    """The file of crun's and runc's --log; ShimError where it can't be written."""
+    if path.startswith(("journald:", "syslog:")):
+        raise ShimError(f"--log is a file, not {path!r}", status=USAGE)
+    path = path.removeprefix("file:")
+    try:
+        open(path, "ab").close()
+    except OSError as error:
+        raise ShimError(f"cannot write the log {path}: {error.strerror}", "name another file by --log") from None
+    return path
 
 
 def default_root() -> str:
@@ -86,13 +105,17 @@ def main(argv: Sequence[str]) -> int:
     rest = _options(list(argv), GLOBAL, globals, stop=True)
     if "version" in globals:
         return commands.version()
-    if "help" in globals or not rest or rest[0] == "help":
+    if rest[:1] == ["help"]:
+        rest = [*rest[1:], "--help"]
+    if "help" in globals or not rest or rest == ["--help"]:
         print(usage())
         return 0 if rest or "help" in globals else USAGE
     name, *rest = rest
     group = GROUPS.get(name)
     if group:
-        if not rest or rest[0] in ("help", *HELP.names):
+        if rest[:1] == ["help"]:
+            rest = [*rest[1:], "--help"]
+        if not rest or rest[0] in HELP.names:
             print(usage_of_group(name, group))
             return 0 if rest else USAGE
         verb = _verb(group.table(), rest[0], f"{name} ")
@@ -149,19 +172,28 @@ def _options(words: list[str], known: Sequence[Option], values: dict[str, str], 
         name, given, value = word.partition("=")
         name = name if name.startswith("--") or len(name) == 2 else "-" + name  # runc takes -root too
         option = table.get(name)
+        if option is None and not word.startswith("--") and (option := table.get(word[:2])):
+            given, value = option.metavar, word[2:]  # crun takes -bDIR, and -dt
+            if not given:
+                words.insert(0, f"-{value}")
         if option is None:
             raise ShimError(f"unknown option {word!r}", "--help lists the options", USAGE)
         if not given and option.metavar:
-            if not words:
-                raise ShimError(f"option {word} needs a value: {option.metavar}", status=USAGE)
+            if not words:  # podman looks for these words, which are runc's, to find out what a runtime can do
+                raise ShimError(f"flag needs an argument: {word} {option.metavar}", status=USAGE)
             value = words.pop(0)
         _note(values, option, value if option.metavar or given else "true")
     return operands
 
 
 def _note(values: dict[str, str], option: Option, value: str) -> None:
-    repeated = option.key in ("env", "cap", "additional-gids") and option.key in values
-    values[option.key] = f"{values[option.key]}\0{value}" if repeated else value
+    if not option.metavar and value in ("false", "0"):
+        values.pop(option.key, None)
+    elif not option.metavar and value not in ("true", "1"):
+        raise ShimError(f"{option.names[0]} is true or false, not {value!r}", status=USAGE)
+    else:
+        repeated = option.key in ("env", "cap", "additional-gids") and option.key in values
+        values[option.key] = f"{values[option.key]}\0{value}" if repeated else value
 
 
 def usage_line(name: str, verb: Verb) -> str:

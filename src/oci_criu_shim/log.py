@@ -56,5 +56,8 @@ class Log:
             line = json.dumps({"level": level, "msg": text, "time": stamp})
         else:
             line = f"{stamp}: {text}"
-        with open(self.path, "a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+        try:
+            with open(self.path, "a", encoding="utf-8") as stream:
+                stream.write(line + "\n")
+        except OSError:
+            pass  # a full disk, say: what is being done goes on

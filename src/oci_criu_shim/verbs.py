@@ -60,16 +60,18 @@ class Group:
         self.help = help
 
 
-HELP = Option("--help -h", "", "show this help")
+HELP = Option("--help -h -? --usage", "", "show this help")
 GLOBAL = (
     Option("--root", "DIR", "where the containers' state is kept"),
     Option("--backend", "NAME", "the runtime that creates the containers: crun, runc, … or a path"),
     Option("--log", "FILE", "write errors to FILE as well"),
     Option("--log-format", "FORMAT", "text or json"),
+    Option("--log-level", "LEVEL", "error, warning or debug, which is --debug"),
     Option("--debug", "", "say what is done"),
     Option("--systemd-cgroup", "", "have the backend make control groups by systemd"),
     Option("--cgroup-manager", "NAME", "cgroupfs, systemd or disabled"),
     Option("--rootless", "BOOL", "accepted for runc's sake; the user id tells"),
+    Option("--criu", "FILE", "accepted for runc's sake; CRIU is found where programs are"),
     Option("--slurm-conf -f", "FILE", "Slurm's configuration, where it is not at its usual place"),
     HELP,
     Option("--version -v -V", "", "show the version"),

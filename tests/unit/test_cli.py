@@ -38,6 +38,12 @@ def test_flag_forms(calls: Calls, words: list[str]) -> None:
     assert calls[0].flag("force")
 
 
+@pytest.mark.parametrize("words", [["-f", "json", "-q"], ["-fjson", "-q"], ["-qfjson"], ["-qf", "json"]])
+def test_short_options_together(calls: Calls, words: list[str]) -> None:
+    cli.main(["list", *words])
+    assert (calls[0].flag("quiet"), calls[0].value("format")) == (True, "json")
+
+
 @pytest.mark.parametrize("word", ["--force=false", "--force=0"])
 def test_flag_denied(calls: Calls, word: str) -> None:
     cli.main(["delete", word, "id"])
@@ -62,8 +68,21 @@ def test_double_dash_ends_options(calls: Calls) -> None:
 
 def test_options_of_others_are_accepted(calls: Calls) -> None:
     words = ["--systemd-cgroup", "--rootless", "true", "--cgroup-manager=cgroupfs", "--log-format", "json"]
-    assert cli.main([*words, "state", "id"]) == 0
-    assert calls[0].container == "id"
+    assert cli.main([*words, "--criu=/usr/sbin/criu", "--log-level", "debug", "state", "id"]) == 0
+    assert (calls[0].container, calls[0].log.verbose) == ("id", True)
+
+
+@pytest.mark.parametrize("form", ["{}", "file:{}"])
+def test_log(calls: Calls, tmp_path: Path, form: str) -> None:
+    """crun makes the file, too."""
+    cli.main(["--log", form.format(tmp_path / "log"), "state", "id"])
+    assert calls[0].globals["log"] == calls[0].log.path == str(tmp_path / "log")
+    assert (tmp_path / "log").read_text() == ""
+
+
+def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(ShimError, match="cannot write the log .*: Not a directory"):
+        cli.main(["--log=/dev/null/log", "state", "id"])
 
 
 @pytest.mark.parametrize(
@@ -73,7 +92,12 @@ def test_options_of_others_are_accepted(calls: Calls) -> None:
         (["--nonsense", "state", "id"], "unknown option '--nonsense'"),
         (["state", "--nonsense", "id"], "unknown option '--nonsense'"),
         (["state", "--force", "id"], "unknown option '--force'"),
-        (["run", "--bundle"], "option --bundle needs a value"),
+        (["run", "--bundle"], "flag needs an argument: --bundle DIR"),
+        (["run", "-db"], "flag needs an argument: -b DIR"),
+        (["run", "-dz", "id"], "unknown option '-z'"),
+        (["delete", "--force=maybe", "id"], "--force is true or false, not 'maybe'"),
+        (["--log=syslog:id", "state", "id"], "--log is a file"),
+        (["--log-level=loud", "state", "id"], "--log-level is error, warning or debug"),
         (["--log-format=xml", "state", "id"], "--log-format is text or json"),
         (["state"], "state takes ID"),
         (["state", "a", "b"], "state takes ID"),
@@ -95,8 +119,24 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_each_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([verb, "--help"]) == 0
-    assert f"oci-criu-shim [GLOBAL OPTIONS] {verb}" in capsys.readouterr().out
+    texts = []
+    for words in ([verb, "--help"], [verb, "-?"], ["help", verb]):
+        assert cli.main(words) == 0
+        texts.append(capsys.readouterr().out)
+    assert f"oci-criu-shim [GLOBAL OPTIONS] {verb}" in texts[0]
+    assert len(set(texts)) == 1
+
+
+@pytest.mark.parametrize("words", [["help", "ckpt"], ["ckpt", "--help"], ["ckpt", "help"]])
+def test_help_of_a_group(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 0
+    assert "ckpt COMMAND [OPTIONS]" in capsys.readouterr().out
+
+
+def test_help_of_a_verb_of_a_group(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["help", "ckpt", "list"], ["ckpt", "help", "list"], ["ckpt", "list", "--help"]):
+        assert cli.main(words) == 0
+        assert "[GLOBAL OPTIONS] ckpt list" in capsys.readouterr().out
 
 
 def test_nothing_asked(capsys: pytest.CaptureFixture[str]) -> None:
