@@ -73,15 +73,15 @@ def _pairs(entries: list[str]) -> Iterator[tuple[str, str]]:
         yield name, value
 
 
-def load(path: str) -> Bundle:
-    """The bundle in directory `path`.
+def load(path: str, config: str | None = None) -> Bundle:
+    """The bundle in directory `path`, whose configuration may be in another file than config.json.
 
     Raises ShimError where it is missing or unreadable, or naming every fault of its config.json.
     """
     path = os.path.abspath(path)
-    file = os.path.join(path, "config.json")
+    file = config or os.path.join(path, "config.json")
     try:
-        config = files.read_json(file)
+        document = files.read_json(file)
     except OSError as error:
         raise ShimError(
             f"cannot read {file}: {error.strerror}",
@@ -89,13 +89,13 @@ def load(path: str) -> Bundle:
         ) from None
     except ValueError as error:
         raise ShimError(f"{file} is not valid JSON: {error}", "correct it and try again") from None
-    faults = schema.faults(config, "config")
+    faults = schema.faults(document, "config")
     if faults:
         raise ShimError(
             f"{file} is not a valid OCI configuration: {'; '.join(faults)}",
             "see the OCI runtime specification, config.md",
         )
-    return Bundle(path, config)
+    return Bundle(path, document)
 
 
 def check_checkpointable(bundle: Bundle) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from oci_criu_shim import files, lifecycle
+from oci_criu_shim import files, lifecycle, runtime
 from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.cli import Invocation
     from oci_criu_shim.runtime import Runtime
 
-CREATION = ("console-socket", "preserve-fds", "no-pivot", "no-new-keyring")
+CREATION = ("config", "console-socket", "preserve-fds", "no-pivot", "no-new-keyring")
 
 
 def create(call: Invocation) -> int:
@@ -30,7 +30,7 @@ def start(call: Invocation) -> int:
 def run(call: Invocation) -> int:
     """Create and start a container, and wait for its end."""
     plan = _plan(call)
-    return lifecycle.run_detached(plan) if call.flag("detach") else lifecycle.run(plan)
+    return lifecycle.run_detached(plan) if call.flag("detach") else lifecycle.run(plan, call.flag("keep"))
 
 
 def _plan(call: Invocation) -> lifecycle.Plan:
@@ -41,6 +41,7 @@ def _plan(call: Invocation) -> lifecycle.Plan:
         call.words(*CREATION),
         call.value("pid-file"),
         call.log,
+        call.value("config"),
     )
 
 
@@ -112,25 +113,10 @@ def pass_on(call: Invocation) -> int:
     if not lifecycle.is_the_backends(container, backend):
         raise ShimError(f"container {container.name!r} is not running")
     words = call.all_words()
-    if backend.name == "crun":
-        words = _as_crun_has_it(call, container)
+    if call.verb == "exec":
+        words += runtime.environment(call.words("env"), container)
+    backend.require(call.verb, words)
     backend.become(call.verb, *words, *call.operands)
-
-
-def _as_crun_has_it(call: Invocation, container: Container) -> list[str]:
-    """The options where crun 1.21 differs from runc: it has no `events`, and the variables given to `exec` are all that
-    the program gets."""
-    if call.verb == "events":
-        raise ShimError("crun, which looks after this container, has no `events`", "its control group tells the same")
-    if call.value("additional-gids") is not None:
-        raise ShimError("crun exec has no --additional-gids", "name them in a file for --process")
-    words = call.all_words()
-    if call.verb == "exec" and (given := call.words("env")):
-        names = {word.partition("=")[2].partition("=")[0] for word in given}
-        config = container.load().get("config", {})
-        environment = config.get("process", {}).get("env", [])
-        words += [f"--env={entry}" for entry in environment if entry.partition("=")[0] not in names]
-    return words
 
 
 def checkpoint(call: Invocation) -> int:
@@ -191,7 +177,9 @@ def restore(call: Invocation) -> int:
 
 def spec(call: Invocation) -> int:
     """Write a config.json to start from."""
-    lifecycle.default_backend(call.root, call.globals, call.log).become("spec", *call.all_words())
+    backend = lifecycle.default_backend(call.root, call.globals, call.log)
+    backend.require("spec", call.all_words())
+    backend.become("spec", *call.all_words())
 
 
 def features(call: Invocation) -> int:

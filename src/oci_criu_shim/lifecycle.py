@@ -39,11 +39,13 @@ class Plan:
         options: list[str],
         pid_file: str | None,
         log: Log,
+        config: str | None = None,
     ) -> None:
         self.container = container
-        self.bundle: Bundle = bundle.load(path)
+        self.bundle: Bundle = bundle.load(path, config)
         program = runtime.choose(globals.get("backend"), self.bundle)
         self.runtime = Runtime(program, container.root, globals, log)
+        self.runtime.require("create", options)
         self.pid_file = pid_file
         self.options = [f"--bundle={self.bundle.path}", *options, container.name]
         self.task: Task | None = job.of(self.bundle.environment())
@@ -74,16 +76,16 @@ class Plan:
         return {"bundle": self.bundle.path, "config": self.bundle.config, "backend": program, **about, **fields}
 
 
-def run(plan: Plan) -> int:
-    """Run the container in the foreground; its exit status."""
+def run(plan: Plan, keep: bool = False) -> int:
+    """Run the container in the foreground; its exit status. With `keep` it is left, stopped."""
     if not plan.supervised:
         # No record of ours: nobody could remove it when the container has ended.
         _require_free(plan.container)
-        plan.runtime.become("run", *_pid_file(plan), *plan.options)
+        plan.runtime.become("run", *(["--keep"] if keep else []), *_pid_file(plan), *plan.options)
     _reserve(plan.container)
     from oci_criu_shim.supervised import Supervised
 
-    return Supervised(plan).run()
+    return Supervised(plan).run(keep)
 
 
 def _pid_file(plan: Plan) -> list[str]:

@@ -9,7 +9,7 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any, NoReturn
 
     from oci_criu_shim.bundle import Bundle
@@ -20,6 +20,14 @@ DEFAULT = "crun"
 # Those that an annotation may name: config.json may come from an image, and a path from there is not to be run.
 KNOWN = ("crun", "runc", "nvidia-container-runtime")
 ANNOTATION = "oci-criu-shim.backend"
+# Verbs, and options of any, that not every backend has, with what else there is for them. Its help tells.
+UNCOMMON = {
+    "events": "its control group tells the same",
+    "--additional-gids": "name them in a file for --process",
+    "--config": "name the file config.json",
+    "--file": "it writes config.json",
+    "--ignore-paused": "resume the container first",
+}
 
 
 def choose(option: str | None, bundle: Bundle) -> str:
@@ -102,6 +110,18 @@ class Runtime:
         self.log.debug("becoming: " + " ".join(argv))
         os.execv(argv[0], argv)
 
+    def require(self, verb: str, words: Sequence[str]) -> None:
+        """Raise ShimError where it has no such verb, or not all of the options among `words`."""
+        asked = [name for name in (verb, *(word.partition("=")[0] for word in words)) if name in UNCOMMON]
+        if not asked:
+            return
+        status, text = self.output(verb, "--help")
+        known = {word.partition("=")[0] for word in text.replace(",", " ").split()} if status == 0 else set()
+        for name in asked:
+            if name not in known:
+                what = f"{verb} {name}" if name != verb else verb
+                raise ShimError(f"{self.name} has no `{what}`", UNCOMMON[name])
+
     def state(self, container: Container) -> dict[str, Any]:
         """What it says of `container` (the specification's state); ShimError where it does not know it."""
         status, text = self.output("state", container.name)
@@ -128,6 +148,15 @@ class Runtime:
         if os.geteuid() and "systemd-cgroup" not in self.globals:
             return self.globals.get("cgroup-manager", "disabled")
         return self.globals.get("cgroup-manager")
+
+
+def environment(given: Sequence[str], container: Container) -> list[str]:
+    """What is to be added to the --env options `given` to `exec`: crun 1.21 would leave out the container's own."""
+    if not given:
+        return []
+    names = {word.partition("=")[2].partition("=")[0] for word in given}
+    entries = container.load().get("config", {}).get("process", {}).get("env", [])
+    return [f"--env={entry}" for entry in entries if entry.partition("=")[0] not in names]
 
 
 def adopt(crun: Runtime, container: Container, bundle: Bundle, pid: int, cgroup: str, seccomp: bytes) -> None:

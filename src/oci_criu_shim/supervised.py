@@ -40,13 +40,16 @@ class Supervised:
         self.orphaned = False  # whether that was killed, and the container ended for it: it has not finished
         # In the background, until `create` was told that `start` may come: how it is told.
         self.created: Callable[[], None] | None = None
+        self.keep = False
 
-    def run(self) -> int:
-        """Run it in the foreground; its exit status. Nothing of it is left then."""
+    def run(self, keep: bool = False) -> int:
+        """Run it in the foreground; its exit status. Nothing of it is left then, unless it ran and is to be kept."""
+        self.keep = keep
         try:
             return self._run()
         finally:
-            self._clear()
+            if not (keep and self.runtime.knows(self.container)):
+                self._clear()
 
     def restore(self, checkpoint: Checkpoint, asked: Asked) -> int:
         """Run it from `checkpoint` in the foreground; its exit status. Nothing of it is left then."""
@@ -114,7 +117,7 @@ class Supervised:
         stdio = self._terminal() or Stdio()
         self.container.update(**self._record(stdio=stdio.record()))
         self._tell_watcher()
-        if self.runtime.leaves_streams and not self.created and not self.plan.relays_terminal:
+        if self.runtime.leaves_streams and not self.created and not self.plan.relays_terminal and not self.keep:
             return self._supervise(self._spawn(stdio, "run"), stdio)
         return self._create_detached(stdio)
 

@@ -81,6 +81,7 @@ BUNDLE = Option("--bundle -b", "DIR", "the bundle; the current directory by defa
 PID_FILE = Option("--pid-file", "FILE", "write the pid of the container's init to FILE")
 CONSOLE = Option("--console-socket", "SOCKET", "send the terminal's master to this socket")
 DETACH = Option("--detach -d", "", "do not wait for its end")
+KEEP = Option("--keep", "", "leave it, stopped, to `delete` when it has ended")
 PRESERVE = Option("--preserve-fds", "N", "pass N more descriptors on")
 CREATION = (
     BUNDLE,
@@ -89,6 +90,8 @@ CREATION = (
     PRESERVE,
     Option("--no-pivot", "", "use chroot instead of pivot_root"),
     Option("--no-new-keyring", "", "keep the session keyring"),
+    Option("--no-subreaper", "", "accepted: its caller is told of the container's end"),
+    Option("--config -f", "FILE", "in the place of config.json, where the backend can"),
 )
 IMAGES = Option("--image-path", "DIR", "the checkpoint's directory; ./checkpoint by default")
 # runc's and crun's. Those of root's containers need no helper and may reach out of them; those that are "accepted" have
@@ -145,6 +148,7 @@ EXEC = (
     Option("--no-new-privs", "", "set no_new_privs"),
     Option("--cap -c", "CAPABILITY", "add a capability"),
     Option("--cgroup", "PATH", "a control group below the container's"),
+    Option("--ignore-paused", "", "even in a paused container, where the backend can"),
 )
 UPDATE = (
     Option("--resources -r", "FILE", "take all limits from this JSON file"),
@@ -174,7 +178,7 @@ def _jobs() -> dict[str, Verb]:
 VERBS = {
     "create": Verb(commands.create, "ID", "create a container, without starting its program", CREATION),
     "start": Verb(commands.start, "ID", "start the program of a created container"),
-    "run": Verb(commands.run, "ID", "create and start a container, and wait for its end", (*CREATION, DETACH)),
+    "run": Verb(commands.run, "ID", "create and start a container, and wait for its end", (*CREATION, DETACH, KEEP)),
     "state": Verb(commands.state, "ID", "print a container's state as JSON"),
     "kill": Verb(
         commands.kill,
@@ -219,7 +223,11 @@ VERBS = {
         commands.spec,
         "",
         "write a config.json to start from",
-        (BUNDLE, Option("--rootless", "", "for a user without privileges")),
+        (
+            BUNDLE,
+            Option("--rootless", "", "for a user without privileges"),
+            Option("--file -f", "FILE", "what it is called, where the backend can"),
+        ),
     ),
     "features": Verb(commands.features, "", "print what this runtime can do as JSON"),
     "doctor": Verb(

@@ -14,7 +14,7 @@ TRAP = (
     "open('/case/ready', 'w').write('ready\\n')\n"
     "while True: time.sleep(0.1)\n"
 )
-NAMES = {"": 15, "TERM": 15, "SIGUSR1": 10, "12": 12, "HUP": 1, "34": 34}
+NAMES = {"": 15, "TERM": 15, "SIGUSR1": 10, "12": 12, "HUP": 1, "34": 34, "RTMIN": 34, "015": 15}
 """Operands of kill, and the signals that they mean."""
 
 
@@ -76,8 +76,9 @@ def test_kill_with_no_signal(bundle: Bundle) -> None:
     """runtime.md#kill, #errors: what is no signal is an error, and has no effect."""
     bundle.started()
     before = bundle.state()
-    for name in ("NOSUCH", "999", "-1", "", "SIG", "9x"):
-        bundle.kill("--", name).refused(name)
+    for name in ("NOSUCH", "999", "-1", "", "SIG", "TERM+1", "RTMIN+31", "RTMAX+1", "RTMIN-1"):
+        bundle.runtime.call("kill", "--", bundle.name, name).refused(name)
+    bundle.kill("0").ok()  # kill(2): no signal is sent
     assert bundle.state() == before
 
 
@@ -143,3 +144,18 @@ def test_delete_leaves_others(bundle: Bundle) -> None:
     assert bundle.runtime.status("other") == "created"
     bundle.runtime.call("start", "other").ok()
     assert bundle.runtime.status("other") == "running"
+
+
+def test_run_that_is_kept(bundle: Bundle) -> None:
+    """--keep of runc and crun: the container is `stopped` when `run` has ended, and is there to be deleted."""
+    assert bundle.script("exit 7").run("--keep").status == 7
+    assert bundle.state()["status"] == "stopped"
+    bundle.delete().ok()
+    assert not bundle.runtime.names()
+
+
+def test_another_configuration(bundle: Bundle) -> None:
+    """--config of crun: another file than the bundle's."""
+    bundle.args("echo", "other").save()
+    (bundle.path / "config.json").rename(bundle.mark("other.json"))
+    assert bundle.args("echo", "ran").run("--config=other.json").ok().out == "other\n"

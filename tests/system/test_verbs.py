@@ -58,7 +58,7 @@ def test_exec(life: Life) -> None:
     if life.user == "root":
         assert said("--user=33:44", life.name, "sh", "-c", "id -u; id -g") == "33\n44\n"
     assert "no-such-command" in refused(life, "exec", life.name, "no-such-command")
-    assert "has no --additional-gids" in refused(life, "exec", "--additional-gids=5", life.name, "id")
+    assert "has no `exec --additional-gids`" in refused(life, "exec", "--additional-gids=5", life.name, "id")
 
 
 def test_exec_of_a_process(life: Life) -> None:

@@ -77,6 +77,39 @@ def test_control_groups(
     assert [word for word in argv if "cgroup" in word] == wanted
 
 
+HELP = """\
+case "$*" in
+    *"exec --help") echo "  -g, --additional-gids=GID  --ignore-paused" ;;
+    *"spec --help") echo "  --bundle value, -b value" ;;
+    *) exit 1 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "lacks"),
+    [
+        ("exec", ["--additional-gids=5", "--ignore-paused", "--cwd=/"], ""),
+        ("exec", ["--config=x"], "`exec --config`"),
+        ("spec", ["--file=x"], "`spec --file`"),
+        ("spec", ["--bundle=--file"], ""),
+        ("events", ["--stats"], "`events`"),
+        ("pause", [], ""),
+    ],
+)
+def test_what_not_all_backends_have(tmp_path: Path, verb: str, words: list[str], lacks: str) -> None:
+    """Its own help is asked, and nothing where all have it."""
+    program = tmp_path / "other"
+    program.write_text("#!/bin/sh\n" + (HELP if words else "exit 1"))
+    program.chmod(0o755)
+    backend = Runtime(str(program), "/r", {}, Log())
+    if not lacks:
+        backend.require(verb, words)
+        return
+    with pytest.raises(ShimError, match=f"other has no {lacks}"):
+        backend.require(verb, words)
+
+
 def test_a_backend_that_is_not_there() -> None:
     with pytest.raises(ShimError, match="no nonesuch in") as raised:
         Runtime("nonesuch", "/r", {}, Log()).argv("state", "id")
