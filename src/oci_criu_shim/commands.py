@@ -135,7 +135,7 @@ def checkpoint(call: Invocation) -> int:
             "inside Slurm, submit with --checkpoint; outside of it, run and checkpoint as root",
         )
     found = bundle.Bundle(record["bundle"], record["config"])
-    options = requested.dump(call, found, backend.name)
+    options = requested.dump(call, found, backend.dialect)
     task = job.of(found.environment())
     helper = job.helper_socket(container.root, task) if task else None
     elsewhere = "page_server" in options and "lazy_pages" not in options

@@ -21,7 +21,7 @@ PIPE = 1 << 22  # bytes: what CRIU asks for (PIPE_MAX_SIZE in criu/include/page-
 LOCKS = {"iptables": "IPTABLES", "nftables": "NFTABLES", "skip": "SKIP"}
 
 
-def dump(call: Invocation, bundle: Bundle, backend: str) -> dict[str, Any]:
+def dump(call: Invocation, bundle: Bundle, dialect: str) -> dict[str, Any]:
     """The options of the worker's request (worker.check())."""
     _check_cgroup_mode(call)
     asked: dict[str, Any] = {"leave_running": call.flag("leave-running")}
@@ -33,7 +33,7 @@ def dump(call: Invocation, bundle: Bundle, backend: str) -> dict[str, Any]:
     if pre_dump or incremental:
         asked |= {"track_mem": True, "pre_dump": pre_dump, "incremental": incremental}
     asked["network"] = "joined" if bundle.namespaces.get("network") else "dumped"
-    asked["for"] = "runc" if backend == "runc" else "crun"  # who else is to understand the images
+    asked["for"] = dialect  # who else is to understand the images
     return asked | _common(call)
 
 

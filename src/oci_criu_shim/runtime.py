@@ -86,6 +86,11 @@ class Runtime:
         and from pipes of its own (setupProcessPipes() in tty.go)."""
         return self.name == "crun"
 
+    @property
+    def dialect(self) -> str:
+        """Whose names the images of its containers have: crun's, or runc's, as all that have its command line."""
+        return "crun" if self.name == "crun" else "runc"
+
     def knows(self, container: Container) -> bool:
         """Whether it has a container of this name."""
         return os.path.isdir(os.path.join(self.root, container.name))
