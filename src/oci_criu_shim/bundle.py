@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+NEVER_JOINED = ("ipc", "mount", "user")  # namespaces that CRIU could not leave out of a checkpoint
+
+
 class Bundle:
     """`path` is absolute; `config` is config.json as it stands, known to fit our schema."""
 
@@ -106,6 +109,16 @@ def check_checkpointable(bundle: Bundle) -> None:
             raise ShimError(f"{bundle.path}/config.json {what}", f"{hint}, or leave out --checkpoint")
 
 
+def check_restorable(bundle: Bundle) -> None:
+    """Raise ShimError where a container of this bundle would share what a checkpoint brings along as its own."""
+    for kind in ("pid", *NEVER_JOINED):
+        if bundle.namespaces.get(kind):
+            raise ShimError(
+                f"{bundle.path}/config.json joins a namespace of type {kind}, and the checkpoint has one of its own",
+                "name no path for it in linux.namespaces; of a pod: do not --share it",
+            )
+
+
 def _faulty_namespace(bundle: Bundle) -> tuple[str, str] | None:
     if bundle.namespaces.get("pid") != "":
         return (
@@ -113,7 +126,7 @@ def _faulty_namespace(bundle: Bundle) -> tuple[str, str] | None:
             " may be taken on another node",
             'add {"type": "pid"} to linux.namespaces',
         )
-    for kind in ("ipc", "mount", "user"):
+    for kind in NEVER_JOINED:
         if bundle.namespaces.get(kind):
             return (
                 f"joins a namespace of type {kind}, which others use too: a checkpoint would hold what is theirs",

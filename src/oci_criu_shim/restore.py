@@ -12,6 +12,7 @@ import os
 import signal
 
 from oci_criu_shim import builder, criu, files, fit, groups, hooks, linux, mounts
+from oci_criu_shim.bundle import check_restorable
 from oci_criu_shim.checkpoints import store
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.unpacking import Unpacked
@@ -210,6 +211,7 @@ def start(
 
     def attempt(found: Checkpoint) -> tuple[int, int | None]:
         verification = Verification(found)
+        check_restorable(bundle)
         fit.check(found.manifest, bundle)
         if os.path.exists(container.path("stage")):
             undo(container, cgroup(container, bundle, found))  # an attempt before

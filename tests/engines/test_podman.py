@@ -35,6 +35,7 @@ def cluster() -> Iterator[Cluster]:
     with Cluster(f"{NAME}-engine-podman", nodes=1) as made:
         write(made.shared / "tcp.py", TCP)
         write(made.shared / "runc.conf", NAMED_RUNC)
+        made.exec("n1", ["sh", "-c", IDS], "root")
         Engine(made, PODMAN)("import", "--quiet", export_root(made), IMAGE)
         yield made
 
@@ -145,12 +146,51 @@ def test_restored_ones_are_checkpointed(podman: Engine) -> None:
     start(podman, "one")
     podman.wait_counts("one", 3)
     reached = 0
-    for turn in ("a", "b"):
-        checkpoint(podman, "one", f"--export=/shared/{turn}.tar", "--compress=none")
+    for compress in ("gzip", "zstd"):
+        checkpoint(podman, "one", f"--export=/shared/{compress}.tar", f"--compress={compress}")
         reached = podman.counted("one")[-1]
         podman("rm", "one")
-        restore(podman, f"--import=/shared/{turn}.tar", "--name=one")
+        restore(podman, f"--import=/shared/{compress}.tar", "--name=one")
     check_goes_on(podman, "one", reached + 3)
+
+
+def test_all_at_once(podman: Engine) -> None:
+    names = ("one", "two")
+    for name in names:
+        start(podman, name)
+        podman.wait_counts(name, 3)
+    checkpoint(podman, "--all")
+    reached = {name: podman.counted(name)[-1] for name in names}
+    assert [status(podman, name) for name in names] == ["exited", "exited"]
+    podman("container", "restore", "--all")
+    for name in names:
+        check_goes_on(podman, name, reached[name] + 3)
+
+
+def pod(podman: Engine, name: str, *options: str) -> tuple[str, ...]:
+    podman("pod", "create", f"--name={name}", f"--infra-image={IMAGE}", "--infra-command=sleep 1000", *options)
+    return ("run", "--detach", f"--pod={name}")
+
+
+def test_pods(podman: Engine) -> None:
+    """From one pod into another, where they don't share what CRIU dumps; podman asks first whether we can."""
+    try:
+        run = pod(podman, "first", "--share=net,uts")
+        podman(*run, "--name=one", IMAGE, *COUNT)
+        podman.wait_counts("one", 3)
+        checkpoint(podman, "one", "--export=/shared/pod.tar", "--compress=none")
+        reached = podman.counted("one")[-1]
+        pod(podman, "second", "--share=net,uts")
+        restore(podman, "--import=/shared/pod.tar", "--name=two", "--pod=second")
+        assert podman("exec", "two", "hostname").stdout == "second\n"
+        check_goes_on(podman, "two", reached + 3)
+        podman("pod", "rm", "--force", "--time=0", "second")
+        podman(*pod(podman, "default"), "--name=three", IMAGE, *COUNT)
+        refused = podman("container", "checkpoint", "three", check=False)
+        assert (refused.returncode, "joins a namespace of type ipc" in refused.stderr) == (125, True)
+        check_goes_on(podman, "three", 3)
+    finally:
+        podman("pod", "rm", "--all", "--force", "--time=0")
 
 
 def test_terminal(podman: Engine) -> None:
@@ -217,6 +257,17 @@ def test_shared_pids_are_refused(podman: Engine) -> None:
 
 # crun 1.21 gives the node's /dev/null, which is this machine's, to the container's root where that is its input.
 MAPPED = ("--uidmap=0:100000:5000", "--gidmap=0:100000:5000", "--device=/dev/fuse", "--interactive")
+IDS = "for file in /etc/subuid /etc/subgid; do echo containers:100000:65536 >>$file; done"  # --userns=auto takes them
+
+
+def test_user_namespace_of_podmans_choice(podman: Engine) -> None:
+    start(podman, "one", "--userns=auto:size=5000", "--interactive")
+    podman.wait_counts("one", 3)
+    checkpoint(podman, "one")
+    reached = podman.counted("one")[-1]
+    restore(podman, "one")
+    check_goes_on(podman, "one", reached + 3)
+    assert podman("exec", "one", "cat", "/proc/self/uid_map").stdout.split() == ["0", "100000", "5000"]
 
 
 def test_user_namespace(podman: Engine) -> None:

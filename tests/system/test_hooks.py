@@ -32,7 +32,7 @@ def container(site: Site, user: str) -> Iterator[Life]:
     spec = site.spec(user)
     spec["annotations"] = {"org.example.words": "told"}
     spec["mounts"].append(configured.bind(bundle, "/log", "log", ["bind", "rw"]))
-    spec["hooks"] = {kind: [hook(f"{bundle}/log/notes", kind)] for kind in ORDER}
+    spec["hooks"] = {kind: [hook(f"{bundle}/log/notes", kind)] for kind in (*ORDER, "poststop")}
     life = site.container(user, spec)
     site.exec(["mkdir", f"{bundle}/log"], user)
     try:
@@ -63,6 +63,7 @@ def test_like_crun(site: Site, user: str) -> None:
         life.look()
         at_start, links = notes(life), life.look()["namespaces"]
         life.checkpoint()
+        at_end = notes(life)
         life.restore()
         again, now = life.look(), life.state()
         at_restore = notes(life)
@@ -76,6 +77,11 @@ def test_like_crun(site: Site, user: str) -> None:
                 assert state[name] == now[name], note["kind"]  # crun says "/" of the bundle to startContainer
             assert (state["pid"], state["status"]) == (now["pid"], STATUS.get(note["kind"], "creating"))
             check_place(note, then, again["namespaces"], links)
+        assert life.end() == 0
+        for (note,) in (at_end, notes(life)):  # the checkpoint was an end, too
+            state = note["state"]
+            assert (note["kind"], state["status"]) == ("poststop", "stopped")
+            assert all(state[name] == now[name] for name in ("id", "bundle", "annotations"))
 
 
 def check_place(note: dict[str, Any], then: dict[str, Any], links: dict[str, str], before: dict[str, str]) -> None:

@@ -84,6 +84,14 @@ def test_what_is_not_checkpointable(config: dict[str, Any], monkeypatch: pytest.
         bundle.check_checkpointable(bundle.Bundle("/b", config))
 
 
+@pytest.mark.parametrize("kind", ["ipc", "mount", "pid", "user"])
+def test_what_is_joined_is_not_restorable(config: dict[str, Any], kind: str) -> None:
+    bundle.check_restorable(bundle.Bundle("/b", config))
+    config["linux"]["namespaces"] = [{"type": "network", "path": "/x"}, {"type": kind, "path": "/x"}]
+    with pytest.raises(ShimError, match=f"joins a namespace of type {kind}, and the checkpoint has one"):
+        bundle.check_restorable(bundle.Bundle("/b", config))
+
+
 def test_own_id_within_a_range_is_checkpointable(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     ranges = [{"containerID": 0, "hostID": 7000, "size": 1}, {"containerID": 1, "hostID": 100000, "size": 65536}]
     config["linux"]["uidMappings"] = ranges
