@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oci_criu_shim.detached import Streams
-    from oci_criu_shim.restore import Plan
+    from oci_criu_shim.planned import Plan
     from oci_criu_shim.stdio import Stdio
 
 INVENTORY = "inventory.img"

@@ -160,7 +160,7 @@ def restore(call: Invocation) -> int:
     from oci_criu_shim import requested
     from oci_criu_shim.checkpoints.directory import Directory
     from oci_criu_shim.checkpoints.store import newest
-    from oci_criu_shim.restore import Asked
+    from oci_criu_shim.planned import Asked
 
     directory = Directory(call.value("image-path") or "checkpoint")
     asked = Asked(requested.restore(call), call.value("work-path"))

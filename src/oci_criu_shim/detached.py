@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.store import Checkpoint
     from oci_criu_shim.lifecycle import Plan
-    from oci_criu_shim.restore import Asked
+    from oci_criu_shim.planned import Asked
 
 
 class Streams:

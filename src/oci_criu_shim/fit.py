@@ -67,7 +67,7 @@ def image(bundle: Bundle) -> str:
 
 
 def check(manifest: Mapping[str, Any], bundle: Bundle) -> None:
-    """Raise Misfit where this node lacks what the checkpoint needs. Mounts have their own check in restore.Plan."""
+    """Raise Misfit where this node lacks what the checkpoint needs. Mounts have their own check in planned.Plan."""
     needed = manifest.get("needs")
     if not needed:
         return  # another runtime's, or from before they were noted

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.store import Checkpoint
     from oci_criu_shim.job import Task
     from oci_criu_shim.log import Log
-    from oci_criu_shim.restore import Asked
+    from oci_criu_shim.planned import Asked
 
 END_SECONDS = 10.0
 

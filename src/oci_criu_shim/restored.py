@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from oci_criu_shim import restore, runtime
+from oci_criu_shim import planned, restore, runtime
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.runtime import Runtime
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.detached import Streams
     from oci_criu_shim.lifecycle import Plan
     from oci_criu_shim.log import Log
-    from oci_criu_shim.restore import Asked
+    from oci_criu_shim.planned import Asked
     from oci_criu_shim.stdio import Stdio
 
 
@@ -28,7 +28,7 @@ class Restored:
         self.checkpoint = checkpoint
         self.log = log
         self.backend = Runtime(runtime.DEFAULT, plan.container.root, plan.runtime.globals, log)
-        self.group = restore.cgroup(self.container, self.bundle, checkpoint)
+        self.group = planned.cgroup(self.container, self.bundle, checkpoint)
 
     def start(self, streams: Stdio | Streams, asked: Asked | None = None, cut: str | None = None) -> int:
         """Have it run: the pid of its init, a child of ours; `cut` as restore.start() has it.

@@ -106,7 +106,7 @@ def test_a_failing_one_undoes_the_restore(site: Site, user: str, kind: str) -> N
         assert life.end() == 1
         assert f"the {kind} hook /usr/bin/python3 exited with 7" in life.said()
         called = [note["kind"] for note in notes(life)]
-        assert called == [*ORDER[: ORDER.index(kind) + 1], kind]
+        assert called == [*ORDER[: ORDER.index(kind) + 1], kind, "poststop"]
         assert not site.exec(["pgrep", "-f", "inside.py"], check=False).stdout
         left = site.exec(["ls", f"{home(user)}/run"], user).stdout.split()
         assert not [name for name in left if name != "helper.0.sock" and not name.startswith("kept.")]  # the epilog's

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.codec import Codec
     from oci_criu_shim.checkpoints.store import Checkpoint
 
-# Of images that we interpret too (images.py, restore.py), which stay as they are.
+# Of images that we interpret too (images.py, planned.py, restore.py), which stay as they are.
 INTERPRETED = ("core-", "fdinfo-", "files", "ids-", "inventory", "mountpoints-", "pagemap-", "pstree", "seccomp", "uts")
 # The container has ended, and its job waits to be requeued: there is no more time for it than the seconds below, nor
 # than half of what Slurm leaves. Others run on, and are compressed beside that (packing.py).
