@@ -198,6 +198,7 @@ def features(call: Invocation) -> int:
             "oci-criu-shim.checkpoint.enabled": "true",
         }
     )
+    document.setdefault("potentiallyUnsafeConfigAnnotations", []).append("oci-criu-shim.")  # of config.json
     _print_json(document)
     return 0
 
