@@ -49,6 +49,7 @@ def check(pid: int, bundle: Bundle, shell_job: bool = False) -> None:
         _require_single_binds(bundle, external, node)
     if not shell_job:
         _require_no_terminal(pid, inside)
+    _require_no_files(pid, inside)
     _require_one_at_a_place(inside, external)
     for entry in external:
         if entry["kind"] == "node":
@@ -108,6 +109,18 @@ def _require_no_terminal(pid: int, inside: Iterable[Mount]) -> None:
             raise ShimError(
                 "it uses the terminal that it was started on, which is none of its own",
                 "as root, --shell-job leaves it out, and a restore with it uses the terminal of that moment",
+            )
+
+
+def _require_no_files(pid: int, inside: Iterable[Mount]) -> None:
+    """A file that the container was started on, by the shell's redirection, is on no mount of its own."""
+    own = {mount.id for mount in inside}
+    for stream in range(3):
+        fields = dict(line.partition(":\t")[::2] for line in _text(f"/proc/{pid}/fdinfo/{stream}").splitlines())
+        if fields and fields["mnt_id"] not in own and stat.S_ISREG(os.stat(f"/proc/{pid}/fd/{stream}").st_mode):
+            raise ShimError(
+                f"it was started on {os.readlink(f'/proc/{pid}/fd/{stream}')}, a file that is on no mount of its own",
+                "give it a pipe, or a file in one of its mounts",
             )
 
 

@@ -48,6 +48,16 @@ def wait_counts(site: Site, beyond: int) -> None:
     wait_for(lambda: (counted(site) or [-1])[-1] > beyond, 20, f"it to count beyond {beyond}")
 
 
+def test_a_file_of_the_nodes(site: Site, bundle: str) -> None:
+    """The shell's redirection: a file that is on no mount of the container's."""
+    argv = [SHIM, "--root", f"{HERE}/run", "run", "--detach", "--bundle", HERE, "one"]
+    site.exec(["sh", "-c", f"{' '.join(argv)} </dev/null >{HERE}/output 2>&1"])
+    wait_counts(site, 3)
+    assert f"it was started on {HERE}/output, a file that is" in shim(site, "checkpoint", "one", check=False)
+    assert site.exec(["ls", f"{HERE}/checkpoint"], check=False).stdout == ""
+    wait_counts(site, counted(site)[-1] + 3)
+
+
 def test_life(site: Site, bundle: str) -> None:
     assert detached(site, "run", "one") == 0
     wait_counts(site, 3)
