@@ -137,7 +137,7 @@ def main(argv: Sequence[str]) -> int:
         call.log.error(error.line())
         return error.status
     except OSError as error:
-        call.log.error(str(error))
+        call.log.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         return 1
 
 

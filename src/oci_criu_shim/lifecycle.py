@@ -290,10 +290,13 @@ def _in_time(over: Callable[[], bool]) -> bool:
 
 
 def init_of(container: Container, backend: Runtime) -> int:
-    """The pid of the running container's init; ShimError where it does not run."""
+    """The pid of the running container's init; ShimError where it does not run its program."""
     pid = container.alive("init")
-    if pid is None and backend.knows(container):
-        pid = backend.state(container).get("pid")
+    if backend.knows(container):
+        state = backend.state(container)
+        if state["status"] == "created":
+            raise ShimError(f"container {container.name!r} is not running yet", "start it first")
+        pid = pid or state.get("pid")
     if not pid:
         raise ShimError(f"container {container.name!r} is not running")
     return pid

@@ -46,6 +46,8 @@ def restore(call: Invocation) -> dict[str, Any]:
     asked = _common(call)
     if call.flag("tcp-close"):
         asked["tcp_close"] = True
+    if ":" not in (call.value("lsm-profile") or ":"):
+        raise ShimError(f"--lsm-profile is TYPE:NAME, not {call.value('lsm-profile')!r}")
     for name in ("lsm-profile", "lsm-mount-context"):
         if value := call.value(name):
             asked[name.replace("-", "_")] = value

@@ -31,6 +31,11 @@ def shim(site: Site, *words: str, check: bool = True) -> str:
     return done.stdout if check else done.stderr
 
 
+def quietly(site: Site, *words: str) -> None:
+    """What is started has none of our streams."""
+    site.exec(["sh", "-c", f"{SHIM} --root {HERE}/run {' '.join(words)} </dev/null >/dev/null 2>&1"])
+
+
 def detached(site: Site, verb: str, *words: str) -> int:
     """The verb's exit status; what the container writes goes on to a file."""
     words = ("--root", f"{HERE}/run", verb, "--detach", "--bundle", HERE, *words)
@@ -58,12 +63,21 @@ def test_a_file_of_the_nodes(site: Site, bundle: str) -> None:
     wait_counts(site, counted(site)[-1] + 3)
 
 
+def test_a_created_one(site: Site, bundle: str) -> None:
+    """Its program does not run yet."""
+    quietly(site, "create", "--bundle", HERE, "one")
+    assert "is not running yet" in shim(site, "checkpoint", "--image-path", f"{HERE}/none", "one", check=False)
+    assert not site.exec(["ls", f"{HERE}/none"], check=False).stdout
+    shim(site, "start", "one")
+
+
 def test_life(site: Site, bundle: str) -> None:
     assert detached(site, "run", "one") == 0
     wait_counts(site, 3)
     images = f"{bundle}/images"
     shim(site, "checkpoint", "--leave-running", "--image-path", images, "--work-path", f"{bundle}/work", "one")
     wait_counts(site, counted(site)[-1] + 3)
+    quietly(site, "exec", "--detach", "one", "sleep", "77")  # it is no child of the init's
     shim(site, "checkpoint", "--image-path", images, "--work-path", f"{bundle}/work", "one")
     assert set(site.exec(["ls", f"{bundle}/work"]).stdout.split()) == {"dump.log", "stats-dump"}
     assert "does not exist" in shim(site, "state", "one", check=False)
@@ -80,7 +94,7 @@ def test_life(site: Site, bundle: str) -> None:
     assert (state["status"], state["pid"]) == ("running", int(pid))
     # Whoever restored it has left it to its caller's subreaper.
     assert site.exec(["ps", "--no-headers", "-o", "ppid", "--pid", pid]).stdout.strip() == "1"
-    assert shim(site, "exec", "one", "echo", "hello") == "hello\n"
+    assert "sleep 77" not in shim(site, "exec", "one", "ps", "ax")
     assert "already exists" in shim(site, "restore", "--detach", "--bundle", bundle, *words, check=False)
 
     shim(site, "pause", "one")

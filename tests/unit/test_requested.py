@@ -87,6 +87,11 @@ def test_refused(words: tuple[str, ...], said: str) -> None:
         requested.dump(call("checkpoint", *words), bundle(), "crun")
 
 
+def test_a_restore_is_refused() -> None:
+    with pytest.raises(ShimError, match="--lsm-profile is TYPE:NAME, not 'p'"):
+        requested.restore(call("restore", "--lsm-profile=p"))
+
+
 def test_lazily(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("--page-server=host:1", "--lazy-pages")
     monkeypatch.setattr(fcntl, "fcntl", lambda *_: 0)
