@@ -47,6 +47,8 @@ def check(pid: int, bundle: Bundle, shell_job: bool = False) -> None:
         for process in _tree(pid):
             _require_own(process)
         _require_single_binds(bundle, external, node)
+    else:
+        _require_limits(pid)
     if not shell_job:
         _require_no_terminal(pid, inside)
     _require_no_files(pid, inside)
@@ -152,6 +154,22 @@ def _text(path: str) -> str:
             return stream.read()
     except (FileNotFoundError, ProcessLookupError):
         return ""
+
+
+def _require_limits(pid: int) -> None:
+    """CRIU asks for each process's limits, and only CAP_SYS_RESOURCE is told those of another user's (prlimit(2))."""
+    import resource
+
+    for process in _tree(pid):
+        try:
+            resource.prlimit(process, resource.RLIMIT_CPU)
+        except ProcessLookupError:
+            pass  # it has ended
+        except PermissionError:
+            raise ShimError(
+                f"process {process} runs as another user, whose limits this root may not ask for",
+                "give it CAP_SYS_RESOURCE",
+            ) from None
 
 
 def _require_own(pid: int) -> None:
