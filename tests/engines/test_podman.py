@@ -257,7 +257,8 @@ def test_shared_pids_are_refused(podman: Engine) -> None:
 
 # crun 1.21 gives the node's /dev/null, which is this machine's, to the container's root where that is its input.
 MAPPED = ("--uidmap=0:100000:5000", "--gidmap=0:100000:5000", "--device=/dev/fuse", "--interactive")
-IDS = "for file in /etc/subuid /etc/subgid; do echo containers:100000:65536 >>$file; done"  # --userns=auto takes them
+# --userns=auto takes the first, a user's podman the second.
+IDS = "for file in /etc/subuid /etc/subgid; do printf '%s:65536\\n' containers:100000 alice:200000 >>$file; done"
 
 
 def test_user_namespace_of_podmans_choice(podman: Engine) -> None:
@@ -354,3 +355,26 @@ def test_our_archive_for_runc(podman: Engine, as_runc: Engine, with_runc: Engine
     restore(with_runc, "--import=/shared/ours.tar", "--name=theirs")
     check_goes_on(with_runc, "theirs", reached + 3)
     with_runc("rm", "--force", "--time=0", "theirs")
+
+
+def test_a_user(cluster: Cluster) -> None:
+    """Who is root in a namespace of his own there; podman itself has no checkpoints for one."""
+    words = (*PODMAN[:1], "--root=/tmp/alice/root", "--runroot=/tmp/alice/run", *PODMAN[3:], f"--runtime={SHIM}")
+
+    def podman(*more: str, check: bool = True) -> str:
+        argv = ["env", "XDG_RUNTIME_DIR=/tmp/alice", *words, *more]
+        return cluster.exec("n1", argv, "alice", check).stdout
+
+    cluster.exec("n1", ["mkdir", "-m", "700", "/tmp/alice"], "alice")
+    try:
+        podman("import", "--quiet", "/shared/image.tar", IMAGE)
+        assert podman("run", "--rm", "--network=none", IMAGE, "id", "-u") == "0\n"
+        podman("run", "--detach", "--name=one", "--network=none", IMAGE, "sleep", "1000")
+        assert podman("exec", "one", "echo", "hello") == "hello\n"
+        assert podman("inspect", "--format={{.State.Status}}", "one") == "running\n"
+        podman("container", "checkpoint", "one", check=False)
+        assert podman("inspect", "--format={{.State.Status}}", "one") == "running\n"
+    finally:
+        podman("rm", "--all", "--force", "--time=0")
+        podman("system", "migrate")  # ends what podman keeps of a user
+        cluster.exec("n1", ["rm", "-r", "/tmp/alice"], "root")

@@ -159,3 +159,23 @@ def test_error_is_logged_once(tmp_path: Path, capfd: pytest.CaptureFixture[str])
 
 def test_delete_force_of_nothing(tmp_path: Path) -> None:
     assert cli.main(["--root", str(tmp_path), "delete", "--force", "none"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("user", "runtime", "inside", "root"),
+    [
+        (0, None, False, "/run/oci-criu-shim/root"),
+        (0, "/run/user/0", False, "/run/oci-criu-shim/root"),
+        (0, None, True, "/run/oci-criu-shim/root"),
+        (0, "/run/user/7", True, "/run/user/7/oci-criu-shim"),
+        (7, "/tmp/7", False, "/tmp/7/oci-criu-shim"),
+        (7, None, False, "/run/user/7/oci-criu-shim"),
+    ],
+)
+def test_default_root(monkeypatch: pytest.MonkeyPatch, user: int, runtime: str | None, inside: bool, root: str) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    monkeypatch.setattr(cli, "_in_a_user_namespace", lambda: inside)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    if runtime:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+    assert cli.default_root() == root
