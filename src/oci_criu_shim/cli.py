@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import commands
+from oci_criu_shim import commands, process
 from oci_criu_shim.errors import USAGE, ShimError
 from oci_criu_shim.log import Log
 from oci_criu_shim.verbs import GLOBAL, GROUPS, HELP, VERBS
@@ -94,15 +94,9 @@ def _log_file(path: str) -> str:
 def default_root() -> str:
     """Where state is kept by default: /run for root, the user's runtime directory otherwise."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if os.geteuid() == 0 and not (runtime and _in_a_user_namespace()):
+    if os.geteuid() == 0 and not (runtime and process.in_a_user_namespace()):
         return "/run/oci-criu-shim/root"
     return os.path.join(runtime or f"/run/user/{os.geteuid()}", "oci-criu-shim")
-
-
-def _in_a_user_namespace() -> bool:
-    """Whether root may be a user, as under podman where that is rootless."""
-    with open("/proc/self/uid_map", encoding="ascii") as stream:
-        return stream.read().split() != ["0", "0", "4294967295"]
 
 
 def main(argv: Sequence[str]) -> int:

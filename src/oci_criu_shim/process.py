@@ -145,3 +145,9 @@ def stat_fields(pid: int) -> list[str] | None:
             return stream.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
+
+
+def in_a_user_namespace() -> bool:
+    """Whether this is not the node's own user namespace: root may be a user then, as under rootless podman."""
+    with open("/proc/self/uid_map", encoding="ascii") as stream:
+        return stream.read().split() != ["0", "0", "4294967295"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 
+from oci_criu_shim import process
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -28,6 +29,8 @@ def dump(call: Invocation, bundle: Bundle, dialect: str) -> dict[str, Any]:
     if os.geteuid():
         _require_root(call)
         return asked
+    if process.in_a_user_namespace():
+        raise ShimError("root of a user namespace has no right to a dump", "ask the node's root, or use a Slurm job")
     asked |= _page_server(call)
     pre_dump, incremental = call.flag("pre-dump"), bool(call.value("parent-path"))
     if pre_dump or incremental:
