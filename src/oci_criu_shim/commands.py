@@ -69,21 +69,38 @@ def kill(call: Invocation) -> int:
     """Send a signal to a container's init."""
     from oci_criu_shim import signames
 
-    container = Container(call.root, call.container)
-    backend = _backend(call, container)
-    number = signames.parse("TERM" if call.optional is None else call.optional)
-    if not lifecycle.is_the_backends(container, backend):
-        raise ShimError(f"container {container.name!r} is not running")
-    backend.become("kill", *call.all_words(), container.name, str(number))
+    number, status = signames.parse("TERM" if call.optional is None else call.optional), 0
+    for container in _chosen(call):
+        backend = _backend(call, container)
+        if not lifecycle.is_the_backends(container, backend):
+            raise ShimError(f"container {container.name!r} is not running")
+        words = (*call.words("all"), container.name, str(number))
+        if not call.flag("regex"):
+            backend.become("kill", *words)
+        status |= backend.call("kill", *words)
+    return status
 
 
 def delete(call: Invocation) -> int:
     """Remove what is left of a stopped container."""
-    container = Container(call.root, call.container)
-    force = call.flag("force")
-    if force and not lifecycle.exists(container):
-        return 0
-    return lifecycle.delete(container, _backend(call, container), force)
+    force, status = call.flag("force"), 0
+    for container in _chosen(call):
+        if not force or lifecycle.exists(container):
+            status |= lifecycle.delete(container, _backend(call, container), force)
+    return status
+
+
+def _chosen(call: Invocation) -> list[Container]:
+    """The container that is named, or with crun's --regex all whose ids match."""
+    if not call.flag("regex"):
+        return [Container(call.root, call.container)]
+    import re
+
+    try:
+        pattern = re.compile(call.container)
+    except re.error as error:
+        raise ShimError(f"{call.container!r} is no regular expression: {error}") from None
+    return [Container(call.root, name) for name in lifecycle.names(call.root) if pattern.search(name)]
 
 
 def listing(call: Invocation) -> int:

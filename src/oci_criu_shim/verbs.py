@@ -132,6 +132,7 @@ RESTORE = (
     Option("--no-subreaper", "", "accepted: the caller is told of the init's end if it is one"),
 )
 FORMAT = Option("--format -f", "FORMAT", "table or json")
+REGEX = Option("--regex -r", "", "ID is a regular expression, and all that match are meant")
 EXEC = (
     CONSOLE,
     DETACH,
@@ -184,13 +185,13 @@ VERBS = {
         commands.kill,
         "ID [SIGNAL]",
         "send a signal to a container's init (TERM by default)",
-        (Option("--all -a", "", "to all its processes"),),
+        (Option("--all -a", "", "to all its processes"), REGEX),
     ),
     "delete": Verb(
         commands.delete,
         "ID",
         "remove what is left of a stopped container",
-        (Option("--force -f", "", "end it first if it runs"),),
+        (Option("--force -f", "", "end it first if it runs"), REGEX),
     ),
     "list": Verb(
         commands.listing,

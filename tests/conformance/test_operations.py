@@ -146,6 +146,20 @@ def test_delete_leaves_others(bundle: Bundle) -> None:
     assert bundle.runtime.status("other") == "running"
 
 
+def test_by_regular_expression(bundle: Bundle) -> None:
+    """--regex of crun, for `kill` and `delete`."""
+    for name in ("one", "two", "three"):
+        bundle.create(name).ok()
+    call, names = bundle.runtime.call, bundle.runtime.names
+    call("kill", "--regex", "^t", "KILL").ok()
+    for name in ("two", "three"):
+        bundle.runtime.wait_ended(name)
+    call("delete", "--regex", "^tw|ee$").ok()
+    assert (names(), bundle.runtime.status("one")) == ({"one"}, "created")
+    call("delete", "--force", "--regex", ".").ok()
+    assert not names()
+
+
 def test_run_that_is_kept(bundle: Bundle) -> None:
     """--keep of runc and crun: the container is `stopped` when `run` has ended, and is there to be deleted."""
     assert bundle.script("exit 7").run("--keep").status == 7

@@ -157,6 +157,11 @@ def test_error_is_logged_once(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     assert log.read_text().count('"level": "error"') == 1
 
 
+def test_a_regular_expression_that_is_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--root", str(tmp_path), "delete", "--regex", "("]) == 1
+    assert "'(' is no regular expression" in capfd.readouterr().err
+
+
 def test_delete_force_of_nothing(tmp_path: Path) -> None:
     assert cli.main(["--root", str(tmp_path), "delete", "--force", "none"]) == 0
 
