@@ -111,6 +111,15 @@ def test_refused(calls: Calls, words: list[str], said: str) -> None:
     assert not calls
 
 
+@pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.least])
+def test_hostile_ids(verb: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("../x", "", "x" * 300, "a\nb", "a b", ".", "/", "ü"):
+        status = cli.main(["--root", str(tmp_path / "root"), verb, "--", name])
+        said = capfd.readouterr().err
+        assert (status, said.count("\n"), "invalid container id" in said) == (1, 1, True), name
+    assert not list(tmp_path.iterdir())
+
+
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
