@@ -66,6 +66,7 @@ install:
 	# The site's own settings stay.
 	test -e $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/config.toml || \
 		install -D -m 0644 etc/config.toml $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/config.toml
+	cd etc; find image -type f -exec install -D -m 0644 {} $(DESTDIR)$(SHAREDIR)/{} \;
 	sed 's,/usr/lib/oci-criu-shim/,$(LIBDIR)/,' etc/plugstack.conf >$(DESTDIR)$(SHAREDIR)/plugstack.conf
 
 # What the files in etc/ say where things are; the sources have the usual places.

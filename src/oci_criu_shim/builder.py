@@ -165,6 +165,8 @@ def _mount(plan: Plan) -> None:
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
     linux.mount("stage", plan.stage, "tmpfs", 0, "mode=711")
     _bind(plan.bundle.rootfs, plan.root)
+    if plan.estranged:
+        linux.mount(None, plan.root, None, linux.MS_REMOUNT | linux.MS_BIND | _root_flags(plan))
     _bind(plan.images, plan.staged_images)
     linux.mount(plan.inventory, os.path.join(plan.staged_images, INVENTORY), None, linux.MS_BIND)
     # CRIU would leave its statistics there, where others may be reading at this moment.
@@ -177,6 +179,13 @@ def _mount(plan: Plan) -> None:
         linux.mount(None, source.staged, None, linux.MS_REMOUNT | linux.MS_BIND | source.flags)
     if plan.asked.work:
         _stage_work(plan.asked.work, os.path.join(plan.stage, "work"), plan)
+
+
+def _root_flags(plan: Plan) -> int:
+    """Those that the container's root had: in its user namespace CRIU can't take off any that it has on this node."""
+    image = criu.load_image(os.path.join(plan.images, f"mountpoints-{plan.ids['own']['mnt_ns_id']}.img"))
+    root = next(entry for entry in image["entries"] if not entry["mountpoint"].strip("./"))
+    return mounts.flags(mounts.names(root["flags"]))
 
 
 def _stage_work(path: str, staged: str, plan: Plan) -> None:

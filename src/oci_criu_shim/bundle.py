@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 
 NEVER_JOINED = ("ipc", "mount", "user")  # namespaces that CRIU could not leave out of a checkpoint
+# Annotations of podman's containers that are made of jobs' checkpoints: the job's root file system, in place of an empty
+# one, or else the mode, in octal, of the directory that it was in.
+ROOTFS, ROOTFS_MODE = "oci-criu-shim.rootfs", "oci-criu-shim.rootfs-mode"
 
 
 class Bundle:
@@ -27,6 +30,17 @@ class Bundle:
     def rootfs(self) -> str:
         """The absolute path of the container's root file system."""
         return os.path.join(self.path, self.config["root"]["path"])
+
+    @property
+    def placed(self) -> dict[str, Any]:
+        """config.json as those need it who don't know where the bundle is."""
+        return {**self.config, "root": {**self.config["root"], "path": self.rootfs}}
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """config.json's."""
+        found: dict[str, str] = self.config.get("annotations", {})
+        return found
 
     @property
     def terminal(self) -> bool:
@@ -99,6 +113,21 @@ def load(path: str, config: str | None = None) -> Bundle:
             "see the OCI runtime specification, config.md",
         )
     return Bundle(path, document)
+
+
+def prepare_rootfs(bundle: Bundle) -> None:
+    """Have podman's container that is made of a job's checkpoint find its root file system as the job's had it;
+    ShimError where that is not here."""
+    path, mode = map(bundle.annotations.get, (ROOTFS, ROOTFS_MODE))
+    if mode:
+        os.chmod(bundle.rootfs, int(mode, 8))  # podman 5.4 has a mode of its own for it, and CRIU compares
+    if path is None:
+        return
+    if not os.path.isdir(path):
+        raise ShimError(
+            f"the container's root file system is not on this node: {path}", "export its checkpoint with --rootfs"
+        )
+    bundle.config["root"]["path"] = path
 
 
 def check_checkpointable(bundle: Bundle) -> None:

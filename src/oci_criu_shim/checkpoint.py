@@ -84,7 +84,7 @@ class Dump:
             with store.stage() as stage:
                 os.symlink(stage.path, link)
                 # What is known already: once all is frozen, every flush counts.
-                stage.describe(self.record["config"], _podman_record(self.container), _streams(self.record))
+                stage.describe(self.bundle.placed, _podman_record(self.container), _streams(self.record))
                 if self.options["leave_running"]:
                     written.sync(self.pid)
                 about = {"needs": needs, "reason": reason}
@@ -213,12 +213,10 @@ def _id_map(pid: int, kind: str) -> list[list[int]]:
 
 
 def _podman_record(container: Container) -> dict[str, Any]:
-    """config.dump as checkpointctl reads it (podman's ContainerConfig, as far as it is shown)."""
+    """config.dump, as much of podman's ContainerConfig as is known now; an archive has more (ckpt/podman.py)."""
     return {
         "id": container.name,
         "name": container.name,
-        "rootfsImageName": "",
-        "runtime": "oci-criu-shim",
         "createdTime": files.timestamp(),
         "checkpointedTime": files.timestamp(),
     }

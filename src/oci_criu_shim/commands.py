@@ -174,7 +174,7 @@ def checkpoint(call: Invocation) -> int:
 
 def restore(call: Invocation) -> int:
     """Restore a container from a directory that `checkpoint`, or that of runc or crun, wrote, or from a job's."""
-    from oci_criu_shim import requested
+    from oci_criu_shim import bundle, requested
     from oci_criu_shim.checkpoints.directory import Directory
     from oci_criu_shim.checkpoints.store import newest
     from oci_criu_shim.planned import Asked
@@ -182,6 +182,7 @@ def restore(call: Invocation) -> int:
     directory = Directory(call.value("image-path") or "checkpoint")
     asked = Asked(requested.restore(call), call.value("work-path"))
     plan = _plan(call)
+    bundle.prepare_rootfs(plan.bundle)
     found = newest(directory.path) or directory.read()
     if found is None:
         from oci_criu_shim import foreign

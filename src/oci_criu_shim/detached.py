@@ -21,10 +21,16 @@ if TYPE_CHECKING:
 
 
 class Streams:
-    """Our own, in the place of pipes that would be relayed (stdio.Stdio)."""
+    """Our own, in the place of pipes that would be relayed (stdio.Stdio).
 
-    def __init__(self, console: str | None) -> None:
+    Those of the container led to `before`. Where its input was a pipe and ours is the node's /dev/null, it reads what
+    it had not read yet, `pending`, and the end: the node's would lead out of it, and no further dump could be made.
+    """
+
+    def __init__(self, console: str | None, before: list[str], pending: bytes) -> None:
         self.inside = {number: number for number in range(3)}
+        if before[0].startswith("pipe:") and _link(0) == os.devnull:
+            self.inside[0] = _pipe_with(pending)
         self.console = _connect(console) if console else None
 
     def attach(self, master: int) -> None:
@@ -39,7 +45,15 @@ class Streams:
 
     def record(self, before: list[str]) -> list[str]:
         """Where the container's lead now: those that were pipes are ours."""
-        return [_link(n) if name.startswith("pipe:") else name for n, name in enumerate(before)]
+        return [_link(self.inside[n]) if name.startswith("pipe:") else name for n, name in enumerate(before)]
+
+
+def _pipe_with(text: bytes) -> int:
+    """The end to read of a pipe that nobody writes to any more."""
+    reader, writer = os.pipe()
+    os.write(writer, text)
+    os.close(writer)
+    return reader
 
 
 def _connect(path: str) -> socket.socket:

@@ -103,11 +103,11 @@ def restore(plan: Plan, checkpoint: Checkpoint, asked: Asked) -> int:
 def restore_detached(plan: Plan, checkpoint: Checkpoint, asked: Asked, console: str | None) -> int:
     """Have `checkpoint` run as the container, and leave it to the caller, who takes its terminal at the socket
     `console`; the exit status."""
-    from oci_criu_shim import detached
+    from oci_criu_shim import detached, restore
 
     if plan.bundle.terminal and not console:
         raise ShimError("the container has a terminal, which somebody must take", "name a --console-socket")
-    streams = detached.Streams(console)
+    streams = detached.Streams(console, checkpoint.manifest["streams"], restore.pending_input(checkpoint))
     _reserve(plan.container)
     return detached.start(plan, checkpoint, asked, streams)
 

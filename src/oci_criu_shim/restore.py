@@ -12,7 +12,7 @@ import os
 import signal
 
 from oci_criu_shim import builder, criu, files, fit, groups, hooks, linux, mounts
-from oci_criu_shim.bundle import check_restorable
+from oci_criu_shim.bundle import ROOTFS, check_restorable
 from oci_criu_shim.checkpoints import store
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.unpacking import Unpacked
@@ -84,7 +84,8 @@ def _restore(
 ) -> tuple[int, int | None]:
     """The pid of the init, and the master of its terminal, if it has one."""
     linux.become_subreaper()
-    mounts.make_points(plan.bundle.mounts, plan.bundle.path, plan.bundle.rootfs)
+    if ROOTFS not in plan.bundle.annotations:  # a job's, where root is to make nothing: all that is mounted has a place
+        mounts.make_points(plan.bundle.mounts, plan.bundle.path, plan.bundle.rootfs)
     rollback = Rollback(verification.checkpoint, cut, plan.bases, log) if cut else None
     steps = _Steps(plan.container, plan.bundle, verification, rollback)
     try:

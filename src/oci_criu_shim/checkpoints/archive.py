@@ -1,29 +1,39 @@
 """Checkpoints as podman's archives: config.dump, spec.dump, dump.log, stats-dump and checkpoint/ in a tar file.
 
 Images in them are raw: podman reads no others. Those that we write have our manifest and checksums too; only those can
-be read again.
+be read again. What is podman's alone is then left out, and the checkpoint's own config.dump and spec.dump are below
+artifacts/, where those for podman have their names.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import tarfile
 
 from oci_criu_shim import files, process
+from oci_criu_shim.checkpoints.directory import DESCRIPTORS
 from oci_criu_shim.checkpoints.integrity import CHECKSUMS
-from oci_criu_shim.checkpoints.store import IMAGES, MANIFEST, has_place
+from oci_criu_shim.checkpoints.store import DESCRIPTIONS, IMAGES, MANIFEST, has_place
+from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import IO
+    from collections.abc import Callable, Mapping
+    from typing import IO, TypeAlias
 
     from oci_criu_shim.checkpoints.store import Checkpoint, Stage
+
+    Addition: TypeAlias = bytes | Tree | None  # None is a directory
 
 COMPRESSORS = {".tar": (), ".tar.gz": ("gzip", "-c"), ".tar.zst": ("zstd", "-q", "-c")}
 OURS = (MANIFEST, CHECKSUMS)
 LOGS = ("dump.log", "stats-dump")  # beside the images here, beside checkpoint/ in an archive
+ARTIFACTS, ROOT = "artifacts", "rootfs-diff.tar"  # names of podman's
+ORIGINALS = {f"{ARTIFACTS}/{name}": name for name in DESCRIPTIONS}
+PODMANS = (ROOT, *(f"{IMAGES}/{name}" for name in (MANIFEST, CHECKSUMS, DESCRIPTORS)))
+FOREIGN = "only archives of `oci-criu-shim ckpt export` can be imported"
 PIECE = 1 << 20
 
 
@@ -78,15 +88,21 @@ def require_new(path: str) -> None:
         raise ShimError(f"{os.path.dirname(path)} is not a directory", "make it, or name another one")
 
 
-def write(checkpoint: Checkpoint, path: str, told: Callable[[int], None]) -> None:
-    """Write `checkpoint` to the new file `path`, which appears when it is whole; `told` how many bytes were written."""
+def write(
+    checkpoint: Checkpoint, path: str, additions: Mapping[str, Addition], told: Callable[[int], None]
+) -> None:
+    """Write `checkpoint`, and what podman wants besides, to the new file `path`, which appears when it is whole; `told`
+    how many bytes were written."""
     require_new(path)
     temporary = f"{path}.{os.getpid()}.tmp"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     kept = os.dup(descriptor)
     try:
         with Pipe(path, descriptor, writing=True) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
-            _add_all(archive, checkpoint, told)
+            writer = _Writer(archive, told)
+            for name, content in {IMAGES: None, **additions}.items():
+                writer.add(name, content)
+            writer.add_own(checkpoint)
         os.fsync(kept)
         os.rename(temporary, path)
     except BaseException:
@@ -96,28 +112,44 @@ def write(checkpoint: Checkpoint, path: str, told: Callable[[int], None]) -> Non
         os.close(kept)
 
 
-def _add_all(archive: tarfile.TarFile, checkpoint: Checkpoint, told: Callable[[int], None]) -> None:
-    names = [*OURS, *checkpoint.manifest["files"]]
-    names += [f"{IMAGES}/{name}" for name in LOGS if f"{IMAGES}/{name}" not in names]
-    total = 0
-    archive.addfile(_directory(archive, checkpoint))
-    for name in names:
-        source = os.path.join(checkpoint.path, name)
-        if not os.path.exists(source):
-            continue  # the logs and the checksums may be missing
-        inner = os.path.basename(name) if os.path.basename(name) in LOGS else name
-        member = archive.gettarinfo(source, inner)
-        member.uname = member.gname = ""
-        with open(source, "rb") as stream:
-            archive.addfile(member, stream)
-        total += member.size
-        told(total)
+class _Writer:
+    """Adds members to an archive. They are root's, who is the one to restore them by podman."""
 
+    def __init__(self, archive: tarfile.TarFile, told: Callable[[int], None]) -> None:
+        self.archive = archive
+        self.told = told
+        self.total = 0
 
-def _directory(archive: tarfile.TarFile, checkpoint: Checkpoint) -> tarfile.TarInfo:
-    member = archive.gettarinfo(checkpoint.images, IMAGES)
-    member.uname = member.gname = ""
-    return member
+    def add_own(self, checkpoint: Checkpoint) -> None:
+        """All that the checkpoint has."""
+        names = [*OURS, *checkpoint.manifest["files"]]
+        names += [f"{IMAGES}/{name}" for name in LOGS if f"{IMAGES}/{name}" not in names]
+        originals = {name: place for place, name in ORIGINALS.items()}
+        for name in names:
+            base, source = os.path.basename(name), os.path.join(checkpoint.path, name)
+            if os.path.exists(source):  # the logs and the checksums may be missing
+                with open(source, "rb") as stream:
+                    self._add(base if base in LOGS else originals.get(name, name), os.stat(source).st_size, stream)
+
+    def add(self, name: str, content: Addition) -> None:
+        """A document, a directory or a tree."""
+        if content is None:
+            member = tarfile.TarInfo(name)
+            member.type, member.mode = tarfile.DIRTYPE, 0o755
+            self.archive.addfile(member)
+        elif isinstance(content, Tree):
+            self._add(name, content.size, content.stream())
+        else:
+            self._add(name, len(content), io.BytesIO(content))
+
+    def _add(self, name: str, size: int, stream: IO[bytes]) -> None:
+        member = tarfile.TarInfo(name)
+        member.size = size
+        # What was mounted from there may be written by whom the container runs as, and a script is run.
+        member.mode = 0o777 if name.startswith(ARTIFACTS) else 0o600
+        self.archive.addfile(member, stream)
+        self.total += size
+        self.told(self.total)
 
 
 def read(path: str, stage: Stage, told: Callable[[int], None]) -> Checkpoint:
@@ -135,7 +167,7 @@ def read(path: str, stage: Stage, told: Callable[[int], None]) -> Checkpoint:
     try:
         with Pipe(path, descriptor, writing=False) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
-                if not (member.isdir() and os.path.normpath(member.name) in (IMAGES, ".")):
+                if not _is_podmans(member):
                     _extract(archive, member, stage, path)
                 told(total := total + member.size)
             while stream.read(PIECE):
@@ -143,18 +175,29 @@ def read(path: str, stage: Stage, told: Callable[[int], None]) -> Checkpoint:
     except (tarfile.TarError, EOFError) as error:
         raise ShimError(f"{path} is not a tar file, or damaged: {error}") from None
     if not os.path.exists(os.path.join(stage.path, MANIFEST)):
-        raise ShimError(f"{path} has no {MANIFEST}", "only archives of `oci-criu-shim ckpt export` can be imported")
+        raise ShimError(f"{path} has no {MANIFEST}", FOREIGN)
     return stage.adopt()
+
+
+def _is_podmans(member: tarfile.TarInfo) -> bool:
+    """Whether nothing of it is taken: what only podman needs, and directories that are there anyway."""
+    name = os.path.normpath(member.name)
+    if member.isdir():
+        return name in (IMAGES, ARTIFACTS, ".") or name.startswith(f"{ARTIFACTS}/")
+    return name in PODMANS or (name.startswith(f"{ARTIFACTS}/") and name not in ORIGINALS)
 
 
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, stage: Stage, path: str) -> None:
     name = member.name.removeprefix("./")
     if name in LOGS:
         target = os.path.join(stage.images, name)
+    elif name in ORIGINALS:
+        target = os.path.join(stage.path, ORIGINALS[name])
+        files.remove_if_there(target)  # podman's, which came before
     elif name in OURS or has_place(name):
         target = os.path.join(stage.path, name)
     else:
-        raise ShimError(f"{path}: {member.name!r} has no place in a checkpoint", "nothing was imported")
+        raise ShimError(f"{path}: {member.name!r} has no place in a checkpoint", FOREIGN)
     source = archive.extractfile(member) if member.isreg() else None
     if source is None:
         raise ShimError(f"{path}: {member.name!r} is not a plain file", "nothing was imported")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from oci_criu_shim.ckpt import change, look
 from oci_criu_shim.verbs import Option, Verb
 
+ROOTFS = Option("--rootfs", "", "with the root file system, for podman where the bundle is not")
 JSON = Option("--json", "", "as JSON")
 FORCE = Option("--force -f", "", "even of jobs that may still need them")
 KEEP = Option("--keep", "N", "leave the newest N of each task")
@@ -17,7 +18,9 @@ VERBS = {
     "show": Verb(look.show, "CHECKPOINT", "show the processes, memory, files, sockets and mounts in one", (JSON,)),
     "verify": Verb(look.verify, "[CHECKPOINT|DIR]...", "compare all bytes with their checksums, of all by default"),
     "diff": Verb(look.diff, "CHECKPOINT CHECKPOINT", "show what changed from one to another", (JSON,)),
-    "export": Verb(change.export, "CHECKPOINT FILE", "write one to FILE.tar, .tar.gz or .tar.zst, as podman does"),
+    "export": Verb(
+        change.export, "CHECKPOINT FILE", "write one to FILE.tar, .tar.gz or .tar.zst, as podman does", (ROOTFS,)
+    ),
     "import": Verb(change.import_, "FILE DIR", "make what `export` wrote the newest checkpoint in DIR"),
     "rm": Verb(change.remove, "CHECKPOINT...", "remove checkpoints", (FORCE,)),
     "prune": Verb(

@@ -9,7 +9,8 @@ from oci_criu_shim import files, history, slurm, units
 from oci_criu_shim.checkpoints import archive, owner, store, unpacking
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
-from oci_criu_shim.ckpt import look, place
+from oci_criu_shim.checkpoints.tree import Tree
+from oci_criu_shim.ckpt import look, place, podman
 from oci_criu_shim.ckpt.report import Progress
 from oci_criu_shim.errors import USAGE, ShimError
 
@@ -27,18 +28,20 @@ def export(call: Invocation) -> int:
     """Write a checkpoint to an archive, once it has proved to be whole."""
     path = os.path.abspath(call.operands[1])
     archive.require_new(path)
-    store.steadily(place.checkpoint(call.operands[0]), lambda checkpoint: _export(checkpoint, path))
+    store.steadily(place.checkpoint(call.operands[0]), lambda checkpoint: _export(checkpoint, path, call))
     print(path)
     return 0
 
 
-def _export(checkpoint: Checkpoint, path: str) -> None:
+def _export(checkpoint: Checkpoint, path: str, call: Invocation) -> None:
     look.check(checkpoint, "verifying")
     with unpacking.Unpacked(checkpoint) as raw:
         if raw is not checkpoint:
             unpacking.complete(raw)
-        with Progress("writing", raw.manifest["bytes"]) as progress:
-            archive.write(raw, path, progress.tell)
+        additions = podman.additions(raw, call.flag("rootfs"), call.log)
+        size = sum(content.size for content in additions.values() if isinstance(content, Tree))
+        with Progress("writing", raw.manifest["bytes"] + size) as progress:
+            archive.write(raw, path, additions, progress.tell)
 
 
 def import_(call: Invocation) -> int:

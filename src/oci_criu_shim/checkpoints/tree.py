@@ -1,0 +1,95 @@
+"""A container's root file system as a tar file, which is nowhere as a whole before it is in an archive."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+PIECE = 1 << 20
+HINT = "without --rootfs the archive is for nodes that have the bundle"
+
+
+class Tree:
+    """The directory `root` and all below it, in `size` bytes; of files in `lengths` ({path below it: bytes}) no more
+    than that. ShimError where a file can't be read."""
+
+    def __init__(self, root: str, lengths: Mapping[str, int]) -> None:
+        self.root = root
+        self.lengths = lengths
+        self.members = list(self._members())
+        contents = sum(-member.size % tarfile.BLOCKSIZE + member.size for member in self.members)
+        self.size = sum(len(_header(member)) for member in self.members) + contents + 2 * tarfile.BLOCKSIZE
+
+    def _members(self) -> Iterator[tarfile.TarInfo]:
+        links = tarfile.open(fileobj=io.BytesIO(), mode="w")  # it knows hard links again
+        for directory, names, others in os.walk(self.root, onerror=_refuse):
+            linked = [name for name in names if os.path.islink(os.path.join(directory, name))]
+            for path in (directory, *(os.path.join(directory, name) for name in (*linked, *others))):
+                member = links.gettarinfo(path, os.path.relpath(path, self.root))
+                if member is None:
+                    continue  # a socket: nobody listens there
+                if member.isreg():
+                    if not os.access(path, os.R_OK):
+                        raise ShimError(f"{path} is not yours to read", HINT)
+                    member.size = min(member.size, self.lengths.get(member.name, member.size))
+                member.mtime = int(member.mtime)
+                member.uname = member.gname = ""
+                yield member
+
+    def stream(self) -> io.BufferedReader:
+        """It, to be read once."""
+        return io.BufferedReader(_Joined(self._pieces()), PIECE)
+
+    def _pieces(self) -> Iterator[bytes]:
+        for member in self.members:
+            yield _header(member)
+            if member.isreg():
+                yield from _content(os.path.join(self.root, member.name), member.size)
+                yield bytes(-member.size % tarfile.BLOCKSIZE)
+        yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+class _Joined(io.RawIOBase):
+    """A stream of pieces."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self.pieces = iter(pieces)
+        self.rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed has any buffer
+        while not self.rest:
+            try:
+                self.rest = next(self.pieces)
+            except StopIteration:
+                return 0
+        size = min(len(buffer), len(self.rest))
+        buffer[:size], self.rest = self.rest[:size], self.rest[size:]
+        return size
+
+
+def _header(member: tarfile.TarInfo) -> bytes:
+    return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def _content(path: str, size: int) -> Iterator[bytes]:
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+        while size:
+            piece = stream.read(min(size, PIECE))
+            if not piece:
+                raise ShimError(f"{path} became shorter while it was read", "export once more")
+            size -= len(piece)
+            yield piece
+
+
+def _refuse(error: OSError) -> None:
+    raise ShimError(f"{error.filename}: {error.strerror}", HINT)

@@ -1,0 +1,159 @@
+"""What podman is told of a job's checkpoint, so that `podman container restore --import` makes a container of it.
+
+podman makes a container of an image, which it wants even where a directory would do. Ours is one with nothing in it
+(etc/image): rootfs-diff.tar is the container's whole root file system, which podman puts over it; without that, an
+annotation tells our `restore` of the bundle's. What else is in an archive lands in the container's bundle: the images
+with a manifest of their own, as the verb `checkpoint` leaves them, and in `artifacts`, which podman itself hands on,
+the files that Slurm has mounted, whose places are gone with the job. (podman 5.4:
+pkg/checkpoint/checkpoint_restore.go, libpod/container_internal_common.go, libpod/container_config.go.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+
+from oci_criu_shim import files, job
+from oci_criu_shim.bundle import ROOTFS, ROOTFS_MODE, Bundle
+from oci_criu_shim.checkpoints import integrity
+from oci_criu_shim.checkpoints.archive import ARTIFACTS, LOGS, ROOT
+from oci_criu_shim.checkpoints.directory import DESCRIPTORS
+from oci_criu_shim.checkpoints.store import DESCRIPTIONS, IMAGES, MANIFEST, SPEC
+from oci_criu_shim.checkpoints.tree import Tree
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.mounts import is_bind
+from oci_criu_shim.slurm import commands
+from oci_criu_shim.slurm_bundle import BATCH_SCRIPT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from oci_criu_shim.checkpoints.archive import Addition
+    from oci_criu_shim.checkpoints.store import Checkpoint
+    from oci_criu_shim.log import Log
+
+CONFIG = DESCRIPTIONS[0]
+# Of the installation: <prefix>/lib/oci-criu-shim/oci_criu_shim/ckpt/podman.py
+PREFIX = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 4))
+RUNTIME = os.path.join(PREFIX, "bin/oci-criu-shim")  # podman restores by the one that is named, and by no other
+IMAGE = f"oci:{PREFIX}/share/oci-criu-shim/image:localhost/oci-criu-shim"
+IMAGE_ID = "bebe4a5663981087f3a38fe5bc180c4ffe6f40301357685636d8b843351fcf57"  # the digest of its configuration
+# Where slurmstepd mounts what in a container, and from where (Slurm 24.11, container.c).
+STREAMS = tuple(f"/tmp/slurm/{name}" for name in ("stdin", "stdout", "stderr"))
+SPOOL = re.compile(r"/.*/oci-job\d+-[^/]+/task-\d+")
+DEFAULTS = {"stopSignal": 15, "stopTimeout": 10, "shmSize": 65536000, "logDriver": "k8s-file", "passwd": False}
+
+
+def additions(checkpoint: Checkpoint, rootfs: bool, log: Log) -> dict[str, Addition]:
+    """{name in the archive: what is there} besides `checkpoint`, whose images are raw; its root file system, too, where
+    `rootfs`."""
+    config: dict[str, Any] = files.read_json(os.path.join(checkpoint.path, SPEC))
+    about = files.read_json(os.path.join(checkpoint.path, CONFIG))
+    found: dict[str, Addition] = {
+        CONFIG: _json({**about, **_container(checkpoint, config)}),
+        SPEC: _json(_specification(checkpoint, config, rootfs)),
+        **_manifests(checkpoint),
+        **_slurms(config, log),
+    }
+    if rootfs:
+        written = checkpoint.manifest.get("written", [])
+        lengths = {row["name"]: row["size"] for row in written if row["mount"] == "/"}
+        found[ROOT] = Tree(config["root"]["path"], lengths)
+    return found
+
+
+def _container(checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str, Any]:
+    """What of podman's ContainerConfig it can't do without."""
+    bundle = Bundle("/", config)
+    user = config["process"].get("user", {})
+    network = bundle.namespaces.get("network")
+    bound = {mount["destination"].rstrip("/") for mount in filter(is_bind, bundle.mounts)}
+    own_memory = "/dev/shm" not in bound  # then it is in the images
+    return {
+        **DEFAULTS,
+        "id": checkpoint.manifest[integrity.KEY],
+        "runtime": RUNTIME,
+        "rootfsImageName": IMAGE,
+        "rootfsImageID": IMAGE_ID,
+        "user": f"{user.get('uid', 0)}:{user.get('gid', 0)}",
+        "networkMode": "host" if network is None else f"ns:{network}" if network else "none",
+        "NoShm": own_memory,
+        "NOShmShare": own_memory,
+        "UseImageHosts": "/etc/hosts" not in bound,
+        "UseImageResolvConf": "/etc/resolv.conf" not in bound,
+        "useImageHostname": "/etc/hostname" not in bound,
+    }
+
+
+def _specification(checkpoint: Checkpoint, config: dict[str, Any], rootfs: bool) -> dict[str, Any]:
+    """config.json for podman's container."""
+    linux = dict(config.get("linux", {}))
+    if any(entry["type"] == "user" for entry in linux.get("namespaces", [])):
+        for kind in ("uid", "gid"):
+            rows = checkpoint.manifest[f"{kind}_map"]
+            linux[f"{kind}Mappings"] = [dict(zip(("containerID", "hostID", "size"), row, strict=True)) for row in rows]
+    place = config["root"]["path"]
+    mark = {ROOTFS_MODE: f"{stat.S_IMODE(os.stat(place).st_mode):o}"} if rootfs else {ROOTFS: place}
+    annotations = {**config.get("annotations", {}), **mark}
+    moved = [{**m, "source": _artifact(m) or m.get("source", "")} for m in config.get("mounts", [])]
+    # Of those that are added to it later, none belongs to a job.
+    environment = [entry for entry in config["process"].get("env", []) if not entry.startswith("SLURM")]
+    process = {**config["process"], "env": environment}
+    return {**config, "process": process, "linux": linux, "annotations": annotations, "mounts": moved}
+
+
+def _artifact(mount: Mapping[str, Any]) -> str | None:
+    """Where in the archive, and then below podman's bundle, what Slurm has mounted is; None where somebody else did."""
+    point = mount["destination"].rstrip("/")
+    if point in (BATCH_SCRIPT, *STREAMS):
+        return f"{ARTIFACTS}/{os.path.basename(point)}"
+    return f"{ARTIFACTS}/spool" if SPOOL.fullmatch(mount.get("source", "").rstrip("/")) else None
+
+
+def _slurms(config: dict[str, Any], log: Log) -> dict[str, Addition]:
+    """The script; the task's spool directory and the job's streams, with nothing in them."""
+    found: dict[str, Addition] = {}
+    for mount in config.get("mounts", []):
+        if name := _artifact(mount):
+            found[name] = None if name.endswith("/spool") else b""
+            if mount["destination"] == BATCH_SCRIPT:
+                found[name] = _script(config, log)
+    return found
+
+
+def _script(config: dict[str, Any], log: Log) -> bytes:
+    task = job.of(Bundle("/", config).environment())
+    try:
+        return commands.run("scontrol", "write", "batch_script", str(task.job if task else 0), "-").encode()
+    except ShimError as error:
+        log.event(f"the batch script is not in the archive; podman can't restore a shell that reads it: {error}")
+        return b""
+
+
+def _manifests(checkpoint: Checkpoint) -> dict[str, Addition]:
+    """What the verb `checkpoint` leaves beside the images. podman's containers have a control group of their own."""
+    manifest, sums = checkpoint.manifest, integrity.checksums(checkpoint)
+    sizes = _inner(manifest["files"])
+    inner = {"files": sizes, "bytes": sum(sizes.values()), "sha256": _inner(manifest["sha256"]), "own_cgroup": True}
+    needs = {**manifest["needs"], "image": ""}  # podman's bundle is another
+    documents = {
+        MANIFEST: integrity.sealed({**manifest, **inner, "needs": needs}),
+        DESCRIPTORS: manifest["streams"],
+    }
+    if sums:
+        documents[integrity.CHECKSUMS] = integrity.sealed({"piece": integrity.PIECE, "sha256": _inner(sums)})
+    return {f"{IMAGES}/{name}": _json(document) for name, document in documents.items()}
+
+
+def _inner(named: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of the images alone, by their names there."""
+    found = {name.removeprefix(f"{IMAGES}/"): value for name, value in named.items() if name.startswith(f"{IMAGES}/")}
+    return {name: value for name, value in found.items() if name not in LOGS}
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document, indent=1).encode()
