@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 NEVER_JOINED = ("ipc", "mount", "user")  # namespaces that CRIU could not leave out of a checkpoint
-# Annotations of podman's containers that are made of jobs' checkpoints: the job's root file system, in place of an empty
-# one, or else the mode, in octal, of the directory that it was in.
+# Annotations of podman's containers that are made of jobs' checkpoints: the job's root file system, in place of an
+# empty one, or else the mode, in octal, of the directory that it was in.
 ROOTFS, ROOTFS_MODE = "oci-criu-shim.rootfs", "oci-criu-shim.rootfs-mode"
 
 

@@ -18,6 +18,8 @@ from tests.cluster.process import run
 from tests.cluster.rootfs import ensure
 
 SHIM = "/usr/bin/oci-criu-shim"
+STORAGE = ("--root=/run/podman/root", "--runroot=/run/podman/run", "--storage-driver=vfs", "--events-backend=none")
+PODMAN = ("podman", *STORAGE, "--cgroup-manager=cgroupfs")
 COUNT = ("bash", "-c", "i=0; while :; do echo $i; i=$((i+1)); sleep 0.1; done")
 ECHO = ("bash", "-c", 'while read -r word; do echo "<$word on $(tty)>"; done')
 Done = subprocess.CompletedProcess[str]
@@ -36,10 +38,11 @@ class Engine:
 
     cluster: Cluster
     words: tuple[str, ...]
+    node: str = "n1"
 
     def __call__(self, *words: str, check: bool = True) -> Done:
         argv = ["env", "PODMAN_IGNORE_CGROUPSV1_WARNING=1", *self.words, *words]
-        return self.cluster.exec("n1", argv, "root", check)
+        return self.cluster.exec(self.node, argv, "root", check)
 
     def counted(self, name: str) -> list[int]:
         """The numbers that a container with COUNT has printed."""
@@ -54,7 +57,7 @@ class Engine:
     def terminal(self, *words: str) -> Iterator[Terminal]:
         """A command of the engine's on a terminal of its own."""
         ours, theirs = pty.openpty()
-        argv = self.cluster.argv("n1", ["env", "PODMAN_IGNORE_CGROUPSV1_WARNING=1", *self.words, *words], "root")
+        argv = self.cluster.argv(self.node, ["env", "PODMAN_IGNORE_CGROUPSV1_WARNING=1", *self.words, *words], "root")
         with subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
             os.close(theirs)
             try:
@@ -83,13 +86,13 @@ class Terminal:
             self.seen += os.read(self.descriptor, 4096).decode(errors="replace")
 
 
-def leftovers(cluster: Cluster) -> str:
+def leftovers(cluster: Cluster, node: str = "n1") -> str:
     """Control groups, state and processes of containers that are gone."""
     script = (
         "find /sys/fs/cgroup/pids -mindepth 2 -type d -name 'libpod-*'; ls /run/oci-criu-shim/root;"
         " ls /run/oci-criu-shim/root/.crun; pgrep -a conmon"
     )
-    return cluster.exec("n1", ["sh", "-c", script], "root", check=False).stdout
+    return cluster.exec(node, ["sh", "-c", script], "root", check=False).stdout
 
 
 def write(path: Path, text: str) -> None:

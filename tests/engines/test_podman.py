@@ -10,7 +10,7 @@ import pytest
 
 from tests import NAME
 from tests.cluster import Cluster, wait_for
-from tests.engines.support import COUNT, ECHO, SHIM, Engine, export_root, leftovers, write
+from tests.engines.support import COUNT, ECHO, PODMAN, SHIM, Engine, export_root, leftovers, write
 
 # A loopback connection of a program with itself: each number is sent, received and printed.
 TCP = """\
@@ -23,8 +23,6 @@ for number in range(100000):
     print(other.recv(100).decode(), flush=True)
     time.sleep(0.1)
 """
-STORAGE = ("--root=/run/podman/root", "--runroot=/run/podman/run", "--storage-driver=vfs", "--events-backend=none")
-PODMAN = ("podman", *STORAGE, "--cgroup-manager=cgroupfs")
 IMAGE = "localhost/small"
 # podman restores an archive with a runtime of the same name only: here ours goes by runc's.
 NAMED_RUNC = '[engine.runtimes]\nrunc = ["/usr/bin/oci-criu-shim"]\n'

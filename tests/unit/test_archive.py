@@ -58,7 +58,7 @@ def read(path: str, store: Store) -> Checkpoint:
 def test_to_and_fro(checkpoint: Checkpoint, target: Store, tmp_path: Path) -> None:
     for number, suffix in enumerate(SUFFIXES, 1):
         path = f"{tmp_path}/file{suffix}"
-        archive.write(checkpoint, path, told)
+        archive.write(checkpoint, path, {}, told)
         assert os.stat(path).st_mode & 0o777 == 0o600
         assert read(path, target).path == f"{target.path}/{number}"
         assert contents(f"{target.path}/{number}") == contents(checkpoint.path)
@@ -67,7 +67,7 @@ def test_to_and_fro(checkpoint: Checkpoint, target: Store, tmp_path: Path) -> No
 
 def test_podmans_layout(checkpoint: Checkpoint, tmp_path: Path) -> None:
     path = f"{tmp_path}/file.tar"
-    archive.write(checkpoint, path, told)
+    archive.write(checkpoint, path, {}, told)
     with tarfile.open(path) as written:
         assert set(written.getnames()) == {
             *("checkpoint", "checkpoint/pages-1.img", "checkpoint/core-1.img", "config.dump", "spec.dump"),
@@ -80,13 +80,13 @@ def test_podmans_layout(checkpoint: Checkpoint, tmp_path: Path) -> None:
 )
 def test_where_it_cannot_be_written(checkpoint: Checkpoint, tmp_path: Path, name: str, said: str) -> None:
     with pytest.raises(ShimError, match=said):
-        archive.write(checkpoint, f"{tmp_path}/{name}", told)
+        archive.write(checkpoint, f"{tmp_path}/{name}", {}, told)
 
 
 def test_nothing_is_overwritten(checkpoint: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "file.tar").write_text("precious")
     with pytest.raises(ShimError, match=r"file.tar exists"):
-        archive.write(checkpoint, f"{tmp_path}/file.tar", told)
+        archive.write(checkpoint, f"{tmp_path}/file.tar", {}, told)
     assert (tmp_path / "file.tar").read_text() == "precious"
 
 
@@ -104,7 +104,7 @@ def test_a_full_disk_leaves_no_archive(
     with monkeypatch.context() as patch:
         patch.setattr("oci_criu_shim.checkpoints.archive.os.open", opened)
         with pytest.raises((OSError, ShimError), match=r"No space left|ended with \d+"):
-            archive.write(checkpoint, f"{tmp_path}/file{suffix}", told)
+            archive.write(checkpoint, f"{tmp_path}/file{suffix}", {}, told)
     os.close(full)
     assert set(os.listdir(tmp_path)) == before
 
@@ -112,7 +112,7 @@ def test_a_full_disk_leaves_no_archive(
 def test_a_missing_compressor(checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "PATH", "/nonexistent")
     with pytest.raises(ShimError, match="there is no gzip"):
-        archive.write(checkpoint, f"{tmp_path}/file.tar.gz", told)
+        archive.write(checkpoint, f"{tmp_path}/file.tar.gz", {}, told)
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
@@ -140,7 +140,7 @@ HOSTILE = [
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda found: f"{found.name}-{found.type.decode()}")
 def test_hostile_members(checkpoint: Checkpoint, target: Store, tmp_path: Path, hostile: tarfile.TarInfo) -> None:
     path = f"{tmp_path}/file.tar"
-    archive.write(checkpoint, path, told)
+    archive.write(checkpoint, path, {}, told)
     with tarfile.open(path, "a") as written:
         written.addfile(hostile, io.BytesIO())
     before = set(tmp_path.parent.rglob("*"))
@@ -152,7 +152,7 @@ def test_hostile_members(checkpoint: Checkpoint, target: Store, tmp_path: Path, 
 
 def test_a_member_twice(checkpoint: Checkpoint, target: Store, tmp_path: Path) -> None:
     path = f"{tmp_path}/file.tar"
-    archive.write(checkpoint, path, told)
+    archive.write(checkpoint, path, {}, told)
     with tarfile.open(path, "a") as written:
         written.addfile(member("spec.dump"), io.BytesIO())
     with pytest.raises(FileExistsError):
@@ -189,7 +189,7 @@ def test_damaged(
     checkpoint: Checkpoint, target: Store, tmp_path: Path, damage: Callable[[Path], None], suffix: str
 ) -> None:
     plain, path = tmp_path / "plain.tar", tmp_path / f"file{suffix}"
-    archive.write(checkpoint, str(plain), told)
+    archive.write(checkpoint, str(plain), {}, told)
     damage(plain)
     with open(path, "wb") as stream:
         subprocess.run([*(archive.COMPRESSORS[suffix] or ["cat"])], stdin=plain.open("rb"), stdout=stream, check=True)
@@ -201,7 +201,7 @@ def test_damaged(
 @pytest.mark.parametrize("suffix", SUFFIXES[1:])
 def test_damaged_compression(checkpoint: Checkpoint, target: Store, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"file{suffix}"
-    archive.write(checkpoint, str(path), told)
+    archive.write(checkpoint, str(path), {}, told)
     truncated(path)
     with pytest.raises(ShimError, match=f"file{suffix}"):
         read(str(path), target)

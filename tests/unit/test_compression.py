@@ -324,7 +324,7 @@ def test_archives_are_raw(store: Store, tmp_path: Path) -> None:
     path = str(tmp_path / "a.tar")
     with Unpacked(made) as raw:
         complete(raw)
-        archive.write(raw, path, lambda _: None)
+        archive.write(raw, path, {}, lambda _: None)
     with tarfile.open(path) as tar:
         members = tar.getnames()
         stream = tar.extractfile(RAW)

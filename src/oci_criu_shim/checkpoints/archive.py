@@ -113,7 +113,8 @@ def write(
 
 
 class _Writer:
-    """Adds members to an archive. They are root's, who is the one to restore them by podman."""
+    """Adds members to an archive. They are root's, who is the one to restore them by podman, but for what is mounted in
+    the container: that is ours there, as Slurm's script is, whose mode CRIU compares."""
 
     def __init__(self, archive: tarfile.TarFile, told: Callable[[int], None]) -> None:
         self.archive = archive
@@ -134,8 +135,8 @@ class _Writer:
     def add(self, name: str, content: Addition) -> None:
         """A document, a directory or a tree."""
         if content is None:
-            member = tarfile.TarInfo(name)
-            member.type, member.mode = tarfile.DIRTYPE, 0o755
+            member = _member(name)
+            member.type = tarfile.DIRTYPE
             self.archive.addfile(member)
         elif isinstance(content, Tree):
             self._add(name, content.size, content.stream())
@@ -143,13 +144,19 @@ class _Writer:
             self._add(name, len(content), io.BytesIO(content))
 
     def _add(self, name: str, size: int, stream: IO[bytes]) -> None:
-        member = tarfile.TarInfo(name)
+        member = _member(name)
         member.size = size
-        # What was mounted from there may be written by whom the container runs as, and a script is run.
-        member.mode = 0o777 if name.startswith(ARTIFACTS) else 0o600
         self.archive.addfile(member, stream)
         self.total += size
         self.told(self.total)
+
+
+def _member(name: str) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.mode = 0o700
+    if name.startswith(f"{ARTIFACTS}/"):
+        member.uid, member.gid = os.geteuid(), os.getegid()
+    return member
 
 
 def read(path: str, stage: Stage, told: Callable[[int], None]) -> Checkpoint:

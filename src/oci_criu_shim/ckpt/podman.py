@@ -15,7 +15,7 @@ import os
 import re
 import stat
 
-from oci_criu_shim import files, job
+from oci_criu_shim import files, job, slurm
 from oci_criu_shim.bundle import ROOTFS, ROOTFS_MODE, Bundle
 from oci_criu_shim.checkpoints import integrity
 from oci_criu_shim.checkpoints.archive import ARTIFACTS, LOGS, ROOT
@@ -24,7 +24,6 @@ from oci_criu_shim.checkpoints.store import DESCRIPTIONS, IMAGES, MANIFEST, SPEC
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.mounts import is_bind
-from oci_criu_shim.slurm import commands
 from oci_criu_shim.slurm_bundle import BATCH_SCRIPT
 
 TYPE_CHECKING = False
@@ -128,7 +127,7 @@ def _slurms(config: dict[str, Any], log: Log) -> dict[str, Addition]:
 def _script(config: dict[str, Any], log: Log) -> bytes:
     task = job.of(Bundle("/", config).environment())
     try:
-        return commands.run("scontrol", "write", "batch_script", str(task.job if task else 0), "-").encode()
+        return slurm.script(task.job if task else 0)
     except ShimError as error:
         log.event(f"the batch script is not in the archive; podman can't restore a shell that reads it: {error}")
         return b""
@@ -139,11 +138,9 @@ def _manifests(checkpoint: Checkpoint) -> dict[str, Addition]:
     manifest, sums = checkpoint.manifest, integrity.checksums(checkpoint)
     sizes = _inner(manifest["files"])
     inner = {"files": sizes, "bytes": sum(sizes.values()), "sha256": _inner(manifest["sha256"]), "own_cgroup": True}
-    needs = {**manifest["needs"], "image": ""}  # podman's bundle is another
-    documents = {
-        MANIFEST: integrity.sealed({**manifest, **inner, "needs": needs}),
-        DESCRIPTORS: manifest["streams"],
-    }
+    if "needs" in manifest:
+        inner["needs"] = {**manifest["needs"], "image": ""}  # podman's bundle is another
+    documents = {MANIFEST: integrity.sealed({**manifest, **inner}), DESCRIPTORS: manifest["streams"]}
     if sums:
         documents[integrity.CHECKSUMS] = integrity.sealed({"piece": integrity.PIECE, "sha256": _inner(sums)})
     return {f"{IMAGES}/{name}": _json(document) for name, document in documents.items()}
