@@ -204,7 +204,8 @@ def _give_away(plan: Plan, fds: Mapping[int, int]) -> None:
     """Let the user who is root in the container, and whom root's directories are closed to, read the images, have the
     pipes, which CRIU opens anew, and get to what is staged."""
     uid, gid = (_outside(plan.manifest[name]) for name in ("uid_map", "gid_map"))
-    for path in (plan.inventory, plan.images, *(entry.path for entry in os.scandir(plan.images))):
+    images = (os.path.join(place, name) for place, _, names in os.walk(plan.images) for name in ("", *names))
+    for path in (plan.inventory, *images):
         os.chown(path, -1, gid, follow_symlinks=False)
         os.chmod(path, os.stat(path).st_mode | (0o050 if os.path.isdir(path) else 0o040))
     if plan.asked.work:

@@ -14,6 +14,7 @@ import pytest
 from oci_criu_shim import process
 from oci_criu_shim.checkpoints import archive, integrity
 from oci_criu_shim.checkpoints.store import Checkpoint, Store
+from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.errors import ShimError
 from tests.unit.test_schema import full_manifest
 
@@ -70,9 +71,26 @@ def test_podmans_layout(checkpoint: Checkpoint, tmp_path: Path) -> None:
     archive.write(checkpoint, path, {}, told)
     with tarfile.open(path) as written:
         assert set(written.getnames()) == {
-            *("checkpoint", "checkpoint/pages-1.img", "checkpoint/core-1.img", "config.dump", "spec.dump"),
-            *("dump.log", "manifest.json", "checksums.json"),
+            *("checkpoint", "checkpoint/pages-1.img", "checkpoint/core-1.img", "dump.log"),
+            *("artifacts/config.dump", "artifacts/spec.dump", "manifest.json", "checksums.json"),
         }
+
+
+def test_what_is_podmans_alone_is_left_out(checkpoint: Checkpoint, target: Store, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    additions = {
+        **{"config.dump": b"{}", "spec.dump": b"podman's", "checkpoint/manifest.json": b"{}"},
+        **{"artifacts/spool": None, "artifacts/startup": b"#!/bin/sh"},
+        "rootfs-diff.tar": Tree(str(tmp_path / "root"), {}),
+    }
+    path = f"{tmp_path}/file.tar"
+    archive.write(checkpoint, path, additions, told)
+    with tarfile.open(path) as written:
+        found = {name: written.getmember(name) for name in ("config.dump", "artifacts/startup", "artifacts/spool")}
+        assert additions.keys() < set(written.getnames())
+    owners = [(member.uid, member.mode) for member in found.values()]
+    assert owners == [(0, 0o700), (os.geteuid(), 0o700), (os.geteuid(), 0o700)]
+    assert contents(read(path, target).path) == contents(checkpoint.path)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +146,8 @@ HOSTILE = [
     member("checkpoint/inner/evil"),
     member("checkpoint/.."),
     member("checkpoint/"),
-    member("rootfs-diff.tar"),
+    member("network.status"),
+    member("artifacts/../evil"),
     member("evil", tarfile.DIRTYPE),
     member("checkpoint/link", tarfile.SYMTYPE, "/etc/passwd"),
     member("checkpoint/link", tarfile.LNKTYPE, "/etc/passwd"),

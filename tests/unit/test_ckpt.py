@@ -28,7 +28,7 @@ def made(directory: Path, key: str, env: tuple[str, ...] = (), created: str = ""
     task.prepare()
     with task.stage() as stage:
         Path(stage.images, "core-1.img").write_text("core")
-        stage.write("spec.dump", {"process": {"env": env}})
+        stage.describe({"process": {"env": env}, "root": {"path": "/rootfs"}}, {"name": "c"}, [])
         manifest = full_manifest() | {"files": stage.sizes(), "created": created or files.timestamp()}
         return stage.commit(manifest).path
 
@@ -135,7 +135,7 @@ def test_list(home: Path, capfd: Capture) -> None:
         ["7", "batch", "0", "2"],
         ["12", "3", "1", "1"],
     ]
-    assert lines[3].endswith(f"n1    3 B   36 B     preempt  {home}/12/3.1/1")
+    assert lines[3].endswith(f"n1    3 B   87 B     preempt  {home}/12/3.1/1")
 
 
 def test_list_json(home: Path, capfd: Capture) -> None:
@@ -146,7 +146,7 @@ def test_list_json(home: Path, capfd: Capture) -> None:
     assert whole.pop("created") and whole.pop("age") < 1000
     assert whole == {
         **{"job": 7, "step": "batch", "task": 0, "seq": 2, "path": f"{home}/7/batch.0/2", "damaged": None},
-        **{"node": "n1", "bytes": 3, "written": 36, "increment_of": None, "reason": "preempt"},
+        **{"node": "n1", "bytes": 3, "written": 87, "increment_of": None, "reason": "preempt"},
     }
 
 

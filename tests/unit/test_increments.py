@@ -134,7 +134,7 @@ def test_compressed(store: Store, tmp_path: Path) -> None:
 
 def test_to_an_archive_and_back(store: Store, tmp_path: Path) -> None:
     found = commit(store, commit(store), NOISE)
-    archive.write(found, str(tmp_path / "one.tar"), lambda _: None)
+    archive.write(found, str(tmp_path / "one.tar"), {}, lambda _: None)
     other = make_store(tmp_path / "other")
     with other.stage() as stage:
         archive.read(str(tmp_path / "one.tar"), stage, lambda _: None)

@@ -125,12 +125,12 @@ class _Writer:
         """All that the checkpoint has."""
         names = [*OURS, *checkpoint.manifest["files"]]
         names += [f"{IMAGES}/{name}" for name in LOGS if f"{IMAGES}/{name}" not in names]
-        originals = {name: place for place, name in ORIGINALS.items()}
+        elsewhere = {name: place for place, name in ORIGINALS.items()} | {f"{IMAGES}/{name}": name for name in LOGS}
         for name in names:
-            base, source = os.path.basename(name), os.path.join(checkpoint.path, name)
+            source = os.path.join(checkpoint.path, name)
             if os.path.exists(source):  # the logs and the checksums may be missing
                 with open(source, "rb") as stream:
-                    self._add(base if base in LOGS else originals.get(name, name), os.stat(source).st_size, stream)
+                    self._add(elsewhere.get(name, name), os.stat(source).st_size, stream)
 
     def add(self, name: str, content: Addition) -> None:
         """A document, a directory or a tree."""
