@@ -13,7 +13,14 @@ from tests import NAME, jobs, verdict
 from tests.cluster import Cluster, wait_for
 from tests.engines.support import PODMAN, SHIM, Engine, leftovers
 from tests.jobs import CHECKPOINTS, Job, Work
+from tests.slurm.test_checkpoints import keep
+from tests.system.support import Site
 
+# It reads a line, another one when it may, then the end of its input, and counts from the second one on.
+READING = (
+    "read i; echo $i; until [ -e /tmp/go ]; do sleep 0.1; done; read i; while read x; do :; done;"
+    " while :; do echo $i; i=$((i+1)); sleep 0.1; done"
+)
 # A shell that reads the batch script, and has a file of its root file system open, which it does not append to.
 COUNTING = "exec 7>/var/counted; i=0; while :; do echo $i >&7; echo $i; i=$((i+1)); sleep 0.1; done"
 
@@ -27,6 +34,14 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def bundle(cluster: Cluster) -> str:
     return jobs.prepare(cluster)
+
+
+@pytest.fixture(scope="module")
+def site(cluster: Cluster) -> Site:
+    """What containers outside of Slurm need, on the first node."""
+    made = Site(cluster)
+    made.prepare("bob")
+    return made
 
 
 @pytest.fixture
@@ -73,6 +88,11 @@ def test_a_job_goes_on(cluster: Cluster, bundle: str, podman: Engine) -> None:
     cancel(job)
     reached = job.ledger()
     path = export(cluster, archive, "ledger")
+    with away(cluster, bundle):
+        refused = podman("container", "restore", f"--import={path}", check=False)
+    assert f"the container's root file system is not on this node: {bundle}/rootfs" in refused.stderr
+    assert "--rootfs" in refused.stderr
+    podman("rm", "--all")
     with tarfile.open(cluster.home.parent / path[1:]) as written:
         config = json.load(written.extractfile("config.dump") or pytest.fail("no config.dump"))
     podman("container", "restore", f"--import={path}")
@@ -114,14 +134,30 @@ def test_without_the_bundle(cluster: Cluster, bundle: str, podman: Engine) -> No
         podman("container", "restore", "a")
 
 
-def test_the_bundle_is_missed(cluster: Cluster, bundle: str, podman: Engine) -> None:
-    job = jobs.batch(cluster, bundle, "missed", Work(ticks=100), "--nodelist=n1", *jobs.OPTIONS)
-    job.wait_ticks(1)
-    checkpoint = checkpointed(job)
-    cancel(job)
-    path = export(cluster, checkpoint, "missed")
-    with away(cluster, bundle):
-        refused = podman("container", "restore", f"--import={path}", check=False)
-    assert refused.returncode != 0
-    assert f"the container's root file system is not on this node: {bundle}/rootfs" in refused.stderr
-    assert "--rootfs" in refused.stderr
+@pytest.mark.parametrize("user", ["root", "bob"])
+def test_ids(site: Site, podman: Engine, user: str) -> None:
+    """All of the node's, and ranges of them. The input is what had not been read, and then its end."""
+    spec = site.spec(user)
+    spec["root"]["path"] = "/home/bob/base/rootfs"
+    spec["process"]["args"] = ["sh", "-c", READING]
+    life = site.container(user, spec)
+    try:
+        with site.lending(user):
+            life.run()
+            assert life.process and life.process.stdin and life.process.stdout
+            life.process.stdin.write("1\n2\n")
+            life.process.stdin.flush()
+            assert life.process.stdout.readline() == "1\n"
+            keep(life)
+    finally:
+        life.stop()
+    path = f"/shared/{user}.tar"
+    site.exec([SHIM, "ckpt", "export", "--rootfs", f"{life.images}/1", path], user)
+    podman("container", "restore", f"--import={path}", "--name=a")
+    podman("exec", "a", "touch", "/tmp/go")
+    counted = podman.wait_counts("a", 5)
+    assert counted == list(range(2, len(counted) + 2))
+    mapped = podman("exec", "a", "cat", "/proc/self/uid_map").stdout.split()
+    assert mapped == {"root": ["0", "0", "4294967295"], "bob": ["0", "1001", "1", "1", "200000", "65536"]}[user]
+    podman("container", "checkpoint", "a")
+    podman("container", "restore", "a")
