@@ -37,6 +37,23 @@ def bundle(cluster: Cluster) -> str:
 
 
 @pytest.fixture(scope="module")
+def of_the_node(cluster: Cluster, bundle: str) -> str:
+    """A bundle with the same root file system, and the node's network, names and shared memory."""
+    spec = json.loads((cluster.home.parent / bundle[1:] / "config.json").read_text())
+    spec["root"]["path"] = f"{bundle}/rootfs"
+    spec["linux"]["namespaces"] = [entry for entry in spec["linux"]["namespaces"] if entry["type"] != "network"]
+    binds = [
+        {"destination": path, "type": "none", "source": path, "options": ["bind", "nosuid", "nodev"]}
+        for path in ("/etc/hosts", "/etc/resolv.conf", "/dev/shm")
+    ]
+    taken = ("/sys", "/sys/fs/cgroup", "/dev/shm")
+    spec["mounts"] = [entry for entry in spec["mounts"] if entry["destination"] not in taken] + binds
+    cluster.exec("n1", ["mkdir", "/home/alice/of-the-node"])
+    cluster.exec("n1", ["tee", "/home/alice/of-the-node/config.json"], input=json.dumps(spec))
+    return "/home/alice/of-the-node"
+
+
+@pytest.fixture(scope="module")
 def site(cluster: Cluster) -> Site:
     """What containers outside of Slurm need, on the first node."""
     made = Site(cluster)
@@ -105,9 +122,10 @@ def test_a_job_goes_on(cluster: Cluster, bundle: str, podman: Engine) -> None:
     assert verdict.ledger_failures(ledger, podman("logs", "--latest").stdout, 60, 0.1) == []
 
 
-def test_without_the_bundle(cluster: Cluster, bundle: str, podman: Engine) -> None:
+def test_without_the_bundle(cluster: Cluster, bundle: str, of_the_node: str, podman: Engine) -> None:
     """Two containers of one archive, each with the files as they were; podman's own archives of them, in turn."""
-    job = jobs.submit(cluster, "counting", COUNTING, Work(), "--nodelist=n1", f"--container={bundle}", *jobs.OPTIONS)
+    options = ("--nodelist=n1", f"--container={of_the_node}", *jobs.OPTIONS)
+    job = jobs.submit(cluster, "counting", COUNTING, Work(), *options)
     wait_for(lambda: "5\n" in job.output(), 30, "it to count")
     checkpoint = checkpointed(job)
     counted = cluster.home / "alice/bundle/rootfs/var/counted"
@@ -128,6 +146,8 @@ def test_without_the_bundle(cluster: Cluster, bundle: str, podman: Engine) -> No
             assert written == list(range(len(written)))
             assert len(written) > begun[name] + 30
         assert begun["a"] == begun["b"] < written[-1]
+        networks = [podman("exec", name, "readlink", "/proc/self/ns/net").stdout for name in ("a", "b")]
+        assert {cluster.exec("n2", ["readlink", "/proc/self/ns/net"]).stdout} == set(networks)
         podman("pause", "a")
         podman("unpause", "a")
         podman("container", "checkpoint", "a")
