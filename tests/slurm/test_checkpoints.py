@@ -90,15 +90,17 @@ def test_verbs(site: Site, user: str) -> None:
 
 
 @USERS
-@pytest.mark.parametrize(("suffix", "compress"), [(".tar", "off"), (".tar.gz", "off"), (".tar", "zstd")])
-def test_what_was_imported_runs(site: Site, user: str, suffix: str, compress: str) -> None:
+@pytest.mark.parametrize(
+    ("suffix", "compress", "options"), [(".tar", "off", ["--rootfs"]), (".tar.gz", "off", []), (".tar", "zstd", [])]
+)
+def test_what_was_imported_runs(site: Site, user: str, suffix: str, compress: str, options: list[str]) -> None:
     with running(site, user) as life:
         seen = life.look()
         keep(life, compress=compress)
         shown = json.loads(ckpt(life, "show", "--json", f"{life.images}/1").stdout)
         assert shown["compressed"] == ([] if compress == "off" else [compress])
         archive = f"{life.bundle}/moved{suffix}"
-        ckpt(life, "export", f"{life.images}/1", archive)
+        ckpt(life, "export", *options, f"{life.images}/1", archive)
         site.exec(["rm", "-r", life.images], user)
         assert ckpt(life, "import", archive, life.images).stdout == f"{life.images}/1\n"
         life.restore()
