@@ -121,6 +121,9 @@ def test_with_the_root_file_system(tmp_path: Path, config: dict[str, Any]) -> No
     tree = found["rootfs-diff.tar"]
     assert isinstance(tree, Tree)
     assert (tree.root, tree.lengths) == (config["root"]["path"], {"a": 3})
+    Path(config["root"]["path"]).rmdir()
+    with pytest.raises(ShimError, match=r"rootfs: No such file"):
+        told(tmp_path, config, rootfs=True)
 
 
 def test_the_images_are_a_checkpoint_by_themselves(tmp_path: Path, config: dict[str, Any]) -> None:

@@ -52,17 +52,20 @@ def additions(checkpoint: Checkpoint, rootfs: bool, log: Log) -> dict[str, Addit
     `rootfs`."""
     config: dict[str, Any] = files.read_json(os.path.join(checkpoint.path, SPEC))
     about = files.read_json(os.path.join(checkpoint.path, CONFIG))
-    found: dict[str, Addition] = {
+    tree = {ROOT: _tree(checkpoint, config)} if rootfs else {}
+    return {
         CONFIG: _json({**about, **_container(checkpoint, config)}),
         SPEC: _json(_specification(checkpoint, config, rootfs)),
         **_manifests(checkpoint),
         **_slurms(config, log),
+        **tree,
     }
-    if rootfs:
-        written = checkpoint.manifest.get("written", [])
-        lengths = {row["name"]: row["size"] for row in written if row["mount"] == "/"}
-        found[ROOT] = Tree(config["root"]["path"], lengths)
-    return found
+
+
+def _tree(checkpoint: Checkpoint, config: dict[str, Any]) -> Tree:
+    """The root file system; what the container was writing is as long as it was."""
+    written = checkpoint.manifest.get("written", [])
+    return Tree(config["root"]["path"], {row["name"]: row["size"] for row in written if row["mount"] == "/"})
 
 
 def _container(checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str, Any]:
@@ -95,10 +98,10 @@ def _specification(checkpoint: Checkpoint, config: dict[str, Any], rootfs: bool)
         for kind in ("uid", "gid"):
             rows = checkpoint.manifest[f"{kind}_map"]
             linux[f"{kind}Mappings"] = [dict(zip(("containerID", "hostID", "size"), row, strict=True)) for row in rows]
-    place = config["root"]["path"]
-    mark = {ROOTFS_MODE: f"{stat.S_IMODE(os.stat(place).st_mode):o}"} if rootfs else {ROOTFS: place}
+    root = config["root"]["path"]
+    mark = {ROOTFS_MODE: f"{stat.S_IMODE(os.stat(root).st_mode):o}"} if rootfs else {ROOTFS: root}
     annotations = {**config.get("annotations", {}), **mark}
-    moved = [{**m, "source": _artifact(m) or m.get("source", "")} for m in config.get("mounts", [])]
+    moved = [{**m, "source": place} if (place := _artifact(m)) else m for m in config.get("mounts", [])]
     # Of those that are added to it later, none belongs to a job.
     environment = [entry for entry in config["process"].get("env", []) if not entry.startswith("SLURM")]
     process = {**config["process"], "env": environment}
