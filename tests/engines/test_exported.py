@@ -99,7 +99,7 @@ def away(cluster: Cluster, bundle: str) -> Iterator[None]:
 
 def test_a_job_goes_on(cluster: Cluster, bundle: str, podman: Engine) -> None:
     """To its end, in the bundle's own root file system, as the user that it was."""
-    job = jobs.batch(cluster, bundle, "ledger", Work(ticks=60, tick=0.1), "--nodelist=n1", *jobs.OPTIONS)
+    job = jobs.batch(cluster, bundle, "ledger", Work(ticks=150, tick=0.1), "--nodelist=n1", *jobs.OPTIONS)
     job.wait_ticks(5)
     archive = checkpointed(job)
     cancel(job)
@@ -119,7 +119,7 @@ def test_a_job_goes_on(cluster: Cluster, bundle: str, podman: Engine) -> None:
     rest = job.ledger().removeprefix(reached)
     kept = int(rest.split()[1]) - 1  # what the job did after its checkpoint is done once more
     ledger = "".join(reached.splitlines(keepends=True)[:kept]) + rest
-    assert verdict.ledger_failures(ledger, podman("logs", "--latest").stdout, 60, 0.1) == []
+    assert verdict.ledger_failures(ledger, podman("logs", "--latest").stdout, 150, 0.1) == []
 
 
 def test_without_the_bundle(cluster: Cluster, bundle: str, of_the_node: str, podman: Engine) -> None:
