@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,8 +64,8 @@ def site(cluster: Cluster) -> Site:
 
 @pytest.fixture
 def podman(cluster: Cluster) -> Iterator[Engine]:
-    """podman on the second node, where it has no image; it takes the runtime that an archive names."""
-    engine = Engine(cluster, PODMAN, "n2")
+    """podman on the second node, with its usual storage, empty; it takes the runtime that an archive names."""
+    engine = Engine(cluster, (*PODMAN, "--storage-driver=overlay"), "n2")
     yield engine
     engine("rm", "--all", "--force", "--time=0")
     wait_for(lambda: leftovers(cluster, "n2") == "", 10, f"nothing to be left: {leftovers(cluster, 'n2')}")
@@ -154,6 +155,28 @@ def test_without_the_bundle(cluster: Cluster, bundle: str, of_the_node: str, pod
         podman("container", "restore", "a")
 
 
+def check_by_hand(cluster: Cluster, archive: str, last: int) -> None:
+    """What podman has exported of an imported container goes on without podman, too."""
+    bundle = cluster.shared / "unpacked"
+    shutil.rmtree(bundle, ignore_errors=True)
+    bundle.mkdir()
+    unpack = f"mkdir rootfs; tar -xf {archive}; tar -xf rootfs-diff.tar -C rootfs"
+    cluster.exec("n2", ["sh", "-ec", unpack], "root", cwd="/shared/unpacked")
+    spec = json.loads((bundle / "spec.dump").read_text())
+    spec["root"]["path"] = "rootfs"
+    (bundle / "config.json").write_text(json.dumps(spec))
+    # CRIU opens streams anew, as the user who is root inside.
+    script = f"{SHIM} restore --detach --image-path=checkpoint unpacked </dev/null 2>&1 | cat >output"
+    cluster.exec("n2", ["sh", "-c", f"({script}) >/dev/null 2>&1 &"], "root", cwd="/shared/unpacked")
+    output = bundle / "output"
+    try:
+        wait_for(lambda: output.exists() and output.read_text().count("\n") > 5, 20, "it to go on")
+    finally:
+        cluster.exec("n2", [SHIM, "delete", "--force", "unpacked"], "root")
+    counted = list(map(int, output.read_text().split()))
+    assert counted == list(range(last + 1, last + 1 + len(counted)))
+
+
 @pytest.mark.parametrize("user", ["root", "bob"])
 def test_ids(site: Site, podman: Engine, user: str) -> None:
     """All of the node's, and ranges of them. The input is what had not been read, and then its end."""
@@ -179,5 +202,5 @@ def test_ids(site: Site, podman: Engine, user: str) -> None:
     assert counted == list(range(2, len(counted) + 2))
     mapped = podman("exec", "a", "cat", "/proc/self/uid_map").stdout.split()
     assert mapped == {"root": ["0", "0", "4294967295"], "bob": ["0", "1001", "1", "1", "200000", "65536"]}[user]
-    podman("container", "checkpoint", "a")
-    podman("container", "restore", "a")
+    podman("container", "checkpoint", f"--export={path}.again", "--compress=none", "a")
+    check_by_hand(site.cluster, f"{path}.again", podman.counted("a")[-1])
