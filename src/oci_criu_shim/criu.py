@@ -160,6 +160,7 @@ MEANINGS = (
     (r"shell job|--shell-job|session leader", "a process belongs to a session outside of the container"),
     (r"No task found with sid", "it was checkpointed with --shell-job, and is restored with it"),
     (r"Don't have tty to inherit", "--shell-job needs a terminal to give to the container, as standard input"),
+    (r"mismatched lsm types", "it has an AppArmor profile, which CRIU sees none of here: `oci-criu-shim doctor`"),
     (r"has bad size", "a file that it had open has changed since the checkpoint"),
     (r"ptrace|seize", "a process is being traced by another program (a debugger?)"),
 )

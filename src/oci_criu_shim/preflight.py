@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from oci_criu_shim.mounts import Mount
 
 TERMINALS = range(136, 144)  # major numbers of slaves (admin-guide/devices.txt)
+APPARMOR = "/sys/kernel/security/apparmor"  # where CRIU looks for it (kerndat_lsm() in criu/lsm.c)
+MOUNT_SECURITYFS = "mount -t securityfs securityfs /sys/kernel/security, and remove /run/criu.kdat, where CRIU notes it"
 
 
 def check_bundle(bundle: Bundle) -> None:
@@ -42,6 +45,7 @@ def check(pid: int, bundle: Bundle, shell_job: bool = False) -> None:
     node, inside = mounts.read(), mounts.read(pid)
     _require_own_sharing(inside, node)
     _require_no_queues(pid, inside)
+    _require_known_profiles(pid)
     external = mounts.external(inside, node)
     if os.geteuid():
         for process in _tree(pid):
@@ -96,6 +100,26 @@ def _require_no_queues(pid: int, inside: Iterable[Mount]) -> None:
     for mount in inside:
         if mount.kind == "mqueue" and (names := os.listdir(f"/proc/{pid}/root{mount.point}")):
             raise ShimError(f"there are POSIX message queues, which CRIU can't dump: {' '.join(names[:4])}")
+
+
+def _require_known_profiles(pid: int) -> None:
+    """Without AppArmor's directory CRIU leaves out the profiles, and what is restored is confined by none."""
+    if os.path.exists(APPARMOR):
+        return
+    for process in _tree(pid):
+        profile = _profile(process)
+        if profile not in ("", "unconfined"):
+            raise ShimError(f"it has the AppArmor profile {profile}, which CRIU can't see here", MOUNT_SECURITYFS)
+
+
+def _profile(pid: int) -> str:
+    """The AppArmor profile of a process; empty where there is no AppArmor."""
+    try:
+        return _text(f"/proc/{pid}/attr/apparmor/current").rstrip("\0\n")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return ""  # it is turned off
 
 
 def _require_no_terminal(pid: int, inside: Iterable[Mount]) -> None:

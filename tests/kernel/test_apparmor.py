@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.system.support import Site
+from tests.system.support import SHIM, Site
 
 PROFILES = ("oci-criu-shim-one", "oci-criu-shim-other")
 RULES = "capability, network, mount, umount, pivot_root, ptrace, signal, unix, file,"
@@ -51,6 +51,35 @@ def test_profile(site: Site, user: str) -> None:
             assert life.end() == 0
         finally:
             life.stop()
+
+
+@pytest.fixture
+def no_securityfs() -> Iterator[None]:
+    """As in a container, or where nobody has mounted it."""
+    place = "/sys/kernel/security"
+    subprocess.run(["umount", place], check=True)
+    yield
+    subprocess.run(["mount", "-t", "securityfs", "securityfs", place], check=True)
+
+
+@pytest.mark.usefixtures("no_securityfs")
+def test_a_profile_that_criu_would_leave_out(site: Site) -> None:
+    spec = site.spec("alice")
+    spec["process"] |= {"args": ["python3", "-I", "-c", PROGRAM], "apparmorProfile": PROFILES[0]}
+    life = site.container("alice", spec)
+    with site.lending("alice"):
+        try:
+            life.run()
+            seen = life.look()
+            refused = life.checkpoint(check=False)
+            wanted = f"it has the AppArmor profile {PROFILES[0]} (enforce), which CRIU can't see here"
+            assert (refused.returncode, wanted in refused.stderr) == (1, True), refused.stderr
+            assert life.look() == seen
+            assert life.end() == 0
+        finally:
+            life.stop()
+    said = site.exec([SHIM, "doctor"], check=False).stdout
+    assert "warning  apparmor" in said and "securityfs is not mounted" in said
 
 
 def test_another_at_a_restore(site: Site) -> None:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from oci_criu_shim import config, criu, doctor, process
+from oci_criu_shim import config, criu, doctor, preflight, process
 from oci_criu_shim.checkpoints import codec
 from oci_criu_shim.doctor import node, sandbox, site
 from oci_criu_shim.doctor.verdicts import Caution, Skipped
@@ -166,6 +166,23 @@ def test_criu_features(monkeypatch: Patch) -> None:
         node.criu_features()
     monkeypatch.setattr(criu, "supports", lambda program, name: True)
     assert "timens" in node.criu_features()
+
+
+def test_apparmor(monkeypatch: Patch, tmp_path: Path) -> None:
+    enabled, seen = tmp_path / "enabled", tmp_path / "apparmor"
+    monkeypatch.setattr(node, "APPARMOR_ENABLED", str(enabled))
+    monkeypatch.setattr(preflight, "APPARMOR", str(seen))
+    with pytest.raises(Skipped):
+        node.apparmor()
+    enabled.write_text("N\n")
+    with pytest.raises(Skipped):
+        node.apparmor()
+    enabled.write_text("Y\n")
+    with pytest.raises(Caution, match="securityfs is not mounted") as caught:
+        node.apparmor()
+    assert "mount -t securityfs" in caught.value.hint
+    seen.mkdir()
+    assert node.apparmor() == str(seen)
 
 
 @pytest.mark.parametrize(("named", "found"), [("", ["crun"]), ("crun", ["crun"]), ("runc", ["runc", "crun"])])

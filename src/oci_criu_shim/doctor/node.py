@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 
-from oci_criu_shim import config, criu, linux, mounts, process, runtime
+from oci_criu_shim import config, criu, linux, mounts, preflight, process, runtime
 from oci_criu_shim.checkpoints import codec
 from oci_criu_shim.doctor import sandbox
 from oci_criu_shim.doctor.verdicts import Caution, Skipped
@@ -31,6 +31,7 @@ SYSCTLS = (
 SHARED = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "gluster", "9p", "virtiofs", "cifs", "smb", "panfs", "weka", "afs")
 UNUSABLE = "config.toml can't be used"
 MEMORY = ("tmpfs", "ramfs")
+APPARMOR_ENABLED = "/sys/module/apparmor/parameters/enabled"
 
 
 def user_namespaces() -> str:
@@ -88,6 +89,21 @@ def criu_features() -> str:
     if error := sandbox.run(ask):
         raise ShimError(error, "boot a newer kernel: 5.13 or later has them all")
     return ", ".join(FEATURES)
+
+
+def apparmor() -> str:
+    """CRIU keeps the profiles of containers where it sees that there are any."""
+    try:
+        with open(APPARMOR_ENABLED, encoding="ascii") as stream:
+            enabled = stream.read().strip() == "Y"
+    except FileNotFoundError:
+        enabled = False
+    if not enabled:
+        raise Skipped("this kernel has none, or it is turned off")
+    if not os.path.exists(preflight.APPARMOR):
+        said = "securityfs is not mounted: containers with an AppArmor profile can't be checkpointed"
+        raise Caution(said, preflight.MOUNT_SECURITYFS)
+    return preflight.APPARMOR
 
 
 def backends() -> str:
@@ -239,6 +255,7 @@ CHECKS = (
     ("namespaces", namespaces),
     ("criu", criu_version),
     ("criu check", criu_features),
+    ("apparmor", apparmor),
     ("backend", backends),
     ("pycriu", criu.bindings),
     ("jsonschema", jsonschema),
