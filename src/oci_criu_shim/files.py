@@ -88,21 +88,25 @@ def remove_if_there(path: str, parent: int | None = None) -> None:
 def remove_tree(path: str, parent: int | None = None) -> None:
     """Remove the directory `path` (below `parent`, if any) and all in it; not being there is as good.
 
-    Follows no symbolic link. Not shutil's, because importing that takes longer than all that is removed here.
+    Follows no symbolic link. What can't be removed keeps nothing else: the first such error is raised at the end.
+    Not shutil's, because importing that takes longer than all that is removed here.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     except FileNotFoundError:
         return
+    failed: OSError | None = None
     try:
         with os.scandir(descriptor) as entries:
             for entry in list(entries):
-                if entry.is_dir(follow_symlinks=False):
-                    remove_tree(entry.name, descriptor)
-                else:
-                    remove_if_there(entry.name, descriptor)
+                try:
+                    (remove_tree if entry.is_dir(follow_symlinks=False) else remove_if_there)(entry.name, descriptor)
+                except OSError as error:
+                    failed = failed or error
     finally:
         os.close(descriptor)
+    if failed:
+        raise failed
     try:
         os.rmdir(path, dir_fd=parent)
     except FileNotFoundError:

@@ -190,6 +190,36 @@ def test_a_file_that_another_node_has_open(store: Store, monkeypatch: pytest.Mon
     assert os.listdir(store.path) == []
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_file_that_is_open_on_this_node(store: Store, monkeypatch: pytest.MonkeyPatch, cut: bool) -> None:
+    """NFS renames it, and has it for busy."""
+    open_files = [Path(commit(store).images, ".nfs1"), Path(commit(store).path, ".nfs2"), Path(store.path, ".nfs3")]
+    if cut:
+        Path(store.path, CUT).mkdir()
+    for path in open_files:
+        path.touch()
+    unlink = os.unlink
+
+    def busy(path: str, dir_fd: int | None = None) -> None:
+        if ".nfs" in path:
+            raise oserror(errno.EBUSY)
+        unlink(path, dir_fd=dir_fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", busy)
+        store.clear()
+    assert store.numbers() == []
+    assert sorted(Path(path).name for path in contents(store)) == [".nfs1", ".nfs2", ".nfs3"]
+    store.prepare()
+    assert sorted(os.listdir(store.path)) == [".nfs3", *[CUT] * cut]
+
+
+def test_an_image_that_was_removed_is_none(store: Store) -> None:
+    with store.stage() as stage:
+        Path(stage.images, ".nfs1").touch()
+        assert list(fill(stage)["files"]) == ["checkpoint/core-1.img"]
+
+
 def test_quota(tmp_path: Path) -> None:
     others = Store(str(tmp_path), "6/0.0")
     others.prepare()

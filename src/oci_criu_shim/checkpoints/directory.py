@@ -63,6 +63,7 @@ class Stage(store.Stage):
     def sizes(self) -> dict[str, int]:
         """{name: bytes} of what was written so far."""
         found = [os.path.join(place, name) for place, _, names in os.walk(self.path) for name in names]
+        found = [path for path in found if not os.path.basename(path).startswith(store.UNNAMED)]
         return {os.path.relpath(path, self.path): os.stat(path).st_size for path in sorted(found)}
 
     def commit(self, manifest: dict[str, Any]) -> store.Checkpoint:

@@ -25,9 +25,10 @@ def sweep(directory: str) -> None:
 
 
 def try_to_remove(path: str) -> None:
-    """Remove a directory and all in it, as far as that can be done now."""
+    """Remove a directory and all in it, or a file, as far as that can be done now: on NFS, what somebody on this node
+    has open stays until he closes it, as .nfsXXXX."""
     try:
-        files.remove_tree(path)
+        (files.remove_tree if os.path.isdir(path) and not os.path.islink(path) else files.remove_if_there)(path)
     except OSError:
         pass  # the next one's
 

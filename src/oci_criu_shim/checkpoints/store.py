@@ -42,6 +42,7 @@ DESCRIPTIONS = ("config.dump", SPEC)
 STARTED = "started"  # the task ran before, so a fresh start would run part of it twice
 REFUSED = "restore.log"  # in a checkpoint: why its restore failed, with CRIU's log
 GONE = ".gone."
+UNNAMED = ".nfs"  # what NFS calls a file that was removed, such as an empty image, until nobody on the node has it open
 
 
 class Checkpoint:
@@ -104,7 +105,7 @@ class Stage:
         try:
             files.make_directories(self.images)
         except OSError:
-            files.remove_tree(path)
+            stages.try_to_remove(path)
             raise
         self.writeback = Writeback(self.images)
         self.committed: Checkpoint | None = None
@@ -119,7 +120,7 @@ class Stage:
                 integrity.add_checksums(self.committed)
         except OSError:
             pass  # it is as good as its sizes tell
-        files.remove_tree(self.path)  # once committed, there is at most what was compressed
+        stages.try_to_remove(self.path)  # once committed, there is at most what was compressed
 
     def _compress(self, committed: Checkpoint) -> bool:
         """Where that may be done at once, and was done."""
@@ -138,7 +139,8 @@ class Stage:
 
     def sizes(self) -> dict[str, int]:
         """{path below the checkpoint's directory: bytes} of the images and descriptions written so far."""
-        found = [os.path.join(directory, name) for directory, _, names in os.walk(self.images) for name in names]
+        found = [os.path.join(place, name) for place, _, names in os.walk(self.images) for name in names]
+        found = [path for path in found if not os.path.basename(path).startswith(UNNAMED)]
         names = [os.path.relpath(path, self.path) for path in sorted(found)]
         names += [name for name in DESCRIPTIONS if os.path.exists(os.path.join(self.path, name))]
         return {name: os.stat(os.path.join(self.path, name)).st_size for name in names}
@@ -156,7 +158,11 @@ class Stage:
     def _seal(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """Have all of it on disk, the manifest last, with checksums; that manifest."""
         hashing = integrity.small(self.path, manifest["files"])
-        self._flush(manifest["files"])
+        try:
+            self._flush(manifest["files"])
+        except OSError:
+            hashing.stop()  # or these files would be open while they are removed
+            raise
         manifest = integrity.sealed({**manifest, "sha256": hashing.result()})
         self.write(MANIFEST, manifest)
         return manifest
@@ -192,7 +198,7 @@ class Stage:
         try:
             files.sync_directory(self.store.path)
         except OSError:
-            files.remove_tree(path)  # the caller is told that there is none
+            self.store.remove(seq)  # the caller is told that there is none
             raise
         return path
 
@@ -273,15 +279,20 @@ class Store:
         """Remove the task's checkpoints. What was cut off its files stays, until forget()."""
         if not os.path.isdir(os.path.join(self.path, CUT)):
             return self.forget()
+        self._remove_all()
         for name in os.listdir(self.path):
             if name != CUT:
-                path = os.path.join(self.path, name)
-                (files.remove_tree if os.path.isdir(path) else files.remove_if_there)(path)
+                stages.try_to_remove(os.path.join(self.path, name))
 
     def forget(self) -> None:
         """Remove the task's directory, and the job's with its last task."""
-        files.remove_tree(self.path)
+        self._remove_all()
+        stages.try_to_remove(self.path)
         owner.release(os.path.dirname(self.path))
+
+    def _remove_all(self) -> None:
+        for seq in self.numbers():
+            self.remove(seq)
 
     def remove(self, seq: int) -> None:
         """Remove a checkpoint: in two steps, so that no reader finds half of it."""
@@ -290,10 +301,7 @@ class Store:
             os.rename(os.path.join(self.path, str(seq)), gone)
         except FileNotFoundError:
             return  # somebody else was faster
-        try:
-            files.remove_tree(gone)
-        except OSError:
-            pass  # on NFS a file that another node has open stays until it is closed; prepare() sweeps
+        stages.try_to_remove(gone)  # else prepare() sweeps
 
     def sweep(self) -> None:
         """Remove what others were removing, and what writers on this node left that ended before they could."""
