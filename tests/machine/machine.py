@@ -24,7 +24,7 @@ MACHINE = Recipe(
         *("qemu-system-x86", "virtiofsd", "linux-image-cloud-amd64", "kmod"),
         *("iproute2", "procps", "util-linux", "libcap2-bin", "nftables"),
         *("python3", "python3-pytest", "python3-pytest-timeout", "python3-pyroute2", "python3-jsonschema"),
-        *("nfs-kernel-server", "nfs-common", "apparmor"),
+        *("nfs-kernel-server", "nfs-common", "e2fsprogs", "apparmor"),
     ),
     unwanted=(
         *Recipe.unwanted,
