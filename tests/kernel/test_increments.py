@@ -106,6 +106,9 @@ def test_all_memory_comes_back(site: Site, compressing: None) -> None:
         assert ckpt(life, "rm", "--force", f"{store(life)}/2", f"{store(life)}/3") == ""
         assert ckpt(life, "verify", f"{store(life)}/4") == f"{store(life)}/4: ok\n"
         assert "more than 3" in ckpt(life, "show", f"{store(life)}/4")
+        ckpt(life, "export", f"{store(life)}/4", f"{store(life)}/4.tar")
+        ckpt(life, "import", f"{store(life)}/4.tar", f"{store(life)}/again")
+        assert ckpt(life, "verify", f"{store(life)}/again/1") == f"{store(life)}/again/1: ok\n"
         begin_again(life)
         assert tell(life, "look") == sums
         assert f"restored job 1 step 0 task 0 from {store(life)}/4 " in life.said()

@@ -19,6 +19,7 @@ CHOSEN = (
     "tests/system/test_limits.py",
     "tests/kernel/test_apparmor.py",
     "tests/kernel/test_pre_dump.py",
+    "tests/kernel/test_increments.py",
     "tests/kernel/test_nfs.py",
     "tests/system/test_elsewhere.py::test_lazily",
 )
@@ -34,7 +35,7 @@ def said() -> Iterator[str]:
         yield output.read()
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(2700)
 @pytest.mark.parametrize("chosen", CHOSEN)
 def test_chosen(said: str, chosen: str) -> None:
     assert set(re.findall(rf"^{re.escape(chosen)}\S* +([A-Z]+)", said, re.MULTILINE)) == {"PASSED"}, said
