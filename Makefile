@@ -30,16 +30,9 @@ check: $(VENV)/.ready
 	$(RUN) -m mypy src tests bench
 	$(RUN) -m pytest -q tests/unit
 
+# Root's part is run by absolute names: sudo has a PATH of its own. What takes longest begins first.
 test: check
-	@$(AS_ROOT) true  # one password for both
-	$(MAKE) --no-print-directory -j2 test-plugin test-live
-
-# By absolute names: sudo has a PATH of its own.
-test-plugin: $(VENV)/.ready
 	$(AS_ROOT) $(abspath $(RUN)) -B -m tests.spank
-
-# What takes longest begins first.
-test-live: $(VENV)/.ready
 	$(AS_ROOT) $(abspath $(RUN)) -B -m pytest -p no:cacheprovider -n 5 --dist loadfile --no-loadscope-reorder \
 		tests/machine tests/slurm tests/engines tests/system tests/conformance
 
@@ -96,4 +89,4 @@ clean:
 	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info src/*.egg-info
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help check test test-plugin test-live demo bench install uninstall clean
+.PHONY: help check test demo bench install uninstall clean
