@@ -20,7 +20,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def test_preempted(cluster: Cluster) -> None:
-    work = jobs.Work(ticks=40, tick=1, mib=4)
+    work = jobs.Work(ticks=120, tick=1, mib=4)
     job = jobs.batch(cluster, jobs.prepare(cluster), "moved", work, *jobs.OPTIONS)
     job.wait_running()
     job.wait_ticks(3)

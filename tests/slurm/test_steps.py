@@ -62,7 +62,7 @@ def is_gone(job: Job) -> bool:
 def test_a_step_that_is_told_nothing(shim_cluster: Cluster, shim_bundle: str) -> None:
     """Not that its job was restarted, either."""
     script = f"unset SLURM_RESTART_COUNT; exec srun --export=NONE --container={shim_bundle} {{command}}"
-    job = jobs.submit(shim_cluster, "told-nothing", script, Work(ticks=20, tick=0.4, mib=1), *jobs.OPTIONS)
+    job = jobs.submit(shim_cluster, "told-nothing", script, Work(ticks=50, tick=0.4, mib=1), *jobs.OPTIONS)
     job.wait_running()
     job.wait_ticks(3)
     job.preempt()
@@ -170,7 +170,7 @@ def test_no_step_starts_in_the_grace_time(shim_cluster: Cluster, shim_bundle: st
 
 def test_array(shim_cluster: Cluster, shim_bundle: str) -> None:
     """Of an array's last task, whose number is the array's too: the others are left alone."""
-    work = Work(ticks=20, tick=0.4, mib=1)
+    work = Work(ticks=40, tick=0.4, mib=1)
     command = work.command("/shared/array.ledger.$SLURM_ARRAY_TASK_ID")
     script = f"exec srun --container={shim_bundle} {command}"
     path = shim_cluster.shared
@@ -205,7 +205,7 @@ def test_heterogeneous_job(shim_cluster: Cluster, shim_bundle: str) -> None:
     """Both components are checkpointed where one is preempted."""
     for old in shim_cluster.shared.glob("het.ledger*"):
         old.unlink()
-    work = Work(ticks=14, tick=0.4, mib=1)
+    work = Work(ticks=40, tick=0.4, mib=1)
     components = ["--checkpoint", "-w", "n1", ":", "-p", "low", "-n1", "-w", "n2", "--checkpoint"]
     script = HET.replace("{command}.0", work.command("/shared/het.ledger.0"))
     script = script.replace("{command}.1", work.command("/shared/het.ledger.1"))
