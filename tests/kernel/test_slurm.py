@@ -1,4 +1,4 @@
-"""A preempted job goes on elsewhere, where control groups are of version 2 alone and the kernel tracks memory."""
+"""A preempted job goes on elsewhere, where control groups are of version 2 alone."""
 
 from __future__ import annotations
 
@@ -20,12 +20,10 @@ def cluster() -> Iterator[Cluster]:
 
 
 def test_preempted(cluster: Cluster) -> None:
-    work = jobs.Work(ticks=120, tick=1, mib=4)
+    work = jobs.Work(ticks=40, tick=1, mib=4)
     job = jobs.batch(cluster, jobs.prepare(cluster), "moved", work, *jobs.OPTIONS)
     job.wait_running()
     job.wait_ticks(3)
-    cluster.exec("ctl", ["oci-criu-shim", "job", "checkpoint", job.number], timeout=600)
     job.preempt()
     job.wait_end()
     assert not job.failures(), job.quoted()
-    assert " MiB more than 1 in " in job.output(), job.quoted()
