@@ -28,7 +28,7 @@ $(VENV)/.ready: pyproject.toml
 check: $(VENV)/.ready
 	$(RUN) -m ruff check src tests bench
 	$(RUN) -m mypy src tests bench
-	$(RUN) -m pytest -q tests/unit
+	$(RUN) -m pytest -q -n auto tests/unit
 
 # Root's part is run by absolute names: sudo has a PATH of its own. What takes longest begins first.
 test: check

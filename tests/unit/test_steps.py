@@ -171,11 +171,11 @@ def test_the_script_on_this_node_is_outlived(
     says(monkeypatch, states=states)
     program = tmp_path / "job00007" / "slurm_script"
     program.parent.mkdir()
-    program.write_text("sleep 0.3; exit 0")
+    program.write_text(f"sleep 0.3; echo >{tmp_path}/ended")
     pid = process.spawn(["/bin/sh", str(program)], {}, {})
     step = make(SLURMD_NODENAME="n1")
     script.outlive(step.task, step.signals)
-    assert process.start_time(pid) is None
+    assert (tmp_path / "ended").exists()
     process.wait(pid)
 
 
