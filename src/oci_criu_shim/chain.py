@@ -7,7 +7,7 @@ checkpoint is whole again: the kernel's marks are gone once a dump was tried.
 from __future__ import annotations
 
 from oci_criu_shim import criu, files, linux, samples
-from oci_criu_shim.checkpoints import increments, store
+from oci_criu_shim.checkpoints import committed, increments
 from oci_criu_shim.container import CHAIN
 from oci_criu_shim.errors import ShimError
 
@@ -15,7 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from oci_criu_shim.checkpoints.store import Checkpoint, Stage
+    from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.checkpoints.store import Stage
     from oci_criu_shim.container import Container
 
 # In a container's directory.
@@ -65,7 +66,7 @@ class Chain:
 
     def _follow(self, last: dict[str, Any], stage: Stage) -> None:
         try:
-            parent = store.read(last["path"])
+            parent = committed.read(last["path"])
             if increments.may_follow(parent):
                 increments.link(parent, stage)
                 self.before = last["samples"]
@@ -82,10 +83,10 @@ class Chain:
             if self.is_increment:
                 raise ShimError(f"its memory can't be compared: {error}") from None
 
-    def done(self, committed: Checkpoint) -> None:
+    def done(self, taken: Checkpoint) -> None:
         """It is a checkpoint, and the container runs on."""
         if self.goes_on and self.samples is not None:
-            files.write_json(self.file, {"path": committed.path, "samples": self.samples})
+            files.write_json(self.file, {"path": taken.path, "samples": self.samples})
 
 
 def _merging() -> bool:

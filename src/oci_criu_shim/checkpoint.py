@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oci_criu_shim.chain import Chain
+    from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.directory import Directory
-    from oci_criu_shim.checkpoints.store import Checkpoint, Stage, Store
+    from oci_criu_shim.checkpoints.store import Stage, Store
     from oci_criu_shim.container import Container
 
 

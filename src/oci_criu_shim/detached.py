@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
 
-    from oci_criu_shim.checkpoints.store import Checkpoint
+    from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.lifecycle import Plan
     from oci_criu_shim.planned import Asked
 

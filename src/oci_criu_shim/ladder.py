@@ -10,7 +10,7 @@ import signal
 import time
 
 from oci_criu_shim import files, process
-from oci_criu_shim.checkpoints import store as stores
+from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.checkpoints.store import REFUSED, Store
 from oci_criu_shim.errors import Misfit, NotRestored, ShimError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from oci_criu_shim.checkpoints.store import Checkpoint
+    from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.config import Settings
     from oci_criu_shim.container import Container
     from oci_criu_shim.job import Task
@@ -191,12 +191,12 @@ def _begin_alone(begin: Callable[[Checkpoint], Life], path: str) -> Life:
     checkpoint (ghost_path() in criu/files-reg.c): others may be at it, in the same directory."""
     for pause in PAUSES:
         try:
-            return begin(stores.read(path))
+            return begin(committed.read(path))
         except NotRestored as error:
             if "ghost" not in str(error):
                 raise
         time.sleep(pause * os.urandom(1)[0] / 255)
-    return begin(stores.read(path))
+    return begin(committed.read(path))
 
 
 class Tries:
@@ -239,7 +239,7 @@ def sources(value: str, task: Task, directory: str) -> list[str]:
     else:
         raise ShimError(f"--restart-dir={value} is neither JOBID, nor JOBID:SEQ, nor an absolute path")
     path = os.path.normpath(path)
-    found = [path] if os.path.lexists(os.path.join(path, stores.MANIFEST)) else _newest_first(path)
+    found = [path] if os.path.lexists(os.path.join(path, committed.MANIFEST)) else _newest_first(path)
     if not found:
         raise ShimError(f"--restart-dir={value}: there is no checkpoint in {path}", LIST)
     return found

@@ -60,7 +60,7 @@ class Packing:
         return self.container.path(f"stage.{pid}")
 
     def _run(self) -> int:
-        from oci_criu_shim.checkpoints.store import Checkpoint
+        from oci_criu_shim.checkpoints.committed import Checkpoint
 
         assert self.store.compression
         os.nice(NICE)

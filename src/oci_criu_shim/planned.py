@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oci_criu_shim.bundle import Bundle
-    from oci_criu_shim.checkpoints.store import Checkpoint
+    from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container import Container
 
 LOG = "restore.log"

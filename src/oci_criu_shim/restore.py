@@ -13,7 +13,7 @@ import signal
 
 from oci_criu_shim import builder, criu, files, fit, groups, hooks, linux, mounts
 from oci_criu_shim.bundle import ROOTFS, check_restorable
-from oci_criu_shim.checkpoints import store
+from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.unpacking import Unpacked
 from oci_criu_shim.errors import NotRestored, ShimError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oci_criu_shim.bundle import Bundle
-    from oci_criu_shim.checkpoints.store import Checkpoint
+    from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container import Container
     from oci_criu_shim.detached import Streams
     from oci_criu_shim.stdio import Stdio
@@ -71,7 +71,7 @@ def start(
             os.mkdir(container.path("stage"), 0o700)
             return _restore(Plan(container, bundle, raw, asked or Asked()), verification, cut, stdio, log)
 
-    pid, terminal = store.steadily(checkpoint, attempt)
+    pid, terminal = committed.steadily(checkpoint, attempt)
     if terminal is not None:
         _attach(stdio, terminal, pid)
     for warning in hooks.warnings(bundle.hooks, "poststart", container.state("running", pid)):

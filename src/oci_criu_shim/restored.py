@@ -11,7 +11,7 @@ from oci_criu_shim.runtime import Runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oci_criu_shim.checkpoints.store import Checkpoint
+    from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.detached import Streams
     from oci_criu_shim.lifecycle import Plan
     from oci_criu_shim.log import Log

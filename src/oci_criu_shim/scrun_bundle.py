@@ -12,7 +12,8 @@ import time
 
 from oci_criu_shim import config as settings
 from oci_criu_shim import files
-from oci_criu_shim.checkpoints.store import SPEC, Store
+from oci_criu_shim.checkpoints.committed import SPEC
+from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.mounts import is_bind
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oci_criu_shim.checkpointer import Checkpointer
-    from oci_criu_shim.checkpoints.store import Checkpoint
+    from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.lifecycle import Plan
     from oci_criu_shim.planned import Asked
     from oci_criu_shim.terminal import Terminal

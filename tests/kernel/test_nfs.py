@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim import process
+from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.integrity import Verification
-from oci_criu_shim.checkpoints.store import Checkpoint, Store
+from oci_criu_shim.checkpoints.store import Store
 from tests.system.support import USERS
 from tests.unit.test_schema import full_manifest
 

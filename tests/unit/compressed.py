@@ -10,9 +10,10 @@ import pytest
 
 from oci_criu_shim.checkpoints import codec, integrity, unpacking
 from oci_criu_shim.checkpoints.codec import Codec
+from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.compression import Compression
 from oci_criu_shim.checkpoints.integrity import Verification
-from oci_criu_shim.checkpoints.store import Checkpoint, Store
+from oci_criu_shim.checkpoints.store import Store
 from tests.unit.test_schema import full_manifest
 
 FRAME = 1000

@@ -13,7 +13,8 @@ import pytest
 
 from oci_criu_shim import process
 from oci_criu_shim.checkpoints import archive, integrity
-from oci_criu_shim.checkpoints.store import Checkpoint, Store
+from oci_criu_shim.checkpoints.committed import Checkpoint
+from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.errors import ShimError
 from tests.unit.test_schema import full_manifest

@@ -12,7 +12,8 @@ import pytest
 
 from oci_criu_shim import chain, criu, samples, taking
 from oci_criu_shim.chain import Chain
-from oci_criu_shim.checkpoints.store import Checkpoint, Stage, Store
+from oci_criu_shim.checkpoints.committed import Checkpoint
+from oci_criu_shim.checkpoints.store import Stage, Store
 from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
 from tests.unit.test_schema import full_manifest

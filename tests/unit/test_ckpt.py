@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import cli, config, files, slurm
-from oci_criu_shim.checkpoints import images, owner, store
+from oci_criu_shim.checkpoints import committed, images, owner
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.ckpt import look, place, report
@@ -231,7 +231,7 @@ def test_export_and_import(home: Path, capfd: Capture, tmp_path: Path) -> None:
     assert ran(capfd, "export", "7/batch.0/2", tmp_path / "file.tar") == f"{tmp_path}/file.tar\n"
     assert ran(capfd, "import", tmp_path / "file.tar", tmp_path / "new") == f"{tmp_path}/new/1\n"
     assert ran(capfd, "import", tmp_path / "file.tar", home / "7/batch.0") == f"{home}/7/batch.0/3\n"
-    assert store.read(f"{tmp_path}/new/1").manifest == store.read(f"{home}/7/batch.0/2").manifest
+    assert committed.read(f"{tmp_path}/new/1").manifest == committed.read(f"{home}/7/batch.0/2").manifest
 
 
 def test_what_is_damaged_is_not_exported(home: Path, capfd: Capture, tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import files, process
-from oci_criu_shim.checkpoints import archive, codec, compression, integrity, unpacking
-from oci_criu_shim.checkpoints import store as stores
+from oci_criu_shim.checkpoints import archive, codec, committed, compression, integrity, unpacking
+from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.compression import Compression, LateError, Schedule
 from oci_criu_shim.checkpoints.quota import used
-from oci_criu_shim.checkpoints.store import Checkpoint, Store
+from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.unpacking import Unpacked, complete
 from oci_criu_shim.errors import ShimError
 from tests.unit.compressed import (
@@ -70,7 +70,7 @@ def test_memory_is_compressed(store: Store) -> None:
     assert left(store) == COMPRESSED
     found = newest(store)
     assert found.manifest == made.manifest
-    assert found.manifest["version"] == stores.COMPRESSED > full_manifest()["version"]  # others can't read it
+    assert found.manifest["version"] == committed.COMPRESSED > full_manifest()["version"]  # others can't read it
     assert found.manifest["compressed"] == {PACKED: {"codec": "zstd", "size": len(PAGES), "frame": FRAME}}
     assert found.manifest["bytes"] == sum(found.manifest["files"].values()) < found.dumped
     assert used(store.directory, 1) == found.manifest["bytes"]
@@ -251,7 +251,7 @@ def test_damage_is_named_where_it_is_unpacked(store: Store) -> None:
 
 def test_a_reader_of_the_old_manifest_tries_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     commit(store, reason="interval")
-    real = stores._read_manifest
+    real = committed._read_manifest
     late: list[bool] = []
 
     def slow(path: str) -> Checkpoint:
@@ -262,7 +262,7 @@ def test_a_reader_of_the_old_manifest_tries_again(store: Store, monkeypatch: pyt
             store.compression.apply(real(path), store.stage_path())
         return found
 
-    monkeypatch.setattr(stores, "_read_manifest", slow)
+    monkeypatch.setattr(committed, "_read_manifest", slow)
     assert "compressed" in newest(store).manifest
 
 
@@ -273,12 +273,12 @@ def test_steadily(store: Store) -> None:
     def use(found: Checkpoint) -> bytes:
         seen.append("compressed" in found.manifest)
         if store.compression and not seen[-1]:
-            store.compression.apply(stores.read(found.path), store.stage_path())
+            store.compression.apply(committed.read(found.path), store.stage_path())
         with Unpacked(found) as raw:
             assert verified(found)
             return contents(raw)[RAW]
 
-    assert stores.steadily(made, use) == PAGES
+    assert committed.steadily(made, use) == PAGES
     assert seen == [False, True]
 
 
@@ -290,7 +290,7 @@ def test_steadily_is_no_loop(store: Store) -> None:
         raise ShimError("no")
 
     with pytest.raises(ShimError, match="no"):
-        stores.steadily(made, use)
+        committed.steadily(made, use)
     assert seen == [made]
 
 
@@ -302,7 +302,7 @@ def test_readers_meanwhile(store: Store) -> None:
     def read() -> None:
         while not over.is_set():
             try:
-                stores.steadily(stores.read(made.path), verified)
+                committed.steadily(committed.read(made.path), verified)
             except ShimError as error:
                 wrong.append(str(error))
 
@@ -311,7 +311,7 @@ def test_readers_meanwhile(store: Store) -> None:
         thread.start()
     time.sleep(0.05)
     assert store.compression
-    store.compression.apply(stores.read(made.path), store.stage_path())
+    store.compression.apply(committed.read(made.path), store.stage_path())
     time.sleep(0.05)
     over.set()
     for thread in threads:
@@ -333,7 +333,7 @@ def test_archives_are_raw(store: Store, tmp_path: Path) -> None:
         manifest = tar.extractfile("manifest.json")
         assert manifest
         found = json.load(manifest)
-        assert found["version"] == stores.RAW and "compressed" not in found
+        assert found["version"] == committed.RAW and "compressed" not in found
     assert PACKED not in members
     imported = Store(str(tmp_path / "imported"), ".")
     os.mkdir(imported.directory, 0o700)
@@ -359,4 +359,4 @@ def test_manifests_that_are_wrong(store: Store, change: Change) -> None:
     path = Path(made.path, "manifest.json")
     path.write_text(json.dumps(integrity.sealed(made.manifest)))
     with pytest.raises(ShimError, match="is not a manifest this version reads"):
-        stores.read(made.path)
+        committed.read(made.path)

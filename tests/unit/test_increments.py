@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim.checkpoints import archive, increments, integrity, quota, unpacking
-from oci_criu_shim.checkpoints.store import Checkpoint, Store, has_place, read
+from oci_criu_shim.checkpoints.committed import Checkpoint, has_place, read
+from oci_criu_shim.checkpoints.store import Store
 from tests.unit.compressed import NOISE, PAGES, contents, left, make_small, make_store, newest, verified
 from tests.unit.test_schema import full_manifest
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim.checkpoints import integrity
+from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.integrity import Hashing, Verification, checksums
-from oci_criu_shim.checkpoints.store import Checkpoint, Store
+from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.errors import ShimError
 from tests.unit.test_schema import full_manifest
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import config, ladder, process, requeue, slurm
-from oci_criu_shim.checkpoints.store import Checkpoint, Store
+from oci_criu_shim.checkpoints.committed import Checkpoint
+from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import Container
 from oci_criu_shim.errors import Misfit, NotRestored, ShimError
 from oci_criu_shim.job import Task

@@ -11,9 +11,10 @@ import pytest
 
 from oci_criu_shim import slurm
 from oci_criu_shim.bundle import Bundle, prepare_rootfs
+from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.directory import Directory
 from oci_criu_shim.checkpoints.integrity import Verification
-from oci_criu_shim.checkpoints.store import Checkpoint, Store
+from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.ckpt import podman
 from oci_criu_shim.errors import ShimError

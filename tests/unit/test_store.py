@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import files, process
-from oci_criu_shim.checkpoints import owner
-from oci_criu_shim.checkpoints import store as module
+from oci_criu_shim.checkpoints import committed, owner
+from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.quota import CUT
-from oci_criu_shim.checkpoints.store import Checkpoint, Stage, Store
+from oci_criu_shim.checkpoints.store import Stage, Store
 from oci_criu_shim.errors import ShimError
 from tests.unit.test_schema import full_manifest
 
@@ -379,7 +379,7 @@ def test_every_damage_to_a_manifest_is_seen(store: Store, monkeypatch: pytest.Mo
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 7]) + whole[place + 1 :])
         try:
-            found = module.read(os.path.dirname(path))
+            found = committed.read(os.path.dirname(path))
         except (ShimError, KeyError):
             continue
         assert json.loads(path.read_bytes()) == found.manifest == json.loads(whole)

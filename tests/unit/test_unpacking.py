@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim import mounts
-from oci_criu_shim.checkpoints import codec, stages, unpacking
-from oci_criu_shim.checkpoints import store as stores
+from oci_criu_shim.checkpoints import codec, committed, stages, unpacking
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.unpacking import Unpacked, complete
 from oci_criu_shim.errors import ShimError
@@ -43,8 +42,8 @@ def test_unpacked(store: Store, tmp_path: Path) -> None:
         assert contents(raw)[RAW] == PAGES
         assert contents(raw)["checkpoint/pages-2.img"] == NOISE
         complete(raw)
-        assert stores.read(raw.path).manifest == raw.manifest
-        assert verified(stores.read(raw.path))
+        assert committed.read(raw.path).manifest == raw.manifest
+        assert verified(committed.read(raw.path))
     assert os.listdir(tmp_path / "node") == []
     assert not os.path.lexists(link)
 

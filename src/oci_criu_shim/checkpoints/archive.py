@@ -12,9 +12,9 @@ import os
 import tarfile
 
 from oci_criu_shim import files, process
+from oci_criu_shim.checkpoints.committed import DESCRIPTIONS, IMAGES, MANIFEST, has_place
 from oci_criu_shim.checkpoints.directory import DESCRIPTORS
 from oci_criu_shim.checkpoints.integrity import CHECKSUMS
-from oci_criu_shim.checkpoints.store import DESCRIPTIONS, IMAGES, MANIFEST, has_place
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.errors import ShimError
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import IO, TypeAlias
 
-    from oci_criu_shim.checkpoints.store import Checkpoint, Stage
+    from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.checkpoints.store import Stage
 
     Addition: TypeAlias = bytes | Tree | None  # None is a directory
 

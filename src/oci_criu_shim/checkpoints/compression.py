@@ -12,7 +12,7 @@ import os
 import time
 
 from oci_criu_shim import files
-from oci_criu_shim.checkpoints import codec, integrity, store
+from oci_criu_shim.checkpoints import codec, committed, integrity
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oci_criu_shim.checkpoints.codec import Codec
-    from oci_criu_shim.checkpoints.store import Checkpoint
+    from oci_criu_shim.checkpoints.committed import Checkpoint
 
 # Of images that we interpret too (images.py, planned.py, restore.py), which stay as they are.
 INTERPRETED = ("core-", "fdinfo-", "files", "ids-", "inventory", "mountpoints-", "pagemap-", "pstree", "seccomp", "uts")
@@ -71,7 +71,7 @@ class Compression:
 
     def _pack(self, checkpoint: Checkpoint, sizes: Mapping[str, int], stage: str, schedule: Schedule) -> dict[str, Any]:
         """{name of the compressed file: what the manifest says of it} of those that were worth it."""
-        files.make_directories(os.path.join(stage, store.IMAGES))
+        files.make_directories(os.path.join(stage, committed.IMAGES))
         packed = {}
         with codec.Pool() as pool:
             for name, size in sizes.items():
@@ -100,7 +100,7 @@ class Schedule:
 
 def _is_bulk(name: str, size: int) -> bool:
     directory, _, base = name.rpartition("/")
-    bulk = directory == store.IMAGES and size >= integrity.LARGE and not base.startswith(INTERPRETED)
+    bulk = directory == committed.IMAGES and size >= integrity.LARGE and not base.startswith(INTERPRETED)
     return bulk and not base.endswith(tuple(codec.SUFFIXES.values()))
 
 
@@ -114,14 +114,14 @@ def _replace(checkpoint: Checkpoint, packed: dict[str, Any], stage: str) -> None
     found = known | integrity.Hashing(stage, ours).result() | integrity.Hashing(checkpoint.path, large).result()
     sizes, all_packed = kept | ours, packed | manifest.get("compressed", {})  # those of parents among them
     manifest = {**manifest, "files": sizes, "bytes": sum(sizes.values())}
-    manifest |= {"version": store.COMPRESSED, "compressed": all_packed}
+    manifest |= {"version": committed.COMPRESSED, "compressed": all_packed}
     try:
         for name in packed:
             os.rename(os.path.join(stage, name), os.path.join(checkpoint.path, name))
         files.sync_directory(checkpoint.images)
         integrity.write_checksums(checkpoint.path, found)
         manifest = integrity.sealed(manifest)
-        files.write_json(os.path.join(checkpoint.path, store.MANIFEST), manifest, durable=True)
+        files.write_json(os.path.join(checkpoint.path, committed.MANIFEST), manifest, durable=True)
     except BaseException:
         _remove(checkpoint.path, packed)
         raise
@@ -144,11 +144,11 @@ def sweep(path: str) -> None:
         for name in os.listdir(path):
             if name.endswith(files.TEMPORARY):
                 files.remove_if_there(os.path.join(path, name))
-        names = os.listdir(os.path.join(path, store.IMAGES))
+        names = os.listdir(os.path.join(path, committed.IMAGES))
         packed = [name for name in names if name.endswith(tuple(codec.SUFFIXES.values()))]
-        known = store.read(path).manifest["files"] if packed else {}
+        known = committed.read(path).manifest["files"] if packed else {}
         for name in packed:
-            stale = codec.original(name) if f"{store.IMAGES}/{name}" in known else name
-            files.remove_if_there(os.path.join(path, store.IMAGES, stale))
+            stale = codec.original(name) if f"{committed.IMAGES}/{name}" in known else name
+            files.remove_if_there(os.path.join(path, committed.IMAGES, stale))
     except (ShimError, OSError):
         pass  # it is damaged, or gone; whoever reads it says so

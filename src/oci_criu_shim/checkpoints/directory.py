@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim import files, process
-from oci_criu_shim.checkpoints import integrity, store
+from oci_criu_shim.checkpoints import committed, integrity, store
 from oci_criu_shim.checkpoints.writeback import Writeback
 from oci_criu_shim.errors import ShimError
 
@@ -30,7 +30,7 @@ STAGE = ".stage."
 PARENT = "parent"
 
 
-class Images(store.Checkpoint):
+class Images(committed.Checkpoint):
     """A checkpoint whose images are beside its manifest."""
 
     @property
@@ -66,7 +66,7 @@ class Stage(store.Stage):
         found = [path for path in found if not os.path.basename(path).startswith(store.UNNAMED)]
         return {os.path.relpath(path, self.path): os.stat(path).st_size for path in sorted(found)}
 
-    def commit(self, manifest: dict[str, Any]) -> store.Checkpoint:
+    def commit(self, manifest: dict[str, Any]) -> committed.Checkpoint:
         """Flush everything, then put it in the place of what is in the directory. OSError: it is no checkpoint."""
         manifest = self._seal({**manifest, "memory_elsewhere": self.directory.elsewhere})
         files.sync_directory(self.path)
@@ -80,15 +80,15 @@ class Stage(store.Stage):
         self._replace(self.directory.path)
 
     def _replace(self, target: str) -> None:
-        for name in sorted(os.listdir(target), key=lambda name: name not in (store.MANIFEST, INVENTORY)):
+        for name in sorted(os.listdir(target), key=lambda name: name not in (committed.MANIFEST, INVENTORY)):
             if self.directory.elsewhere and name.startswith(MEMORY):
                 continue
-            if name.endswith(".img") or name in (store.MANIFEST, DESCRIPTORS, integrity.CHECKSUMS):
+            if name.endswith(".img") or name in (committed.MANIFEST, DESCRIPTORS, integrity.CHECKSUMS):
                 files.remove_if_there(os.path.join(target, name))
         if os.path.islink(parent := os.path.join(target, PARENT)):  # crun's
             os.unlink(parent)
         files.remove_tree(parent)
-        for name in sorted(os.listdir(self.path), key=lambda name: (name == store.MANIFEST, name == INVENTORY)):
+        for name in sorted(os.listdir(self.path), key=lambda name: (name == committed.MANIFEST, name == INVENTORY)):
             os.rename(os.path.join(self.path, name), os.path.join(target, name))
         files.sync_directory(target)
 
@@ -126,6 +126,6 @@ class Directory:
         """The checkpoint that we wrote here; None where another runtime did. ShimError where there is none."""
         if not os.path.exists(os.path.join(self.path, INVENTORY)):
             raise ShimError(f"no checkpoint in {self.path}", "`oci-criu-shim checkpoint` makes one")
-        if not os.path.exists(os.path.join(self.path, store.MANIFEST)):
+        if not os.path.exists(os.path.join(self.path, committed.MANIFEST)):
             return None
-        return Images(self.path, store.read(self.path).manifest)
+        return Images(self.path, committed.read(self.path).manifest)

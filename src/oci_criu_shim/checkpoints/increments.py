@@ -13,11 +13,12 @@ import os
 
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints import integrity
-from oci_criu_shim.checkpoints.store import COMPRESSED, IMAGES, PARENT
+from oci_criu_shim.checkpoints.committed import COMPRESSED, IMAGES, PARENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oci_criu_shim.checkpoints.store import Checkpoint, Stage
+    from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.checkpoints.store import Stage
 
 # After so many, a whole one: a restore reads through all of them, and one damaged file damages all that share it.
 MOST = 8

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from oci_criu_shim.checkpoints.store import Checkpoint
+    from oci_criu_shim.checkpoints.committed import Checkpoint
 
 LARGE = 1 << 20  # bytes from which on a file's checksums are not in the manifest
 PIECE = 1 << 24

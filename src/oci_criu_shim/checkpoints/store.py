@@ -16,77 +16,25 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 
-from oci_criu_shim import files, schema
+from oci_criu_shim import files
 from oci_criu_shim.checkpoints import integrity, owner, stages
+from oci_criu_shim.checkpoints.committed import DESCRIPTIONS, IMAGES, MANIFEST, SPEC, Checkpoint, read
 from oci_criu_shim.checkpoints.quota import CUT, Quota
 from oci_criu_shim.checkpoints.writeback import Writeback
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from typing import Any, TypeVar
+    from collections.abc import Iterable
+    from typing import Any
 
     from oci_criu_shim.checkpoints.compression import Compression
 
-    Result = TypeVar("Result")
-
-IMAGES = "checkpoint"
-PARENT = "parent"  # CRIU's name for it (criu/include/image.h)
-MANIFEST = "manifest.json"
-RAW, COMPRESSED = 1, 2  # versions of manifests: readers of version 1 know of no compressed images
-SPEC = "spec.dump"  # the container's config.json
-DESCRIPTIONS = ("config.dump", SPEC)
 STARTED = "started"  # the task ran before, so a fresh start would run part of it twice
 REFUSED = "restore.log"  # in a checkpoint: why its restore failed, with CRIU's log
 GONE = ".gone."
 UNNAMED = ".nfs"  # what NFS calls a file that was removed, such as an empty image, until nobody on the node has it open
-
-
-class Checkpoint:
-    """A committed checkpoint, its manifest read and checked."""
-
-    def __init__(self, path: str, manifest: dict[str, Any]) -> None:
-        self.path = path
-        self.manifest = manifest
-
-    @property
-    def seq(self) -> int:
-        """Its number among the task's checkpoints, from 1."""
-        return int(os.path.basename(self.path))
-
-    @property
-    def images(self) -> str:
-        """The directory with CRIU's images."""
-        return os.path.join(self.path, IMAGES)
-
-    @property
-    def parent(self) -> int | None:
-        """The number of the one that it is an increment of; None where it is whole."""
-        found: int | None = self.manifest.get("increment_of")
-        return found
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """{name: bytes} of its files, before they were compressed."""
-        packed = self.manifest.get("compressed", {})
-        return {name: packed.get(name, {}).get("size", size) for name, size in self.manifest["files"].items()}
-
-    @property
-    def dumped(self) -> int:
-        """How many bytes were written for it, before they were compressed: all but its parent's."""
-        return _own(self.sizes)
-
-    @property
-    def written(self) -> int:
-        """The same as it is on disk."""
-        return _own(self.manifest["files"])
-
-
-def _own(sizes: Mapping[str, int]) -> int:
-    return sum(size for name, size in sizes.items() if not name.startswith(f"{IMAGES}/{PARENT}/"))
 
 
 class Stage:
@@ -338,85 +286,6 @@ def newest(directory: str) -> Checkpoint | None:
             raise found
         return found
     return None
-
-
-def has_place(name: str) -> bool:
-    """Whether `name` is that of an image or a description, below a checkpoint's directory and nowhere else."""
-    directory, _, base = name.rpartition("/")
-    first, *parents = directory.split("/")
-    return name in DESCRIPTIONS or (
-        first == IMAGES and set(parents) <= {PARENT} and base not in ("", ".", "..", PARENT)
-    )
-
-
-def read(path: str) -> Checkpoint:
-    """The checkpoint in `path`; ShimError, with the file's name, where it is not whole, or somebody else's.
-
-    What its files contain is for integrity.Verification.
-    """
-    return steadily(_read_manifest(path), _check_files)
-
-
-def steadily(checkpoint: Checkpoint, use: Callable[[Checkpoint], Result]) -> Result:
-    """use(checkpoint), and once more where it failed since the files that its manifest names were compressed and
-    removed meanwhile: there are no locks."""
-    try:
-        return use(checkpoint)
-    except (ShimError, OSError):
-        try:
-            found = _read_manifest(checkpoint.path)
-        except ShimError:
-            found = checkpoint
-        if found.manifest.get("compressed") == checkpoint.manifest.get("compressed"):
-            raise
-    return use(found)
-
-
-def _read_manifest(path: str) -> Checkpoint:
-    _check_kind(path, stat.S_ISDIR, "directory")
-    name = os.path.join(path, MANIFEST)
-    try:
-        manifest = files.read_json(name)
-    except (OSError, ValueError) as error:
-        raise ShimError(f"{name} cannot be read: {error}") from None
-    _check_manifest(name, manifest)
-    return Checkpoint(path, manifest)
-
-
-def _check_files(checkpoint: Checkpoint) -> Checkpoint:
-    for file, size in checkpoint.manifest["files"].items():
-        path = os.path.join(checkpoint.path, file)
-        found = _check_kind(path, stat.S_ISREG, "file")
-        if found != size:
-            raise ShimError(f"{path} has {found} bytes, not {size}")
-    return checkpoint
-
-
-def _check_manifest(name: str, manifest: Any) -> None:
-    version = manifest.get("version") if isinstance(manifest, dict) else None
-    if isinstance(version, int) and version > COMPRESSED:
-        raise ShimError(
-            f"{name} is of version {version}, and this oci-criu-shim reads up to version {COMPRESSED}",
-            "restore it with the version that wrote it",
-        )
-    faults = schema.faults(manifest, "manifest")
-    if faults:
-        raise ShimError(f"{name} is not a manifest this version reads: {'; '.join(faults)}")
-    if manifest != integrity.sealed(manifest):
-        raise ShimError(f"{name} is damaged: its checksum is not the one that it says")
-
-
-def _check_kind(path: str, is_kind: Callable[[int], bool], kind: str) -> int:
-    """The size of a regular file, or a directory, of the caller's; ShimError where it isn't one."""
-    try:
-        found = os.lstat(path)
-    except OSError as error:
-        raise ShimError(f"{path}: {error.strerror}") from None
-    if not is_kind(found.st_mode):
-        raise ShimError(f"{path} is not a {kind}")
-    if found.st_uid != os.geteuid():
-        raise ShimError(f"{path} belongs to user {found.st_uid}", "a checkpoint is for its owner alone")
-    return found.st_size
 
 
 def _sync(path: str) -> None:

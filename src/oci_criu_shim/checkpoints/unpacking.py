@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim import files, mounts
-from oci_criu_shim.checkpoints import codec, integrity, stages, store
+from oci_criu_shim.checkpoints import codec, committed, integrity, stages
 from oci_criu_shim.checkpoints.codec import Codec
-from oci_criu_shim.checkpoints.store import Checkpoint
+from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.errors import Misfit, ShimError
 
 TYPE_CHECKING = False
@@ -72,7 +72,7 @@ class Unpacked:
         packed = self.checkpoint.manifest["compressed"]
         with codec.Pool() as pool:
             for name in self.checkpoint.manifest["files"]:
-                if not store.has_place(name):
+                if not committed.has_place(name):
                     raise ShimError(f"{self.checkpoint.path}: {name!r} has no place in a checkpoint")
                 files.make_directories(os.path.dirname(os.path.join(str(self.path), name)))
                 if name in packed:
@@ -110,12 +110,12 @@ def raw_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
     sizes = {name: size for name, size in manifest["files"].items() if name not in packed}
     sizes |= {codec.original(name): about["size"] for name, about in packed.items()}
     rest = {key: value for key, value in manifest.items() if key != "compressed"}
-    return integrity.sealed({**rest, "version": store.RAW, "files": sizes, "bytes": sum(sizes.values())})
+    return integrity.sealed({**rest, "version": committed.RAW, "files": sizes, "bytes": sum(sizes.values())})
 
 
 def complete(checkpoint: Checkpoint) -> None:
     """Write down what an unpacked checkpoint is: its manifest and checksums."""
-    files.write_json(os.path.join(checkpoint.path, store.MANIFEST), checkpoint.manifest)
+    files.write_json(os.path.join(checkpoint.path, committed.MANIFEST), checkpoint.manifest)
     integrity.add_checksums(checkpoint)
 
 

@@ -6,7 +6,7 @@ import os
 import time
 
 from oci_criu_shim import files, history, slurm, units
-from oci_criu_shim.checkpoints import archive, owner, store, unpacking
+from oci_criu_shim.checkpoints import archive, committed, owner, unpacking
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.tree import Tree
@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from oci_criu_shim.checkpoints.store import Checkpoint
+    from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.cli import Invocation
 
 FOREVER = float("inf")
@@ -28,7 +28,7 @@ def export(call: Invocation) -> int:
     """Write a checkpoint to an archive, once it has proved to be whole."""
     path = os.path.abspath(call.operands[1])
     archive.require_new(path)
-    store.steadily(place.checkpoint(call.operands[0]), lambda checkpoint: _export(checkpoint, path, call))
+    committed.steadily(place.checkpoint(call.operands[0]), lambda checkpoint: _export(checkpoint, path, call))
     print(path)
     return 0
 
@@ -192,6 +192,6 @@ def _has_cut(task: Store, seconds: float) -> bool:
 def _age(task: Store, seq: int) -> int:
     path = os.path.join(task.path, str(seq))
     try:
-        return look.age(store.read(path).manifest["created"])
+        return look.age(committed.read(path).manifest["created"])
     except ShimError:
         return int(time.time() - os.lstat(path).st_mtime)

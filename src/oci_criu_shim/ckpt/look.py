@@ -7,7 +7,7 @@ import functools
 import time
 
 from oci_criu_shim import units
-from oci_criu_shim.checkpoints import images, store
+from oci_criu_shim.checkpoints import committed, images
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.ckpt import place
 from oci_criu_shim.ckpt.report import Progress, print_json, print_table
@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from oci_criu_shim.checkpoints.store import Checkpoint
+    from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.cli import Invocation
 
 MANIFEST_KEYS = ("container", "created", "node", "kernel", "criu", "reason", "bytes")
@@ -50,7 +50,7 @@ def _row(path: str) -> dict[str, Any]:
     row = {**place.label(path).fields(), "seq": int(path.rpartition("/")[2]), "path": path, "damaged": None}
     keys = ("created", "node", "bytes", "reason")
     try:
-        found = store.read(path)
+        found = committed.read(path)
     except ShimError as error:
         return {**row, **dict.fromkeys((*keys, *SHARES, "age")), "damaged": str(error)}
     said = {key: found.manifest[key] for key in keys}
@@ -131,7 +131,7 @@ def verify(call: Invocation) -> int:
     for number, path in enumerate(paths, 1):
         try:
             what = f"verifying {number} of {len(paths)}"
-            complete = store.steadily(store.read(path), functools.partial(check, what=what))
+            complete = committed.steadily(committed.read(path), functools.partial(check, what=what))
             print(f"{path}: {'ok' if complete else 'not verified: it has no checksums of its memory'}")
         except ShimError as error:
             print(f"{path}: damaged")

@@ -6,8 +6,8 @@ import os
 import re
 
 from oci_criu_shim import config, files, job
-from oci_criu_shim.checkpoints import store
-from oci_criu_shim.checkpoints.store import Checkpoint
+from oci_criu_shim.checkpoints import committed
+from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -65,7 +65,7 @@ def find(directory: str, depth: int = DEPTH) -> list[str]:
 
 def is_one(path: str) -> bool:
     """Whether `path` is a committed checkpoint, or was one before it was damaged."""
-    inside = (store.MANIFEST, store.IMAGES)
+    inside = (committed.MANIFEST, committed.IMAGES)
     return os.path.basename(path).isdecimal() and any(os.path.lexists(os.path.join(path, name)) for name in inside)
 
 
@@ -82,7 +82,7 @@ def path_of(word: str) -> str:
 
 def _require_visible(path: str) -> None:
     try:
-        os.lstat(os.path.join(path, store.MANIFEST))
+        os.lstat(os.path.join(path, committed.MANIFEST))
     except PermissionError as error:
         raise ShimError(f"{path}: {error.strerror}", OWNERS) from None
     except OSError:
@@ -97,7 +97,7 @@ def paths_of(word: str) -> list[str]:
 
 def checkpoint(word: str) -> Checkpoint:
     """The same, its manifest read; ShimError where it is damaged."""
-    return store.read(path_of(word))
+    return committed.read(path_of(word))
 
 
 def label(path: str) -> Label:

@@ -19,8 +19,8 @@ from oci_criu_shim import files, job, slurm
 from oci_criu_shim.bundle import ROOTFS, ROOTFS_MODE, Bundle
 from oci_criu_shim.checkpoints import integrity
 from oci_criu_shim.checkpoints.archive import ARTIFACTS, LOGS, ROOT
+from oci_criu_shim.checkpoints.committed import DESCRIPTIONS, IMAGES, MANIFEST, SPEC
 from oci_criu_shim.checkpoints.directory import DESCRIPTORS
-from oci_criu_shim.checkpoints.store import DESCRIPTIONS, IMAGES, MANIFEST, SPEC
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.mounts import is_bind
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oci_criu_shim.checkpoints.archive import Addition
-    from oci_criu_shim.checkpoints.store import Checkpoint
+    from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.log import Log
 
 CONFIG = DESCRIPTIONS[0]
