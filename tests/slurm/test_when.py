@@ -61,6 +61,21 @@ def test_signal_and_request(shim_cluster: Cluster, shim_bundle: str) -> None:
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1) and "does not run: it is COMPLETED" in ended.stderr
 
 
+def test_request_where_one_node_has_no_container(shim_cluster: Cluster, shim_bundle: str) -> None:
+    script = f"srun -N1 -n1 --container={shim_bundle} {{command}}"
+    options = ("--checkpoint=signal:USR1", "-N2", "-n2", *DIR)
+    job = jobs.submit(shim_cluster, "one", script, Work(ticks=60), *options)
+    with quoting(job):
+        wait_for(lambda: job.state() == "RUNNING", 60, "it to run")
+        job.wait_ticks(2)
+        done = shim_cluster.exec("ctl", ["oci-criu-shim", "job", "checkpoint", "--json", job.number])
+        said = sorted(map(json.loads, done.stdout.splitlines()), key=lambda one: bool(one["taken"]))
+        assert [(one["taken"], one["container"] is None) for one in said] == [(False, True), (True, False)]
+        assert {one["node"] for one in said} == {"n1", "n2"}
+    shim_cluster.exec("ctl", ["scancel", job.number])
+    job.wait_end()
+
+
 def test_longer_than_the_time_limit(shim_cluster: Cluster, shim_bundle: str) -> None:
     """Two containers of one job, of which the larger is due first; the limit is changed while it runs."""
     script = "srun -n1 --overlap --container={bundle} {{command}} & "

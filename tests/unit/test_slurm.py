@@ -110,7 +110,7 @@ def test_what_the_user_set_for_his_own_calls(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("oci_criu_shim.process.PATH", str(tmp_path))
     answer(monkeypatch, RECORD)
     slurm.end_batch_step("12")
-    assert slurm.run_on_nodes("12", ["true"]) == 0
+    assert slurm.run_on_nodes("12", ["true"], print) == 0
     for name in ("scancel", "srun"):
         found = re.findall(r"export (\w+)=", (tmp_path / f"{name}.set").read_text())
         assert set(found) - {"OLDPWD", "PWD"} == {"LANG", "PATH", *commands.LEFT}
@@ -258,12 +258,12 @@ def test_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
     records[1]["job_state"] = ["PENDING"]
     answer(monkeypatch, *records)
     ran: list[int] = []
-    monkeypatch.setattr(slurm, "_run_on_nodes", lambda part, _: ran.append(part["job"]))
+    monkeypatch.setattr(slurm, "_run_on_nodes", lambda part, *_: ran.append(part["job"]))
     for name in ("14", "12", "14_2", "14_1"):
-        slurm.run_on_nodes(name, ["true"])
+        slurm.run_on_nodes(name, ["true"], print)
     assert ran == [12, 14, 12, 14, 13]
     with pytest.raises(ShimError, match="job 14_4 has not begun"):
-        slurm.run_on_nodes("14_4", ["true"])
+        slurm.run_on_nodes("14_4", ["true"], print)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_step_for_that_job(monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str) -> None:
     answer(monkeypatch, {**RECORD, **change})
     with pytest.raises(ShimError, match=said):
-        slurm.run_on_nodes("12", ["true"])
+        slurm.run_on_nodes("12", ["true"], print)
 
 
 @pytest.mark.parametrize("record", [{}, {**RECORD, "array_task_id": None}])

@@ -16,41 +16,62 @@ from oci_criu_shim.signals import CHECKPOINT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from oci_criu_shim.cli import Invocation
     from oci_criu_shim.container import Container
 
+START = "start one with --checkpoint"
 POLL_SECONDS = 0.05
 PROGRESS_SECONDS = 2.0
 
 
 def checkpoint(call: Invocation) -> int:
     """On the job's nodes, by a step of its; --here: on this one."""
+    as_json = call.flag("json")
     if call.flag("here"):
-        return _here(job_number(call.container), call.flag("json"))
+        return _here(job_number(call.container), as_json)
     name = call.container if is_name(call.container) else str(job_number(call.container))
-    words = [os.path.abspath(sys.argv[0]), "job", "checkpoint", "--here", *(["--json"] if call.flag("json") else [])]
-    return process.exit_status(slurm.run_on_nodes(name, words))
+    found: list[str] = []
+
+    def hear(line: str) -> None:
+        try:
+            fields = json.loads(line)
+            found.extend([fields["container"]] if fields["container"] else [])
+            _tell(fields, as_json)
+        except (KeyError, TypeError, ValueError):
+            print(line, file=sys.stderr, flush=True)  # a task prolog's
+
+    words = [os.path.abspath(sys.argv[0]), "job", "checkpoint", "--here", "--json"]
+    status = process.exit_status(slurm.run_on_nodes(name, words, hear))
+    if status == 0 and not found:
+        raise ShimError(f"job {name} has no container to be checkpointed", START)
+    return status
 
 
 def _here(job: int, as_json: bool) -> int:
+    """With --json it is no failure that there are none: another node of the job may have some."""
     node, root = os.uname().nodename, os.path.join(RUN_DIRECTORY, str(job))
     if os.path.isdir(root) and not os.access(root, os.R_OK | os.X_OK):
         raise ShimError(f"job {job} belongs to somebody else")
     containers = list(preempt.asked(root))
     if not containers:
-        raise ShimError(f"job {job} has no container on {node} to be checkpointed", "start one with --checkpoint")
+        said = f"job {job} has no container on {node} to be checkpointed"
+        if not as_json:
+            raise ShimError(said, START)
+        _tell({"job": job, "node": node, "container": None, "taken": False, "said": said}, as_json)
     for container in containers:
         _request(container)
     failed = False
     for container in containers:
         status, text = _answer(container)
         failed |= status != 0
-        if as_json:
-            fields = {"job": job, "node": node, "container": container.name, "taken": status == 0, "said": text}
-            print(json.dumps(fields), flush=True)
-        else:
-            print(f"{node}: {text}", flush=True)
+        _tell({"job": job, "node": node, "container": container.name, "taken": status == 0, "said": text}, as_json)
     return int(failed)
+
+
+def _tell(fields: dict[str, Any], as_json: bool) -> None:
+    print(json.dumps(fields) if as_json else f"{fields['node']}: {fields['said']}", flush=True)
 
 
 def _request(container: Container) -> None:

@@ -16,6 +16,8 @@ from oci_criu_shim.slurm.job import Job
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from oci_criu_shim.slurm.commands import Part
 
 # Where slurm.conf is: the site's own, or what a node without one was sent (configless Slurm).
@@ -117,19 +119,19 @@ def end_batch_step_after_grace(number: int) -> None:
     process.spawn(["/bin/sh", "-c", 'sleep "$0" && exec "$@"', f"{rest:.1f}", *argv], environment(), {})
 
 
-def run_on_nodes(name: str, argv: list[str]) -> int:
-    """Run `argv`, and the job's number after it, once on each node of a running job, beside its own steps, with our
-    streams; srun's exit status as of os.waitstatus_to_exitcode. ShimError where it does not run.
+def run_on_nodes(name: str, argv: list[str], hear: Callable[[str], None]) -> int:
+    """Run `argv`, and the job's number after it, once on each node of a running job, beside its own steps, and have
+    `hear` hear each line of that. srun's exit status as of os.waitstatus_to_exitcode. ShimError where it does not run.
 
     `name` is a number, an array's 12_3 or a heterogeneous job's 12+1. Of a whole array or heterogeneous job, it is done
     one after the other: each has its number, and a step of it.
     """
     parts = Commands().parts(name)
     running = [part for part in parts if "RUNNING" in part["states"]] or parts
-    return next(filter(None, [_run_on_nodes(part, argv) for part in running]), 0)
+    return next(filter(None, [_run_on_nodes(part, argv, hear) for part in running]), 0)
 
 
-def _run_on_nodes(part: Part, argv: list[str]) -> int:
+def _run_on_nodes(part: Part, argv: list[str], hear: Callable[[str], None]) -> int:
     number, nodes = part["job"], str(part["nodes"])
     if part["uid"] != os.geteuid():
         raise ShimError(f"job {number} belongs to user {part['uid']}", "it is for its owner alone")
@@ -137,8 +139,15 @@ def _run_on_nodes(part: Part, argv: list[str]) -> int:
         raise ShimError(f"job {number} does not run: it is {' '.join(part['states'])}")
     words = [f"--jobid={part['leader']}", *([] if part["group"] is None else [f"--het-group={part['group']}"])]
     words += ["--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--chdir=/", "--quiet"]
-    argv = [*argv, str(number)]
-    return process.wait(process.spawn([program("srun"), *words, *argv], environment(), {1: 1, 2: 2}))
+    output, end = os.pipe()
+    with open(output, encoding="utf-8", errors="replace") as lines:
+        try:
+            pid = process.spawn([program("srun"), *words, *argv, str(number)], environment(), {1: end, 2: 2})
+        finally:
+            os.close(end)
+        for line in lines:
+            hear(line.rstrip("\n"))
+    return process.wait(pid)
 
 
 def requeue(number: int) -> None:
