@@ -55,7 +55,11 @@ def run(command: Sequence[str], progress: Progress, output: File = None) -> int:
         words = COMMAND.format(settings=SETTINGS, command=shlex.join(command))
         argv = [*CONTAINED, "/bin/sh", str(HOST), *map(str, (*roots, installed, REPOSITORY)), words]
         with spawn(argv, stdout=output, stderr=subprocess.STDOUT if output else None) as machine:
-            return machine.wait()
+            try:
+                return machine.wait()
+            except BaseException:
+                machine.kill()
+                raise
 
 
 def _sweep() -> None:
