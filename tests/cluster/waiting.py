@@ -15,10 +15,14 @@ PATIENCE = float(os.environ.get("OCI_CRIU_SHIM_PATIENCE", "1"))
 
 
 def wait_for(predicate: Callable[[], T], timeout: float, what: str) -> T:
-    """Poll until predicate gives something true, and return that. Raises ClusterError after timeout seconds."""
-    deadline = time.monotonic() + timeout * PATIENCE
+    """Poll until predicate gives something true, and return that. Raises ClusterError after timeout seconds.
+
+    What has been waited for long is asked for less often: most predicates start a program, and many tests wait at once.
+    """
+    start = time.monotonic()
     while not (value := predicate()):
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - start
+        if waited > timeout * PATIENCE:
             raise ClusterError(f"waited {timeout:.0f} s in vain for {what}")
-        time.sleep(0.1)
+        time.sleep(min(max(0.05, waited / 20), 0.3))
     return value
