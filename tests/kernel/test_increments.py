@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import pytest
 
 from tests.cluster import wait_for
-from tests.system.support import Life, Site, home
+from tests.system.in_a_job import go_on, in_a_job, keep, store, supervisor
+from tests.system.support import Life, Site
 
 USER = "alice"
-KEEP = ["python3", "-I", "/src/tests/programs/keep.py"]
 CONFIG = "/etc/oci-criu-shim/config.toml"
 TAKEN = re.compile(r"\(signal\) to \S+/(\d+) \(([\d.]+) MiB( more than \d+)? in .*\); it runs on")
 
@@ -21,21 +21,11 @@ TAKEN = re.compile(r"\(signal\) to \S+/(\d+) \(([\d.]+) MiB( more than \d+)? in 
 @contextmanager
 def remembering(site: Site) -> Iterator[Life]:
     """A job's container whose program remembers sums of its memory."""
-    spec = site.spec(USER)
-    life = site.container(USER, spec)
     site.exec(["sh", "-c", "echo 8 >/proc/sys/vm/nr_hugepages"])
-    spec["process"]["args"] = ["python3", "-I", "/remember.py"]
-    environment = ["SLURM_JOB_ID=1", "SLURM_STEP_ID=0", "SLURM_CHECKPOINT=signal:USR1"]
-    spec["process"]["env"] = ["PATH=/usr/bin:/bin", *environment, f"SLURM_CHECKPOINT_DIR={home(USER)}/jobs"]
-    life.write()
-    site.exec(["mkdir", "-p", f"{home(USER)}/jobs"], USER)
-    try:
-        with site.lending(USER):
-            life.run()
-            yield life
-    finally:
-        life.stop()
-        site.exec(["rm", "-rf", f"{home(USER)}/jobs/1"], USER)
+    life = site.container(USER, site.spec(USER))
+    life.spec["process"]["args"] = ["python3", "-I", "/remember.py"]
+    with in_a_job(life, "signal:USR1"):
+        yield life
 
 
 def tell(life: Life, line: str = "change") -> dict[str, int]:
@@ -54,8 +44,7 @@ def tell(life: Life, line: str = "change") -> dict[str, int]:
 def taken(life: Life) -> tuple[int, float, str]:
     """Have its supervisor take a checkpoint: its number, how many MiB were written, and what they are more than."""
     count = len(TAKEN.findall(life.said()))
-    supervisor = life.site.exec(["cat", f"{home(life.user)}/run/{life.name}/pid"]).stdout.strip()
-    life.site.exec(["kill", "-USR1", supervisor])
+    life.site.exec(["kill", "-USR1", supervisor(life)])
 
     def done() -> bool:
         assert "could not be checkpointed" not in life.said(), life.said()
@@ -64,18 +53,6 @@ def taken(life: Life) -> tuple[int, float, str]:
     wait_for(done, 300, "a checkpoint")
     number, size, parent = TAKEN.findall(life.said())[-1]
     return int(number), float(size), parent
-
-
-def begin_again(life: Life) -> None:
-    """The job's next run."""
-    restarts = sum(entry.startswith("SLURM_RESTART_COUNT") for entry in life.spec["process"]["env"]) + 1
-    life.spec["process"]["env"].append(f"SLURM_RESTART_COUNT={restarts}")
-    life.write()
-    life.run()
-
-
-def store(life: Life) -> str:
-    return f"{home(life.user)}/jobs/1/0.0"
 
 
 @pytest.fixture
@@ -101,7 +78,7 @@ def test_all_memory_comes_back(site: Site, compressing: None) -> None:
         assert size < whole * 3 / 4
         wait_for(lambda: depths(life, 3) == {0, 1}, 60, "its compression")
         sums = tell(life)
-        site.exec([*KEEP, f"{home(USER)}/run", life.name, store(life), f"{home(USER)}/run/helper.0.sock", "no"], USER)
+        keep(life, runs_on=False)
         life.stop()
         assert ckpt(life, "rm", "--force", f"{store(life)}/2", f"{store(life)}/3") == ""
         assert ckpt(life, "verify", f"{store(life)}/4") == f"{store(life)}/4: ok\n"
@@ -109,7 +86,7 @@ def test_all_memory_comes_back(site: Site, compressing: None) -> None:
         ckpt(life, "export", f"{store(life)}/4", f"{store(life)}/4.tar")
         ckpt(life, "import", f"{store(life)}/4.tar", f"{store(life)}/again")
         assert ckpt(life, "verify", f"{store(life)}/again/1") == f"{store(life)}/again/1: ok\n"
-        begin_again(life)
+        go_on(life)
         assert tell(life, "look") == sums
         assert f"restored job 1 step 0 task 0 from {store(life)}/4 " in life.said()
         assert life.end() == 0

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.system.support import Life, Site, home
+from tests.system.in_a_job import go_on, in_a_job, keep, kill, store
+from tests.system.support import Life, Site
 
 USERS = pytest.mark.parametrize("user", ["root", "alice"])
 FILES = ("/data/appended", "/data/offset", "/in-root")
 IN_ROOT = "/home/alice/base/rootfs/in-root"
-KEEP = ["python3", "-I", "/src/tests/programs/keep.py"]
 
 
 def write(life: Life, line: str) -> None:
@@ -46,47 +46,12 @@ def growing(site: Site, user: str, *command: str) -> Iterator[Life]:
     site.exec(["mkdir", data], user)
     spec["mounts"].append({"destination": "/data", "type": "none", "source": data, "options": ["bind", "rw"]})
     spec["process"]["args"] = list(command or ("python3", "-I", "/growing.py", *FILES))
-    environment = ["SLURM_JOB_ID=1", "SLURM_STEP_ID=0", "SLURM_CHECKPOINT=preempt"]
-    spec["process"]["env"] = ["PATH=/usr/bin:/bin", *environment, f"SLURM_CHECKPOINT_DIR={home(user)}/jobs"]
-    life.write()
-    site.exec(["mkdir", "-p", f"{home(user)}/jobs"], user)
     site.exec(["install", f"--owner={user}", "/dev/null", IN_ROOT])
     try:
-        with site.lending(user):
-            life.run()
+        with in_a_job(life):
             yield life
     finally:
-        life.stop()
-        site.exec(["sh", "-c", f"rm -rf {home(user)}/jobs/1 {home(user)}/run/kept.*"], user)
         site.exec(["rm", IN_ROOT])
-
-
-def keep(life: Life, check: bool = True) -> str:
-    """Checkpoint it as its job would, and let it run on; what was said."""
-    helper = "" if life.user == "root" else f"{home(life.user)}/run/helper.0.sock"
-    argv = [*KEEP, f"{home(life.user)}/run", life.name, store(life), helper, "yes"]
-    return life.site.exec(argv, life.user, check).stderr
-
-
-def store(life: Life) -> str:
-    return f"{home(life.user)}/jobs/1/0.0"
-
-
-def kill(life: Life) -> None:
-    """As when its node fails: its supervisor first, so that nobody clears up."""
-    supervisor = life.site.exec(["cat", f"{home(life.user)}/run/{life.name}/pid"]).stdout
-    pid = life.state()["pid"]
-    life.site.exec(["kill", "-KILL", supervisor.strip()])
-    life.site.exec(["kill", "-KILL", str(pid)], check=False)
-    life.stop()
-
-
-def go_on(life: Life) -> None:
-    """As the job's next run."""
-    restarts = sum(entry.startswith("SLURM_RESTART_COUNT") for entry in life.spec["process"]["env"]) + 1
-    life.spec["process"]["env"].append(f"SLURM_RESTART_COUNT={restarts}")
-    life.write()
-    life.run()
 
 
 @USERS
