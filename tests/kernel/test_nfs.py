@@ -17,7 +17,8 @@ from oci_criu_shim import process
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.store import Store
-from tests.system.support import USERS
+from tests.system.in_a_job import go_on, in_a_job, keep, kill, store
+from tests.system.support import USERS, Life, Site
 from tests.unit.test_schema import full_manifest
 
 EXPORT = Path("/run/export")
@@ -127,6 +128,15 @@ def whole(directory: Path) -> list[int]:
     return [checkpoint.seq for checkpoint in reversed(found) if isinstance(checkpoint, Checkpoint)]
 
 
+# Increments of it have more than a MiB, too.
+COUNT = """
+import os, sys
+for count, line in enumerate(sys.stdin):
+    memory = os.urandom(4 << 20)
+    print(count, flush=True)
+"""
+
+
 @FULL
 def test_full(full: Callable[[int], AbstractContextManager[str]]) -> None:
     """The older ones are as they were, whenever that is found out."""
@@ -138,6 +148,34 @@ def test_full(full: Callable[[int], AbstractContextManager[str]]) -> None:
             with pytest.raises(OSError, match=said):
                 commit(HERE, 2 * MIB)
             assert whole(HERE) == whole(THERE) == older
+
+
+def test_a_container_goes_on(site: Site) -> None:
+    """From the newest that found room."""
+    life = site.container("alice", site.spec("alice"))
+    life.spec["process"]["args"] = ["python3", "-I", "-c", COUNT]
+    with in_a_job(life):
+        assert site.exec(["stat", "--file-system", "--format=%T", f"{HERE}"]).stdout == "nfs\n"
+        for _ in range(2):
+            reached = count(life)
+            keep(life)
+        for full in full_disk, full_quota:
+            for left in (0, MIB):
+                count(life)
+                with full(left) as said:
+                    assert said in keep(life, check=False)
+        kill(life)
+        go_on(life)
+        assert count(life) == reached + 1
+        assert f"restored job 1 step 0 task 0 from {store(life)}/2 " in life.said()
+        assert life.end() == 0
+
+
+def count(life: Life) -> int:
+    assert life.process and life.process.stdin and life.process.stdout
+    life.process.stdin.write("\n")
+    life.process.stdin.flush()
+    return int(life.process.stdout.readline())
 
 
 def write(directory: Path) -> int:

@@ -1,4 +1,4 @@
-"""A preempted job goes on elsewhere, where control groups are of version 2 alone."""
+"""A preempted job goes on elsewhere, where control groups are of version 2 alone, and the kernel tracks memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests import NAME, jobs
-from tests.cluster import Cluster
+from tests.cluster import Cluster, wait_for
 
 PATIENT = ("MessageTimeout=60", "SlurmdTimeout=300")
 
@@ -20,10 +20,12 @@ def cluster() -> Iterator[Cluster]:
 
 
 def test_preempted(cluster: Cluster) -> None:
-    work = jobs.Work(ticks=40, tick=1, mib=4)
-    job = jobs.batch(cluster, jobs.prepare(cluster), "moved", work, *jobs.OPTIONS)
+    """From a checkpoint that has what had changed since those before."""
+    work = jobs.Work(ticks=120, tick=1, mib=4)
+    asked = ("--checkpoint=preempt,interval:15s", *jobs.OPTIONS[1:])
+    job = jobs.batch(cluster, jobs.prepare(cluster), "moved", work, *asked)
     job.wait_running()
-    job.wait_ticks(3)
+    wait_for(lambda: any(" MiB more than " in event for event in job.events()), 120, "an increment")
     job.preempt()
-    job.wait_end()
+    job.wait_end(300)
     assert not job.failures(), job.quoted()
