@@ -155,7 +155,8 @@ class Step:
             self.store.clear()  # its program never ran
         elif began and self._ended_by_itself(status, told) and self._is_newest_run():
             if not self.task.is_batch or self._why_it_must_go() or (status == 0 and self.task.restarts):
-                self._record(status)  # where Slurm itself requeued a job in its grace time, it does so again at its end
+                self._record(status)
+                self._expect_requeue()
             elif status == 0:
                 self._clear_job()  # the work is done; nobody needs them any more
         self._hold_nobody_up()
@@ -211,6 +212,13 @@ class Step:
         for seq in self.store.numbers():
             self.store.remove(seq)
         files.remove_if_there(os.path.join(self.store.path, STARTED))
+
+    def _expect_requeue(self) -> None:
+        """Slurm (24.11) requeues a job again when it ends, if its grace time was over before: that is not to take long."""
+        if self.task.restarts:
+            from oci_criu_shim import requeue
+
+            requeue.mark(self.root, self.task, self.log)
 
     def _hold_nobody_up(self) -> None:
         """Where others of the job are checkpointed meanwhile, the last of them to be ready has the job requeued."""

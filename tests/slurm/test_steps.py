@@ -13,6 +13,7 @@ from tests import jobs
 from tests.cluster import Cluster, wait_for
 from tests.cluster.settings import REPOSITORY
 from tests.jobs import CHECKPOINTS, Job, Work
+from tests.slurm.test_preemption import quoting
 
 CREATE = REPOSITORY / "etc/oci.conf.d/crun-create.conf"
 ASKED = f"--checkpoint --checkpoint-dir={CHECKPOINTS}"
@@ -269,3 +270,22 @@ def test_a_batch_step_that_ends_in_the_grace_time(shim_cluster: Cluster, shim_bu
     assert f"job {job.number} step batch task 0 had finished with status 5" in job.output()
     assert said(shim_cluster, "late") == ["ran"]
     shim_cluster.exec("ctl", ["scancel", high])
+
+
+def test_requeued_by_slurm_itself(shim_cluster: Cluster, shim_bundle: str) -> None:
+    """At the end of its grace time. slurmctld (24.11) doesn't forget that it was preempted, and requeues it once more when
+    it ends: it had finished, and is not held back for long."""
+    options = ("--checkpoint=signal:USR1", *jobs.OPTIONS[1:])
+    job = jobs.batch(shim_cluster, shim_bundle, "again", Work(ticks=40), *options)
+    with quoting(job):
+        job.wait_running()
+        job.wait_ticks(2)
+        shim_cluster.exec("ctl", ["oci-criu-shim", "job", "checkpoint", job.number])
+        high = job.displace()
+        wait_for(lambda: job.record()["restart_cnt"] == 1, 60, "its requeue")
+        wait_for(lambda: "COMPLETING" not in job.state(), 30, "its end on the node")
+        shim_cluster.exec("ctl", ["scancel", high])
+        shim_cluster.exec("ctl", ["scontrol", "update", f"JobId={job.number}", "StartTime=now"])
+        assert job.wait_end(90) == "COMPLETED"
+        assert job.record()["restart_cnt"] == 2
+        assert f"job {job.number} step batch task 0 had finished with status 0" in job.output()

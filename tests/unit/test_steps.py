@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import config, files, job, lifecycle, preempt, process, schedule, script, slurm, steps, tidy
+from oci_criu_shim import config, files, job, lifecycle, preempt, process, requeue, schedule, script, slurm, steps, tidy
 from oci_criu_shim.checkpointer import DONE, TIME_IS_UP, Checkpointer
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import Container
@@ -219,6 +219,7 @@ def test_a_restarted_batch_step_may_be_started_once_more(make: Make, status: int
     """By Slurm, where it had requeued the job itself in its grace time."""
     batch = make(step="", restarts=1)
     run(batch, status)
+    assert os.path.exists(f"{batch.root}/{requeue.MARK}") is (again is not None)
     later = make(step="", restarts=2)
     assert later.done() == again
     assert os.readlink(next(Path(later.root).glob(f"{steps.KEPT}*"))) == os.path.dirname(batch.store.path)
