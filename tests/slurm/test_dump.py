@@ -7,6 +7,7 @@ import subprocess
 
 from tests import jobs
 from tests.cluster import Cluster, wait_for
+from tests.slurm.test_preemption import quoting
 
 # CAP_SETGID, CAP_SYS_CHROOT and CAP_SYS_ADMIN: what a dump is lent.
 LENT = f"{1 << 6 | 1 << 18 | 1 << 21:016x}"
@@ -14,12 +15,13 @@ LENT = f"{1 << 6 | 1 << 18 | 1 << 21:016x}"
 
 def preempt_and_finish(job: jobs.Job) -> str:
     """Preempt a job that is at work, wait for its end; its output."""
-    job.wait_running()
-    wait_for(lambda: "tick 3" in job.output(), 30, "tick 3")
-    high = job.displace()
-    wait_for(lambda: any(e.startswith("restored") for e in job.events()), 60, "the restore")
-    job.cluster.exec("ctl", ["scancel", high])
-    assert job.wait_end() == "COMPLETED", job.quoted()
+    with quoting(job):
+        job.wait_running()
+        wait_for(lambda: "tick 3" in job.output(), 30, "tick 3")
+        high = job.displace()
+        wait_for(lambda: any(e.startswith("restored") for e in job.events()), 60, "the restore")
+        job.cluster.exec("ctl", ["scancel", high])
+        assert job.wait_end() == "COMPLETED"
     return job.output()
 
 
