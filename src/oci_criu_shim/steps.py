@@ -214,7 +214,7 @@ class Step:
         files.remove_if_there(os.path.join(self.store.path, STARTED))
 
     def _expect_requeue(self) -> None:
-        """Slurm (24.11) requeues a job again when it ends, if its grace time was over before: that is not to take long."""
+        """Slurm (24.11) requeues a job again at its end if its grace time was over before: that is not to take long."""
         if self.task.restarts:
             from oci_criu_shim import requeue
 

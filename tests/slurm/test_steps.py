@@ -273,8 +273,8 @@ def test_a_batch_step_that_ends_in_the_grace_time(shim_cluster: Cluster, shim_bu
 
 
 def test_requeued_by_slurm_itself(shim_cluster: Cluster, shim_bundle: str) -> None:
-    """At the end of its grace time. slurmctld (24.11) doesn't forget that it was preempted, and requeues it once more when
-    it ends: it had finished, and is not held back for long."""
+    """At the end of its grace time. slurmctld (24.11) doesn't forget that it was preempted, and requeues it once more
+    when it ends: it had finished, and is not held back for long."""
     options = ("--checkpoint=signal:USR1", *jobs.OPTIONS[1:])
     job = jobs.batch(shim_cluster, shim_bundle, "again", Work(ticks=40), *options)
     with quoting(job):
