@@ -10,7 +10,7 @@ from itertools import pairwise
 from tests.cluster.waiting import PATIENCE
 
 LINE = re.compile(r"tick (\d+) pid (\d+) mono (\d+\.\d+) (\S+)")
-SLACK = 30.0 * PATIENCE
+SLACK = 15.0 * PATIENCE
 """Seconds that a tick may take longer than asked: nodes' clocks differ by thousands."""
 
 

@@ -10,8 +10,8 @@ from typing import TypeVar
 from .errors import ClusterError
 
 T = TypeVar("T")
-PATIENCE = float(os.environ.get("OCI_CRIU_SHIM_PATIENCE", "1"))
-"""How many times as long as said all is waited for: an emulated machine is slow."""
+PATIENCE = float(os.environ.get("OCI_CRIU_SHIM_PATIENCE", "2"))
+"""How many times as long as said all is waited for: machines are busy, and emulated ones slow."""
 
 
 def wait_for(predicate: Callable[[], T], timeout: float, what: str) -> T:
