@@ -19,8 +19,7 @@ def mark(root: str, task: Task, log: Log, exclude: str = "") -> None:
     """Leave the mark, before the job of `task` is requeued: the node `exclude` is left out next time, the
     site's feature wanted.
 
-    Never fails for want of the latter: it starts again all the same. What another task has left stays: it may exclude a
-    node.
+    Never fails: it starts again all the same. What another task has left stays: it may exclude a node.
     """
     job, settings, path = task.job, [f"JobId={task.name}"], os.path.join(root, MARK)
     if os.path.exists(path) and not exclude:
@@ -33,4 +32,7 @@ def mark(root: str, task: Task, log: Log, exclude: str = "") -> None:
             settings += [found.wanting(feature)] if feature else []
     except ShimError as error:
         log.error(f"job {job} is requeued without a choice of nodes: {error.line()}")
-    files.write_atomically(path, "".join(f"{line}\n" for line in settings).encode())
+    try:
+        files.write_atomically(path, "".join(f"{line}\n" for line in settings).encode())
+    except OSError as error:
+        log.error(f"job {job} waits as long as any that is requeued: {path} can't be written: {error.strerror}")

@@ -300,3 +300,14 @@ def test_the_mark_is_left_where_slurm_does_not_answer(site: Site, monkeypatch: p
     monkeypatch.setattr(slurm, "job", silent)
     requeue.mark(site.container.root, Task(site.environment), Log(), "n1")
     assert Path(site.container.root, requeue.MARK).read_text() == "JobId=7\n"
+
+
+def test_a_mark_that_finds_no_room(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("oci_criu_shim.files.write_atomically", full)
+    requeue.mark(site.container.root, Task(site.environment), Log())
+    assert f"{site.container.root}/requeued can't be written: No space left on device" in capfd.readouterr().err
