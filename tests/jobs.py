@@ -8,6 +8,8 @@ import re
 import shutil
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -190,6 +192,15 @@ class Job:
         if (state := self.state()) in ENDED and self.ticks() < self.work.ticks:
             raise ClusterError(f"job {self.number} ended ({state}) before {what}")
         return False
+
+
+@contextmanager
+def quoting(job: Job) -> Iterator[None]:
+    """A failure quotes the job's output and the nodes' logs."""
+    try:
+        yield
+    except (AssertionError, ClusterError) as error:
+        raise AssertionError(f"{error}\n{job.quoted()}") from None
 
 
 def submit(cluster: Cluster, name: str, script: str, work: Work, *options: str) -> Job:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests import NAME, jobs, leftovers
-from tests.cluster import Cluster, ClusterError, wait_for
+from tests.cluster import Cluster, wait_for
 from tests.cluster.settings import REPOSITORY
 from tests.engines.support import COUNT, Done
-from tests.jobs import Work
+from tests.jobs import Work, quoting
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
 
@@ -158,11 +158,9 @@ def test_container_is_a_step(scrun_cluster: Cluster) -> None:
 def test_preempted(scrun_cluster: Cluster) -> None:
     """In a batch job, which Slurm can requeue: the container goes on where it was."""
     job = jobs.submit(scrun_cluster, "scrun", IN_JOB, Work(ticks=12, mib=1), *jobs.OPTIONS)
-    try:
+    with quoting(job):
         job.wait_running()
         job.wait_ticks(4)
         job.preempt()
         job.wait_end()
         assert not job.failures()
-    except (AssertionError, ClusterError) as error:
-        pytest.fail(f"{error}\n{job.quoted()}")

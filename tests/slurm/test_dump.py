@@ -7,7 +7,7 @@ import subprocess
 
 from tests import jobs
 from tests.cluster import Cluster, wait_for
-from tests.slurm.test_preemption import quoting
+from tests.jobs import quoting
 
 # CAP_SETGID, CAP_SYS_CHROOT and CAP_SYS_ADMIN: what a dump is lent.
 LENT = f"{1 << 6 | 1 << 18 | 1 << 21:016x}"

@@ -12,9 +12,8 @@ import pytest
 
 from tests import NAME, jobs
 from tests.cluster import Cluster, wait_for
-from tests.jobs import Job, Work
+from tests.jobs import Job, Work, quoting
 from tests.slurm.conftest import QUICK
-from tests.slurm.test_preemption import quoting
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
 

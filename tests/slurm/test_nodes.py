@@ -9,9 +9,8 @@ import pytest
 
 from tests import NAME, jobs
 from tests.cluster import Cluster, wait_for
-from tests.jobs import Job, Work
+from tests.jobs import Job, Work, quoting
 from tests.slurm.conftest import QUICK
-from tests.slurm.test_preemption import quoting
 from tests.verdict import ledger_failures
 
 WORK = Work(ticks=30)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests import NAME, jobs
-from tests.cluster import Cluster, ClusterError, wait_for
+from tests.cluster import Cluster, wait_for
 from tests.cluster.settings import REPOSITORY
-from tests.jobs import Job, Work
+from tests.jobs import Job, Work, quoting
 from tests.slurm.conftest import QUICK
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
@@ -140,14 +140,12 @@ def test_cancelled(oci_cluster: Cluster, bundle: str, name: str) -> None:
 def test_preempted(oci_cluster: Cluster, bundle: str, name: str, kind: Submit) -> None:
     choose(oci_cluster, name)
     job = kind(oci_cluster, bundle, f"preempted-{name}", Work(ticks=12, mib=1), *jobs.OPTIONS)
-    try:
+    with quoting(job):
         job.wait_running()
         job.wait_ticks(4)
         job.preempt()
         job.wait_end()
         assert not job.failures()
-    except (AssertionError, ClusterError) as error:
-        pytest.fail(f"{error}\n{job.quoted()}")
 
 
 def test_nvidia_is_called(oci_cluster: Cluster, bundle: str) -> None:

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 
 from tests import jobs
-from tests.cluster import Cluster, ClusterError, wait_for
-from tests.jobs import Job, Work
+from tests.cluster import Cluster, wait_for
+from tests.jobs import Job, Work, quoting
 
 WORK = Work()
 LONG = Work(ticks=60)
 Submit = Callable[..., Job]
 KINDS = pytest.mark.parametrize("kind", [jobs.batch, jobs.step], ids=["batch", "step"])
 CHOICES = pytest.mark.parametrize("options", [jobs.OPTIONS[:2], ()], ids=["asked", "not-asked"])
-
-
-@contextmanager
-def quoting(job: Job) -> Iterator[None]:
-    """A failure quotes the job's output and the nodes' logs."""
-    try:
-        yield
-    except (AssertionError, ClusterError) as error:
-        pytest.fail(f"{error}\n{job.quoted()}")
 
 
 def judge(job: Job) -> None:

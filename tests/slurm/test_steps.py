@@ -12,8 +12,7 @@ import pytest
 from tests import jobs
 from tests.cluster import Cluster, wait_for
 from tests.cluster.settings import REPOSITORY
-from tests.jobs import CHECKPOINTS, Job, Work
-from tests.slurm.test_preemption import quoting
+from tests.jobs import CHECKPOINTS, Job, Work, quoting
 
 CREATE = REPOSITORY / "etc/oci.conf.d/crun-create.conf"
 ASKED = f"--checkpoint --checkpoint-dir={CHECKPOINTS}"

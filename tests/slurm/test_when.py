@@ -9,8 +9,8 @@ import pytest
 
 from tests import jobs
 from tests.cluster import Cluster, wait_for
-from tests.jobs import Job, Work
-from tests.slurm.test_preemption import KINDS, Submit, quoting
+from tests.jobs import Job, Work, quoting
+from tests.slurm.test_preemption import KINDS, Submit
 
 DIR = jobs.OPTIONS[1:]
 
