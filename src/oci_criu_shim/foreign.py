@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim import clocks, criu, files, mounts
-from oci_criu_shim.checkpoints.directory import DESCRIPTORS, INVENTORY, PARENT, Images
+from oci_criu_shim.checkpoints.committed import PARENT
+from oci_criu_shim.checkpoints.directory import DESCRIPTORS, INVENTORY, Images
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False

@@ -27,7 +27,6 @@ INVENTORY = "inventory.img"  # without it, nobody takes the rest for a checkpoin
 DESCRIPTORS = "descriptors.json"
 MEMORY = ("pages-", "pagemap-")
 STAGE = ".stage."
-PARENT = "parent"
 
 
 class Images(committed.Checkpoint):
@@ -48,7 +47,7 @@ class Stage(store.Stage):
         self.work = directory.work
         try:
             if directory.parent:
-                files.link_tree(directory.parent, os.path.join(path, PARENT))
+                files.link_tree(directory.parent, os.path.join(path, committed.PARENT))
         except OSError as error:
             files.remove_tree(path)
             hint = "--parent-path is a pre-dump on the same file system, as seen from --image-path"
@@ -59,12 +58,6 @@ class Stage(store.Stage):
     def describe(self, config: dict[str, Any], about: dict[str, Any], streams: list[str]) -> None:
         """podman adds what it knows by itself."""
         self.write(DESCRIPTORS, streams)
-
-    def sizes(self) -> dict[str, int]:
-        """{name: bytes} of what was written so far."""
-        found = [os.path.join(place, name) for place, _, names in os.walk(self.path) for name in names]
-        found = [path for path in found if not os.path.basename(path).startswith(store.UNNAMED)]
-        return {os.path.relpath(path, self.path): os.stat(path).st_size for path in sorted(found)}
 
     def commit(self, manifest: dict[str, Any]) -> committed.Checkpoint:
         """Flush everything, then put it in the place of what is in the directory. OSError: it is no checkpoint."""
@@ -85,7 +78,7 @@ class Stage(store.Stage):
                 continue
             if name.endswith(".img") or name in (committed.MANIFEST, DESCRIPTORS, integrity.CHECKSUMS):
                 files.remove_if_there(os.path.join(target, name))
-        if os.path.islink(parent := os.path.join(target, PARENT)):  # crun's
+        if os.path.islink(parent := os.path.join(target, committed.PARENT)):  # crun's
             os.unlink(parent)
         files.remove_tree(parent)
         for name in sorted(os.listdir(self.path), key=lambda name: (name == committed.MANIFEST, name == INVENTORY)):
