@@ -79,14 +79,15 @@ static void run_as(const struct stat *owner, char *const argv[])
 /*
  * What the runtime has left links to. A runtime that writes a checkpoint keeps one to it, stage.<pid>, in its container's
  * directory: where it was killed, that leads to half a checkpoint that nobody else will remove. kept.<number> leads to what
- * there is for the job if it is started again: when it has completed, which is for the runtime to find out, all that goes.
+ * there is for the job if it is started again: when it has completed, which is for the runtime to find out, since one that
+ * is marked as requeued may have, all that goes.
  */
 static const char CLEAR_LINKS[] =
 	"for link in \"$1\"/*/stage.*; do"
 	" stage=$(readlink -- \"$link\") || continue;"
 	" case $stage in */.stage.*) rm -rf --one-file-system -- \"$stage\" ;; esac;"
 	" done;"
-	"[ -e \"$1/" REQUEUED_MARK "\" ] || for link in \"$1\"/kept.*; do"
+	"for link in \"$1\"/kept.*; do"
 	" kept=$(readlink -- \"$link\") && timeout 30 " RUNTIME " ckpt prune --completed -- \"$kept\";"
 	" done";
 

@@ -126,7 +126,7 @@ class RunDirectory(Case):
         return calls
 
     def test_what_is_kept_for_the_job(self) -> None:
-        """The runtime is asked at the job's end, but not where it was requeued."""
+        """The runtime is asked at the job's end, which may be followed by another run."""
         calls = self.program("runtime")
         self.create()
         with as_user():
@@ -136,14 +136,6 @@ class RunDirectory(Case):
         self.assertEqual(self.remove(), "")
         asked = [f"{UID} ckpt prune --completed -- {path}" for path in ("/a place/7", "-rf")]
         self.assertEqual(calls.read_text().splitlines(), asked)
-        self.program("scontrol")
-        calls.write_text("")
-        self.create()
-        with as_user():
-            (self.job() / "kept.1").symlink_to("/a place/7")
-            (self.job() / "requeued").touch()
-        self.remove()
-        self.assertEqual(calls.read_text(), "")
 
     def test_a_requeued_job_is_released(self) -> None:
         """By the name that the runtime has noted: the number may be that of a whole array."""
