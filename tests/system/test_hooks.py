@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster import wait_for
 from tests.system import configured
 from tests.system.support import Life, Site, home
 
@@ -42,6 +43,15 @@ def container(site: Site, user: str) -> Iterator[Life]:
         life.stop()
 
 
+def run(life: Life) -> dict[str, Any]:
+    """Until all hooks of a start were called: crun keeps nobody waiting for poststart; what is seen inside then."""
+    life.run()
+    seen = life.look()
+    path = f"{life.bundle}/log/notes"
+    wait_for(lambda: life.site.exec(["cat", path], life.user).stdout.count("\n") == len(ORDER), 10, "its hooks")
+    return seen
+
+
 def notes(life: Life) -> list[dict[str, Any]]:
     """The calls since this was last asked."""
     path = f"{life.bundle}/log/notes"
@@ -59,9 +69,8 @@ def fail(life: Life, kind: str, *more: str) -> None:
 @USERS
 def test_like_crun(site: Site, user: str) -> None:
     with container(site, user) as life:
-        life.run()
-        life.look()
-        at_start, links = notes(life), life.look()["namespaces"]
+        links = run(life)["namespaces"]
+        at_start = notes(life)
         life.checkpoint()
         at_end = notes(life)
         life.restore()
@@ -97,8 +106,7 @@ def check_place(note: dict[str, Any], then: dict[str, Any], links: dict[str, str
 @pytest.mark.parametrize("kind", ORDER[:-1])
 def test_a_failing_one_undoes_the_restore(site: Site, user: str, kind: str) -> None:
     with container(site, user) as life:
-        life.run()
-        life.look()
+        run(life)
         life.checkpoint()
         notes(life)
         fail(life, kind, "7")
