@@ -10,7 +10,7 @@ import time
 from oci_criu_shim import client, criu, files, fit, groups, linux, preflight, stdio, written
 from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.container import CHAIN
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import Killed, ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,6 +143,8 @@ class Dump:
         descriptors = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in directories if path]
         try:
             client.dump(connection, options, [self.pidfd, *descriptors], commit, serves)
+        except ConnectionError as error:
+            raise Killed(f"the worker is gone: {error.strerror}") from None
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)

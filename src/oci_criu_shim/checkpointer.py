@@ -19,15 +19,16 @@ if TYPE_CHECKING:
     from oci_criu_shim.job import Task
     from oci_criu_shim.log import Log
 
-# What a child exits with: it took a checkpoint, it had no reason to, or it could not.
-TAKEN, NO_REASON, FAILED = 0, 3, 4
+# What a child exits with: it took a checkpoint, it had no reason to, it could not, or the container ended by it.
+TAKEN, NO_REASON, FAILED, LOST = 0, 3, 4, 5
 ENDING = (schedule.PREEMPT, schedule.TIMEOUT)
 
 # In a container's directory.
 REQUEST = "request"  # somebody wants a checkpoint now
 ANSWER = "answer"  # and that is what came of it
 LIMITS = "limits"  # what a child has heard of Slurm
-DONE = "checkpointed"  # it must go: "taken", it will start again from a checkpoint; "failed"; "ended", it did by itself
+# It must go: "taken", it will start again from a checkpoint; "failed"; "ended", by itself; "lost", by a checkpoint.
+DONE = "checkpointed"
 # In the job's run directory.
 TIME_IS_UP = ".timeout"  # one of its containers must go before the time limit, so all of them
 

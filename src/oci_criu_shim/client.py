@@ -7,7 +7,7 @@ import socket
 import sys
 
 from oci_criu_shim import process, wire
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import Killed, ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def dump(
 
     `commit` is called with the worker's report while all is frozen; where it raises, the container
     runs on and the exception goes to the caller. `serves` is called once memory that is handed out lazily can be asked
-    for. ShimError says why a dump failed.
+    for. ShimError says why a dump failed; Killed, where CRIU or the worker was.
     """
     wire.send(connection, {"op": "dump", **options}, fds)
     message, _ = wire.receive(connection)
@@ -73,4 +73,5 @@ def dump(
             serves()
         message, _ = wire.receive(connection)
     if message.get("event") != "done":
-        raise ShimError(str(message.get("error")), str(message.get("hint") or ""))
+        kind = Killed if message.get("killed") else ShimError
+        raise kind(str(message.get("error")), str(message.get("hint") or ""))

@@ -8,7 +8,7 @@ import socket
 import sys
 
 from oci_criu_shim import process
-from oci_criu_shim.errors import Misfit, ShimError
+from oci_criu_shim.errors import Killed, Misfit, ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Swrk:
         if descriptors:
             self.terminal = descriptors[0]
         if not data:
-            raise ShimError("CRIU ended without an answer")
+            raise Killed("CRIU ended without an answer")
         response = self.rpc.criu_resp()
         response.ParseFromString(data)
         return response

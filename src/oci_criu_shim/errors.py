@@ -26,5 +26,9 @@ class Misfit(ShimError):
     """The checkpoint may be right, but this node can't run it; another one may."""
 
 
+class Killed(ShimError):
+    """Who was at work in a container was killed, in the middle of it: the container may have ended by that."""
+
+
 class NotRestored(ShimError):
     """CRIU could not restore it: the checkpoint's fault or the node's, that can't be told."""

@@ -7,7 +7,7 @@ import os
 
 from oci_criu_shim import job, requeue, schedule, slurm, taking
 from oci_criu_shim.bundle import Bundle
-from oci_criu_shim.checkpointer import DONE, NO_REASON, TAKEN, TIME_IS_UP
+from oci_criu_shim.checkpointer import DONE, LOST, NO_REASON, TAKEN, TIME_IS_UP
 from oci_criu_shim.container import all_of
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.signals import CHECKPOINT
@@ -43,8 +43,8 @@ def go(of: Checkpointer, asked: str) -> int:
             _note_futility(of, before)
     except ShimError as error:
         status = taking.failed(of, error)[1]
-    if status == NO_REASON:
-        return status  # steps.py sees to the rest
+    if status in (NO_REASON, LOST):
+        return status  # steps.py, or lost(), sees to the rest
     mark(of, why, "taken" if status == TAKEN else "failed")
     return status
 
@@ -94,14 +94,32 @@ def _time_is_up(of: Checkpointer) -> str:
         return ""
     if not found.is_requeueable:
         raise ShimError("its time limit is near, but it would not be started again", "submit it with --requeue")
-    root = of.container.root
-    with open(os.path.join(root, TIME_IS_UP), "w", encoding="ascii"):
-        pass
-    for other in asked(root):
-        supervisor = other.alive("supervisor")
-        if supervisor and other.name != of.container.name:
-            os.kill(supervisor, CHECKPOINT)
+    _have_all_go(of.container)
     return schedule.TIMEOUT
+
+
+def _have_all_go(container: Container) -> None:
+    with open(os.path.join(container.root, TIME_IS_UP), "w", encoding="ascii"):
+        pass
+    for other in asked(container.root):
+        supervisor = other.alive("supervisor")
+        if supervisor and other.name != container.name:
+            os.kill(supervisor, CHECKPOINT)
+
+
+def lost(of: Checkpointer) -> None:
+    """The container ended by a checkpoint that nothing came of. Where there is an older one, its job is requeued, to go
+    on from there, with the job's other containers."""
+    task = of.task
+    try:
+        again = bool(of.store.numbers()) and slurm.job(task.job).is_requeueable
+        with open(of.container.path(DONE), "w", encoding="ascii") as stream:
+            stream.write("lost")
+        if again:
+            _have_all_go(of.container)
+            mark(of, schedule.TIMEOUT, "taken")
+    except ShimError as error:
+        of.log.error(f"job {task.job} is not requeued: {error.line()}")
 
 
 def mark(of: Checkpointer, why: str, word: str) -> None:

@@ -147,8 +147,10 @@ class Step:
 
     def ended(self, status: int, told: bool) -> None:
         """It has ended with `status`; `told`, where signals that may end a program had been passed on to it."""
-        if self._is_caught():
+        mark = self._mark()
+        if mark == "taken":
             script.outlive(self.task, self.signals)
+        if mark in ("taken", "lost"):
             return
         began = os.path.exists(self.plan.pid_file or self.plan.container.path("init.pid"))
         if not began and not self.store.numbers():
@@ -168,13 +170,13 @@ class Step:
             if name != owner.NAME:
                 Store(os.path.join(job, name), ".").clear()
 
-    def _is_caught(self) -> bool:
-        """Whether a checkpoint because its job must go has ended it."""
+    def _mark(self) -> str:
+        """What a checkpoint that ended it has left: it has not finished."""
         try:
             with open(self.plan.container.path(DONE), encoding="ascii") as mark:
-                return mark.read() == "taken"
+                return mark.read()
         except FileNotFoundError:
-            return False
+            return ""
 
     def _ended_by_itself(self, status: int, told: bool) -> bool:
         if status < 128 and not told:

@@ -220,13 +220,16 @@ class Supervised:
     def _take(self, reason: str) -> int:
         """In a child: see to it that a checkpoint is taken for `reason`."""
         from oci_criu_shim import preempt, taking
-        from oci_criu_shim.checkpointer import ENDING
+        from oci_criu_shim.checkpointer import ENDING, LOST
         from oci_criu_shim.schedule import LOOK
 
         assert self.checkpointer is not None
         if reason == LOOK:
             return taking.look(self.checkpointer)
-        return (preempt.go if reason in ENDING else taking.run_on)(self.checkpointer, reason)
+        status = (preempt.go if reason in ENDING else taking.run_on)(self.checkpointer, reason)
+        if status == LOST:
+            preempt.lost(self.checkpointer)
+        return status
 
 
 def _slurmstepd() -> int | None:

@@ -6,8 +6,8 @@ import os
 import select
 
 from oci_criu_shim import chain, checkpoint, client, files, job, schedule, slurm
-from oci_criu_shim.checkpointer import ANSWER, ENDING, FAILED, NO_REASON, REQUEST, TAKEN
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.checkpointer import ANSWER, ENDING, FAILED, LOST, NO_REASON, REQUEST, TAKEN
+from oci_criu_shim.errors import Killed, ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _take(of: Checkpointer, pid: int, reason: str, goes_on: bool, connection: so
     try:
         return _take_one(of, pid, reason, link, connection)
     except ShimError as error:
-        if not link.is_increment:
+        if not link.is_increment or isinstance(error, Killed):
             raise
         of.log.event(f"the checkpoint of {of.task.describe()} is a whole one: {error.line()}")
     return _take_one(of, pid, reason, chain.Chain(of.container, goes_on), None)
@@ -105,6 +105,10 @@ def failed(of: Checkpointer, error: ShimError) -> tuple[str, int]:
     """Say why there is no checkpoint: the words, and one of checkpointer's results. Not where the program has ended
     meanwhile, which no dump survives, and nobody needs one of."""
     what = of.task.describe()
+    if _has_ended(of.container) and isinstance(error, Killed):
+        said = f"{what} ended while it was checkpointed, since what did that was killed: {error.line()}"
+        of.log.error(said, "checkpoint-failed", reason=error.line())
+        return said, LOST
     if _has_ended(of.container):
         said = f"{what} ended while it was checkpointed"
         of.log.debug(f"{said}: {error.line()}")

@@ -6,7 +6,7 @@ import array
 import json
 import socket
 
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import Killed, ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def send(connection: socket.socket, message: dict[str, Any], fds: Sequence[int] 
 def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """One message and the descriptors that came with it, which are the caller's to close.
 
-    Raises ShimError where the other side is gone or does not keep the form.
+    Raises Killed where the other side is gone, ShimError where it does not keep the form.
     """
     size = socket.CMSG_SPACE(DESCRIPTORS * array.array("i").itemsize)
     data, control, flags, _ = connection.recvmsg(LIMIT, size, socket.MSG_CMSG_CLOEXEC)
@@ -34,7 +34,7 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
     if not data:
-        raise ShimError("the other side ended without an answer")
+        raise Killed("the other side ended without an answer")
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         raise ShimError("a message was longer than agreed")
     try:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from oci_criu_shim import client
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim import client, wire
+from oci_criu_shim.errors import Killed, ShimError
 
 
 def test_a_job_of_roots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(ShimError, match="lends nothing to root's jobs"):
         client.connect(str(tmp_path))
+
+
+@pytest.mark.parametrize("answer", [{}, {"event": "failed", "error": "CRIU ended", "killed": True}])
+def test_who_is_at_work_is_killed(answer: dict[str, Any]) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if answer:
+        wire.send(theirs, answer)
+    theirs.shutdown(socket.SHUT_WR)
+    with ours, theirs, pytest.raises(Killed):
+        client.dump(ours, {}, [], lambda _: None)

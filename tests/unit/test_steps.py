@@ -164,6 +164,16 @@ def test_what_a_checkpoint_ended_has_not_finished(
     assert (kept(step), marks) == (["started"], [])
 
 
+@pytest.mark.parametrize("step", ["0", ""])
+def test_ended_by_a_checkpoint_that_failed(make: Make, marks: list[tuple[str, str]], step: str) -> None:
+    """It has not finished, though nothing has it restarted."""
+    one = make(step=step)
+    checkpoint(Path(one.store.directory), one.task.key)
+    Path(one.plan.container.path(DONE)).write_text("lost")
+    run(one, 133)
+    assert (kept(one), marks) == (["1", "started"], [])
+
+
 @pytest.mark.parametrize("states", [["RUNNING"], ["PENDING", "COMPLETING"]])
 def test_the_script_on_this_node_is_outlived(
     make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, states: list[str]

@@ -12,9 +12,20 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim import checkpoint, client, preempt, process, schedule, taking
-from oci_criu_shim.checkpointer import ANSWER, DONE, FAILED, NO_REASON, REQUEST, TAKEN, Checkpointer
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.checkpointer import (
+    ANSWER,
+    DONE,
+    FAILED,
+    LOST,
+    NO_REASON,
+    REQUEST,
+    TAKEN,
+    TIME_IS_UP,
+    Checkpointer,
+)
+from oci_criu_shim.errors import Killed, ShimError
 from tests.unit.test_checkpointer import make
+from tests.unit.test_slurm import seen
 
 __all__ = ["make"]
 Make = Callable[..., Checkpointer]
@@ -43,7 +54,9 @@ def of(make: Make, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatc
     return made
 
 
-def fails(monkeypatch: pytest.MonkeyPatch, killed: int | None = None) -> None:
+def fails(
+    monkeypatch: pytest.MonkeyPatch, killed: int | None = None, kind: type[ShimError] = ShimError
+) -> None:
     """Have dumps fail; the process `killed` ends meanwhile."""
 
     monkeypatch.setattr("oci_criu_shim.chain.tracked", lambda _: (False, False))
@@ -51,7 +64,7 @@ def fails(monkeypatch: pytest.MonkeyPatch, killed: int | None = None) -> None:
     def dump(*_: object) -> None:
         if killed is not None:
             os.kill(killed, signal.SIGKILL)
-        raise ShimError(WORDS)
+        raise kind(WORDS)
 
     monkeypatch.setattr(checkpoint, "Dump", dump)
 
@@ -100,6 +113,43 @@ def test_a_program_that_ends_meanwhile_is_no_failure(
     said = f"oci-criu-shim: job 7 step batch task 0 ended while it was checkpointed: {WORDS}\n"
     assert capfd.readouterr().err == (said if verbose else "")
     assert not Path(of.container.path(DONE)).exists()
+
+
+@pytest.mark.parametrize("begin", [taking.run_on, preempt.go])
+def test_a_program_that_ends_with_who_was_at_work_in_it(
+    of: Checkpointer,
+    init: subprocess.Popen[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: Capture,
+    begin: Callable[[Checkpointer, str], int],
+) -> None:
+    fails(monkeypatch, init.pid, Killed)
+    monkeypatch.setattr(taking, "ENDING_MS", 60_000)
+    assert begin(of, schedule.INTERVAL) == LOST
+    said = "job 7 step batch task 0 ended while it was checkpointed, since what did that was killed"
+    assert capfd.readouterr().err == f"oci-criu-shim: error: {said}: {WORDS}\n"
+
+
+@pytest.mark.parametrize(
+    ("older", "requeueable", "marked"),
+    [(True, True, [(schedule.TIMEOUT, "taken")]), (True, False, []), (False, True, [])],
+)
+def test_what_is_lost_goes_on_from_an_older_one(
+    of: Checkpointer,
+    monkeypatch: pytest.MonkeyPatch,
+    older: bool,
+    requeueable: bool,
+    marked: list[tuple[str, str]],
+) -> None:
+    marks: list[tuple[str, str]] = []
+    monkeypatch.setattr(preempt, "mark", lambda _, *words: marks.append(words))
+    monkeypatch.setattr("oci_criu_shim.slurm.job", lambda _: seen(requeue=requeueable))
+    if older:
+        os.makedirs(f"{of.store.path}/1")
+    preempt.lost(of)
+    assert marks == marked
+    assert Path(of.container.path(DONE)).read_text() == "lost"
+    assert os.path.exists(f"{of.container.root}/{TIME_IS_UP}") is bool(marked)
 
 
 def test_who_asked_is_told_that_it_ended(

@@ -11,7 +11,7 @@ import select
 import socket
 
 from oci_criu_shim import wire
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import Killed, ShimError
 from oci_criu_shim.privileged import dump
 from oci_criu_shim.privileged.report import CRIU, REFUSED, Report
 
@@ -59,7 +59,7 @@ def main(job: int | None, reporting: bool) -> int:
     try:
         serve(connection, job, report)
     except ShimError as error:
-        answer = {"event": "failed", "error": str(error), "hint": error.hint}
+        answer = {"event": "failed", "error": str(error), "hint": error.hint, "killed": isinstance(error, Killed)}
     except OSError as error:
         answer = {"event": "failed", "error": str(error), "hint": ""}
     else:
