@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NEEDED = (4, 2)  # older ones can't dump inet sockets on kernels from 6.16 on (SO_PASSCRED)
 RESPONSE = 1 << 20
+NO_ANSWER = "CRIU ended without an answer"
 PAGEMAP_HEAD = 8  # bytes before the entries: two magic numbers
 PE_PARENT = 1  # of an entry's flags (criu/include/pagemap.h)
 ERROR_LINE = re.compile(r"^(?:\(\d+\.\d+\))?\s*(?:pie: )?(?:\d+: )?(Error .*)$")
@@ -78,7 +79,7 @@ class Swrk:
         request = self.rpc.criu_req()
         request.type = getattr(self.rpc, kind)
         fill(request.opts, options)
-        self.socket.send(request.SerializeToString())
+        self._send(request)
         while True:
             response = self._receive()
             if response.type != self.rpc.NOTIFY:
@@ -91,7 +92,7 @@ class Swrk:
         if descriptors:
             self.terminal = descriptors[0]
         if not data:
-            raise Killed("CRIU ended without an answer")
+            raise Killed(NO_ANSWER)
         response = self.rpc.criu_resp()
         response.ParseFromString(data)
         return response
@@ -100,7 +101,13 @@ class Swrk:
         answer = self.rpc.criu_req()
         answer.type = self.rpc.NOTIFY
         answer.notify_success = success
-        self.socket.send(answer.SerializeToString())
+        self._send(answer)
+
+    def _send(self, message: Any) -> None:
+        try:
+            self.socket.send(message.SerializeToString())
+        except ConnectionError:
+            raise Killed(NO_ANSWER) from None
 
     def close(self) -> None:
         """End the conversation, and with it the process."""
