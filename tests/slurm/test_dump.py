@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 
 from tests import jobs
 from tests.cluster import Cluster, wait_for
 from tests.jobs import quoting
+from tests.slurm.test_preemption import KINDS, Submit
+from tests.verdict import ledger_failures
 
 # CAP_SETGID, CAP_SYS_CHROOT and CAP_SYS_ADMIN: what a dump is lent.
 LENT = f"{1 << 6 | 1 << 18 | 1 << 21:016x}"
@@ -76,3 +79,28 @@ def test_a_failed_dump_says_why_and_the_container_runs_on(shim_cluster: Cluster,
     reasons = [e for e in job.events() if e.startswith("error: ") and "could not be checkpointed" in e]
     assert re.search(r"Permission denied", reasons[0]), job.quoted()
     assert job.ledger().splitlines()[0].startswith("tick 1 ") and job.ledger().count("tick 1 ") == 1
+
+
+@KINDS
+def test_a_container_that_ends_with_criu(shim_cluster: Cluster, shim_bundle: str, kind: Submit) -> None:
+    """It goes on from the checkpoint before."""
+    asked = ("--checkpoint=signal:USR1", *jobs.OPTIONS[1:])
+    job = kind(shim_cluster, shim_bundle, "trapped", jobs.Work(ticks=30, mode="append"), *asked)
+    with quoting(job):
+        node = job.wait_running()
+        job.wait_ticks(2)
+        request = ["oci-criu-shim", "job", "checkpoint", "--here", job.number]
+        shim_cluster.exec(node, request)
+        job.wait_ticks(job.ticks() + 3)
+        trap = shim_cluster.argv(node, ["python3", "-I", "/src/tests/programs/trap.py", job.number], "root")
+        with subprocess.Popen(trap) as trapping:
+            time.sleep(0.5)
+            refused = shim_cluster.exec(node, request, check=False)
+            assert trapping.wait() == 0
+        assert refused.returncode
+        job.preemptions += 1
+        job.wait_restart()
+        assert job.wait_end() == "COMPLETED"
+        (reason,) = (event for event in job.events() if "since what did that was killed" in event)
+        assert reason.startswith("error: ")
+        assert ledger_failures(job.ledger(), job.output(), job.work.ticks, job.work.tick) == []
