@@ -157,7 +157,7 @@ def checkpoint(call: Invocation) -> int:
     helper = job.helper_socket(container.root, task) if task else None
     elsewhere = "page_server" in options and "lazy_pages" not in options
     places = call.value("image-path") or "checkpoint", call.value("work-path")
-    directory = Directory(*places, elsewhere=elsewhere, parent=call.value("parent-path"))
+    directory = Directory(*places, elsewhere=elsewhere, parent=call.value("parent-path") or "")
     serves = requested.serves(call)
     directory.prepare()
     dump = checkpointing.Dump(container, pid, options)

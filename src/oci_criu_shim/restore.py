@@ -14,6 +14,7 @@ import signal
 from oci_criu_shim import builder, criu, files, fit, groups, hooks, linux, mounts
 from oci_criu_shim.bundle import ROOTFS, check_restorable
 from oci_criu_shim.checkpoints import committed
+from oci_criu_shim.checkpoints.directory import joined
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.unpacking import Unpacked
 from oci_criu_shim.errors import NotRestored, ShimError
@@ -67,9 +68,9 @@ def start(
         fit.check(found.manifest, bundle)
         if os.path.exists(container.path("stage")):
             undo(container, cgroup(container, bundle, found))  # an attempt before
-        with Unpacked(found, container.path(f"stage.{os.getpid()}")) as raw:
+        with Unpacked(found, container.path(f"stage.{os.getpid()}")) as raw, joined(raw) as whole:
             os.mkdir(container.path("stage"), 0o700)
-            return _restore(Plan(container, bundle, raw, asked or Asked()), verification, cut, stdio, log)
+            return _restore(Plan(container, bundle, whole, asked or Asked()), verification, cut, stdio, log)
 
     pid, terminal = committed.steadily(checkpoint, attempt)
     if terminal is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim.checkpoints.directory import Directory
+from oci_criu_shim.checkpoints.directory import Directory, Images, joined
 from oci_criu_shim.checkpoints.store import Stage
 from oci_criu_shim.errors import ShimError
 from tests.unit.test_schema import full_manifest
@@ -94,6 +94,7 @@ def test_one_that_is_not_whole(tmp_path: Path) -> None:
 
 
 def test_upon_a_pre_dump(tmp_path: Path) -> None:
+    found: Images | None = None
     for number in (1, 2):  # the second takes the place of the first
         pre = Directory(str(tmp_path / "pre"))
         pre.prepare()
@@ -106,15 +107,23 @@ def test_upon_a_pre_dump(tmp_path: Path) -> None:
         with place.stage() as upon:
             upon.commit(fill(upon, "core-1.img"))
         found = place.read()
-        assert found is not None and "parent/pages-1.img" in found.manifest["files"]
-        assert (tmp_path / "images/parent/pages-1.img").read_text() == f"memory {number}"
+        assert found and not any(name.startswith("parent/") for name in found.manifest["files"])
+        assert (tmp_path / "images/parent").readlink() == Path("../pre")
+        with joined(found) as whole:
+            assert Path(whole.images, "parent/pages-1.img").read_text() == f"memory {number}"
+            assert not Path(whole.images, "parent").is_symlink()
+        assert not Path(whole.images).exists()
+    assert found
+    (tmp_path / "pre").rename(tmp_path / "other")
+    with pytest.raises(ShimError, match=r"images is built upon \.\./pre, which is not there"), joined(found):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "other"}
     take(tmp_path / "images")
     assert "parent" not in names(tmp_path / "images")
 
 
 def test_upon_one_that_is_not_there(tmp_path: Path) -> None:
     place = Directory(str(tmp_path / "images"), parent="../pre")
-    place.prepare()
-    with pytest.raises(ShimError, match="cannot build upon"):
-        place.stage()
+    with pytest.raises(ShimError, match=r"cannot build upon \.\./pre, which is no directory"):
+        place.prepare()
     assert not names(tmp_path / "images")

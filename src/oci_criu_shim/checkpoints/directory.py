@@ -4,7 +4,7 @@
                /descriptors.json   where the three standard streams led
                /manifest.json      ours, written last; images of other runtimes have none
                /checksums.json     added after the commit: see integrity.py
-               /parent/            with --parent-path: hard links to that dump's files, which CRIU reads too
+               /parent             with --parent-path: a link that says it again (podman makes one of its own)
 
 A dump is staged below the directory, and its files are moved up when it is complete: one that fails leaves what was
 there before.
@@ -13,15 +13,19 @@ there before.
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 
 from oci_criu_shim import files, process
-from oci_criu_shim.checkpoints import committed, integrity, store
+from oci_criu_shim.checkpoints import committed, integrity, stages, store
 from oci_criu_shim.checkpoints.writeback import Writeback
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
+
+    from oci_criu_shim.checkpoints.committed import Checkpoint
 
 INVENTORY = "inventory.img"  # without it, nobody takes the rest for a checkpoint
 DESCRIPTORS = "descriptors.json"
@@ -45,19 +49,20 @@ class Stage(store.Stage):
         self.directory = directory
         self.path = self.images = path
         self.work = directory.work
-        try:
-            if directory.parent:
-                files.link_tree(directory.parent, os.path.join(path, committed.PARENT))
-        except OSError as error:
-            files.remove_tree(path)
-            hint = "--parent-path is a pre-dump on the same file system, as seen from --image-path"
-            raise ShimError(f"cannot build upon {directory.parent}: {error}", hint) from None
+        self._link(os.path.join(directory.path, directory.parent))
         self.writeback = Writeback(path)
         self.committed = None
 
     def describe(self, config: dict[str, Any], about: dict[str, Any], streams: list[str]) -> None:
         """podman adds what it knows by itself."""
         self.write(DESCRIPTORS, streams)
+
+    def _link(self, parent: str) -> None:
+        """Have `parent` lead to what the checkpoint is built upon, if anything."""
+        if self.directory.parent:
+            link = os.path.join(self.path, committed.PARENT)
+            files.remove_if_there(link)
+            os.symlink(parent, link)
 
     def commit(self, manifest: dict[str, Any]) -> committed.Checkpoint:
         """Flush everything, then put it in the place of what is in the directory. OSError: it is no checkpoint."""
@@ -73,14 +78,13 @@ class Stage(store.Stage):
         self._replace(self.directory.path)
 
     def _replace(self, target: str) -> None:
+        self._link(self.directory.parent)
         for name in sorted(os.listdir(target), key=lambda name: name not in (committed.MANIFEST, INVENTORY)):
             if self.directory.elsewhere and name.startswith(MEMORY):
                 continue
             if name.endswith(".img") or name in (committed.MANIFEST, DESCRIPTORS, integrity.CHECKSUMS):
                 files.remove_if_there(os.path.join(target, name))
-        if os.path.islink(parent := os.path.join(target, committed.PARENT)):  # crun's
-            os.unlink(parent)
-        files.remove_tree(parent)
+        files.remove_if_there(os.path.join(target, committed.PARENT))
         for name in sorted(os.listdir(self.path), key=lambda name: (name == committed.MANIFEST, name == INVENTORY)):
             os.rename(os.path.join(self.path, name), os.path.join(target, name))
         files.sync_directory(target)
@@ -94,17 +98,20 @@ class Directory:
     """
 
     def __init__(
-        self, path: str, work: str | None = None, *, elsewhere: bool = False, parent: str | None = None
+        self, path: str, work: str | None = None, *, elsewhere: bool = False, parent: str = ""
     ) -> None:
         self.elsewhere = elsewhere
         self.path = os.path.abspath(path)
-        self.parent = parent and os.path.join(self.path, parent)
+        self.parent = parent
         self.work = os.path.abspath(work or path)
 
     def prepare(self) -> None:
         """Make the directories, and remove what a writer left that ended before it could."""
         for directory in (self.path, self.work):
             os.makedirs(directory, mode=0o700, exist_ok=True)
+        if self.parent and not os.path.isdir(os.path.join(self.path, self.parent)):
+            hint = "--parent-path is the directory of a pre-dump, as seen from --image-path"
+            raise ShimError(f"cannot build upon {self.parent}, which is no directory", hint)
         for name in os.listdir(self.path):
             pid, _, started = name.removeprefix(STAGE).partition(".")
             if name.startswith(STAGE) and str(process.start_time(int(pid))) != started:
@@ -122,3 +129,24 @@ class Directory:
         if not os.path.exists(os.path.join(self.path, committed.MANIFEST)):
             return None
         return Images(self.path, committed.read(self.path).manifest)
+
+
+@contextmanager
+def joined(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
+    """In the block, what a checkpoint is built upon is below its images, not beside them, where a restore of ours would
+    not see it."""
+    link = os.path.join(checkpoint.images, committed.PARENT)
+    if not os.path.islink(link):
+        yield checkpoint
+        return
+    if not os.path.isdir(link):
+        raise ShimError(f"{checkpoint.images} is built upon {os.readlink(link)}, which is not there")
+    path = os.path.join(os.path.dirname(checkpoint.images), stages.name())
+    try:
+        try:
+            files.link_tree(checkpoint.images, path)
+        except OSError as error:
+            raise ShimError(f"{checkpoint.images} can't be joined with what it is built upon: {error}") from None
+        yield Images(path, checkpoint.manifest)
+    finally:
+        files.remove_tree(path)
