@@ -19,6 +19,7 @@ CHOSEN = (
     "tests/system/test_limits.py",
     "tests/kernel/test_apparmor.py",
     "tests/kernel/test_pre_dump.py",
+    "tests/kernel/test_podman.py",
     "tests/kernel/test_increments.py",
     "tests/kernel/test_nfs.py",
     "tests/system/test_elsewhere.py::test_lazily",
