@@ -122,11 +122,11 @@ def exit_status(code: int) -> int:
 
 
 def identity(pid: int) -> list[int]:
-    """[pid, its start time]; ProcessLookupError where there is no such process."""
-    started = start_time(pid)
-    if started is None:
+    """[pid, its start time], also of one that has ended but was not waited for; ProcessLookupError: there is none."""
+    fields = stat_fields(pid)
+    if fields is None:
         raise ProcessLookupError(pid)
-    return [pid, started]
+    return [pid, int(fields[19])]
 
 
 def start_time(pid: int) -> int | None:
