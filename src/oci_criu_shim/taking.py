@@ -60,7 +60,7 @@ def _take(of: Checkpointer, pid: int, reason: str, goes_on: bool, connection: so
     try:
         return _take_one(of, pid, reason, link, connection)
     except ShimError as error:
-        if not link.is_increment or isinstance(error, Killed):
+        if not link.is_increment or isinstance(error, Killed) or of.container.alive("init") is None:
             raise
         of.log.event(f"the checkpoint of {of.task.describe()} is a whole one: {error.line()}")
     return _take_one(of, pid, reason, chain.Chain(of.container, goes_on), None)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import chain, criu, samples, taking
+from oci_criu_shim import chain, criu, process, samples, taking
 from oci_criu_shim.chain import Chain
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Stage, Store
@@ -148,6 +148,7 @@ def test_a_failed_increment_is_followed_by_a_whole_one(
     container: Container, store: Store, dump: Dump, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dump(Chain(container, True))
+    container.save({"init": process.identity(os.getpid())})
 
     def take(_: object, __: int, ___: str, link: Chain, ____: None) -> str:
         with store.stage() as stage:
