@@ -19,13 +19,32 @@ def cluster() -> Iterator[Cluster]:
         yield running
 
 
+# Until it is told to end, however long the checkpoints of an emulated machine take.
+COUNT = """
+import itertools, os, time
+with open("/shared/counted", "a", buffering=1) as stream:
+    for count in itertools.count():
+        print(count, file=stream)
+        if os.path.exists("/shared/end"):
+            break
+        time.sleep(0.5)
+"""
+
+
 def test_preempted(cluster: Cluster) -> None:
     """From a checkpoint that has what had changed since those before."""
-    work = jobs.Work(ticks=120, tick=1, mib=4)
-    asked = ("--checkpoint=preempt,interval:15s", *jobs.OPTIONS[1:])
-    job = jobs.batch(cluster, jobs.prepare(cluster), "moved", work, *asked)
-    job.wait_running()
-    wait_for(lambda: any(" MiB more than " in event for event in job.events()), 120, "an increment")
-    job.preempt()
-    job.wait_end(300)
-    assert not job.failures(), job.quoted()
+    bundle = jobs.prepare(cluster)
+    (cluster.shared / "count.py").write_text(COUNT)
+    options = (f"--container={bundle}", "--checkpoint=preempt,interval:15s", *jobs.OPTIONS[1:])
+    job = jobs.submit(cluster, "moved", "exec python3 /shared/count.py", jobs.Work(), *options)
+    with jobs.quoting(job):
+        job.wait_running()
+        wait_for(lambda: any(" MiB more than " in event for event in job.events()), 120, "an increment")
+        high = job.displace()
+        wait_for(lambda: any(event.startswith("restored ") for event in job.events()), 120, "the restore")
+        (cluster.shared / "end").touch()
+        assert job.wait_end() == "COMPLETED"
+        assert job.record()["restart_cnt"] == 1
+        counted = [int(line) for line in (cluster.shared / "counted").read_text().split()]
+        assert counted == list(range(len(counted)))
+    cluster.exec("ctl", ["scancel", high])
