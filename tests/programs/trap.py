@@ -28,7 +28,8 @@ def main(job: str) -> None:
     while not is_traced(init):
         time.sleep(0.001)
     for pid in criu():
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     os.kill(init, signal.SIGKILL)
 
 
