@@ -23,7 +23,9 @@ def in_a_job(life: Life, when: str = "preempt") -> Iterator[None]:
             yield
     finally:
         life.stop()
-        life.site.exec(["sh", "-c", f"rm -rf {home(life.user)}/jobs/1 {home(life.user)}/run/kept.*"], life.user)
+        # The job's epilog would remove these two of the run directory.
+        script = "rm -rf jobs/1 run/kept.* run/requeued"
+        life.site.exec(["sh", "-c", f"cd {home(life.user)} && {script}"], life.user)
 
 
 def store(life: Life) -> str:
