@@ -105,11 +105,12 @@ def failed(of: Checkpointer, error: ShimError) -> tuple[str, int]:
     """Say why there is no checkpoint: the words, and one of checkpointer's results. Not where the program has ended
     meanwhile, which no dump survives, and nobody needs one of."""
     what = of.task.describe()
-    if _has_ended(of.container) and isinstance(error, Killed):
+    ended = _has_ended(of.container)
+    if ended and isinstance(error, Killed):
         said = f"{what} ended while it was checkpointed, since what did that was killed: {error.line()}"
         of.log.error(said, "checkpoint-failed", reason=error.line())
         return said, LOST
-    if _has_ended(of.container):
+    if ended:
         said = f"{what} ended while it was checkpointed"
         of.log.debug(f"{said}: {error.line()}")
         return said, NO_REASON
