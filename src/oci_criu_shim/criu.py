@@ -88,7 +88,10 @@ class Swrk:
             self._answer(notified is None or notified(event.script, event.pid))
 
     def _receive(self) -> Any:
-        data, descriptors, _, _ = socket.recv_fds(self.socket, RESPONSE, 1, socket.MSG_CMSG_CLOEXEC)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self.socket, RESPONSE, 1, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionError:  # it had not read what it was sent last
+            raise Killed(NO_ANSWER) from None
         if descriptors:
             self.terminal = descriptors[0]
         if not data:

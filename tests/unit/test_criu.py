@@ -1,14 +1,16 @@
-"""How pycriu is imported: the modules that are needed, and not the package's __init__."""
+"""CRIU through its RPC: how pycriu is imported (the modules that are needed, and not the package's __init__), and what
+is left of a CRIU that was killed."""
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
 from oci_criu_shim import criu
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import Killed, ShimError
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +55,13 @@ def test_runs_of_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pagemap-1.img").write_bytes(image)
     found = list(criu.pagemap(str(tmp_path / "pagemap-1.img")))
     assert found == [(4096, 3, False), (65536, 2, True), (131072, 9, True)]
+
+
+def test_killed_before_it_read_what_it_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(criu, "_import", lambda _: None)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    swrk = criu.Swrk(ours, 0)
+    ours.send(b"go on")
+    theirs.close()
+    with ours, pytest.raises(Killed):
+        swrk._receive()
