@@ -64,7 +64,9 @@ def dump(
             commit(message)
         except BaseException:
             wire.send(connection, {"op": "abort"})
-            wire.receive(connection)  # when it answers, the container runs again
+            message, _ = wire.receive(connection)  # when it answers, the container runs again
+            if message.get("killed"):
+                raise _failure(message) from None  # what could not be read of the container was for that
             raise
         wire.send(connection, {"op": "commit"})
         message, _ = wire.receive(connection)
@@ -73,5 +75,10 @@ def dump(
             serves()
         message, _ = wire.receive(connection)
     if message.get("event") != "done":
-        kind = Killed if message.get("killed") else ShimError
-        raise kind(str(message.get("error")), str(message.get("hint") or ""))
+        raise _failure(message)
+
+
+def _failure(message: Mapping[str, Any]) -> ShimError:
+    """The worker's answer as an error."""
+    kind = Killed if message.get("killed") else ShimError
+    return kind(str(message.get("error")), str(message.get("hint") or ""))

@@ -27,3 +27,16 @@ def test_who_is_at_work_is_killed(answer: dict[str, Any]) -> None:
     theirs.shutdown(socket.SHUT_WR)
     with ours, theirs, pytest.raises(Killed):
         client.dump(ours, {}, [], lambda _: None)
+
+
+def test_killed_while_the_container_is_looked_at() -> None:
+    """It has ended by that, so it can't be looked at."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    wire.send(theirs, {"event": "dumped"})
+    wire.send(theirs, {"event": "failed", "error": "CRIU ended", "killed": True})
+
+    def look(_: object) -> None:
+        raise ProcessLookupError
+
+    with ours, theirs, pytest.raises(Killed, match="CRIU ended"):
+        client.dump(ours, {}, [], look)
