@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import select
+import signal
 import socket
 import sys
 
@@ -64,13 +66,14 @@ class Swrk:
     """A conversation with one `criu swrk` process, CRIU's service for a single client (criu(8)).
 
     `terminal` is the master of the container's terminal, once a restore with `orphan_pts_master` has made
-    it (the event `orphan-pts-master`); it is the caller's to close.
+    it (the event `orphan-pts-master`); it is the caller's to close. `leads`: it has a process group of its own.
     """
 
-    def __init__(self, connection: socket.socket, pid: int) -> None:
+    def __init__(self, connection: socket.socket, pid: int, leads: bool = False) -> None:
         self.rpc = _import("pycriu.rpc_pb2")
         self.socket = connection
         self.pid = pid
+        self.leads = leads
         self.terminal: int | None = None
 
     def request(self, kind: str, options: Mapping[str, Any], notified: Callable[[str, int], bool] | None = None) -> Any:
@@ -89,6 +92,7 @@ class Swrk:
 
     def _receive(self) -> Any:
         try:
+            self._wait()
             data, descriptors, _, _ = socket.recv_fds(self.socket, RESPONSE, 1, socket.MSG_CMSG_CLOEXEC)
         except ConnectionError:  # it had not read what it was sent last
             raise Killed(NO_ANSWER) from None
@@ -99,6 +103,19 @@ class Swrk:
         response = self.rpc.criu_resp()
         response.ParseFromString(data)
         return response
+
+    def _wait(self) -> None:
+        """Until there is something to receive, or it has ended: children of its, which try what the kernel can, have
+        its end of the socket, and one that it traced never goes on."""
+        ended = os.pidfd_open(self.pid)
+        try:
+            poll = select.poll()
+            poll.register(self.socket, select.POLLIN)
+            poll.register(ended, select.POLLIN)
+            if all(descriptor == ended for descriptor, _ in poll.poll()):
+                raise Killed(NO_ANSWER)
+        finally:
+            os.close(ended)
 
     def _answer(self, success: bool) -> None:
         answer = self.rpc.criu_req()
@@ -113,8 +130,11 @@ class Swrk:
             raise Killed(NO_ANSWER) from None
 
     def close(self) -> None:
-        """End the conversation, and with it the process."""
+        """End the conversation, and with it the process, and its children where it leads them."""
         self.socket.close()
+        if self.leads:
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # until it is reaped, its group is nobody else's
+            os.killpg(self.pid, signal.SIGKILL)
         process.wait(self.pid)
 
 
@@ -122,9 +142,9 @@ def start(env: Mapping[str, str], log: int, more: Mapping[int, int] | None = Non
     """A `criu swrk` process with the environment `env`, its connection, `log` as standard error and `more` descriptors
     ({number there: number here})."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = process.spawn([program(), "swrk", "3"], env, {3: theirs.fileno(), 2: log, **(more or {})})
+    pid = process.spawn([program(), "swrk", "3"], env, {3: theirs.fileno(), 2: log, **(more or {})}, leads=True)
     theirs.close()
-    return Swrk(ours, pid)
+    return Swrk(ours, pid, leads=True)
 
 
 def fill(message: Any, values: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     from oci_criu_shim.log import Log
 
@@ -35,11 +35,12 @@ def spawn(
     fds: Mapping[int, int],
     log: Log | None = None,
     program: str | None = None,
+    leads: bool = False,
 ) -> int:
     """Start `argv` with exactly the descriptors `fds` ({number in the child: number here}); its pid.
 
-    `program` is its path where argv[0] is not. Standard descriptors not named are /dev/null. Raises
-    OSError where the program can't be started.
+    `program` is its path where argv[0] is not. Standard descriptors not named are /dev/null. Where it `leads`, it has a
+    process group of its own. Raises OSError where the program can't be started.
     """
     if log:
         log.debug("running: " + " ".join(argv))
@@ -54,12 +55,14 @@ def spawn(
         if number not in fds
     ]
     actions += [(os.POSIX_SPAWN_DUP2, copy, target) for target, copy in copies.items()]
+    group: dict[str, Any] = {"setpgroup": 0} if leads else {}
     close = [(os.POSIX_SPAWN_CLOSE, copy) for copy in copies.values()]
     return os.posix_spawn(
         *(program or argv[0], list(argv), dict(env)),
         file_actions=[*actions, *close],
         setsigmask=[],
         setsigdef=DEFAULTS,
+        **group,
     )
 
 

@@ -3,14 +3,16 @@ is left of a CRIU that was killed."""
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import criu
+from oci_criu_shim import criu, process
 from oci_criu_shim.errors import Killed, ShimError
+from tests.cluster import wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -60,8 +62,24 @@ def test_runs_of_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_killed_before_it_read_what_it_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(criu, "_import", lambda _: None)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    swrk = criu.Swrk(ours, 0)
+    swrk = criu.Swrk(ours, os.getpid())
     ours.send(b"go on")
     theirs.close()
     with ours, pytest.raises(Killed):
         swrk._receive()
+
+
+def test_killed_while_a_child_of_its_has_the_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As children do that it traces; they go with it."""
+    program, said = tmp_path / "criu", tmp_path / "said"
+    program.write_text(f"#!/bin/sh\nsleep 60 &\necho $! >{said}.part; mv {said}.part {said}; kill -9 $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(criu, "_import", lambda _: None)
+    monkeypatch.setattr(criu, "program", lambda: str(program))
+    with open(os.devnull, "w") as log:
+        swrk = criu.start({"PATH": os.environ["PATH"]}, log.fileno())
+    with pytest.raises(Killed):
+        swrk._receive()
+    swrk.close()
+    child = int(said.read_text())
+    wait_for(lambda: process.start_time(child) is None, 10, "the child's end")
