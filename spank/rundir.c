@@ -9,6 +9,7 @@
 #include <limits.h>
 #include <slurm/spank.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -91,9 +92,14 @@ static const char CLEAR_LINKS[] =
 	" kept=$(readlink -- \"$link\") && timeout 30 " RUNTIME " ckpt prune --completed -- \"$kept\";"
 	" done";
 
+static int remove_empty(int base, const char *name)
+{
+	return unlinkat(base, name, AT_REMOVEDIR) < 0 && errno != ENOENT ? -1 : 0;
+}
+
 /*
- * As the owner, and not across mounts: a user may have mounted what he values in there. That rm fails to remove the directory
- * itself is as it should be, so its status says nothing.
+ * As the owner, and not across mounts: a user may have mounted what he values in there. That his rm fails to remove the
+ * directory itself is as it should be, so its status says nothing.
  */
 static int remove_as(const struct stat *owner, int base, const char *name)
 {
@@ -108,25 +114,37 @@ static int remove_as(const struct stat *owner, int base, const char *name)
 
 	run_as(owner, clear);
 	run_as(owner, rm);
-	if (unlinkat(base, name, AT_REMOVEDIR) == 0)
+	if (remove_empty(base, name) == 0)
 		return 0;
 	/* The kernel makes directories of mode 0 for overlay file systems, and rm doesn't enter them. */
 	run_as(owner, unlock);
 	run_as(owner, rm);
-	return unlinkat(base, name, AT_REMOVEDIR);
+	return remove_empty(base, name);
+}
+
+/* It is the user's, so he may have mounted something on it, by FUSE: that could be neither removed nor put aside. */
+static void uncover(const char *name)
+{
+	CLEANUP_TEXT char *path = NULL;
+
+	if (asprintf(&path, RUN_DIR "/%s", name) < 0)
+		return;
+	while (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) == 0)
+		;
 }
 
 static int remove_directory(int base, const char *name)
 {
-	CLEANUP_FD int fd = openat(base, name, DIRECTORY);
+	CLEANUP_FD int fd = -1;
 	struct stat owner;
 
+	uncover(name);
+	fd = openat(base, name, DIRECTORY);
 	if (fd < 0)
 		return errno == ENOENT ? 0 : -1;
 	if (fstat(fd, &owner) < 0)
 		return -1;
-	/* Root's own is one whose making was cut short: nobody has put anything there. */
-	return owner.st_uid ? remove_as(&owner, base, name) : unlinkat(base, name, AT_REMOVEDIR);
+	return remove_as(&owner, base, name);
 }
 
 /* What can't be removed is put aside: a user's leftovers must not keep a job from starting. */

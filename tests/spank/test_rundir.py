@@ -163,6 +163,25 @@ class RunDirectory(Case):
         self.create()
         self.assert_fresh()
 
+    def test_what_root_has_left(self) -> None:
+        """Containers of a job of his."""
+        self.create()
+        os.chown(self.job(), 0, 0)
+        (self.job() / ".crun" / "one").mkdir(parents=True)
+        self.assertEqual(self.remove(), "")
+        self.assertFalse(RUN.exists())
+
+    def test_what_is_mounted_on_the_directory(self) -> None:
+        """By FUSE, its owner can do that: the node must not be drained for it."""
+        self.create()
+        for hook in (self.create, self.remove):
+            for _ in range(2):
+                options = f"uid={UID},gid={GID},mode=0"
+                subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.job()], check=True)
+            self.assertFalse(hook())
+            self.assertFalse(os.path.ismount(self.job()))
+        self.assertFalse(RUN.exists())
+
     def test_what_cannot_be_cleared_is_put_aside(self) -> None:
         self.create()
         (self.job() / "root").mkdir(mode=0o700)
