@@ -200,7 +200,7 @@ def states(root: str, globals: Mapping[str, str], log: Log) -> list[dict[str, An
         try:
             found.append(state(container, backend_of(container, globals, log)))
         except ShimError:
-            if exists(container):
+            if not _is_gone(container):
                 raise
     return found
 
@@ -273,6 +273,11 @@ def _end(container: Container, backend: Runtime) -> None:
         os.kill(pid, signal.SIGKILL)
     if not _is_left(container):
         raise ShimError(f"container {container.name!r} does not end")
+
+
+def _is_gone(container: Container) -> bool:
+    """Whether it goes in time: the backend forgets it before its supervisor does."""
+    return _in_time(lambda: not exists(container))
 
 
 def _is_left(container: Container) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,17 @@ def test_states(container: Container, backend: Runtime, fields: dict[str, object
     found = lifecycle.state(container, backend)
     assert found["status"] == status
     assert (found["bundle"], found["annotations"], found["pid"]) == ("/b", {"a": "b"}, 0)
+
+
+def test_one_that_goes_while_all_are_listed(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend has forgotten it before its supervisor has."""
+    def state(*_: object) -> None:
+        going.start()
+        raise ShimError("no status file")
+
+    going = threading.Timer(0.1, container.release)
+    monkeypatch.setattr(lifecycle, "state", state)
+    assert lifecycle.states(container.root, {}, Log()) == []
 
 
 def test_a_container_of_the_backends_alone(tmp_path: Path) -> None:
