@@ -15,6 +15,7 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 CHUNK = 1 << 16
@@ -23,9 +24,13 @@ STREAMS = (0, 1, 2)
 
 
 class Stdio:
-    """Three pipes. `inside` are the container's ends, until `started()` closes them here."""
+    """Three pipes. `inside` are the container's ends, until `started()` closes them here.
 
-    def __init__(self, pending_input: bytes = b"") -> None:
+    A restored container has them only where its streams led to pipes `before`, when it was dumped: any other, such as a
+    terminal that it shares with us, it has again, and what is read there is not for us.
+    """
+
+    def __init__(self, pending_input: bytes = b"", before: Sequence[str] = ()) -> None:
         self.inside: dict[int, int] = {}
         self.outside: dict[int, int] = {}
         for stream in STREAMS:
@@ -33,14 +38,15 @@ class Stdio:
             self.inside[stream] = reader if stream == 0 else writer
             self.outside[stream] = writer if stream == 0 else reader
         self.inodes = {stream: os.fstat(end).st_ino for stream, end in self.inside.items()}
+        self.others = {stream: name for stream, name in enumerate(before) if not name.startswith("pipe:")}
         self.pending = pending_input
-        self.input_open = True
+        self.input_open = 0 not in self.others
         os.set_blocking(self.outside[0], False)
 
     def record(self) -> dict[str, Any]:
-        """What a checkpoint must know: the pipes, named as /proc/PID/fd does, and our ends' descriptors."""
+        """What a checkpoint must know: the streams, named as /proc/PID/fd does, and our ends' descriptors."""
         return {
-            "streams": [f"pipe:[{self.inodes[stream]}]" for stream in STREAMS],
+            "streams": [self.others.get(stream, f"pipe:[{self.inodes[stream]}]") for stream in STREAMS],
             "outside": [self.outside[stream] for stream in STREAMS],
         }
 

@@ -185,7 +185,7 @@ class Supervised:
         begin = time.monotonic()
         restored = Restored(self.plan, checkpoint, self.log)
         self.runtime = restored.backend
-        stdio = self._terminal() or Stdio(restore.pending_input(checkpoint))
+        stdio = self._terminal() or Stdio(restore.pending_input(checkpoint), checkpoint.manifest["streams"])
         self.container.update(**self._record(stdio=stdio.record()))  # what hooks are told of it
         cut = written.place(checkpoint, self.task) if self.task and self.rollback else None
         pid = restored.start(stdio, asked, cut)
