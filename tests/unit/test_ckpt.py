@@ -49,8 +49,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
-def process(pid: int, command: str, memory: int) -> dict[str, Any]:
-    return {"pid": pid, "ppid": 0, "threads": 1, "memory": memory, "command": command}
+def process(pid: int, command: str, memory: int, ppid: int = 0) -> dict[str, Any]:
+    return {"pid": pid, "ppid": ppid, "threads": 1, "memory": memory, "command": command}
 
 
 def file(fd: int, name: str, kind: str = "REG") -> dict[str, Any]:
@@ -167,6 +167,15 @@ def test_show(home: Path, capfd: Capture) -> None:
     assert "7, step batch, task 0" in text and "processes: 2\n" in text and "mounts: 0\n" in text
     assert "  1    0     1        3.0 KiB  sh\n" in text
     assert "  1    4   INETSK  tcp 127.0.0.1:80 listening\n" in text
+
+
+def test_show_has_a_tree(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    parents = {1: 0, 5: 1, 9: 5, 7: 1, 20: 0}
+    rows = [process(pid, f"p{pid}", 0, ppid) for pid, ppid in parents.items()]
+    monkeypatch.setitem(DESCRIBED, "2", DESCRIBED["2"] | {"processes": rows})
+    lines = ran(capfd, "show", "7/batch.0/2").partition("COMMAND\n")[2].splitlines()
+    branches = [line.partition("0 B     ")[2] for line in lines[: len(rows)]]
+    assert branches == ["p1", " \\_ p5", "     \\_ p9", " \\_ p7", "p20"]
 
 
 def test_show_json(home: Path, capfd: Capture) -> None:

@@ -89,11 +89,22 @@ def show(call: Invocation) -> int:
             ["memory", units.size(found["memory"])],
         ]
     )
-    _print_list("processes", found, ("pid", "ppid", "threads", "memory", "command"))
+    tree = {"processes": _forest(found["processes"])}
+    _print_list("processes", tree, ("pid", "ppid", "threads", "memory", "command"))
     _print_list("files", found, ("pid", "fd", "kind", "name"))
     _print_list("sockets", found, ("pid", "fd", "kind", "name"))
     _print_list("mounts", found, ("mountpoint", "source", "root"))
     return 0
+
+
+def _forest(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same with commands below their parents', as `ps --forest` has them. In images a process comes after its parent
+    and before that one's next child (pstree_item_next() in criu/pstree.c)."""
+    depths: dict[int, int] = {}
+    for row in processes:
+        depths[row["pid"]] = depths.get(row["ppid"], -1) + 1
+    branches = {pid: "    " * (depth - 1) + " \\_ " if depth else "" for pid, depth in depths.items()}
+    return [{**row, "command": branches[row["pid"]] + row["command"]} for row in processes]
 
 
 def _print_list(name: str, found: dict[str, Any], keys: tuple[str, ...]) -> None:
