@@ -22,6 +22,13 @@ class ShimError(Exception):
         return " ".join(text.split("\n"))
 
 
+class Damaged(ShimError):
+    """A checkpoint is not whole; the one before it may be."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "`oci-criu-shim ckpt list` shows older ones, `ckpt rm` removes this one")
+
+
 class Misfit(ShimError):
     """The checkpoint may be right, but this node can't run it; another one may."""
 

@@ -213,8 +213,9 @@ def test_damaged(
     damage(plain)
     with open(path, "wb") as stream:
         subprocess.run([*(archive.COMPRESSORS[suffix] or ["cat"])], stdin=plain.open("rb"), stdout=stream, check=True)
-    with pytest.raises(ShimError):
+    with pytest.raises(ShimError) as raised:
         read(str(path), target)
+    assert str(path) in str(raised.value)
     assert os.listdir(target.path) == []
 
 

@@ -213,7 +213,8 @@ def test_verify_finds_damage(home: Path, capfd: Capture) -> None:
     assert cli.main(["ckpt", "verify", "7/batch.0/1", "12/3.1/1"]) == 1
     printed = capfd.readouterr()
     assert printed.out == f"{home}/7/batch.0/1: damaged\n{home}/12/3.1/1: ok\n"
-    assert f"{home}/7/batch.0/1/checkpoint/core-1.img is damaged: its checksum" in printed.err
+    said = f"{home}/7/batch.0/1/checkpoint/core-1.img is damaged: its checksum is not what it was"
+    assert f"{said} (hint: `oci-criu-shim ckpt list` shows older ones, `ckpt rm` removes this one)\n" in printed.err
 
 
 def test_diff(home: Path, capfd: Capture) -> None:

@@ -13,7 +13,7 @@ from oci_criu_shim.checkpoints import integrity
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.integrity import Hashing, Verification, checksums
 from oci_criu_shim.checkpoints.store import Store
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import Damaged
 from tests.unit.test_schema import full_manifest
 
 PAGES = bytes(range(256)) * 40
@@ -76,7 +76,7 @@ def test_not_verified(checkpoint: Checkpoint) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"sha256": []}', '{"sha256": {}, "checksum": "0"}'])
 def test_damaged_checksums(checkpoint: Checkpoint, text: str) -> None:
     Path(checkpoint.path, "checksums.json").write_text(text)
-    with pytest.raises(ShimError, match=r"checksums.json is damaged: "):
+    with pytest.raises(Damaged, match=r"checksums.json is damaged: "):
         Verification(checkpoint)
 
 
@@ -96,7 +96,7 @@ def full(*_: object, **__: object) -> None:
 
 def test_small_files_are_verified_at_once(checkpoint: Checkpoint) -> None:
     flip(checkpoint.images + "/core-1.img", 2)
-    with pytest.raises(ShimError, match=f"{checkpoint.path}/checkpoint/core-1.img is damaged"):
+    with pytest.raises(Damaged, match=f"{checkpoint.path}/checkpoint/core-1.img is damaged"):
         Verification(checkpoint)
 
 
@@ -105,7 +105,7 @@ def test_large_files_are_verified_before_anything_runs(checkpoint: Checkpoint, p
     flip(checkpoint.images + "/pages-1.img", place)
     verification = Verification(checkpoint)
     verification.start()
-    with pytest.raises(ShimError, match=r"checkpoint/pages-1.img is damaged: its checksum is not what"):
+    with pytest.raises(Damaged, match=r"checkpoint/pages-1.img is damaged: its checksum is not what"):
         verification.require()
 
 
@@ -113,7 +113,7 @@ def test_a_file_that_is_gone_is_named(checkpoint: Checkpoint) -> None:
     os.unlink(checkpoint.images + "/pages-1.img")
     verification = Verification(checkpoint)
     verification.start()
-    with pytest.raises(ShimError, match=r"pages-1.img: No such file"):
+    with pytest.raises(Damaged, match=r"pages-1.img: No such file"):
         verification.require()
 
 

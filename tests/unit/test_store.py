@@ -52,6 +52,7 @@ def newest(store: Store) -> Checkpoint:
 def damage(store: Store) -> str:
     found = next(iter(store.newest_first()))
     assert isinstance(found, ShimError)
+    assert found.hint
     return str(found)
 
 

@@ -16,7 +16,7 @@ from oci_criu_shim.checkpoints.committed import DESCRIPTIONS, IMAGES, MANIFEST, 
 from oci_criu_shim.checkpoints.directory import DESCRIPTORS
 from oci_criu_shim.checkpoints.integrity import CHECKSUMS
 from oci_criu_shim.checkpoints.tree import Tree
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import Damaged, ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -184,7 +184,10 @@ def read(path: str, stage: Stage, told: Callable[[int], None]) -> Checkpoint:
         raise ShimError(f"{path} is not a tar file, or damaged: {error}") from None
     if not os.path.exists(os.path.join(stage.path, MANIFEST)):
         raise ShimError(f"{path} has no {MANIFEST}", FOREIGN)
-    return stage.adopt()
+    try:
+        return stage.adopt()
+    except Damaged as error:
+        raise ShimError(f"{path}: {str(error).removeprefix(f'{stage.path}/')}", "export or copy it once more") from None
 
 
 def _is_podmans(member: tarfile.TarInfo) -> bool:

@@ -7,7 +7,7 @@ import stat
 
 from oci_criu_shim import files, schema
 from oci_criu_shim.checkpoints import integrity
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import Damaged, ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _read_manifest(path: str) -> Checkpoint:
     try:
         manifest = files.read_json(name)
     except (OSError, ValueError) as error:
-        raise ShimError(f"{name} cannot be read: {error}") from None
+        raise Damaged(f"{name} cannot be read: {error}") from None
     _check_manifest(name, manifest)
     return Checkpoint(path, manifest)
 
@@ -107,7 +107,7 @@ def _check_files(checkpoint: Checkpoint) -> Checkpoint:
         path = os.path.join(checkpoint.path, file)
         found = _check_kind(path, stat.S_ISREG, "file")
         if found != size:
-            raise ShimError(f"{path} has {found} bytes, not {size}")
+            raise Damaged(f"{path} has {found} bytes, not {size}")
     return checkpoint
 
 
@@ -120,9 +120,9 @@ def _check_manifest(name: str, manifest: Any) -> None:
         )
     faults = schema.faults(manifest, "manifest")
     if faults:
-        raise ShimError(f"{name} is not a manifest this version reads: {'; '.join(faults)}")
+        raise Damaged(f"{name} is not a manifest this version reads: {'; '.join(faults)}")
     if manifest != integrity.sealed(manifest):
-        raise ShimError(f"{name} is damaged: its checksum is not the one that it says")
+        raise Damaged(f"{name} is damaged: its checksum is not the one that it says")
 
 
 def _check_kind(path: str, is_kind: Callable[[int], bool], kind: str) -> int:
@@ -130,9 +130,9 @@ def _check_kind(path: str, is_kind: Callable[[int], bool], kind: str) -> int:
     try:
         found = os.lstat(path)
     except OSError as error:
-        raise ShimError(f"{path}: {error.strerror}") from None
+        raise Damaged(f"{path}: {error.strerror}") from None
     if not is_kind(found.st_mode):
-        raise ShimError(f"{path} is not a {kind}")
+        raise Damaged(f"{path} is not a {kind}")
     if found.st_uid != os.geteuid():
         raise ShimError(f"{path} belongs to user {found.st_uid}", "a checkpoint is for its owner alone")
     return found.st_size

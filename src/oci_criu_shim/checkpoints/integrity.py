@@ -16,7 +16,7 @@ import os
 import threading
 
 from oci_criu_shim import files
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import Damaged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def checksums(checkpoint: Checkpoint) -> dict[str, list[str]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ShimError(f"{name} is damaged: {error}") from None
+        raise Damaged(f"{name} is damaged: {error}") from None
     return found
 
 
@@ -175,7 +175,7 @@ class Verification:
         try:
             found = hashing.result()
         except OSError as error:
-            raise ShimError(f"{error.filename or self.checkpoint.path}: {error.strerror}") from None
+            raise Damaged(f"{error.filename or self.checkpoint.path}: {error.strerror}") from None
         for name in sorted(found):
             if found[name] != self.wanted[name]:
-                raise ShimError(f"{self.checkpoint.path}/{name} is damaged: its checksum is not what it was")
+                raise Damaged(f"{self.checkpoint.path}/{name} is damaged: its checksum is not what it was")

@@ -8,7 +8,7 @@ from oci_criu_shim import files, mounts
 from oci_criu_shim.checkpoints import codec, committed, integrity, stages
 from oci_criu_shim.checkpoints.codec import Codec
 from oci_criu_shim.checkpoints.committed import Checkpoint
-from oci_criu_shim.errors import Misfit, ShimError
+from oci_criu_shim.errors import Damaged, Misfit, ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Unpacked:
         try:
             codec.unpack(Codec(about["codec"], 0), source, target, about["size"], about["frame"], pool)
         except ValueError as error:
-            raise ShimError(f"{source} is damaged: it can't be unpacked: {error}") from None
+            raise Damaged(f"{source} is damaged: it can't be unpacked: {error}") from None
 
     def _copy(self, name: str) -> None:
         source, target = (os.path.join(directory, name) for directory in (self.checkpoint.path, str(self.path)))

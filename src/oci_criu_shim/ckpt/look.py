@@ -98,8 +98,8 @@ def show(call: Invocation) -> int:
 
 
 def _forest(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same with commands below their parents', as `ps --forest` has them. In images a process comes after its parent
-    and before that one's next child (pstree_item_next() in criu/pstree.c)."""
+    """The same with commands below their parents', as `ps --forest` has them. In images a process comes after its
+    parent and before that one's next child (pstree_item_next() in criu/pstree.c)."""
     depths: dict[int, int] = {}
     for row in processes:
         depths[row["pid"]] = depths.get(row["ppid"], -1) + 1
