@@ -201,6 +201,18 @@ def test_verify_of_a_directory(home: Path, capfd: Capture) -> None:
     assert ran(capfd, "verify", home / "7").splitlines() == [f"{home}/7/batch.0/{seq}: ok" for seq in (1, 2)]
 
 
+def test_verify_json(home: Path, capfd: Capture) -> None:
+    Path(home, "7/batch.0/2/checkpoint/core-1.img").write_text("cope")
+    assert cli.main(["ckpt", "verify", "--json", str(home / "7")]) == 1
+    printed = capfd.readouterr()
+    assert json.loads(printed.out) == [
+        {"path": f"{home}/7/batch.0/1", "verified": True, "damaged": None},
+        {"path": f"{home}/7/batch.0/2", "verified": False, "damaged": f"{home}/7/batch.0/2/checkpoint/core-1.img "
+                                                                      "is damaged: its checksum is not what it was"},
+    ]  # fmt: skip
+    assert "core-1.img is damaged" in printed.err
+
+
 def test_verify_without_checksums(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oci_criu_shim.checkpoints.integrity.LARGE", 1)
     path = made(home, "8/0.0")
@@ -241,6 +253,13 @@ def test_export_and_import(home: Path, capfd: Capture, tmp_path: Path) -> None:
     assert ran(capfd, "export", "7/batch.0/2", tmp_path / "file.tar") == f"{tmp_path}/file.tar\n"
     assert ran(capfd, "import", tmp_path / "file.tar", tmp_path / "new") == f"{tmp_path}/new/1\n"
     assert ran(capfd, "import", tmp_path / "file.tar", home / "7/batch.0") == f"{home}/7/batch.0/3\n"
+    said = json.loads(ran(capfd, "export", "7/batch.0/2", tmp_path / "again.tar", "--json"))
+    assert said == {
+        **{"checkpoint": f"{home}/7/batch.0/2", "archive": f"{tmp_path}/again.tar"},
+        "bytes": (tmp_path / "again.tar").stat().st_size,
+    }
+    said = json.loads(ran(capfd, "import", "--json", tmp_path / "again.tar", tmp_path / "new"))
+    assert said == {"archive": f"{tmp_path}/again.tar", "checkpoint": f"{tmp_path}/new/2", "bytes": 3}
     assert committed.read(f"{tmp_path}/new/1").manifest == committed.read(f"{home}/7/batch.0/2").manifest
 
 
@@ -253,6 +272,7 @@ def test_what_is_damaged_is_not_exported(home: Path, capfd: Capture, tmp_path: P
 def test_rm(home: Path, capfd: Capture) -> None:
     assert not ran(capfd, "rm", "7/batch.0/1")
     assert sorted(os.listdir(home / "7/batch.0")) == ["2", "started"]
+    assert json.loads(ran(capfd, "rm", "--json", "7/batch.0/2")) == {"removed": [f"{home}/7/batch.0/2"]}
 
 
 def test_rm_of_a_job_that_may_need_it(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,6 +305,16 @@ def test_prune(home: Path, capfd: Capture) -> None:
     assert [line.split()[0] for line in lines[:2]] == [f"{home}/7/batch.0/1", f"{home}/7/batch.0/2"]
     assert lines[2].startswith("removed ") and lines[2].endswith("; left alone: 1 of jobs that Slurm still knows")
     assert sorted(path.name for path in home.iterdir()) == ["12"]
+
+
+def test_prune_json(home: Path, capfd: Capture) -> None:
+    planned = json.loads(ran(capfd, "prune", "--dry-run", "--json"))
+    said = json.loads(ran(capfd, "prune", "--json"))
+    assert (planned.pop("dry_run"), said.pop("dry_run")) == (True, False)
+    assert planned == said
+    assert [row["path"] for row in said["removed"]] == [f"{home}/7/batch.0/{seq}" for seq in (1, 2)]
+    assert said["bytes"] == sum(row["bytes"] for row in said["removed"]) > 0
+    assert (said["histories"], said["tasks_left"]) == ([], 1)
 
 
 def test_prune_of_completed_jobs(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

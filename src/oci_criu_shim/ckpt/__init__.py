@@ -16,17 +16,19 @@ DRY_RUN = Option("--dry-run -n", "", "only say what would be removed")
 VERBS = {
     "list": Verb(look.listing, "[DIR]", "list the checkpoints in DIR, or in the site's directory", (JSON,)),
     "show": Verb(look.show, "CHECKPOINT", "show the processes, memory, files, sockets and mounts in one", (JSON,)),
-    "verify": Verb(look.verify, "[CHECKPOINT|DIR]...", "compare all bytes with their checksums, of all by default"),
+    "verify": Verb(
+        look.verify, "[CHECKPOINT|DIR]...", "compare all bytes with their checksums, of all by default", (JSON,)
+    ),
     "diff": Verb(look.diff, "CHECKPOINT CHECKPOINT", "show what changed from one to another", (JSON,)),
     "export": Verb(
-        change.export, "CHECKPOINT FILE", "write one to FILE.tar, .tar.gz or .tar.zst, as podman does", (ROOTFS,)
+        change.export, "CHECKPOINT FILE", "write one to FILE.tar, .tar.gz or .tar.zst, as podman does", (ROOTFS, JSON)
     ),
-    "import": Verb(change.import_, "FILE DIR", "make what `export` wrote the newest checkpoint in DIR"),
-    "rm": Verb(change.remove, "CHECKPOINT...", "remove checkpoints", (FORCE,)),
+    "import": Verb(change.import_, "FILE DIR", "make what `export` wrote the newest checkpoint in DIR", (JSON,)),
+    "rm": Verb(change.remove, "CHECKPOINT...", "remove checkpoints", (FORCE, JSON)),
     "prune": Verb(
         change.prune,
         "[DIR]",
         "remove the checkpoints of jobs that Slurm no longer knows",
-        (KEEP, OLDER, COMPLETED, DRY_RUN),
+        (KEEP, OLDER, COMPLETED, DRY_RUN, JSON),
     ),
 }

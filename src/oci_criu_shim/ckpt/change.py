@@ -11,12 +11,13 @@ from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.ckpt import look, place, podman
-from oci_criu_shim.ckpt.report import Progress
+from oci_criu_shim.ckpt.report import Progress, print_json
 from oci_criu_shim.errors import USAGE, ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.cli import Invocation
@@ -28,9 +29,18 @@ def export(call: Invocation) -> int:
     """Write a checkpoint to an archive, once it has proved to be whole."""
     path = os.path.abspath(call.operands[1])
     archive.require_new(path)
-    committed.steadily(place.checkpoint(call.operands[0]), lambda checkpoint: _export(checkpoint, path, call))
-    print(path)
+    checkpoint = place.checkpoint(call.operands[0])
+    committed.steadily(checkpoint, lambda checkpoint: _export(checkpoint, path, call))
+    _tell(call, path, {"checkpoint": checkpoint.path, "archive": path, "bytes": os.stat(path).st_size})
     return 0
+
+
+def _tell(call: Invocation, text: str, document: dict[str, Any]) -> None:
+    """What was done, as the user wants it."""
+    if call.flag("json"):
+        print_json(document)
+    elif text:
+        print(text)
 
 
 def _export(checkpoint: Checkpoint, path: str, call: Invocation) -> None:
@@ -59,7 +69,7 @@ def import_(call: Invocation) -> int:
         if made:
             os.rmdir(directory)
         raise
-    print(imported.path)
+    _tell(call, imported.path, {"archive": path, "checkpoint": imported.path, "bytes": imported.manifest["bytes"]})
     return 0
 
 
@@ -75,6 +85,7 @@ def remove(call: Invocation) -> int:
     for path in paths:
         _require_own(path)
         Store(os.path.dirname(path), ".").remove(int(os.path.basename(path)))
+    _tell(call, "", {"removed": paths})
     return 0
 
 
@@ -104,12 +115,22 @@ def prune(call: Invocation) -> int:
         old = history.prune(directory, known, dry_run)
     ended = _without(own, known)
     spared = FOREVER if call.flag("completed") else older  # what was cut off its user may not have seen yet
-    total = sum(_prune(Store(path, "."), keep, older, dry_run, spared) for path in ended)
-    for path in old:
-        print(path)
-    left = f"; left alone: {len(own) - len(ended)} of jobs that Slurm still knows" if own != ended else ""
-    print(f"{'would remove' if dry_run else 'removed'} {units.size(total)}{left}")
+    gone: dict[str, int] = {}
+    for path in ended:
+        gone |= _prune(Store(path, "."), keep, older, dry_run, spared)
+    _tell_pruned(call, gone, old, len(own) - len(ended))
     return 0
+
+
+def _tell_pruned(call: Invocation, gone: dict[str, int], histories: list[str], left: int) -> None:
+    """`gone` is {path: bytes}, `left` the number of tasks that were left alone."""
+    total, dry_run = sum(gone.values()), call.flag("dry-run")
+    lines = [f"{path}  {units.size(size)}" for path, size in gone.items()] + histories
+    alone = f"; left alone: {left} of jobs that Slurm still knows" if left else ""
+    lines.append(f"{'would remove' if dry_run else 'removed'} {units.size(total)}{alone}")
+    removed = [{"path": path, "bytes": size} for path, size in gone.items()]
+    document = {"dry_run": dry_run, "removed": removed, "histories": histories, "bytes": total, "tasks_left": left}
+    _tell(call, "\n".join(lines), document)
 
 
 def prune_ended(directory: str, older: int) -> None:
@@ -118,7 +139,7 @@ def prune_ended(directory: str, older: int) -> None:
     history.prune(directory, known, dry_run=False)
     for path in _without(_own_tasks(directory), known):
         if time.time() - os.stat(path).st_mtime >= older:
-            _prune(Store(path, "."), 0, older, dry_run=False, spared=older, say=lambda _: None)
+            _prune(Store(path, "."), 0, older, dry_run=False, spared=older)
 
 
 def _own_tasks(directory: str) -> list[str]:
@@ -160,10 +181,8 @@ def _task_directories(directory: str) -> list[str]:
     return found
 
 
-def _prune(
-    task: Store, keep: int, older: int, dry_run: bool, spared: float, say: Callable[[str], None] = print
-) -> int:
-    """Remove what the options don't leave of an ended job's task; the bytes."""
+def _prune(task: Store, keep: int, older: int, dry_run: bool, spared: float) -> dict[str, int]:
+    """Remove what the options don't leave of an ended job's task: {path: bytes}."""
     numbers = task.numbers()
     doomed = [seq for seq in numbers[: max(len(numbers) - keep, 0)] if _age(task, seq) >= older]
     all_go = doomed == numbers
@@ -171,14 +190,12 @@ def _prune(
     sizes = {seq: files.tree_size(os.path.join(task.path, seq)) for seq in map(str, doomed)}
     if cut_goes and (size := files.tree_size(os.path.join(task.path, CUT))):
         sizes[CUT] = size
-    for name, size in sizes.items():
-        say(f"{os.path.join(task.path, name)}  {units.size(size)}")
     if not dry_run:
         for seq in doomed:
             task.remove(seq)
         if all_go:
             (task.forget if cut_goes else task.clear)()
-    return sum(sizes.values())
+    return {os.path.join(task.path, name): size for name, size in sizes.items()}
 
 
 def _has_cut(task: Store, seconds: float) -> bool:

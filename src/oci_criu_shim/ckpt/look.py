@@ -138,17 +138,22 @@ def verify(call: Invocation) -> int:
     """Compare checkpoints with their checksums; the exit status."""
     named = [path for word in call.operands for path in place.paths_of(word)]
     paths = named if call.operands else place.find(place.directory(None))
-    damaged = 0
+    rows = []
     for number, path in enumerate(paths, 1):
+        row: dict[str, Any] = {"path": path, "verified": False, "damaged": None}
+        said = "not verified: it has no checksums of its memory"
         try:
             what = f"verifying {number} of {len(paths)}"
-            complete = committed.steadily(committed.read(path), functools.partial(check, what=what))
-            print(f"{path}: {'ok' if complete else 'not verified: it has no checksums of its memory'}")
+            row["verified"] = committed.steadily(committed.read(path), functools.partial(check, what=what))
         except ShimError as error:
-            print(f"{path}: damaged")
+            row["damaged"], said = str(error), "damaged"
             call.log.error(error.line())
-            damaged += 1
-    return 1 if damaged else 0
+        rows.append(row)
+        if not call.flag("json"):
+            print(f"{path}: {'ok' if row['verified'] else said}")
+    if call.flag("json"):
+        print_json(rows)
+    return int(any(row["damaged"] for row in rows))
 
 
 def check(checkpoint: Checkpoint, what: str) -> bool:
