@@ -1,6 +1,7 @@
 """What happened to a job's tasks, kept beside their checkpoints and for longer than those:
 
     <checkpoint directory>/history/<job>/<step>.<task>.jsonl    a line of JSON for each event
+                                        /<step>.<task>.<restarts>.restore-<seq>.log    CRIU's, of a refused checkpoint
 
 A line has `time` (seconds since the epoch), `node`, the job's `restarts` and `name` (12_3 in an array), `event`, the
 facts that EVENTS lists, and `seq`, the number of a checkpoint whose `path` is among them.
@@ -29,7 +30,7 @@ LARGEST = 1 << 60  # no number in a history is larger, nor is any below 0
 LATEST = 1 << 37  # seconds; what time.gmtime() and pictures can show
 # The facts of each event and their types. `at` is when the processes froze; `runs_on` says whether they went on after
 # the checkpoint; `refused` is a checkpoint that was not taken, after which comes another one, or `fell-back`: a start
-# from the beginning. `failed` is a run that could not begin.
+# from the beginning; `log` is what was kept of it, if anything. `failed` is a run that could not begin.
 EVENTS: dict[str, dict[str, Any]] = {
     "started": {},
     "checkpointed": {
@@ -39,7 +40,7 @@ EVENTS: dict[str, dict[str, Any]] = {
     "checkpoint-failed": {"reason": str},
     "requeued": {},
     "restored": {"path": str, "seconds": NUMBER},
-    "refused": {"reason": str},
+    "refused": {"reason": str, "log": str},
     "fell-back": {"reason": str},
     "failed": {"reason": str},
     "ended": {"status": int},
@@ -66,6 +67,16 @@ class Log(log.Log):
             _append(self.file, json.dumps({**about, **facts}).encode() + b"\n")
         except OSError as error:
             self.debug(f"no history of this: {error}")
+
+    def keep(self, name: str, data: bytes) -> str:
+        path = f"{self.file.removesuffix(SUFFIX)}.{self.about['restarts']}.{name}"
+        try:
+            files.make_directories(os.path.dirname(path))
+            files.write_atomically(path, data)
+        except OSError as error:
+            self.debug(f"{path} cannot be kept: {error}")
+            return ""
+        return path
 
 
 def _append(path: str, line: bytes) -> None:
@@ -147,7 +158,7 @@ def _events(path: str) -> list[dict[str, Any]]:
 def _event(line: str) -> dict[str, Any] | None:
     """The event in a line; the last one where an unfinished line stands before it; None where there is none."""
     try:
-        event = {"name": "", **files.parse_json(line[max(line.rfind('{"time"'), 0) :])}
+        event = {"name": "", "log": "", **files.parse_json(line[max(line.rfind('{"time"'), 0) :])}
         types = {"time": NUMBER, "node": str, "restarts": int, "name": str, **EVENTS[event["event"]]}
         facts = {name: event[name] for name in types}
         fits = facts["time"] < LATEST and facts.get("at", 0) < LATEST

@@ -99,17 +99,12 @@ class Ladder:
 
     def _note(self, path: str, error: ShimError, log: str = "") -> None:
         text = f"{self.what}: {error.line()}{f' (see {log})' if log else ''}"
-        self.log.error(text, "refused", reason=error.line())
+        self.log.error(text, "refused", reason=error.line(), log=log)
         self.reasons.append(f"{os.path.basename(path)}: {str(error).replace(f'{path}/', '')}")
 
     def _refuse(self, path: str, error: ShimError) -> None:
-        """Keep CRIU's log with the checkpoint, or with ours where that is another job's."""
-        own = os.path.dirname(path) == self.store.path
-        kept = os.path.join(path if own else self.store.path, REFUSED)
-        self._note(path, error, kept if self._keep_log(kept, error) else "")
-
-    def _keep_log(self, kept: str, error: ShimError) -> bool:
-        """Whether CRIU came to write one."""
+        """Keep CRIU's log, if it came to write one, with the checkpoint, unless that is another job's, and for longer
+        with the history."""
         log = self.container.path(REFUSED)
         try:
             with open(log, "rb") as stream:
@@ -117,11 +112,13 @@ class Ladder:
             os.unlink(log)
         except FileNotFoundError:
             said = b""
-        try:
-            files.write_atomically(kept, f"{files.timestamp()} {self.task.node}: {error.line()}\n".encode() + said)
-        except OSError:
-            return False
-        return bool(said)
+        text = f"{files.timestamp()} {self.task.node}: {error.line()}\n".encode() + said
+        if os.path.dirname(path) == self.store.path:
+            try:
+                files.write_atomically(os.path.join(path, REFUSED), text)
+            except OSError as failure:
+                self.log.debug(str(failure))
+        self._note(path, error, self.log.keep(f"restore-{os.path.basename(path)}.log", text) if said else "")
 
     def _restored(self, path: str) -> None:
         own = os.path.dirname(path) == self.store.path

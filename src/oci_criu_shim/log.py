@@ -27,6 +27,10 @@ class Log:
     def note(self, kind: str, **facts: object) -> None:
         """An event for the history of the job, where that has one: history.py."""
 
+    def keep(self, name: str, data: bytes) -> str:
+        """Keep `data` with that history, in a file whose name ends in `name`; its path, empty where there is none."""
+        return ""
+
     def debug(self, text: str) -> None:
         """One line for whoever asked for --debug."""
         if self.verbose:

@@ -37,7 +37,7 @@ def test_written(tmp_path: Path, capfd: Capture) -> None:
     told = log(tmp_path)
     told.note("started")
     told.event("said", "checkpointed", path="/c/12/batch.0/3", **TAKEN)
-    told.error("wrong", "refused", reason="torn")
+    told.error("wrong", "refused", reason="torn", log="")
     assert capfd.readouterr().err == "oci-criu-shim: said\noci-criu-shim: error: wrong\n"
     lines = [json.loads(line) for line in file(tmp_path).read_text().splitlines()]
     assert [line["event"] for line in lines] == ["started", "checkpointed", "refused"]
@@ -45,6 +45,16 @@ def test_written(tmp_path: Path, capfd: Capture) -> None:
     assert lines[0]["time"] <= lines[1]["time"] <= lines[2]["time"]
     assert lines[1].items() >= {"path": "/c/12/batch.0/3", "seq": 3, **TAKEN}.items()
     assert [file(tmp_path).stat().st_mode & 0o777, file(tmp_path).parent.stat().st_mode & 0o777] == [0o600, 0o700]
+
+
+def test_what_is_kept_with_it(tmp_path: Path, capfd: Capture) -> None:
+    told = log(tmp_path)
+    path = told.keep("restore-3.log", b"CRIU's words")
+    assert (path, Path(path).read_text()) == (f"{tmp_path}/history/12/batch.0.1.restore-3.log", "CRIU's words")
+    told.note("refused", reason="no", log=path)
+    assert [(event["reason"], event["log"]) for event in events(tmp_path)] == [("no", path)]
+    assert told.keep("restore-" + "4" * 300, b"") == Log().keep("restore-4.log", b"") == ""
+    assert "File name too long" in capfd.readouterr().err
 
 
 def test_lines_without_an_event_are_told_only(tmp_path: Path) -> None:
@@ -160,6 +170,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for number in (7, 8, 9):
         log(tmp_path, number).note("started")
         log(tmp_path, number, SLURM_STEP_ID="1").note("started")
+        log(tmp_path, number).keep("restore-1.log", b"")
     for number in (7, 9):
         for path in (tmp_path / f"history/{number}").iterdir():
             os.utime(path, (1, 1))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import config, ladder, process, requeue, slurm
+from oci_criu_shim import config, history, ladder, process, requeue, slurm
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import Container
@@ -55,7 +55,9 @@ class Site:
         # A restart: nothing is remembered but what is in the store.
         signals = object.__new__(Signals)
         signals.read = lambda: bytes([15])  # type: ignore[method-assign]
-        made = Ladder(self.container, Task(self.environment), self.store, self.settings, signals, Log())
+        task = Task(self.environment)
+        log = history.Log(Log(), str(self.path), task)
+        made = Ladder(self.container, task, self.store, self.settings, signals, log)
         return made.climb(self.begin, lambda: 0)()
 
     def commit(self, count: int) -> None:
@@ -102,9 +104,13 @@ def test_older(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
     assert site.begun == [site.of(2), site.of(1)]
     said = capfd.readouterr().err
     assert f"error: job 7 step batch task 0: {site.of(3)}/manifest.json cannot be read" in said
-    assert f"CRIU could not restore c: Error (hint: a hint) (see {site.of(2, 'restore.log')})" in said
+    kept = f"{site.path}/history/7/batch.0.1.restore-2.log"
+    assert f"CRIU could not restore c: Error (hint: a hint) (see {kept})" in said
     assert " n1: CRIU could not restore c: Error (hint: a hint)\nCRIU's words\n" in site.log_of(2)
     assert "CRIU's" not in site.log_of(3)
+    site.store.clear()  # the job has completed
+    assert Path(kept).read_text().endswith("(hint: a hint)\nCRIU's words\n")
+    assert [event["log"] for event in history.read(str(site.path), 7)["batch.0"]] == ["", kept]
     assert site.comments[0].startswith("7 oci-criu-shim: restored from 1: 3: manifest.json cannot be read")
     assert site.comments[0].endswith("; 2: CRIU could not restore c: Error")
 
@@ -266,7 +272,7 @@ def test_another_jobs_checkpoint_until_there_is_one(site: Site, source: Store) -
     assert site.begun == [os.path.join(source.path, seq) for seq in "21"]
     assert site.comments == [f"7 oci-criu-shim: restored from {source.path}/1: 2: no"]
     assert sorted(Path(source.path).rglob("*")) == before
-    assert "CRIU's words" in Path(site.store.path, "restore.log").read_text()
+    assert "CRIU's words" in (site.path / "history/7/batch.0.0.restore-2.log").read_text()
     site.commit(1)
     assert site.climb() == LIFE
     assert site.begun[-1] == site.of(1)

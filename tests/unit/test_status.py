@@ -54,7 +54,7 @@ def unlucky() -> list[Event]:
         event(602, "n1", 0, "checkpointed", **taken(1, 600, "interval")),
         event(1202, "n1", 0, "checkpointed", **taken(2, 1200, "interval")),
         event(1500, "n1", 0, "checkpoint-failed", reason="the disk is full"),
-        event(2000, "n2", 1, "refused", reason="2/core-1.img is damaged"),
+        event(2000, "n2", 1, "refused", reason="CRIU could not restore it", log="/c/12.log"),
         event(2010, "n2", 1, "restored", **back(1, 5)),
         event(2610, "n2", 1, "checkpointed", **taken(3, 2605, "interval")),
         event(2805, "n2", 1, "ended", status=3),
@@ -207,7 +207,7 @@ def test_somebody_elses(site: Path, capfd: Capture, monkeypatch: pytest.MonkeyPa
 def test_problems_are_told(site: Path, capfd: Capture) -> None:
     printed = ran(capfd, 13, "--checkpoint-dir", site)
     assert "2025-11-22T08:51:40Z checkpoint-failed on n1: the disk is full" in printed
-    assert "refused on n2: 2/core-1.img is damaged" in printed
+    assert "refused on n2: CRIU could not restore it (see /c/12.log)\n" in printed
     assert "failed (3)" in printed and "at most 23m" in printed
 
 

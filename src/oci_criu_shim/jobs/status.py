@@ -120,7 +120,8 @@ def _show(found: Story) -> None:
             print_table(_checkpoints(task), "  ")
         for run in task.runs:
             for problem in run.problems:
-                print(f"{when(problem['time'])} {problem['event']} on {problem['node']}: {problem['reason']}")
+                see = f" (see {log})" if (log := problem.get("log")) else ""
+                print(f"{when(problem['time'])} {problem['event']} on {problem['node']}: {problem['reason']}{see}")
 
 
 def _runs(task: Task) -> list[list[object]]:
