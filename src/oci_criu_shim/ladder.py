@@ -236,7 +236,10 @@ def sources(value: str, task: Task, directory: str) -> list[str]:
     else:
         raise ShimError(f"--restart-dir={value} is neither JOBID, nor JOBID:SEQ, nor an absolute path")
     path = os.path.normpath(path)
-    found = [path] if os.path.lexists(os.path.join(path, committed.MANIFEST)) else _newest_first(path)
+    try:
+        found = [path] if os.path.lexists(os.path.join(path, committed.MANIFEST)) else _newest_first(path)
+    except PermissionError as error:
+        raise ShimError(f"--restart-dir={value}: {path}: {error.strerror}", committed.OWNERS) from None
     if not found:
         raise ShimError(f"--restart-dir={value}: there is no checkpoint in {path}", LIST)
     return found

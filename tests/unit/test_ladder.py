@@ -264,6 +264,16 @@ def test_bad_restart_dir(site: Site, source: Store, value: str, said: str) -> No
     assert str(raised.value).startswith(said.format(site.path))
 
 
+def test_restart_dir_of_somebody_else(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object) -> list[str]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", closed)
+    with pytest.raises(ShimError, match=r"--restart-dir=/home/bob/5: /home/bob/5: Permission denied") as raised:
+        ladder.sources("/home/bob/5", Task(site.environment), str(site.path))
+    assert raised.value.hint == "a checkpoint is for its owner alone"
+
+
 def test_another_jobs_checkpoint_until_there_is_one(site: Site, source: Store) -> None:
     site.environment |= {"SLURM_RESTART_DIR": "5", "SLURM_RESTART_COUNT": "0"}
     before = sorted(Path(source.path).rglob("*"))

@@ -22,6 +22,7 @@ MANIFEST = "manifest.json"
 RAW, COMPRESSED = 1, 2  # versions of manifests: readers of version 1 know of no compressed images
 SPEC = "spec.dump"  # the container's config.json
 DESCRIPTIONS = ("config.dump", SPEC)
+OWNERS = "a checkpoint is for its owner alone"
 
 
 class Checkpoint:
@@ -134,7 +135,7 @@ def _check_kind(path: str, is_kind: Callable[[int], bool], kind: str) -> int:
     if not is_kind(found.st_mode):
         raise Damaged(f"{path} is not a {kind}")
     if found.st_uid != os.geteuid():
-        raise ShimError(f"{path} belongs to user {found.st_uid}", "a checkpoint is for its owner alone")
+        raise ShimError(f"{path} belongs to user {found.st_uid}", OWNERS)
     return found.st_size
 
 

@@ -92,7 +92,7 @@ def remove(call: Invocation) -> int:
 def _require_own(path: str) -> None:
     uid = os.lstat(path).st_uid
     if uid != os.geteuid():
-        raise ShimError(f"{path} belongs to user {uid}", place.OWNERS)
+        raise ShimError(f"{path} belongs to user {uid}", committed.OWNERS)
 
 
 def _known_jobs(hint: str) -> set[int]:

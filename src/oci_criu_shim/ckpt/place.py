@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 DEPTH = 3  # <job>/<step>.<task>/<seq>
 KEY = re.compile(r".*/(?P<job>\d+)/(?P<step>batch|\d+)\.(?P<task>\d+)/\d+")
 LIST = "oci-criu-shim ckpt list shows them"
-OWNERS = "a checkpoint is for its owner alone"
 
 
 class Label:
@@ -39,7 +38,7 @@ def directory(word: str | None) -> str:
     try:
         os.scandir(path).close()
     except PermissionError as error:
-        raise ShimError(f"{path}: {error.strerror}", OWNERS) from None
+        raise ShimError(f"{path}: {error.strerror}", committed.OWNERS) from None
     except OSError:
         raise ShimError(f"{path} is not a directory", "name the one that --checkpoint-dir named") from None
     return path
@@ -84,7 +83,7 @@ def _require_visible(path: str) -> None:
     try:
         os.lstat(os.path.join(path, committed.MANIFEST))
     except PermissionError as error:
-        raise ShimError(f"{path}: {error.strerror}", OWNERS) from None
+        raise ShimError(f"{path}: {error.strerror}", committed.OWNERS) from None
     except OSError:
         pass
 
