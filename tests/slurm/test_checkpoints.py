@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,12 +14,23 @@ import pytest
 
 from tests import NAME, jobs
 from tests.cluster import Cluster, wait_for
-from tests.jobs import Job, Work
+from tests.cluster.bundle import make_bundle
+from tests.jobs import Job, Work, quoting
 from tests.system.support import SHIM, Life, Site, home
 
 USERS = pytest.mark.parametrize("user", ["root", "alice"])
 IDS = {"root": 0, "alice": 1000}
 PAGES = "checkpoint/pages-1.img"
+# Two processes and a socket, until a file is there.
+WAITING = """
+import os, socket, subprocess, sys, time
+server = socket.create_server(("127.0.0.1", 0))
+child = subprocess.Popen(["sleep", "600"])
+print("listening", flush=True)
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.1)
+child.kill()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +91,8 @@ def test_verbs(site: Site, user: str) -> None:
         listed = json.loads(ckpt(life, "list", "--json", life.images).stdout)
         assert [(row["path"], row["damaged"]) for row in listed] == [(first, None), (second, None)]
         assert ckpt(life, "verify", first, second).stdout == f"{first}: ok\n{second}: ok\n"
+        verified = json.loads(ckpt(life, "verify", "--json", first, second).stdout)
+        assert verified == [{"path": path, "verified": True, "damaged": None} for path in (first, second)]
         shown = json.loads(ckpt(life, "show", "--json", second).stdout)
         assert [process["command"] for process in shown["processes"]] == ["python3"]
         assert shown["memory"] > 1 << 20
@@ -100,7 +114,8 @@ def test_what_was_imported_runs(site: Site, user: str, suffix: str, compress: st
         shown = json.loads(ckpt(life, "show", "--json", f"{life.images}/1").stdout)
         assert shown["compressed"] == ([] if compress == "off" else [compress])
         archive = f"{life.bundle}/moved{suffix}"
-        ckpt(life, "export", *options, f"{life.images}/1", archive)
+        exported = json.loads(ckpt(life, "export", "--json", *options, f"{life.images}/1", archive).stdout)
+        assert (exported["checkpoint"], exported["archive"]) == (f"{life.images}/1", archive)
         site.exec(["rm", "-r", life.images], user)
         assert ckpt(life, "import", archive, life.images).stdout == f"{life.images}/1\n"
         life.restore()
@@ -201,25 +216,89 @@ def go_on(job: Job, high: str) -> None:
     wait_for(lambda: len(events(job, "restored")) > before, 90, "the restore")
 
 
+def status(job: Job, *words: str) -> str:
+    words = (SHIM, "job", "status", f"--checkpoint-dir={jobs.CHECKPOINTS}", *words, job.number)
+    return job.cluster.exec("n1", words).stdout
+
+
+def request(job: Job) -> None:
+    job.cluster.exec("n1", [SHIM, "job", "checkpoint", "--here", job.number])
+
+
+def look_at(job: Job, path: str) -> None:
+    """What `ckpt show` knows of a job's checkpoint."""
+    shown = json.loads(job.cluster.exec("n1", [SHIM, "ckpt", "show", "--json", path]).stdout)
+    assert (shown["job"], shown["step"], shown["task"], shown["reason"]) == (int(job.number), "batch", 0, "request")
+    processes = [(process["pid"], process["ppid"], process["command"]) for process in shown["processes"]]
+    assert processes == [(1, 0, "python3"), (2, 1, "sleep")]
+    assert shown["memory"] == sum(process["memory"] for process in shown["processes"]) > 1 << 20
+    assert {(file["pid"], file["fd"]) for file in shown["files"] if file["kind"] == "PIPE"} >= {(1, 1), (2, 1)}
+    (listening,) = [one for one in shown["sockets"] if one["kind"] == "INETSK"]
+    assert listening["pid"] == 1 and re.fullmatch(r"tcp 127\.0\.0\.1:\d+ listening", listening["name"])
+    assert {"/", "/proc", "/shared"} <= {mount["mountpoint"] for mount in shown["mounts"]}
+    table = job.cluster.exec("n1", [SHIM, "ckpt", "show", path]).stdout
+    assert re.search(rf"(?m)^job +{job.number}, step batch, task 0$", table)
+    assert re.search(r"(?m)^  1 +0 .* python3\n  2 +1 .*B +\\_ sleep$", table), table
+
+
 def test_the_next_older_one_is_taken(cluster: Cluster, bundle: str) -> None:
-    job = jobs.batch(cluster, bundle, "ladder", Work(ticks=40, tick=0.3), *jobs.OPTIONS)
-    job.wait_running()
-    job.wait_ticks(3)
-    go_on(job, displace(job))
-    job.wait_ticks(job.ticks() + 3)
-    high = displace(job)
-    path = f"{jobs.CHECKPOINTS}/{job.number}/batch.0"
-    cluster.exec("n1", [SHIM, "ckpt", "prune", jobs.CHECKPOINTS])
-    refused = cluster.exec("n1", [SHIM, "ckpt", "rm", f"{path}/2"], check=False)
-    assert (refused.returncode, f"Slurm still knows job {job.number}" in refused.stderr) == (1, True)
-    flip(cluster.home / f"alice/ckpt/{job.number}/batch.0/2" / PAGES)
-    go_on(job, high)
-    what = f"error: job {job.number} step batch task 0: {path}/2/{PAGES} is damaged: its checksum is not what it was"
-    assert events(job, "error") == [f"{what} (see {path}/2/restore.log)"], job.quoted()
-    assert f" from {path}/1 on n1" in events(job, "restored")[-1]
-    why = f"2: {PAGES} is damaged: its checksum is not what it was"
-    wait_for(lambda: job.record()["comment"] == f"oci-criu-shim: restored from 1: {why}", 30, "the comment")
-    assert job.wait_end() == "COMPLETED", job.quoted()
+    """Down to the first of all; what is known of the others stays when they are gone."""
+    damages = DAMAGES[:-1]  # of the job's own
+    (cluster.shared / "waiting.py").write_text(WAITING)
+    script = "exec python3 /shared/waiting.py /shared/enough"
+    options = (f"--container={bundle}", f"--checkpoint-keep={len(damages) + 1}", *jobs.OPTIONS)
+    job = jobs.submit(cluster, "ladder", script, Work(), *options)
+    path, place = f"{jobs.CHECKPOINTS}/{job.number}/batch.0", job.checkpoints()
+    with quoting(job):
+        job.wait_running()
+        wait_for(lambda: "listening" in job.output(), 30, "its socket")
+        for _ in damages:
+            request(job)
+        look_at(job, f"{path}/1")
+        high = displace(job)
+        cluster.exec("n1", [SHIM, "ckpt", "prune", jobs.CHECKPOINTS])
+        refused = cluster.exec("n1", [SHIM, "ckpt", "rm", f"{path}/2"], check=False)
+        assert (refused.returncode, f"Slurm still knows job {job.number}" in refused.stderr) == (1, True)
+        for seq, (name, damage, _) in enumerate(damages, 2):
+            damage(place / str(seq) / name)
+        go_on(job, high)
+        assert f" from {path}/1 on n1" in events(job, "restored")[-1]
+        (task,) = json.loads(status(job, "--json"))["tasks"]
+        refusals = reversed(list(zip(events(job, "error"), task["problems"], strict=True)))
+        for seq, (name, _, said), (event, problem) in zip(range(2, 10), damages, refusals, strict=True):
+            assert event.startswith(f"error: job {job.number} step batch task 0: {path}/{seq}/{name}")
+            assert f"{said}" in event and said in problem["reason"]
+            assert said in (place / f"{seq}/restore.log").read_text()
+        log = task["problems"][-1]["log"]
+        assert events(job, "error")[-1].endswith(f" (see {log})")
+        wait_for(lambda: job.record()["comment"].startswith("oci-criu-shim: restored from 1: 9: "), 30, "the comment")
+        request(job)
+        assert {name for name in os.listdir(place) if name.isdecimal()} == {"1", "9", "10"}
+        (cluster.shared / "enough").touch()
+        assert job.wait_end() == "COMPLETED"
+        wait_for(lambda: not place.exists(), 20, "its checkpoints to be removed")
+        assert log == f"{jobs.CHECKPOINTS}/history/{job.number}/batch.0.1.restore-2.log"
+        assert f"{PAGES} is damaged" in cluster.exec("n1", ["head", "-n1", log]).stdout
+        assert f" (see {log})\n" in status(job)
+
+
+def test_somebody_elses(cluster: Cluster, bundle: str) -> None:
+    """bob's checkpoint is nothing that alice's job can begin with, not even where he has opened its directory."""
+    make_bundle(cluster.home / "bob/bundle", 1001, 1001)
+    cluster.exec("n1", ["mkdir", "ckpt"], "bob")
+    argv = ["sbatch", "--parsable", "-p", "low", "--container=/home/bob/bundle", "--checkpoint"]
+    number = cluster.exec("ctl", [*argv, "--checkpoint-dir=/home/bob/ckpt", "--wrap", "sleep 60"], "bob").stdout.strip()
+    request = [SHIM, "job", "checkpoint", "--here", number]
+    wait_for(lambda: not cluster.exec("n1", request, "bob", check=False).returncode, 30, "a checkpoint of bob's")
+    cluster.exec("ctl", ["scancel", number], "bob")
+    path = f"/home/bob/ckpt/{number}/batch.0"
+    for mode, said in (("700", f"{path}: Permission denied"), ("755", f"{path}/1 belongs to user 1001")):
+        cluster.exec("n1", ["chmod", "-R", mode, "/home/bob/ckpt"], "bob")
+        cluster.exec("n1", ["chmod", mode, "/home/bob"], "bob")
+        job = jobs.batch(cluster, bundle, "others", Work(ticks=1), f"--restart-dir={path}", *jobs.OPTIONS)
+        assert job.wait_end() == "FAILED", job.quoted()
+        assert f"{said} (hint: a checkpoint is for its owner alone)" in job.output()
+        assert job.ticks() == 0
 
 
 def test_quota(cluster: Cluster, bundle: str) -> None:
@@ -248,7 +327,8 @@ def test_prune_of_ended_jobs(site: Site) -> None:
         task = f"{home('alice')}/pruned/4294/0.0"
         site.exec(["mkdir", "-p", task], "alice")
         site.exec(["mv", f"{life.images}/1", f"{task}/1"], "alice")
-        assert f"{task}/1  " in ckpt(life, "prune", "--dry-run", f"{home('alice')}/pruned").stdout
+        planned = json.loads(ckpt(life, "prune", "--dry-run", "--json", f"{home('alice')}/pruned").stdout)
+        assert [row["path"] for row in planned["removed"]] == [f"{task}/1"]
         ckpt(life, "prune", "--keep=1", f"{home('alice')}/pruned")
         assert f"{task}/1: ok" in ckpt(life, "verify", f"{task}/1").stdout
         ckpt(life, "prune", f"{home('alice')}/pruned")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from oci_criu_shim import cli
 from tests import NAME, jobs
 from tests.cluster import Cluster, wait_for
 from tests.jobs import Job, Work, quoting
@@ -57,7 +60,16 @@ def metrics(cluster: Cluster, node: str) -> dict[str, float]:
     return {name: float(value) for name, value in lines if float(value)}
 
 
-def test_preempted_once(cluster: Cluster, bundle: str) -> None:
+def drawn(cluster: Cluster, job: Job, directory: Path) -> str:
+    """Its timeline, by our own matplotlib: the nodes have none."""
+    shutil.copytree(cluster.home / "alice/ckpt/history", directory / "history")
+    picture = directory / "timeline.svg"
+    words = ["--checkpoint-dir", str(directory), "--timeline", str(picture)]
+    assert cli.main(["job", "status", *words, job.number]) == 0
+    return picture.read_text()
+
+
+def test_preempted_once(cluster: Cluster, bundle: str, tmp_path: Path) -> None:
     job = jobs.batch(cluster, bundle, "kept", Work(), *jobs.OPTIONS)
     with quoting(job):
         job.wait_running()
@@ -74,6 +86,11 @@ def test_preempted_once(cluster: Cluster, bundle: str) -> None:
     assert (checkpoint["reason"], checkpoint["runs_on"], task["problems"]) == ("preempt", False, [])
     assert task["runs"][1]["restored"]["path"] == checkpoint["path"]
     assert task["runs"][0]["kept"] > 0 and task["runs"][0]["end"] <= task["runs"][1]["begin"]
+    picture = drawn(cluster, job, tmp_path)
+    kinds = {"work": 2, "checkpoint": 1, "wait": 1, "restore": 1, "lost": 0, "failed": 0}
+    assert {kind: picture.count(f'<g id="{kind}-') for kind in kinds} == kinds
+    for text in (*job.nodes, f"Job {job.number}: completed"):
+        assert f">{text}</text>" in picture
     listed = cluster.exec("n2", STATUS).stdout
     assert re.search(rf"(?m)^{job.number} +completed .* 2 +1 +1 .*{','.join(job.nodes)}$", listed)
     first, second = (metrics(cluster, node) for node in job.nodes)

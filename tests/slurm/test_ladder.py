@@ -79,8 +79,9 @@ def test_where_the_restore_failed(shim_cluster: Cluster, shim_bundle: str) -> No
     held.rename(aside := held.with_name("aside"))
     log = job.checkpoints() / "1/restore.log"
     said(job, f"to go on on another node than {other(job)}")
-    said(job, f"(see {jobs.CHECKPOINTS}/{job.number}/batch.0/1/restore.log)")
-    assert "Error (criu/" in log.read_text()
+    kept = f"{jobs.CHECKPOINTS}/history/{job.number}/batch.0.1.restore-1.log"
+    said(job, f"(see {kept})")
+    assert "Error (criu/" in log.read_text() == shim_cluster.exec("n1", ["cat", kept]).stdout
     wait_for(lambda: job.record()["excluded_nodes"] == other(job), 30, "the node to be left out")
     assert comment(job).startswith(f"mine | his | oci-criu-shim: requeued from {other(job)}: 1: CRIU could not restore")
     shim_cluster.exec("n1", ["oci-criu-shim", "ckpt", "verify", f"{jobs.CHECKPOINTS}/{job.number}/batch.0/1"])

@@ -19,6 +19,11 @@ def taken(job: Job, reason: str) -> int:
     return sum(line.startswith("checkpointed ") and f"({reason}) to " in line for line in job.events())
 
 
+def kept(job: Job) -> list[str]:
+    """The numbers of its only task's checkpoints."""
+    return [path.name for path in job.checkpoints().parent.glob("*.0/[0-9]*")]
+
+
 def judge(job: Job) -> None:
     assert job.wait_end() == "COMPLETED"
     assert not job.failures()
@@ -26,10 +31,12 @@ def judge(job: Job) -> None:
 
 @KINDS
 def test_interval(shim_cluster: Cluster, shim_bundle: str, kind: Submit) -> None:
-    job = kind(shim_cluster, shim_bundle, "interval", Work(ticks=24), "--checkpoint=preempt,interval:2s", *DIR)
+    options = ("--checkpoint=preempt,interval:2s", "--checkpoint-keep=1", *DIR)
+    job = kind(shim_cluster, shim_bundle, "interval", Work(ticks=24), *options)
     with quoting(job):
         job.wait_running()
         wait_for(lambda: taken(job, "interval") == 2, 30, "two checkpoints")
+        wait_for(lambda: len(kept(job)) == 1 and kept(job) != ["1"], 10, "all but the newest to be removed")
         job.preempt()
         judge(job)
 
