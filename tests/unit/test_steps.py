@@ -18,6 +18,7 @@ from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.log import Log
 from oci_criu_shim.steps import Step
+from tests.cluster import wait_for
 from tests.unit.test_ckpt import made as checkpoint
 from tests.unit.test_slurm import seen
 
@@ -183,6 +184,7 @@ def test_the_script_on_this_node_is_outlived(
     program.parent.mkdir()
     program.write_text(f"sleep 0.3; echo >{tmp_path}/ended")
     pid = process.spawn(["/bin/sh", str(program)], {}, {})
+    wait_for(Path(f"/proc/{pid}/cmdline").read_text, 10, "its command line, which comes a little later than itself")
     step = make(SLURMD_NODENAME="n1")
     script.outlive(step.task, step.signals)
     assert (tmp_path / "ended").exists()
