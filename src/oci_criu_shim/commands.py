@@ -66,14 +66,14 @@ def _print_json(document: object) -> None:
 
 
 def kill(call: Invocation) -> int:
-    """Send a signal to a container's init."""
+    """Send a signal to a container's init, or to all of its processes."""
     from oci_criu_shim import signames
 
     number, status = signames.parse("TERM" if call.optional is None else call.optional), 0
     for container in _chosen(call):
         backend = _backend(call, container)
-        if not lifecycle.is_the_backends(container, backend):
-            raise ShimError(f"container {container.name!r} is not running")
+        if lifecycle.signal_itself(container, backend, number, call.flag("all")):
+            continue
         words = (*call.words("all"), container.name, str(number))
         if not call.flag("regex"):
             backend.become("kill", *words)
@@ -128,7 +128,7 @@ def pass_on(call: Invocation) -> int:
     container = Container(call.root, call.container)
     backend = _backend(call, container)
     if not lifecycle.is_the_backends(container, backend):
-        raise ShimError(f"container {container.name!r} is not running")
+        raise lifecycle.not_running(container)
     words = call.all_words()
     if call.verb == "exec":
         words += runtime.environment(call.words("env"), container)

@@ -214,9 +214,53 @@ def state(container: Container, backend: Runtime) -> dict[str, Any]:
     """The state that the OCI runtime specification asks for (runtime.md, State)."""
     if is_the_backends(container, backend):
         return backend.state(container)
-    if container.load().get("held"):
-        return container.state("created", 0)
+    holder = _holder(container)
+    if holder:
+        return container.state("created", holder)
     return container.state("creating" if container.alive("supervisor") else "stopped", 0)
+
+
+def _holder(container: Container) -> int | None:
+    """The supervisor of one that is held for a restore; None where none is, or it has ended."""
+    return container.alive("supervisor") if container.load().get("held") else None
+
+
+def not_running(container: Container) -> ShimError:
+    """What is said of a container whose program a verb needs, and which does not run."""
+    if _holder(container):
+        return ShimError(f"container {container.name!r} is not running yet", "start it first")
+    hint = f"`oci-criu-shim --root {container.root} state {container.name}` says what became of it"
+    return ShimError(f"container {container.name!r} is not running", hint)
+
+
+def signal_itself(container: Container, backend: Runtime, number: int, to_all: bool) -> bool:
+    """Send a signal where the backend can't: to one that is held, or to all in a pid namespace. Whether that was done;
+    ShimError where there is nobody to send it to."""
+    if not is_the_backends(container, backend):
+        _signal_held(container, number)
+        return True
+    if not to_all:
+        return False
+    from oci_criu_shim import everyone
+
+    pid = backend.state(container).get("pid")
+    if not pid or not everyone.is_led_by(pid):
+        return False
+    everyone.signal(pid, number)
+    return True
+
+
+def _signal_held(container: Container, number: int) -> None:
+    """What is held has no program yet that would take a signal: it ends by any that would end one."""
+    holder = _holder(container)
+    if holder is None:
+        raise not_running(container)
+    import signal
+
+    from oci_criu_shim.signals import HARMLESS, STOPPING
+
+    if number and number not in (*HARMLESS, *STOPPING):
+        os.kill(holder, signal.SIGKILL)
 
 
 def start(container: Container, backend: Runtime) -> int:
@@ -227,7 +271,10 @@ def start(container: Container, backend: Runtime) -> int:
 
     supervisor = container.alive("supervisor")
     if supervisor is None:
-        raise ShimError(f"container {container.name!r} has nobody left to restore it")
+        raise ShimError(
+            f"container {container.name!r} has nobody left to restore it",
+            f"remove it, and create it again: oci-criu-shim --root {container.root} delete {container.name}",
+        )
     os.kill(supervisor, START)
     while container.load().get("held"):
         if container.alive("supervisor") is None:
@@ -256,12 +303,19 @@ def delete(container: Container, backend: Runtime, force: bool) -> int:
 def forget(container: Container, backend: Runtime, pid: int) -> None:
     """Remove a container whose init, `pid`, a dump has ended: the checkpoint is all that is left of it."""
     if not _in_time(lambda: process.start_time(pid) is None):
-        raise ShimError(f"container {container.name!r} does not end")
+        raise _endless(container)
     if container.alive("supervisor"):
         return  # it sees to that
     if backend.knows(container):
         backend.output("delete", "--force", container.name)
     container.release()
+
+
+def _endless(container: Container) -> ShimError:
+    return ShimError(
+        f"container {container.name!r} does not end",
+        "a process of its may hang in the kernel, on a file system that does not answer, say (ps: state D); try again",
+    )
 
 
 def _end(container: Container, backend: Runtime) -> None:
@@ -272,7 +326,7 @@ def _end(container: Container, backend: Runtime) -> None:
     if pid is not None:
         os.kill(pid, signal.SIGKILL)
     if not _is_left(container):
-        raise ShimError(f"container {container.name!r} does not end")
+        raise _endless(container)
 
 
 def _is_gone(container: Container) -> bool:
@@ -303,5 +357,5 @@ def init_of(container: Container, backend: Runtime) -> int:
             raise ShimError(f"container {container.name!r} is not running yet", "start it first")
         pid = pid or state.get("pid")
     if not pid:
-        raise ShimError(f"container {container.name!r} is not running")
+        raise not_running(container)
     return pid

@@ -19,6 +19,9 @@ PASSED_ON = (
     *(signal.SIGALRM, signal.SIGCONT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
     *(signal.SIGWINCH, signal.SIGURG),
 )
+# Those that end no program, whether it knows them or not; and those that only halt it.
+HARMLESS = (signal.SIGCHLD, signal.SIGCONT, signal.SIGWINCH, signal.SIGURG)
+STOPPING = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 
 class Signals:

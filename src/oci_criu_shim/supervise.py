@@ -9,9 +9,7 @@ import signal
 import time
 
 from oci_criu_shim import files, process
-from oci_criu_shim.signals import CHECKPOINT
-
-HARMLESS = (signal.SIGCONT, signal.SIGWINCH, signal.SIGURG)  # of the signals that are passed on: they end no program
+from oci_criu_shim.signals import CHECKPOINT, HARMLESS
 
 PAUSE = 1.0  # seconds in which CRIU lets go of a container, when the child that asked for a dump was killed
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,13 +49,43 @@ def test_the_backend_that_created_it(container: Container) -> None:
         ({"supervisor": process.identity(os.getpid())}, "creating"),
         ({"supervisor": ENDED}, "stopped"),
         ({"supervisor": process.identity(os.getpid()), "held": True}, "created"),
+        ({"supervisor": ENDED, "held": True}, "stopped"),
     ],
 )
 def test_states(container: Container, backend: Runtime, fields: dict[str, object], status: str) -> None:
     container.update(**fields, bundle="/b", config={"annotations": {"a": "b"}})
     found = lifecycle.state(container, backend)
-    assert found["status"] == status
-    assert (found["bundle"], found["annotations"], found["pid"]) == ("/b", {"a": "b"}, 0)
+    assert (found["status"], found["pid"]) == (status, os.getpid() if status == "created" else 0)
+    assert (found["bundle"], found["annotations"]) == ("/b", {"a": "b"})
+
+
+@pytest.fixture
+def held(container: Container) -> Iterator[subprocess.Popen[bytes]]:
+    """The supervisor of one that is held."""
+    with subprocess.Popen(["sleep", "60"]) as supervisor:
+        container.update(supervisor=process.identity(supervisor.pid), held=True)
+        yield supervisor
+        supervisor.kill()
+
+
+@pytest.mark.parametrize("number", [0, signal.SIGCONT, signal.SIGCHLD, signal.SIGSTOP, signal.SIGTSTP])
+def test_what_does_not_end_one_that_is_held(
+    container: Container, backend: Runtime, held: subprocess.Popen[bytes], number: int
+) -> None:
+    assert lifecycle.signal_itself(container, backend, number, to_all=False)
+    assert lifecycle.state(container, backend)["status"] == "created"
+    assert str(lifecycle.not_running(container)).endswith("is not running yet")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1, signal.SIGRTMIN])
+def test_what_ends_one_that_is_held(
+    container: Container, backend: Runtime, held: subprocess.Popen[bytes], number: int
+) -> None:
+    assert lifecycle.signal_itself(container, backend, number, to_all=True)
+    assert held.wait() == -signal.SIGKILL
+    assert lifecycle.state(container, backend)["status"] == "stopped"
+    with pytest.raises(ShimError, match=r"is not running$"):
+        lifecycle.signal_itself(container, backend, number, to_all=True)
 
 
 def test_one_that_goes_while_all_are_listed(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:

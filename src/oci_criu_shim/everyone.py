@@ -1,0 +1,66 @@
+"""A signal to all of a container's processes: those of the pid namespace that its init is the first of.
+
+Backends find them by the container's control group, and a user's container has none of its own: runc 1.1 fails then;
+crun 1.21 signals nobody, and says nothing (cgroup_killall_path() in src/libcrun/cgroup-utils.c).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from oci_criu_shim import linux, process
+from oci_criu_shim.errors import ShimError
+
+
+def is_led_by(pid: int) -> bool:
+    """Whether `pid` is the first of a pid namespace below ours: all in there are then of one container."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as stream:
+            numbers = next(line.split()[1:] for line in stream if line.startswith("NSpid:"))
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # it has ended
+    return len(numbers) > 1 and numbers[-1] == "1"
+
+
+def signal(pid: int, number: int) -> None:
+    """Send the signal to all that are in the namespace of the init `pid`, and in those below; to the init last, whose
+    end would be theirs. ShimError where only the init could be sent it."""
+    status = process.wait(process.fork(lambda: _inside(pid, number)))
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return  # it has ended, and all others with it
+    if status > 0:
+        raise ShimError(
+            f"only the container's init could be sent the signal: {os.strerror(status)}",
+            "leave out --all, or send KILL, which ends all of them with it",
+        )
+
+
+def _inside(pid: int, number: int) -> int:
+    """In a child: have one of its own send the signal in the namespace, which only a child enters; an errno, or 0."""
+    try:
+        _enter(pid)
+        return max(process.wait(process.fork(lambda: _signal_others(number))), 0)
+    except OSError as error:
+        return error.errno or errno.EIO
+
+
+def _enter(pid: int) -> None:
+    """Enter the pid namespace of `pid`; OSError where that is ours, where the signal would go to the node's."""
+    handles = {kind: os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY) for kind in ("user", "pid")}
+    ours = {kind: os.stat(f"/proc/self/ns/{kind}").st_ino for kind in handles}
+    if os.fstat(handles["pid"]).st_ino == ours["pid"]:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+    if os.fstat(handles["user"]).st_ino != ours["user"]:
+        linux.enter(handles["user"])  # which gives the right to the other
+    linux.enter(handles["pid"])
+
+
+def _signal_others(number: int) -> int:
+    try:
+        os.kill(-1, number)  # but to this one, and the init
+    except ProcessLookupError:
+        pass  # there are no others
+    return 0
