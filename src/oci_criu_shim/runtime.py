@@ -195,7 +195,7 @@ def adopt(crun: Runtime, container: Container, bundle: Bundle, pid: int, cgroup:
 
 
 def limit(crun: Runtime, container: Container, bundle: Bundle) -> None:
-    """Have crun set config.json's limits for the control group of a restored container."""
+    """Have crun set config.json's limits for the control group of a restored container; ShimError where it can't."""
     resources = bundle.config["linux"].get("resources")
     if not resources:
         return
@@ -203,4 +203,7 @@ def limit(crun: Runtime, container: Container, bundle: Bundle) -> None:
     files.write_json(path, resources)
     status, text = crun.output("update", "--resources", path, container.name)
     if status:
-        crun.log.error(f"the limits of {container.name} could not be set: {text.strip()}")
+        raise ShimError(
+            f"the limits of {container.name} could not be set, and it would run on without: {text.strip()}",
+            "this node needs the control groups of the one before; or change linux.resources in config.json",
+        )
