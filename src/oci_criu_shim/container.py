@@ -74,7 +74,9 @@ class Container:
     def save(self, record: dict[str, Any]) -> None:
         """Write state.json:
 
-        `bundle`, `config` (config.json as it was at the start), `backend` (name or path), and where they apply
+        `bundle`, `config` (config.json as it was at the start), `backend` (name or path) and its `dialect`,
+        `preserved`: where descriptors of its caller's lead that it was given; `own_group`: whether it is a user's, with
+        a control group of its own; and where they apply
         `supervisor`: the process that holds its streams, and checkpoints it when its job is preempted;
         `init`: its init; both as process.identity() gives them;
         `held`: True from `create` until it runs for a container that is to be restored;

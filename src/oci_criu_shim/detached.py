@@ -77,7 +77,7 @@ def start(plan: Plan, checkpoint: Checkpoint, asked: Asked, streams: Streams) ->
     try:
         restored = Restored(plan, checkpoint, plan.log)
         record = plan.record(stdio={"streams": streams.record(checkpoint.manifest["streams"])})
-        container.save({**record, "backend": restored.backend.program})
+        container.save({**record, **restored.backend.record()})
         pid = restored.start(streams, asked)
         try:
             _tell(plan, pid)

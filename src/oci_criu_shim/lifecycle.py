@@ -48,6 +48,7 @@ class Plan:
         self.runtime.require("create", options)
         self.pid_file = pid_file
         self.options = [f"--bundle={self.bundle.path}", *options, container.name]
+        self.preserved = _preserved(options)
         self.task: Task | None = job.of(self.bundle.environment())
         self.log = log
 
@@ -57,6 +58,11 @@ class Plan:
         if self.task is not None:
             return self.task.asked
         return os.geteuid() == 0
+
+    @property
+    def own_group(self) -> bool:
+        """Whether it is an ordinary user's, with a control group of its own."""
+        return os.geteuid() != 0 and self.runtime.makes_groups
 
     @property
     def proxy(self) -> str | None:
@@ -71,9 +77,19 @@ class Plan:
 
     def record(self, **fields: object) -> dict[str, Any]:
         """What other verbs must know of the container (Container.save())."""
-        about = {"restarts": self.task.restarts} if self.task else {}  # the environment may not tell
-        program = self.runtime.program
-        return {"bundle": self.bundle.path, "config": self.bundle.config, "backend": program, **about, **fields}
+        about: dict[str, Any] = {"restarts": self.task.restarts} if self.task else {}  # the environment may not tell
+        about |= {"preserved": self.preserved, "own_group": self.own_group, **self.runtime.record()}
+        return {"bundle": self.bundle.path, "config": self.bundle.config, **about, **fields}
+
+
+def _preserved(options: list[str]) -> list[str]:
+    """Where the caller's descriptors lead that --preserve-fds hands on to the container."""
+    for word in options:
+        name, _, count = word.partition("=")
+        if name == "--preserve-fds" and count.isdecimal():
+            last = 2 + int(count)
+            return [_stream(number) for number in map(int, os.listdir("/proc/self/fd")) if 2 < number <= last]
+    return []
 
 
 def run(plan: Plan, keep: bool = False) -> int:
@@ -114,8 +130,8 @@ def restore_detached(plan: Plan, checkpoint: Checkpoint, asked: Asked, console: 
 
 def create(plan: Plan) -> int:
     """Create the container and leave it to `start`; the exit status."""
-    _reserve(plan.container)
     if plan.task is not None and (plan.supervised or plan.proxy):
+        _reserve(plan.container)
         from oci_criu_shim.supervised import Supervised
 
         return Supervised(plan).create_in_background()
@@ -126,12 +142,13 @@ def run_detached(plan: Plan) -> int:
     """Create and start the container; the exit status."""
     if plan.task is not None and plan.supervised:
         return create(plan) or start(plan.container, plan.runtime)
-    _reserve(plan.container)
     return _backend_creates(plan, "run", "--detach")
 
 
 def _backend_creates(plan: Plan, verb: str, *words: str) -> int:
     """Have the backend create the container on our own streams; it forgets a container that it could not create."""
+    plan.runtime.argv(verb)  # where it is not there, no id is taken
+    _reserve(plan.container)
     streams = ["" if plan.bundle.terminal else _stream(number) for number in range(3)]
     plan.container.save(plan.record(stdio={"streams": streams}))
     status = plan.runtime.call(verb, *words, *_pid_file(plan), *plan.options)
@@ -180,8 +197,9 @@ def backend_of(container: Container, globals: Mapping[str, str], log: Log) -> Ru
             f"container {container.name!r} does not exist",
             f"those that do are listed by `oci-criu-shim --root {container.root} list`",
         )
-    program = container.load().get("backend") or runtime.holder(container.root, container.name)
-    return Runtime(program or runtime.DEFAULT, container.root, globals, log)
+    record = container.load()
+    program = record.get("backend") or runtime.holder(container.root, container.name) or runtime.DEFAULT
+    return Runtime(program, container.root, globals, log, record.get("dialect"))
 
 
 def names(root: str) -> list[str]:

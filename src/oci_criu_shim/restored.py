@@ -27,7 +27,9 @@ class Restored:
         self.bundle = plan.bundle
         self.checkpoint = checkpoint
         self.log = log
-        self.backend = Runtime(runtime.DEFAULT, plan.container.root, plan.runtime.globals, log)
+        self.backend = plan.runtime
+        if self.backend.dialect != runtime.DEFAULT:  # adopt() knows the files of crun's
+            self.backend = Runtime(runtime.DEFAULT, plan.container.root, plan.runtime.globals, log)
         self.group = planned.cgroup(self.container, self.bundle, checkpoint)
 
     def start(self, streams: Stdio | Streams, asked: Asked | None = None, cut: str | None = None) -> int:

@@ -20,6 +20,8 @@ DEFAULT = "crun"
 # Those that an annotation may name: config.json may come from an image, and a path from there is not to be run.
 KNOWN = ("crun", "runc", "nvidia-container-runtime")
 ANNOTATION = "oci-criu-shim.backend"
+DIALECTS = ("crun", "runc")  # and the programs that need not be asked for theirs
+MANAGERS = ("cgroupfs", "systemd", "disabled")
 # Verbs, and options of any, that not every backend has, with what else there is for them. Its help tells.
 UNCOMMON = {
     "events": "its control group tells the same",
@@ -70,26 +72,45 @@ def directory(root: str, program: str) -> str:
 class Runtime:
     """One backend, whose state is in `<root>/.<its name>/`.
 
-    `globals` are the caller's options that it is to have as well: --log, --systemd-cgroup and the like.
+    `globals` are the caller's options that it is to have as well: --log, --systemd-cgroup and the like; `dialect` is
+    its own, where that is known.
     """
 
-    def __init__(self, program: str, root: str, globals: Mapping[str, str], log: Log) -> None:
+    def __init__(
+        self, program: str, root: str, globals: Mapping[str, str], log: Log, dialect: str | None = None
+    ) -> None:
         self.program = program
         self.name = os.path.basename(program)
         self.root = directory(root, program)
         self.globals = globals
         self.log = log
+        self._dialect = dialect or (self.name if self.name in DIALECTS else None)
 
     @property
     def leaves_streams(self) -> bool:
         """Whether a container that it runs in the foreground has the streams it was given; runc 1.1 copies them to
         and from pipes of its own (setupProcessPipes() in tty.go)."""
-        return self.name == "crun"
+        return self.dialect == "crun"
 
     @property
     def dialect(self) -> str:
-        """Whose names the images of its containers have: crun's, or runc's, as all that have its command line."""
-        return "crun" if self.name == "crun" else "runc"
+        """crun's, or runc's, as all have it that aren't crun: its options, and the names in its containers' images.
+
+        Whatever it is called, its version says what it is; nvidia-container-runtime's adds that of the one below it.
+        """
+        if self._dialect is None:
+            _, text = process.output([self._path(), "--version"], os.environ, self.log)
+            self._dialect = "crun" if any(line.startswith("crun ") for line in text.splitlines()) else "runc"
+        return self._dialect
+
+    def record(self) -> dict[str, str]:
+        """What of it is in Container.save(): none of it need be found out again."""
+        return {"backend": self.program, "dialect": self.dialect}
+
+    @property
+    def makes_groups(self) -> bool:
+        """Whether an ordinary user's container is to have a control group of its own."""
+        return self._cgroup_manager() not in (None, "disabled")
 
     def knows(self, container: Container) -> bool:
         """Whether it has a container of this name."""
@@ -137,22 +158,37 @@ class Runtime:
 
     def argv(self, verb: str, *words: str) -> list[str]:
         """The command line of one of its verbs; ShimError where it is not installed."""
+        argv = [self._path(), "--root", self.root]
+        argv += [f"--{key}={self.globals[key]}" for key in ("log", "log-format") if key in self.globals]
+        argv += ["--debug"] if "debug" in self.globals else []
+        return [*argv, *self._cgroup_words(), verb, *words]
+
+    def _path(self) -> str:
         path = process.find(self.program)
         if path is None:
             hint = f"install {self.program}, or choose another --backend"
             raise ShimError(f"no {self.program} in {process.PATH}", hint)
-        argv = [path, "--root", self.root]
-        argv += [f"--{key}={self.globals[key]}" for key in ("log", "log-format") if key in self.globals]
-        argv += [f"--{key}" for key in ("debug", "systemd-cgroup") if key in self.globals]
-        if self.name == "crun" and (manager := self._cgroup_manager()):
-            argv.append(f"--cgroup-manager={manager}")
-        return [*argv, verb, *words]
+        return path
+
+    def _cgroup_words(self) -> list[str]:
+        manager = self._cgroup_manager()
+        if manager is None:
+            return []
+        if self.dialect == "crun":
+            return [f"--cgroup-manager={manager}"]
+        if manager == "disabled":
+            raise ShimError(f"{self.name} has no --cgroup-manager=disabled", "choose cgroupfs or systemd, or crun")
+        return ["--systemd-cgroup"] if manager == "systemd" else []
 
     def _cgroup_manager(self) -> str | None:
-        """An ordinary user's container stays in the control group it was started in, which is the task's in a job."""
-        if os.geteuid() and "systemd-cgroup" not in self.globals:
-            return self.globals.get("cgroup-manager", "disabled")
-        return self.globals.get("cgroup-manager")
+        """An ordinary user's container stays in the control group it was started in, which is the task's in a job; runc
+        sees to that itself where it has no right to make one."""
+        given = "systemd" if "systemd-cgroup" in self.globals else self.globals.get("cgroup-manager")
+        if given not in (None, *MANAGERS):
+            raise ShimError(f"--cgroup-manager is {', '.join(MANAGERS)}, not {given!r}")
+        if given is None and os.geteuid() and self.dialect == "crun":
+            return "disabled"
+        return given
 
 
 def environment(given: Sequence[str], container: Container) -> list[str]:

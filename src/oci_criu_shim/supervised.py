@@ -199,7 +199,7 @@ class Supervised:
 
     def _record(self, **fields: object) -> dict[str, object]:
         record = self.plan.record(supervisor=process.identity(os.getpid()), **fields)
-        return {**record, "backend": self.runtime.program}
+        return {**record, **self.runtime.record()}
 
     def _tell_watcher(self) -> None:
         """From now on a preemption is told to this process (spank/watcher.c)."""

@@ -69,7 +69,7 @@ GLOBAL = (
     Option("--log-level", "LEVEL", "error, warning or debug, which is --debug"),
     Option("--debug", "", "say what is done"),
     Option("--systemd-cgroup", "", "have the backend make control groups by systemd"),
-    Option("--cgroup-manager", "NAME", "cgroupfs, systemd or disabled"),
+    Option("--cgroup-manager", "NAME", "cgroupfs, systemd (as --systemd-cgroup) or, of crun, disabled"),
     Option("--rootless", "BOOL", "accepted for runc's sake; the user id tells"),
     Option("--criu", "FILE", "accepted for runc's sake; CRIU is found where programs are"),
     Option("--slurm-conf -f", "FILE", "Slurm's configuration, where it is not at its usual place"),

@@ -36,9 +36,9 @@ def quietly(site: Site, *words: str) -> None:
     site.exec(["sh", "-c", f"{SHIM} --root {HERE}/run {' '.join(words)} </dev/null >/dev/null 2>&1"])
 
 
-def detached(site: Site, verb: str, *words: str) -> int:
+def detached(site: Site, verb: str, *words: str, backend: str = "crun") -> int:
     """The verb's exit status; what the container writes goes on to a file."""
-    words = ("--root", f"{HERE}/run", verb, "--detach", "--bundle", HERE, *words)
+    words = ("--root", f"{HERE}/run", "--backend", backend, verb, "--detach", "--bundle", HERE, *words)
     script = f"cd {HERE}; {{ {SHIM} {' '.join(words)}; echo $? >status; }} 2>&1 </dev/null | cat >>output"
     site.exec(["rm", "-f", f"{HERE}/status"])
     site.exec(["sh", "-c", f"({script}) >/dev/null 2>&1 &"])
@@ -105,6 +105,20 @@ def test_life(site: Site, bundle: str) -> None:
     shim(site, "delete", "one")
     assert not site.exec(["find", "/sys/fs/cgroup/pids", "-name", "one"]).stdout
     assert site.exec(["ls", f"{bundle}/run"]).stdout == ""
+
+
+def test_a_crun_by_another_name(site: Site, bundle: str) -> None:
+    """It says what it is, and takes over what is restored."""
+    other, images = f"{bundle}/other", ("--image-path", f"{bundle}/images")
+    site.exec(["cp", "/usr/bin/crun", other])
+    assert detached(site, "run", "one", backend=other) == 0
+    wait_counts(site, 3)
+    shim(site, "checkpoint", *images, "one")
+    assert detached(site, "restore", *images, "one", backend=other) == 0
+    wait_counts(site, counted(site)[-1] + 3)
+    record = json.loads(site.exec(["cat", f"{bundle}/run/one/state.json"]).stdout)
+    assert (record["backend"], record["dialect"]) == (other, "crun")
+    assert shim(site, "exec", "one", "echo", "here") == "here\n"
 
 
 def test_a_terminal_must_be_taken(site: Site, bundle: str) -> None:

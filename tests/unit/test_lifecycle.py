@@ -39,8 +39,9 @@ def test_unknown(container: Container) -> None:
 
 
 def test_the_backend_that_created_it(container: Container) -> None:
-    container.update(backend="/usr/sbin/runc")
-    assert lifecycle.backend_of(container, {"backend": "crun"}, Log()).name == "runc"
+    container.update(backend="/usr/sbin/other", dialect="crun")
+    found = lifecycle.backend_of(container, {"backend": "crun"}, Log())
+    assert (found.name, found.dialect) == ("other", "crun")
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,38 @@ def test_what_ends_one_that_is_held(
     assert lifecycle.state(container, backend)["status"] == "stopped"
     with pytest.raises(ShimError, match=r"is not running$"):
         lifecycle.signal_itself(container, backend, number, to_all=True)
+
+
+@pytest.mark.parametrize(("user", "manager", "own"), [(0, "cgroupfs", False), (7, "cgroupfs", True), (7, "", False)])
+def test_a_group_of_its_own(
+    container: Container, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, user: int, manager: str, own: bool
+) -> None:
+    """Root's have one in any case, and it comes back."""
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    given = {"backend": "crun", **({"cgroup-manager": manager} if manager else {})}
+    plan = lifecycle.Plan(container, str(bundle_path), given, [], None, Log())
+    assert plan.record()["own_group"] == own
+
+
+@pytest.mark.parametrize("given", [{"backend": "nonesuch"}, {"backend": "/bin/true", "cgroup-manager": "nonesuch"}])
+def test_what_no_backend_can_do_takes_no_id(tmp_path: Path, bundle_path: Path, given: dict[str, str]) -> None:
+    container = Container(str(tmp_path / "run"), "one")
+    plan = lifecycle.Plan(container, str(bundle_path), given, [], None, Log())
+    for make in (lifecycle.create, lifecycle.run_detached):
+        with pytest.raises(ShimError, match="nonesuch"):
+            make(plan)
+        assert not container.exists()
+
+
+def test_what_a_caller_hands_on() -> None:
+    reader, writer = os.pipe()
+    try:
+        found = lifecycle._preserved(["--no-pivot", f"--preserve-fds={writer - 2}"])
+        assert f"pipe:[{os.fstat(reader).st_ino}]" in found
+        assert lifecycle._preserved(["--no-pivot"]) == lifecycle._preserved(["--preserve-fds=x"]) == []
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 def test_one_that_goes_while_all_are_listed(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:

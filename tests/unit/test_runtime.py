@@ -20,10 +20,10 @@ def bundle(**annotations: str) -> Bundle:
     return Bundle("/b", {"ociVersion": "1.0.2", "root": {"path": "rootfs"}, "annotations": annotations})
 
 
-def fake(directory: Path, name: str) -> str:
-    """A program that can be run; its path."""
+def fake(directory: Path, name: str, version: str = "") -> str:
+    """A program that can be run, and says what it is; its path."""
     path = directory / name
-    path.write_text("#!/bin/sh\nexit 0\n")
+    path.write_text(f"#!/bin/sh\necho 'asked {version}' >>$0.log\nprintf '{version}'\n")
     path.chmod(0o755)
     return str(path)
 
@@ -56,7 +56,7 @@ def test_argv(tmp_path: Path) -> None:
     given = {"log": "/l", "log-format": "json", "systemd-cgroup": "true", "root": "/r", "backend": program}
     argv = Runtime(program, "/r", given, Log()).argv("kill", "id", "9")
     root = runtime.directory("/r", program)
-    wanted = [program, "--root", root, "--log=/l", "--log-format=json", "--systemd-cgroup", "kill", "id", "9"]
+    wanted = [program, "--root", root, "--log=/l", "--log-format=json", "--cgroup-manager=systemd", "kill", "id", "9"]
     assert argv == wanted
 
 
@@ -65,7 +65,11 @@ def test_argv(tmp_path: Path) -> None:
     [
         (1000, "crun", {}, ["--cgroup-manager=disabled"]),
         (1000, "crun", {"cgroup-manager": "cgroupfs"}, ["--cgroup-manager=cgroupfs"]),
+        (1000, "crun", {"cgroup-manager": "systemd"}, ["--cgroup-manager=systemd"]),
+        (1000, "crun", {"systemd-cgroup": "true"}, ["--cgroup-manager=systemd"]),
         (1000, "runc", {}, []),
+        (0, "runc", {"cgroup-manager": "systemd"}, ["--systemd-cgroup"]),
+        (0, "runc", {"cgroup-manager": "cgroupfs"}, []),
         (0, "crun", {}, []),
     ],
 )
@@ -75,6 +79,45 @@ def test_control_groups(
     monkeypatch.setattr(os, "geteuid", lambda: user)
     argv = Runtime(fake(tmp_path, name), "/r", given, Log()).argv("state", "id")
     assert [word for word in argv if "cgroup" in word] == wanted
+    assert not (tmp_path / f"{name}.log").exists()  # those two need not be asked
+
+
+@pytest.mark.parametrize(("name", "said"), [("crun", "--cgroup-manager is cgroupfs, systemd, disabled"), ("runc", "")])
+def test_control_groups_that_are_refused(tmp_path: Path, name: str, said: str) -> None:
+    given = {"cgroup-manager": "other" if said else "disabled"}
+    with pytest.raises(ShimError, match=said or "runc has no --cgroup-manager=disabled"):
+        Runtime(fake(tmp_path, name), "/r", given, Log()).argv("state", "id")
+
+
+@pytest.mark.parametrize(
+    ("version", "dialect"),
+    [
+        ("crun version 1.21\\ncommit: x\\n", "crun"),
+        ("runc version 1.1.15\\n", "runc"),
+        ("youki version 0.5\\n", "runc"),
+        ("NVIDIA Container Runtime version 1.17\\n\\ncrun version 1.21\\n", "crun"),
+        ("", "runc"),
+    ],
+)
+def test_a_backend_says_what_it_is(tmp_path: Path, version: str, dialect: str) -> None:
+    """Once, and never again where it was noted."""
+    program = fake(tmp_path, "other", version)
+    backend = Runtime(program, "/r", {}, Log())
+    assert (backend.dialect, backend.leaves_streams) == (dialect, dialect == "crun")
+    assert backend.record() == {"backend": program, "dialect": dialect}
+    assert Runtime(program, "/r", {}, Log(), dialect).dialect == dialect
+    assert (tmp_path / "other.log").read_text().count("asked") == 1
+
+
+def test_limits_that_cannot_be_set(tmp_path: Path) -> None:
+    program = tmp_path / "crun"
+    program.write_text("#!/bin/sh\necho no such controller; exit 1\n")
+    program.chmod(0o755)
+    container = Container(str(tmp_path), "one")
+    container.reserve()
+    limited = Bundle("/b", {"linux": {"resources": {"pids": {"limit": 5}}}})
+    with pytest.raises(ShimError, match=r"limits of one could not be set, .*: no such controller"):
+        runtime.limit(Runtime(str(program), str(tmp_path), {}, Log()), container, limited)
 
 
 HELP = """\
