@@ -63,6 +63,8 @@ class Dump:
         self.record = container.load()
         self.bundle = Bundle(self.record["bundle"], self.record["config"])
         preflight.check(pid, self.bundle, options.get("shell_job", False))
+        preflight.require_no_group(self.record.get("own_group", False))
+        preflight.require_no_preserved(pid, self.record.get("preserved", []))
         if options.get("track_mem"):
             files.remove_if_there(container.path(CHAIN))  # it takes the kernel's marks away
 

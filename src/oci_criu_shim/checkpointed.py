@@ -27,6 +27,7 @@ class CheckpointedTask:
         self.task = task
         self.settings = config.load()
         preflight.check_bundle(plan.bundle)
+        preflight.require_no_group(plan.own_group)
         compression = packing.compression(self.settings.compress, task.job, plan.log)
         directory = task.directory or self.settings.checkpoint_dir
         self.store = Store(directory, task.key, self.settings.quota, compression)

@@ -37,6 +37,27 @@ def check_bundle(bundle: Bundle) -> None:
             mounts.require_none_below(mount["destination"], "/sys", node)
 
 
+def require_no_group(own: bool) -> None:
+    """A user's restore can't make the container's control group again: its limits would be lost."""
+    if own:
+        raise ShimError(
+            "the container has a control group of its own, which a user's restore can't make again",
+            "leave out --cgroup-manager and --systemd-cgroup: it is in its task's group then",
+        )
+
+
+def require_no_preserved(pid: int, links: list[str]) -> None:
+    """The other end of a descriptor that the container was given is outside: a pipe would come back leading nowhere."""
+    for process in _tree(pid) if links else []:
+        kept = set(links).intersection(_links(process))
+        if kept:
+            raise ShimError(
+                f"process {process} has what it was given by --preserve-fds, which leads out of the container:"
+                f" {' '.join(sorted(kept))}",
+                "leave that out, or have the program close it",
+            )
+
+
 def check(pid: int, bundle: Bundle, shell_job: bool = False) -> None:
     """Raise ShimError where the container of init `pid` can't be checkpointed as it is now. With `shell_job` it may
     have the terminal that it was started on."""
@@ -162,6 +183,17 @@ def _tree(pid: int) -> list[int]:
     for parent in found:
         for thread in _listed(f"/proc/{parent}/task"):
             found += map(int, _text(f"/proc/{parent}/task/{thread}/children").split())
+    return found
+
+
+def _links(pid: int) -> list[str]:
+    """Where a process's descriptors lead."""
+    found = []
+    for number in _listed(f"/proc/{pid}/fd"):
+        try:
+            found.append(os.readlink(f"/proc/{pid}/fd/{number}"))
+        except FileNotFoundError:
+            pass  # it was closed
     return found
 
 

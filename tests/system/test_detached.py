@@ -127,9 +127,19 @@ def test_a_terminal_must_be_taken(site: Site, bundle: str) -> None:
     spec = json.loads(site.exec(["cat", f"{bundle}/config.json"]).stdout)
     spec["process"]["terminal"] = True
     site.cluster.exec(site.node, ["tee", f"{bundle}/config.json"], "root", input=json.dumps(spec))
-    words = ("restore", "--detach", "--bundle", bundle, "--image-path", f"{bundle}/images")
-    assert "name a --console-socket" in shim(site, *words, "one", check=False)
-    assert "No such file" in shim(site, *words, "--console-socket", f"{bundle}/none", "one", check=False)
+    words = ("restore", "--bundle", bundle, "--image-path", f"{bundle}/images")
+    to_a_socket = ("--console-socket", f"{bundle}/none", "one")
+    assert "is for --detach" in shim(site, *words, *to_a_socket, check=False)
+    assert "name a --console-socket" in shim(site, *words, "--detach", "one", check=False)
+    assert "No such file" in shim(site, *words, "--detach", *to_a_socket, check=False)
+
+
+def test_a_descriptor_that_it_was_given(site: Site, bundle: str) -> None:
+    """A pipe, whose other end no restore would find."""
+    assert detached(site, "run", "--preserve-fds=1", "one", "3>&1") == 0
+    wait_counts(site, 3)
+    assert "has what it was given by --preserve-fds" in shim(site, "checkpoint", "one", check=False)
+    wait_counts(site, counted(site)[-1] + 3)
 
 
 def test_a_failing_dump_leaves_what_was_there(site: Site, bundle: str) -> None:

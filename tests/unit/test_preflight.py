@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
 
 import pytest
 
@@ -25,3 +26,25 @@ def test_limits_of_others(monkeypatch: pytest.MonkeyPatch, error: type[OSError],
         return
     with pytest.raises(ShimError, match="runs as another user, whose limits this root may not ask for"):
         preflight._require_limits(os.getpid())
+
+
+def test_a_users_group() -> None:
+    preflight.require_no_group(False)
+    with pytest.raises(ShimError, match="has a control group of its own"):
+        preflight.require_no_group(True)
+
+
+def test_what_it_was_given() -> None:
+    reader, writer = os.pipe()
+    pipe = f"pipe:[{os.fstat(reader).st_ino}]"
+    try:
+        with subprocess.Popen(["sleep", "60"], pass_fds=[writer]) as child:
+            try:
+                with pytest.raises(ShimError, match="was given by --preserve-fds, which leads out"):
+                    preflight.require_no_preserved(child.pid, [pipe, "pipe:[0]"])
+                preflight.require_no_preserved(child.pid, ["pipe:[0]"])
+            finally:
+                child.kill()
+    finally:
+        os.close(reader)
+        os.close(writer)
