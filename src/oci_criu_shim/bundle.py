@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-NEVER_JOINED = ("ipc", "mount", "user")  # namespaces that CRIU could not leave out of a checkpoint
+# Namespaces that CRIU could not leave out of a checkpoint, and the one that a restore has to make with other clocks.
+NEVER_JOINED = ("ipc", "mount", "time", "user")
 # Annotations of podman's containers that are made of jobs' checkpoints: the job's root file system, in place of an
 # empty one, or else the mode, in octal, of the directory that it was in.
 ROOTFS, ROOTFS_MODE = "oci-criu-shim.rootfs", "oci-criu-shim.rootfs-mode"
@@ -132,7 +133,8 @@ def prepare_rootfs(bundle: Bundle) -> None:
 
 def check_checkpointable(bundle: Bundle) -> None:
     """Raise ShimError where no checkpoint of this bundle's container could ever be taken or restored."""
-    for refused in (_faulty_namespace(bundle), _faulty_ids(bundle), _faulty_sysctl(bundle)):
+    for fault in (_faulty_namespace, _faulty_ids, _faulty_sysctl, _faulty_mount, _faulty_seccomp, _faulty_cache):
+        refused = fault(bundle)
         if refused is not None:
             what, hint = refused
             raise ShimError(f"{bundle.path}/config.json {what}", f"{hint}, or leave out --checkpoint")
@@ -193,3 +195,31 @@ def _faulty_sysctl(bundle: Bundle) -> tuple[str, str] | None:
     if bundle.sysctls.get("kernel.shm_rmid_forced", "0") == "0":
         return None
     return "sets kernel.shm_rmid_forced: CRIU would destroy shared memory by it", "leave it out of linux.sysctl"
+
+
+def _faulty_mount(bundle: Bundle) -> tuple[str, str] | None:
+    for mount in bundle.mounts:
+        options = {option.partition("=")[0] for option in mount.get("options", [])}
+        if mount.get("uidMappings") or mount.get("gidMappings") or options.intersection(("idmap", "ridmap")):
+            return (
+                f"maps the ids of the mount {mount['destination']}, which CRIU can't do again",
+                "leave out its uidMappings and gidMappings, or idmap of its options",
+            )
+    return None
+
+
+def _faulty_seccomp(bundle: Bundle) -> tuple[str, str] | None:
+    seccomp = bundle.config.get("linux", {}).get("seccomp", {})
+    rules = [{"action": seccomp.get("defaultAction")}, *seccomp.get("syscalls", [])]
+    if not any(rule["action"] == "SCMP_ACT_NOTIFY" for rule in rules):
+        return None
+    return (
+        "has system calls decided by a process outside (SCMP_ACT_NOTIFY), which is not asked any more after a restore",
+        "leave SCMP_ACT_NOTIFY out of linux.seccomp",
+    )
+
+
+def _faulty_cache(bundle: Bundle) -> tuple[str, str] | None:
+    if not bundle.config.get("linux", {}).get("intelRdt"):
+        return None
+    return "asks for a share of the processor's cache, which a restore can't", "leave out linux.intelRdt"

@@ -67,6 +67,13 @@ def test_pid_namespace_is_checkpointable(config: dict[str, Any]) -> None:
 
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "ipc": ({"namespaces": [{"type": "pid"}, {"type": "ipc", "path": "/x"}]}, {}, "joins a namespace of type ipc"),
+    "time": ({"namespaces": [{"type": "pid"}, {"type": "time", "path": "/x"}]}, {}, "joins a namespace of type time"),
+    "seccomp": (
+        {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["x"], "action": "SCMP_ACT_NOTIFY"}]}},
+        {},
+        "decided by a process outside",
+    ),
+    "intelRdt": ({"intelRdt": {"closID": "x"}}, {}, "a share of the processor's cache"),
     "sysctl": ({"sysctl": {"kernel.shm_rmid_forced": "1"}}, {}, "sets kernel.shm_rmid_forced"),
     "0 is another": ({"uidMappings": [{"containerID": 0, "hostID": 70000, "size": 9}]}, {}, "to another one than 0"),
     "1 is the user": ({"uidMappings": [{"containerID": 1, "hostID": 7000, "size": 1}]}, {}, "to another one than 0"),
@@ -84,7 +91,22 @@ def test_what_is_not_checkpointable(config: dict[str, Any], monkeypatch: pytest.
         bundle.check_checkpointable(bundle.Bundle("/b", config))
 
 
-@pytest.mark.parametrize("kind", ["ipc", "mount", "pid", "user"])
+@pytest.mark.parametrize(
+    "mount",
+    [
+        {"uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]},
+        {"gidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]},
+        {"options": ["bind", "idmap"]},
+        {"options": ["bind", "ridmap=uids=0-1-1"]},
+    ],
+)
+def test_mapped_mounts_are_not_checkpointable(config: dict[str, Any], mount: dict[str, Any]) -> None:
+    config["mounts"].append({"destination": "/data", "source": "/x", **mount})
+    with pytest.raises(ShimError, match="maps the ids of the mount /data"):
+        bundle.check_checkpointable(bundle.Bundle("/b", config))
+
+
+@pytest.mark.parametrize("kind", ["ipc", "mount", "pid", "time", "user"])
 def test_what_is_joined_is_not_restorable(config: dict[str, Any], kind: str) -> None:
     bundle.check_restorable(bundle.Bundle("/b", config))
     config["linux"]["namespaces"] = [{"type": "network", "path": "/x"}, {"type": kind, "path": "/x"}]
