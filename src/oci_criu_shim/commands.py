@@ -179,6 +179,9 @@ def restore(call: Invocation) -> int:
     from oci_criu_shim.checkpoints.store import newest
     from oci_criu_shim.planned import Asked
 
+    console = call.value("console-socket")
+    if console and not call.flag("detach"):
+        raise ShimError("--console-socket is for --detach", "leave it out: the terminal is copied to this one")
     directory = Directory(call.value("image-path") or "checkpoint")
     asked = Asked(requested.restore(call), call.value("work-path"))
     plan = _plan(call)
@@ -189,7 +192,7 @@ def restore(call: Invocation) -> int:
 
         found = foreign.checkpoint(directory.path, plan.bundle)
     if call.flag("detach"):
-        return lifecycle.restore_detached(plan, found, asked, call.value("console-socket"))
+        return lifecycle.restore_detached(plan, found, asked, console)
     return lifecycle.restore(plan, found, asked)
 
 

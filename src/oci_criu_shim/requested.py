@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 
-from oci_criu_shim import process
+from oci_criu_shim import linux, process
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -24,7 +24,9 @@ LOCKS = {"iptables": "IPTABLES", "nftables": "NFTABLES", "skip": "SKIP"}
 
 def dump(call: Invocation, bundle: Bundle, dialect: str) -> dict[str, Any]:
     """The options of the worker's request (worker.check())."""
-    _check_cgroup_mode(call)
+    _check(call)
+    if call.flag("auto-dedup") and call.flag("parent-path"):
+        raise ShimError("--auto-dedup would take from --parent-path what the new one has, too", "leave it out")
     asked: dict[str, Any] = {"leave_running": call.flag("leave-running")}
     if os.geteuid():
         _require_root(call)
@@ -36,32 +38,32 @@ def dump(call: Invocation, bundle: Bundle, dialect: str) -> dict[str, Any]:
     if pre_dump or incremental:
         asked |= {"track_mem": True, "pre_dump": pre_dump, "incremental": incremental}
     asked["network"] = "joined" if bundle.namespaces.get("network") else "dumped"
+    if call.flag("empty-ns"):
+        asked["empty_ns"] = linux.CLONE_NEWNET
     asked["for"] = dialect  # who else is to understand the images
     return asked | _common(call)
 
 
 def restore(call: Invocation) -> dict[str, Any]:
     """Fields of CRIU's request (criu's images/rpc.proto)."""
-    _check_cgroup_mode(call)
-    if os.geteuid():
-        _require_root(call)
-        return {}
-    asked = _common(call)
-    if call.flag("tcp-close"):
-        asked["tcp_close"] = True
+    _check(call)
+    asked: dict[str, Any] = {}
     if ":" not in (call.value("lsm-profile") or ":"):
         raise ShimError(f"--lsm-profile is TYPE:NAME, not {call.value('lsm-profile')!r}")
     for name in ("lsm-profile", "lsm-mount-context"):
         if value := call.value(name):
             asked[name.replace("-", "_")] = value
-    return asked
+    if os.geteuid():
+        _require_root(call)
+        return asked
+    if call.flag("tcp-close"):
+        asked["tcp_close"] = True
+    return asked | _common(call)
 
 
 def _common(call: Invocation) -> dict[str, Any]:
     asked: dict[str, Any] = {name.replace("-", "_"): True for name in FLAGS if call.flag(name)}
     lock = call.value("network-lock")
-    if lock is not None and lock not in LOCKS:
-        raise ShimError(f"--network-lock is {', '.join(LOCKS)}, not {lock!r}")
     if lock or call.flag("tcp-established"):
         asked["network_lock"] = LOCKS[lock or "nftables"]
     return asked
@@ -114,15 +116,18 @@ def serves(call: Invocation) -> Callable[[], None]:
     return tell
 
 
-def _check_cgroup_mode(call: Invocation) -> None:
-    mode = call.value("manage-cgroups-mode")
-    if mode is not None and mode not in CGROUP_MODES:
-        raise ShimError(f"--manage-cgroups-mode is {', '.join(CGROUP_MODES)}, not {mode!r}")
+def _check(call: Invocation) -> None:
+    """Of these, runc knows no other values."""
+    values = {"manage-cgroups-mode": CGROUP_MODES, "network-lock": tuple(LOCKS), "empty-ns": ("network",)}
+    for name, known in values.items():
+        value = call.value(name)
+        if value is not None and value not in known:
+            raise ShimError(f"--{name} is {', '.join(known)}, not {value!r}")
 
 
 def _require_root(call: Invocation) -> None:
-    """A user's dump and restore have no right to what these options are about. CRIU 4.2 can't track memory for one: it
-    opens /proc/PID/clear_refs, which is only written to, for reading as well (do_task_reset_dirty_track() in mem.c)."""
+    """A user's dump and restore have no right to what these options are about; his helper makes no pre-dump
+    (privileged/worker.py), so there is none to build upon."""
     for name in (*FLAGS, "tcp-close", "page-server", "pre-dump", "parent-path"):
         if call.flag(name):
             raise ShimError(f"--{name} is for root's containers only", "leave it out")

@@ -105,8 +105,8 @@ REACHING_OUT = (
     Option("--file-locks", "", "accepted: they are always kept"),
     Option("--link-remap", "", "accepted: deleted files are always kept"),
     Option("--manage-cgroups-mode", "MODE", "accepted: a restored container gets config.json's group and limits"),
-    Option("--empty-ns", "KIND", "accepted: hooks and callers set up networks"),
-    Option("--auto-dedup", "", "accepted: there are no earlier dumps to share with"),
+    Option("--empty-ns", "KIND", "network: what it has of interfaces is left out; a restore never makes them"),
+    Option("--auto-dedup", "", "accepted: earlier dumps stay as they are (not with --parent-path)"),
     Option("--lazy-pages", "", "hand memory out at --page-server's port; fetch it when needed (root)"),
 )
 CHECKPOINT = (

@@ -78,7 +78,7 @@ def test_life(site: Site, bundle: str) -> None:
     shim(site, "checkpoint", "--leave-running", "--image-path", images, "--work-path", f"{bundle}/work", "one")
     wait_counts(site, counted(site)[-1] + 3)
     quietly(site, "exec", "--detach", "one", "sleep", "77")  # it is no child of the init's
-    shim(site, "checkpoint", "--image-path", images, "--work-path", f"{bundle}/work", "one")
+    shim(site, "checkpoint", "--empty-ns=network", "--image-path", images, "--work-path", f"{bundle}/work", "one")
     assert set(site.exec(["ls", f"{bundle}/work"]).stdout.split()) == {"dump.log", "stats-dump"}
     assert "does not exist" in shim(site, "state", "one", check=False)
     assert shim(site, "list", "--quiet") == ""

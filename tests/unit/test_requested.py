@@ -13,7 +13,7 @@ from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.verbs import VERBS
 
-ACCEPTED = ("--file-locks", "--link-remap", "--auto-dedup", "--manage-cgroups-mode=soft", "--empty-ns=network")
+ACCEPTED = ("--file-locks", "--link-remap", "--auto-dedup", "--manage-cgroups-mode=soft")
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +38,7 @@ def bundle(*namespaces: dict[str, str]) -> Bundle:
         ((), {}),
         (ACCEPTED, {}),
         (("--leave-running",), {"leave_running": True}),
+        (("--empty-ns=network",), {"empty_ns": 1 << 30}),
         (("--tcp-established",), {"tcp_established": True, "network_lock": "NFTABLES"}),
         (("--tcp-established", "--network-lock=skip"), {"tcp_established": True, "network_lock": "SKIP"}),
         (("--ext-unix-sk", "--shell-job"), {"ext_unix_sk": True, "shell_job": True}),
@@ -61,7 +62,7 @@ def test_dump_of_a_named_network_for_runc() -> None:
 @pytest.mark.parametrize(
     ("words", "asked"),
     [
-        (("--detach", "--no-pivot", "--no-subreaper", *ACCEPTED), {}),
+        (("--detach", "--no-pivot", "--no-subreaper", "--empty-ns=network", *ACCEPTED), {}),
         (("--tcp-close",), {"tcp_close": True}),
         (("--lazy-pages",), {"lazy_pages": True}),
         (("--lsm-profile=selinux:p",), {"lsm_profile": "selinux:p"}),
@@ -81,6 +82,8 @@ def test_restore(words: tuple[str, ...], asked: dict[str, Any]) -> None:
         (("--page-server=host:65536",), "--page-server is ADDRESS:PORT"),
         (("--network-lock=tape",), "--network-lock is iptables, nftables, skip"),
         (("--manage-cgroups-mode=none",), "--manage-cgroups-mode is ignore"),
+        (("--empty-ns=ipc",), "--empty-ns is network, not 'ipc'"),
+        (("--auto-dedup", "--parent-path=../pre"), "--auto-dedup would take from --parent-path"),
     ],
 )
 def test_refused(words: tuple[str, ...], said: str) -> None:
@@ -94,9 +97,19 @@ def test_root_of_a_user_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
         requested.dump(call("checkpoint"), bundle(), "crun")
 
 
-def test_a_restore_is_refused() -> None:
-    with pytest.raises(ShimError, match="--lsm-profile is TYPE:NAME, not 'p'"):
-        requested.restore(call("restore", "--lsm-profile=p"))
+@pytest.mark.parametrize("user", [0, 1000])
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--lsm-profile=p", "--lsm-profile is TYPE:NAME, not 'p'"),
+        ("--network-lock=tape", "--network-lock is iptables, nftables, skip"),
+        ("--empty-ns=ipc", "--empty-ns is network"),
+    ],
+)
+def test_a_restore_is_refused(monkeypatch: pytest.MonkeyPatch, user: int, word: str, said: str) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    with pytest.raises(ShimError, match=said):
+        requested.restore(call("restore", word))
 
 
 def test_lazily(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +145,8 @@ def test_a_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert requested.dump(call("checkpoint", *ACCEPTED), bundle(), "crun") == {"leave_running": False}
     assert requested.restore(call("restore", *ACCEPTED)) == {}
+    labels = ("--lsm-profile=apparmor:p", "--lsm-mount-context=c")
+    assert requested.restore(call("restore", *labels)) == {"lsm_profile": "apparmor:p", "lsm_mount_context": "c"}
     with pytest.raises(ShimError, match="--shell-job is for root's containers only"):
         requested.dump(call("checkpoint", "--shell-job"), bundle(), "crun")
     with pytest.raises(ShimError, match="--page-server is for root's containers only"):

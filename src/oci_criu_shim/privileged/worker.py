@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Fits = Callable[[object], bool]
 
 CONNECTION = 3
+NEWNET = 1 << 30  # CLONE_NEWNET
 
 
 def _one_of(*values: object) -> Fits:
@@ -47,6 +48,7 @@ ROOTS: dict[str, Fits] = {
     "page_server": _is_server,
     "network_lock": _one_of("IPTABLES", "NFTABLES", "SKIP"),
     "network": _one_of("joined", "dumped"),
+    "empty_ns": _one_of(NEWNET),
     "for": _one_of("crun", "runc"),
 }
 
