@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim import cli, files
+from oci_criu_shim.bundle import load
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.job import BATCH_STEP, RUN_DIRECTORY
 from oci_criu_shim.log import Log
@@ -28,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     # Not among the containers' directories: no id begins with a dot, or with an equals sign.
     made = os.path.join(root, ".bundles", f"={name}")
     try:
-        config = files.read_json(os.path.join(bundle, "config.json"))
+        config = load(bundle).config
         environment = read_environment(os.path.join(spool, "environment"))
         os.makedirs(made, mode=0o700, exist_ok=True)
         changed = configured(config, bundle, command, environment, int(step) == BATCH_STEP, os.isatty(0))

@@ -41,6 +41,15 @@ def test_environment_file(tmp_path: Path) -> None:
     assert slurm_bundle.read_environment(str(tmp_path / "environment")) == {"A": "1", "B": "x=y"}
 
 
+@pytest.mark.parametrize("document", [[], {}, {"ociVersion": "1.0.2", "process": 3}, None])
+def test_a_bad_bundle_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str], document: object) -> None:
+    if document is not None:
+        (tmp_path / "config.json").write_text(json.dumps(document))
+    assert slurm_bundle.main([str(tmp_path), "/spool", "alice", "1000", "n1", "1", "0", "0", "true"]) == 1
+    said = capfd.readouterr().err
+    assert (said.count("\n"), f"{tmp_path}/config.json" in said, "(hint: " in said) == (1, True, True)
+
+
 def test_what_podman_prepared_for_its_node() -> None:
     config = CONFIG | {
         "hooks": {"prestart": [{"path": "/hook"}]},
