@@ -169,6 +169,12 @@ def test_oci(healthy: Path, text: str, said: str) -> None:
     assert said in result["found"] and result["hint"]
 
 
+def test_oci_without_exec(healthy: Path) -> None:
+    """slurmstepd's signals would reach a shell."""
+    (healthy / "oci.conf").write_text(OCI.format(program=healthy / site.PROGRAM).replace("exec ", ""))
+    assert "begin it with: exec /" in one_wrong("oci.conf", "warning")["hint"]
+
+
 def test_oci_by_the_shell(healthy: Path) -> None:
     script = f'RunTimeQuery="d=/run/oci-criu-shim/%j; [ -e $d/%n ] && exec {healthy}/oci-criu-shim state %n"\n'
     with (healthy / "oci.conf").open("a") as stream:

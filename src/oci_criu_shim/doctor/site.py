@@ -146,12 +146,15 @@ class Site:
         lines = runtimes(path)
         if "RunTimeRun" not in lines and "RunTimeCreate" not in lines:
             raise ShimError(f"{path} sets neither RunTimeRun nor RunTimeCreate", f"cp {INSTALLED_OCI} {path}")
-        for program in lines.get("RunTimeRun", []):
+        run = lines.get("RunTimeRun", [])
+        for program in run:
             if program.endswith(CHOOSER):
                 require_program(path, "RunTimeRun", program)
+                require_exec(path, run)
                 return f"{path}: each job chooses its runtime, by {program}"
         for key, words in lines.items():
             runtime(path, key, words)
+        require_exec(path, run)
         return f"{path}: {', '.join(lines)}"
 
 
@@ -170,6 +173,12 @@ def require_program(path: str, key: str, program: str) -> None:
     """Raise ShimError where a program that a line of oci.conf names is not there."""
     if program.startswith("/") and not os.access(program, os.X_OK):
         raise ShimError(f"{path}: {key}: {program} is not there", "make install on this node, or correct the path")
+
+
+def require_exec(path: str, words: list[str]) -> None:
+    """Raise Caution where RunTimeRun's shell stays, to which slurmstepd sends its signals then."""
+    if words and words[0] != "exec":
+        raise Caution(f"{path}: RunTimeRun has no exec: signals reach a shell only", f"begin it with: exec {words[0]}")
 
 
 def plugins(path: str) -> Iterator[list[str]]:
