@@ -151,7 +151,8 @@ def _set_up_network(plan: Plan) -> None:
             try:
                 _write("/proc/sys/" + name.replace(".", "/"), value)
             except OSError as error:
-                raise ShimError(f"cannot set {name} to {value!r}: {error.strerror}") from None
+                hint = "this node's kernel must know it and take the value; or leave it out of linux.sysctl"
+                raise ShimError(f"cannot set {name} to {value!r}: {error.strerror}", hint) from None
 
 
 def _mount(plan: Plan) -> None:

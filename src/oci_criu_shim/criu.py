@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NEEDED = (4, 2)  # older ones can't dump inet sockets on kernels from 6.16 on (SO_PASSCRED)
 RESPONSE = 1 << 20
-NO_ANSWER = "CRIU ended without an answer"
+NO_ANSWER = "CRIU ended without an answer", "it was killed, by the kernel for want of memory perhaps: see dmesg"
 PAGEMAP_HEAD = 8  # bytes before the entries: two magic numbers
 PE_PARENT = 1  # of an entry's flags (criu/include/pagemap.h)
 ERROR_LINE = re.compile(r"^(?:\(\d+\.\d+\))?\s*(?:pie: )?(?:\d+: )?(Error .*)$")
@@ -95,11 +95,11 @@ class Swrk:
             self._wait()
             data, descriptors, _, _ = socket.recv_fds(self.socket, RESPONSE, 1, socket.MSG_CMSG_CLOEXEC)
         except ConnectionError:  # it had not read what it was sent last
-            raise Killed(NO_ANSWER) from None
+            raise Killed(*NO_ANSWER) from None
         if descriptors:
             self.terminal = descriptors[0]
         if not data:
-            raise Killed(NO_ANSWER)
+            raise Killed(*NO_ANSWER)
         response = self.rpc.criu_resp()
         response.ParseFromString(data)
         return response
@@ -113,7 +113,7 @@ class Swrk:
             poll.register(self.socket, select.POLLIN)
             poll.register(ended, select.POLLIN)
             if all(descriptor == ended for descriptor, _ in poll.poll()):
-                raise Killed(NO_ANSWER)
+                raise Killed(*NO_ANSWER)
         finally:
             os.close(ended)
 
@@ -127,7 +127,7 @@ class Swrk:
         try:
             self.socket.send(message.SerializeToString())
         except ConnectionError:
-            raise Killed(NO_ANSWER) from None
+            raise Killed(*NO_ANSWER) from None
 
     def close(self) -> None:
         """End the conversation, and with it the process, and its children where it leads them."""

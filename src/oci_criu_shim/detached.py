@@ -63,7 +63,8 @@ def _connect(path: str) -> socket.socket:
     try:
         connection.connect(path)
     except OSError as error:
-        raise ShimError(f"--console-socket {path}: {error.strerror}") from None
+        hint = "whoever is to have the terminal must listen there"
+        raise ShimError(f"--console-socket {path}: {error.strerror}", hint) from None
     return connection
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # In the order in which they are entered: the user namespace gives the right to the others.
 NAMESPACES = ("user", "ipc", "uts", "net", "cgroup", "time", "pid", "mnt")
+HINT = "correct it, or leave it out of config.json's hooks"
 
 
 def run(hooks: Mapping[str, Any], kind: str, state: Mapping[str, Any], inside: int | None = None) -> None:
@@ -56,11 +57,11 @@ def _run_one(hook: Mapping[str, Any], kind: str, state: bytes, inside: int | Non
     finally:
         os.close(writer)
     if not _ended_within(child, hook.get("timeout")):
-        raise ShimError(f"the {kind} hook {hook['path']} took longer than {hook['timeout']} s")
+        raise ShimError(f"the {kind} hook {hook['path']} took longer than {hook['timeout']} s", HINT)
     status = process.wait(child)
     if status:
         how = f"exited with {status}" if status > 0 else f"was ended by signal {-status}"
-        raise ShimError(f"the {kind} hook {hook['path']} {how}")
+        raise ShimError(f"the {kind} hook {hook['path']} {how}", HINT)
 
 
 def _start(hook: Mapping[str, Any], reader: int, writer: int, inside: int | None) -> int:

@@ -120,7 +120,10 @@ def _require_no_queues(pid: int, inside: Iterable[Mount]) -> None:
     """CRIU 4.2 restores no POSIX message queue (mqueue_dump() in criu/filesystems.c)."""
     for mount in inside:
         if mount.kind == "mqueue" and (names := os.listdir(f"/proc/{pid}/root{mount.point}")):
-            raise ShimError(f"there are POSIX message queues, which CRIU can't dump: {' '.join(names[:4])}")
+            raise ShimError(
+                f"there are POSIX message queues, which CRIU can't dump: {' '.join(names[:4])}",
+                "have the program remove them (mq_unlink) once it is done with them",
+            )
 
 
 def _require_known_profiles(pid: int) -> None:

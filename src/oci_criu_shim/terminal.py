@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 PATIENCE = 10.0  # seconds that the backend, which has created the container, has to hand over its terminal
+HINT = "the backend must know --console-socket, as runc and crun do"
 SIZE = 8  # bytes of struct winsize (ioctl_tty(2))
 
 
@@ -137,11 +138,11 @@ class ConsoleSocket:
             with connection:
                 _, descriptors, _, _ = socket.recv_fds(connection, CHUNK, 1, socket.MSG_CMSG_CLOEXEC)
         except OSError as error:
-            raise ShimError(f"the backend sent no terminal: {error}") from None
+            raise ShimError(f"the backend sent no terminal: {error}", HINT) from None
         finally:
             self.close()
         if not descriptors:
-            raise ShimError("the backend sent no terminal")
+            raise ShimError("the backend sent no terminal", HINT)
         return descriptors[0]
 
     def close(self) -> None:

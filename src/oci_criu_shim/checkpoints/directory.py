@@ -140,13 +140,19 @@ def joined(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
         yield checkpoint
         return
     if not os.path.isdir(link):
-        raise ShimError(f"{checkpoint.images} is built upon {os.readlink(link)}, which is not there")
+        raise ShimError(
+            f"{checkpoint.images} is built upon {os.readlink(link)}, which is not there",
+            "put what --parent-path named back in its place",
+        )
     path = os.path.join(os.path.dirname(checkpoint.images), stages.name())
     try:
         try:
             files.link_tree(checkpoint.images, path)
         except OSError as error:
-            raise ShimError(f"{checkpoint.images} can't be joined with what it is built upon: {error}") from None
+            raise ShimError(
+                f"{checkpoint.images} can't be joined with what it is built upon: {error}",
+                f"{os.path.dirname(path)} must be writable",
+            ) from None
         yield Images(path, checkpoint.manifest)
     finally:
         files.remove_tree(path)
