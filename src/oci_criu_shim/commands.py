@@ -208,9 +208,9 @@ def features(call: Invocation) -> int:
     from oci_criu_shim import __version__
 
     backend = lifecycle.default_backend(call.root, call.globals, call.log)
-    status, text = backend.output("features")
+    status, text, errors = backend.output("features")
     if status:
-        raise ShimError(f"{backend.name} features: {text.strip()}", "the backend must know the verb `features`")
+        raise ShimError(f"{backend.name} features: {errors.strip()}", "the backend must know the verb `features`")
     document = files.parse_json(text)
     document.setdefault("annotations", {}).update(
         {

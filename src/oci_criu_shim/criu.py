@@ -262,10 +262,10 @@ def leave_groups(directory: str) -> None:
 
 def version(env: Mapping[str, str]) -> tuple[int, ...]:
     """CRIU's version, as (4, 2, 1)."""
-    status, text = process.output([program(), "--version"], env)
+    status, text, errors = process.output([program(), "--version"], env)
     match = re.search(r"Version: (\d+(?:\.\d+)*)", text)
     if status or not match:
-        raise ShimError(f"criu --version failed: {text.strip()}", "install CRIU again")
+        raise ShimError(f"criu --version failed: {errors.strip() or text.strip()}", "install CRIU again")
     return tuple(int(part) for part in match[1].split("."))
 
 

@@ -85,19 +85,25 @@ def become(argv: Sequence[str], env: Mapping[str, str], fds: Mapping[int, int]) 
     os.execve(argv[0], list(argv), dict(env))
 
 
-def output(argv: Sequence[str], env: Mapping[str, str], log: Log | None = None) -> tuple[int, str]:
-    """Run `argv` to its end: (exit status as of os.waitstatus_to_exitcode, its output and errors)."""
-    reader, writer = os.pipe()
-    try:
-        pid = spawn(argv, env, {1: writer, 2: writer}, log)
-    except OSError:
-        os.close(reader)
-        raise
-    finally:
-        os.close(writer)
-    with open(reader, encoding="utf-8", errors="replace") as stream:
-        text = stream.read()
-    return wait(pid), text
+def output(argv: Sequence[str], env: Mapping[str, str], log: Log | None = None) -> tuple[int, str, str]:
+    """Run `argv` to its end: (exit status as of os.waitstatus_to_exitcode, its output, its errors).
+
+    Programs warn on standard error, and succeed: it is no part of what they were asked for.
+    """
+    with open(os.memfd_create("errors"), "r+", encoding="utf-8", errors="replace") as errors:
+        reader, writer = os.pipe()
+        try:
+            pid = spawn(argv, env, {1: writer, 2: errors.fileno()}, log)
+        except OSError:
+            os.close(reader)
+            raise
+        finally:
+            os.close(writer)
+        with open(reader, encoding="utf-8", errors="replace") as stream:
+            text = stream.read()
+        status = wait(pid)
+        errors.seek(0)
+        return status, text, errors.read()
 
 
 def fork(work: Callable[[], int]) -> int:

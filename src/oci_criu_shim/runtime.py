@@ -99,7 +99,7 @@ class Runtime:
         Whatever it is called, its version says what it is; nvidia-container-runtime's adds that of the one below it.
         """
         if self._dialect is None:
-            _, text = process.output([self._path(), "--version"], os.environ, self.log)
+            _, text, _ = process.output([self._path(), "--version"], os.environ, self.log)
             self._dialect = "crun" if any(line.startswith("crun ") for line in text.splitlines()) else "runc"
         return self._dialect
 
@@ -126,7 +126,7 @@ class Runtime:
         """Start one of its verbs on the descriptors `fds`, as process.spawn(); its pid."""
         return process.spawn(self.argv(verb, *words), os.environ, fds, self.log)
 
-    def output(self, verb: str, *words: str) -> tuple[int, str]:
+    def output(self, verb: str, *words: str) -> tuple[int, str, str]:
         """Run one of its verbs, as process.output()."""
         return process.output(self.argv(verb, *words), os.environ, self.log)
 
@@ -141,7 +141,7 @@ class Runtime:
         asked = [name for name in (verb, *(word.partition("=")[0] for word in words)) if name in UNCOMMON]
         if not asked:
             return
-        status, text = self.output(verb, "--help")
+        status, text, _ = self.output(verb, "--help")
         known = {word.partition("=")[0] for word in text.replace(",", " ").split()} if status == 0 else set()
         for name in asked:
             if name not in known:
@@ -150,9 +150,9 @@ class Runtime:
 
     def state(self, container: Container) -> dict[str, Any]:
         """What it says of `container` (the specification's state); ShimError where it does not know it."""
-        status, text = self.output("state", container.name)
+        status, text, errors = self.output("state", container.name)
         if status:
-            raise ShimError(text.strip() or f"{self.name} state: exit status {status}")
+            raise ShimError(errors.strip() or f"{self.name} state: exit status {status}")
         found: dict[str, Any] = files.parse_json(text)
         return found
 
@@ -237,9 +237,9 @@ def limit(crun: Runtime, container: Container, bundle: Bundle) -> None:
         return
     path = container.path("resources.json")
     files.write_json(path, resources)
-    status, text = crun.output("update", "--resources", path, container.name)
+    status, _, errors = crun.output("update", "--resources", path, container.name)
     if status:
         raise ShimError(
-            f"the limits of {container.name} could not be set, and it would run on without: {text.strip()}",
+            f"the limits of {container.name} could not be set, and it would run on without: {errors.strip()}",
             "this node needs the control groups of the one before; or change linux.resources in config.json",
         )

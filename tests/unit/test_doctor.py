@@ -189,14 +189,14 @@ def test_apparmor(monkeypatch: Patch, tmp_path: Path) -> None:
 def test_backends(monkeypatch: Patch, named: str, found: list[str]) -> None:
     monkeypatch.setattr(config, "backend", lambda: named)
     monkeypatch.setattr(process, "find", lambda name: f"/x/{name}")
-    monkeypatch.setattr(process, "output", lambda argv, env: (0, "version 1\ncommit: 0\n"))
+    monkeypatch.setattr(process, "output", lambda argv, env: (0, "version 1\ncommit: 0\n", ""))
     assert node.backends() == "; ".join(f"/x/{name}: version 1" for name in found)
 
 
 def test_backend_that_does_not_run(monkeypatch: Patch) -> None:
     monkeypatch.setattr(config, "backend", lambda: "")
     monkeypatch.setattr(process, "find", lambda name: f"/x/{name}")
-    monkeypatch.setattr(process, "output", lambda argv, env: (127, "no libcrun\n"))
+    monkeypatch.setattr(process, "output", lambda argv, env: (127, "", "no libcrun\n"))
     with pytest.raises(ShimError, match="no libcrun"):
         node.backends()
     monkeypatch.setattr(process, "find", lambda name: None)

@@ -18,3 +18,11 @@ def test_one_that_has_just_ended() -> None:
     assert process.wait(child) == 0
     with pytest.raises(ProcessLookupError):
         process.identity(child)
+
+
+def test_what_a_program_warns_of_is_not_what_it_says() -> None:
+    """However much of it there is."""
+    warns = "echo one; head -c 1000000 /dev/zero | tr '\\0' w >&2; echo two; exit 3"
+    assert process.output(["/bin/sh", "-c", warns], process.ENVIRONMENT) == (3, "one\ntwo\n", "w" * 1000000)
+    with pytest.raises(FileNotFoundError):
+        process.output(["/no/program"], process.ENVIRONMENT)

@@ -159,6 +159,16 @@ def test_a_backend_that_is_not_there() -> None:
     assert "--backend" in raised.value.hint
 
 
+def test_a_state_with_debug(tmp_path: Path) -> None:
+    program = Path(fake(tmp_path, "crun"))
+    program.write_text("""#!/bin/sh\necho 'Using debug verbosity' >&2\necho '{"status": "running"}'\n""")
+    crun, container = Runtime(str(program), "/r", {"debug": "true"}, Log()), Container("/r", "one")
+    assert crun.state(container) == {"status": "running"}
+    program.write_text("#!/bin/sh\necho '{}'\necho 'no such container' >&2\nexit 1\n")
+    with pytest.raises(ShimError, match=r"^no such container$"):
+        crun.state(container)
+
+
 def test_adopt(tmp_path: Path) -> None:
     crun = Runtime("crun", str(tmp_path), {}, Log())
     container = Container(str(tmp_path), "one")

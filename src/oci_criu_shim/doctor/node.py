@@ -120,9 +120,9 @@ def program_version(name: str) -> str:
     path = process.find(name)
     if path is None:
         raise ShimError(f"no {name} in {process.PATH}", f"install {name}")
-    status, text = process.output([path, "--version"], os.environ)
+    status, text, errors = process.output([path, "--version"], os.environ)
     if status:
-        raise ShimError(f"{path} --version: {text.strip()}", f"install {name} again")
+        raise ShimError(f"{path} --version: {errors.strip()}", f"install {name} again")
     return f"{path}: {text.splitlines()[0] if text else 'no version'}"
 
 

@@ -51,9 +51,13 @@ def environment() -> dict[str, str]:
 
 def run(*argv: str) -> str:
     """Run one: its output. ShimError where it fails."""
-    status, text = process.output([program(argv[0]), *argv[1:]], environment())
+    path = program(argv[0])
+    try:
+        status, text, errors = process.output([path, *argv[1:]], environment())
+    except OSError as error:
+        raise ShimError(f"{path} can't be run: {error.strerror}") from None
     if status:
-        raise ShimError(f"{' '.join(argv)}: {text.strip() or f'exit status {status}'}")
+        raise ShimError(f"{' '.join(argv)}: {errors.strip() or text.strip() or f'exit status {status}'}")
     return text
 
 
