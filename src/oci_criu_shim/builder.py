@@ -285,11 +285,11 @@ def _map_ids(pid: int, uids: list[list[int]], gids: list[list[int]]) -> None:
     for program, ranges in (("newuidmap", uids), ("newgidmap", gids)):
         path = process.find(program)
         if path is None:
-            raise ShimError(f"the container maps ranges of ids, and there is no {program}", "install uidmap")
+            raise Misfit(f"the container maps ranges of ids, and there is no {program}", "install uidmap")
         numbers = [str(number) for triple in ranges for number in triple]
         status, _, errors = process.output([path, str(pid), *numbers], process.ENVIRONMENT)
         if status:
-            raise ShimError(errors.strip() or f"{program} failed", "see /etc/subuid and /etc/subgid")
+            raise Misfit(errors.strip() or f"{program} failed", "see /etc/subuid and /etc/subgid")
 
 
 def _write(path: str, text: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
+from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import builder
+from oci_criu_shim import builder, process
+from oci_criu_shim.errors import Misfit
 
 
 def test_limits_are_raised_and_never_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,6 +31,26 @@ def test_limits_are_raised_and_never_lowered(monkeypatch: pytest.MonkeyPatch) ->
 def test_ids_outside() -> None:
     mapping = [[0, 300000, 10], [10, 7, 1]]
     assert [builder._outside(mapping, number) for number in (0, 9, 10)] == [300000, 300009, 7]
+
+
+RANGES = [[0, 1000, 1], [1, 100000, 65536]]
+REFUSED = "newuidmap: uid range [1-65537) -> [100000-165536) not allowed"
+
+
+@pytest.mark.parametrize(
+    ("program", "said"), [(None, "there is no newuidmap"), (f"echo '{REFUSED}' >&2; exit 1", "newuidmap: uid range")]
+)
+def test_ranges_that_this_node_does_not_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str | None, said: str
+) -> None:
+    """Another one may."""
+    if program:
+        (tmp_path / "newuidmap").write_text(f"#!/bin/sh\n{program}\n")
+        (tmp_path / "newuidmap").chmod(0o755)
+    monkeypatch.setattr(process, "PATH", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(Misfit, match=said):
+        builder._map_ids(1, RANGES, RANGES)
 
 
 def test_first_closed_directory(tmp_path: object) -> None:
