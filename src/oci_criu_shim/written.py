@@ -216,7 +216,7 @@ def _others(own: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     checkpoints are in `own`; 0 for its own job."""
     top, own_job = os.path.split(os.path.dirname(own))
     for job in filter(str.isdecimal, os.listdir(top)):
-        for task in os.listdir(os.path.join(top, job)):
+        for task in _entries(os.path.join(top, job)):
             path = os.path.join(top, job, task)
             try:
                 newest = store.newest(path) if path != own else None
@@ -224,6 +224,13 @@ def _others(own: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 continue  # it says nothing
             for row in newest.manifest.get("written", []) if newest else []:
                 yield 0 if job == own_job else int(job), row
+
+
+def _entries(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []  # its last task has ended meanwhile; or it is no job's
 
 
 def place(checkpoint: Checkpoint, task: Task) -> str | None:

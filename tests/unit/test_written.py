@@ -192,6 +192,7 @@ def test_what_another_task_has_open_stays(
         (task.parent.parent / path).mkdir(parents=True)
     (task.parent.parent / "rates").mkdir()
     (task.parent.parent / "12/file").touch()
+    (task.parent.parent / "2024").touch()
 
     def read(path: str) -> Checkpoint:
         return Checkpoint(path, {"written": manifests["/".join(path.split("/")[-3:])]})
