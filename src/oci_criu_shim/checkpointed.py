@@ -8,7 +8,7 @@ import os
 from oci_criu_shim import config, history, packing, preflight, script, tidy
 from oci_criu_shim.checkpointer import Checkpointer
 from oci_criu_shim.checkpoints.store import Store
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.ladder import Ladder
 from oci_criu_shim.steps import KILLED, Step
 
@@ -62,8 +62,8 @@ class CheckpointedTask:
             return KILLED
         try:
             status = self._begin(container)
-        except ShimError as error:
-            self.log.note("failed", reason=error.line())
+        except (ShimError, OSError) as error:
+            self.log.note("failed", reason=line_of(error))
             raise
         self.log.note("ended", status=status)
         if not container.orphaned:

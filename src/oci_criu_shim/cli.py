@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim import commands, process
-from oci_criu_shim.errors import USAGE, ShimError
+from oci_criu_shim.errors import USAGE, ShimError, line_of
 from oci_criu_shim.log import Log
 from oci_criu_shim.verbs import GLOBAL, GROUPS, HELP, VERBS
 
@@ -137,7 +137,7 @@ def main(argv: Sequence[str]) -> int:
         call.log.error(error.line())
         return error.status
     except OSError as error:
-        call.log.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        call.log.error(line_of(error))
         return 1
 
 

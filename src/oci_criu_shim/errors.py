@@ -29,6 +29,13 @@ class Damaged(ShimError):
         super().__init__(message, "`oci-criu-shim ckpt list` shows older ones, `ckpt rm` removes this one")
 
 
+def line_of(error: ShimError | OSError) -> str:
+    """What is printed of it, on one line."""
+    if isinstance(error, ShimError):
+        return error.line()
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+
+
 class Misfit(ShimError):
     """The checkpoint may be right, but this node can't run it; another one may."""
 

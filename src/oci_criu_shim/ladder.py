@@ -12,7 +12,7 @@ import time
 from oci_criu_shim import files, process
 from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.checkpoints.store import REFUSED, Store
-from oci_criu_shim.errors import Misfit, NotRestored, ShimError
+from oci_criu_shim.errors import Misfit, NotRestored, ShimError, line_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,7 +95,10 @@ class Ladder:
                 f"{self.what} was tried {self.tries.count} times from {after} and got no further (max-restarts)",
                 f"find out why; `rm {self.tries.path}; scontrol requeue {self.task.job}` tries it again",
             )
-        self.tries.add()
+        try:
+            self.tries.add()
+        except OSError as error:
+            self.log.error(f"this try of {self.what} is not counted: {line_of(error)}")
 
     def _note(self, path: str, error: ShimError, log: str = "") -> None:
         text = f"{self.what}: {error.line()}{f' (see {log})' if log else ''}"
@@ -188,12 +191,20 @@ def _begin_alone(begin: Callable[[Checkpoint], Life], path: str) -> Life:
     checkpoint (ghost_path() in criu/files-reg.c): others may be at it, in the same directory."""
     for pause in PAUSES:
         try:
-            return begin(committed.read(path))
+            return _begin(begin, path)
         except NotRestored as error:
             if "ghost" not in str(error):
                 raise
         time.sleep(pause * os.urandom(1)[0] / 255)
-    return begin(committed.read(path))
+    return _begin(begin, path)
+
+
+def _begin(begin: Callable[[Checkpoint], Life], path: str) -> Life:
+    """What the node's system calls refuse, an older checkpoint may not need, nor another node refuse."""
+    try:
+        return begin(committed.read(path))
+    except OSError as error:
+        raise NotRestored(f"{path} could not be restored: {line_of(error)}") from None
 
 
 class Tries:

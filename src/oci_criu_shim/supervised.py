@@ -7,7 +7,7 @@ import select
 import time
 
 from oci_criu_shim import files, process, supervise
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.signals import START, Signals
 from oci_criu_shim.stdio import Stdio
 
@@ -87,7 +87,7 @@ class Supervised:
                 proxy.take_streams()
             status = self._run()
         except (ShimError, OSError) as error:
-            self.log.error(error.line() if isinstance(error, ShimError) else str(error))
+            self.log.error(line_of(error))
             self._clear()
             status = 1
         else:
@@ -189,9 +189,13 @@ class Supervised:
         self.container.update(**self._record(stdio=stdio.record()))  # what hooks are told of it
         cut = written.place(checkpoint, self.task) if self.task and self.rollback else None
         pid = restored.start(stdio, asked, cut)
-        files.write_atomically(self.pid_file, str(pid).encode())
-        self.container.save(self._record(stdio=stdio.record(), init=process.identity(pid)))
-        self._tell_watcher()
+        try:
+            files.write_atomically(self.pid_file, str(pid).encode())
+            self.container.save(self._record(stdio=stdio.record(), init=process.identity(pid)))
+            self._tell_watcher()
+        except OSError:
+            restored.end(pid)
+            raise
         where = self.task.describe() if self.task else self.container.name
         text = f"restored {where} from {checkpoint.path} on {os.uname().nodename}"
         self.log.event(text, "restored", path=checkpoint.path, seconds=time.monotonic() - begin)

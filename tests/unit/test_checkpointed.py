@@ -139,6 +139,17 @@ def test_what_cannot_go_on(site: Site) -> None:
     assert site.events() == ["ended", "refused", "failed"]
 
 
+def test_what_a_system_call_refuses(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object) -> None:
+        raise OSError(28, "No space left on device", "/place")
+
+    monkeypatch.setattr("oci_criu_shim.checkpoints.store.Store.mark_started", full)
+    with pytest.raises(OSError, match="No space left"):
+        site.run()
+    last = history.read(str(site.path / "store"), 7)["0.0"][-1]
+    assert (last["event"], last["reason"]) == ("failed", "/place: No space left on device")
+
+
 def test_a_step_that_is_not_told_of_restarts_goes_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its script has unset SLURM_RESTART_COUNT."""
     site.run()

@@ -37,7 +37,7 @@ class Site:
         self.container = Container(str(path / "run"), "c")
         self.container.reserve()
         self.environment = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1", "SLURMD_NODENAME": "n1"}
-        self.errors: dict[int, ShimError] = {}
+        self.errors: dict[int, ShimError | OSError] = {}
         """What a restore of a checkpoint fails by."""
         self.begun: list[str] = []
         self.comments: list[str] = []
@@ -113,6 +113,29 @@ def test_older(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
     assert [event["log"] for event in history.read(str(site.path), 7)["batch.0"]] == ["", kept]
     assert site.comments[0].startswith("7 oci-criu-shim: restored from 1: 3: manifest.json cannot be read")
     assert site.comments[0].endswith("; 2: CRIU could not restore c: Error")
+
+
+def test_what_a_system_call_refuses(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
+    site.commit(2)
+    site.errors[2] = OSError(28, "No space left on device", "/run/x/stage")
+    assert site.climb() == LIFE
+    assert site.begun == [site.of(2), site.of(1)]
+    assert f"{site.of(2)} could not be restored: /run/x/stage: No space left on device" in capfd.readouterr().err
+    site.errors[1] = site.errors[2]
+    assert site.climb() == 1
+    assert site.requeued == [7]
+
+
+def test_a_try_that_can_not_be_counted(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(122, "Disk quota exceeded")
+
+    site.commit(1)
+    monkeypatch.setattr("oci_criu_shim.files.write_json", full)
+    assert site.climb() == LIFE
+    assert "this try of job 7 step batch task 0 is not counted: Disk quota exceeded\n" in capfd.readouterr().err
 
 
 def test_others_restore_the_same_checkpoint(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
