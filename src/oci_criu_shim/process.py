@@ -156,6 +156,16 @@ def stat_fields(pid: int) -> list[str] | None:
         return None
 
 
+def user_name(uid: int) -> str:
+    """The user's name; its number where it has none, or who knows it (LDAP, say) does not answer."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def in_a_user_namespace() -> bool:
     """Whether this is not the node's own user namespace: root may be a user then, as under rootless podman."""
     with open("/proc/self/uid_map", encoding="ascii") as stream:

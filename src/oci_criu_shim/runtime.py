@@ -206,8 +206,6 @@ def adopt(crun: Runtime, container: Container, bundle: Bundle, pid: int, cgroup:
     Its verbs (exec, ps, pause, …) then serve restored containers too. What they read is its `status` file, its copy of
     config.json, and `seccomp`, the filter that exec gives its processes (crun 1.21, src/libcrun/status.c, seccomp.c).
     """
-    import pwd
-
     place = os.path.join(crun.root, container.name)
     os.makedirs(place, mode=0o700)
     files.write_json(os.path.join(place, "config.json"), bundle.config)
@@ -223,7 +221,7 @@ def adopt(crun: Runtime, container: Container, bundle: Bundle, pid: int, cgroup:
         "systemd-cgroup": False,
         "bundle": bundle.path,
         "created": files.timestamp(),
-        "owner": pwd.getpwuid(os.geteuid()).pw_name,
+        "owner": process.user_name(os.geteuid()),
         "detached": True,
         "external_descriptors": "[]",
     }

@@ -169,6 +169,13 @@ def test_a_state_with_debug(tmp_path: Path) -> None:
         crun.state(container)
 
 
+def test_adopt_for_a_user_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crun = Runtime("crun", str(tmp_path), {}, Log())
+    monkeypatch.setattr(os, "geteuid", lambda: 4711000)
+    runtime.adopt(crun, Container(str(tmp_path), "one"), bundle(), os.getpid(), "/group", b"")
+    assert json.loads((tmp_path / ".crun/one/status").read_text())["owner"] == "4711000"
+
+
 def test_adopt(tmp_path: Path) -> None:
     crun = Runtime("crun", str(tmp_path), {}, Log())
     container = Container(str(tmp_path), "one")

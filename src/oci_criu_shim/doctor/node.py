@@ -149,23 +149,13 @@ def subids() -> str:
 def has_range(path: str) -> bool:
     """Whether the file gives ids to this user; for root, to anybody."""
     uid = os.geteuid()
-    names = {str(uid), user_name(uid)}
+    names = {str(uid), process.user_name(uid)}
     try:
         with open(path, encoding="utf-8") as stream:
             owners = {line.split(":")[0].strip() for line in stream if ":" in line}
     except FileNotFoundError:
         return False
     return bool(owners if uid == 0 else owners & names)
-
-
-def user_name(uid: int) -> str:
-    """The user's name; its number where it has none."""
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def settings() -> str:
