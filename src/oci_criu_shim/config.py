@@ -82,12 +82,10 @@ def load(path: str = PATH) -> Settings:
         values = {}
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ShimError(f"{path}: {error}", "correct the file") from None
-    for name, value in values.items():
+    for name in values:
         if name not in DEFAULTS:
             raise ShimError(f"{path}: unknown setting {name!r}", f"known: {', '.join(DEFAULTS)}")
-        if type(value) is not type(DEFAULTS[name]):
-            wanted = type(DEFAULTS[name]).__name__
-            raise ShimError(f"{path}: {name} must be of type {wanted}, not {value!r}")
+    _check_types(path, values)
     for name, least in (("keep", 1), ("max-restarts", 0)):
         if values.get(name, least) < least:
             raise ShimError(f"{path}: {name} must be at least {least}, not {values[name]}")
@@ -97,12 +95,19 @@ def load(path: str = PATH) -> Settings:
     for partition, table in values.get("partitions", {}).items():
         if not isinstance(table, dict) or not set(table) <= set(PER_PARTITION):
             raise ShimError(f"{path}: [partitions.{partition}] may have {', '.join(PER_PARTITION)} only")
+        _check_types(f"{path}: [partitions.{partition}]", table)
     for name, parse, such_as in UNITS:
         try:
             parse(values.get(name) or DEFAULTS[name] or "0")
         except ValueError as error:
             raise ShimError(f"{path}: {name} is a {such_as}, not {str(error)!r}") from None
     return Settings({**DEFAULTS, **values})
+
+
+def _check_types(where: str, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        if type(value) is not type(DEFAULTS[name]):
+            raise ShimError(f"{where}: {name} must be of type {type(DEFAULTS[name]).__name__}, not {value!r}")
 
 
 def _check_compress(path: str, value: str) -> None:

@@ -49,6 +49,10 @@ def test_quota(tmp_path: Path) -> None:
         ("max-restarts = -1", "max-restarts must be at least 0, not -1"),
         ("feature = 'a b'", "feature is a node's feature, not 'a b'"),
         ("fresh-start = 1", "fresh-start must be of type bool, not 1"),
+        ("partitions = 1", "partitions must be of type dict, not 1"),
+        ("[partitions]\nlow = 1", r"\[partitions.low\] may have checkpoint only"),
+        ("[partitions.low]\nkeep = 1", r"\[partitions.low\] may have checkpoint only"),
+        ("[partitions.low]\ncheckpoint = true", r"\[partitions.low\]: checkpoint must be of type str, not True"),
     ],
 )
 def test_refused(tmp_path: Path, text: str, said: str) -> None:
