@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,12 @@ def test_one_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_what_a_dead_writer_left_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".stage.1.1").mkdir()
+    """That of another node may be alive; and what somebody else calls so is his."""
+    kept = {".stage.elsewhere.1.1", ".stage.x"}
+    for name in (*kept, f".stage.{os.uname().nodename}.1.1"):
+        (tmp_path / name).mkdir()
     Directory(str(tmp_path)).prepare()
-    assert not names(tmp_path)
+    assert names(tmp_path) == kept
 
 
 def test_work_directory(tmp_path: Path) -> None:

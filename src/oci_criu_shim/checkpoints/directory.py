@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
-from oci_criu_shim import files, process
+from oci_criu_shim import files
 from oci_criu_shim.checkpoints import committed, integrity, stages, store
 from oci_criu_shim.checkpoints.writeback import Writeback
 from oci_criu_shim.errors import ShimError
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 INVENTORY = "inventory.img"  # without it, nobody takes the rest for a checkpoint
 DESCRIPTORS = "descriptors.json"
 MEMORY = ("pages-", "pagemap-")
-STAGE = ".stage."
 
 
 class Images(committed.Checkpoint):
@@ -112,15 +111,11 @@ class Directory:
         if self.parent and not os.path.isdir(os.path.join(self.path, self.parent)):
             hint = "--parent-path is the directory of a pre-dump, as seen from --image-path"
             raise ShimError(f"cannot build upon {self.parent}, which is no directory", hint)
-        for name in os.listdir(self.path):
-            pid, _, started = name.removeprefix(STAGE).partition(".")
-            if name.startswith(STAGE) and str(process.start_time(int(pid))) != started:
-                files.remove_tree(os.path.join(self.path, name))
+        stages.sweep(self.path)
 
     def stage(self) -> Stage:
         """A place to write the checkpoint to."""
-        pid = os.getpid()
-        return Stage(self, os.path.join(self.path, f"{STAGE}{pid}.{process.start_time(pid)}"))
+        return Stage(self, os.path.join(self.path, stages.name()))
 
     def read(self) -> Images | None:
         """The checkpoint that we wrote here; None where another runtime did. ShimError where there is none."""
