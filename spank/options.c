@@ -118,15 +118,20 @@ static const char *accept_rerun(UNUSED const char *argument)
 	return "yes";
 }
 
-/* A job is named by digits, and perhaps a colon and digits more. */
+/* Past `mark` and the digits after it, where both are there. */
+static const char *past(const char *text, char mark)
+{
+	const size_t digits = *text == mark ? strspn(text + 1, "0123456789") : 0;
+
+	return digits ? text + 1 + digits : text;
+}
+
+/* A job is named by digits, or 12_3, of an array, and perhaps a colon and digits more. */
 static bool is_job(const char *text)
 {
 	const size_t digits = strspn(text, "0123456789");
-	const char *rest = text + digits;
 
-	if (*rest == ':')
-		rest += 1 + strspn(rest + 1, "0123456789");
-	return digits && !*rest && rest[-1] != ':';
+	return digits && !*past(past(text + digits, '_'), ':');
 }
 
 static const char *accept_source(const char *argument)

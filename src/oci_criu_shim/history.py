@@ -134,6 +134,14 @@ def owner(directory: str, job: int) -> int:
     return os.lstat(os.path.join(directory, DIRECTORY, str(job))).st_uid
 
 
+def job_named(directory: str, name: str) -> int | None:
+    """The newest job of the caller's of that `name`, 12_3 of an array; None where none has a history."""
+    for job in reversed(jobs(directory)):
+        if any(event["name"] == name for events in read(directory, job).values() for event in events):
+            return job
+    return None
+
+
 def read(directory: str, job: int) -> dict[str, list[dict[str, Any]]]:
     """{`<step>.<task>`: its events in order} of a job of the caller's; empty where it has no history."""
     path = os.path.join(directory, DIRECTORY, str(job))

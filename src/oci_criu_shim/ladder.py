@@ -9,7 +9,7 @@ import select
 import signal
 import time
 
-from oci_criu_shim import files, process
+from oci_criu_shim import files, history, process
 from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.checkpoints.store import REFUSED, Store
 from oci_criu_shim.errors import Misfit, NotRestored, ShimError, line_of
@@ -162,8 +162,9 @@ class Ladder:
             self.log.event(f"requeueing job {task.job}, to go on on another node than {task.node}", "requeued")
             self._tell(f"requeued from {task.node}")
             slurm.requeue(task.job)
-        except (ShimError, OSError) as error:
-            self.log.error(f"job {task.job} could not be requeued: {error}")
+        except ShimError as error:
+            hint = error.hint or f"`scontrol requeue {task.name}` does that by hand, where it does not go on here"
+            self.log.error(ShimError(f"job {task.job} could not be requeued to another node: {error}", hint).line())
             return False
         return True
 
@@ -234,26 +235,38 @@ class Tries:
 def sources(value: str, task: Task, directory: str) -> list[str]:
     """The checkpoints that --restart-dir=`value` names for `task`, the newest first; ShimError where there are none.
 
-    JOBID is a job in the same checkpoint `directory`, JOBID:SEQ one checkpoint of it; or a directory: a checkpoint, a
-    task's, or a job's.
+    JOBID is a job in the same checkpoint `directory` (12, or 12_3 of an array), JOBID:SEQ one checkpoint of it; or a
+    directory: a checkpoint, a task's, or a job's.
     """
     inner = task.key.partition("/")[2]
-    if named := re.fullmatch(r"(\d+)(?::(\d+))?", value):
-        path = os.path.join(directory, named[1], inner, named[2] or "")
+    if named := re.fullmatch(r"(\d+(?:_\d+)?)(?::(\d+))?", value):
+        path = os.path.join(directory, _job(named[1], directory), inner, named[2] or "")
     elif value.startswith("/"):
         path = value
         if os.path.isdir(os.path.join(value, inner)):
             path = os.path.join(value, inner)
     else:
-        raise ShimError(f"--restart-dir={value} is neither JOBID, nor JOBID:SEQ, nor an absolute path")
+        raise ShimError(f"--restart-dir={value} is neither JOBID, nor JOBID:SEQ, nor an absolute path", LIST)
     path = os.path.normpath(path)
     try:
         found = [path] if os.path.lexists(os.path.join(path, committed.MANIFEST)) else _newest_first(path)
-    except PermissionError as error:
-        raise ShimError(f"--restart-dir={value}: {path}: {error.strerror}", committed.OWNERS) from None
+    except OSError as error:
+        hint = committed.OWNERS if isinstance(error, PermissionError) else "name a checkpoint, or a directory with some"
+        raise ShimError(f"--restart-dir={value}: {path}: {error.strerror}", hint) from None
     if not found:
         raise ShimError(f"--restart-dir={value}: there is no checkpoint in {path}", LIST)
     return found
+
+
+def _job(name: str, directory: str) -> str:
+    """The number, by which checkpoints are kept, of a job that may be one of an array."""
+    if "_" not in name:
+        return name
+    number = history.job_named(directory, name)
+    if number is None:
+        hint = "`oci-criu-shim job status` lists those that have one"
+        raise ShimError(f"--restart-dir: job {name} has no history in {directory}", hint)
+    return str(number)
 
 
 def _newest_first(path: str) -> list[str]:

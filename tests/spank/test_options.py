@@ -35,7 +35,7 @@ class Submit(Case):
             ("checkpoint-interval", ("90s", "2h", "auto"), ("", "90", "0m", "1.5h", "1y")),
             ("checkpoint-keep", ("1", "12"), ("", "0", "-1", "1x", "1001")),
             ("checkpoint-rerun", (None,), ()),
-            ("restart-dir", ("/d", "12", "12:3", "d"), ("",)),
+            ("restart-dir", ("/d", "12", "12:3", "12_3", "d"), ("",)),
         ):
             for value in (*good, *bad):
                 with self.subTest(option=option, value=value):
@@ -46,7 +46,7 @@ class Submit(Case):
                     self.assertEqual(result.errors.count("\n"), 0 if value in good else 1)
 
     def test_a_job_is_no_path(self) -> None:
-        for value in ("12", "12:3"):
+        for value in ("12", "12:3", "12_3", "12_3:4"):
             result = call("local", {"checkpoint": None, "restart-dir": value}, {FORWARD + "restart_dir": value})
             self.assertEqual(result.control, {FORWARD + "restart_dir": value})
 

@@ -204,6 +204,20 @@ def test_a_failed_restore_goes_elsewhere_when_no_older_one_will_do(site: Site) -
     assert (site.begun, site.requeued) == ([site.of(2), site.of(1)], [7])
 
 
+def test_slurm_does_not_requeue(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: int) -> None:
+        raise ShimError("scontrol requeue 7: Access denied")
+
+    monkeypatch.setattr(slurm, "requeue", refuse)
+    site.commit(2)
+    site.errors[2] = Misfit("no avx2")
+    assert site.climb() == LIFE
+    said = "job 7 could not be requeued to another node: scontrol requeue 7: Access denied (hint: `scontrol requeue 7`"
+    assert said in capfd.readouterr().err
+
+
 def test_no_other_node(site: Site) -> None:
     site.commit(2)
     site.other_nodes = False
@@ -262,9 +276,14 @@ def source(site: Site) -> Store:
 
 @pytest.mark.parametrize(
     ("value", "wanted"),
-    [("5", [2, 1]), ("5:1", [1]), ("{path}", [2, 1]), ("{path}/", [2, 1]), ("{path}/1", [1]), ("{job}", [2, 1])],
+    [
+        *(("5", [2, 1]), ("5:1", [1]), ("4_3", [2, 1]), ("4_3:1", [1])),
+        *(("{path}", [2, 1]), ("{path}/", [2, 1]), ("{path}/1", [1]), ("{job}", [2, 1])),
+    ],
 )
 def test_restart_dir(site: Site, source: Store, value: str, wanted: list[int]) -> None:
+    array = {"SLURM_JOB_ID": "5", "SLURM_ARRAY_JOB_ID": "4", "SLURM_ARRAY_TASK_ID": "3"}
+    history.Log(Log(), str(site.path), Task(array)).note("started")
     value = value.format(path=source.path, job=os.path.dirname(source.path))
     found = ladder.sources(value, Task(site.environment), str(site.path))
     assert found == [os.path.join(source.path, str(seq)) for seq in wanted]
@@ -276,15 +295,28 @@ def test_restart_dir(site: Site, source: Store, value: str, wanted: list[int]) -
         ("6", "--restart-dir=6: there is no checkpoint in {}/6/batch.0"),
         ("5:9", "--restart-dir=5:9: there is no checkpoint in {}/5/batch.0/9"),
         ("/no/where", "--restart-dir=/no/where: there is no checkpoint in /no/where"),
+        ("/closed", "--restart-dir=/closed: /closed: Permission denied"),
+        ("{}/file", "--restart-dir={0}/file: {0}/file: Not a directory"),
+        ("4_3", "--restart-dir: job 4_3 has no history in {}"),
+        ("4_", "--restart-dir=4_ is neither JOBID"),
         ("5:", "--restart-dir=5: is neither JOBID, nor JOBID:SEQ, nor an absolute path"),
         ("here", "--restart-dir=here is neither"),
         ("", "--restart-dir= is neither"),
     ],
 )
-def test_bad_restart_dir(site: Site, source: Store, value: str, said: str) -> None:
+def test_bad_restart_dir(
+    site: Site, source: Store, monkeypatch: pytest.MonkeyPatch, value: str, said: str
+) -> None:
+    def closed(path: str) -> list[str]:
+        raise PermissionError(13, "Permission denied", path)
+
+    (site.path / "file").touch()
+    if said.endswith("Permission denied"):  # which root never gets
+        monkeypatch.setattr("oci_criu_shim.checkpoints.store.os.listdir", closed)
     with pytest.raises(ShimError) as raised:
-        ladder.sources(value, Task(site.environment), str(site.path))
+        ladder.sources(value.format(site.path), Task(site.environment), str(site.path))
     assert str(raised.value).startswith(said.format(site.path))
+    assert raised.value.hint
 
 
 def test_restart_dir_of_somebody_else(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

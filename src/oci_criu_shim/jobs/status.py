@@ -46,7 +46,7 @@ def _find(directory: str, word: str) -> Story:
     The tasks of a heterogeneous job are all its first component's; those of an array have the name in their history.
     """
     if is_name(word) and "_" in word:
-        found = [one for one in _tell(directory, history.jobs(directory)) if one.name == word]
+        found = _tell(directory, filter(None, [history.job_named(directory, word)]))
     else:
         job = job_number(word.partition("+")[0] if is_name(word) else word)
         _require_own(directory, job)
