@@ -19,6 +19,8 @@ NEVER_JOINED = ("ipc", "mount", "time", "user")
 # empty one, or else the mode, in octal, of the directory that it was in.
 ROOTFS, ROOTFS_MODE = "oci-criu-shim.rootfs", "oci-criu-shim.rootfs-mode"
 
+CONTAINER = "oci-criu-shim.container"  # the annotation of a bundle that was made for one of scrun's: its name
+
 
 class Bundle:
     """`path` is absolute; `config` is config.json as it stands, known to fit our schema."""
@@ -42,6 +44,11 @@ class Bundle:
         """config.json's."""
         found: dict[str, str] = self.config.get("annotations", {})
         return found
+
+    @property
+    def is_an_engines(self) -> bool:
+        """Whether an engine made it for one container, of a checkpoint or for Slurm: it is no other one's."""
+        return not {CONTAINER, ROOTFS, ROOTFS_MODE}.isdisjoint(self.annotations)
 
     @property
     def terminal(self) -> bool:

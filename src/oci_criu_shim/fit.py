@@ -12,7 +12,7 @@ from oci_criu_shim.errors import Misfit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
     from oci_criu_shim.bundle import Bundle
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 CPUINFO = "/proc/cpuinfo"
 FLAGS = re.compile(r"(flags|[Ff]eatures)\s*: (.*)")
 DIGEST = "org.opencontainers.image.digest"
+ALIKE = "have the site set `feature` in config.toml to one that like nodes have, or ask for such with --constraint"
 TASKS = ("process", "mounts", "root", "annotations")  # of config.json: what Slurm changes for each task
 # Of x86's flags those that programs see: a library chooses its code by them when a program starts. The others are the
 # kernel's and the hypervisor's business, and change from one kernel to another.
@@ -74,22 +75,37 @@ def check(manifest: Mapping[str, Any], bundle: Bundle) -> None:
     _check_criu(manifest["criu"])
     made = f"the checkpoint was made on {manifest['node']}"
     if needed["machine"] != os.uname().machine:
-        raise Misfit(f"{made}, a {needed['machine']}, and this node is a {os.uname().machine}")
+        raise Misfit(f"{made}, a {needed['machine']}, and this node is a {os.uname().machine}", ALIKE)
     if missing := sorted(set(needed["cpu"]) - cpu()):
-        raise Misfit(f"this node's processor lacks {' '.join(missing[:8])}, and {made}, which has them")
+        raise Misfit(f"this node's processor lacks {' '.join(missing[:8])}, and {made}, which has them", ALIKE)
     if needed["cgroup"] != cgroup_version():
-        raise Misfit(f"{made}, with cgroup v{needed['cgroup']}, and this node has v{cgroup_version()}")
+        said = f"{made}, with cgroup v{needed['cgroup']}, and this node has v{cgroup_version()}"
+        raise Misfit(said, "have all nodes boot with the same version of control groups")
+
+
+def differences(manifest: Mapping[str, Any], bundle: Bundle) -> Iterator[str]:
+    """What of this node, and of a job's bundle, is not what it was, and may not matter."""
+    made, here = manifest.get("kernel", ""), os.uname().release
+    if _release(here) < _release(made):
+        yield f"it was made on Linux {made}, and this node has {here}, which is older"
+    if "SLURM_CONTAINER" in bundle.environment() and not bundle.is_an_engines:
+        yield from filter(None, [changed(manifest, bundle)])
+
+
+def _release(text: str) -> tuple[int, ...]:
+    """x and y of a version that begins with x.y."""
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
 
 def _check_criu(made: str) -> None:
     """An older CRIU may not know all of the images; their form does not change within x.y."""
-    wanted = tuple(int(part) for part in re.findall(r"\d+", made)[:2])
     found = criu.version(process.ENVIRONMENT)
-    if found[:2] < wanted:
-        raise Misfit(f"the checkpoint was made by CRIU {made}, and this node has {'.'.join(map(str, found))}")
+    if found[:2] < _release(made):
+        said = f"the checkpoint was made by CRIU {made}, and this node has {'.'.join(map(str, found))}"
+        raise Misfit(said, "install the same CRIU on all nodes")
 
 
 def changed(manifest: Mapping[str, Any], bundle: Bundle) -> str:
-    """What to look at where a restore failed: the bundle, if it is not what it was; else empty."""
+    """That the bundle is not what it was; empty where it is."""
     then = manifest.get("needs", {}).get("image")
     return f"the bundle is not what it was at the checkpoint ({then})" if then and then != image(bundle) else ""

@@ -66,6 +66,8 @@ def start(
         verification = Verification(found)
         check_restorable(bundle)
         fit.check(found.manifest, bundle)
+        for difference in fit.differences(found.manifest, bundle):
+            log.event(f"{found.path} is tried all the same: {difference}")
         if os.path.exists(container.path("stage")):
             undo(container, cgroup(container, bundle, found))  # an attempt before
         with Unpacked(found, container.path(f"stage.{os.getpid()}")) as raw, joined(raw) as whole:

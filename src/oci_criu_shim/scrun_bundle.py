@@ -12,6 +12,7 @@ import time
 
 from oci_criu_shim import config as settings
 from oci_criu_shim import files
+from oci_criu_shim.bundle import CONTAINER
 from oci_criu_shim.checkpoints.committed import SPEC
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.errors import ShimError
@@ -34,7 +35,6 @@ LARGEST = 1 << 20  # of a file that is copied, in bytes: resolv.conf, hosts and 
 # srun's options, which a container asks for by annotations of these names, or by variables as the job's own have them.
 ANNOTATION = "oci-criu-shim."
 OPTIONS = ("checkpoint", "checkpoint-dir", "checkpoint-interval", "checkpoint-keep", "restart-dir")
-CONTAINER = ANNOTATION + "container"  # in a checkpoint: whose it is
 WORDS = "options"  # in the bundle: what slurm-oci/srun gives to srun, one a line
 FIRST_TASK = "0.0"  # of a job that scrun has submitted
 DAY = 86400.0

@@ -13,6 +13,7 @@ from tests.cluster import Cluster, wait_for
 from tests.jobs import Job, Work
 
 WORK = Work(ticks=60)
+DIFFERS = " is tried all the same: "
 SETTINGS = "/etc/oci-criu-shim/config.toml"
 
 
@@ -60,6 +61,7 @@ def go_on(job: Job, high: str) -> None:
     said(job, f"restored job {job.number} step batch task 0 from {jobs.CHECKPOINTS}/{job.number}/batch.0/1 on ")
     job.wait_ticks(job.ticks() + 2)
     assert job.record()["nodes"] == job.nodes[0]
+    assert DIFFERS not in job.output()
 
 
 def other(job: Job) -> str:
@@ -174,6 +176,10 @@ def test_from_another_jobs_checkpoint(shim_cluster: Cluster, shim_bundle: str) -
     shim_cluster.exec("ctl", ["scontrol", "hold", first.number])
     shim_cluster.exec("ctl", ["scancel", high])
     path = f"{jobs.CHECKPOINTS}/{first.number}/batch.0"
+    noted = first.checkpoints() / "1/manifest.json"
+    manifest = json.loads(noted.read_text()) | {"kernel": "4711.0"}
+    manifest["needs"]["image"] = "sha256:0"
+    noted.write_text(json.dumps(integrity.sealed(manifest)))
     before, done = tree(first.checkpoints()), first.ticks()
     begun = []
     for value in (first.number, f"{first.number}:1", path):
@@ -181,6 +187,8 @@ def test_from_another_jobs_checkpoint(shim_cluster: Cluster, shim_bundle: str) -
     for job in begun:
         assert job.wait_end() == "COMPLETED", job.quoted()
         assert f"restored job {job.number} step batch task 0 from {path}/1 on " in job.output()
+        for difference in ("it was made on Linux 4711.0, and", "the bundle is not what it was at the checkpoint (sha256:0"):
+            assert f"{path}/1{DIFFERS}{difference}" in job.output()
         ticks = [line for line in job.output().splitlines() if line.startswith(("tick", "end"))]
         next = int(ticks[0].split()[1])
         assert next - done in (0, 1)  # what is in the ledger may not have been printed yet

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -88,14 +89,55 @@ def test_misfit(node: dict[str, Any], bundle: Bundle, change: Callable[[dict[str
     change(node)
     with pytest.raises(Misfit) as raised:
         fit.check(noted, bundle)
-    assert raised.value.line() == said
+    assert str(raised.value) == said
+    assert raised.value.hint
 
 
 def test_another_machine(node: dict[str, Any], bundle: Bundle) -> None:
     noted = manifest(bundle)
     noted["needs"]["machine"] = "vax"
-    with pytest.raises(Misfit, match=r"n1, a vax, and this node is a "):
+    with pytest.raises(Misfit, match=r"n1, a vax, and this node is a ") as raised:
         fit.check(noted, bundle)
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("made", "here", "said"),
+    [
+        ("6.18.2", "6.12.57+deb13-amd64", ["it was made on Linux 6.18.2, and this node has 6.12.57+deb13-amd64, "]),
+        ("6.12.57+deb13-amd64", "6.12.1", []),
+        ("6.12.1", "6.18.2", []),
+    ],
+)
+def test_an_older_kernel(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, made: str, here: str, said: list[str]
+) -> None:
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release=here))
+    found = list(fit.differences({"kernel": made}, bundle))
+    assert [line.removesuffix("which is older") for line in found] == said
+    assert list(fit.differences({}, bundle)) == []  # another runtime's
+
+
+@pytest.mark.parametrize(
+    ("environment", "annotations", "told"),
+    [
+        (["SLURM_CONTAINER=/bundle"], {}, True),
+        (["SLURM_CONTAINER=/bundle"], {"oci-criu-shim.container": "c1"}, False),
+        (["SLURM_CONTAINER=/bundle"], {"oci-criu-shim.rootfs": "/other"}, False),
+        ([], {}, False),
+    ],
+)
+def test_another_bundle(
+    bundle: Bundle, config: dict[str, Any], environment: list[str], annotations: dict[str, str], told: bool
+) -> None:
+    """An engine's are never what they were."""
+    noted = {"needs": {"image": fit.image(bundle)}}
+    config = {**config, "process": {"env": environment}, "annotations": annotations}
+    assert list(fit.differences(noted, Bundle("/bundle", config))) == []
+    other = Bundle("/bundle", {**config, "hostname": "other"})
+    assert [line.partition(" (")[0] for line in fit.differences(noted, other)] == [
+        *(["the bundle is not what it was at the checkpoint"] if told else [])
+    ]
 
 
 def test_image_is_the_same_for_all_tasks(bundle: Bundle, config: dict[str, Any]) -> None:

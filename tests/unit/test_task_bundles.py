@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import scrun_bundle, slurm_bundle
+from oci_criu_shim.bundle import CONTAINER
 from oci_criu_shim.errors import ShimError
 
 CONFIG: dict[str, Any] = {
@@ -91,7 +92,7 @@ class Asking:
         self.checkpoints = directory / "checkpoints"
         asked = {"checkpoint": "preempt", "checkpoint-dir": str(self.checkpoints), **annotations}
         named = {f"oci-criu-shim.{name}": value for name, value in asked.items()}
-        self.config = CONFIG | {"annotations": {**named, scrun_bundle.CONTAINER: "c1"}}
+        self.config = CONFIG | {"annotations": {**named, CONTAINER: "c1"}}
 
     def options(self, job: str) -> list[str]:
         return scrun_bundle.options(self.config, str(self.record), job)
@@ -101,7 +102,7 @@ class Asking:
         path = self.checkpoints / job / "0.0"
         (path / "1").mkdir(parents=True)
         (path / "1" / "manifest.json").touch()
-        spec = {"annotations": {scrun_bundle.CONTAINER: container}}
+        spec = {"annotations": {CONTAINER: container}}
         (path / "1" / "spec.dump").write_text(json.dumps(spec))
         return str(path)
 
