@@ -88,6 +88,7 @@ class Schedule:
         now = time.monotonic()
         self.start = self.last = now  # of the program, and its last checkpoint
         self.began, self.took = now, 0.0  # of that: when, and how long
+        self.patience = LOOK_SECONDS  # with a Slurm that does not answer what is asked once
         self.look = now + FIRST_LOOK if when.preempt or when.timeout else math.inf
 
     def started(self) -> None:
@@ -121,8 +122,13 @@ class Schedule:
         """Slurm was asked for the time limit; None where it gave no answer."""
         if end is not None:
             self.end = end
-        pause = max(LOOK_SECONDS, self._rest() / LOOKS)
-        self.look = time.monotonic() + pause if self.when.timeout else math.inf
+        pause = math.inf
+        if self.when.timeout:
+            pause = max(LOOK_SECONDS, self._rest() / LOOKS)
+        elif end is None:
+            pause = self.patience
+            self.patience *= 2
+        self.look = time.monotonic() + pause
 
     def _times(self) -> list[tuple[float, str]]:
         now = time.monotonic()

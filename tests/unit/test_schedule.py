@@ -142,11 +142,16 @@ def test_no_limit(clock: Clock) -> None:
     assert unlimited.due() == ""
 
 
-def test_preemption_alone_looks_once(clock: Clock) -> None:
+def test_preemption_alone_looks_until_slurm_has_answered(clock: Clock) -> None:
     alone = made("preempt")
     clock.now += schedule.FIRST_LOOK
     assert alone.due() == schedule.LOOK
-    alone.looked()
+    for silent in (60, 120, 240):  # longer and longer, as Slurm may have no answer for anybody
+        alone.looked()
+        assert alone.look == clock.now + silent
+        clock.now = alone.look
+        assert alone.due() == schedule.LOOK
+    alone.looked(0)
     assert (alone.look, alone.due()) == (math.inf, "")
 
 
