@@ -8,7 +8,7 @@
 
 local program = "/usr/bin/oci-criu-shim"
 local ours = {"checkpoint", "checkpoint-interval", "checkpoint-dir"}
-local slurms = {"partition", "mem", "mem-per-cpu", "cpus-per-task", "ntasks", "ntasks-per-node", "nodes"}
+local slurms = {"partition", "qos", "mem", "mem-per-cpu", "cpus-per-task", "ntasks", "ntasks-per-node", "nodes"}
 
 local function quoted(text)
 	return "'" .. string.gsub(tostring(text), "'", "'\"'\"'") .. "'"

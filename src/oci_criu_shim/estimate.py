@@ -82,7 +82,7 @@ def too_long(what: str, seconds: float, partition: str, grace: int, intervals: b
     advice = "" if intervals else "; --checkpoint-interval limits the loss"
     return (
         f"{what} a checkpoint takes about {seconds:.0f} s, "
-        f"and partition {partition} gives {grace} s at a preemption{advice}"
+        f"and a preemption in partition {partition} gives {grace} s{advice}"
     )
 
 

@@ -32,6 +32,7 @@ class Task:
         self.local = int(environment.get("SLURM_LOCALID", "0"))
         self.restarts = int(environment.get("SLURM_RESTART_COUNT", "0"))
         self.partition = environment.get("SLURM_JOB_PARTITION", "")
+        self.qos = environment.get("SLURM_JOB_QOS", "")
         self.end = int(environment.get("SLURM_JOB_END_TIME", "0"))
         each = int(environment.get("SLURM_MEM_PER_CPU", "0")) * int(environment.get("SLURM_CPUS_ON_NODE", "0"))
         self.memory = int(environment.get("SLURM_MEM_PER_NODE", each)) << 20

@@ -85,7 +85,7 @@ def look(of: Checkpointer) -> int:
 
 def limits(of: Checkpointer, end: int) -> None:
     """The same, where the time limit is known to be `end`. ShimError where Slurm doesn't answer."""
-    of.note_limits(end, of.grace or (slurm.grace_time(of.task.partition) if of.when.preempt else 0))
+    of.note_limits(end, of.grace or (slurm.grace_time(of.task.partition, of.task.qos) if of.when.preempt else 0))
 
 
 def run_on(of: Checkpointer, reason: str) -> int:

@@ -187,8 +187,8 @@ def test_from_another_jobs_checkpoint(shim_cluster: Cluster, shim_bundle: str) -
     for job in begun:
         assert job.wait_end() == "COMPLETED", job.quoted()
         assert f"restored job {job.number} step batch task 0 from {path}/1 on " in job.output()
-        for difference in ("it was made on Linux 4711.0, and", "the bundle is not what it was at the checkpoint (sha256:0"):
-            assert f"{path}/1{DIFFERS}{difference}" in job.output()
+        for what in ("it was made on Linux 4711.0, and", "the bundle is not what it was at the checkpoint (sha256:0"):
+            assert f"{path}/1{DIFFERS}{what}" in job.output()
         ticks = [line for line in job.output().splitlines() if line.startswith(("tick", "end"))]
         next = int(ticks[0].split()[1])
         assert next - done in (0, 1)  # what is in the ledger may not have been printed yet

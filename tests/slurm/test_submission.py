@@ -22,7 +22,7 @@ end
 """
 SAID = (
     "oci-criu-shim: the job may use 6.8 GiB of memory, of which a checkpoint takes about 36 s, "
-    "and partition low gives 10 s"
+    "and a preemption in partition low gives 10 s"
 )
 SLURMS = re.compile(r"(sbatch|srun|salloc): (?!error)")
 ASKED = ("--checkpoint", "--checkpoint-dir=/home/alice/none", "--mem=7000")

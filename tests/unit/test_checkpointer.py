@@ -92,7 +92,7 @@ def test_too_large_for_the_grace_time_is_said_once(make: Make, capfd: pytest.Cap
     made.done(schedule.LOOK, NO_REASON)
     made.due()
     made.due()
-    assert capfd.readouterr().err.count("partition low gives 1 s at a preemption") == 1
+    assert capfd.readouterr().err.count("a preemption in partition low gives 1 s") == 1
     made.task.memory = 1 << 30
     made.due()
     made.due()
@@ -104,7 +104,7 @@ def test_intervals_are_no_advice_where_there_are_some(make: Make, capfd: pytest.
     made.note_limits(0, 1)
     made.done(schedule.LOOK, NO_REASON)
     made.due()
-    assert capfd.readouterr().err.endswith("partition low gives 1 s at a preemption\n")
+    assert capfd.readouterr().err.endswith("a preemption in partition low gives 1 s\n")
 
 
 @pytest.mark.parametrize("reason", [schedule.PREEMPT, schedule.TIMEOUT, schedule.INTERVAL, schedule.LOOK])

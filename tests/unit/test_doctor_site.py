@@ -100,7 +100,19 @@ def test_rules(monkeypatch: Patch, healthy: Path, key: str, value: str, status: 
 
 def test_preemption_by_qos(monkeypatch: Patch, healthy: Path) -> None:
     monkeypatch.setattr(slurm, "configuration", lambda: {**HEALTHY, "PreemptType": "preempt/qos"})
-    one_wrong("preemption", "skipped")
+    monkeypatch.setattr(slurm, "grace_times", lambda: {"normal": 0, "scavenger": 60})
+    result = results()["preemption"]
+    assert (result["status"], result["found"]) == ("ok", "QOS scavenger GraceTime=60")
+    monkeypatch.setattr(slurm, "grace_times", lambda: {"normal": 0})
+    assert "no QOS has a GraceTime" in one_wrong("preemption", "warning")["found"]
+
+    def silent() -> dict[str, int]:
+        raise ShimError("sacctmgr show qos: Connection refused")
+
+    monkeypatch.setattr(slurm, "grace_times", silent)
+    result = one_wrong("preemption", "warning")
+    assert "no job is told of one that is too short: sacctmgr show qos: Conn" in result["found"]
+    assert "slurmdbd" in result["hint"]
 
 
 @pytest.mark.parametrize(

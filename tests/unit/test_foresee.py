@@ -24,6 +24,7 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> config.Settings:
     settings = config.Settings({**config.DEFAULTS, "checkpoint-dir": str(tmp_path)})
     monkeypatch.setattr(config, "load", lambda: settings)
     monkeypatch.setattr(slurm, "partitions", lambda: [HIGH, LOW, LONG])
+    monkeypatch.setattr(slurm, "configuration", dict)
     return settings
 
 
@@ -36,10 +37,19 @@ def told(capfd: Capture, *words: str) -> str:
 
 def test_too_short(capfd: Capture) -> None:
     advice = "; --checkpoint-interval limits the loss\n"
-    assert told(capfd, *ASKED) == f"{SAID}partition low gives 20 s at a preemption{advice}"
-    assert told(capfd, *ASKED, "--partition=long,low") == f"{SAID}partition low gives 20 s at a preemption{advice}"
+    assert told(capfd, *ASKED) == f"{SAID}a preemption in partition low gives 20 s{advice}"
+    assert told(capfd, *ASKED, "--partition=long,low") == f"{SAID}a preemption in partition low gives 20 s{advice}"
     for words in (("--checkpoint=preempt,interval:1h", "--mem=8G"), (*ASKED, "--checkpoint-interval=1h")):
-        assert told(capfd, *words) == f"{SAID}partition low gives 20 s at a preemption\n"
+        assert told(capfd, *words) == f"{SAID}a preemption in partition low gives 20 s\n"
+
+
+def test_by_qos(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which one it is where none is named, only slurmctld knows."""
+    monkeypatch.setattr(slurm, "configuration", lambda: {"PreemptType": "preempt/qos"})
+    monkeypatch.setattr(slurm, "grace_times", lambda: {"long": 60, "short": 30})
+    assert "a preemption in partition low gives 30 s" in told(capfd, *ASKED, "--qos=short")
+    for words in ((), ("--qos=long",), ("--qos=other",)):
+        assert told(capfd, *ASKED, *words) == ""
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from oci_criu_shim import slurm
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.slurm import commands
 
@@ -27,6 +28,26 @@ def test_a_warning_is_no_answer(scontrol: Path) -> None:
     scontrol.write_text(f"#!/bin/sh\necho '{WARNING}' >&2\necho 'ClusterName = one'\n")
     assert commands.run("scontrol", "show", "config") == "ClusterName = one\n"
     assert commands.Commands().configuration() == {"ClusterName": "one"}
+
+
+def test_the_grace_time_of_a_qos(scontrol: Path) -> None:
+    sacctmgr = scontrol.with_name("sacctmgr")
+    sacctmgr.touch(0o755)
+    sacctmgr.write_text("#!/bin/sh\nprintf '%s\\n' 'normal|00:00:00' 'low|00:01:30' 'long|1-02:00:05' 'odd|'\n")
+    assert commands.Commands().grace_times() == {"normal": 0, "low": 90, "long": 26 * 3600 + 5}
+
+
+@pytest.mark.parametrize(
+    ("kind", "qos", "seconds"),
+    [("qos", "bulk", 90), ("qos", "other", 0), ("partition_prio", "bulk", 20), ("none", "", 20)],
+)
+def test_what_a_job_has_at_a_preemption(
+    monkeypatch: pytest.MonkeyPatch, kind: str, qos: str, seconds: int
+) -> None:
+    monkeypatch.setattr(slurm, "configuration", lambda: {"PreemptType": f"preempt/{kind}"})
+    monkeypatch.setattr(slurm, "grace_times", lambda: {"bulk": 90})
+    monkeypatch.setattr(slurm, "partitions", lambda: [{"PartitionName": "low", "GraceTime": "20"}])
+    assert slurm.grace_time("low", qos) == seconds
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class Rule:
 RULES = (
     Rule("PrologFlags", ("Contain",), "no job has the extern step, which is the one that is told of a preemption"),
     Rule("ProctrackType", ("proctrack/cgroup",), "the extern step's signals do not reach the plugin's watcher"),
-    Rule("PreemptType", ("preempt/partition_prio", "preempt/qos"), "no job is ever preempted"),
+    Rule("PreemptType", ("preempt/partition_prio", slurm.BY_QOS), "no job is ever preempted"),
     Rule("JobRequeue", ("1",), "a preempted job is cancelled unless it asked for --requeue"),
     Rule("JobFileAppend", ("1",), "a requeued job's output begins empty, but with --open-mode=append", Caution),
 )
@@ -84,9 +84,8 @@ class Site:
     def preemption(self) -> str:
         """Some partition's jobs must be preempted by requeueing them, after a time to write a checkpoint."""
         kind = self.configuration().get("PreemptType", "")
-        if kind == "preempt/qos":
-            hint = "sacctmgr show qos format=name,preemptmode,gracetime"
-            raise Skipped("mode and GraceTime are those of each QOS", hint)
+        if kind == slurm.BY_QOS:
+            return preemption_by_qos()
         partitions = slurm.partitions()
         top = max((int(entry["PriorityTier"]) for entry in partitions), default=0)
         lower = [entry for entry in partitions if int(entry["PriorityTier"]) < top]
@@ -156,6 +155,19 @@ class Site:
             runtime(path, key, words)
         require_exec(path, run)
         return f"{path}: {', '.join(lines)}"
+
+
+def preemption_by_qos() -> str:
+    """The GraceTime of each QOS that has one; which of them are preempted, and how, is not looked at."""
+    try:
+        found = {name: seconds for name, seconds in slurm.grace_times().items() if seconds}
+    except ShimError as error:
+        said = f"the GraceTime of no QOS is known here, so no job is told of one that is too short: {error}"
+        raise Caution(said, error.hint or "let nodes and submit hosts reach slurmdbd, which sacctmgr asks") from None
+    if not found:
+        hint = "sacctmgr modify qos NAME set GraceTime=60, and PreemptMode=requeue"
+        raise Caution("no QOS has a GraceTime: a job of it has no time to write a checkpoint", hint)
+    return ", ".join(f"QOS {name} GraceTime={seconds}" for name, seconds in found.items())
 
 
 def runtime(path: str, key: str, words: list[str]) -> None:

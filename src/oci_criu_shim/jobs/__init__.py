@@ -17,7 +17,7 @@ CHECKPOINT = (
 )
 
 FORESEE = (
-    *(Option(f"--{name}", "VALUE", "as in the help of sbatch") for name in ("partition", *foresee.OPTIONS)),
+    *(Option(f"--{name}", "VALUE", "as in the help of sbatch") for name in ("partition", "qos", *foresee.OPTIONS)),
     *(Option(f"--{name}", "VALUE", "the same") for name in ("checkpoint", "checkpoint-interval", "checkpoint-dir")),
 )
 

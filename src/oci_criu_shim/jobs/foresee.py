@@ -38,7 +38,8 @@ def foresee(call: Invocation) -> int:
 
 def _warning(call: Invocation, partition: Mapping[str, str], settings: Settings) -> str:
     """What is wrong with it in that partition; empty where nothing is."""
-    name, grace = partition["PartitionName"], int(partition["GraceTime"])
+    name = partition["PartitionName"]
+    grace = slurm.grace_time(name, call.value("qos") or "")
     text = call.value("checkpoint") or ""
     when = schedule.parse(settings.when(name) if text in WITHOUT_VALUE else text, call.value("checkpoint-interval"))
     size = memory(call.values, partition)

@@ -25,6 +25,7 @@ CONF = ("/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf")
 # A signal that nobody catches. It does not reach a job that is being requeued already: SIGKILL would cancel that
 # (job_signal() in slurmctld). scancel itself leaves out a job that does not run, or it would try again for minutes.
 END_BATCH_STEP = ("scancel", "--state=RUNNING", "--batch", f"--signal={signal.SIGRTMAX}")
+BY_QOS = "preempt/qos"  # a PreemptType
 MARGIN = 2  # seconds before the end of the grace time: for a signal to get to the batch step, and word of its end back
 
 
@@ -81,8 +82,15 @@ def partitions() -> list[dict[str, str]]:
     return _slurm().partitions()
 
 
-def grace_time(partition: str) -> int:
-    """Seconds that a job of `partition` has when it is preempted."""
+def grace_times() -> dict[str, int]:
+    """{QOS: seconds that a job of it has when it is preempted, where PreemptType says preempt/qos}."""
+    return _slurm().grace_times()
+
+
+def grace_time(partition: str, qos: str) -> int:
+    """Seconds that a job of `partition` and `qos` has when it is preempted."""
+    if configuration().get("PreemptType") == BY_QOS:
+        return grace_times().get(qos, 0)
     return next((int(found["GraceTime"]) for found in partitions() if found["PartitionName"] == partition), 0)
 
 

@@ -104,6 +104,15 @@ class Commands:
         found = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines if line.startswith("PartitionName=")]
         return [{name: values[name] for name in PARTITION} | _default_memory(values) for values in found]
 
+    def grace_times(self) -> dict[str, int]:
+        """{name: GraceTime in seconds} of each QOS.
+
+        slurmdbd's answer, which any user gets: slurmctld's lacks it (scontrol show assoc_mgr of Slurm 24.11).
+        """
+        text = run("sacctmgr", "--noheader", "--parsable2", "show", "qos", "format=Name,GraceTime")
+        found = re.findall(r"^(.+)\|(?:(\d+)-)?(\d+):(\d+):(\d+)$", text, re.MULTILINE)
+        return {name: ((int(d or 0) * 24 + int(h)) * 60 + int(m)) * 60 + int(s) for name, d, h, m, s in found}
+
     def known_jobs(self, ended: bool) -> set[int]:
         """The ids of the user's jobs that slurmctld knows; those too, where `ended`, that have ended."""
         states = ["--states=all"] if ended else []
