@@ -24,7 +24,8 @@ def connect(helper: str | None) -> socket.socket:
         try:
             connection.connect(helper)
         except OSError as error:
-            raise ShimError(f"the checkpoint helper does not answer: {error}") from None
+            said = f"the checkpoint helper does not answer: {error.strerror}"
+            raise ShimError(said, "it ends with its step, or slurmd's log says why") from None
         return connection
     if os.geteuid() == 0:
         return _own_worker()

@@ -13,7 +13,7 @@ import stat
 from oci_criu_shim import files, mounts
 from oci_criu_shim.checkpoints import store
 from oci_criu_shim.checkpoints.quota import CUT
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import ShimError, line_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -193,7 +193,8 @@ class Rollback:
             try:
                 kept = file.cut(self.directory)
             except OSError as error:
-                raise ShimError(f"{file.inside} cannot go back to {length}: {error}") from None
+                hint = f"make room for what is cut off, in {self.directory}, or have the site set rollback = false"
+                raise ShimError(f"{file.inside} cannot go back to {length}: {line_of(error)}", hint) from None
             self.log.event(f"{file.inside} goes back to {length}; what came after it is kept in {kept}")
 
 

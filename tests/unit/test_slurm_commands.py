@@ -69,3 +69,19 @@ def test_one_that_can_not_be_run(scontrol: Path) -> None:
     scontrol.write_text("#!/no/interpreter\n")
     with pytest.raises(ShimError, match="scontrol can't be run: No such file or directory"):
         commands.run("scontrol", "requeue", "12")
+
+
+@pytest.mark.parametrize("said", ['{"jobs": []}', '{"jobs": [{}]}', "{}", "of another version"])
+def test_what_to_do_where_there_is_no_answer(scontrol: Path, said: str) -> None:
+    scontrol.write_text(f"#!/bin/sh\necho '{said}'\n")
+    for question in (lambda: commands.Commands().job(12), lambda: commands.Commands().parts("12_3")):
+        with pytest.raises(ShimError) as raised:
+            question()
+        assert raised.value.hint
+
+
+def test_no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CONF", "/no/slurm.conf")
+    with pytest.raises(ShimError, match=r"there is no slurm\.conf") as raised:
+        slurm.script(12)
+    assert raised.value.hint

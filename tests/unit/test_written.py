@@ -216,8 +216,9 @@ def test_nothing_is_cut_that_could_not_be_kept(task: Path, base: Path, monkeypat
 
     monkeypatch.setattr(os, "sendfile", full)
     found, _ = rollback(task, base, row_of(base / "ledger", 7))
-    with pytest.raises(ShimError, match="No space left"):
+    with pytest.raises(ShimError, match="No space left") as raised:
         found.run()
+    assert raised.value.hint.startswith(f"make room for what is cut off, in {task}/cut")
     assert (base / "ledger").read_text() == "before after"
     assert os.listdir(task / "cut") == []
 

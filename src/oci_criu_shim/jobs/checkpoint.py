@@ -53,7 +53,7 @@ def _here(job: int, as_json: bool) -> int:
     """With --json it is no failure that there are none: another node of the job may have some."""
     node, root = os.uname().nodename, os.path.join(RUN_DIRECTORY, str(job))
     if os.path.isdir(root) and not os.access(root, os.R_OK | os.X_OK):
-        raise ShimError(f"job {job} belongs to somebody else")
+        raise ShimError(f"job {job} belongs to somebody else", "it is for its owner alone")
     containers = list(preempt.asked(root))
     if not containers:
         said = f"job {job} has no container on {node} to be checkpointed"

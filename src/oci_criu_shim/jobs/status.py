@@ -63,7 +63,8 @@ def _require_own(directory: str, job: int) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise ShimError(f"the history in {directory} cannot be read: {error.strerror}") from None
+        hint = "--checkpoint-dir names another directory, of your own"
+        raise ShimError(f"the history in {directory} cannot be read: {error.strerror}", hint) from None
     if uid != os.geteuid():
         raise ShimError(f"the history of job {job} belongs to user {uid}", "it is for its owner alone")
 

@@ -62,7 +62,7 @@ def job(number: int, soon: bool = False) -> Job:
 def script(number: int) -> bytes:
     """A job's batch script, which Slurm knows as long as the job."""
     if not conf_directory():
-        raise ShimError("there is no slurm.conf")
+        raise ShimError("there is no slurm.conf", "do it where jobs are submitted, or set SLURM_CONF")
     import tempfile
 
     with tempfile.TemporaryDirectory() as directory:
@@ -144,7 +144,8 @@ def _run_on_nodes(part: Part, argv: list[str], hear: Callable[[str], None]) -> i
     if part["uid"] != os.geteuid():
         raise ShimError(f"job {number} belongs to user {part['uid']}", "it is for its owner alone")
     if "RUNNING" not in part["states"]:
-        raise ShimError(f"job {number} does not run: it is {' '.join(part['states'])}")
+        hint = "`squeue --me --states=running` lists those that do"
+        raise ShimError(f"job {number} does not run: it is {' '.join(part['states'])}", hint)
     words = [f"--jobid={part['leader']}", *([] if part["group"] is None else [f"--het-group={part['group']}"])]
     words += ["--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--chdir=/", "--quiet"]
     output, end = os.pipe()

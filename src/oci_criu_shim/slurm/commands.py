@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 PARTITION = ("PartitionName", "PriorityTier", "PreemptMode", "GraceTime", "Default")
 MEMORY = ("DefMemPerNode", "DefMemPerCPU")
+KNOWN = "`squeue --me --states=all` lists those of yours that it knows"
 LEFT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # of the environment: where Slurm is, and who asks
 
 
@@ -76,7 +77,7 @@ class Commands:
         # All of an array, and of a heterogeneous job, where it has the number of that.
         found = [job for job in _ask(str(number), _fields) if job["job_id"] == number]
         if not found:
-            raise ShimError(f"Slurm knows no job {number}")
+            raise ShimError(f"Slurm knows no job {number}", KNOWN)
         return found[0]
 
     def parts(self, name: str) -> list[Part]:
@@ -89,7 +90,7 @@ class Commands:
         else:
             found = [one for one in found if number in (one["job"], one["leader"], one["array"])]
         if not found:
-            raise ShimError(f"job {name} has not begun")  # and is not told apart until then
+            raise ShimError(f"job {name} has not begun", "wait until it runs")  # it is not told apart until then
         return found
 
     def configuration(self) -> dict[str, str]:
@@ -129,9 +130,10 @@ def _ask(name: str, reads: Callable[[dict[str, Any]], Answer]) -> list[Answer]:
     try:
         found = [reads(record) for record in json.loads(text)["jobs"]]
     except (ValueError, KeyError, TypeError):
-        raise ShimError(f"scontrol show job {name} --json gave none that this version reads") from None
+        said = f"scontrol show job {name} --json gave none that this version reads"
+        raise ShimError(said, "install the version of oci-criu-shim for this Slurm") from None
     if not found:
-        raise ShimError(f"Slurm knows no job {name}")
+        raise ShimError(f"Slurm knows no job {name}", KNOWN)
     return found
 
 
