@@ -48,7 +48,8 @@ class Checkpointer:
         text = settings.when(task.partition) if task.when == "default" else task.when
         self.when = schedule.parse(text, task.interval)
         self.estimate = Estimate(container, store.directory, settings.dump_rate)
-        self.schedule = Schedule(self.when, self.estimate.seconds, task.end, settings.margin, settings.mtbf)
+        mtbf = settings.mtbf / task.nodes  # of the job: it ends with any of its nodes
+        self.schedule = Schedule(self.when, self.estimate.seconds, task.end, settings.margin, mtbf)
         self.packing = Packing(container, store)
         self.grace = 0
         self.said: set[str] = set()

@@ -20,7 +20,8 @@ class Task:
     in seconds since the epoch and `memory` what it may use on the node in bytes (0: not told), `when` the value of
     --checkpoint ("off" where it was not given, "default" where it had none), and `interval`, `directory` and
     `restart_dir` those of --checkpoint-interval, --checkpoint-dir and --restart-dir, None where they were not given;
-    `node` is Slurm's name of this node, `cluster` of this cluster, empty where it is not told.
+    `node` is Slurm's name of this node, `cluster` of this cluster, empty where it is not told, `nodes` how many the job
+    has.
     `keep` is that of --checkpoint-keep, 0 where it was not given; `rerun` tells whether steps that have finished are to
     run again. `name` is what Slurm's commands take for the job and nothing else: the number of an array's last task is
     the array's, too."""
@@ -33,6 +34,8 @@ class Task:
         self.restarts = int(environment.get("SLURM_RESTART_COUNT", "0"))
         self.partition = environment.get("SLURM_JOB_PARTITION", "")
         self.qos = environment.get("SLURM_JOB_QOS", "")
+        nodes = environment.get("SLURM_JOB_NUM_NODES") or environment.get("SLURM_NNODES") or "1"
+        self.nodes = max(int(nodes), 1)
         self.end = int(environment.get("SLURM_JOB_END_TIME", "0"))
         each = int(environment.get("SLURM_MEM_PER_CPU", "0")) * int(environment.get("SLURM_CPUS_ON_NODE", "0"))
         self.memory = int(environment.get("SLURM_MEM_PER_NODE", each)) << 20

@@ -24,12 +24,13 @@ Make = Callable[..., Checkpointer]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    def made(when: str, **settings: object) -> Checkpointer:
+    def made(when: str, environment: dict[str, str] | None = None, **settings: object) -> Checkpointer:
         container = Container(str(tmp_path / "run"), "one")
         if not container.exists():
             container.reserve()
         container.save({"init": process.identity(os.getpid())})
-        task = Task({"SLURM_JOB_ID": "7", "SLURM_CHECKPOINT": when, "SLURM_JOB_PARTITION": "low"})
+        slurms = {"SLURM_JOB_ID": "7", "SLURM_CHECKPOINT": when, "SLURM_JOB_PARTITION": "low"}
+        task = Task({**slurms, **(environment or {})})
         known = config.Settings({**config.DEFAULTS, **settings})
         return Checkpointer(container, task, Store(str(tmp_path / "store"), task.key), known, Log())
 
@@ -114,6 +115,15 @@ def test_a_checkpoint_has_the_processors_to_itself(make: Make, monkeypatch: pyte
     monkeypatch.setattr(Packing, "stop", lambda _: stopped.append(True))
     make("preempt").begin(reason)
     assert bool(stopped) == (reason != schedule.LOOK)
+
+
+@pytest.mark.parametrize(
+    ("environment", "nodes"),
+    [({}, 1), ({"SLURM_NNODES": "2"}, 2), ({"SLURM_JOB_NUM_NODES": "16", "SLURM_NNODES": "2"}, 16)],
+)
+def test_a_job_fails_with_any_of_its_nodes(make: Make, environment: dict[str, str], nodes: int) -> None:
+    made = make("interval:auto", environment, mtbf="32d")
+    assert made.schedule.mtbf == 32 * 86400 / nodes
 
 
 @pytest.mark.parametrize(
