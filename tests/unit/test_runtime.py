@@ -111,7 +111,7 @@ def test_a_backend_says_what_it_is(tmp_path: Path, version: str, dialect: str) -
 
 def test_limits_that_cannot_be_set(tmp_path: Path) -> None:
     program = tmp_path / "crun"
-    program.write_text("#!/bin/sh\necho no such controller; exit 1\n")
+    program.write_text("#!/bin/sh\necho no such controller >&2; exit 1\n")
     program.chmod(0o755)
     container = Container(str(tmp_path), "one")
     container.reserve()
