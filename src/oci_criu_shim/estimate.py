@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import time
 
-from oci_criu_shim import files
+from oci_criu_shim import files, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from oci_criu_shim.container import Container
 
 RATES = "rates"  # below the checkpoint directory: a file for each node, of bytes per second
@@ -89,20 +87,7 @@ def too_long(what: str, seconds: float, partition: str, grace: int, intervals: b
 def memory(init: int) -> int:
     """Bytes of memory that the processes from `init` on have of their own or share; what they map of files is left
     out."""
-    return sum(map(_own, tree(init)))
-
-
-def tree(pid: int) -> Iterator[int]:
-    """The pids of a process and all its descendants."""
-    yield pid
-    try:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as stream:
-                children = stream.read().split()
-            for child in children:
-                yield from tree(int(child))
-    except (FileNotFoundError, ProcessLookupError):
-        return
+    return sum(map(_own, process.tree(init)))
 
 
 def _own(pid: int) -> int:

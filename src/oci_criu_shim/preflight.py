@@ -7,7 +7,7 @@ import os
 import stat
 
 from oci_criu_shim import bundle as bundles
-from oci_criu_shim import groups, mounts
+from oci_criu_shim import groups, mounts, process
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -48,11 +48,11 @@ def require_no_group(own: bool) -> None:
 
 def require_no_preserved(pid: int, links: list[str]) -> None:
     """The other end of a descriptor that the container was given is outside: a pipe would come back leading nowhere."""
-    for process in _tree(pid) if links else []:
-        kept = set(links).intersection(_links(process))
+    for each in process.tree(pid) if links else ():
+        kept = set(links).intersection(_links(each))
         if kept:
             raise ShimError(
-                f"process {process} has what it was given by --preserve-fds, which leads out of the container:"
+                f"process {each} has what it was given by --preserve-fds, which leads out of the container:"
                 f" {' '.join(sorted(kept))}",
                 "leave that out, or have the program close it",
             )
@@ -69,8 +69,8 @@ def check(pid: int, bundle: Bundle, shell_job: bool = False) -> None:
     _require_known_profiles(pid)
     external = mounts.external(inside, node)
     if os.geteuid():
-        for process in _tree(pid):
-            _require_own(process)
+        for each in process.tree(pid):
+            _require_own(each)
         _require_single_binds(bundle, external, node)
     else:
         _require_limits(pid)
@@ -130,8 +130,8 @@ def _require_known_profiles(pid: int) -> None:
     """Without AppArmor's directory CRIU leaves out the profiles, and what is restored is confined by none."""
     if os.path.exists(APPARMOR):
         return
-    for process in _tree(pid):
-        profile = _profile(process)
+    for each in process.tree(pid):
+        profile = _profile(each)
         if profile not in ("", "unconfined"):
             raise ShimError(f"it has the AppArmor profile {profile}, which CRIU can't see here", MOUNT_SECURITYFS)
 
@@ -180,31 +180,15 @@ def _require_running(pid: int) -> None:
         raise ShimError("the container is paused", "resume it first")
 
 
-def _tree(pid: int) -> list[int]:
-    """A process and all that descend from it."""
-    found = [pid]
-    for parent in found:
-        for thread in _listed(f"/proc/{parent}/task"):
-            found += map(int, _text(f"/proc/{parent}/task/{thread}/children").split())
-    return found
-
-
 def _links(pid: int) -> list[str]:
     """Where a process's descriptors lead."""
     found = []
-    for number in _listed(f"/proc/{pid}/fd"):
+    for number in os.listdir(f"/proc/{pid}/fd") if process.start_time(pid) is not None else []:
         try:
             found.append(os.readlink(f"/proc/{pid}/fd/{number}"))
         except FileNotFoundError:
             pass  # it was closed
     return found
-
-
-def _listed(path: str) -> list[str]:
-    try:
-        return os.listdir(path)
-    except FileNotFoundError:
-        return []  # it has ended
 
 
 def _text(path: str) -> str:
@@ -219,14 +203,14 @@ def _require_limits(pid: int) -> None:
     """CRIU asks for each process's limits, and only CAP_SYS_RESOURCE is told those of another user's (prlimit(2))."""
     import resource
 
-    for process in _tree(pid):
+    for each in process.tree(pid):
         try:
-            resource.prlimit(process, resource.RLIMIT_CPU)
+            resource.prlimit(each, resource.RLIMIT_CPU)
         except ProcessLookupError:
             pass  # it has ended
         except PermissionError:
             raise ShimError(
-                f"process {process} runs as another user, whose limits this root may not ask for",
+                f"process {each} runs as another user, whose limits this root may not ask for",
                 "give it CAP_SYS_RESOURCE",
             ) from None
 

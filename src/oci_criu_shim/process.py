@@ -7,7 +7,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any, NoReturn
 
     from oci_criu_shim.log import Log
@@ -164,6 +164,25 @@ def user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
+
+
+def tree(pid: int) -> Iterator[int]:
+    """The pids of a process and all that descend from it. Of those that end meanwhile, descendants may be left out."""
+    found = [pid]
+    for each in found:
+        yield each
+        found += _children(each)
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as stream:
+                found += map(int, stream.read().split())
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # it, or that thread, has ended
+    return found
 
 
 def in_a_user_namespace() -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import criu, estimate
+from oci_criu_shim import criu, process
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -56,7 +56,7 @@ def _sums(pid: int, pagemap: str, before: Mapping[str, int]) -> dict[str, int]:
 def _processes(init: int) -> Iterator[tuple[int, str]]:
     """(pid, pid in the container) of each process."""
     level = len(_numbers(init)) - 1
-    for pid in estimate.tree(init):
+    for pid in process.tree(init):
         yield pid, _numbers(pid)[level]
 
 

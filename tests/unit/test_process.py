@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
@@ -26,3 +27,23 @@ def test_what_a_program_warns_of_is_not_what_it_says() -> None:
     assert process.output(["/bin/sh", "-c", warns], process.ENVIRONMENT) == (3, "one\ntwo\n", "w" * 1000000)
     with pytest.raises(FileNotFoundError):
         process.output(["/no/program"], process.ENVIRONMENT)
+
+
+def test_all_that_descend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ends while it is looked at has no descendants."""
+    argv = ["sh", "-c", "sh -c 'echo $$; read line; true'; true"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdout
+        inner = int(program.stdout.readline())
+        assert list(process.tree(program.pid)) == [program.pid, inner]
+        listdir = os.listdir
+
+        def gone(path: str) -> list[str]:
+            if str(inner) in path:
+                raise ProcessLookupError
+            return listdir(path)
+
+        monkeypatch.setattr(os, "listdir", gone)
+        assert list(process.tree(program.pid)) == [program.pid, inner]
+        program.communicate()
+    assert list(process.tree(inner)) == [inner]
