@@ -89,7 +89,7 @@ class Dump:
                 # What is known already: once all is frozen, every flush counts.
                 stage.describe(self.bundle.placed, _podman_record(self.container), _streams(self.record))
                 if self.options["leave_running"]:
-                    written.sync(self.pid)
+                    written.sync(self.pid, frozen=False)
                 about = {"needs": needs, "reason": reason}
                 taken = Taken(self._checkpoint(stage, connection, about, chain, serves), time.monotonic() - begin)
         finally:
@@ -157,7 +157,7 @@ class Dump:
         manifest = self._manifest(report, stage.sizes())
         if self.options["leave_running"]:
             _require_names(stage.images)
-            written.sync(self.pid)  # what was written since the dump began; most was before
+            written.sync(self.pid, frozen=True)  # what was written since the dump began; most was before
         return stage.commit({**manifest, "written": written.look(self.pid)})
 
     def _manifest(self, report: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:

@@ -7,10 +7,12 @@ itself refuses files that are longer than they were, and takes those that are op
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from contextlib import contextmanager
 
-from oci_criu_shim import files, mounts
+from oci_criu_shim import files, mounts, process
 from oci_criu_shim.checkpoints import store
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.errors import ShimError, line_of
@@ -25,10 +27,12 @@ if TYPE_CHECKING:
     from oci_criu_shim.log import Log
 
 DELETED = " (deleted)"
+# What a process or a descriptor gives that is gone, or another one, since it was found.
+MOVING = (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM, errno.ENXIO, errno.EINVAL)
 
 
-def look(pid: int) -> list[dict[str, Any]]:
-    """What a manifest says of the files that `pid`, a container's init, and its descendants have open for writing:
+def look(init: int) -> list[dict[str, Any]]:
+    """What a manifest says of the files that a container's processes, which are frozen, have open for writing:
 
     `mount` (where it is mounted in the container), `name` (below that), `size`, `inode`, and for files that are
     appended to, `others`: whether somebody else did so last. Files without a name, and on file systems that are the
@@ -37,8 +41,8 @@ def look(pid: int) -> list[dict[str, Any]]:
     found: dict[tuple[int, int], tuple[str, str, os.stat_result]] = {}
     ends: dict[tuple[int, int], set[int]] = {}
     points: dict[str, str] = {}
-    for path, status in _descriptors(pid):
-        points = points or _points(pid)
+    for path, status in _descriptors(init):
+        points = points or _points(init)
         fields = _fdinfo(path.replace("/fd/", "/fdinfo/"))
         name, point = os.readlink(path), points.get(fields["mnt_id"])
         if point is None or name.endswith(DELETED):
@@ -56,32 +60,63 @@ def _row(point: str, name: str, status: os.stat_result, ends: set[int] | None) -
     return row if ends is None else {**row, "others": max(ends) not in (0, status.st_size)}
 
 
-def sync(pid: int) -> None:
-    """Have on disk what these files hold. Where the node fails, nobody else has it."""
-    for path, _ in _descriptors(pid):
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-        except PermissionError:
-            continue  # it belongs to somebody else by now
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def sync(init: int, frozen: bool) -> None:
+    """Have on disk what these files hold. Where the node fails, nobody else has it. Until all is `frozen`, processes
+    and descriptors come and go, and what is missed of them is for then."""
+    forgiven = () if frozen else MOVING
+    for path, _ in _descriptors(init, forgiven):
+        with _forgiving(forgiven):
+            _sync(path)
 
 
-def _descriptors(pid: int) -> Iterator[tuple[str, os.stat_result]]:
-    """(/proc/PID/fd/N, status) of the regular files with a name that are open for writing."""
+def _sync(path: str) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    except PermissionError:
+        return  # it belongs to somebody else by now
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _descriptors(init: int, forgiven: tuple[int, ...] = ()) -> Iterator[tuple[str, os.stat_result]]:
+    """(/proc/PID/fd/N, status) of the regular files with a name that are open for writing. What can't be looked at for
+    an error of those `forgiven` is left out."""
+    for pid in process.tree(init):
+        for path in _paths(pid, init, forgiven):
+            with _forgiving(forgiven):
+                if status := _status(path):
+                    yield path, status
+
+
+def _paths(pid: int, init: int, forgiven: tuple[int, ...]) -> list[str]:
     directory = f"/proc/{pid}/fd"
-    for number in os.listdir(directory):
-        path = f"{directory}/{number}"
-        if os.lstat(path).st_mode & stat.S_IWUSR:  # proc_pid_fd(5): what it is open for
-            status = os.stat(path)
-            if stat.S_ISREG(status.st_mode) and status.st_nlink:
-                yield path, status
-    for task in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as stream:
-            for child in stream.read().split():
-                yield from _descriptors(int(child))
+    try:
+        return [f"{directory}/{number}" for number in os.listdir(directory)]
+    except OSError as error:
+        # Of one that was not waited for since it ended, this is root's, and empty.
+        is_zombies = isinstance(error, PermissionError) and pid != init and process.start_time(pid) is None
+        if error.errno not in forgiven and not is_zombies:
+            raise
+        return []
+
+
+def _status(path: str) -> os.stat_result | None:
+    """What is open there, if that is a regular file with a name, for writing (proc_pid_fd(5))."""
+    if not os.lstat(path).st_mode & stat.S_IWUSR:
+        return None
+    status = os.stat(path)
+    return status if stat.S_ISREG(status.st_mode) and status.st_nlink else None
+
+
+@contextmanager
+def _forgiving(numbers: tuple[int, ...]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in numbers:
+            raise
 
 
 def _points(pid: int) -> dict[str, str]:

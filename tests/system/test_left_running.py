@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster import wait_for
 from tests.system.in_a_job import go_on, in_a_job, keep, kill, store
 from tests.system.support import Life, Site
 
@@ -85,6 +86,23 @@ def test_killed_after_its_third_checkpoint(site: Site, user: str) -> None:
         assert life.end() == 0
         left = site.exec(["ls", store(life)], user).stdout.split()
         assert "cut" in left and not [name for name in left if name.isdecimal()]
+
+
+@USERS
+def test_a_child_that_nobody_has_waited_for(site: Site, user: str) -> None:
+    def zombies() -> list[str]:
+        argv = ["ps", "--format=stat=", f"--ppid={life.state()['pid']}"]
+        return site.exec(argv, check=False).stdout.split()
+
+    with growing(site, user, "sh", "-c", f"true & exec python3 -I /growing.py {' '.join(FILES)}") as life:
+        assert ask(life) == 1
+        wait_for(lambda: zombies() == ["Z"], 10, "the child's end")
+        keep(life)
+        kill(life)
+        go_on(life)
+        assert ask(life) == 2
+        assert zombies() == ["Z"]
+        assert life.end() == 0
 
 
 @USERS

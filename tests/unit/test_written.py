@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import job, stdio, written
+from oci_criu_shim import job, process, stdio, written
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.errors import ShimError
@@ -34,15 +35,15 @@ def run() -> Iterator[Run]:
     def start(*descriptors: int) -> int:
         argv = ["sh", "-c", '"$@"; true', "sh", sys.executable, "-c", PROGRAM]
         pipe = subprocess.PIPE
-        process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, pass_fds=descriptors)
-        running.append(process)
-        assert process.stdout
-        process.stdout.readline()
-        return process.pid
+        program = subprocess.Popen(argv, stdin=pipe, stdout=pipe, pass_fds=descriptors)
+        running.append(program)
+        assert program.stdout
+        program.stdout.readline()
+        return program.pid
 
     yield start
-    for process in running:
-        process.communicate()
+    for program in running:
+        program.communicate()
 
 
 class Lines(Log):
@@ -94,6 +95,66 @@ def test_the_newest_of_several_descriptors_counts(run: Run, tmp_path: Path) -> N
     os.write(second, b"two")
     row = find(written.look(run(first, second)), path)
     assert row and row["others"] is False
+
+
+@pytest.fixture
+def zombie(run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """What is seen as a child that ended and was not waited for; only root may look at its descriptors."""
+    child = process.fork(lambda: 0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    listdir = os.listdir
+
+    def refused(path: str) -> list[str]:
+        if path == f"/proc/{child}/fd":
+            raise PermissionError(13, "Permission denied", path)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refused)
+    yield child
+    process.wait(child)
+
+
+def test_a_zombie_has_nothing_open(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zombie: int) -> None:
+    descriptor = os.open(tmp_path / "one", os.O_WRONLY | os.O_CREAT)
+    init, tree = run(descriptor), process.tree
+    monkeypatch.setattr(process, "tree", lambda pid: [*tree(pid), zombie])
+    assert find(written.look(init), tmp_path / "one")
+    written.sync(init, frozen=True)
+    with pytest.raises(PermissionError):  # an init that has ended is no container
+        written.look(zombie)
+
+
+@pytest.mark.parametrize("call", ["listdir", "lstat", "stat", "open"])
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ESRCH, errno.EPERM])
+def test_what_comes_and_goes_is_not_waited_for(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    """But once all is frozen, nothing does."""
+    init = run(os.open(tmp_path / "one", os.O_WRONLY | os.O_CREAT))
+    real = getattr(os, call)
+
+    def fails(path: str, *arguments: int) -> object:
+        if path.startswith(f"/proc/{init}/fd"):
+            raise OSError(number, os.strerror(number), path)
+        return real(path, *arguments)
+
+    monkeypatch.setattr(os, call, fails)
+    written.sync(init, frozen=False)
+    if (call, number) != ("open", errno.EPERM):
+        with pytest.raises(OSError, match=os.strerror(number)):
+            written.sync(init, frozen=True)
+
+
+def test_what_can_not_be_flushed_is_an_error_in_any_case(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    init = run(os.open(tmp_path / "one", os.O_WRONLY | os.O_CREAT))
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        written.sync(init, frozen=False)
 
 
 def row_of(path: Path, size: int, **more: object) -> dict[str, Any]:
