@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import sys
 
 from oci_criu_shim import linux
 from oci_criu_shim.errors import ShimError
@@ -149,14 +150,29 @@ def unread(descriptor_path: str) -> bytes:
     A container that runs on reads them there: were they taken out and put back, the supervisor's next ones could come
     before them.
     """
+    import termios
+
     descriptor = os.open(descriptor_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    reader, writer = os.pipe()
     try:
-        size = fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
-        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, size)
-        return os.read(reader, size) if linux.tee(descriptor, writer, size) else b""
+        waiting = int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
+        return _copy(descriptor, waiting) if waiting else b""
     except BlockingIOError:
         return b""
     finally:
-        for end in (descriptor, reader, writer):
-            os.close(end)
+        os.close(descriptor)
+
+
+def _copy(pipe: int, size: int) -> bytes:
+    """Its next `size` bytes. Who has many pipes gets small ones, and may not enlarge them (pipe-user-pages-soft in
+    pipe(7)), so that is tried only where they don't fit."""
+    reader, writer = os.pipe()
+    try:
+        copied = linux.tee(pipe, writer, size)
+        if copied < size:
+            os.read(reader, copied)
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ))
+            copied = linux.tee(pipe, writer, size)
+        return os.read(reader, copied)
+    finally:
+        os.close(reader)
+        os.close(writer)

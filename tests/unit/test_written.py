@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -316,5 +317,26 @@ def test_input_is_read_and_left() -> None:
     os.write(writer, b"waiting" * 1000)
     assert stdio.unread(path) == b"waiting" * 1000
     assert os.read(reader, 1 << 16) == b"waiting" * 1000
+    os.close(writer)
+    os.close(reader)
+
+
+@pytest.mark.parametrize(("size", "enlarged"), [(0, False), (5000, False), (100_000, True)])
+def test_a_pipe_is_enlarged_only_where_it_must_be(
+    monkeypatch: pytest.MonkeyPatch, size: int, enlarged: bool
+) -> None:
+    """A user who has many pipes may not."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)
+    os.write(writer, bytes(range(200)) * (size // 200))
+    real = fcntl.fcntl
+
+    def refuses(descriptor: int, command: int, *arguments: int) -> int:
+        if command == fcntl.F_SETPIPE_SZ and not enlarged:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return real(descriptor, command, *arguments)
+
+    monkeypatch.setattr(fcntl, "fcntl", refuses)
+    assert stdio.unread(f"/proc/self/fd/{reader}") == bytes(range(200)) * (size // 200)
     os.close(writer)
     os.close(reader)
