@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 
 
 class Taken:
-    """A committed checkpoint; `seconds` from the request to the commit, `frozen` of them frozen."""
+    """A checkpoint that was just committed: asked for at `begun`, by the monotonic clock, and `seconds` ago. For
+    `frozen` of them the container was frozen, until it ran on or ended."""
 
-    def __init__(self, checkpoint: Checkpoint, seconds: float) -> None:
+    def __init__(self, checkpoint: Checkpoint, frozen: float, begun: float) -> None:
         self.checkpoint = checkpoint
-        self.seconds = seconds
-        self.frozen: float = checkpoint.manifest["frozen_seconds"]
-        self.at = time.time() - self.frozen
+        self.begun = begun
+        self.seconds = time.monotonic() - begun
+        self.frozen = frozen
+        self.at = time.time() - frozen
 
     def facts(self) -> dict[str, object]:
         """The same as describe(), for the job's history; `at` is when it froze."""
@@ -79,7 +81,7 @@ class Dump:
         """Have the worker at the end of `connection` checkpoint it into `store`; ShimError or OSError, and it runs on,
         where that fails. `chain` is what it may be an increment of. `serves` is called once memory that is handed out
         lazily can be asked for."""
-        begin = time.monotonic()
+        begun = time.monotonic()
         needs = fit.needs(self.bundle)
         # Where this process is killed, the job's epilog finds by it what is to be removed.
         link = self.container.path(f"stage.{os.getpid()}")
@@ -91,7 +93,7 @@ class Dump:
                 if self.options["leave_running"]:
                     written.sync(self.pid, frozen=False)
                 about = {"needs": needs, "reason": reason}
-                taken = Taken(self._checkpoint(stage, connection, about, chain, serves), time.monotonic() - begin)
+                taken = Taken(*self._checkpoint(stage, connection, about, chain, serves), begun)
         finally:
             files.remove_if_there(link)
         if chain:
@@ -113,7 +115,8 @@ class Dump:
         about: dict[str, Any],
         chain: Chain | None,
         serves: Callable[[], None] | None,
-    ) -> Checkpoint:
+    ) -> tuple[Checkpoint, float]:
+        """It, and for how many seconds the container was frozen."""
         committed: list[Checkpoint] = []
 
         def commit(report: dict[str, Any]) -> None:
@@ -125,13 +128,14 @@ class Dump:
 
         options = self.options | (chain.begin(stage) if chain else {})
         try:
-            self._ask(connection, options, (stage.images, stage.work), commit, serves)
+            frozen = self._ask(connection, options, (stage.images, stage.work), commit, serves)
         except ShimError:
             if not committed or options["leave_running"] or options.get("lazy_pages"):
                 raise  # it runs on; what it did not hand out of its memory, nobody else has
             # It is committed, so it must not run on: what it did now would be done twice.
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        return committed[0]
+            frozen = committed[0].manifest["frozen_seconds"]  # at least
+        return committed[0], frozen
 
     def _ask(
         self,
@@ -140,11 +144,12 @@ class Dump:
         directories: tuple[str, str | None],
         commit: Callable[[dict[str, Any]], None],
         serves: Callable[[], None] | None = None,
-    ) -> None:
-        """The worker's request: `directories` are for the images, and for CRIU to work in, if elsewhere."""
+    ) -> float:
+        """The worker's request: `directories` are for the images, and for CRIU to work in, if elsewhere. For how many
+        seconds the container was frozen."""
         descriptors = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in directories if path]
         try:
-            client.dump(connection, options, [self.pidfd, *descriptors], commit, serves)
+            return client.dump(connection, options, [self.pidfd, *descriptors], commit, serves)
         except ConnectionError as error:
             raise Killed(f"the worker is gone: {error.strerror}") from None
         finally:

@@ -50,9 +50,9 @@ def dump(
     fds: Sequence[int],
     commit: Callable[[dict[str, Any]], None],
     serves: Callable[[], None] | None = None,
-) -> None:
+) -> float:
     """Have a process dumped: `fds` are its pidfd, the directory for the images and, where it is another, CRIU's
-    working directory; `options` are of the worker's closed set.
+    working directory; `options` are of the worker's closed set. For how many seconds it was frozen.
 
     `commit` is called with the worker's report while all is frozen; where it raises, the container
     runs on and the exception goes to the caller. `serves` is called once memory that is handed out lazily can be asked
@@ -77,6 +77,7 @@ def dump(
         message, _ = wire.receive(connection)
     if message.get("event") != "done":
         raise _failure(message)
+    return float(message["frozen_ns"]) / 1e9
 
 
 def _failure(message: Mapping[str, Any]) -> ShimError:

@@ -29,6 +29,14 @@ def test_who_is_at_work_is_killed(answer: dict[str, Any]) -> None:
         client.dump(ours, {}, [], lambda _: None)
 
 
+def test_how_long_it_was_frozen() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        wire.send(theirs, {"event": "dumped"})
+        wire.send(theirs, {"event": "done", "frozen_ns": 1_500_000_000})
+        assert client.dump(ours, {}, [], lambda _: None) == 1.5
+
+
 def test_killed_while_the_container_is_looked_at() -> None:
     """It has ended by that, so it can't be looked at."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -43,13 +43,14 @@ class Ends:
             raise ShimError("the other side ended without an answer")
         return self.answers.pop(0), [self.pidfd, self.directory]
 
-    def dump(self, *arguments: object) -> None:
+    def dump(self, *arguments: object) -> int:
         if self.fails_after == "nothing":
             raise ShimError("CRIU could not")
         commit, _ = arguments[-2:]
         assert callable(commit)
         if not commit({"frozen_ns": 0}) or self.fails_after == "commit":
             raise ShimError("CRIU could not")
+        return 7
 
 
 @pytest.fixture

@@ -168,14 +168,18 @@ class FreezeWatch:
     def _note(self) -> None:
         self.frozen = (clocks.now(self.theirs, self.ours), time.monotonic_ns())
 
-    def result(self) -> tuple[dict[str, int], int]:
-        """The clocks when it froze, and for how many nanoseconds it has been frozen."""
+    def clock(self) -> dict[str, int]:
+        """The clocks when it froze, which it has."""
         self.stop.set()
         self.thread.join()
         if self.frozen is None:
             self._note()
         assert self.frozen is not None
-        return self.frozen[0], time.monotonic_ns() - self.frozen[1]
+        return self.frozen[0]
+
+    def elapsed(self) -> int:
+        """The nanoseconds since then; 0 where it was not seen."""
+        return time.monotonic_ns() - self.frozen[1] if self.frozen else 0
 
 
 class Ready:
@@ -208,9 +212,9 @@ def dump(
     asked: dict[str, Any],
     commit: Callable[[dict[str, Any]], bool],
     serves: Callable[[], None],
-) -> None:
-    """Dump `target` into the first of the `directories`, logging to the last, as `asked`; ShimError, with
-    CRIU's own words, where it fails.
+) -> int:
+    """Dump `target` into the first of the `directories`, logging to the last, as `asked`; for how many nanoseconds it
+    was frozen. ShimError, with CRIU's own words, where it fails.
 
     When all is written and everything still frozen, `commit` is told of it; where it returns
     False, or raises, the container runs on as if nothing had been. After it, where memory is handed out lazily,
@@ -231,10 +235,9 @@ def dump(
             serves()
         if event != "post-dump":
             return True
-        clock, frozen = watch.result()
         report = {
-            "clock": clock,
-            "frozen_ns": frozen,
+            "clock": watch.clock(),
+            "frozen_ns": watch.elapsed(),
             "external": found,
             "criu": ".".join(map(str, ready.version)),
             "network": "shared" if target.shares("net") else "own",
@@ -248,6 +251,7 @@ def dump(
     try:
         kind = "SINGLE_PRE_DUMP" if asked.get("pre_dump") else "DUMP"
         response = ready.swrk.request(kind, options(target, directories, asked, found), notified)
+        frozen = watch.elapsed()  # CRIU answers when it has let go of it
     finally:
         watch.stop.set()
         if len(directories) > 1:
@@ -256,6 +260,7 @@ def dump(
         raise refused[0]
     if not response.success:
         raise _failure(ready.log, response)
+    return frozen
 
 
 def _keep_log(log: int, work: int) -> None:

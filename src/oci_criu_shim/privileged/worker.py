@@ -59,13 +59,11 @@ def main(job: int | None, reporting: bool) -> int:
     report = Report(reporting)
     connection = socket.socket(fileno=CONNECTION)
     try:
-        serve(connection, job, report)
+        answer = {"event": "done", "frozen_ns": serve(connection, job, report)}
     except ShimError as error:
         answer = {"event": "failed", "error": str(error), "hint": error.hint, "killed": isinstance(error, Killed)}
     except OSError as error:
         answer = {"event": "failed", "error": str(error), "hint": ""}
-    else:
-        answer = {"event": "done"}
     report.end(answer["event"] == "done")
     try:
         wire.send(connection, answer)
@@ -74,8 +72,8 @@ def main(job: int | None, reporting: bool) -> int:
     return 0 if answer["event"] == "done" else 1
 
 
-def serve(connection: socket.socket, job: int | None, report: Report) -> None:
-    """Take the request, dump, and ask for the commit while the container is frozen.
+def serve(connection: socket.socket, job: int | None, report: Report) -> int:
+    """Take the request, dump, and ask for the commit while the container is frozen; for how many nanoseconds it was.
 
     The user connects as soon as there might be something to dump, so CRIU is started before he asks for it.
     """
@@ -86,12 +84,12 @@ def serve(connection: socket.socket, job: int | None, report: Report) -> None:
         report.begin()
         raise
     try:
-        _serve(connection, job, report, ready)
+        return _serve(connection, job, report, ready)
     finally:
         ready.swrk.close()
 
 
-def _serve(connection: socket.socket, job: int | None, report: Report, ready: dump.Ready) -> None:
+def _serve(connection: socket.socket, job: int | None, report: Report, ready: dump.Ready) -> int:
     message, fds = wire.receive(connection)
     report.begin()
     report.reached = REFUSED
@@ -117,7 +115,7 @@ def _serve(connection: socket.socket, job: int | None, report: Report, ready: du
             report.reached = CRIU  # it has ended meanwhile, and nothing is wrong with who asked
         raise
     report.reached = CRIU
-    dump.dump(ready, target, directories, asked, commit, serves)
+    return dump.dump(ready, target, directories, asked, commit, serves)
 
 
 def check(message: dict[str, Any], fds: list[int]) -> dict[str, Any]:

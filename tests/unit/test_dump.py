@@ -1,0 +1,69 @@
+"""One dump, as CRIU tells of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from oci_criu_shim import mounts
+from oci_criu_shim.privileged import dump
+
+SECOND = 10**9
+WATCH = dump.FreezeWatch
+
+
+class Criu:
+    """Freezes in a second, writes for two, and lets go of the container two after it was told to."""
+
+    version = (4, 2)
+    log = -1
+
+    def __init__(self, images: Path, pre_dump: bool) -> None:
+        self.swrk = self
+        self.images = images
+        self.pre_dump = pre_dump
+        self.now = 1000 * SECOND
+
+    def request(self, _: str, __: object, notified: Callable[[str, int], bool]) -> Any:
+        self.now += SECOND
+        if not self.pre_dump:
+            (self.images / dump.FROZEN_MARK).touch()
+            self.watch.thread.join()
+            self.now += 2 * SECOND
+            assert notified("post-dump", 0)
+        self.now += 2 * SECOND
+        return SimpleNamespace(success=True)
+
+    def made(self, target: Any, _: int) -> dump.FreezeWatch:
+        descriptor = os.open(self.images, os.O_RDONLY)
+        self.watch = WATCH(target, descriptor)
+        return self.watch
+
+
+@pytest.mark.parametrize(("pre_dump", "frozen"), [(False, 7), (True, 0)])
+def test_the_commit_is_part_of_the_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pre_dump: bool, frozen: int
+) -> None:
+    criu = Criu(tmp_path, pre_dump)
+    reports: list[dict[str, Any]] = []
+
+    def commit(report: dict[str, Any]) -> bool:
+        reports.append(report)
+        criu.now += 3 * SECOND
+        return True
+
+    target: Any = SimpleNamespace(pid=os.getpid(), shares=lambda _: True)
+    monkeypatch.setattr(mounts, "external", lambda *_: [])
+    monkeypatch.setattr(mounts, "read", lambda *_: [])
+    monkeypatch.setattr(time, "monotonic_ns", lambda: criu.now)
+    monkeypatch.setattr(dump, "FreezeWatch", criu.made)
+    monkeypatch.setattr(dump, "options", lambda *_: {})
+    ready: Any = criu
+    assert dump.dump(ready, target, [-1], {}, commit, lambda: None) == frozen * SECOND
+    assert [report["frozen_ns"] for report in reports] == ([] if pre_dump else [2 * SECOND])
