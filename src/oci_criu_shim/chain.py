@@ -86,7 +86,10 @@ class Chain:
     def done(self, taken: Checkpoint) -> None:
         """It is a checkpoint, and the container runs on."""
         if self.goes_on and self.samples is not None:
-            files.write_json(self.file, {"path": taken.path, "samples": self.samples})
+            try:
+                files.write_json(self.file, {"path": taken.path, "samples": self.samples})
+            except OSError:
+                pass  # the next one has all of the memory
 
 
 def _merging() -> bool:

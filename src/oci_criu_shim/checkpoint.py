@@ -6,6 +6,7 @@ import base64
 import os
 import signal
 import time
+from contextlib import suppress
 
 from oci_criu_shim import client, criu, files, fit, groups, linux, preflight, stdio, written
 from oci_criu_shim.bundle import Bundle
@@ -133,7 +134,8 @@ class Dump:
             if not committed or options["leave_running"] or options.get("lazy_pages"):
                 raise  # it runs on; what it did not hand out of its memory, nobody else has
             # It is committed, so it must not run on: what it did now would be done twice.
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             frozen = committed[0].manifest["frozen_seconds"]  # at least
         return committed[0], frozen
 

@@ -6,6 +6,8 @@ import os
 import signal
 
 from oci_criu_shim import estimate, files, schedule, units
+from oci_criu_shim.checkpoints import store
+from oci_criu_shim.errors import ShimError
 from oci_criu_shim.estimate import Estimate
 from oci_criu_shim.packing import Packing
 from oci_criu_shim.schedule import Schedule
@@ -13,6 +15,7 @@ from oci_criu_shim.signals import CHECKPOINT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.store import Store
     from oci_criu_shim.config import Settings
     from oci_criu_shim.container import Container
@@ -53,6 +56,7 @@ class Checkpointer:
         self.packing = Packing(container, store)
         self.grace = 0
         self.said: set[str] = set()
+        self.silent = ""  # what the last child was to see to, if it has not said what came of it
 
     def started(self) -> None:
         """The container runs."""
@@ -77,14 +81,27 @@ class Checkpointer:
         """For how many seconds there is nothing to ask due() for."""
         return self.schedule.sleep()
 
+    def ended_by(self) -> Checkpoint | None:
+        """The checkpoint that ended this run of the container; None where none did."""
+        try:
+            newest = store.newest(self.store.path)
+        except (ShimError, OSError):
+            return None
+        if newest is None or newest.manifest.get("left_running", True):
+            return None
+        return newest if newest.manifest.get("restarts") == self.task.restarts else None
+
     def begin(self, reason: str) -> None:
         """A child is about to see to it."""
+        self.silent = reason
         if reason != schedule.LOOK:
             self.schedule.begun()
             self.packing.stop()
 
     def done(self, reason: str, status: int) -> None:
-        """A child that was to see to it has ended, with one of the results above."""
+        """A child that was to see to it has ended, with one of the results above, unless it failed."""
+        if status in (TAKEN, NO_REASON, FAILED, LOST):
+            self.silent = ""
         if status == TAKEN and reason not in ENDING:
             self.packing.start()
         if reason == schedule.TIMEOUT:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim import files, script
-from oci_criu_shim.checkpointer import DONE, TIME_IS_UP
+from oci_criu_shim.checkpointer import DONE, ENDING, TIME_IS_UP
 from oci_criu_shim.checkpoints import owner
 from oci_criu_shim.checkpoints.store import STARTED, Store
 from oci_criu_shim.errors import ShimError
@@ -147,7 +147,7 @@ class Step:
 
     def ended(self, status: int, told: bool) -> None:
         """It has ended with `status`; `told`, where signals that may end a program had been passed on to it."""
-        mark = self._mark()
+        mark = self._mark() or self._mark_late()
         if mark == "taken":
             script.outlive(self.task, self.signals)
         if mark in ("taken", "lost"):
@@ -177,6 +177,17 @@ class Step:
                 return mark.read()
         except FileNotFoundError:
             return ""
+
+    def _mark_late(self) -> str:
+        """The same, where who took the checkpoint was killed before it could leave it."""
+        taken = self.of.ended_by() if self.of.silent in ENDING else None
+        if taken is None:
+            return ""
+        from oci_criu_shim import preempt
+
+        self.log.event(f"{self.task.describe()} ended by its checkpoint {taken.path}")
+        preempt.mark(self.of, taken.manifest["reason"], "taken")
+        return "taken"
 
     def _ended_by_itself(self, status: int, told: bool) -> bool:
         if status < 128 and not told:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 
@@ -37,13 +38,24 @@ def dump(of: Checkpointer, reason: str, connection: socket.socket | None = None)
         runs_on = reason not in ENDING
         goes_on = runs_on and _tracked(of)
         taken = _take(of, pid, reason, goes_on, connection)
+    except OSError as error:
+        raise _worded(error) from None
+    of.log.note("checkpointed", **taken.facts(), runs_on=runs_on)
+    try:
         of.store.keep(of.keep)
     except OSError as error:
-        raise ShimError(str(error)) from None
-    of.log.note("checkpointed", **taken.facts(), runs_on=runs_on)
+        of.log.event(f"older checkpoints of {of.task.describe()} could not be removed: {_worded(error).line()}")
     if not taken.checkpoint.parent:  # what an increment takes is not in proportion to its size
         of.estimate.measured(taken.checkpoint.dumped, taken.seconds)
     return taken.describe()
+
+
+def _worded(error: OSError) -> ShimError:
+    """It in a user's words: the file, what is wrong, and what to do where a disk or a quota is full."""
+    text = error.strerror or str(error)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = "`oci-criu-shim ckpt rm` removes older checkpoints; another --checkpoint-dir may have more room"
+    return ShimError(f"{error.filename}: {text}" if error.filename else text, hint if full else "")
 
 
 def _tracked(of: Checkpointer) -> bool:
@@ -102,10 +114,14 @@ def run_on(of: Checkpointer, reason: str) -> int:
 
 
 def failed(of: Checkpointer, error: ShimError) -> tuple[str, int]:
-    """Say why there is no checkpoint: the words, and one of checkpointer's results. Not where the program has ended
-    meanwhile, which no dump survives, and nobody needs one of."""
+    """Say what went wrong: the words, and one of checkpointer's results. Not where the program has ended meanwhile,
+    which no dump survives, and nobody needs one of; unless it ended by a checkpoint, which there is then."""
     what = of.task.describe()
     ended = _has_ended(of.container)
+    if ended and (taken := of.ended_by()):
+        said = f"checkpointed {what} to {taken.path}, but then something failed: {error.line()}"
+        of.log.event(said)
+        return said, TAKEN
     if ended and isinstance(error, Killed):
         said = f"{what} ended while it was checkpointed, since what did that was killed: {error.line()}"
         of.log.error(said, "checkpoint-failed", reason=error.line())

@@ -85,6 +85,20 @@ def test_a_whole_one_after_a_failure(container: Container, store: Store, dump: D
     assert dump(Chain(container, True))[0] == WHOLE
 
 
+def test_a_whole_one_where_the_last_could_not_be_noted(
+    container: Container, dump: Dump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    taken, link = dump(Chain(container, False))[1], Chain(container, True)
+    link.samples = SUMS
+    with monkeypatch.context() as patch:
+        patch.setattr("oci_criu_shim.files.write_json", full)
+        link.done(taken)
+    assert dump(Chain(container, True))[0] == WHOLE
+
+
 @pytest.mark.parametrize("what", ["damaged", "merging", "samples", "unreadable"])
 def test_a_whole_one_where_it_is_not_safe(
     container: Container, dump: Dump, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str

@@ -22,14 +22,14 @@ from tests.unit.test_slurm import seen
 Capture = pytest.CaptureFixture[str]
 
 
-def made(directory: Path, key: str, env: tuple[str, ...] = (), created: str = "") -> str:
-    """A checkpoint; its path."""
+def made(directory: Path, key: str, env: tuple[str, ...] = (), created: str = "", **fields: object) -> str:
+    """A checkpoint, whose manifest has `fields`; its path."""
     task = Store(str(directory), key)
     task.prepare()
     with task.stage() as stage:
         Path(stage.images, "core-1.img").write_text("core")
         stage.describe({"process": {"env": env}, "root": {"path": "/rootfs"}}, {"name": "c"}, [])
-        manifest = full_manifest() | {"files": stage.sizes(), "created": created or files.timestamp()}
+        manifest = full_manifest() | {"files": stage.sizes(), "created": created or files.timestamp(), **fields}
         return stage.commit(manifest).path
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import config, files, job, lifecycle, preempt, process, requeue, schedule, script, slurm, steps, tidy
-from oci_criu_shim.checkpointer import DONE, TIME_IS_UP, Checkpointer
+from oci_criu_shim.checkpointer import DONE, NO_REASON, TIME_IS_UP, Checkpointer
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
@@ -163,6 +163,40 @@ def test_what_a_checkpoint_ended_has_not_finished(
     Path(step.plan.container.path(DONE)).write_text("taken")
     run(step, 137)
     assert (kept(step), marks) == (["started"], [])
+
+
+@pytest.mark.parametrize(
+    ("reason", "result", "left_running", "restarts", "taken"),
+    [
+        (schedule.PREEMPT, None, False, 1, True),
+        (schedule.TIMEOUT, 1, False, 1, True),
+        (schedule.PREEMPT, NO_REASON, False, 1, False),
+        (schedule.PREEMPT, None, False, 0, False),
+        (schedule.PREEMPT, None, True, 1, False),
+        (schedule.INTERVAL, None, True, 1, False),
+    ],
+)
+def test_who_took_the_checkpoint_that_ended_it_was_killed(
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    marks: list[tuple[str, str]],
+    reason: str,
+    result: int | None,
+    left_running: bool,
+    restarts: int,
+    taken: bool,
+) -> None:
+    """And could not leave its mark; or has failed then."""
+    says(monkeypatch, batch=False, restarts=1)
+    step = make(restarts=1)
+    step.of.begin(reason)
+    fields = {"reason": schedule.TIMEOUT, "left_running": left_running, "restarts": restarts}
+    checkpoint(Path(step.store.directory), "7/0.0", **fields)  # type: ignore[arg-type]
+    if result is not None:
+        step.of.done(reason, result)
+    run(step, 137)
+    assert marks == ([("timeout", "taken")] if taken else [])
+    assert (steps.FINISHED in kept(step)) is not taken
 
 
 @pytest.mark.parametrize("step", ["0", ""])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -23,8 +26,10 @@ from oci_criu_shim.checkpointer import (
     TIME_IS_UP,
     Checkpointer,
 )
+from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.errors import Killed, ShimError
 from tests.unit.test_checkpointer import make
+from tests.unit.test_ckpt import made
 from tests.unit.test_slurm import seen
 
 __all__ = ["make"]
@@ -52,6 +57,13 @@ def of(make: Make, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(client, "connect", no_helper)
     monkeypatch.setattr(preempt, "_why", lambda *_: schedule.PREEMPT)
     return made
+
+
+def directory(of: Checkpointer) -> Path:
+    """Where checkpoints can be made."""
+    path = Path(of.store.directory)
+    path.mkdir()
+    return path
 
 
 def fails(
@@ -113,6 +125,90 @@ def test_a_program_that_ends_meanwhile_is_no_failure(
     said = f"oci-criu-shim: job 7 step batch task 0 ended while it was checkpointed: {WORDS}\n"
     assert capfd.readouterr().err == (said if verbose else "")
     assert not Path(of.container.path(DONE)).exists()
+
+
+def test_what_fails_after_the_commit_leaves_the_checkpoint(
+    of: Checkpointer, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    fails(monkeypatch, init.pid)
+    monkeypatch.setattr(taking, "ENDING_MS", 60_000)
+    marks: list[str] = []
+    monkeypatch.setattr(preempt, "mark", lambda _, __, word: marks.append(word))
+    path = made(directory(of), of.task.key, left_running=False, restarts=0)
+    assert preempt.go(of, schedule.PREEMPT) == TAKEN
+    assert marks == ["taken"]
+    said = f"checkpointed job 7 step batch task 0 to {path}, but then something failed: {WORDS}"
+    assert capfd.readouterr().err == f"oci-criu-shim: {said}\n"
+
+
+class Taken:
+    """As checkpoint.Dump takes it; it says when it was begun, too."""
+
+    seconds, begun = 1.0, 0.0
+
+    def __init__(self, path: str) -> None:
+        self.checkpoint = committed.read(path)
+
+    def facts(self) -> dict[str, object]:
+        return {"path": self.checkpoint.path}
+
+    def describe(self) -> str:
+        return "there"
+
+
+def test_what_can_not_be_removed_fails_no_checkpoint(
+    of: Checkpointer, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    def stale(_: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "/store/1")
+
+    taken = Taken(made(directory(of), of.task.key))
+    monkeypatch.setattr(taking, "_take", lambda *_: taken)
+    monkeypatch.setattr(of.store, "keep", stale)
+    assert taking.dump(of, schedule.PREEMPT) == "there"
+    said = "older checkpoints of job 7 step batch task 0 could not be removed: /store/1: Stale file handle"
+    assert capfd.readouterr().err == f"oci-criu-shim: {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "file", "line"),
+    [
+        (errno.ENOSPC, "/a/b", "/a/b: No space left on device (hint: `oci-criu-shim ckpt rm` "),
+        (errno.EDQUOT, None, "Disk quota exceeded (hint: `oci-criu-shim ckpt rm` "),
+        (errno.EIO, None, "Input/output error"),
+    ],
+)
+def test_a_full_disk_in_words(
+    of: Checkpointer, monkeypatch: pytest.MonkeyPatch, number: int, file: str | None, line: str
+) -> None:
+    def take(*_: object) -> None:
+        raise OSError(number, os.strerror(number), file)
+
+    monkeypatch.setattr(taking, "_take", take)
+    with pytest.raises(ShimError) as caught:
+        taking.dump(of, schedule.PREEMPT)
+    assert caught.value.line().startswith(line)
+
+
+def test_a_container_that_ended_right_after_the_commit(
+    monkeypatch: pytest.MonkeyPatch, init: subprocess.Popen[bytes]
+) -> None:
+    """There is nothing to be ended any more."""
+    dump = object.__new__(checkpoint.Dump)
+    dump.pid, dump.pidfd, dump.options = init.pid, os.pidfd_open(init.pid), {"leave_running": False}
+    one = committed.Checkpoint("/1", {"frozen_seconds": 0.5})
+
+    def ask(_: object, __: object, ___: object, commit: Callable[[object], None], ____: object) -> None:
+        commit({})
+        init.kill()
+        init.wait()
+        raise Killed("the worker is gone")
+
+    monkeypatch.setattr(dump, "_ask", ask)
+    monkeypatch.setattr(dump, "_commit", lambda *_: one)
+    stage: Any = SimpleNamespace(images="", work=None)
+    connection: Any = None
+    assert dump._checkpoint(stage, connection, {}, None, None) == (one, 0.5)
 
 
 @pytest.mark.parametrize("begin", [taking.run_on, preempt.go])
