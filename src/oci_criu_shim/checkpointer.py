@@ -139,12 +139,13 @@ class Checkpointer:
         if not self.grace:
             return
         memory = units.size(self.task.memory)
-        self._say_once(f"may use {memory} of memory, of which", self.estimate.of(self.task.memory))
-        self._say_once("uses so much memory now that", self.estimate.seconds())
+        what = f"{self.task.describe()} may use {memory} of memory, of which"
+        self._say_once(what, self.estimate.of(self.task.memory))
+        self._say_once(f"job {self.task.job} uses so much memory on this node now that", self.estimate.seconds())
 
     def _say_once(self, what: str, seconds: float) -> None:
         if seconds <= self.grace or what in self.said:
             return
         self.said.add(what)
-        what, intervals = f"{self.task.describe()} {what}", self.when.interval is not None
+        intervals = self.when.interval is not None
         self.log.event(estimate.too_long(what, seconds, self.task.partition, self.grace, intervals))

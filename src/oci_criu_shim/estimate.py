@@ -1,23 +1,26 @@
-"""How long a checkpoint of a container would take: from the memory that it uses and this node's speed so far."""
+"""How long the checkpoint of a job's containers on this node would take: from the memory that they use, and the node's
+speed so far. All of them have to be written before the job can go."""
 
 from __future__ import annotations
 
 import os
 import time
 
-from oci_criu_shim import files, process
+from oci_criu_shim import files, job, process
+from oci_criu_shim.container import all_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.container import Container
 
 RATES = "rates"  # below the checkpoint directory: a file for each node, of bytes per second
+MEASURED = "measured"  # in a container's directory: bytes, begin and end of its last checkpoint
 BASE_SECONDS = 0.5  # of a checkpoint of nothing
 FRESH_SECONDS = 5.0
 
 
 class Estimate:
-    """`default` bytes are written a second where this node has not shown its speed."""
+    """For the job of `container`; `default` bytes are written a second where this node has not shown its speed."""
 
     def __init__(self, container: Container, directory: str, default: int) -> None:
         self.container = container
@@ -29,8 +32,8 @@ class Estimate:
         """What a checkpoint would take now; at most FRESH_SECONDS old."""
         when, found = self.known
         if time.monotonic() > when + FRESH_SECONDS:
-            init = self.container.alive("init")
-            found = self.of(memory(init) if init else 0)
+            inits = [container.alive("init") for container in job.asked(self.container.root)]
+            found = self.of(sum(memory(init) for init in inits if init))
             self.known = (time.monotonic(), found)
         return found
 
@@ -42,15 +45,29 @@ class Estimate:
         """Bytes per second."""
         return _rate(self.path) or self.default
 
-    def measured(self, size: int, seconds: float) -> None:
-        """A checkpoint of `size` bytes took that long. Small ones say little of the speed."""
-        if size < 16 << 20:
-            return
+    def measured(self, size: int, begin: float, end: float) -> None:
+        """A checkpoint of `size` bytes took so long, by the monotonic clock. Of the node's speed, the job's other
+        containers had their share meanwhile. Small ones say little of it."""
         try:
+            files.write_json(self.container.path(MEASURED), [size, begin, end])
+            others = (other for other in all_of(self.container.root) if other.name != self.container.name)
+            size += sum(_written(other, begin, end) for other in others)
+            if size < 16 << 20:
+                return
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-            files.write_atomically(self.path, str(int(size / max(seconds - BASE_SECONDS, 0.1))).encode())
+            files.write_atomically(self.path, str(int(size / max(end - begin - BASE_SECONDS, 0.1))).encode())
         except OSError:
             pass  # the next one may
+
+
+def _written(other: Container, begin: float, end: float) -> int:
+    """How many bytes of another container's last checkpoint were written then."""
+    try:
+        size, its_begin, its_end = files.read_json(other.path(MEASURED))
+    except (OSError, ValueError):
+        return 0  # it had none
+    overlap = min(end, its_end) - max(begin, its_begin)
+    return int(size * overlap / (its_end - its_begin)) if overlap > 0 else 0
 
 
 def seconds(size: int, rate: float) -> float:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 
+from oci_criu_shim.bundle import Bundle
+from oci_criu_shim.container import all_of
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from oci_criu_shim.container import Container
 
 RUN_DIRECTORY = "/run/oci-criu-shim"  # of jobs on their nodes (spank/paths.h)
 BATCH_STEP = 4294967291  # SLURM_BATCH_SCRIPT of slurm.h: batch steps have no SLURM_STEP_ID
@@ -86,6 +90,17 @@ def of(environment: Mapping[str, str]) -> Task | None:
         return Task(environment)
     except ValueError as error:
         raise ShimError(f"the environment names no Slurm task: {error}") from None
+
+
+def asked(root: str) -> Iterator[Container]:
+    """The containers of a job on this node whose checkpoints were asked for: any other begins again with the job."""
+    for container in all_of(root):
+        record = container.load()
+        if not record or container.alive("supervisor") is None:
+            continue
+        task = of(Bundle(record["bundle"], record["config"]).environment())
+        if task is not None and task.asked:
+            yield container
 
 
 def _positive(text: str | None) -> int:

@@ -6,16 +6,12 @@ import fcntl
 import os
 
 from oci_criu_shim import job, requeue, schedule, slurm, taking
-from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.checkpointer import DONE, LOST, NO_REASON, TAKEN, TIME_IS_UP
-from oci_criu_shim.container import all_of
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.signals import CHECKPOINT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from oci_criu_shim.checkpointer import Checkpointer
     from oci_criu_shim.container import Container
     from oci_criu_shim.schedule import When
@@ -101,7 +97,7 @@ def _time_is_up(of: Checkpointer) -> str:
 def _have_all_go(container: Container) -> None:
     with open(os.path.join(container.root, TIME_IS_UP), "w", encoding="ascii"):
         pass
-    for other in asked(container.root):
+    for other in job.asked(container.root):
         supervisor = other.alive("supervisor")
         if supervisor and other.name != container.name:
             os.kill(supervisor, CHECKPOINT)
@@ -132,7 +128,7 @@ def mark(of: Checkpointer, why: str, word: str) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with open(container.path(DONE), "w", encoding="ascii") as stream:
             stream.write(word)
-        marks = [_mark(other) for other in asked(container.root)]
+        marks = [_mark(other) for other in job.asked(container.root)]
     try:
         if {word, *marks} == {"ended"}:
             _leave_word(of, why)
@@ -172,17 +168,6 @@ def _requeue(of: Checkpointer, why: str, taken: bool) -> None:
         slurm.requeue(task.job)
     elif not task.is_batch:
         slurm.end_batch_step(task.name)
-
-
-def asked(root: str) -> Iterator[Container]:
-    """The containers of a job on this node whose checkpoints were asked for: any other begins again with the job."""
-    for other in all_of(root):
-        if other.alive("supervisor") is None:
-            continue
-        record = other.load()
-        task = job.of(Bundle(record["bundle"], record["config"]).environment())
-        if task is not None and task.asked:
-            yield other
 
 
 def _mark(other: Container) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import time
 
 from oci_criu_shim import chain, checkpoint, client, files, job, schedule, slurm
 from oci_criu_shim.checkpointer import ANSWER, ENDING, FAILED, LOST, NO_REASON, REQUEST, TAKEN
@@ -46,8 +47,15 @@ def dump(of: Checkpointer, reason: str, connection: socket.socket | None = None)
     except OSError as error:
         of.log.event(f"older checkpoints of {of.task.describe()} could not be removed: {_worded(error).line()}")
     if not taken.checkpoint.parent:  # what an increment takes is not in proportion to its size
-        of.estimate.measured(taken.checkpoint.dumped, taken.seconds)
+        _measure(of, taken)
     return taken.describe()
+
+
+def _measure(of: Checkpointer, taken: Taken) -> None:
+    """The job waits for the checksums, too; compression takes no more than Slurm leaves."""
+    packed = taken.checkpoint.written != taken.checkpoint.dumped
+    end = taken.begun + taken.seconds if packed else time.monotonic()
+    of.estimate.measured(taken.checkpoint.dumped, taken.begun, end)
 
 
 def _worded(error: OSError) -> ShimError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,13 +23,19 @@ from oci_criu_shim.signals import CHECKPOINT
 Make = Callable[..., Checkpointer]
 
 
+def record(init: int, supervisor: int) -> dict[str, object]:
+    """What is noted of a container of job 7."""
+    known = {"init": process.identity(init), "supervisor": process.identity(supervisor)}
+    return {**known, "bundle": "/b", "config": {"process": {"env": ["SLURM_JOB_ID=7", "SLURM_CHECKPOINT=preempt"]}}}
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     def made(when: str, environment: dict[str, str] | None = None, **settings: object) -> Checkpointer:
         container = Container(str(tmp_path / "run"), "one")
         if not container.exists():
             container.reserve()
-        container.save({"init": process.identity(os.getpid())})
+        container.save(record(os.getpid(), os.getpid()))
         slurms = {"SLURM_JOB_ID": "7", "SLURM_CHECKPOINT": when, "SLURM_JOB_PARTITION": "low"}
         task = Task({**slurms, **(environment or {})})
         known = config.Settings({**config.DEFAULTS, **settings})
@@ -142,10 +149,38 @@ def test_memory_of_a_job(environment: dict[str, str], mebibytes: int) -> None:
 def test_speed_is_remembered(make: Make) -> None:
     made = make("preempt").estimate
     assert made.rate() == config.Settings(config.DEFAULTS).dump_rate
-    made.measured(1 << 20, 9)
-    made.measured(64 << 20, 2.5)
+    made.measured(1 << 20, 0, 9)
+    made.measured(64 << 20, 7, 9.5)
     assert made.rate() == 32 << 20
     assert make("preempt").estimate.rate() == 32 << 20
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "mebibytes"),
+    [(7, 9.5, 128), (6, 11, 96), (9.5, 12, 64), (1, 1, 64)],
+    ids=["beside it", "half of it", "after it", "before it"],
+)
+def test_what_was_written_at_the_same_time_counts(make: Make, begin: float, end: float, mebibytes: int) -> None:
+    made = make("preempt").estimate
+    other = Container(made.container.root, "other")
+    other.reserve()
+    estimate.Estimate(other, os.path.dirname(made.path), 1).measured(64 << 20, begin, end)
+    made.measured(64 << 20, 7, 9.5)
+    assert made.rate() == (mebibytes << 20) // 2
+
+
+def test_all_of_the_jobs_containers_must_be_written(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for those that nobody asked checkpoints of."""
+    made = make("preempt", **{"dump-rate": "1M"}).estimate
+    monkeypatch.setattr(estimate, "memory", lambda init: (3 if init == os.getpid() else 2) << 20)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as program:
+        noted = record(program.pid, os.getpid())
+        for name, more in (("second", {}), ("third", {"config": {"process": {"env": ["SLURM_JOB_ID=7"]}}})):
+            other = Container(made.container.root, name)
+            other.reserve()
+            other.save(noted | more)
+        assert made.seconds() == 5.5
+        program.communicate()
 
 
 def test_memory_is_that_of_all_processes() -> None:

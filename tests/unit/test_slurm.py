@@ -166,7 +166,7 @@ def test_all_ended_by_themselves(
     """Slurm requeues the job nevertheless; or it does not, before its time limit."""
     fake.job = seen(states=states)
     monkeypatch.setattr("oci_criu_shim.config.load", lambda: SimpleNamespace(feature=""))
-    monkeypatch.setattr(preempt, "asked", lambda _: [])
+    monkeypatch.setattr("oci_criu_shim.job.asked", lambda _: [])
     container, task = SimpleNamespace(root=str(tmp_path), path=tmp_path.joinpath), SimpleNamespace(job=12, name="12_3")
     preempt.mark(SimpleNamespace(container=container, task=task, log=None), why, "ended")  # type: ignore[arg-type]
     assert (tmp_path / requeue.MARK).exists() is left

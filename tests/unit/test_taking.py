@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,7 +50,7 @@ def init() -> Iterator[subprocess.Popen[bytes]]:
 @pytest.fixture
 def of(make: Make, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> Checkpointer:
     made = make("preempt,interval:1h")
-    made.container.save({"init": process.identity(init.pid)})
+    made.container.save(made.container.load() | {"init": process.identity(init.pid)})
 
     def no_helper(_: object) -> None:
         raise ShimError("there is none")
@@ -168,6 +169,22 @@ def test_what_can_not_be_removed_fails_no_checkpoint(
     assert taking.dump(of, schedule.PREEMPT) == "there"
     said = "older checkpoints of job 7 step batch task 0 could not be removed: /store/1: Stale file handle"
     assert capfd.readouterr().err == f"oci-criu-shim: {said}\n"
+
+
+@pytest.mark.parametrize(("packed", "seconds"), [(False, 60), (True, 1)])
+def test_checksums_are_part_of_what_a_checkpoint_takes(
+    of: Checkpointer, monkeypatch: pytest.MonkeyPatch, packed: bool, seconds: int
+) -> None:
+    """Compression is not, which takes no more than there is."""
+    about = {"compressed": {"checkpoint/core-1.img": {"size": 9}}} if packed else {}
+    taken = Taken(made(directory(of), of.task.key))
+    taken.checkpoint.manifest |= about
+    measured: list[float] = []
+    monkeypatch.setattr(taking, "_take", lambda *_: taken)
+    monkeypatch.setattr(time, "monotonic", lambda: 60.0)
+    monkeypatch.setattr(of.estimate, "measured", lambda _, begin, end: measured.append(end - begin))
+    taking.dump(of, schedule.PREEMPT)
+    assert measured == [seconds]
 
 
 @pytest.mark.parametrize(

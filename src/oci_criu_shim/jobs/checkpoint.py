@@ -7,10 +7,10 @@ import os
 import sys
 import time
 
-from oci_criu_shim import files, preempt, process, slurm
+from oci_criu_shim import files, process, slurm
 from oci_criu_shim.checkpointer import ANSWER, REQUEST
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.job import RUN_DIRECTORY
+from oci_criu_shim.job import RUN_DIRECTORY, asked
 from oci_criu_shim.jobs.place import is_name, job_number
 from oci_criu_shim.signals import CHECKPOINT
 
@@ -54,7 +54,7 @@ def _here(job: int, as_json: bool) -> int:
     node, root = os.uname().nodename, os.path.join(RUN_DIRECTORY, str(job))
     if os.path.isdir(root) and not os.access(root, os.R_OK | os.X_OK):
         raise ShimError(f"job {job} belongs to somebody else", "it is for its owner alone")
-    containers = list(preempt.asked(root))
+    containers = list(asked(root))
     if not containers:
         said = f"job {job} has no container on {node} to be checkpointed"
         if not as_json:
