@@ -183,9 +183,9 @@ class Step:
         taken = self.of.ended_by() if self.of.silent in ENDING else None
         if taken is None:
             return ""
-        from oci_criu_shim import preempt
+        from oci_criu_shim import preempt, taking
 
-        self.log.event(f"{self.task.describe()} ended by its checkpoint {taken.path}")
+        taking.say_ended_by(self.of, taken, "what took it was killed then")
         preempt.mark(self.of, taken.manifest["reason"], "taken")
         return "taken"
 

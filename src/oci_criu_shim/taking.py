@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoint import Taken
     from oci_criu_shim.checkpointer import Checkpointer
+    from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container import Container
 
 ENDING_MS = 300  # who is about to end has ended by then
@@ -126,10 +127,8 @@ def failed(of: Checkpointer, error: ShimError) -> tuple[str, int]:
     which no dump survives, and nobody needs one of; unless it ended by a checkpoint, which there is then."""
     what = of.task.describe()
     ended = _has_ended(of.container)
-    if ended and (taken := of.ended_by()):
-        said = f"checkpointed {what} to {taken.path}, but then something failed: {error.line()}"
-        of.log.event(said)
-        return said, TAKEN
+    if ended and (found := of.ended_by()):
+        return say_ended_by(of, found, f"then something failed: {error.line()}"), TAKEN
     if ended and isinstance(error, Killed):
         said = f"{what} ended while it was checkpointed, since what did that was killed: {error.line()}"
         of.log.error(said, "checkpoint-failed", reason=error.line())
@@ -141,6 +140,15 @@ def failed(of: Checkpointer, error: ShimError) -> tuple[str, int]:
     said = f"{what} could not be checkpointed and runs on: {error.line()}"
     of.log.error(said, "checkpoint-failed", reason=error.line())
     return said, FAILED
+
+
+def say_ended_by(of: Checkpointer, found: Checkpoint, but: str) -> str:
+    """Say that the container ended by that checkpoint, `but` what went wrong then; that line."""
+    frozen = found.manifest["frozen_seconds"]
+    taken = checkpoint.Taken(found, frozen, time.monotonic() - frozen)
+    said = f"checkpointed {of.task.describe()} to {taken.describe()}, but {but}"
+    of.log.event(said, "checkpointed", **taken.facts(), runs_on=False)
+    return said
 
 
 def _has_ended(container: Container) -> bool:
