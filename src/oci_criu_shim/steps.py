@@ -147,7 +147,7 @@ class Step:
 
     def ended(self, status: int, told: bool) -> None:
         """It has ended with `status`; `told`, where signals that may end a program had been passed on to it."""
-        mark = self._mark() or self._mark_late()
+        mark = self._mark_late() or self._mark()
         if mark == "taken":
             script.outlive(self.task, self.signals)
         if mark in ("taken", "lost"):
@@ -179,13 +179,13 @@ class Step:
             return ""
 
     def _mark_late(self) -> str:
-        """The same, where who took the checkpoint was killed before it could leave it."""
+        """The same, left now, where who took the checkpoint was killed before it could see to that."""
         taken = self.of.ended_by() if self.of.silent in ENDING else None
         if taken is None:
             return ""
         from oci_criu_shim import preempt, taking
 
-        taking.say_ended_by(self.of, taken, "what took it was killed then")
+        taking.say_ended_by(self.of, taken, taking.KILLED)
         preempt.mark(self.of, taken.manifest["reason"], "taken")
         return "taken"
 

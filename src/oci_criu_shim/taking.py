@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container import Container
 
+KILLED = "what took it was killed"
 ENDING_MS = 300  # who is about to end has ended by then
 
 
@@ -36,7 +37,7 @@ def dump(of: Checkpointer, reason: str, connection: socket.socket | None = None)
     try:
         pid = of.container.alive("init")
         if pid is None:
-            raise ShimError(f"container {of.container.name!r} is not running")
+            raise ShimError(KILLED if of.ended_by() else f"container {of.container.name!r} is not running")
         runs_on = reason not in ENDING
         goes_on = runs_on and _tracked(of)
         taken = _take(of, pid, reason, goes_on, connection)
@@ -128,7 +129,7 @@ def failed(of: Checkpointer, error: ShimError) -> tuple[str, int]:
     what = of.task.describe()
     ended = _has_ended(of.container)
     if ended and (found := of.ended_by()):
-        return say_ended_by(of, found, f"then something failed: {error.line()}"), TAKEN
+        return say_ended_by(of, found, error.line()), TAKEN
     if ended and isinstance(error, Killed):
         said = f"{what} ended while it was checkpointed, since what did that was killed: {error.line()}"
         of.log.error(said, "checkpoint-failed", reason=error.line())
@@ -142,11 +143,11 @@ def failed(of: Checkpointer, error: ShimError) -> tuple[str, int]:
     return said, FAILED
 
 
-def say_ended_by(of: Checkpointer, found: Checkpoint, but: str) -> str:
-    """Say that the container ended by that checkpoint, `but` what went wrong then; that line."""
+def say_ended_by(of: Checkpointer, found: Checkpoint, failed: str) -> str:
+    """Say that the container ended by that checkpoint, and what failed then; that line."""
     frozen = found.manifest["frozen_seconds"]
     taken = checkpoint.Taken(found, frozen, time.monotonic() - frozen)
-    said = f"checkpointed {of.task.describe()} to {taken.describe()}, but {but}"
+    said = f"checkpointed {of.task.describe()} to {taken.describe()}, but then something failed: {failed}"
     of.log.event(said, "checkpointed", **taken.facts(), runs_on=False)
     return said
 

@@ -104,3 +104,18 @@ def test_a_container_that_ends_with_criu(shim_cluster: Cluster, shim_bundle: str
         (reason,) = (event for event in job.events() if "since what did that was killed" in event)
         assert reason.startswith("error: ")
         assert ledger_failures(job.ledger(), job.output(), job.work.ticks, job.work.tick) == []
+
+
+def test_what_takes_a_checkpoint_is_killed_after_the_commit(shim_cluster: Cluster, shim_bundle: str) -> None:
+    """It is one nevertheless, and the job goes on from it."""
+    job = jobs.step(shim_cluster, shim_bundle, "late", jobs.Work(mib=256), *jobs.OPTIONS)
+    with quoting(job):
+        node = job.wait_running()
+        job.wait_ticks(3)
+        late = ["python3", "-I", "/src/tests/programs/late.py", job.number]
+        with subprocess.Popen(shim_cluster.argv(node, late, "root")) as killing:
+            job.preempt()
+            assert killing.wait() == 0
+        assert job.wait_end() == "COMPLETED"
+        assert any("then something failed: what took it was killed" in event for event in job.events())
+        assert not job.failures()
