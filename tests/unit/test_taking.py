@@ -128,19 +128,29 @@ def test_a_program_that_ends_meanwhile_is_no_failure(
     assert not Path(of.container.path(DONE)).exists()
 
 
+@pytest.mark.parametrize(("again", "why"), [(False, WORDS), (True, taking.KILLED)])
 def test_what_fails_after_the_commit_leaves_the_checkpoint(
-    of: Checkpointer, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, capfd: Capture
+    of: Checkpointer,
+    init: subprocess.Popen[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: Capture,
+    again: bool,
+    why: str,
 ) -> None:
+    """`again` is a second child, since the first one, which took it, was killed."""
     fails(monkeypatch, init.pid)
     monkeypatch.setattr(taking, "ENDING_MS", 60_000)
     marks: list[str] = []
     monkeypatch.setattr(preempt, "mark", lambda _, __, word: marks.append(word))
     path = made(directory(of), of.task.key, left_running=False, restarts=0)
+    if again:
+        init.kill()
+        init.wait()
     assert preempt.go(of, schedule.PREEMPT) == TAKEN
     assert marks == ["taken"]
     said = capfd.readouterr().err
     assert said.startswith(f"oci-criu-shim: checkpointed job 7 step batch task 0 to {path} (")
-    assert said.endswith(f", but then something failed: {WORDS}\n") and said.count("\n") == 1
+    assert said.endswith(f", but then something failed: {why}\n") and said.count("\n") == 1
 
 
 class Taken:
