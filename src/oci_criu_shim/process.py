@@ -107,12 +107,17 @@ def output(argv: Sequence[str], env: Mapping[str, str], log: Log | None = None) 
 
 
 def fork(work: Callable[[], int]) -> int:
-    """Run `work` in a child, which exits with its result; the child's pid."""
+    """Run `work` in a child, which exits with its result; the child's pid.
+
+    Signals that the child is sent are noted by nobody: its parent would take them for its own (signals.py).
+    """
     pid = os.fork()
     if pid:
         return pid
     status = 1
     try:
+        if "signal" in sys.modules:
+            sys.modules["signal"].set_wakeup_fd(-1)
         status = work()
     except Exception:
         sys.excepthook(*sys.exc_info())  # a bug of ours; nobody else would see it

@@ -38,7 +38,6 @@ def _prune(directory: str, keep: int) -> int:
     from oci_criu_shim.ckpt import change
     from oci_criu_shim.errors import ShimError
 
-    signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.nice(19)
     null = os.open("/dev/null", os.O_RDWR)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 
 import pytest
 
 from oci_criu_shim import process
+from oci_criu_shim.signals import Signals
 
 
 def test_one_that_has_just_ended() -> None:
@@ -47,3 +49,18 @@ def test_all_that_descend(monkeypatch: pytest.MonkeyPatch) -> None:
         assert list(process.tree(program.pid)) == [program.pid, inner]
         program.communicate()
     assert list(process.tree(inner)) == [inner]
+
+
+def test_signals_of_a_child_are_not_its_parents() -> None:
+    """In a child, since it takes over signals."""
+
+    def signalled() -> int:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return 0
+
+    def parent() -> int:
+        signals = Signals()
+        process.wait(process.fork(signalled))
+        return int(set(signals.read()) != {signal.SIGCHLD})
+
+    assert process.wait(process.fork(parent)) == 0
