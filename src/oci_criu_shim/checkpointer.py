@@ -53,7 +53,7 @@ class Checkpointer:
         self.estimate = Estimate(container, store.directory, settings.dump_rate)
         mtbf = settings.mtbf / task.nodes  # of the job: it ends with any of its nodes
         self.schedule = Schedule(self.when, self.estimate.seconds, task.end, settings.margin, mtbf)
-        self.packing = Packing(container, store)
+        self.packing = Packing(container, store, log)
         self.grace = 0
         self.said: set[str] = set()
         self.silent = ""  # what the last child was to see to, if it has not said what came of it

@@ -33,15 +33,20 @@ class Packing:
     """The newest checkpoint of `store`, from start() on, until that is done or stop(): another one is to be taken, or
     the container has ended. It may be killed at any moment, so that nobody ever waits for it."""
 
-    def __init__(self, container: Container, store: Store) -> None:
+    def __init__(self, container: Container, store: Store, log: Log) -> None:
         self.container = container
         self.store = store
+        self.log = log
         self.child: list[int] | None = None
 
     def start(self) -> None:
         """Begin; where the site does not want it, there is nothing to do."""
-        if self.store.compression:
+        if not self.store.compression:
+            return
+        try:
             self.child = process.identity(process.fork(self._run))
+        except OSError as error:
+            self.log.error(f"the newest checkpoint in {self.store.path} stays as large as it is: {error}")
 
     def stop(self) -> None:
         """End it, and remove what it had of the work."""
@@ -52,8 +57,11 @@ class Packing:
         if process.start_time(pid) == started:
             os.kill(pid, signal.SIGKILL)
             process.wait(pid)
-        files.remove_if_there(self._link(pid))
-        self.store.sweep()
+        try:
+            files.remove_if_there(self._link(pid))
+            self.store.sweep()
+        except OSError as error:
+            self.log.error(f"what is left of compressing a checkpoint stays for now: {error}")
 
     def _link(self, pid: int) -> str:
         """Where the job's epilog finds what is to be removed, if nobody else could."""

@@ -12,6 +12,7 @@ from oci_criu_shim import files, process
 from oci_criu_shim.signals import CHECKPOINT, HARMLESS
 
 PAUSE = 1.0  # seconds in which CRIU lets go of a container, when the child that asked for a dump was killed
+RETRY = 3.0  # seconds until what could not be done about a checkpoint is tried again
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpointer import Checkpointer
     from oci_criu_shim.container import Container
+    from oci_criu_shim.log import Log
     from oci_criu_shim.signals import Signals
     from oci_criu_shim.stdio import Stdio
 
@@ -39,6 +41,7 @@ class Supervisor:
         pid_file: str,
         stdio: Stdio,
         signals: Signals,
+        log: Log,
         checkpointer: Checkpointer | None,
         take: Callable[[str], int],
         owner: int | None = None,
@@ -48,12 +51,15 @@ class Supervisor:
         self.pid_file = pid_file
         self.stdio = stdio
         self.signals = signals
+        self.log = log
         self.checkpointer = checkpointer
         self.take = take
         self.owner = owner
         self.child: int | None = None  # it takes a checkpoint, for the first of the `reasons`; others have come since
         self.reasons: list[str] = []
         self.wake = 0.0  # when a checkpoint may be due, by the monotonic clock
+        self.again = 0.0  # not before then are the `reasons` seen to
+        self.complaint = ""  # the last one, which is not repeated
         self.killed = False  # the last child was
         self.terminating = False
         self.told = False
@@ -100,7 +106,7 @@ class Supervisor:
             return self.patience_ms
         if self.checkpointer is None or self.status is not None:
             return None
-        return max(self.wake - time.monotonic(), 0) * 1000
+        return max((self.again if self.reasons else self.wake) - time.monotonic(), 0) * 1000
 
     def _record_init(self) -> None:
         """Note the init once the backend has written its pid."""
@@ -109,7 +115,10 @@ class Supervisor:
             self.container.update(init=init, held=False)
             self.recorded = True
         except (FileNotFoundError, ProcessLookupError, ValueError):
-            self.patience_ms = min(self.patience_ms * 2, 200)
+            pass  # not yet
+        except OSError as error:
+            self._complain(f"no checkpoint of {self.container.name} can be taken until it can be noted: {error}")
+        self.patience_ms = min(self.patience_ms * 2, 200)
 
     def _signal(self, number: int) -> None:
         if number == signal.SIGCHLD:
@@ -129,14 +138,29 @@ class Supervisor:
 
     def _checkpoint(self, checkpointer: Checkpointer) -> None:
         """Have a child see to what is wanted or due; one at a time."""
-        if self.child is None and self.status is None and time.monotonic() >= self.wake:
+        if self.child is not None or self.status is not None:
+            return
+        if time.monotonic() >= self.wake:
             if reason := checkpointer.due():
                 self._want(reason)
             self.wake = time.monotonic() + checkpointer.sleep()
-        if self.child is None and self.status is None and self.reasons:
-            reason = self.reasons[0]
-            checkpointer.begin(reason)
+        if self.reasons and time.monotonic() >= self.again:
+            self._begin(checkpointer, self.reasons[0])
+
+    def _begin(self, checkpointer: Checkpointer, reason: str) -> None:
+        """Later, where there can't be a child now: at the user's or the job's limit of processes, say."""
+        checkpointer.begin(reason)
+        try:
             self.child = process.fork(lambda: self._take(reason))
+            self.complaint = ""
+        except OSError as error:
+            self._complain(f"what is due for checkpoints of {self.container.name} ({reason}) has to wait: {error}")
+            self.again = time.monotonic() + RETRY
+
+    def _complain(self, text: str) -> None:
+        if text != self.complaint:
+            self.log.error(text)
+        self.complaint = text
 
     def _take(self, reason: str) -> int:
         """In the child."""

@@ -212,7 +212,8 @@ class Supervised:
     def _supervise(self, main: int, stdio: Stdio) -> int:
         stdio.started()
         supervisor = supervise.Supervisor(
-            self.container, main, self.pid_file, stdio, self.signals, self.checkpointer, self._take, self.owner
+            *(self.container, main, self.pid_file, stdio, self.signals, self.log),
+            *(self.checkpointer, self._take, self.owner),
         )
         status = supervisor.run()
         self.told = supervisor.told

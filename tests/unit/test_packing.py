@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -71,7 +72,7 @@ def test_off() -> None:
 
 def test_it_is_compressed(store: Store, container: Container) -> None:
     made = commit(store)
-    work = Packing(container, store)
+    work = Packing(container, store, Log())
     work.start()
     assert work.child
     process.wait(work.child[0])
@@ -97,7 +98,7 @@ def test_it_is_ended_at_any_moment(
 
     monkeypatch.setattr(Compression, "apply", slow)
     made = commit(store)
-    work = Packing(container, store)
+    work = Packing(container, store, Log())
     work.start()
     wait_for(lambda: Path(made.images, "pages-1.img.zst").exists())
     assert len(os.listdir(container.directory)) == 1  # where the job's epilog looks
@@ -113,7 +114,35 @@ def test_it_is_ended_at_any_moment(
 
 
 def test_nothing_to_do_without_a_codec(tmp_path: Path, container: Container) -> None:
-    work = Packing(container, Store(str(tmp_path), "7/0.0"))
+    work = Packing(container, Store(str(tmp_path), "7/0.0"), Log())
     work.start()
     assert work.child is None
     work.stop()
+
+
+def test_without_another_process_it_stays_as_it_is(
+    store: Store, container: Container, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def none() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    made = commit(store)
+    work = Packing(container, store, Log())
+    monkeypatch.setattr(os, "fork", none)
+    work.start()
+    work.stop()
+    assert not is_compressed(made)
+    assert "stays as large as it is" in capfd.readouterr().err
+
+
+def test_what_is_left_of_it_disturbs_nobody(
+    store: Store, container: Container, capfd: pytest.CaptureFixture[str]
+) -> None:
+    commit(store)
+    work = Packing(container, store, Log())
+    work.start()
+    assert work.child
+    process.wait(work.child[0])
+    os.rename(store.path, f"{store.path}.away")
+    work.stop()
+    assert "stays for now" in capfd.readouterr().err

@@ -1,43 +1,22 @@
-"""A supervised container ends with whoever answers for it."""
+"""A supervised container ends with whoever answers for it, and with nothing else."""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import process
+from oci_criu_shim import process, supervise
 from oci_criu_shim.container import Container
+from oci_criu_shim.log import Log
 from oci_criu_shim.signals import Signals
 from oci_criu_shim.stdio import Stdio
 from oci_criu_shim.supervise import Supervisor
-
-
-@pytest.mark.parametrize("ends", [True, False])
-def test_the_owner_ends(tmp_path: Path, ends: bool) -> None:
-    """Supervised by a child, since it takes over signals and reaps whatever ends."""
-    container = Container(str(tmp_path), "one")
-    container.reserve()
-    owner = subprocess.Popen(["sleep", "30"])
-
-    def supervise() -> int:
-        main = process.spawn(["/bin/sh", "-c", "sleep 1; exit 7"], os.environ, {})
-        container.save({"init": process.identity(main)})
-        pidfd, stdio = os.pidfd_open(owner.pid), Stdio()
-        stdio.started()
-        supervisor = Supervisor(container, main, "", stdio, Signals(), None, lambda _: 0, pidfd)
-        if ends:
-            os.kill(owner.pid, signal.SIGKILL)
-        return supervisor.run()
-
-    try:
-        assert process.exit_status(process.wait(process.fork(supervise))) == (137 if ends else 7)
-    finally:
-        owner.kill()
-        owner.wait()
 
 
 class Due:
@@ -70,9 +49,52 @@ class Due:
         self.ended.append((reason, code))
 
 
-def test_a_child_that_was_killed_is_followed_by_another_one(tmp_path: Path) -> None:
-    container = Container(str(tmp_path), "one")
-    container.reserve()
+@pytest.fixture
+def container(tmp_path: Path) -> Container:
+    made = Container(str(tmp_path), "one")
+    made.reserve()
+    return made
+
+
+def supervisor(
+    container: Container,
+    take: Callable[[str], int] = lambda _: 0,
+    due: Due | None = None,
+    owner: int | None = None,
+    script: str = "sleep 0.3; exit 7",
+) -> Supervisor:
+    """Of a program that is just a child; in a child, since it takes over signals and reaps whatever ends."""
+    main = process.spawn(["/bin/sh", "-c", script], os.environ, {})
+    container.save({"init": process.identity(main)})
+    stdio = Stdio()
+    stdio.started()
+    return Supervisor(container, main, "", stdio, Signals(), Log(), due, take, owner)  # type: ignore[arg-type]
+
+
+def in_a_child(work: Callable[[], int]) -> int:
+    return process.exit_status(process.wait(process.fork(work)))
+
+
+@pytest.fixture
+def owner() -> Iterator[subprocess.Popen[bytes]]:
+    program = subprocess.Popen(["sleep", "30"])
+    yield program
+    program.kill()
+    program.wait()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_the_owner_ends(container: Container, owner: subprocess.Popen[bytes], ends: bool) -> None:
+    def supervised() -> int:
+        made = supervisor(container, owner=os.pidfd_open(owner.pid))
+        if ends:
+            os.kill(owner.pid, signal.SIGKILL)
+        return made.run()
+
+    assert in_a_child(supervised) == (137 if ends else 7)
+
+
+def test_a_child_that_was_killed_is_followed_by_another_one(container: Container, tmp_path: Path) -> None:
     tried = tmp_path / "tried"
 
     def take(_: str) -> int:
@@ -81,12 +103,54 @@ def test_a_child_that_was_killed_is_followed_by_another_one(tmp_path: Path) -> N
             os.kill(os.getpid(), signal.SIGKILL)
         return 0
 
-    def supervise() -> int:
-        main = process.spawn(["/bin/sh", "-c", "sleep 1; exit 7"], os.environ, {})
-        container.save({"init": process.identity(main)})
-        stdio, due = Stdio(), Due()
-        stdio.started()
-        status = Supervisor(container, main, "", stdio, Signals(), due, take).run()  # type: ignore[arg-type]
+    def supervised() -> int:
+        due = Due()
+        status = supervisor(container, take, due).run()
         return status if due.ended == [("interval", 0)] else 1
 
-    assert process.exit_status(process.wait(process.fork(supervise))) == 7
+    assert in_a_child(supervised) == 7
+
+
+def fails_once(function: Callable[..., int], number: int) -> Callable[..., int]:
+    """`function`, but for its first call."""
+    calls: list[object] = []
+
+    def failing(*words: object, **names: object) -> int:
+        calls.append(words)
+        if len(calls) == 1:
+            raise OSError(number, os.strerror(number))
+        return function(*words, **names)
+
+    return failing
+
+
+def test_a_checkpoint_waits_for_a_process_to_take_it(
+    container: Container, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def supervised() -> int:
+        due = Due()
+        made = supervisor(container, due=due)
+        monkeypatch.setattr(os, "fork", fails_once(os.fork, errno.EAGAIN))
+        monkeypatch.setattr(supervise, "RETRY", 0.01)
+        status = made.run()
+        return status if due.ended == [("interval", 0)] else 1
+
+    assert in_a_child(supervised) == 7
+    said = capfd.readouterr().err
+    assert "checkpoints of one (interval) has to wait" in said and said.count("\n") == 1
+
+
+def test_the_init_is_noted_once_it_can_be(
+    container: Container, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def supervised() -> int:
+        made = supervisor(container)
+        made.pid_file, made.recorded = str(tmp_path / "init.pid"), False
+        Path(made.pid_file).write_text(str(made.main))
+        container.save({})
+        monkeypatch.setattr(container, "save", fails_once(container.save, errno.ENOSPC))  # type: ignore[arg-type]
+        status = made.run()
+        return status if container.load()["init"][0] == made.main else 1
+
+    assert in_a_child(supervised) == 7
+    assert "until it can be noted" in capfd.readouterr().err
