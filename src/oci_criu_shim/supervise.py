@@ -104,7 +104,7 @@ class Supervisor:
     def _timeout_ms(self) -> float | None:
         if not self.recorded:
             return self.patience_ms
-        if self.checkpointer is None or self.status is not None:
+        if self.checkpointer is None or self.status is not None or self.child is not None:
             return None
         return max((self.again if self.reasons else self.wake) - time.monotonic(), 0) * 1000
 

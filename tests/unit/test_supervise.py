@@ -154,3 +154,12 @@ def test_the_init_is_noted_once_it_can_be(
 
     assert in_a_child(supervised) == 7
     assert "until it can be noted" in capfd.readouterr().err
+
+
+def test_nobody_is_busy_while_a_checkpoint_is_taken(container: Container) -> None:
+    def waits() -> int:
+        made = supervisor(container, due=Due())
+        before, made.child = made._timeout_ms(), made.main
+        return int((before, made._timeout_ms()) != (0, None))
+
+    assert in_a_child(waits) == 0
