@@ -98,8 +98,18 @@ class Container:
 
     def alive(self, role: str) -> int | None:
         """The pid of its `supervisor` or `init` while it lives and is known."""
-        noted = self.load().get(role)
-        return noted[0] if noted and process.start_time(noted[0]) == noted[1] else None
+        return living(self.load(), role)
+
+    def signal(self, role: str, number: int) -> bool:
+        """Whether its `supervisor` or `init` was there to be sent a signal."""
+        pid = self.alive(role)
+        if pid is None:
+            return False
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return False
+        return True
 
     def state(self, status: str, pid: int) -> dict[str, Any]:
         """Its state as the OCI runtime specification has it (runtime.md, State); `pid` is 0 where there is none."""
@@ -113,6 +123,12 @@ class Container:
             "bundle": record.get("bundle", ""),
             "annotations": config.get("annotations", {}),
         }
+
+
+def living(record: dict[str, Any], role: str) -> int | None:
+    """The pid of the `supervisor` or `init` in a `record` (Container.load()) while it lives."""
+    noted = record.get(role)
+    return noted[0] if noted and process.start_time(noted[0]) == noted[1] else None
 
 
 def all_of(root: str) -> list[Container]:

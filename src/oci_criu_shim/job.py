@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim.bundle import Bundle
-from oci_criu_shim.container import all_of
+from oci_criu_shim.container import all_of, living
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -96,7 +96,7 @@ def asked(root: str) -> Iterator[Container]:
     """The containers of a job on this node whose checkpoints were asked for: any other begins again with the job."""
     for container in all_of(root):
         record = container.load()
-        if not record or container.alive("supervisor") is None:
+        if living(record, "supervisor") is None:
             continue
         task = of(Bundle(record["bundle"], record["config"]).environment())
         if task is not None and task.asked:

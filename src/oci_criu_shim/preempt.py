@@ -98,9 +98,8 @@ def _have_all_go(container: Container) -> None:
     with open(os.path.join(container.root, TIME_IS_UP), "w", encoding="ascii"):
         pass
     for other in job.asked(container.root):
-        supervisor = other.alive("supervisor")
-        if supervisor and other.name != container.name:
-            os.kill(supervisor, CHECKPOINT)
+        if other.name != container.name:
+            other.signal("supervisor", CHECKPOINT)
 
 
 def lost(of: Checkpointer) -> None:

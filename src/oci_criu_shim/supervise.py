@@ -170,13 +170,7 @@ class Supervisor:
 
     def _pass_on(self, number: int) -> None:
         self.told |= number not in HARMLESS
-        pid = self.container.alive("init")
-        if pid is not None:
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                pass
-        elif self.status is None:
+        if not self.container.signal("init", number) and self.status is None:
             os.kill(self.main, number)  # the backend is still at work
 
     def _reap(self) -> None:

@@ -48,6 +48,20 @@ def test_roles(tmp_path: Path) -> None:
     assert container.alive("init") is None, "another process with the same number"
 
 
+def test_a_signal_for_one_that_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    container = Container(str(tmp_path), "one")
+    container.reserve()
+    assert not container.signal("init", 0)
+    container.update(init=process.identity(os.getpid()))
+    assert container.signal("init", 0)
+
+    def too_late(*_: object) -> None:
+        raise ProcessLookupError
+
+    monkeypatch.setattr(os, "kill", too_late)
+    assert not container.signal("init", 0)
+
+
 def test_all_of(tmp_path: Path) -> None:
     assert all_of(str(tmp_path / "none")) == []
     for name in ("b", "a"):

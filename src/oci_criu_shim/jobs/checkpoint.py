@@ -80,9 +80,7 @@ def _request(container: Container) -> None:
         os.close(os.open(container.path(REQUEST), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
         raise ShimError(f"container {container.name} is being checkpointed already", "wait for its end") from None
-    supervisor = container.alive("supervisor")
-    if supervisor:
-        os.kill(supervisor, CHECKPOINT)
+    container.signal("supervisor", CHECKPOINT)
 
 
 def _answer(container: Container) -> tuple[int, str]:
