@@ -27,8 +27,8 @@ TAKEN, NO_REASON, FAILED, LOST = 0, 3, 4, 5
 ENDING = (schedule.PREEMPT, schedule.TIMEOUT)
 
 # In a container's directory.
-REQUEST = "request"  # somebody wants a checkpoint now
-ANSWER = "answer"  # and that is what came of it
+REQUEST = "request"  # somebody wants a checkpoint now, and has it until he is answered
+ANSWER = "answer"  # that is what came of it; where there is none, whoever saw to it was killed
 LIMITS = "limits"  # what a child has heard of Slurm
 # It must go: "taken", it will start again from a checkpoint; "failed"; "ended", by itself; "lost", by a checkpoint.
 DONE = "checkpointed"
@@ -62,15 +62,19 @@ class Checkpointer:
         """The container runs."""
         self.schedule.started()
 
-    def at_signal(self, number: int) -> str:
-        """Why that signal wants a checkpoint; empty where it is not ours."""
+    def at_signal(self, number: int) -> list[str]:
+        """What that signal may want checkpoints for, the most urgent first; empty where it is not ours.
+
+        A preemption may come while somebody's request is there: it is asked about then, too.
+        """
         if number == self.when.signal:
-            return schedule.SIGNAL
-        if number == CHECKPOINT and os.path.exists(self.container.path(REQUEST)):
-            return schedule.REQUEST
-        if number == CHECKPOINT or (number == signal.SIGTERM and (self.when.preempt or self.when.timeout)):
-            return schedule.PREEMPT
-        return ""
+            return [schedule.SIGNAL]
+        if number == signal.SIGTERM:
+            return [schedule.PREEMPT] if self.when.preempt or self.when.timeout else []
+        if number != CHECKPOINT:
+            return []
+        requested = os.path.exists(self.container.path(REQUEST))
+        return [schedule.PREEMPT, schedule.REQUEST] if requested else [schedule.PREEMPT]
 
     def due(self) -> str:
         """Why a checkpoint is due now, or schedule.LOOK; empty where nothing is."""
@@ -104,6 +108,8 @@ class Checkpointer:
             self.silent = ""
         if status == TAKEN and reason not in ENDING:
             self.packing.start()
+        if reason == schedule.REQUEST:
+            files.remove_if_there(self.container.path(REQUEST))
         if reason == schedule.TIMEOUT:
             self.schedule.tried = self.schedule.end
         if reason in (schedule.LOOK, schedule.TIMEOUT):

@@ -125,11 +125,11 @@ class Supervisor:
             return  # _reap() is next in any case
         if number == signal.SIGWINCH and self.stdio.resized():
             return
-        reason = self.checkpointer.at_signal(number) if self.checkpointer and self.status is None else ""
-        if reason:
+        reasons = self.checkpointer.at_signal(number) if self.checkpointer and self.status is None else []
+        for reason in reasons:
             self.terminating |= number == signal.SIGTERM
             self._want(reason)
-        elif number != CHECKPOINT:
+        if not reasons and number != CHECKPOINT:
             self._pass_on(number)
 
     def _want(self, reason: str) -> None:

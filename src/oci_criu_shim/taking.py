@@ -8,7 +8,7 @@ import select
 import time
 
 from oci_criu_shim import chain, checkpoint, client, files, job, schedule, slurm
-from oci_criu_shim.checkpointer import ANSWER, ENDING, FAILED, LOST, NO_REASON, REQUEST, TAKEN
+from oci_criu_shim.checkpointer import ANSWER, ENDING, FAILED, LOST, NO_REASON, TAKEN
 from oci_criu_shim.errors import Killed, ShimError
 
 TYPE_CHECKING = False
@@ -119,7 +119,6 @@ def run_on(of: Checkpointer, reason: str) -> int:
         said, status = failed(of, error)
     if reason == schedule.REQUEST:
         files.write_atomically(of.container.path(ANSWER), f"{status} {said}".encode())
-        files.remove_if_there(of.container.path(REQUEST))
     return status
 
 

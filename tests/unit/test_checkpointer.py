@@ -47,19 +47,28 @@ def make(tmp_path: Path) -> Make:
 @pytest.mark.parametrize(
     ("when", "term", "usr1"),
     [
-        ("preempt", schedule.PREEMPT, ""),
-        ("default", schedule.PREEMPT, ""),
-        ("timeout", schedule.PREEMPT, ""),
-        ("signal:USR1", "", schedule.SIGNAL),
-        ("interval:1h", "", ""),
+        ("preempt", [schedule.PREEMPT], []),
+        ("default", [schedule.PREEMPT], []),
+        ("timeout", [schedule.PREEMPT], []),
+        ("signal:USR1", [], [schedule.SIGNAL]),
+        ("interval:1h", [], []),
     ],
 )
-def test_signals(make: Make, when: str, term: str, usr1: str) -> None:
+def test_signals(make: Make, when: str, term: list[str], usr1: list[str]) -> None:
     made = make(when)
     assert (made.at_signal(signal.SIGTERM), made.at_signal(signal.SIGUSR1)) == (term, usr1)
-    assert made.at_signal(CHECKPOINT) == schedule.PREEMPT
-    Path(made.container.path(REQUEST)).touch()
-    assert made.at_signal(CHECKPOINT) == schedule.REQUEST
+    assert made.at_signal(CHECKPOINT) == [schedule.PREEMPT]
+
+
+def test_a_request_hides_no_preemption(make: Make) -> None:
+    made = make("preempt")
+    request = Path(made.container.path(REQUEST))
+    request.touch()
+    assert made.at_signal(CHECKPOINT) == [schedule.PREEMPT, schedule.REQUEST]
+    made.done(schedule.PREEMPT, NO_REASON)
+    assert request.exists()
+    made.done(schedule.REQUEST, -9)
+    assert not request.exists()
 
 
 def test_the_partitions_default(make: Make) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oci_criu_shim import cli
+from oci_criu_shim import cli, process
+from oci_criu_shim.checkpointer import ANSWER, REQUEST
+from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.jobs import checkpoint
+from oci_criu_shim.signals import CHECKPOINT
 
 NONE = {"job": 12, "node": "n1", "container": None, "taken": False, "said": "job 12 has no container on n1"}
 TAKEN = {"job": 12, "node": "n2", "container": "c", "taken": True, "said": "checkpointed job 12"}
@@ -43,3 +48,46 @@ def test_all_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("said", [{**TAKEN, "taken": False}, TAKEN, NONE])
 def test_srun_s_status(monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]) -> None:
     assert ask(monkeypatch, [json.dumps(said)], 1) == 1
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Container:
+    made = Container(str(tmp_path), "c")
+    made.reserve()
+    made.save({"supervisor": process.identity(os.getpid())})
+    return made
+
+
+@pytest.mark.parametrize(
+    ("said", "lives", "wanted"),
+    [
+        ("0 checkpointed it", True, (0, "checkpointed it")),
+        (None, True, (1, "container c was not checkpointed: what did that died")),
+        (None, False, (1, "container c has ended")),
+    ],
+)
+def test_an_answer(container: Container, said: str | None, lives: bool, wanted: tuple[int, str]) -> None:
+    """The supervisor has taken the request away, or ended before."""
+    if said:
+        Path(container.path(ANSWER)).write_text(said)
+    if not lives:
+        container.save({})
+        Path(container.path(REQUEST)).touch()
+    assert checkpoint._answer(container) == wanted
+    assert not os.path.exists(container.path(ANSWER))
+
+
+def test_what_was_asked_before_is_brought_to_mind_again(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asked may have been killed before he said so."""
+    sent: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda _, number: sent.append(number))
+    Path(container.path(REQUEST)).touch()
+    with pytest.raises(ShimError, match="is being checkpointed already"):
+        checkpoint._request(container)
+    assert sent == [CHECKPOINT]
+
+
+def test_one_that_ends_before_it_is_asked_for(tmp_path: Path) -> None:
+    gone = Container(str(tmp_path), "gone")
+    checkpoint._request(gone)
+    assert checkpoint._answer(gone) == (1, "container gone has ended")

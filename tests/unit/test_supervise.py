@@ -42,8 +42,8 @@ class Due:
     def sleep(self) -> float:
         return 60
 
-    def at_signal(self, number: int) -> str:
-        return ""
+    def at_signal(self, number: int) -> list[str]:
+        return []
 
     def done(self, reason: str, code: int) -> None:
         self.ended.append((reason, code))

@@ -22,7 +22,6 @@ from oci_criu_shim.checkpointer import (
     FAILED,
     LOST,
     NO_REASON,
-    REQUEST,
     TAKEN,
     TIME_IS_UP,
     Checkpointer,
@@ -279,10 +278,8 @@ def test_what_is_lost_goes_on_from_an_older_one(
 def test_who_asked_is_told_that_it_ended(
     of: Checkpointer, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path(of.container.path(REQUEST)).touch()
     init.kill()
     init.wait()
     assert taking.run_on(of, schedule.REQUEST) == NO_REASON
     text = Path(of.container.path(ANSWER)).read_text()
     assert text == f"{NO_REASON} job 7 step batch task 0 ended while it was checkpointed"
-    assert not Path(of.container.path(REQUEST)).exists()

@@ -75,29 +75,30 @@ def _tell(fields: dict[str, Any], as_json: bool) -> None:
 
 
 def _request(container: Container) -> None:
-    files.remove_if_there(container.path(ANSWER))
     try:
         os.close(os.open(container.path(REQUEST), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
+        container.signal("supervisor", CHECKPOINT)  # who asked may have been killed before
         raise ShimError(f"container {container.name} is being checkpointed already", "wait for its end") from None
+    except FileNotFoundError:
+        return  # it has ended meanwhile
+    files.remove_if_there(container.path(ANSWER))
     container.signal("supervisor", CHECKPOINT)
 
 
 def _answer(container: Container) -> tuple[int, str]:
     """What came of it: 0 and a line, or another number and why not."""
     said = time.monotonic() + PROGRESS_SECONDS
-    while True:
-        over = container.alive("supervisor") is None
-        try:
-            with open(container.path(ANSWER), encoding="utf-8") as stream:
-                status, _, text = stream.read().partition(" ")
-            files.remove_if_there(container.path(ANSWER))
-            return int(status), text
-        except FileNotFoundError:
-            pass
-        if over:
-            return 1, f"container {container.name} has ended"
+    while os.path.exists(container.path(REQUEST)) and container.alive("supervisor"):
         if time.monotonic() > said:
             print(f"checkpointing {container.name} ...", file=sys.stderr, flush=True)
             said += 10 * PROGRESS_SECONDS
         time.sleep(POLL_SECONDS)
+    try:
+        with open(container.path(ANSWER), encoding="utf-8") as stream:
+            status, _, text = stream.read().partition(" ")
+        files.remove_if_there(container.path(ANSWER))
+        return int(status), text
+    except FileNotFoundError:
+        ended = container.alive("supervisor") is None
+        return 1, f"container {container.name} {'has ended' if ended else 'was not checkpointed: what did that died'}"
