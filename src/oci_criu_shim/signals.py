@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 
 TYPE_CHECKING = False
@@ -28,10 +29,10 @@ class Signals:
     """From its making on, CHECKPOINT, START, SIGCHLD and PASSED_ON arrive at the descriptor `reader`."""
 
     def __init__(self) -> None:
-        self.reader, writer = os.pipe()
+        self.reader, self.writer = os.pipe()
         os.set_blocking(self.reader, False)
-        os.set_blocking(writer, False)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        os.set_blocking(self.writer, False)
+        signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
         for number in (*PASSED_ON, signal.SIGCHLD, CHECKPOINT, START):
             signal.signal(number, _noted)
 
@@ -41,6 +42,14 @@ class Signals:
             return os.read(self.reader, 512)
         except BlockingIOError:
             return b""
+
+    def wait_for(self, number: int) -> None:
+        """Until that one has come; what else has is there for read()."""
+        came = b""
+        while number not in came:
+            select.select([self.reader], [], [])
+            came += self.read()
+        os.write(self.writer, came.replace(bytes([number]), b""))
 
 
 def _noted(number: int, frame: FrameType | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import time
 
 from oci_criu_shim import files, process, supervise
@@ -103,6 +102,8 @@ class Supervised:
         self.container.release()
 
     def _run(self) -> int:
+        # From now on a preemption is told to this process (spank/watcher.c), which sees to it when the container runs.
+        files.write_atomically(self.container.path("pid"), str(os.getpid()).encode())
         if self.task is None or not self.task.asked:
             return self.create()
         from oci_criu_shim.checkpointed import CheckpointedTask
@@ -116,7 +117,6 @@ class Supervised:
         self.log.note("started")
         stdio = self._terminal() or Stdio()
         self.container.update(**self._record(stdio=stdio.record()))
-        self._tell_watcher()
         if self.runtime.leaves_streams and not self.created and not self.plan.relays_terminal and not self.keep:
             return self._supervise(self._spawn(stdio, "run"), stdio)
         return self._create_detached(stdio)
@@ -163,8 +163,7 @@ class Supervised:
             return  # it was not by `create`
         self.container.save(self._record(held=True))
         self._tell_create()
-        while START not in self.signals.read():
-            select.select([self.signals.reader], [], [])
+        self.signals.wait_for(START)
 
     def pretend(self) -> None:
         """Have `create` and `start` succeed for a container that is not to run."""
@@ -192,7 +191,6 @@ class Supervised:
         try:
             files.write_atomically(self.pid_file, str(pid).encode())
             self.container.save(self._record(stdio=stdio.record(), init=process.identity(pid)))
-            self._tell_watcher()
         except OSError:
             restored.end(pid)
             raise
@@ -204,10 +202,6 @@ class Supervised:
     def _record(self, **fields: object) -> dict[str, object]:
         record = self.plan.record(supervisor=process.identity(os.getpid()), **fields)
         return {**record, **self.runtime.record()}
-
-    def _tell_watcher(self) -> None:
-        """From now on a preemption is told to this process (spank/watcher.c)."""
-        files.write_atomically(self.container.path("pid"), str(os.getpid()).encode())
 
     def _supervise(self, main: int, stdio: Stdio) -> int:
         stdio.started()

@@ -1,16 +1,21 @@
-"""A container that is restored under a supervisor, before that looks after it."""
+"""Starting and ending what a supervisor looks after."""
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oci_criu_shim import lifecycle, supervised
+from oci_criu_shim import supervised
+from oci_criu_shim.checkpointed import CheckpointedTask
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.container import Container
+from oci_criu_shim.lifecycle import Plan
 from oci_criu_shim.log import Log
+from oci_criu_shim.supervised import Supervised
 
 INIT = 4711
 
@@ -20,7 +25,7 @@ class Restored:
 
     ended: list[int]
 
-    def __init__(self, plan: lifecycle.Plan, checkpoint: Checkpoint, log: Log) -> None:
+    def __init__(self, plan: Plan, checkpoint: Checkpoint, log: Log) -> None:
         self.backend = plan.runtime
 
     def start(self, *_: object) -> int:
@@ -39,8 +44,38 @@ def test_nothing_runs_on_that_nobody_looks_after(
     monkeypatch.setattr(supervised, "Signals", lambda: None)
     container = Container(str(tmp_path / "run"), "c")
     container.reserve()
-    plan = lifecycle.Plan(container, str(bundle_path), {}, [], str(tmp_path / "none/pid"), Log())
+    plan = Plan(container, str(bundle_path), {}, [], str(tmp_path / "none/pid"), Log())
     manifest: dict[str, Any] = {"input": "", "streams": ["", "", ""]}
     with pytest.raises(FileNotFoundError):
         supervised.Supervised(plan).begin(Checkpoint(str(tmp_path), manifest))
     assert Restored.ended == [INIT]
+
+
+@pytest.fixture
+def made(
+    tmp_path: Path, bundle_path: Path, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> Supervised:
+    """The batch step of a job that asked for checkpoints."""
+    store = tmp_path / "store"
+    store.mkdir(mode=0o700)
+    environment = {"SLURM_JOB_ID": "7", "SLURM_CHECKPOINT": "preempt", "SLURM_CHECKPOINT_DIR": str(store)}
+    config["process"]["env"] = [f"{name}={value}" for name, value in environment.items()]
+    (bundle_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(supervised, "Signals", lambda: None)
+    monkeypatch.setattr("oci_criu_shim.tidy.begin", lambda *_: None)
+    container = Container(str(tmp_path / "run"), "one")
+    container.reserve()
+    return Supervised(Plan(container, str(bundle_path), {}, [], None, Log()))
+
+
+def test_the_watcher_knows_of_it_before_it_begins(made: Supervised, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its job may be preempted while it is being restored."""
+    told: list[str] = []
+
+    def run(*_: object) -> int:
+        told.append(Path(made.container.path("pid")).read_text())
+        return 0
+
+    monkeypatch.setattr(CheckpointedTask, "run", run)
+    made.run()
+    assert told == [str(os.getpid())]

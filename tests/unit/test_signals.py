@@ -1,0 +1,20 @@
+"""Signals are read in the order in which they came; tried in children, since they are taken over."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from oci_criu_shim import process
+from oci_criu_shim.signals import CHECKPOINT, START, Signals
+
+
+def test_what_comes_while_another_is_waited_for_is_not_lost() -> None:
+    def signalled() -> int:
+        signals = Signals()
+        for number in (CHECKPOINT, START, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        signals.wait_for(START)
+        return int(signals.read() != bytes([CHECKPOINT, signal.SIGTERM]))
+
+    assert process.wait(process.fork(signalled)) == 0
