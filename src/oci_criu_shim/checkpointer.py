@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from oci_criu_shim.job import Task
     from oci_criu_shim.log import Log
 
-# What a child exits with: it took a checkpoint, it had no reason to, it could not, or the container ended by it.
-TAKEN, NO_REASON, FAILED, LOST = 0, 3, 4, 5
+# What a child exits with: it took a checkpoint, it had no reason to, it could not, the container ended by it, or Slurm
+# did not say whether there is a reason.
+TAKEN, NO_REASON, FAILED, LOST, UNKNOWN = 0, 3, 4, 5, 6
 ENDING = (schedule.PREEMPT, schedule.TIMEOUT)
 
 # In a container's directory.
@@ -110,7 +111,7 @@ class Checkpointer:
             self.packing.start()
         if reason == schedule.REQUEST:
             files.remove_if_there(self.container.path(REQUEST))
-        if reason == schedule.TIMEOUT:
+        if reason == schedule.TIMEOUT and status not in (NO_REASON, UNKNOWN):
             self.schedule.tried = self.schedule.end
         if reason in (schedule.LOOK, schedule.TIMEOUT):
             self._read_limits()

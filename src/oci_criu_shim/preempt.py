@@ -6,7 +6,7 @@ import fcntl
 import os
 
 from oci_criu_shim import job, requeue, schedule, slurm, taking
-from oci_criu_shim.checkpointer import DONE, LOST, NO_REASON, TAKEN, TIME_IS_UP
+from oci_criu_shim.checkpointer import DONE, FAILED, LOST, NO_REASON, TAKEN, TIME_IS_UP, UNKNOWN
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.signals import CHECKPOINT
 
@@ -19,15 +19,22 @@ if TYPE_CHECKING:
 LAST = ".requeueing"  # in the job's run directory: somebody was the last, and has the job requeued
 
 
+class Stays(ShimError):
+    """The job would not be started again."""
+
+
 def go(of: Checkpointer, asked: str) -> int:
     """In a child of the supervisor, when the job may have to go: checkpoint the container, and see to it that the job
     is requeued; one of checkpointer's results."""
     connection = taking.connect_early(of)
     try:
         why = _why(of, asked)
+    except Stays as error:
+        of.log.error(f"{of.task.describe()} is not checkpointed: {error.line()}")
+        return FAILED
     except ShimError as error:
         of.log.error(f"cannot tell whether {of.task.describe()} must go: {error.line()}")
-        return NO_REASON
+        return UNKNOWN
     if not why:
         return NO_REASON
     futile = why == schedule.TIMEOUT and asked == why and of.schedule.is_futile()
@@ -89,7 +96,7 @@ def _time_is_up(of: Checkpointer) -> str:
     if of.schedule.due() != schedule.TIMEOUT:
         return ""
     if not found.is_requeueable:
-        raise ShimError("its time limit is near, but it would not be started again", "submit it with --requeue")
+        raise Stays("its time limit is near, but it would not be started again", "submit it with --requeue")
     _have_all_go(of.container)
     return schedule.TIMEOUT
 

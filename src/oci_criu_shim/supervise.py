@@ -12,7 +12,8 @@ from oci_criu_shim import files, process
 from oci_criu_shim.signals import CHECKPOINT, HARMLESS
 
 PAUSE = 1.0  # seconds in which CRIU lets go of a container, when the child that asked for a dump was killed
-RETRY = 3.0  # seconds until what could not be done about a checkpoint is tried again
+# Seconds until what could not be done about a checkpoint is tried again, and how often Slurm is asked why it should be.
+RETRY, TRIES = 3.0, 10
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Supervisor:
         self.again = 0.0  # not before then are the `reasons` seen to
         self.complaint = ""  # the last one, which is not repeated
         self.killed = False  # the last child was
+        self.unanswered = 0  # so many children in a row have asked Slurm in vain
         self.terminating = False
         self.told = False
         self.status: int | None = None
@@ -188,7 +190,7 @@ class Supervisor:
                 self._checkpointed(self.checkpointer, code)
 
     def _checkpointed(self, checkpointer: Checkpointer, code: int) -> None:
-        from oci_criu_shim.checkpointer import NO_REASON
+        from oci_criu_shim.checkpointer import NO_REASON, UNKNOWN
         from oci_criu_shim.schedule import PREEMPT
 
         self.child = None
@@ -196,9 +198,14 @@ class Supervisor:
         if self.killed:
             return  # nothing came of it, so another one has a try
         reason = self.reasons.pop(0)
+        self.unanswered = self.unanswered + 1 if code == UNKNOWN else 0
+        if code == UNKNOWN and self.unanswered % TRIES:
+            self._want(reason)
+            self.again = time.monotonic() + RETRY
+            return
         checkpointer.done(reason, code)
         self.wake = 0.0
         if reason == PREEMPT:
-            if code == NO_REASON and self.terminating:
+            if code in (NO_REASON, UNKNOWN) and self.terminating:
                 self._pass_on(signal.SIGTERM)
             self.terminating = False

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim import config, estimate, process, schedule
-from oci_criu_shim.checkpointer import NO_REASON, REQUEST, TAKEN, Checkpointer
+from oci_criu_shim.checkpointer import FAILED, NO_REASON, REQUEST, TAKEN, UNKNOWN, Checkpointer
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
@@ -90,6 +90,17 @@ def test_limits(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     assert (made.schedule.end, made.grace) == (2000, 60)
     made.schedule.end = 0
     assert not made.due() and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("status", "tried"), [(TAKEN, True), (FAILED, True), (1, True), (NO_REASON, False), (UNKNOWN, False)]
+)
+def test_a_time_limit_counts_as_tried(make: Make, status: int, tried: bool) -> None:
+    """Not where Slurm did not answer, or had another limit meanwhile."""
+    made = make("timeout")
+    made.schedule.end = 2000
+    made.done(schedule.TIMEOUT, status)
+    assert (made.schedule.tried == 2000) is tried
 
 
 def test_longer_than_the_interval_is_said_once(make: Make, capfd: pytest.CaptureFixture[str]) -> None:

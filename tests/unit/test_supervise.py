@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim import process, supervise
+from oci_criu_shim.checkpointer import UNKNOWN
 from oci_criu_shim.container import Container
 from oci_criu_shim.log import Log
 from oci_criu_shim.signals import Signals
@@ -107,6 +108,27 @@ def test_a_child_that_was_killed_is_followed_by_another_one(container: Container
         due = Due()
         status = supervisor(container, take, due).run()
         return status if due.ended == [("interval", 0)] else 1
+
+    assert in_a_child(supervised) == 7
+
+
+@pytest.mark.parametrize(("tries", "wanted"), [(10, 0), (2, UNKNOWN)])
+def test_slurm_is_asked_again_for_a_while(
+    container: Container, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tries: int, wanted: int
+) -> None:
+    asked = tmp_path / "asked"
+
+    def take(_: str) -> int:
+        with asked.open("a") as stream:
+            stream.write("x")
+        return UNKNOWN if asked.stat().st_size < 3 else 0
+
+    def supervised() -> int:
+        monkeypatch.setattr(supervise, "RETRY", 0.01)
+        monkeypatch.setattr(supervise, "TRIES", tries)
+        due = Due()
+        status = supervisor(container, take, due).run()
+        return status if due.ended == [("interval", wanted)] else 1
 
     assert in_a_child(supervised) == 7
 
