@@ -31,7 +31,8 @@ ENDING = (schedule.PREEMPT, schedule.TIMEOUT)
 REQUEST = "request"  # somebody wants a checkpoint now, and has it until he is answered
 ANSWER = "answer"  # that is what came of it; where there is none, whoever saw to it was killed
 LIMITS = "limits"  # what a child has heard of Slurm
-# It must go: "taken", it will start again from a checkpoint; "failed"; "ended", by itself; "lost", by a checkpoint.
+# It must go: "taken", it will start again from a checkpoint; "failed", and would from an older one, or "stuck", where
+# there is none; "ended", by itself; "lost", by a checkpoint.
 DONE = "checkpointed"
 # In the job's run directory.
 TIME_IS_UP = ".timeout"  # one of its containers must go before the time limit, so all of them

@@ -48,7 +48,7 @@ def go(of: Checkpointer, asked: str) -> int:
         status = taking.failed(of, error)[1]
     if status in (NO_REASON, LOST):
         return status  # steps.py, or lost(), sees to the rest
-    mark(of, why, "taken" if status == TAKEN else "failed")
+    mark(of, why, "taken" if status == TAKEN else "failed" if of.store.numbers() else "stuck")
     return status
 
 
@@ -134,12 +134,12 @@ def mark(of: Checkpointer, why: str, word: str) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with open(container.path(DONE), "w", encoding="ascii") as stream:
             stream.write(word)
-        marks = [_mark(other) for other in job.asked(container.root)]
+        marks = {word, *(_mark(other) for other in job.asked(container.root))}
     try:
-        if {word, *marks} == {"ended"}:
+        if marks == {"ended"}:
             _leave_word(of, why)
         elif all(marks):
-            _requeue(of, why, "failed" not in marks)
+            _requeue(of, why, marks)
     except ShimError as error:
         of.log.error(f"job {of.task.job} could not be requeued: {error.line()}")
 
@@ -151,10 +151,10 @@ def _leave_word(of: Checkpointer, why: str) -> None:
         requeue.mark(of.container.root, of.task, of.log)
 
 
-def _requeue(of: Checkpointer, why: str, taken: bool) -> None:
+def _requeue(of: Checkpointer, why: str, marks: set[str]) -> None:
     """Slurm requeues a preempted job whose batch script ends in its grace time: a container that is the batch step just
     ends, for others the script is ended. At a time limit it is asked to."""
-    task = of.task
+    task, taken = of.task, marks.isdisjoint(("failed", "stuck"))
     if not task.is_batch and not slurm.job(task.job, soon=True).is_batch:
         if taken:
             goes_on = f"a job with --restart-dir={task.job} goes on from there"
@@ -163,6 +163,10 @@ def _requeue(of: Checkpointer, why: str, taken: bool) -> None:
     if not taken:
         if why == schedule.PREEMPT:
             slurm.end_batch_step_after_grace(task.job)
+        elif "stuck" not in marks:
+            of.log.event(f"job {task.job} is requeued just before its time limit, to go on from an older checkpoint")
+            requeue.mark(of.container.root, task, of.log)
+            slurm.requeue_before_limit(task.job)
         return
     try:
         os.close(os.open(os.path.join(of.container.root, LAST), os.O_CREAT | os.O_EXCL))

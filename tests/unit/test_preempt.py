@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from oci_criu_shim import preempt, process
+from oci_criu_shim import preempt, process, requeue, schedule, slurm, taking
+from oci_criu_shim.checkpointer import FAILED, UNKNOWN
 from oci_criu_shim.container import Container
+from oci_criu_shim.errors import ShimError
+from tests.unit.test_checkpointer import Make, make
+from tests.unit.test_slurm import seen
+
+__all__ = ["make"]
+
+
+@pytest.fixture(autouse=True)
+def no_helper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(taking, "connect_early", lambda _: None)
 
 
 def neighbour(root: Path) -> Container:
@@ -31,3 +43,41 @@ def test_one_that_ends_meanwhile_is_in_nobodys_way(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Container, "load", load)
     preempt._have_all_go(Container(str(tmp_path), "one"))
     assert list(preempt.asked(str(tmp_path))) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ShimError("no answer"), UNKNOWN), (preempt.Stays("it stays", "requeue it"), FAILED)]
+)
+def test_no_answer_is_not_an_answer(
+    make: Make, monkeypatch: pytest.MonkeyPatch, error: ShimError, status: int
+) -> None:
+    def why(*_: object) -> str:
+        raise error
+
+    monkeypatch.setattr(preempt, "_why", why)
+    assert preempt.go(make("timeout"), schedule.TIMEOUT) == status
+
+
+@pytest.mark.parametrize(("older", "calls"), [(True, [7]), (False, [])])
+def test_a_dump_that_fails_before_the_time_limit(
+    make: Make, monkeypatch: pytest.MonkeyPatch, older: bool, calls: list[int]
+) -> None:
+    """The job goes on from an older checkpoint, once it has had its time."""
+    requeued: list[int] = []
+
+    def dump(*_: object) -> str:
+        raise ShimError("it can't be dumped")
+
+    made = make("timeout")
+    if older:
+        os.makedirs(f"{made.store.path}/1")
+    monkeypatch.setattr(preempt, "_why", lambda *_: schedule.TIMEOUT)
+    monkeypatch.setattr(preempt, "asked", lambda _: [made.container])
+    monkeypatch.setattr(taking, "dump", dump)
+    monkeypatch.setattr(taking, "ENDING_MS", 0)
+    monkeypatch.setattr(slurm, "job", lambda *_, **__: seen())
+    monkeypatch.setattr(slurm, "requeue_before_limit", requeued.append)
+    monkeypatch.setattr("oci_criu_shim.config.load", lambda: SimpleNamespace(feature=""))
+    assert preempt.go(made, schedule.TIMEOUT) == FAILED
+    assert requeued == calls
+    assert os.path.exists(os.path.join(made.container.root, requeue.MARK)) is older

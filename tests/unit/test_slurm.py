@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import preempt, requeue, schedule, slurm
+from oci_criu_shim import preempt, process, requeue, schedule, slurm
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.slurm import commands, library
 from oci_criu_shim.slurm.job import Job
@@ -176,6 +177,34 @@ def test_all_ended_by_themselves(
 def test_slurm_is_not_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm, "job", None)
     assert preempt.why_it_goes(schedule.parse("interval:30m"), 12) == ""
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_requeue_before_the_limit(
+    fake: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: bool
+) -> None:
+    """None where the limit was changed meanwhile."""
+    for name, text in (("squeue", "date +%N" if changed else "echo 12:00"), ("scontrol", 'echo "$@" >"$0.ran"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setattr("oci_criu_shim.process.PATH", f"{tmp_path}:/usr/bin:/bin")
+    fake.job = seen(end_time=1)
+    spawn, started = process.spawn, []
+    monkeypatch.setattr(process, "spawn", lambda *words: started.append(spawn(*words)))
+    slurm.requeue_before_limit(12)
+    process.wait(started[0])
+    ran = tmp_path / "scontrol.ran"
+    assert (ran.read_text() if ran.exists() else "") == ("" if changed else "requeue 12\n")
+
+
+def test_a_command_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def output(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr("oci_criu_shim.process.output", output)
+    monkeypatch.setattr("oci_criu_shim.process.find", lambda name: f"/bin/{name}")
+    with pytest.raises(ShimError, match=r"scontrol can't be started: Resource temp"):
+        commands.run("scontrol", "show", "config")
 
 
 UNSET = {"set": False, "infinite": False, "number": 0}

@@ -26,7 +26,11 @@ CONF = ("/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf")
 # (job_signal() in slurmctld). scancel itself leaves out a job that does not run, or it would try again for minutes.
 END_BATCH_STEP = ("scancel", "--state=RUNNING", "--batch", f"--signal={signal.SIGRTMAX}")
 BY_QOS = "preempt/qos"  # a PreemptType
-MARGIN = 2  # seconds before the end of the grace time: for a signal to get to the batch step, and word of its end back
+# Seconds before the end of the grace time, for a signal to get to the batch step, and word of its end back; and seconds
+# before the time limit.
+MARGIN = 2
+# What requeues a job then, unless its limit was changed meanwhile: squeue tells when it ends.
+REQUEUE = 'end=$("$1" -hj "$3" -o %e) && sleep "$0" && [ "$("$1" -hj "$3" -o %e)" = "$end" ] && exec "$2" requeue "$3"'
 
 
 def conf_directory() -> str | None:
@@ -122,9 +126,19 @@ def end_batch_step_after_grace(number: int) -> None:
     Returns at once; what waits is a process that the end of its step ends too.
     """
     found = job(number)
+    _at_the_end(found, 'sleep "$0" && exec "$@"', program(END_BATCH_STEP[0]), *END_BATCH_STEP[1:], found.name)
+
+
+def requeue_before_limit(number: int) -> None:
+    """Have a job start again just before its time limit, alike."""
+    found = job(number)
+    _at_the_end(found, REQUEUE, program("squeue"), program("scontrol"), found.name)
+
+
+def _at_the_end(found: Job, script: str, *words: str) -> None:
+    """Have a shell run `script`, whose $0 is the time to wait."""
     rest = max(found.seconds_left() - MARGIN, 0)
-    argv = [program(END_BATCH_STEP[0]), *END_BATCH_STEP[1:], found.name]
-    process.spawn(["/bin/sh", "-c", 'sleep "$0" && exec "$@"', f"{rest:.1f}", *argv], environment(), {})
+    process.spawn(["/bin/sh", "-c", script, f"{rest:.1f}", *words], environment(), {})
 
 
 def run_on_nodes(name: str, argv: list[str], hear: Callable[[str], None]) -> int:
