@@ -152,6 +152,15 @@ def start_time(pid: int) -> int | None:
     return int(fields[19]) if fields and fields[0] not in "ZX" else None
 
 
+def tracer(pid: int) -> int:
+    """Who traces `pid` (TracerPid of proc_pid_status(5)): a pid, or 0, also where there is no such process."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as stream:
+            return next((int(line.split()[1]) for line in stream if line.startswith("TracerPid:")), 0)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
 def stat_fields(pid: int) -> list[str] | None:
     """The fields of /proc/PID/stat from the state on; None where there is no such process."""
     try:

@@ -11,7 +11,9 @@ import time
 from oci_criu_shim import files, process
 from oci_criu_shim.signals import CHECKPOINT, HARMLESS
 
-PAUSE = 1.0  # seconds in which CRIU lets go of a container, when the child that asked for a dump was killed
+# When the child that asked for a dump was killed: seconds until CRIU has the container, or will not any more, and those
+# that it may then take to write what nobody waits for.
+PAUSE, PATIENCE = 1.0, 120.0
 # Seconds until what could not be done about a checkpoint is tried again, and how often Slurm is asked why it should be.
 RETRY, TRIES = 3.0, 10
 
@@ -167,8 +169,15 @@ class Supervisor:
     def _take(self, reason: str) -> int:
         """In the child."""
         if self.killed:
-            time.sleep(PAUSE)
+            self._wait_for_criu()
         return self.take(reason)
+
+    def _wait_for_criu(self) -> None:
+        """Until the last dump has an end, which nobody waits for: no second one can trace the same processes."""
+        limit = time.monotonic() + PATIENCE
+        time.sleep(PAUSE)
+        while (pid := self.container.alive("init")) and process.tracer(pid) and time.monotonic() < limit:
+            time.sleep(PAUSE)
 
     def _pass_on(self, number: int) -> None:
         self.told |= number not in HARMLESS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -64,3 +65,17 @@ def test_signals_of_a_child_are_not_its_parents() -> None:
         return int(set(signals.read()) != {signal.SIGCHLD})
 
     assert process.wait(process.fork(parent)) == 0
+
+
+def test_who_traces_a_process() -> None:
+    def traced() -> int:
+        ctypes.CDLL(None).ptrace(0, 0, 0, 0)  # PTRACE_TRACEME
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return 0
+
+    child = process.fork(traced)
+    os.waitpid(child, os.WUNTRACED)
+    assert process.tracer(child) == os.getpid()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert (process.tracer(child), process.tracer(os.getpid())) == (0, 0)

@@ -95,16 +95,22 @@ def test_the_owner_ends(container: Container, owner: subprocess.Popen[bytes], en
     assert in_a_child(supervised) == (137 if ends else 7)
 
 
-def test_a_child_that_was_killed_is_followed_by_another_one(container: Container, tmp_path: Path) -> None:
+def test_a_child_that_was_killed_is_followed_by_another_one(
+    container: Container, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once CRIU has let go of the container."""
     tried = tmp_path / "tried"
+    tracers = [42, 42, 0]
 
     def take(_: str) -> int:
         if not tried.exists():
             tried.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return 0
+        return len(tracers)
 
     def supervised() -> int:
+        monkeypatch.setattr(process, "tracer", lambda _: tracers.pop(0))
+        monkeypatch.setattr(supervise, "PAUSE", 0.01)
         due = Due()
         status = supervisor(container, take, due).run()
         return status if due.ended == [("interval", 0)] else 1
