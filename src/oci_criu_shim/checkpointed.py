@@ -67,8 +67,15 @@ class CheckpointedTask:
             raise
         self.log.note("ended", status=status)
         if not container.orphaned:
-            step.ended(status, container.told)
+            self._settle(step, status, container.told)
         return status
+
+    def _settle(self, step: Step, status: int, told: bool) -> None:
+        """Whatever comes of that, the exit status is the container's."""
+        try:
+            step.ended(status, told)
+        except (ShimError, OSError) as error:
+            self.log.error(f"what {self.task.describe()} leaves, which ended with {status}, is not in order: {error}")
 
     def _begin(self, container: Supervised) -> int:
         """From its beginning, or where an earlier run of its job left off."""

@@ -97,9 +97,13 @@ class Supervised:
         return status
 
     def _clear(self) -> None:
-        if self.runtime.knows(self.container):
-            self.runtime.output("delete", "--force", self.container.name)
-        self.container.release()
+        """What can't be removed changes nothing about how the container ended."""
+        try:
+            if self.runtime.knows(self.container):
+                self.runtime.output("delete", "--force", self.container.name)
+            self.container.release()
+        except (ShimError, OSError) as error:
+            self.log.error(f"container {self.container.name} has ended, and is not all removed: {error}")
 
     def _run(self) -> int:
         # From now on a preemption is told to this process (spank/watcher.c), which sees to it when the container runs.

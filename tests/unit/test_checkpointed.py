@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import types
@@ -188,3 +189,14 @@ def test_what_comes_too_late(site: Site, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(script, "outlive", lambda task, _: outlived.append(task.key))
     assert site.run() == (steps.KILLED, ["pretend"])
     assert outlived == ["7/0.0"]
+
+
+def test_what_is_not_in_order_does_not_change_the_exit_status(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def ended(*_: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(Step, "ended", ended)
+    assert site.run() == (FRESH, ["create"])
+    assert "job 7 step 0 task 0 leaves, which ended with 5, is not in order: [Errno 116]" in capfd.readouterr().err

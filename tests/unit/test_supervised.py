@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -79,3 +80,15 @@ def test_the_watcher_knows_of_it_before_it_begins(made: Supervised, monkeypatch:
     monkeypatch.setattr(CheckpointedTask, "run", run)
     made.run()
     assert told == [str(os.getpid())]
+
+
+def test_what_cannot_be_removed_does_not_change_the_exit_status(
+    made: Supervised, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def release(_: Container) -> None:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+    monkeypatch.setattr(CheckpointedTask, "run", lambda *_: 7)
+    monkeypatch.setattr(Container, "release", release)
+    assert made.run() == 7
+    assert "container one has ended, and is not all removed: [Errno 39]" in capfd.readouterr().err
