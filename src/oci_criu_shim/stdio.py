@@ -2,6 +2,9 @@
 
 A container that held Slurm's own descriptors could not be dumped (they lead outside of it), nor
 would its output be found again after a restore (criu issue 2937).
+
+Whoever reads our output may have stopped to, and signals can't wait for that: what does not go out at once is kept
+until poll(2) tells that it will, and no more is read of the container meanwhile.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import stat
 import sys
 
 from oci_criu_shim import linux
@@ -42,6 +46,8 @@ class Stdio:
         self.others = {stream: name for stream, name in enumerate(before) if not name.startswith("pipe:")}
         self.pending = pending_input
         self.input_open = 0 not in self.others
+        self.output = {1: b"", 2: b""}  # by stream: read of the container, and yet to go out
+        self.lost: OSError | None = None  # why some of it did not: the first such error
         os.set_blocking(self.outside[0], False)
 
     def record(self) -> dict[str, Any]:
@@ -71,7 +77,7 @@ class Stdio:
 
     def watch(self) -> dict[int, int]:
         """{descriptor: poll events} to wait for."""
-        events = {self.outside[s]: select.POLLIN for s in (1, 2) if s in self.outside}
+        events = self._outputs()
         if 0 in self.outside:
             if self.pending:
                 events[self.outside[0]] = select.POLLOUT
@@ -80,12 +86,19 @@ class Stdio:
                 events[self.outside[0]] = 0  # POLLERR alone: the container closed its input
         return events
 
+    def _outputs(self) -> dict[int, int]:
+        """The same, for what goes out."""
+        events = {self.outside[s]: select.POLLIN for s in (1, 2) if s in self.outside and not self.output[s]}
+        return events | {s: select.POLLOUT for s in (1, 2) if self.output[s]}
+
     def ready(self, descriptor: int, event: int) -> None:
         """Copy what poll(2) reported."""
         for stream in (1, 2):
             if self.outside.get(stream) == descriptor:
                 self._copy_output(stream)
-        if descriptor == 0:
+        if descriptor in self.output:
+            self._write_output(descriptor)
+        elif descriptor == 0:
             self._read_input()
         elif descriptor == self.outside.get(0):
             self._write_input(event)
@@ -94,18 +107,44 @@ class Stdio:
         """Copy what the container wrote last, when nobody is left to write more."""
         while True:
             poll = select.poll()
-            for stream in (1, 2):
-                if stream in self.outside:
-                    poll.register(self.outside[stream], select.POLLIN)
-            ready = poll.poll(0)
+            for descriptor, events in self._outputs().items():
+                poll.register(descriptor, events)
+            ready = poll.poll(None if any(self.output.values()) else 0)
             if not ready:
                 return
             for descriptor, event in ready:
                 self.ready(descriptor, event)
 
     def _copy_output(self, stream: int) -> None:
-        data = os.read(self.outside[stream], CHUNK)
-        if not data or not write_all(stream, data):
+        self.output[stream] = os.read(self.outside[stream], CHUNK)
+        if self.output[stream]:
+            self._write_output(stream)
+        else:
+            self._close_output(stream)
+
+    def _write_output(self, stream: int) -> None:
+        """As much as goes out at once.
+
+        What can't be written, to a full disk say, is gone: nobody tells the program, which goes on.
+        """
+        poll = select.poll()
+        poll.register(stream, select.POLLOUT)
+        while self.output[stream] and poll.poll(0):
+            try:
+                written = os.write(stream, self.output[stream][: _room(stream)])
+            except BlockingIOError:
+                return
+            except BrokenPipeError:
+                self.output[stream] = b""
+                self._close_output(stream)
+            except OSError as error:
+                self.output[stream] = b""
+                self.lost = self.lost or error
+            else:
+                self.output[stream] = self.output[stream][written:]
+
+    def _close_output(self, stream: int) -> None:
+        if stream in self.outside:
             os.close(self.outside.pop(stream))
 
     def _read_input(self) -> None:
@@ -131,17 +170,9 @@ class Stdio:
         self.pending = self.pending[written:]
 
 
-def write_all(descriptor: int, data: bytes) -> bool:
-    """Whether all of `data` went out; False where nobody reads any more."""
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(descriptor, view) :]
-        except BlockingIOError:
-            select.select([], [descriptor], [])
-        except BrokenPipeError:
-            return False
-    return True
+def _room(descriptor: int) -> int:
+    """How many bytes can be written to what poll(2) calls ready without a wait: a pipe may have no room for more."""
+    return CHUNK if stat.S_ISREG(os.fstat(descriptor).st_mode) else select.PIPE_BUF
 
 
 def unread(descriptor_path: str) -> bytes:

@@ -215,6 +215,8 @@ class Supervised:
         )
         status = supervisor.run()
         self.told = supervisor.told
+        if stdio.lost:
+            self.log.error(f"some of what {self.container.name} wrote is lost: {stdio.lost}")
         self.orphaned = self.owner is not None and supervisor.owner is None
         if self.orphaned:
             self.log.error(f"slurmstepd was killed, so {self.container.name} was ended: a requeue has its job go on")

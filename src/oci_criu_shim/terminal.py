@@ -5,6 +5,7 @@ Held by the supervisor, not by the backend, so that a checkpoint knows of it, an
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -12,7 +13,7 @@ import socket
 import termios
 
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.stdio import CHUNK, Stdio, write_all
+from oci_criu_shim.stdio import CHUNK, Stdio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Terminal(Stdio):
         self.master: int | None = None
         self.pending = b""
         self.input_open = True
+        self.output = {1: b""}
+        self.lost: OSError | None = None
         self.modes: list[Any] | None = None  # of our own terminal, if it is one, from before
 
     def record(self) -> dict[str, Any]:
@@ -46,7 +49,12 @@ class Terminal(Stdio):
         """Give the container's terminal the size of ours; the kernel tells its programs."""
         if self.master is None or self.modes is None:
             return False
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(SIZE)))
+        try:
+            fcntl.ioctl(self.master, termios.TIOCSWINSZ, fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(SIZE)))
+        except OSError as error:
+            if error.errno != errno.EIO:  # ours was hung up
+                raise
+            return False
         return True
 
     def started(self) -> None:
@@ -58,49 +66,58 @@ class Terminal(Stdio):
 
     def ended(self) -> None:
         """Leave our own terminal as it was."""
-        if self.modes is not None:
+        if self.modes is None:
+            return
+        try:
             termios.tcsetattr(0, termios.TCSADRAIN, self.modes)
-            self.modes = None
+        except termios.error as error:  # no OSError
+            if error.args[0] != errno.EIO:  # it was hung up
+                raise
+        self.modes = None
 
     def watch(self) -> dict[int, int]:
         """{descriptor: poll events} to wait for."""
+        events = self._outputs()
         if self.master is None:
-            return {}
-        events = {self.master: select.POLLIN | (select.POLLOUT if self.pending else 0)}
-        if self.input_open and not self.pending:
+            return events
+        if self.pending:
+            events[self.master] = events.get(self.master, 0) | select.POLLOUT
+        elif self.input_open:
             events[0] = select.POLLIN
         return events
+
+    def _outputs(self) -> dict[int, int]:
+        if self.output[1]:
+            return {1: select.POLLOUT}
+        return {} if self.master is None else {self.master: select.POLLIN}
 
     def ready(self, descriptor: int, event: int) -> None:
         """Copy what poll(2) reported."""
         if descriptor == 0:
             self._read_input()
+        elif descriptor == 1:
+            self._write_output(1)
         elif descriptor == self.master:
-            if event & select.POLLOUT:
-                self.pending = self.pending[os.write(self.master, self.pending) :]
-            if event & ~select.POLLOUT:
+            if self.pending:
+                self._write_input(event)
+            if event & ~select.POLLOUT and not self.output[1]:
                 self._copy_output(1)
-
-    def drain(self) -> None:
-        """Copy what the container wrote last."""
-        while self.master is not None:
-            poll = select.poll()
-            poll.register(self.master, select.POLLIN)
-            if not poll.poll(0):
-                return
-            self._copy_output(1)
 
     def _copy_output(self, stream: int) -> None:
         assert self.master is not None
         try:
-            data = os.read(self.master, CHUNK)
+            self.output[stream] = os.read(self.master, CHUNK)
         except BlockingIOError:
             return
         except OSError:  # EIO: nobody has the terminal open any more
-            data = b""
-        if not data or not write_all(stream, data):
+            self._close_output(stream)
+        else:
+            self._write_output(stream)
+
+    def _close_output(self, stream: int) -> None:
+        if self.master is not None:
             os.close(self.master)
-            self.master = None
+        self.master = None
 
     def _read_input(self) -> None:
         try:
@@ -108,6 +125,15 @@ class Terminal(Stdio):
         except OSError:  # EIO: our terminal is gone
             self.pending = b""
         self.input_open = bool(self.pending)
+
+    def _write_input(self, event: int) -> None:
+        assert self.master is not None
+        try:
+            self.pending = self.pending[os.write(self.master, self.pending) :]
+        except BlockingIOError:
+            pass
+        except OSError:  # EIO: nobody has the terminal open any more
+            self.pending = b""
 
 
 def _set_raw(descriptor: int) -> None:

@@ -1,8 +1,117 @@
-"""Which of our own streams are copied to and from a container."""
+"""Which of our own streams are copied to and from a container, and how: in children, whose own are not the tests'."""
 
 from __future__ import annotations
 
+import errno
+import os
+import pty
+import select
+from collections.abc import Callable
+
+from oci_criu_shim import process
 from oci_criu_shim.stdio import Stdio
+from oci_criu_shim.terminal import Terminal
+
+
+def holds(claim: Callable[[], bool]) -> bool:
+    return process.wait(process.fork(lambda: int(not claim()))) == 0
+
+
+def read(descriptor: int) -> bytes:
+    return os.read(descriptor, 1 << 20)
+
+
+def turn(stdio: Stdio) -> None:
+    """What a supervisor does with its output."""
+    poll = select.poll()
+    for descriptor, events in stdio.watch().items():
+        if descriptor != 0:
+            poll.register(descriptor, events)
+    for descriptor, event in poll.poll(0):
+        stdio.ready(descriptor, event)
+
+
+def test_a_full_disk_ends_nothing() -> None:
+    def claim() -> bool:
+        stdio, disk = Stdio(), os.dup(1)
+        os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+        for text in (b"gone", b"gone, too"):
+            os.write(stdio.inside[1], text)
+            stdio.drain()
+        reader, writer = os.pipe()
+        os.dup2(writer, 1)
+        os.write(stdio.inside[1], b"kept")
+        stdio.drain()
+        os.dup2(disk, 1)
+        return stdio.lost is not None and stdio.lost.errno == errno.ENOSPC and read(reader) == b"kept"
+
+    assert holds(claim)
+
+
+def test_a_program_is_told_that_nobody_reads() -> None:
+    def claim() -> bool:
+        stdio, (reader, writer) = Stdio(), os.pipe()
+        os.dup2(writer, 1)
+        os.close(reader)
+        os.write(stdio.inside[1], b"x")
+        stdio.drain()
+        return 1 not in stdio.outside and stdio.lost is None
+
+    assert holds(claim)
+
+
+def test_what_does_not_go_out_is_kept() -> None:
+    def claim() -> bool:
+        stdio, (reader, writer) = Stdio(), os.pipe()
+        os.dup2(writer, 1)
+        text = os.urandom(100_000)
+        copied = b""
+        for start in range(0, len(text), 25_000):
+            os.write(stdio.inside[1], text[start : start + 25_000])
+            turn(stdio)
+        waits = stdio.watch().get(1) == select.POLLOUT and stdio.outside[1] not in stdio.watch()
+        while len(copied) < len(text):
+            copied += read(reader)
+            turn(stdio)
+        return waits and copied == text
+
+    assert holds(claim)
+
+
+def test_a_terminal_that_is_hung_up() -> None:
+    def claim() -> bool:
+        ours, slave = pty.openpty()
+        os.dup2(slave, 0)
+        os.dup2(slave, 1)
+        os.close(slave)
+        terminal = Terminal()
+        master, inside = pty.openpty()
+        terminal.attach(master)
+        terminal.started()
+        resized = terminal.resized()
+        os.close(ours)
+        os.write(inside, b"x")
+        terminal.drain()
+        terminal.ended()
+        lost = terminal.lost is not None and terminal.lost.errno == errno.EIO
+        return resized and not terminal.resized() and lost and terminal.master == master
+
+    assert holds(claim)
+
+
+def test_a_terminal_that_nobody_in_the_container_has() -> None:
+    """What was typed goes nowhere, and nothing waits for it."""
+
+    def claim() -> bool:
+        terminal = Terminal()
+        master, inside = pty.openpty()
+        terminal.attach(master)
+        os.close(inside)
+        terminal.pending, terminal.output[1] = b"typed", b"written"
+        terminal.ready(master, select.POLLHUP)
+        return not terminal.pending and master not in terminal.watch()
+
+    assert holds(claim)
 
 
 def test_a_terminal_that_is_shared_is_not_read() -> None:

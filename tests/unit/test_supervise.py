@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -65,9 +66,9 @@ def supervisor(
     script: str = "sleep 0.3; exit 7",
 ) -> Supervisor:
     """Of a program that is just a child; in a child, since it takes over signals and reaps whatever ends."""
-    main = process.spawn(["/bin/sh", "-c", script], os.environ, {})
-    container.save({"init": process.identity(main)})
     stdio = Stdio()
+    main = process.spawn(["/bin/sh", "-c", script], os.environ, stdio.inside)
+    container.save({"init": process.identity(main)})
     stdio.started()
     return Supervisor(container, main, "", stdio, Signals(), Log(), due, take, owner)  # type: ignore[arg-type]
 
@@ -191,3 +192,25 @@ def test_nobody_is_busy_while_a_checkpoint_is_taken(container: Container) -> Non
         return int((before, made._timeout_ms()) != (0, None))
 
     assert in_a_child(waits) == 0
+
+
+def test_signals_do_not_wait_for_output(container: Container, tmp_path: Path) -> None:
+    """Nobody reads what the program writes, which is more than all pipes hold."""
+    told = tmp_path / "told"
+    script = f"trap 'kill $!; touch {told}; exit 7' TERM; head -c 1000000 /dev/zero & wait"
+    reader, writer = os.pipe()
+
+    def supervised() -> int:
+        os.dup2(writer, 1)
+        return supervisor(container, script=script).run()
+
+    child = process.fork(supervised)
+    os.close(writer)
+    limit = time.monotonic() + 20
+    while not told.exists():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+        os.kill(child, signal.SIGTERM)
+    while os.read(reader, 1 << 16):
+        pass
+    assert process.wait(child) == 7
