@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -39,10 +39,10 @@ def committed(job: Job) -> list[str]:
 
 
 @contextmanager
-def held_dump(job: Job) -> Iterator[None]:
-    """Preempt a job; its dump stands still inside of the block."""
+def held_dump(job: Job, begin: Callable[[], object] | None = None) -> Iterator[None]:
+    """Preempt a job, or `begin` another way; its dump stands still inside of the block."""
     node = job.nodes[-1]
-    job.displace()
+    (begin or job.displace)()
     job.cluster.exec(node, ["sh", "-ec", HOLD, "hold", store(job)], "root", timeout=20)
     yield
     job.cluster.exec(node, GO_ON, "root", check=False)
@@ -86,3 +86,18 @@ def test_signals_during_a_dump_do_not_disturb_it(shim_cluster: Cluster, shim_bun
     shim_cluster.exec("ctl", ["scancel", "--user=alice", "--partition=high"])
     job.wait_end()
     assert not job.failures(), job.quoted()
+
+
+def test_a_preemption_during_a_dump_on_request(shim_cluster: Cluster, shim_bundle: str) -> None:
+    """Which leaves it running."""
+    job = start(shim_cluster, shim_bundle, "asked", LARGE)
+    ask = ["sh", "-c", f"oci-criu-shim job checkpoint --here {job.number} >/dev/null 2>&1 &"]
+    with held_dump(job, lambda: shim_cluster.exec(job.nodes[-1], ask)):
+        high = job.displace()
+        mark = ["test", "-e", f"/run/oci-criu-shim/{job.number}/signalled"]
+        wait_for(lambda: shim_cluster.exec(job.nodes[-1], mark, check=False).returncode == 0, 30, "its preemption")
+    job.wait_restart()
+    shim_cluster.exec("ctl", ["scancel", high])
+    job.wait_end()
+    taken = ["(request)" in event for event in job.events() if event.startswith("checkpointed")]
+    assert taken == [True, False] and not job.failures(), job.quoted()
