@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import preempt, process, requeue, schedule, slurm, taking
+from oci_criu_shim import job, preempt, process, requeue, schedule, slurm, taking
 from oci_criu_shim.checkpointer import FAILED, UNKNOWN
 from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
@@ -42,7 +42,7 @@ def test_one_that_ends_meanwhile_is_in_nobodys_way(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(Container, "load", load)
     preempt._have_all_go(Container(str(tmp_path), "one"))
-    assert list(preempt.asked(str(tmp_path))) == []
+    assert list(job.asked(str(tmp_path))) == []
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_dump_that_fails_before_the_time_limit(
     if older:
         os.makedirs(f"{made.store.path}/1")
     monkeypatch.setattr(preempt, "_why", lambda *_: schedule.TIMEOUT)
-    monkeypatch.setattr(preempt, "asked", lambda _: [made.container])
+    monkeypatch.setattr(job, "asked", lambda _: [made.container])
     monkeypatch.setattr(taking, "dump", dump)
     monkeypatch.setattr(taking, "ENDING_MS", 0)
     monkeypatch.setattr(slurm, "job", lambda *_, **__: seen())

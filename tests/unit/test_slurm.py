@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -195,16 +194,6 @@ def test_a_requeue_before_the_limit(
     process.wait(started[0])
     ran = tmp_path / "scontrol.ran"
     assert (ran.read_text() if ran.exists() else "") == ("" if changed else "requeue 12\n")
-
-
-def test_a_command_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    def output(*_: object) -> None:
-        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-
-    monkeypatch.setattr("oci_criu_shim.process.output", output)
-    monkeypatch.setattr("oci_criu_shim.process.find", lambda name: f"/bin/{name}")
-    with pytest.raises(ShimError, match=r"scontrol can't be started: Resource temp"):
-        commands.run("scontrol", "show", "config")
 
 
 UNSET = {"set": False, "infinite": False, "number": 0}
