@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from oci_criu_shim.checkpoints import integrity
 from tests import jobs
 from tests.cluster import Cluster, wait_for
 from tests.jobs import Job, Work
+from tests.verdict import ledger_failures
 
 WORK = Work(ticks=60)
 DIFFERS = " is tried all the same: "
@@ -166,12 +168,46 @@ def tree(path: Path) -> dict[str, tuple[int, int]]:
     return {str(each): (each.lstat().st_size, each.lstat().st_mtime_ns) for each in found}
 
 
+@contextmanager
+def crowded(cluster: Cluster) -> Iterator[None]:
+    """Five jobs may have the same processor."""
+    update = ["scontrol", "update", "PartitionName=low"]
+    cluster.exec("ctl", [*update, "OverSubscribe=FORCE:5"], "root")
+    try:
+        yield
+    finally:
+        cluster.exec("ctl", [*update, "OverSubscribe=NO"], "root")
+
+
+INITS = """
+import glob, json, os
+for path in glob.glob("/run/oci-criu-shim/*/*/state.json"):
+    job, container = path.split("/")[3:5]
+    print(job, container, os.readlink(f"/proc/{json.load(open(path))['init'][0]}/ns/pid"))
+"""
+
+
+def containers(cluster: Cluster) -> list[list[str]]:
+    """Those that there are now: of each its job, its id, and its pid namespace."""
+    found = [cluster.exec(node, ["python3", "-c", INITS], "root").stdout for node in cluster.compute_nodes()]
+    return [line.split() for line in "".join(found).splitlines()]
+
+
+def ticks(job: Job) -> list[str]:
+    """What the program has printed of them."""
+    return [line for line in job.output().splitlines() if re.fullmatch(r"tick \d+", line)]
+
+
 def test_from_another_jobs_checkpoint(shim_cluster: Cluster, shim_bundle: str) -> None:
-    """Three jobs begin with one checkpoint at the same time, and the job that made it goes on last."""
-    # CRIU makes a deleted file anew, under a name that is the same for all of them.
-    script = "exec sh -c 'exec 3<>/shared/gone; rm /shared/gone; exec {command}'"
+    """Ten jobs begin with one checkpoint and run at the same time, and the job that made it goes on last."""
+    work, go = Work(ticks=12, mib=4), shim_cluster.shared / "warm.go"
+    go.unlink(missing_ok=True)
+    # CRIU makes a deleted file anew, under a name that is the same for all of them. The ledger is in their own memory.
+    script = f"exec sh -c 'exec 3<>/shared/gone; rm /shared/gone; {work.command('/dev/shm/ledger')}; "
+    script += f"until [ -e /shared/{go.name} ]; do sleep 0.2; done; cat /dev/shm/ledger'"
     options = (f"--container={shim_bundle}", *jobs.OPTIONS)
-    first = jobs.submit(shim_cluster, "first", script, Work(ticks=12), *options)
+    first = jobs.submit(shim_cluster, "first", script, work, *options)
+    first.ledger_path = shim_cluster.home / f"alice/{first.number}.out"
     high = displaced(first)
     shim_cluster.exec("ctl", ["scontrol", "hold", first.number])
     shim_cluster.exec("ctl", ["scancel", high])
@@ -180,19 +216,25 @@ def test_from_another_jobs_checkpoint(shim_cluster: Cluster, shim_bundle: str) -
     manifest = json.loads(noted.read_text()) | {"kernel": "4711.0"}
     manifest["needs"]["image"] = "sha256:0"
     noted.write_text(json.dumps(integrity.sealed(manifest)))
-    before, done = tree(first.checkpoints()), first.ticks()
-    begun = []
-    for value in (first.number, f"{first.number}:1", path):
-        begun.append(jobs.submit(shim_cluster, "warm", script, first.work, f"--restart-dir={value}", *options))
+    before, done = tree(first.checkpoints()), ticks(first)
+    with crowded(shim_cluster):
+        begun = []
+        for value in [first.number, f"{first.number}:1", path] * 3 + [path]:
+            begun.append(jobs.submit(shim_cluster, "warm", script, work, f"--restart-dir={value}", *options))
+        wait_for(lambda: all("end sum-ok" in job.output() for job in begun), 120, "all to wait for the others")
+        numbers, ids, namespaces = zip(*containers(shim_cluster), strict=True)
+        assert sorted(numbers) == sorted(job.number for job in begun)
+        assert (len(set(ids)), len(set(namespaces))) == (10, 10)
+        go.touch()
+        for job in begun:
+            assert job.wait_end() == "COMPLETED", job.quoted()
     for job in begun:
-        assert job.wait_end() == "COMPLETED", job.quoted()
         assert f"restored job {job.number} step batch task 0 from {path}/1 on " in job.output()
         for what in ("it was made on Linux 4711.0, and", "the bundle is not what it was at the checkpoint (sha256:0"):
             assert f"{path}/1{DIFFERS}{what}" in job.output()
-        ticks = [line for line in job.output().splitlines() if line.startswith(("tick", "end"))]
-        next = int(ticks[0].split()[1])
-        assert next - done in (0, 1)  # what is in the ledger may not have been printed yet
-        assert ticks == [*(f"tick {number}" for number in range(next, 13)), "end sum-ok"]
+        assert done + ticks(job) == [f"tick {number}" for number in range(1, 13)]
+        ledger = "\n".join(line for line in job.output().splitlines() if " pid " in line)
+        assert ledger_failures(ledger, job.output(), work.ticks, work.tick) == []
         assert not job.checkpoints().exists()
     assert tree(first.checkpoints()) == before
     shim_cluster.exec("ctl", ["scontrol", "release", first.number])
