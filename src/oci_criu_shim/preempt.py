@@ -162,6 +162,7 @@ def _requeue(of: Checkpointer, why: str, marks: set[str]) -> None:
         return
     if not taken:
         if why == schedule.PREEMPT:
+            requeue.mark(of.container.root, task, of.log)
             slurm.end_batch_step_after_grace(task.job)
         elif "stuck" not in marks:
             of.log.event(f"job {task.job} is requeued just before its time limit, to go on from an older checkpoint")

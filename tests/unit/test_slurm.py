@@ -158,17 +158,27 @@ def test_whether_a_job_must_go(fake: Slurm, change: dict[str, Any], when: str, w
 
 
 @pytest.mark.parametrize(
-    ("why", "states", "left"), [("preempt", RUNNING, True), ("timeout", REQUEUED, True), ("timeout", RUNNING, False)]
+    ("why", "word", "states", "left"),
+    [
+        ("preempt", "ended", RUNNING, True),
+        ("timeout", "ended", REQUEUED, True),
+        ("timeout", "ended", RUNNING, False),
+        ("preempt", "failed", RUNNING, True),
+        ("timeout", "failed", RUNNING, False),
+    ],
 )
-def test_all_ended_by_themselves(
-    fake: Slurm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, why: str, states: list[str], left: bool
+def test_requeued_without_a_checkpoint(
+    fake: Slurm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, why: str, word: str, states: list[str], left: bool
 ) -> None:
-    """Slurm requeues the job nevertheless; or it does not, before its time limit."""
+    """All have ended by themselves, or the dump failed, and Slurm requeues the job nevertheless, which is not to wait;
+    or it does not, before its time limit."""
     fake.job = seen(states=states)
+    container = SimpleNamespace(root=str(tmp_path), path=tmp_path.joinpath)
+    task = SimpleNamespace(job=12, name="12_3", is_batch=True)
     monkeypatch.setattr("oci_criu_shim.config.load", lambda: SimpleNamespace(feature=""))
-    monkeypatch.setattr("oci_criu_shim.job.asked", lambda _: [])
-    container, task = SimpleNamespace(root=str(tmp_path), path=tmp_path.joinpath), SimpleNamespace(job=12, name="12_3")
-    preempt.mark(SimpleNamespace(container=container, task=task, log=None), why, "ended")  # type: ignore[arg-type]
+    monkeypatch.setattr("oci_criu_shim.job.asked", lambda _: [container])
+    monkeypatch.setattr(slurm, "end_batch_step_after_grace", lambda _: None)
+    preempt.mark(SimpleNamespace(container=container, task=task, log=None), why, word)  # type: ignore[arg-type]
     assert (tmp_path / requeue.MARK).exists() is left
     assert fake.calls == []
 
