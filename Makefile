@@ -4,6 +4,7 @@ PYTHON ?= python3
 PREFIX ?= /usr
 SYSCONFDIR ?= /etc
 BUILD ?= build/spank
+ROUNDS ?= 50
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -15,6 +16,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 help:
 	@echo 'make demo     a job on a small Slurm cluster is preempted, and goes on elsewhere (root)'
 	@echo 'make test     all tests: check, the plugin, conformance to OCI, containers on a node, a live Slurm cluster, another kernel (root)'
+	@echo 'make chaos    jobs of which something is killed at random: ROUNDS=50 of them, SEED= of an earlier run (root)'
 	@echo 'make bench    measure start-up and preemption: BENCH=startup for one of them (root)'
 	@echo 'make check    linters, types and unit tests: seconds, no root'
 	@echo 'make install  install on this node: PREFIX=$(PREFIX) SYSCONFDIR=$(SYSCONFDIR) DESTDIR=$(DESTDIR)'
@@ -35,6 +37,10 @@ test: check
 	$(AS_ROOT) $(abspath $(RUN)) -B -m tests.spank
 	$(AS_ROOT) $(abspath $(RUN)) -B -m pytest -p no:cacheprovider -n 5 --dist loadfile --no-loadscope-reorder \
 		tests/machine tests/slurm tests/engines tests/system tests/conformance
+
+chaos: $(VENV)/.ready
+	$(AS_ROOT) env CHAOS_ROUNDS=$(ROUNDS) $(if $(SEED),CHAOS_SEED=$(SEED)) \
+		$(abspath $(RUN)) -B -m pytest -p no:cacheprovider -s tests/slurm/test_chaos.py
 
 demo: $(VENV)/.ready
 	@$(AS_ROOT) $(abspath $(RUN)) -B -m tests.demo
@@ -89,4 +95,4 @@ clean:
 	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info src/*.egg-info
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help check test demo bench install uninstall clean
+.PHONY: help check test chaos demo bench install uninstall clean

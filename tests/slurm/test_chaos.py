@@ -30,7 +30,10 @@ LATEST = {"dump": 0.6, "preemption": 3.0, "restore": 0.4}
 """Seconds after the moment's beginning."""
 BRIEF = ("child", "criu", "worker")
 """Those that are there only for a dump or a restore."""
-STATED = re.compile(r"^(oci-criu-shim|srun): error: ", re.MULTILINE)
+UNSHAKEN = ("child", "criu", "worker", "helper", "slurmd")
+"""Whichever of these is killed, the job goes on by itself."""
+SAID = re.compile(r"^(?:oci-criu-shim: |srun: error: ).*", re.MULTILINE)
+STATED = re.compile(r".*?: error: (?!.* could not be checkpointed and runs on: )")
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Round:
 
     @classmethod
     def of(cls, victim: str, moment: str, chance: random.Random) -> Round:
-        latest = 0.3 if victim in BRIEF else LATEST[moment]
+        latest = 0.15 if victim in BRIEF else LATEST[moment]
         return cls(victim, moment, chance.uniform(0, latest), chance.choice(KINDS), chance.choice(MODES))
 
 
@@ -138,7 +141,8 @@ class Disaster:
         if self.requeued is None:
             # Where the supervisor itself was killed, only Slurm can tell.
             killed = "SIGNALED" in record["exit_code"]["status"]
-            assert killed or STATED.search(self.job.output()), f"{state}, and nothing says why"
+            last = SAID.findall(self.job.output())[-1:]
+            assert killed or any(map(STATED.match, last)), f"{state}, and the last thing said is not why: {last}"
             self.requeued = int(record["restart_cnt"])
         if self.requeued < record["restart_cnt"]:
             return True
@@ -150,6 +154,7 @@ class Disaster:
         job = self.job
         wait_for(self.ended, 120, f"job {job.number} to end")
         assert job.state() == "COMPLETED"
+        assert self.requeued is None or self.round.victim not in UNSHAKEN, "it did not go on by itself"
         # One that Slurm has started again after its end ends once more, as it did.
         ends = sorted(set(re.findall(r"^end .*", job.output(), re.MULTILINE)))
         assert ledger_failures(job.ledger(), "\n".join(ends), job.work.ticks, job.work.tick) == []
