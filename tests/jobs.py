@@ -27,6 +27,7 @@ OPTIONS = ("--checkpoint", f"--checkpoint-dir={CHECKPOINTS}", "--open-mode=appen
 SIGNALS_LOGGED = ("SlurmctldDebug=verbose",)
 """With these lines of slurm.conf slurmctld notes its signals."""
 MARK = "oci-criu-shim: "
+SETTINGS = "/etc/oci-criu-shim/config.toml"
 ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 
 
@@ -41,6 +42,18 @@ def prepare(cluster: Cluster) -> str:
     for program in PROGRAMS.glob("*.py"):
         shutil.copy(program, cluster.shared)
     return "/home/alice/bundle"
+
+
+@contextmanager
+def settings(cluster: Cluster, text: str) -> Iterator[None]:
+    """The site's settings on all nodes, for a while."""
+    for node in cluster.compute_nodes():
+        cluster.exec(node, ["tee", SETTINGS], "root", input=text)
+    try:
+        yield
+    finally:
+        for node in cluster.compute_nodes():
+            cluster.exec(node, ["tee", SETTINGS], "root", input="")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from tests.cluster import Cluster, wait_for
 from tests.cluster.bundle import make_bundle
 from tests.jobs import Job, Work, quoting
 from tests.system.support import SHIM, Life, Site, home
+from tests.verdict import ledger_failures
 
 USERS = pytest.mark.parametrize("user", ["root", "alice"])
 IDS = {"root": 0, "alice": 1000}
@@ -301,23 +302,79 @@ def test_somebody_elses(cluster: Cluster, bundle: str) -> None:
         assert job.ticks() == 0
 
 
+GROWING = """exec sh -c '{command} & until [ -e /shared/grow ]; do sleep 0.1; done
+exec python3 /shared/ledger.py /shared/grown 200 0.5 48'"""
+
+
 def test_quota(cluster: Cluster, bundle: str) -> None:
-    path = "/etc/oci-criu-shim/config.toml"
-    cluster.exec("n1", ["tee", path], "root", input='quota = "2M"\n')
-    try:
-        job = jobs.batch(cluster, bundle, "quota", Work(ticks=20, tick=0.5), *jobs.OPTIONS)
+    """The task's older checkpoint makes room; one that is too large by itself leaves what is there."""
+    for name in ("grow", "grown"):
+        (cluster.shared / name).unlink(missing_ok=True)
+    with jobs.settings(cluster, 'quota = "40M"\n'):
+        job = jobs.submit(cluster, "quota", GROWING, Work(ticks=200), f"--container={bundle}", *jobs.OPTIONS)
         job.wait_running()
-        job.wait_ticks(3)
-        high = job.displace()
-        said = f"error: job {job.number} step batch task 0 could not be checkpointed and runs on: a checkpoint of "
-        wait_for(lambda: events(job, said), 30, "the refusal")
-        assert "is more than the quota of 2.0 MiB" in events(job, said)[0]
-        before = job.ticks()
-        job.wait_ticks(before + 2)
-        assert cluster.exec("n1", ["ls", f"{jobs.CHECKPOINTS}/{job.number}/batch.0"]).stdout == "started\n"
-        cluster.exec("ctl", ["scancel", high, job.number])
-    finally:
-        cluster.exec("n1", ["tee", path], "root", input="")
+        job.wait_ticks(2)
+    request(job)
+    assert sequence(job) == ["1"]
+    request(job)
+    assert sequence(job) == ["2"], "both are more than 40 MiB"
+    (cluster.shared / "grow").touch()
+    wait_for((cluster.shared / "grown").exists, 30, "it to grow")
+    high = job.displace()
+    said = f"error: job {job.number} step batch task 0 could not be checkpointed and runs on: a checkpoint of "
+    wait_for(lambda: events(job, said), 30, "the refusal")
+    assert "is more than the quota of 40.0 MiB" in events(job, said)[0]
+    job.wait_ticks(job.ticks() + 2)
+    assert sequence(job) == ["2"]
+    second = f"{jobs.CHECKPOINTS}/{job.number}/batch.0/2"
+    assert cluster.exec("n1", [SHIM, "ckpt", "verify", second]).stdout == f"{second}: ok\n"
+    cluster.exec("ctl", ["scancel", high, job.number])
+
+
+def sequence(job: Job) -> list[str]:
+    """The numbers of its checkpoints; nothing else is there."""
+    return sorted(path.name for path in job.checkpoints().iterdir() if path.name != "started")
+
+
+SMALL = "/home/alice/small"
+
+
+@pytest.fixture
+def small(cluster: Cluster) -> Iterator[Callable[[], None]]:
+    """A file system of its own at SMALL; what fills it up to a few KiB."""
+    cluster.exec("n1", ["mkdir", SMALL])
+    options = f"size=40m,mode=700,uid={IDS['alice']}"
+    cluster.exec("n1", ["mount", "-n", "-t", "tmpfs", "-o", options, "small", SMALL], "root")
+
+    def fill() -> None:
+        free = int(cluster.exec("n1", ["stat", "-fc", "%a", SMALL]).stdout) * 4096
+        cluster.exec("n1", ["fallocate", "-l", str(free - (64 << 10)), f"{SMALL}/filled"])
+
+    yield fill
+    umount = ["umount", "-n", SMALL]
+    wait_for(lambda: not cluster.exec("n1", umount, "root", check=False).returncode, 30, "umount")
+
+
+def test_a_full_disk_in_the_grace_time(cluster: Cluster, bundle: str, small: Callable[[], None]) -> None:
+    """The job goes on from the checkpoint that there is."""
+    options = ("--checkpoint", f"--checkpoint-dir={SMALL}", "--open-mode=append")
+    job = jobs.batch(cluster, bundle, "full", Work(ticks=200, tick=0.3, mode="append"), *options)
+    job.wait_running()
+    job.wait_ticks(2)
+    request(job)
+    small()
+    high = job.displace()
+    said = f"error: job {job.number} step batch task 0 could not be checkpointed and runs on: "
+    wait_for(lambda: events(job, said), 30, "the dump to fail")
+    assert "No space left" in events(job, said)[0]
+    job.wait_ticks(job.ticks() + 2)
+    wait_for(lambda: job.record()["restart_cnt"] == 1, 60, "its requeue")
+    go_on(job, high)
+    assert events(job, "restored")[0].endswith(f" from {SMALL}/{job.number}/batch.0/1 on n1")
+    job.wait_ticks(job.ticks() + 2)
+    cluster.exec("ctl", ["scancel", job.number])
+    job.wait_end()
+    assert ledger_failures(job.ledger(), "end sum-ok", job.ticks(), job.work.tick) == [], job.quoted()
 
 
 def test_prune_of_ended_jobs(site: Site) -> None:

@@ -16,19 +16,6 @@ from tests.verdict import ledger_failures
 
 WORK = Work(ticks=60)
 DIFFERS = " is tried all the same: "
-SETTINGS = "/etc/oci-criu-shim/config.toml"
-
-
-@contextmanager
-def settings(cluster: Cluster, text: str) -> Iterator[None]:
-    """The site's settings on all nodes, for a while."""
-    for node in cluster.compute_nodes():
-        cluster.exec(node, ["tee", SETTINGS], "root", input=text)
-    try:
-        yield
-    finally:
-        for node in cluster.compute_nodes():
-            cluster.exec(node, ["tee", SETTINGS], "root", input="")
 
 
 def displaced(job: Job) -> str:
@@ -118,7 +105,8 @@ def test_a_node_that_does_not_fit(shim_cluster: Cluster, shim_bundle: str) -> No
     for node in shim_cluster.compute_nodes():
         update = ["scontrol", "update", f"NodeName={node}", "AvailableFeatures=alike,fast", "ActiveFeatures=alike,fast"]
         shim_cluster.exec("ctl", update, "root")
-    with settings(shim_cluster, 'feature = "alike"\n'), with_mount(shim_cluster, shim_bundle, "/srv/source") as bundle:
+    source, setting = "/srv/source", 'feature = "alike"\n'
+    with jobs.settings(shim_cluster, setting), with_mount(shim_cluster, shim_bundle, source) as bundle:
         job = jobs.batch(shim_cluster, bundle, "misfit", WORK, "--constraint=fast", *jobs.OPTIONS)
         high = displaced(job)
         shim_cluster.exec(other(job), ["rmdir", "/srv/source"], "root")
@@ -150,7 +138,7 @@ def test_no_node_fits(shim_cluster: Cluster, shim_bundle: str) -> None:
 
 def test_not_for_ever(shim_cluster: Cluster, shim_bundle: str) -> None:
     """One try, then a restart that nothing new was written before."""
-    with settings(shim_cluster, "max-restarts = 1\n"):
+    with jobs.settings(shim_cluster, "max-restarts = 1\n"):
         job = jobs.batch(shim_cluster, shim_bundle, "again", WORK, *jobs.OPTIONS)
         job.cluster.exec("ctl", ["scancel", displaced(job)])
         said(job, "restored job")
