@@ -103,17 +103,20 @@ def test_each_step_runs_once(shim_cluster: Cluster, shim_bundle: str, form: str)
     wait_for(lambda: is_gone(job), 15, "its checkpoints to be gone")
 
 
-# The second time, step 1 is another command; step 2 ended because the job did, though with status 0.
+# The second time, step 1 is another command, and step 2 in another bundle; step 3 ended because the job did, though
+# with status 0.
 REQUEUED = """
 status=0; note; say first $?
 run sh -c "echo run $SLURM_RESTART_COUNT >>/shared/$SLURM_JOB_NAME.marks"; say second $?
-run sh -c "trap 'exit 0' TERM; echo ready >>/shared/$SLURM_JOB_NAME.marks; while :; do sleep 0.1; done"; say third $?
+ln -sfn BUNDLE BUNDLE.$SLURM_RESTART_COUNT
+run --container=BUNDLE.$SLURM_RESTART_COUNT sh -c "echo as before >>/shared/$SLURM_JOB_NAME.marks"; say third $?
+run sh -c "trap 'exit 0' TERM; echo ready >>/shared/$SLURM_JOB_NAME.marks; while :; do sleep 0.1; done"; say fourth $?
 """
 
 
 def requeue(cluster: Cluster, bundle: str, name: str, *options: str) -> Job:
-    job = submit(cluster, bundle, name, REQUEUED, "--checkpoint", *options)
-    wait_for(lambda: marks(cluster, name).exists() and "ready" in said(cluster, name), 60, "its third step")
+    job = submit(cluster, bundle, name, REQUEUED.replace("BUNDLE", bundle), "--checkpoint", *options)
+    wait_for(lambda: marks(cluster, name).exists() and "ready" in said(cluster, name), 60, "its fourth step")
     cluster.exec("ctl", ["scontrol", "requeue", job.number])
     wait_for(lambda: job.state() == "PENDING", 30, "it to be requeued")
     cluster.exec("ctl", ["scontrol", "update", f"JobId={job.number}", "StartTime=now"])
@@ -124,13 +127,15 @@ def requeue(cluster: Cluster, bundle: str, name: str, *options: str) -> Job:
 def test_what_is_not_taken_for_finished(shim_cluster: Cluster, shim_bundle: str) -> None:
     job = requeue(shim_cluster, shim_bundle, "other")
     assert job.wait_end() == "COMPLETED", job.quoted()
-    first = ["top", "0 of other", "first 0", "run", "second 0", "ready"]
-    assert said(shim_cluster, "other") == [*first, "top", "first 0", "run 1", "second 0", "third 1"], job.quoted()
+    both = ["second 0", "as before", "third 0"]
+    first = ["top", "0 of other", "first 0", "run", *both, "ready"]
+    assert said(shim_cluster, "other") == [*first, "top", "first 0", "run 1", *both, "fourth 1"], job.quoted()
     what = f"job {job.number} step"
     assert job.events() == [
         finished(job, 0, 0, 0),
         f"{what} 1 task 0 runs: what had finished under this number has another command",
-        f"error: {what} 2 task 0 was restarted, and has no checkpoint in {CHECKPOINTS}/{job.number}/2.0 to go on from "
+        f"{what} 2 task 0 runs: what had finished under this number has another bundle",
+        f"error: {what} 3 task 0 was restarted, and has no checkpoint in {CHECKPOINTS}/{job.number}/3.0 to go on from "
         "(hint: resubmit it, or have the site set fresh-start = true in config.toml)",
     ]
 
@@ -138,8 +143,9 @@ def test_what_is_not_taken_for_finished(shim_cluster: Cluster, shim_bundle: str)
 def test_rerun(shim_cluster: Cluster, shim_bundle: str) -> None:
     job = requeue(shim_cluster, shim_bundle, "rerun", "--checkpoint-rerun")
     job.wait_end()
-    first = ["top", "0 of rerun", "first 0", "run", "second 0", "ready"]
-    again = ["top", "0 of rerun", "first 0", "run 1", "second 0", "third 1"]
+    both = ["second 0", "as before", "third 0"]
+    first = ["top", "0 of rerun", "first 0", "run", *both, "ready"]
+    again = ["top", "0 of rerun", "first 0", "run 1", *both, "fourth 1"]
     assert said(shim_cluster, "rerun") == [*first, *again], job.quoted()
     assert len(job.events()) == 1 and "has no checkpoint" in job.events()[0]
 
@@ -169,8 +175,9 @@ def test_no_step_starts_in_the_grace_time(shim_cluster: Cluster, shim_bundle: st
 
 
 def test_array(shim_cluster: Cluster, shim_bundle: str) -> None:
-    """Of an array's last task, whose number is the array's too: the others are left alone."""
-    work = Work(ticks=40, tick=0.4, mib=1)
+    """What is asked of its last task, whose number is the array's too, leaves the others alone; the whole array can be
+    asked, too."""
+    work = Work(ticks=50, tick=0.4, mib=1)
     command = work.command("/shared/array.ledger.$SLURM_ARRAY_TASK_ID")
     script = f"exec srun --container={shim_bundle} {command}"
     path = shim_cluster.shared
@@ -185,13 +192,15 @@ def test_array(shim_cluster: Cluster, shim_bundle: str) -> None:
     shim_cluster.exec("ctl", [*ours, "checkpoint", name])
     found = shim_cluster.exec("ctl", [*ours, "status", f"--checkpoint-dir={CHECKPOINTS}", name]).stdout
     assert found.startswith(f"job {last.number} ({name}): running; 1 run, 1 checkpoint, ")
-    last.preempt()
     output_of = {n: (shim_cluster.home / f"alice/{first.number}.{n}.out") for n in (0, 1)}
+    assert "oci-criu-shim" not in output_of[0].read_text()
+    done = shim_cluster.exec("ctl", [*ours, "checkpoint", first.number])
+    assert done.stdout.count(": checkpointed job ") == 2
+    last.preempt()
     wait_for(lambda: all(p.read_text().count("end sum-ok") == 1 for p in output_of.values()), 90, "both ends")
     assert (path / "array.ledger.0").read_text().count("\n") == work.ticks
     assert last.ledger().count("\n") == work.ticks
-    assert "oci-criu-shim" not in output_of[0].read_text()
-    assert "restored job" in output_of[1].read_text()
+    assert ["restored job" in output_of[n].read_text() for n in (0, 1)] == [False, True]
 
 
 HET = """
