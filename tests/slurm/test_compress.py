@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,9 +31,9 @@ def bundle(cluster: Cluster) -> str:
     return jobs.prepare(cluster)
 
 
-def configure(cluster: Cluster, setting: str) -> None:
+def configure(cluster: Cluster, setting: str, more: str = "") -> None:
     for node in cluster.compute_nodes():
-        cluster.exec(node, ["tee", "/etc/oci-criu-shim/config.toml"], "root", input=f'compress = "{setting}"\n')
+        cluster.exec(node, ["tee", jobs.SETTINGS], "root", input=f'compress = "{setting}"\n{more}')
 
 
 def names(path: Path) -> set[str]:
@@ -98,3 +99,33 @@ def test_export_is_raw(cluster: Cluster, bundle: str) -> None:
     assert cluster.exec("n1", [SHIM, "ckpt", "verify", f"{imported}/1"]).stdout == f"{imported}/1: ok\n"
     changed = json.loads(cluster.exec("n1", [SHIM, "ckpt", "diff", "--json", first, f"{imported}/1"]).stdout)
     assert changed["memory"][0] == changed["memory"][1]
+
+
+def stages(job: Job) -> int:
+    """How many checkpoints are being written or compressed."""
+    return len(list(job.checkpoints().glob(".stage.*")))
+
+
+def test_too_little_time(cluster: Cluster, bundle: str) -> None:
+    """The job is told beforehand. In its grace time, what compresses a checkpoint is ended, and the next one is raw."""
+    configure(cluster, "zstd:19", 'dump-rate = "4M"\n')
+    job = jobs.batch(cluster, bundle, "hurried", Work(ticks=200, tick=0.3, mib=64), "--mem=100M", *jobs.OPTIONS)
+    job.wait_running()
+    job.wait_ticks(2)
+    told = r"(?:may use 100.0 MiB of memory, of which|uses so much memory now that) a checkpoint takes about \d+ s, "
+    told += "and partition low gives 15 s at a preemption; --checkpoint-interval limits the loss\n"
+    wait_for(lambda: len(re.findall(told, job.output())) == 2, 30, "both warnings")
+    cluster.exec("ctl", [SHIM, "job", "checkpoint", job.number])
+    wait_for(lambda: stages(job) == 1, 10, "its compression")
+    high, seen = job.displace(), set()
+
+    def taken() -> bool:
+        seen.add(stages(job))
+        return (job.checkpoints() / "2").exists()
+
+    wait_for(taken, 30, "a checkpoint in the grace time")
+    assert max(seen) == 1, "it was still compressed when that was taken"
+    job.wait_restart()
+    cluster.exec("ctl", ["scancel", high, job.number])
+    assert [names(job.checkpoints() / seq) for seq in "12"] == [{"pages-1.img"}] * 2, job.quoted()
+    assert "compressed" not in job.output()
