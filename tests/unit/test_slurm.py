@@ -164,7 +164,7 @@ def test_whether_a_job_must_go(fake: Slurm, change: dict[str, Any], when: str, w
         ("timeout", "ended", REQUEUED, True),
         ("timeout", "ended", RUNNING, False),
         ("preempt", "failed", RUNNING, True),
-        ("timeout", "failed", RUNNING, False),
+        ("timeout", "stuck", RUNNING, False),
     ],
 )
 def test_requeued_without_a_checkpoint(
