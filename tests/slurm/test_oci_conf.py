@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from itertools import groupby
 
 import pytest
 
@@ -37,14 +38,19 @@ srun -n1 {options} no-such-command; echo status $?
 """
 BATCH = 'echo out; echo err >&2; echo "$(cat | wc -c) of input"; echo job $SLURM_JOB_ID; exit 5'
 TRAP = "trap 'echo asked to end; exit 3' TERM; echo ready; while :; do sleep 0.1; done"
+TRAPS = {True: f"srun --container={{bundle}} sh -c {shlex.quote(TRAP)}; echo status $?", False: TRAP}  # by: in a step
+# Commands of an oci.conf that say how they ended: which it was, of which task, and the exit status.
+CALL = re.compile(r'^RunTime(Create|Start|Query|Kill|Delete)="(.*)"$', re.MULTILINE)
+NOTED = r'RunTime\1="( \2 ); s=$?; echo \1 %t $s >>/shared/calls; exit $s"'
 
 
 @pytest.fixture(scope="module")
 def oci_cluster() -> Iterator[Cluster]:
     """Two nodes with the project installed, whose oci.conf each test chooses."""
     with Cluster(f"{NAME}-oci-conf", grace_time=15, kill_wait=3, slurm_conf=QUICK) as running:
-        (running.shared / "nvidia.log").touch(mode=0o666)
-        (running.shared / "nvidia.log").chmod(0o666)
+        for log in ("nvidia.log", "calls"):
+            (running.shared / log).touch()
+            (running.shared / log).chmod(0o666)
         for node in running.compute_nodes():
             install(running, node, f"{PROGRAMS}/nvidia-container-runtime", NVIDIA)
             install(running, node, f"{PROGRAMS}/enroot", SAYING)
@@ -65,11 +71,17 @@ def bundle(oci_cluster: Cluster) -> str:
     return path
 
 
-@pytest.fixture
-def plain(plain_cluster: Cluster, plain_bundle: str) -> str:
+@pytest.fixture(scope="module")
+def plain(plain_cluster: Cluster, plain_bundle: str) -> list[str]:
     """What a job sees of its tasks by plain crun, in the form that Slurm's guide recommends."""
     (plain_cluster.shared / "input").write_text("input 1\ninput 2\n")
     return look(plain_cluster, f"--container={plain_bundle}")
+
+
+@pytest.fixture(scope="module")
+def plain_ends(plain_cluster: Cluster, plain_bundle: str) -> dict[bool, list[str]]:
+    """What becomes of a cancelled job, and of a cancelled step, by plain crun."""
+    return {in_step: cancelled(plain_cluster, plain_bundle, in_step) for in_step in TRAPS}
 
 
 def install(cluster: Cluster, node: str, path: str, text: str) -> None:
@@ -81,55 +93,78 @@ def choose(cluster: Cluster, name: str) -> None:
     (cluster.conf / "oci.conf").write_text(FILES[name].read_text())
 
 
-def look(cluster: Cluster, *options: str) -> str:
-    """All that a job's owner sees of LOOK."""
-    return said(cluster, ["salloc", "-Q", "-n2", "-N1", "-w", "n1", "sh", "-c", LOOK.format(options=" ".join(options))])
+def look(cluster: Cluster, *options: str) -> list[str]:
+    """All that a job's owner sees of LOOK, and on which stream."""
+    argv = ["salloc", "-Q", "-n2", "-N1", "-w", "n1", "sh", "-c", LOOK.format(options=" ".join(options))]
+    done = cluster.exec("ctl", argv)
+    return [f"out: {line}" for line in theirs(done.stdout)] + [f"err: {line}" for line in theirs(done.stderr)]
 
 
 def said(cluster: Cluster, argv: list[str]) -> str:
-    """Its output and errors, without Slurm's numbers, times of day, and words about subids."""
+    """Its output and errors."""
     done = cluster.exec("ctl", ["sh", "-c", f"{shlex.join(argv)} 2>&1; echo status $?"], check=False)
-    lines = [re.sub(r"^\S+Z: ", "", line) for line in done.stdout.splitlines()]
+    return "\n".join(theirs(done.stdout))
+
+
+def theirs(text: str) -> list[str]:
+    """A program's lines, sorted, without Slurm's, times of day, and words about subids."""
+    lines = [re.sub(r"^\S+Z: ", "", line) for line in text.splitlines()]
     others = ("newuidmap: ", "newgidmap: ", "srun: ", "slurmstepd")
-    return "\n".join(sorted(line for line in lines if line and not line.startswith(others)))
+    # Each runtime has its own words for a program that is not there; runc warns where there is no memory group.
+    noise = ("no-such-command", "oom kill count")
+    wanted = (line for line in lines if line and not line.startswith(others))
+    return sorted(line for line in wanted if not any(word in line for word in noise))
+
+
+def cancelled(cluster: Cluster, bundle: str, in_step: bool, *options: str) -> list[str]:
+    """What becomes of a job whose container, or whose step, is cancelled: its state, exit status and output."""
+    options = options if in_step else (f"--container={bundle}", *options)
+    script = TRAPS[in_step].format(bundle=bundle)
+    job = jobs.submit(cluster, "cancelled", script, Work(), *options)
+    wait_for(lambda: "ready" in job.output(), 30, "the container to run")
+    cluster.exec("ctl", ["scancel", f"{job.number}.0"] if in_step else ["scancel", "--full", job.number])
+    wait_for(lambda: job.state() in jobs.ENDED, 30, "its end")
+    return [job.state(), str(job.record()["exit_code"]), *theirs(job.output())]
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
 @pytest.mark.parametrize("options", [jobs.OPTIONS[:2], ()], ids=["asked", "not-asked"])
 def test_tasks_are_as_with_plain_crun(
-    oci_cluster: Cluster, bundle: str, plain: str, name: str, options: tuple[str, ...]
+    oci_cluster: Cluster, bundle: str, plain: list[str], name: str, options: tuple[str, ...]
 ) -> None:
     choose(oci_cluster, name)
-    found = look(oci_cluster, f"--container={bundle}", *options)
-    assert without_reason(found) == without_reason(plain)
-
-
-def without_reason(text: str) -> list[str]:
-    """Each runtime has its own words for a program that is not there; runc warns where there is no memory group."""
-    return [line for line in text.splitlines() if "no-such-command" not in line and "oom kill count" not in line]
+    assert look(oci_cluster, f"--container={bundle}", *options) == plain
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_batch_step(oci_cluster: Cluster, bundle: str, name: str) -> None:
-    choose(oci_cluster, name)
-    job = jobs.submit(oci_cluster, "batch", BATCH, Work(ticks=1, tick=0), f"--container={bundle}", *jobs.OPTIONS)
+    """Slurm asks for the state while it runs, where it created it; once more, of task -1, when all is over."""
+    (oci_cluster.conf / "oci.conf").write_text(CALL.sub(NOTED, FILES[name].read_text()))
+    calls = oci_cluster.shared / "calls"
+    calls.write_text("")
+    options = (f"--container={bundle}", "--error=/home/alice/%j.err", *jobs.OPTIONS)
+    job = jobs.submit(oci_cluster, "batch", BATCH, Work(ticks=1, tick=0), *options)
     wait_for(lambda: job.state() in jobs.ENDED, 30, "its end")
     record = job.record()
     assert (job.state(), record["exit_code"]["return_code"]["number"]) == ("FAILED", 5)
-    lines = [line for line in job.output().splitlines() if line and not line.startswith(("new", "time=", "slurm"))]
-    assert sorted(lines) == sorted(["out", "err", "0 of input", f"job {job.number}"])
+    assert theirs(job.output()) == sorted(["out", "0 of input", f"job {job.number}"])
+    assert theirs((oci_cluster.home / f"alice/{job.number}.err").read_text()) == ["err"]
+    if name != MULTI:
+        wait_for(lambda: calls.read_text().endswith("Query -1 1\n"), 10, "Slurm's last question")
+        created = ["Create 0 0", "Query 0 0", "Start 0 0", "Query 0 0", "Delete 0 0"] if "create" in name else []
+        assert [call for call, _ in groupby(calls.read_text().splitlines())] == [*created, "Query -1 1"]
 
 
-@pytest.mark.parametrize("name", sorted(FILES))
-def test_cancelled(oci_cluster: Cluster, bundle: str, name: str) -> None:
-    """The container is asked to end, by scancel's SIGTERM, where something of ours looks after it."""
+@pytest.mark.parametrize(
+    ("name", "in_step"), [*((name, False) for name in sorted(FILES)), ("oci-criu-shim", True), ("crun-create", True)]
+)
+def test_cancelled(
+    oci_cluster: Cluster, bundle: str, plain_ends: dict[bool, list[str]], name: str, in_step: bool
+) -> None:
+    """The container of a batch step is asked to end, by scancel's SIGTERM."""
     choose(oci_cluster, name)
-    job = jobs.submit(oci_cluster, "cancelled", TRAP, Work(), f"--container={bundle}", *jobs.OPTIONS)
-    wait_for(lambda: "ready" in job.output(), 30, "the container to run")
-    oci_cluster.exec("ctl", ["scancel", "--full", job.number])
-    wait_for(lambda: job.state() in jobs.ENDED, 30, "its end")
-    assert job.state() == "CANCELLED"
-    assert "asked to end" in job.output()
+    assert cancelled(oci_cluster, bundle, in_step, *jobs.OPTIONS) == plain_ends[in_step]
+    assert ("asked to end" in plain_ends[in_step]) != in_step
 
 
 @pytest.mark.parametrize(
@@ -167,7 +202,7 @@ def sif(oci_cluster: Cluster, bundle: str) -> str:
 
 
 @pytest.mark.parametrize("runtime", ["charliecloud", "apptainer", "apptainer-directory"])
-def test_other_runtime(oci_cluster: Cluster, bundle: str, sif: str, plain: str, runtime: str) -> None:
+def test_other_runtime(oci_cluster: Cluster, bundle: str, sif: str, plain: list[str], runtime: str) -> None:
     """A SIF, and a directory with a root file system, are run by the real Apptainer and Charliecloud."""
     choose(oci_cluster, MULTI)
     image = sif if runtime == "apptainer" else f"{bundle}/rootfs"
@@ -176,7 +211,7 @@ def test_other_runtime(oci_cluster: Cluster, bundle: str, sif: str, plain: str, 
         options.append("--export=ALL,SLURM_OCI_RUNTIME=singularity")
     found = look(oci_cluster, *options)
     # The status for a program that is not there is each one's own.
-    assert without_reason(found.replace("status 255", "status 1")) == without_reason(plain)
+    assert [line.replace("status 255", "status 1") for line in found] == plain
     job = jobs.submit(oci_cluster, runtime, BATCH, Work(ticks=1, tick=0), *options)
     wait_for(lambda: job.state() in jobs.ENDED, 30, "its end")
     assert job.record()["exit_code"]["return_code"]["number"] == 5
