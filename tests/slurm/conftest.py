@@ -11,6 +11,7 @@ from tests import NAME, jobs, leftovers
 from tests.cluster import Cluster
 
 QUICK = ("MessageTimeout=2", "SlurmdTimeout=10")
+SALLOC = ("LaunchParameters=use_interactive_step",)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def shim_cluster() -> Iterator[Cluster]:
     """Two nodes with the project installed; GraceTime ends soon, and a requeued job is held back as long as ever."""
-    with Cluster(f"{NAME}-shim", grace_time=10, kill_wait=3, requeue_delay=120, slurm_conf=QUICK) as running:
+    with Cluster(f"{NAME}-shim", grace_time=10, kill_wait=3, requeue_delay=120, slurm_conf=QUICK + SALLOC) as running:
         yield running
 
 
@@ -49,7 +50,7 @@ def ranges_bundle(ranges_cluster: Cluster) -> str:
 @pytest.fixture(scope="session")
 def plain_cluster() -> Iterator[Cluster]:
     """One node with plain crun."""
-    with Cluster(f"{NAME}-plain", nodes=1, install=False, slurm_conf=QUICK) as running:
+    with Cluster(f"{NAME}-plain", nodes=1, install=False, slurm_conf=QUICK + SALLOC) as running:
         yield running
 
 

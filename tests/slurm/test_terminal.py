@@ -18,11 +18,13 @@ import pytest
 
 from tests import jobs
 from tests.cluster import Cluster
+from tests.jobs import Job, Work
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
 
 PROMPT = "ready> "
 SHELL = ("env", "TERM=xterm", f"PS1={PROMPT}", "bash", "--norc")
+SALLOC = ("env", "SHELL=/bin/sh", f"PS1={PROMPT}", "salloc", "--quiet")
 ROOT = "/run/terminal"
 SHIM = ("oci-criu-shim", f"--root={ROOT}")
 
@@ -79,9 +81,9 @@ def session(cluster: Cluster, node: str, argv: Sequence[str], user: str = "alice
         os.close(opened.master)  # what is still there is hung up
 
 
-def converse(cluster: Cluster, *options: str) -> list[str]:
+def converse(cluster: Cluster, *argv: str) -> list[str]:
     """What is to be seen of a shell in an interactive step."""
-    with session(cluster, "ctl", ["srun", "--pty", *options, *SHELL]) as shell:
+    with session(cluster, "ctl", argv) as shell:
         shell.until(PROMPT)
         shell.resize(33, 77)
         shell.type("while ! stty size | grep '33 77'; do sleep 0.1; done; tty; tty <&2; echo $((6 * 7))\r")
@@ -98,9 +100,39 @@ def converse(cluster: Cluster, *options: str) -> list[str]:
 def test_interactive_step(
     shim_cluster: Cluster, shim_bundle: str, plain_cluster: Cluster, plain_bundle: str, options: tuple[str, ...]
 ) -> None:
-    found = converse(shim_cluster, *options, f"--container={shim_bundle}")
-    assert found == converse(plain_cluster, f"--container={plain_bundle}")
+    found = converse(shim_cluster, "srun", "--pty", *options, f"--container={shim_bundle}", *SHELL)
+    assert found == converse(plain_cluster, "srun", "--pty", f"--container={plain_bundle}", *SHELL)
     assert found[-1] == "5"
+
+
+def test_interactive_step_of_salloc(
+    shim_cluster: Cluster, shim_bundle: str, plain_cluster: Cluster, plain_bundle: str
+) -> None:
+    """With LaunchParameters=use_interactive_step the shell of an allocation runs in its container."""
+    found = converse(shim_cluster, *SALLOC, *jobs.OPTIONS[:2], f"--container={shim_bundle}")
+    assert found == converse(plain_cluster, *SALLOC, f"--container={plain_bundle}")
+    assert found[-1] == "5"
+
+
+def test_preempted_shell_goes_on_in_another_job(shim_cluster: Cluster, shim_bundle: str) -> None:
+    """Slurm does not requeue an allocation of srun's."""
+    srun = ["srun", "--pty", "--partition=low", *jobs.OPTIONS[:2], f"--container={shim_bundle}"]
+    with session(shim_cluster, "ctl", [*srun, *SHELL]) as shell:
+        shell.until(PROMPT)
+        shell.type("kept=secret; echo job $SLURM_JOB_ID; echo process $$\r")
+        number = (re.search(r"\njob (\d+)\r", shell.until("process 1\r\n")) or ["", ""])[1]
+        job = Job(shim_cluster, number, Work(), shim_cluster.shared / "none")
+        job.wait_running()
+        high = job.displace()
+        assert shell.status() == 128 + 9
+    shim_cluster.exec("ctl", ["scancel", high])
+    with session(shim_cluster, "ctl", [*srun, f"--restart-dir={number}", *SHELL]) as shell:
+        shell.until(f"restored job .* from {jobs.CHECKPOINTS}/{number}/.*\n")
+        shell.resize(44, 88)
+        shell.type("while ! stty size | grep '44 88'; do sleep 0.1; done; echo the $kept of $$; tty\r")
+        shell.until("\n44 88\r\nthe secret of 1\r\n/dev/pts/0\r\n")
+        shell.type("exit 5\r")
+        assert shell.status() == 5
 
 
 @pytest.fixture
