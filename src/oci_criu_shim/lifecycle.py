@@ -322,8 +322,9 @@ def forget(container: Container, backend: Runtime, pid: int) -> None:
     """Remove a container whose init, `pid`, a dump has ended: the checkpoint is all that is left of it."""
     if not _in_time(lambda: process.start_time(pid) is None):
         raise _endless(container)
-    if container.alive("supervisor"):
-        return  # it sees to that
+    record = container.load()
+    if container.alive("supervisor") and (not _is_left(container) or container.load() != record):
+        return  # it sees to that, but for one in the background
     if backend.knows(container):
         backend.output("delete", "--force", container.name)
     container.release()
