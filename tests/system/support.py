@@ -101,6 +101,7 @@ class Life:
     name: str
     bundle: str
     spec: Spec
+    globals: tuple[str, ...] = ()
     process: subprocess.Popen[str] | None = None
     errors: list[Path] = field(default_factory=list)
 
@@ -115,10 +116,10 @@ class Life:
         self.site.cluster.exec(self.site.node, ["tee", f"{self.bundle}/config.json"], self.user, input=text)
 
     def argv(self, *words: str) -> list[str]:
-        return [SHIM, "--root", f"{home(self.user)}/run", *words]
+        return [SHIM, "--root", f"{home(self.user)}/run", *self.globals, *words]
 
-    def run(self) -> None:
-        self._start("run", "--bundle", self.bundle, self.name)
+    def run(self, *options: str) -> None:
+        self._start("run", "--bundle", self.bundle, *options, self.name)
 
     def restore(self, *options: str) -> None:
         self._start("restore", "--image-path", self.images, "--bundle", self.bundle, *options, self.name)

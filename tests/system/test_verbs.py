@@ -115,6 +115,14 @@ def test_exec_on_a_terminal_that_is_sent(life: Life) -> None:
     assert take(life, "exec", "--tty", life.name, "tty") == "/dev/pts/0 0\n"
 
 
+def test_run_on_a_terminal_that_is_sent(site: Site, user: str) -> None:
+    spec = site.spec(user)
+    spec["process"] |= {"terminal": True, "args": ["tty"]}
+    life = site.container(user, spec)
+    assert take(life, "run", "--bundle", life.bundle, life.name) == "/dev/pts/0 0\n"
+    assert call(life, "list", "--quiet").stdout == ""
+
+
 def take(life: Life, verb: str, *words: str) -> str:
     """What is seen on the terminal that it sends, and its exit status."""
     place = f"{life.bundle}/console"
