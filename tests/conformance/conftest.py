@@ -20,6 +20,8 @@ from tests.conformance.runtime import Bundle, Runtime
 PLACES = [(program, user) for program in runtimes.runtimes() for user in ("root", "alice")]
 IDS = [f"{Path(program).name}-{user}" for program, user in PLACES]
 numbers = count(1)
+cruns: dict[str, list[tuple[str, int]]] = {}
+"""What crun refused, by test."""
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +54,10 @@ def runtime(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Runtim
     left = made.names()
     shutil.rmtree(directory)
     assert not left
+    test = request.node.name.replace(Path(program).name, "", 1)
+    if program == "crun":
+        cruns[test] = made.refusals
+    assert made.refusals == cruns.get(test, made.refusals)
 
 
 @pytest.fixture

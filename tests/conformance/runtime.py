@@ -8,7 +8,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +36,19 @@ class Done:
     status: int
     out: str
     err: str
+    refusals: list[tuple[str, int]]
 
     def ok(self) -> Done:
         assert self.status == 0, f"status {self.status}: {self.err}"
         return self
 
-    def refused(self, what: str = "") -> None:
-        """An error as crun gives one: a status of its own (1, or 255 for a hook's), and a word on stderr."""
+    def refused(self, what: str = "", usage: bool = False) -> None:
+        """An error as crun gives one, and a word on stderr. Its status is crun's (1, or 255 for a hook's), but for a
+        command line without what it must have, which each runtime has a status of its own for."""
         assert self.status in (1, 2, 255), f"{what!r}: status {self.status}: {self.out}{self.err}"
         assert self.err.strip(), what
+        if not usage:
+            self.refusals.append((what, self.status))
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Runtime:
     program: str
     user: str
     directory: Path
+    refusals: list[tuple[str, int]] = field(default_factory=list)
+    """What was refused in this test, and with which status: the same as by crun, which has its turn first."""
 
     @property
     def is_root(self) -> bool:
@@ -80,7 +86,7 @@ class Runtime:
         out, err = self.directory / "out", self.directory / "err"
         with out.open("wb") as stdout, err.open("wb") as stderr:
             done = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, timeout=TIMEOUT)
-        return Done(done.returncode, out.read_text(errors="replace"), err.read_text(errors="replace"))
+        return Done(done.returncode, out.read_text(errors="replace"), err.read_text(errors="replace"), self.refusals)
 
     def state(self, name: str) -> dict[str, Any]:
         state: dict[str, Any] = json.loads(self.call("state", name).ok().out)

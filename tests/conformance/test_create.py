@@ -38,6 +38,19 @@ def test_invalid_ids(bundle: Bundle) -> None:
         assert listing(bundle.runtime) == before, name
 
 
+def test_invalid_ids_elsewhere(bundle: Bundle) -> None:
+    """runtime.md#errors: for the other operations they are an error too, and without effect."""
+    bundle.create().ok()
+    before = listing(bundle.runtime)
+    for verb, *words in (("state",), ("start",), ("kill",), ("exec", "true"), ("delete",)):
+        for name in HOSTILE[:2] if verb == "delete" else HOSTILE[:2] + HOSTILE[-1:]:
+            bundle.runtime.call(verb, "--", name, *words).refused(f"{verb} {name}")
+            assert listing(bundle.runtime) == before, (verb, name)
+    if Path(bundle.runtime.program).name != "crun":  # which takes `delete ..` at its word
+        bundle.runtime.call("delete", "--force", "..").refused(usage=True)
+        assert listing(bundle.runtime) == before
+
+
 def test_id_of_two_lines(bundle: Bundle) -> None:
     """runtime.md#create: what is valid is the runtime's to say: crun takes a newline, if rootless."""
     if bundle.create("a\nb").status:
@@ -55,7 +68,7 @@ def listing(runtime: Runtime) -> list[str]:
 
 def test_without_id_or_bundle(bundle: Bundle) -> None:
     """runtime.md#create: without an id, or a path to a bundle, it is an error, and no container is created."""
-    bundle.save().runtime.call("create", "--bundle", bundle.inside).refused()
+    bundle.save().runtime.call("create", "--bundle", bundle.inside).refused(usage=True)
     bundle.create(bundle=bundle.inside + "/none").refused()
     bundle.runtime.call("create", bundle.name, cwd=bundle.runtime.root.parent).refused()
     assert not bundle.runtime.names()

@@ -21,7 +21,7 @@ NAMES = {"": 15, "TERM": 15, "SIGUSR1": 10, "12": 12, "HUP": 1, "34": 34, "RTMIN
 def test_without_id(runtime: Runtime) -> None:
     """runtime.md#start, #kill, #delete: no id is an error."""
     for verb in ("start", "kill", "delete"):
-        runtime.call(verb).refused(verb)
+        runtime.call(verb).refused(verb, usage=True)
 
 
 def test_unknown(runtime: Runtime) -> None:

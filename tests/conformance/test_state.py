@@ -57,5 +57,5 @@ def test_each_has_its_own(bundle: Bundle) -> None:
 
 def test_unknown(runtime: Runtime) -> None:
     """runtime.md#query-state: no id is an error, and so is a container that does not exist."""
-    runtime.call("state").refused()
+    runtime.call("state").refused(usage=True)
     runtime.call("state", "unknown").refused()
