@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -98,11 +98,18 @@ def counted(cluster: Cluster, name: str) -> list[int]:
     return [int(line) for line in podman(cluster, "logs", name).stdout.split()]
 
 
-def count(cluster: Cluster, name: str, *options: str) -> None:
-    """Start a container that counts, and asks for checkpoints by annotations."""
-    asked = {"checkpoint": "preempt", "checkpoint-dir": jobs.CHECKPOINTS}
-    words = [f"--annotation=oci-criu-shim.{key}={value}" for key, value in asked.items()]
-    words += ["--rootfs", "/home/alice/bundle/rootfs", *COUNT]
+def annotation(key: str, value: str) -> str:
+    return f"--annotation=oci-criu-shim.{key}={value}"
+
+
+def variable(key: str, value: str) -> str:
+    return f"--env=SLURM_{key.upper().replace('-', '_')}={value}"
+
+
+def count(cluster: Cluster, name: str, asking: Callable[[str, str], str], *options: str) -> None:
+    """Start a container that counts, and asks for checkpoints."""
+    asked = [asking("checkpoint", "preempt"), asking("checkpoint-dir", jobs.CHECKPOINTS)]
+    words = [*asked, "--rootfs", "/home/alice/bundle/rootfs", *COUNT]
     podman(cluster, "run", "--detach", f"--name={name}", *options, *words)
 
 
@@ -121,9 +128,9 @@ def displace(cluster: Cluster) -> str:
 
 def test_started_again(scrun_cluster: Cluster) -> None:
     """In a job of its own, which Slurm does not requeue: podman starts the container again, and it goes on. So does
-    another one that is told to, as often as one likes."""
+    another one that is told to, as often as one likes; by annotations or by variables."""
     try:
-        count(scrun_cluster, "one")
+        count(scrun_cluster, "one", annotation)
         wait_counts(scrun_cluster, "one", 3)
         first = displace(scrun_cluster)
         wait_for(lambda: not podman(scrun_cluster, "ps", "--quiet").stdout, 30, "its end")
@@ -133,9 +140,11 @@ def test_started_again(scrun_cluster: Cluster) -> None:
         podman(scrun_cluster, "start", "one")
         assert wait_counts(scrun_cluster, "one", reached + 3)[: reached + 4] == list(range(reached + 4))
 
-        count(scrun_cluster, "two", f"--annotation=oci-criu-shim.restart-dir={first}")
+        count(scrun_cluster, "two", variable, variable("restart-dir", first))
         found = wait_counts(scrun_cluster, "two", reached + 3)
         assert found == list(range(reached + 1, found[-1] + 1))
+        last = max(map(int, scrun_cluster.exec("ctl", ["squeue", "--noheader", "--format=%A"]).stdout.split()))
+        scrun_cluster.exec("ctl", ["test", "-e", f"{jobs.CHECKPOINTS}/{last}/0.0/started"])  # it is checkpointed, too
     finally:
         podman(scrun_cluster, "rm", "--all", "--force", "--time=1", check=False)
 
