@@ -1,8 +1,8 @@
 """What each verb of the shim costs beside the same verb of crun, for root's containers on a node.
 
-Both run the same round in turns: a container is created, started, asked, paused, checkpointed, ended, deleted, and another
-one runs `true`. There is no `restore`: that of crun 1.21 stops a node whose control groups are of version 1. In the goal
-Python's own start stands in for crun's: it is what an interpreted program cannot do without.
+Both run the same round in turns: a container is created, started, asked, paused, checkpointed, ended, deleted, and
+another one runs `true`. There is no `restore`: that of crun 1.21 stops a node whose control groups are of version 1. In
+the goal Python's own start stands in for crun's: it is what an interpreted program cannot do without.
 """
 
 from __future__ import annotations
