@@ -183,11 +183,15 @@ def _require_running(pid: int) -> None:
 def _links(pid: int) -> list[str]:
     """Where a process's descriptors lead."""
     found = []
-    for number in os.listdir(f"/proc/{pid}/fd") if process.start_time(pid) is not None else []:
-        try:
-            found.append(os.readlink(f"/proc/{pid}/fd/{number}"))
-        except FileNotFoundError:
-            pass  # it was closed
+    try:
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                found.append(os.readlink(f"/proc/{pid}/fd/{number}"))
+            except FileNotFoundError:
+                pass  # it was closed
+    except OSError:
+        if process.start_time(pid) is not None:
+            raise
     return found
 
 

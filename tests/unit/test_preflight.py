@@ -48,3 +48,16 @@ def test_what_it_was_given() -> None:
     finally:
         os.close(reader)
         os.close(writer)
+
+
+def test_what_ends_while_it_is_looked_at_has_been_given_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    listdir = os.listdir
+    with subprocess.Popen(["sleep", "60"]) as child:
+
+        def ends(path: str) -> list[str]:
+            child.kill()
+            child.wait()
+            return listdir(path)
+
+        monkeypatch.setattr(os, "listdir", ends)
+        preflight.require_no_preserved(child.pid, ["pipe:[0]"])
