@@ -66,9 +66,12 @@ def _note_futility(of: Checkpointer, before: list[int]) -> None:
 
 
 def _why(of: Checkpointer, asked: str) -> str:
-    """schedule.PREEMPT or TIMEOUT; empty where the job need not go. ShimError: Slurm can't tell."""
+    """schedule.PREEMPT or TIMEOUT; empty where the job need not go. ShimError: that can't be told, or passed on."""
     if asked == schedule.TIMEOUT:
-        return _time_is_up(of)
+        try:
+            return _time_is_up(of)
+        except OSError as error:  # the run directory's file system is full, say
+            raise ShimError(str(error)) from None
     if os.path.exists(os.path.join(of.container.root, TIME_IS_UP)):
         return schedule.TIMEOUT
     return why_it_goes(of.when, of.task.job)
@@ -130,18 +133,18 @@ def mark(of: Checkpointer, why: str, word: str) -> None:
     A lock makes one of them the last; where a dump failed, the job keeps the time that it has.
     """
     container = of.container
-    with open(os.path.join(container.root, ".lock"), "w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with open(container.path(DONE), "w", encoding="ascii") as stream:
-            stream.write(word)
-        marks = {word, *(_mark(other) for other in job.asked(container.root))}
     try:
+        with open(os.path.join(container.root, ".lock"), "w", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with open(container.path(DONE), "w", encoding="ascii") as stream:
+                stream.write(word)
+            marks = {word, *(_mark(other) for other in job.asked(container.root))}
         if marks == {"ended"}:
             _leave_word(of, why)
         elif all(marks):
             _requeue(of, why, marks)
-    except ShimError as error:
-        of.log.error(f"job {of.task.job} could not be requeued: {error.line()}")
+    except (ShimError, OSError) as error:
+        of.log.error(f"job {of.task.job} could not be requeued: {error}")
 
 
 def _leave_word(of: Checkpointer, why: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from tests.unit.test_checkpointer import Make, make
 from tests.unit.test_slurm import seen
 
 __all__ = ["make"]
+Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +83,17 @@ def test_a_dump_that_fails_before_the_time_limit(
     assert preempt.go(made, schedule.TIMEOUT) == FAILED
     assert requeued == calls
     assert os.path.exists(os.path.join(made.container.root, requeue.MARK)) is older
+
+
+def test_a_run_directory_that_is_full(make: Make, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    made = make("timeout")
+    monkeypatch.setattr(slurm, "job", lambda *_, **__: seen())
+    monkeypatch.setattr(type(made), "note_limits", full)
+    assert preempt.go(made, schedule.TIMEOUT) == UNKNOWN
+    monkeypatch.setattr(job, "asked", full)
+    preempt.mark(made, schedule.TIMEOUT, "taken")
+    said = capfd.readouterr().err.splitlines()
+    assert [line.endswith("No space left on device") for line in said] == [True, True]
