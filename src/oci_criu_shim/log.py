@@ -7,6 +7,7 @@ import sys
 import time
 
 NAME = "oci-criu-shim"
+PATIENCE_MS = 1000  # with somebody who does not read what he is told: a preemption can't wait for him
 
 
 class Log:
@@ -45,8 +46,13 @@ class Log:
             self.note(kind, **facts)
 
     def _print(self, text: str) -> None:
+        import select
+
+        poll = select.poll()
         try:
-            os.write(sys.stderr.fileno(), f"{NAME}: {text}\n".encode(errors="replace"))
+            poll.register(sys.stderr.fileno(), select.POLLOUT)
+            if poll.poll(PATIENCE_MS):
+                os.write(sys.stderr.fileno(), f"{NAME}: {text}\n".encode(errors="replace"))
         except OSError:
             pass  # standard error is gone; the log file may still be there
 
