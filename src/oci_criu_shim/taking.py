@@ -106,8 +106,17 @@ def look(of: Checkpointer) -> int:
 
 
 def limits(of: Checkpointer, end: int) -> None:
-    """The same, where the time limit is known to be `end`. ShimError where Slurm doesn't answer."""
-    of.note_limits(end, of.grace or (slurm.grace_time(of.task.partition, of.task.qos) if of.when.preempt else 0))
+    """The same, where the time limit is known to be `end`. ShimError where Slurm doesn't tell the grace time, and there
+    is nothing else to note."""
+    grace = of.grace
+    if of.when.preempt and not grace:
+        try:
+            grace = slurm.grace_time(of.task.partition, of.task.qos)
+        except ShimError as error:
+            if not of.when.timeout:
+                raise
+            of.log.debug(error.line())
+    of.note_limits(end, grace)
 
 
 def run_on(of: Checkpointer, reason: str) -> int:

@@ -283,3 +283,20 @@ def test_who_asked_is_told_that_it_ended(
     assert taking.run_on(of, schedule.REQUEST) == NO_REASON
     text = Path(of.container.path(ANSWER)).read_text()
     assert text == f"{NO_REASON} job 7 step batch task 0 ended while it was checkpointed"
+
+
+@pytest.mark.parametrize(("when", "noted"), [("preempt,timeout", "2000000000 0"), ("preempt", None)])
+def test_a_time_limit_is_noted_without_the_grace_time(
+    make: Make, monkeypatch: pytest.MonkeyPatch, when: str, noted: str | None
+) -> None:
+    """slurmdbd may tell that of a QOS to nobody; alone, it is asked for again."""
+
+    def silent(*_: str) -> int:
+        raise ShimError("sacctmgr show qos: Connection refused")
+
+    monkeypatch.setattr("oci_criu_shim.slurm.grace_time", silent)
+    monkeypatch.setattr("oci_criu_shim.slurm.job", lambda _: seen(end_time=2000000000))
+    made = make(when)
+    assert taking.look(made) == NO_REASON
+    path = Path(made.container.path("limits"))
+    assert (path.read_text() if path.exists() else None) == noted
