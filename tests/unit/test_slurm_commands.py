@@ -33,8 +33,8 @@ def test_a_warning_is_no_answer(scontrol: Path) -> None:
 def test_the_grace_time_of_a_qos(scontrol: Path) -> None:
     sacctmgr = scontrol.with_name("sacctmgr")
     sacctmgr.touch(0o755)
-    sacctmgr.write_text("#!/bin/sh\nprintf '%s\\n' 'normal|00:00:00' 'low|00:01:30' 'long|1-02:00:05' 'odd|'\n")
-    assert commands.Commands().grace_times() == {"normal": 0, "low": 90, "long": 26 * 3600 + 5}
+    sacctmgr.write_text("#!/bin/sh\nprintf '%s\\n' 'normal|00:00:00' 'low|00:01:30' 'my long|1-02:00:05' 'odd|'\n")
+    assert commands.Commands().grace_times() == {"normal": 0, "low": 90, "my long": 26 * 3600 + 5}
 
 
 @pytest.mark.parametrize(
