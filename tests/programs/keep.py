@@ -3,6 +3,7 @@ keep.py ROOT ID DIRECTORY HELPER LEAVE_RUNNING [COMPRESS]."""
 
 import os
 import sys
+import time
 
 sys.path.insert(0, "/usr/lib/oci-criu-shim")
 sys.path.append("/usr/lib/python3/dist-packages")
@@ -18,8 +19,8 @@ from oci_criu_shim.errors import ShimError
 
 def main(root: str, name: str, directory: str, helper: str, leave_running: str, compress: str = "off") -> int:
     container = Container(root, name)
-    pid = container.alive("init")
-    assert pid is not None
+    while (pid := container.alive("init")) is None:
+        time.sleep(0.02)  # its supervisor is about to note it
     os.makedirs(directory, mode=0o700, exist_ok=True)
     found = codec.parse(compress)
     store = Store(directory, ".", compression=Compression(found, lambda: 3600, print) if found else None)
