@@ -9,9 +9,10 @@ local bundles = ".local/share/oci-criu-shim/scrun"
 local maker = "/usr/bin/python3 -IS /usr/lib/oci-criu-shim/scrun_bundle.py"
 
 -- With a job of its own, scrun of Slurm 24.11 now and then goes round in circles when its work is done (watch() in
--- src/conmgr), and Podman waits for its end. The parent of the command is scrun.
+-- src/conmgr), and Podman waits for its end. The parent of the command is scrun, which kills the command's process group
+-- when that is over: what is to outlive it must have left by then.
 local end_of_scrun = [[
-	setsid sh -c 'sleep 5; case $(cat "/proc/$0/comm") in scrun*) kill -KILL "$0" ;; esac' $PPID </dev/null >/dev/null 2>&1 &
+	setsid --wait sh -c '(sleep 5; case $(cat "/proc/$0/comm") in scrun*) kill -KILL "$0" ;; esac) &' $PPID </dev/null >/dev/null 2>&1
 ]]
 
 local function quoted(text)
