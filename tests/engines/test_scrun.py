@@ -1,10 +1,11 @@
-"""Podman's containers as steps of Slurm, by Slurm's scrun and our scrun.lua."""
+"""Podman's and Docker's containers as steps of Slurm, by Slurm's scrun and our scrun.lua."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from tests import NAME, jobs, leftovers
 from tests.cluster import Cluster, wait_for
 from tests.cluster.settings import REPOSITORY
-from tests.engines.support import COUNT, Done
+from tests.engines.support import COUNT, Done, export_root
 from tests.jobs import Work, quoting
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
@@ -45,6 +46,18 @@ runroot = "/run/user/1000/containers"
 graphroot = "/home/alice/containers"
 """
 PODMANS = re.compile(r"/run/user/1000|libpod|podman|^n\d: (namespace of|mount at) ")
+# Docker without root, which Debian has no rootlesskit for: a user namespace, and in it a /run of its own.
+DOCKER_HOST = "unix:///run/user/1000/docker.sock"
+DOCKERD = f"""
+mkdir /tmp/run && mount --rbind /run /tmp/run && mount -t tmpfs tmpfs /run
+for path in /tmp/run/*; do ln -s "$path" /run; done
+exec env PATH=/usr/sbin:/usr/bin XDG_RUNTIME_DIR=/run/user/1000 dockerd \\
+    --host={DOCKER_HOST} --pidfile=/run/user/1000/docker.pid \\
+    --data-root=/home/alice/docker/data --exec-root=/home/alice/docker/exec --storage-driver=vfs --bridge=none \\
+    --iptables=false --ip6tables=false --ip-forward=false --userland-proxy=false \\
+    --add-runtime=slurm=/usr/bin/scrun --default-runtime=slurm
+"""
+UNCONFINED = ("--security-opt=label=disable", "--security-opt=seccomp=unconfined", "--network=none")
 ENVIRONMENT = "XDG_RUNTIME_DIR=/run/user/1000 PODMAN_IGNORE_CGROUPSV1_WARNING=1"
 RUN = "podman --log-level=fatal run --rm --rootfs /home/alice/bundle/rootfs"
 # What a job's podman is told of it: Slurm's variables, --checkpoint among them, and how often it was restarted.
@@ -55,7 +68,7 @@ IN_JOB = f"export {ENVIRONMENT}; exec {RUN.replace('--rm', '--rm --env-host -v /
 def scrun_cluster() -> Iterator[Cluster]:
     """Two nodes with the project and scrun.lua; alice's Podman hands its containers to Slurm."""
     quick = ("MessageTimeout=2", "SlurmdTimeout=10")
-    with Cluster(f"{NAME}-scrun", grace_time=10, kill_wait=3, slurm_conf=quick) as running:
+    with Cluster(f"{NAME}-scrun", grace_time=10, kill_wait=3, subids=True, slurm_conf=quick) as running:
         jobs.prepare(running)
         shutil.copy(REPOSITORY / "etc/scrun.lua", running.conf / "scrun.lua")
         directory = running.home / "alice/.config/containers"
@@ -80,6 +93,55 @@ def nothing_left(scrun_cluster: Cluster) -> Iterator[None]:
         return [line for line in lines if not PODMANS.search(line)]
 
     wait_for(lambda: not found(), leftovers.SETTLING, "nothing to be left")
+
+
+@pytest.fixture
+def docker(scrun_cluster: Cluster) -> Iterator[Callable[..., Done]]:
+    """alice's Docker on n2, with an image."""
+
+    def call(*words: str, check: bool = True) -> Done:
+        return scrun_cluster.exec("n2", ["docker", f"--host={DOCKER_HOST}", *words], check=check)
+
+    scrun_cluster.exec("n2", ["mkdir", "/home/alice/docker"])
+    argv = ["unshare", "--map-root-user", "--map-auto", "--mount", "sh", "-c", DOCKERD]
+    with (
+        (scrun_cluster.shared / "dockerd.log").open("w") as log,
+        subprocess.Popen(scrun_cluster.argv("n2", argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process,
+    ):
+        try:
+            wait_for(lambda: call("version", check=False).returncode == 0, 30, "dockerd")
+            call("import", export_root(scrun_cluster), "small")
+            yield call
+        finally:
+            leftovers.end_jobs(scrun_cluster)
+            wait_for(lambda: not call("ps", "--quiet", check=False).stdout, 30, "the containers' end")
+            # Of a container that has ended this moment, scrun's `delete` fails, and a shim of containerd's stays.
+            script = 'kill "$(cat /run/user/1000/docker.pid)"; pkill -f ^/usr/bin/containerd-shim; true'
+            scrun_cluster.exec("n2", ["sh", "-c", script])
+            process.wait(30)
+            scrun_cluster.exec("n2", ["sh", "-c", "rmdir /tmp/run; rm -r /home/alice/docker"], "root")
+
+
+def test_docker(scrun_cluster: Cluster, docker: Callable[..., Done]) -> None:
+    """Its container is a step on another node, maybe, and goes on when it is started again."""
+    done = docker("run", "--rm", *UNCONFINED, "small", "sh", "-c", "echo job $SLURM_JOB_ID; echo err >&2")
+    assert re.fullmatch(r"job \d+\n", done.stdout) and "err" in done.stderr.splitlines()
+
+    def numbers() -> list[int]:
+        return [int(line) for line in docker("logs", "one").stdout.split()]
+
+    def wait_beyond(number: int) -> list[int]:
+        wait_for(lambda: (numbers() or [-1])[-1] > number, 30, f"it to count beyond {number}")
+        return numbers()
+
+    asked = [annotation("checkpoint", "preempt"), annotation("checkpoint-dir", jobs.CHECKPOINTS)]
+    docker("run", "--detach", "--name=one", *UNCONFINED, *asked, "small", *COUNT)
+    wait_beyond(3)
+    displace(scrun_cluster)
+    wait_for(lambda: not docker("ps", "--quiet").stdout, 30, "its end")
+    reached = numbers()[-1]
+    docker("start", "one")
+    assert wait_beyond(reached + 3)[: reached + 4] == list(range(reached + 4))
 
 
 def left(cluster: Cluster) -> list[Path]:
