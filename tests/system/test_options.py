@@ -90,9 +90,9 @@ def test_ways_to_create_one(site: Site, user: str) -> None:
 @USERS
 @pytest.mark.parametrize("option", ["--cgroup-manager=cgroupfs", "--cgroup-manager=disabled", "--systemd-cgroup"])
 def test_control_groups(site: Site, user: str, option: str) -> None:
-    """As with crun: by its own hand, none, or by systemd, which is not there."""
+    """As with crun: by its own hand, none, or by systemd, which is not there. A user's checkpointed one has none."""
     spec = site.spec(user)
-    spec["process"]["args"] = ["cat", "/proc/self/cgroup"]
+    spec["process"] |= {"args": ["cat", "/proc/self/cgroup"], "env": ["PATH=/usr/bin"]}
     spec["linux"]["namespaces"] = [one for one in spec["linux"]["namespaces"] if one["type"] != "cgroup"]
     life = site.container(user, spec)
 
