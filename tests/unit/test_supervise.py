@@ -19,6 +19,7 @@ from oci_criu_shim.log import Log
 from oci_criu_shim.signals import Signals
 from oci_criu_shim.stdio import Stdio
 from oci_criu_shim.supervise import Supervisor
+from tests.cluster import wait_for
 
 
 class Due:
@@ -196,16 +197,19 @@ def test_nobody_is_busy_while_a_checkpoint_is_taken(container: Container) -> Non
 
 def test_signals_do_not_wait_for_output(container: Container, tmp_path: Path) -> None:
     """Nobody reads what the program writes, which is more than all pipes hold."""
-    told = tmp_path / "told"
-    script = f"trap 'kill $!; touch {told}; exit 7' TERM; head -c 1000000 /dev/zero & wait"
+    began, ready, told = (tmp_path / name for name in ("began", "ready", "told"))
+    script = f"trap 'kill $!; touch {told}; exit 7' TERM; touch {began}; head -c 1000000 /dev/zero & wait"
     reader, writer = os.pipe()
 
     def supervised() -> int:
         os.dup2(writer, 1)
-        return supervisor(container, script=script).run()
+        made = supervisor(container, script=script)
+        ready.touch()
+        return made.run()
 
     child = process.fork(supervised)
     os.close(writer)
+    wait_for(lambda: began.exists() and ready.exists(), 20, "both to take signals")
     limit = time.monotonic() + 20
     while not told.exists():
         assert time.monotonic() < limit
