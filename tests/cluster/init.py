@@ -48,9 +48,10 @@ def prepare() -> None:
         own(f"/run/user/{pwd.getpwnam(user).pw_uid}", user, 0o700)
     own("/var/lib/slurm/slurmctld", "slurm", 0o700)
     own("/run/lock", "root", 0o1777)
-    # Sockets of steps from before a power loss make launches fail (Slurm 24.11).
-    shutil.rmtree("/var/spool/slurmd", ignore_errors=True)
-    own("/var/spool/slurmd", "root", 0o755)
+    # From before a power loss: what is in /tmp, and sockets of steps, which make launches fail (Slurm 24.11).
+    for path, mode in (("/tmp", 0o1777), ("/var/spool/slurmd", 0o755)):
+        shutil.rmtree(path, ignore_errors=True)
+        own(path, "root", mode)
 
 
 def own(path: str, user: str, mode: int) -> None:
