@@ -11,7 +11,7 @@ import os
 import socket
 import stat
 
-from oci_criu_shim import clocks, criu, groups, linux, mounts, process
+from oci_criu_shim import clocks, criu, groups, linux, mounts, process, startup
 from oci_criu_shim.errors import Misfit, ShimError
 
 TYPE_CHECKING = False
@@ -176,6 +176,8 @@ def _mount(plan: Plan) -> None:
     for source in plan.sources:
         if source.device:
             _make_device(source.path, source.device, plan)
+        if source.script:
+            startup.put(source.script, source.path)
         _bind(source.path, source.staged)
         linux.mount(None, source.staged, None, linux.MS_REMOUNT | linux.MS_BIND | source.flags)
     if plan.asked.work:

@@ -8,7 +8,7 @@ import signal
 import time
 from contextlib import suppress
 
-from oci_criu_shim import client, criu, files, fit, groups, linux, preflight, stdio, written
+from oci_criu_shim import client, criu, files, fit, groups, linux, preflight, startup, stdio, written
 from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.container import CHAIN
 from oci_criu_shim.errors import Killed, ShimError
@@ -90,7 +90,8 @@ class Dump:
             with store.stage() as stage:
                 os.symlink(stage.path, link)
                 # What is known already: once all is frozen, every flush counts.
-                stage.describe(self.bundle.placed, _podman_record(self.container), _streams(self.record))
+                known = self.bundle.placed, _podman_record(self.container), _streams(self.record)
+                stage.describe(*known, startup.read(self.pid, self.bundle))
                 if self.options["leave_running"]:
                     written.sync(self.pid, frozen=False)
                 about = {"needs": needs, "reason": reason}

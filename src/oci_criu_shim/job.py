@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.container import Container
 
 RUN_DIRECTORY = "/run/oci-criu-shim"  # of jobs on their nodes (spank/paths.h)
+BATCH_SCRIPT = "/tmp/slurm/startup"  # where Slurm has it in a container
 BATCH_STEP = 4294967291  # SLURM_BATCH_SCRIPT of slurm.h: batch steps have no SLURM_STEP_ID
 
 

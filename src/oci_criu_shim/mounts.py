@@ -73,7 +73,8 @@ def external(container: Iterable[Mount], node: Iterable[Mount]) -> list[dict[str
     `key` is the mount point in the container; `kind` says where its source is at a restore: "device"
     in the node's /dev, "cgroup" in the node's control groups, "sysfs" and "mqueue" (of a network or ipc
     namespace that is the node's) where the node has those, "bind" in config.json, "node" in its linux.devices: crun
-    makes these in a tmpfs that is mounted nowhere, where the container has a user namespace and is root's.
+    makes these in a tmpfs that is mounted nowhere, where the container has a user namespace and is root's. So does a
+    restore of ours with a batch script that is not the job's (startup.py).
     """
     container = list(container)
     devices = {mount.device for mount in node}

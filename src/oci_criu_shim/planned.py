@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import builder, criu, groups, linux, mounts
+from oci_criu_shim import builder, criu, groups, linux, mounts, startup
 from oci_criu_shim.errors import Misfit, ShimError
 
 TYPE_CHECKING = False
@@ -33,13 +33,21 @@ class Asked:
 
 
 class Source:
-    """What an external mount is made from: `path` on the node, mounted at `staged` with `flags`. `device` is that of
-    config.json's linux.devices that is to be made at `path` first."""
+    """What an external mount is made from: `path` on the node, mounted at `staged` with `flags`; what is to be made at
+    `path` first: `device` is one of config.json's linux.devices, `script` the path of a copy of the batch script."""
 
-    def __init__(self, entry: Mapping[str, Any], path: str, staged: str, device: dict[str, Any] | None) -> None:
+    def __init__(
+        self,
+        entry: Mapping[str, Any],
+        path: str,
+        staged: str,
+        device: dict[str, Any] | None = None,
+        script: str | None = None,
+    ) -> None:
         self.path = path
         self.staged = staged
         self.device = device
+        self.script = script
         self.flags = mounts.flags(entry["options"])
         self.external = f"mnt[{entry.get('name', entry['key'])}]:{staged}"
 
@@ -62,7 +70,7 @@ class Plan:
         self.cgroup = cgroup(container, bundle, checkpoint)
         self.ids = _write_inventory(self.images, self.inventory)
         self.own = {k for k, own in self.ids["own"].items() if own != self.ids["root"].get(k)}
-        self.sources = self._sources()
+        self.sources = self._sources(startup.copy(checkpoint, bundle))
         # Root's container with ids that are nobody's on the node, for whom root's files and directories are closed.
         self.estranged = os.geteuid() == 0 and self.own_ids
         if self.estranged and asked.fields.get("lazy_pages"):
@@ -151,18 +159,20 @@ class Plan:
             **self.asked.fields,
         }
 
-    def _sources(self) -> list[Source]:
-        node = mounts.read()
+    def _sources(self, script: str | None) -> list[Source]:
+        node, place = mounts.read(), startup.point(self.bundle)
         found = []
         for number, entry in enumerate(self.manifest["external"]):
-            staged, device = f"{self.stage}/{number}", None
-            if entry["kind"] == "node":
-                path, device = f"{staged}.node", self.bundle.device(entry["key"])
+            staged, is_script = f"{self.stage}/{number}", entry["key"] == place
+            if is_script and script:
+                found.append(Source(entry, f"{staged}.node", staged, script=script))
+            elif entry["kind"] == "node" and not is_script:
+                found.append(Source(entry, f"{staged}.node", staged, device=self.bundle.device(entry["key"])))
             else:
                 path = _source(entry, self.bundle, node, self.cgroup)
-            if os.geteuid():
-                _check_source(entry, path, node)
-            found.append(Source(entry, path, staged, device))
+                if os.geteuid():
+                    _check_source(entry, path, node)
+                found.append(Source(entry, path, staged))
         return found
 
 

@@ -7,7 +7,7 @@ import os
 import stat
 
 from oci_criu_shim import bundle as bundles
-from oci_criu_shim import groups, mounts, process
+from oci_criu_shim import groups, mounts, process, startup
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -79,7 +79,7 @@ def check(pid: int, bundle: Bundle, shell_job: bool = False) -> None:
     _require_no_files(pid, inside)
     _require_one_at_a_place(inside, external)
     for entry in external:
-        if entry["kind"] == "node":
+        if entry["kind"] == "node" and entry["key"] != startup.point(bundle):
             bundle.device(entry["key"])
 
 

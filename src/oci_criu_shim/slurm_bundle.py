@@ -10,15 +10,13 @@ import os
 from oci_criu_shim import cli, files
 from oci_criu_shim.bundle import load
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.job import BATCH_STEP, RUN_DIRECTORY
+from oci_criu_shim.job import BATCH_SCRIPT, BATCH_STEP, RUN_DIRECTORY
 from oci_criu_shim.log import Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
-
-BATCH_SCRIPT = "/tmp/slurm/startup"  # where Slurm has it in a container
 
 
 def main(argv: Sequence[str]) -> int:

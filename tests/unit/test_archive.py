@@ -81,13 +81,13 @@ def test_what_is_podmans_alone_is_left_out(checkpoint: Checkpoint, target: Store
     (tmp_path / "root").mkdir()
     additions = {
         **{"config.dump": b"{}", "spec.dump": b"podman's", "checkpoint/manifest.json": b"{}"},
-        **{"artifacts/spool": None, "artifacts/startup": b"#!/bin/sh"},
+        **{"artifacts/spool": None, "artifacts/stdout": b""},
         "rootfs-diff.tar": Tree(str(tmp_path / "root"), {}),
     }
     path = f"{tmp_path}/file.tar"
     archive.write(checkpoint, path, additions, told)
     with tarfile.open(path) as written:
-        found = {name: written.getmember(name) for name in ("config.dump", "artifacts/startup", "artifacts/spool")}
+        found = {name: written.getmember(name) for name in ("config.dump", "artifacts/stdout", "artifacts/spool")}
         assert additions.keys() < set(written.getnames())
     owners = [(member.uid, member.mode) for member in found.values()]
     assert owners == [(0, 0o700), (os.geteuid(), 0o700), (os.geteuid(), 0o700)]

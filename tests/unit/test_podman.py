@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import slurm
 from oci_criu_shim.bundle import Bundle, prepare_rootfs
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.directory import Directory
@@ -18,7 +17,6 @@ from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.ckpt import podman
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.log import Log
 from tests.unit.test_schema import full_manifest
 
 LAYOUT = Path(__file__).parents[2] / "etc/image"
@@ -30,8 +28,7 @@ def mount(destination: str, source: str, *options: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setattr(slurm, "script", lambda number: f"#!/bin/sh\n# {number}\n".encode())
+def config(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "rootfs").mkdir(mode=0o751)
     return {
         "process": {"args": ["sh"], "user": {"uid": 0, "gid": 5}, "env": ["SLURM_JOB_ID=7", "SLURMD_X=1", "A=SLURM"]},
@@ -48,7 +45,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     }
 
 
-def made(tmp_path: Path, config: dict[str, Any], **manifest: Any) -> Checkpoint:
+def made(tmp_path: Path, config: dict[str, Any], script: bytes | None = None, **manifest: Any) -> Checkpoint:
     store = Store(str(tmp_path), "7/batch.0")
     store.prepare()
     with store.stage() as stage:
@@ -56,13 +53,13 @@ def made(tmp_path: Path, config: dict[str, Any], **manifest: Any) -> Checkpoint:
             Path(stage.images, name).write_text(name * (1 << 17 if name.startswith("pages") else 1))
         Path(stage.images, "parent").mkdir()
         Path(stage.images, "parent/pages-1.img").write_text("older")
-        stage.describe(config, {"name": "c"}, [])
+        stage.describe(config, {"name": "c"}, [], script)
         return stage.commit({**full_manifest(), **manifest, "files": stage.sizes()})
 
 
 def told(tmp_path: Path, config: dict[str, Any], rootfs: bool = False, **manifest: Any) -> dict[str, Any]:
     """The additions, their documents read."""
-    found = podman.additions(made(tmp_path, config, **manifest), rootfs, Log())
+    found = podman.additions(made(tmp_path, config, **manifest), rootfs)
     return {name: json.loads(v) if name.endswith(("json", "dump")) else v for name, v in found.items()}  # type: ignore[arg-type]
 
 
@@ -98,21 +95,14 @@ def test_without_a_user_namespace(tmp_path: Path, config: dict[str, Any]) -> Non
     assert "uidMappings" not in told(tmp_path, config)["spec.dump"]["linux"]
 
 
-def test_what_slurm_has_mounted(
-    tmp_path: Path, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    found = told(tmp_path, config)
+@pytest.mark.parametrize("script", [b"echo", None])
+def test_what_slurm_has_mounted(tmp_path: Path, config: dict[str, Any], script: bytes | None) -> None:
+    """The script is in the checkpoint; in one without it, its place is empty."""
+    found = told(tmp_path, config, script=script)
     assert {name: found[name] for name in found if name.startswith("artifacts/")} == {
-        **{"artifacts/spool": None, "artifacts/stdout": b"", "artifacts/startup": b"#!/bin/sh\n# 7\n"}
+        **{"artifacts/spool": None, "artifacts/stdout": b""},
+        **({} if script else {"artifacts/startup": b""}),
     }
-
-    def forgotten(_: int) -> bytes:
-        raise ShimError("Invalid job id specified")
-
-    monkeypatch.setattr(slurm, "script", forgotten)
-    assert told(tmp_path, config)["artifacts/startup"] == b""
-    said = capfd.readouterr().err
-    assert "the batch script is not in the archive" in said and "Invalid job id specified" in said
 
 
 def test_with_the_root_file_system(tmp_path: Path, config: dict[str, Any]) -> None:
@@ -130,7 +120,7 @@ def test_with_the_root_file_system(tmp_path: Path, config: dict[str, Any]) -> No
 def test_the_images_are_a_checkpoint_by_themselves(tmp_path: Path, config: dict[str, Any]) -> None:
     """As the verb `checkpoint` leaves them, for `restore`."""
     checkpoint = made(tmp_path, config)
-    for name, content in podman.additions(checkpoint, False, Log()).items():
+    for name, content in podman.additions(checkpoint, False).items():
         if name.startswith("checkpoint/"):
             assert isinstance(content, bytes)
             Path(checkpoint.path, name).write_bytes(content)

@@ -78,10 +78,3 @@ def test_what_to_do_where_there_is_no_answer(scontrol: Path, said: str) -> None:
         with pytest.raises(ShimError) as raised:
             question()
         assert raised.value.hint
-
-
-def test_no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURM_CONF", "/no/slurm.conf")
-    with pytest.raises(ShimError, match=r"there is no slurm\.conf") as raised:
-        slurm.script(12)
-    assert raised.value.hint

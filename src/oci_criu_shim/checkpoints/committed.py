@@ -22,6 +22,8 @@ MANIFEST = "manifest.json"
 RAW, COMPRESSED = 1, 2  # versions of manifests: readers of version 1 know of no compressed images
 SPEC = "spec.dump"  # the container's config.json
 DESCRIPTIONS = ("config.dump", SPEC)
+SCRIPT = "startup"  # the batch script that Slurm had mounted
+BESIDES = (*DESCRIPTIONS, SCRIPT)  # what is beside the images
 OWNERS = "a checkpoint is for its owner alone"
 
 
@@ -140,9 +142,9 @@ def _check_kind(path: str, is_kind: Callable[[int], bool], kind: str) -> int:
 
 
 def has_place(name: str) -> bool:
-    """Whether `name` is that of an image or a description, below a checkpoint's directory and nowhere else."""
+    """Whether `name` is that of an image or of what is beside them, below a checkpoint's directory and nowhere else."""
     directory, _, base = name.rpartition("/")
     first, *parents = directory.split("/")
-    return name in DESCRIPTIONS or (
+    return name in BESIDES or (
         first == IMAGES and set(parents) <= {PARENT} and base not in ("", ".", "..", PARENT)
     )

@@ -52,8 +52,10 @@ class Stage(store.Stage):
         self.writeback = Writeback(path)
         self.committed = None
 
-    def describe(self, config: dict[str, Any], about: dict[str, Any], streams: list[str]) -> None:
-        """podman adds what it knows by itself."""
+    def describe(
+        self, config: dict[str, Any], about: dict[str, Any], streams: list[str], script: bytes | None = None
+    ) -> None:
+        """podman adds what it knows by itself, and keeps what it has mounted."""
         self.write(DESCRIPTORS, streams)
 
     def _link(self, parent: str) -> None:

@@ -5,6 +5,7 @@
          /checkpoint/     CRIU's images; increments.py says what is in parent/ there
          /config.dump     who made it, in the form of podman's archives
          /spec.dump       the container's config.json
+         /startup         the batch script, if it is one's
 
 A checkpoint is staged next to the committed ones under a name that no reader looks at, flushed to
 disk, and becomes one by a single rename. Several writers may do so at once, on different nodes: no lock is needed,
@@ -19,7 +20,7 @@ import os
 
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints import integrity, owner, stages
-from oci_criu_shim.checkpoints.committed import DESCRIPTIONS, IMAGES, MANIFEST, SPEC, Checkpoint, read
+from oci_criu_shim.checkpoints.committed import BESIDES, IMAGES, MANIFEST, SCRIPT, SPEC, Checkpoint, read
 from oci_criu_shim.checkpoints.quota import CUT, Quota
 from oci_criu_shim.checkpoints.writeback import Writeback
 from oci_criu_shim.errors import ShimError
@@ -80,17 +81,22 @@ class Stage:
         """Add `document` as the JSON file `name`."""
         files.write_json(os.path.join(self.path, name), document, durable=True)
 
-    def describe(self, config: dict[str, Any], about: dict[str, Any], streams: list[str]) -> None:
-        """Add the container's config.json, and who made the checkpoint, as podman's archives have them."""
+    def describe(
+        self, config: dict[str, Any], about: dict[str, Any], streams: list[str], script: bytes | None = None
+    ) -> None:
+        """Add the container's config.json, and who made the checkpoint, as podman's archives have them; the batch
+        script, if there is one."""
         self.write(SPEC, config)
         self.write("config.dump", about)
+        if script is not None:
+            files.write_atomically(os.path.join(self.path, SCRIPT), script, durable=True)
 
     def sizes(self) -> dict[str, int]:
-        """{path below the checkpoint's directory: bytes} of the images and descriptions written so far."""
+        """{path below the checkpoint's directory: bytes} of the images, and of what is beside them, written so far."""
         found = [os.path.join(place, name) for place, _, names in os.walk(self.images) for name in names]
         found = [path for path in found if not os.path.basename(path).startswith(UNNAMED)]
         names = [os.path.relpath(path, self.path) for path in sorted(found)]
-        names += [name for name in DESCRIPTIONS if os.path.exists(os.path.join(self.path, name))]
+        names += [name for name in BESIDES if os.path.exists(os.path.join(self.path, name))]
         return {name: os.stat(os.path.join(self.path, name)).st_size for name in names}
 
     def commit(self, manifest: dict[str, Any]) -> Checkpoint:

@@ -48,7 +48,7 @@ def _export(checkpoint: Checkpoint, path: str, call: Invocation) -> None:
     with unpacking.Unpacked(checkpoint) as raw:
         if raw is not checkpoint:
             unpacking.complete(raw)
-        additions = podman.additions(raw, call.flag("rootfs"), call.log)
+        additions = podman.additions(raw, call.flag("rootfs"))
         size = sum(content.size for content in additions.values() if isinstance(content, Tree))
         with Progress("writing", raw.manifest["bytes"] + size) as progress:
             archive.write(raw, path, additions, progress.tell)

@@ -15,16 +15,15 @@ import os
 import re
 import stat
 
-from oci_criu_shim import files, job, slurm
+from oci_criu_shim import files
 from oci_criu_shim.bundle import ROOTFS, ROOTFS_MODE, Bundle
 from oci_criu_shim.checkpoints import integrity
 from oci_criu_shim.checkpoints.archive import ARTIFACTS, LOGS, ROOT
-from oci_criu_shim.checkpoints.committed import DESCRIPTIONS, IMAGES, MANIFEST, SPEC
+from oci_criu_shim.checkpoints.committed import DESCRIPTIONS, IMAGES, MANIFEST, SCRIPT, SPEC
 from oci_criu_shim.checkpoints.directory import DESCRIPTORS
 from oci_criu_shim.checkpoints.tree import Tree
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.job import BATCH_SCRIPT
 from oci_criu_shim.mounts import is_bind
-from oci_criu_shim.slurm_bundle import BATCH_SCRIPT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.archive import Addition
     from oci_criu_shim.checkpoints.committed import Checkpoint
-    from oci_criu_shim.log import Log
 
 CONFIG = DESCRIPTIONS[0]
 # Of the installation: <prefix>/lib/oci-criu-shim/oci_criu_shim/ckpt/podman.py
@@ -47,7 +45,7 @@ SPOOL = re.compile(r"/.*/oci-job\d+-[^/]+/task-\d+")
 DEFAULTS = {"stopSignal": 15, "stopTimeout": 10, "shmSize": 65536000, "logDriver": "k8s-file", "passwd": False}
 
 
-def additions(checkpoint: Checkpoint, rootfs: bool, log: Log) -> dict[str, Addition]:
+def additions(checkpoint: Checkpoint, rootfs: bool) -> dict[str, Addition]:
     """{name in the archive: what is there} besides `checkpoint`, whose images are raw; its root file system, too, where
     `rootfs`."""
     config: dict[str, Any] = files.read_json(os.path.join(checkpoint.path, SPEC))
@@ -57,7 +55,7 @@ def additions(checkpoint: Checkpoint, rootfs: bool, log: Log) -> dict[str, Addit
         CONFIG: _json({**about, **_container(checkpoint, config)}),
         SPEC: _json(_specification(checkpoint, config, rootfs)),
         **_manifests(checkpoint),
-        **_slurms(config, log),
+        **_slurms(checkpoint, config),
         **tree,
     }
 
@@ -116,24 +114,11 @@ def _artifact(mount: Mapping[str, Any]) -> str | None:
     return f"{ARTIFACTS}/spool" if SPOOL.fullmatch(mount.get("source", "").rstrip("/")) else None
 
 
-def _slurms(config: dict[str, Any], log: Log) -> dict[str, Addition]:
-    """The script; the task's spool directory and the job's streams, with nothing in them."""
-    found: dict[str, Addition] = {}
-    for mount in config.get("mounts", []):
-        if name := _artifact(mount):
-            found[name] = None if name.endswith("/spool") else b""
-            if mount["destination"] == BATCH_SCRIPT:
-                found[name] = _script(config, log)
-    return found
-
-
-def _script(config: dict[str, Any], log: Log) -> bytes:
-    task = job.of(Bundle("/", config).environment())
-    try:
-        return slurm.script(task.job if task else 0)
-    except ShimError as error:
-        log.event(f"the batch script is not in the archive; podman can't restore a shell that reads it: {error}")
-        return b""
+def _slurms(checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str, Addition]:
+    """The task's spool directory and the job's streams, with nothing in them; the script is the checkpoint's."""
+    kept = f"{ARTIFACTS}/{SCRIPT}" if SCRIPT in checkpoint.manifest["files"] else None
+    names = [name for mount in config.get("mounts", []) if (name := _artifact(mount)) not in (None, kept)]
+    return {name: None if name.endswith("/spool") else b"" for name in names if name}
 
 
 def _manifests(checkpoint: Checkpoint) -> dict[str, Addition]:

@@ -63,19 +63,6 @@ def job(number: int, soon: bool = False) -> Job:
     return Job((Commands() if soon else _slurm()).job(number))
 
 
-def script(number: int) -> bytes:
-    """A job's batch script, which Slurm knows as long as the job."""
-    if not conf_directory():
-        raise ShimError("there is no slurm.conf", "do it where jobs are submitted, or set SLURM_CONF")
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as directory:
-        path = os.path.join(directory, "script")
-        run("scontrol", "write", "batch_script", str(number), path)
-        with open(path, "rb") as stream:
-            return stream.read()
-
-
 def configuration() -> dict[str, str]:
     """{name: value} of slurm.conf, as slurmctld has it."""
     return _slurm().configuration()
