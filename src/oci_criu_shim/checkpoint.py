@@ -8,7 +8,7 @@ import signal
 import time
 from contextlib import suppress
 
-from oci_criu_shim import client, criu, files, fit, groups, linux, preflight, startup, stdio, written
+from oci_criu_shim import client, criu, files, fit, groups, layers, linux, preflight, startup, stdio, written
 from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.container import CHAIN
 from oci_criu_shim.errors import Killed, ShimError
@@ -63,6 +63,7 @@ class Dump:
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
         self.options = options
+        self.left_out = 0  # files that the layer of its root file system lacks
         self.record = container.load()
         self.bundle = Bundle(self.record["bundle"], self.record["config"])
         preflight.check(pid, self.bundle, options.get("shell_job", False))
@@ -126,9 +127,12 @@ class Dump:
                 criu.leave_groups(stage.images)
             if chain:
                 chain.check(self.pid, stage.images)
+            if layer:
+                self.left_out = layer.finish()
             committed.append(self._commit(stage, report | about))
 
         options = self.options | (chain.begin(stage) if chain else {})
+        layer = layers.take(self.container, self.bundle, self.pid, stage)
         try:
             frozen = self._ask(connection, options, (stage.images, stage.work), commit, serves)
         except ShimError:
@@ -138,6 +142,9 @@ class Dump:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             frozen = committed[0].manifest["frozen_seconds"]  # at least
+        finally:
+            if layer:
+                layer.stop()
         return committed[0], frozen
 
     def _ask(

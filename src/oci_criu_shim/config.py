@@ -21,6 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "fresh-start": False,
     "keep-ended": "7d",
     "rollback": True,
+    "layers": "auto",
     "max-restarts": 3,
     "feature": "",
     "compress": "off",
@@ -30,6 +31,7 @@ DEFAULTS: dict[str, Any] = {
     "mtbf": "30d",
     "dump-rate": "200M",
 }
+LAYERS = ("auto", "always", "never")  # when checkpoints have what has changed in the root file system
 PER_PARTITION = ("checkpoint",)
 SIZE, TIME = "size such as 20G or 1.5T", "time such as 90s, 30m or 7d"
 UNITS = (
@@ -44,7 +46,7 @@ UNITS = (
 class Settings:
     """`backend` is a runtime's name or path, or empty; `checkpoint_dir` is absolute; `keep` counts checkpoints; `quota`
     is in bytes, 0 where there is none; `fresh_start` allows a restarted task to begin again where it has none;
-    `rollback` has files that have grown since a checkpoint cut back to their length at it;
+    `rollback` has files that have grown since a checkpoint cut back to their length at it; `layers` is one of LAYERS;
     `max_restarts` is how often it is restored without getting further, 0 for ever; `feature` is one of nodes, which
     requeued jobs ask for, or empty; `compress` is what codec.parse() reads; `keep_ended`, `margin` and `mtbf` are
     seconds, `dump_rate` bytes per second (schedule.Schedule, estimate.Estimate)."""
@@ -57,6 +59,7 @@ class Settings:
         self.fresh_start: bool = values["fresh-start"]
         self.keep_ended: int = units.parse_time(values["keep-ended"])
         self.rollback: bool = values["rollback"]
+        self.layers: str = values["layers"]
         self.max_restarts: int = values["max-restarts"]
         self.feature: str = values["feature"]
         self.compress: str = values["compress"]
@@ -91,6 +94,8 @@ def load(path: str = PATH) -> Settings:
             raise ShimError(f"{path}: {name} must be at least {least}, not {values[name]}")
     if not all(character.isalnum() or character in "_.-" for character in values.get("feature", "")):
         raise ShimError(f"{path}: feature is a node's feature, not {values['feature']!r}")
+    if values.get("layers", "auto") not in LAYERS:
+        raise ShimError(f"{path}: layers is {', '.join(LAYERS[:2])} or {LAYERS[2]}, not {values['layers']!r}")
     _check_compress(path, values.get("compress", "off"))
     for partition, table in values.get("partitions", {}).items():
         if not isinstance(table, dict) or not set(table) <= set(PER_PARTITION):

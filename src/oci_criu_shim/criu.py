@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 NEEDED = (4, 2)  # older ones can't dump inet sockets on kernels from 6.16 on (SO_PASSCRED)
 RESPONSE = 1 << 20
 NO_ANSWER = "CRIU ended without an answer", "it was killed, by the kernel for want of memory perhaps: see dmesg"
+FROZEN_MARK = "files.img"  # made once every task is frozen and known: the first image that tells so
 PAGEMAP_HEAD = 8  # bytes before the entries: two magic numbers
 PE_PARENT = 1  # of an entry's flags (criu/include/pagemap.h)
 ERROR_LINE = re.compile(r"^(?:\(\d+\.\d+\))?\s*(?:pie: )?(?:\d+: )?(Error .*)$")

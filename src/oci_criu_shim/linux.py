@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import signal
 import socket
 import struct
 
@@ -17,7 +18,7 @@ CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
 MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 32, 4096, 16384, 1 << 18, 1 << 19
-PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 4, 36, 47, 2
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 1, 4, 36, 47, 2
 CAPABILITY_VERSION_3 = 0x20080522
 SYNC_FILE_RANGE_WRITE = 2
 IOPRIO_WHO_PROCESS = 1
@@ -110,6 +111,11 @@ def set_personality(value: int) -> None:
 def become_subreaper() -> None:
     """Orphaned descendants become children of this process (PR_SET_CHILD_SUBREAPER of prctl(2))."""
     _check(_libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
+
+
+def end_with_parent() -> None:
+    """This process is killed when its parent ends (PR_SET_PDEATHSIG of prctl(2))."""
+    _check(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
 
 
 def make_dumpable() -> None:

@@ -11,9 +11,10 @@ import base64
 import os
 import signal
 
-from oci_criu_shim import builder, criu, files, fit, groups, hooks, linux, mounts
+from oci_criu_shim import builder, criu, files, fit, groups, hooks, layers, linux, mounts
 from oci_criu_shim.bundle import ROOTFS, check_restorable
 from oci_criu_shim.checkpoints import committed
+from oci_criu_shim.checkpoints.committed import LAYER
 from oci_criu_shim.checkpoints.directory import joined
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.unpacking import Unpacked
@@ -137,16 +138,18 @@ class _Steps:
         self, container: Container, bundle: Bundle, verification: Verification, rollback: Rollback | None
     ) -> None:
         self.container = container
+        self.bundle = bundle
         self.hooks = bundle.hooks
         self.verification = verification
         self.rollback = rollback
+        self.has_layer = LAYER in verification.checkpoint.manifest["files"]
         self.refused: ShimError | None = None
         self.begun = False  # whether any hook was run
 
     def notified(self, event: str, pid: int) -> bool:
         """Answer CRIU's event; where it is refused, CRIU ends all that it has restored."""
         try:
-            if event == AT_RESTORED or (event == AT_NAMESPACES and (self.hooks or self.rollback)):
+            if event == AT_RESTORED or (event == AT_NAMESPACES and (self.hooks or self.rollback or self.has_layer)):
                 self.verification.require()
             if event == AT_NAMESPACES:
                 self.begun = True
@@ -154,8 +157,11 @@ class _Steps:
                 hooks.run(self.hooks, "prestart", state)
                 hooks.run(self.hooks, "createRuntime", state)
                 hooks.run(self.hooks, "createContainer", state, inside=pid)
+                # No file of the container's has been opened yet.
+                if self.has_layer:
+                    layers.put_back(self.verification.checkpoint, self.container, self.bundle)
                 if self.rollback:
-                    self.rollback.run()  # no file of the container's has been opened yet
+                    self.rollback.run()
             elif event == AT_RESTORED:
                 state = self.container.state("created", pid)
                 hooks.run(self.hooks, "startContainer", state, inside=pid)

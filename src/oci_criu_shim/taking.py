@@ -93,7 +93,11 @@ def _take_one(
 ) -> Taken:
     dump = checkpoint.Dump(of.container, pid, {"leave_running": reason not in ENDING})
     connection = connection or client.connect(job.helper_socket(of.container.root, of.task))
-    return dump.take(of.store, reason, connection, link)
+    taken = dump.take(of.store, reason, connection, link)
+    if dump.left_out:
+        what = f"{dump.left_out} files of the root file system that have changed: they belong to others"
+        of.log.event(f"the checkpoint of {of.task.describe()} is without {what}")
+    return taken
 
 
 def look(of: Checkpointer) -> int:

@@ -217,7 +217,7 @@ class Rollback:
     def run(self) -> None:
         """Cut them back, and say so; ShimError where that fails, and the file is as it was."""
         others = list(_others(os.path.dirname(self.directory)))
-        for file in self.grown:
+        for file in filter(Grown.is_longer, self.grown):  # unless it was replaced meanwhile
             if file.row.get("others") or _is_shared(file.row, others):
                 self.log.event(
                     f"{file.inside} is longer than at the checkpoint, and others write it too: nothing is cut off, and "

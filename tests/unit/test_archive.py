@@ -30,8 +30,9 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
     with store.stage() as stage:
         Path(stage.images, "pages-1.img").write_bytes(os.urandom(5000))
         Path(stage.images, "core-1.img").write_bytes(b"core")
-        stage.write("spec.dump", {})
-        stage.write("config.dump", {"id": "c"})
+        stage.describe({}, {"id": "c"}, [], b"#!/bin/sh")
+        Path(stage.path, "rootfs-diff.tar").write_bytes(b"layer")
+        stage.write("deleted.files", ["a"])
         made = stage.commit(full_manifest() | {"files": stage.sizes()})
     Path(made.images, "dump.log").write_text("log")
     return made
@@ -74,6 +75,7 @@ def test_podmans_layout(checkpoint: Checkpoint, tmp_path: Path) -> None:
         assert set(written.getnames()) == {
             *("checkpoint", "checkpoint/pages-1.img", "checkpoint/core-1.img", "dump.log"),
             *("artifacts/config.dump", "artifacts/spec.dump", "manifest.json", "checksums.json"),
+            *("artifacts/startup", "artifacts/rootfs-diff.tar", "artifacts/deleted.files"),
         }
 
 

@@ -48,6 +48,7 @@ def test_quota(tmp_path: Path) -> None:
         ("keep = 0", "keep must be at least 1, not 0"),
         ("max-restarts = -1", "max-restarts must be at least 0, not -1"),
         ("feature = 'a b'", "feature is a node's feature, not 'a b'"),
+        ("layers = 'some'", "layers is auto, always or never, not 'some'"),
         ("fresh-start = 1", "fresh-start must be of type bool, not 1"),
         ("partitions = 1", "partitions must be of type dict, not 1"),
         ("[partitions]\nlow = 1", r"\[partitions.low\] may have checkpoint only"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import mounts
+from oci_criu_shim import criu, mounts
 from oci_criu_shim.privileged import dump
 
 SECOND = 10**9
@@ -33,7 +33,7 @@ class Criu:
     def request(self, _: str, __: object, notified: Callable[[str, int], bool]) -> Any:
         self.now += SECOND
         if not self.pre_dump:
-            (self.images / dump.FROZEN_MARK).touch()
+            (self.images / criu.FROZEN_MARK).touch()
             self.watch.thread.join()
             self.now += 2 * SECOND
             assert notified("post-dump", 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,17 @@ def test_the_image_is_the_one_that_is_named() -> None:
     manifest = json.loads(blobs[entry["digest"].removeprefix("sha256:")])
     assert manifest["config"]["digest"] == f"sha256:{podman.IMAGE_ID}"
     assert podman.IMAGE.endswith(f"/image:{entry['annotations']['org.opencontainers.image.ref.name']}")
+
+
+def test_what_has_changed_in_the_root_file_system(tmp_path: Path, config: dict[str, Any]) -> None:
+    """Is as it was at the checkpoint."""
+    Path(config["root"]["path"], "deleted").touch()
+    checkpoint = made(tmp_path, config)
+    with tarfile.open(Path(checkpoint.path, "rootfs-diff.tar"), "w") as layer:
+        layer.addfile(tarfile.TarInfo("made"))
+    Path(checkpoint.path, "deleted.files").write_text('["deleted"]')
+    checkpoint.manifest["files"]["rootfs-diff.tar"] = 0
+    tree = podman.additions(checkpoint, True)["rootfs-diff.tar"]
+    assert isinstance(tree, Tree)
+    with tarfile.open(fileobj=tree.stream(), mode="r|") as archive:
+        assert archive.getnames() == [".", "made"]

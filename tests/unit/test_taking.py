@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import checkpoint, client, preempt, process, schedule, taking
+from oci_criu_shim import checkpoint, client, layers, preempt, process, schedule, taking
 from oci_criu_shim.checkpointer import (
     ANSWER,
     DONE,
@@ -233,6 +233,8 @@ def test_a_container_that_ended_right_after_the_commit(
 
     monkeypatch.setattr(dump, "_ask", ask)
     monkeypatch.setattr(dump, "_commit", lambda *_: one)
+    monkeypatch.setattr(layers, "take", lambda *_: None)
+    dump.container = dump.bundle = SimpleNamespace()  # type: ignore[assignment]
     stage: Any = SimpleNamespace(images="", work=None)
     connection: Any = None
     assert dump._checkpoint(stage, connection, {}, None, None) == (one, 0.5)
@@ -300,3 +302,12 @@ def test_a_time_limit_is_noted_without_the_grace_time(
     assert taking.look(made) == NO_REASON
     path = Path(made.container.path("limits"))
     assert (path.read_text() if path.exists() else None) == noted
+
+
+def test_what_a_layer_is_without(of: Checkpointer, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    done = SimpleNamespace(left_out=3, take=lambda *_: "taken")
+    monkeypatch.setattr(checkpoint, "Dump", lambda *_: done)
+    connection: Any = object()
+    link: Any = None
+    assert taking._take_one(of, 1, schedule.PREEMPT, link, connection) == "taken"  # type: ignore[comparison-overlap]
+    assert "job 7 step batch task 0 is without 3 files of the root file system" in capfd.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import tarfile
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from oci_criu_shim.checkpoints.applying import Layer
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.errors import ShimError
 
@@ -80,3 +82,22 @@ def test_what_cannot_be_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(os, "access", lambda path, _: not path.endswith("/large"))
     with pytest.raises(ShimError, match="/large is not yours to read"):
         Tree(str(root), {})
+
+
+def test_with_what_a_layer_has_changed(root: Path, tmp_path: Path) -> None:
+    """In the place of what is here now."""
+    (tmp_path / "deleted.files").write_text('["empty"]')
+    with tarfile.open(tmp_path / "rootfs-diff.tar", "w") as made:
+        for name, content in (("small", b"other"), ("new", b"new")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            made.addfile(member, io.BytesIO(content))
+    tree = Tree(str(root), {}, Layer(str(tmp_path)))
+    with tarfile.open(written(tree, tmp_path / "tar")) as archive:
+        names = archive.getnames()
+        contents = {name: archive.extractfile(name) for name in ("small", "linked", "new")}
+        assert {name: stream.read() for name, stream in contents.items() if stream} == {
+            **{"small": b"other", "linked": b"small", "new": b"new"}
+        }
+    assert sorted(names) == sorted({*names})
+    assert "empty" not in names and "broken" in names

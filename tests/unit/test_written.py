@@ -203,6 +203,14 @@ def test_equal_and_shorter_stay(task: Path, base: Path, size: int) -> None:
     assert not rollback(task, base, row_of(base / "ledger", size))[0]
 
 
+def test_what_was_replaced_meanwhile_stays(task: Path, base: Path) -> None:
+    found, log = rollback(task, base, row_of(base / "ledger", 7))
+    (base / "ledger").write_text("before ")
+    found.run()
+    assert log.lines == []
+    assert not (task / "cut").exists()
+
+
 def test_gone_and_unknown_stay(task: Path, base: Path) -> None:
     row = row_of(base / "ledger", 1)
     assert not rollback(task, base, {**row, "name": "none"}, {**row, "mount": "/else"})[0]

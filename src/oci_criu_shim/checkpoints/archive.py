@@ -2,7 +2,7 @@
 
 Images in them are raw: podman reads no others. Those that we write have our manifest and checksums too; only those can
 be read again. What is podman's alone is then left out. The batch script is below artifacts/, where podman's container
-has it, and so are the checkpoint's own config.dump and spec.dump, since those for podman have their names.
+has it, and so are the checkpoint's own descriptions and layer, since those for podman have their names.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import tarfile
 
 from oci_criu_shim import files, process
-from oci_criu_shim.checkpoints.committed import BESIDES, IMAGES, MANIFEST, has_place
+from oci_criu_shim.checkpoints.committed import BESIDES, IMAGES, LAYER, MANIFEST, has_place
 from oci_criu_shim.checkpoints.directory import DESCRIPTORS
 from oci_criu_shim.checkpoints.integrity import CHECKSUMS
 from oci_criu_shim.checkpoints.tree import Tree
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 COMPRESSORS = {".tar": (), ".tar.gz": ("gzip", "-c"), ".tar.zst": ("zstd", "-q", "-c")}
 OURS = (MANIFEST, CHECKSUMS)
 LOGS = ("dump.log", "stats-dump")  # beside the images here, beside checkpoint/ in an archive
-ARTIFACTS, ROOT = "artifacts", "rootfs-diff.tar"  # names of podman's
+ARTIFACTS, ROOT = "artifacts", LAYER  # names of podman's
 ORIGINALS = {f"{ARTIFACTS}/{name}": name for name in BESIDES}
 PODMANS = (ROOT, *(f"{IMAGES}/{name}" for name in (MANIFEST, CHECKSUMS, DESCRIPTORS)))
 FOREIGN = "only archives of `oci-criu-shim ckpt export` can be imported"

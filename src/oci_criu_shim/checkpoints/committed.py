@@ -23,7 +23,8 @@ RAW, COMPRESSED = 1, 2  # versions of manifests: readers of version 1 know of no
 SPEC = "spec.dump"  # the container's config.json
 DESCRIPTIONS = ("config.dump", SPEC)
 SCRIPT = "startup"  # the batch script that Slurm had mounted
-BESIDES = (*DESCRIPTIONS, SCRIPT)  # what is beside the images
+LAYER, DELETED = "rootfs-diff.tar", "deleted.files"  # what has changed in the root file system: layer.py
+BESIDES = (*DESCRIPTIONS, SCRIPT, LAYER, DELETED)  # what is beside the images
 OWNERS = "a checkpoint is for its owner alone"
 
 

@@ -1,11 +1,14 @@
 """The checkpoints of one task, `<directory>/<job>/<step>.<task>/<seq>/`:
 
+    started               the task has run
+    rootfs.<node>         what was in its root file system then: baseline.py
     <seq>/manifest.json   written last; without it there is no checkpoint
          /checksums.json  added after the commit: see integrity.py
          /checkpoint/     CRIU's images; increments.py says what is in parent/ there
          /config.dump     who made it, in the form of podman's archives
          /spec.dump       the container's config.json
          /startup         the batch script, if it is one's
+         /rootfs-diff.tar, /deleted.files   what has changed in the root file system: layer.py
 
 A checkpoint is staged next to the committed ones under a name that no reader looks at, flushed to
 disk, and becomes one by a single rename. Several writers may do so at once, on different nodes: no lock is needed,

@@ -12,29 +12,34 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from oci_criu_shim.checkpoints.applying import Layer
+
 PIECE = 1 << 20
 HINT = "without --rootfs the archive is for nodes that have the bundle"
 
 
 class Tree:
     """The directory `root` and all below it, in `size` bytes; of files in `lengths` ({path below it: bytes}) no more
-    than that. ShimError where a file can't be read."""
+    than that, and with what `layer` has changed, if any. ShimError where a file can't be read."""
 
-    def __init__(self, root: str, lengths: Mapping[str, int]) -> None:
+    def __init__(self, root: str, lengths: Mapping[str, int], layer: Layer | None = None) -> None:
         self.root = root
         self.lengths = lengths
-        self.members = list(self._members())
-        contents = sum(-member.size % tarfile.BLOCKSIZE + member.size for member in self.members)
-        self.size = sum(len(_header(member)) for member in self.members) + contents + 2 * tarfile.BLOCKSIZE
+        self.layer = layer
+        self.members = list(self._members({*layer.names, *layer.deleted} if layer else set()))
+        contents = sum(len(padding(member.size)) + member.size for member in self.members)
+        end = os.path.getsize(layer.file) if layer else 2 * tarfile.BLOCKSIZE
+        self.size = sum(len(header(member)) for member in self.members) + contents + end
 
-    def _members(self) -> Iterator[tarfile.TarInfo]:
+    def _members(self, without: set[str]) -> Iterator[tarfile.TarInfo]:
         links = tarfile.open(fileobj=io.BytesIO(), mode="w")  # it knows hard links again
         for directory, names, others in os.walk(self.root, onerror=_refuse):
             linked = [name for name in names if os.path.islink(os.path.join(directory, name))]
             for path in (directory, *(os.path.join(directory, name) for name in (*linked, *others))):
-                member = links.gettarinfo(path, os.path.relpath(path, self.root))
+                name = os.path.relpath(path, self.root)
+                member = links.gettarinfo(path, name) if name not in without else None
                 if member is None:
-                    continue  # a socket: nobody listens there
+                    continue  # or a socket: nobody listens there
                 if member.isreg():
                     if not os.access(path, os.R_OK):
                         raise ShimError(f"{path} is not yours to read", HINT)
@@ -49,11 +54,14 @@ class Tree:
 
     def _pieces(self) -> Iterator[bytes]:
         for member in self.members:
-            yield _header(member)
+            yield header(member)
             if member.isreg():
                 yield from _content(os.path.join(self.root, member.name), member.size)
-                yield bytes(-member.size % tarfile.BLOCKSIZE)
-        yield bytes(2 * tarfile.BLOCKSIZE)
+                yield padding(member.size)
+        if self.layer:
+            yield from _content(self.layer.file, os.path.getsize(self.layer.file))
+        else:
+            yield bytes(2 * tarfile.BLOCKSIZE)
 
 
 class _Joined(io.RawIOBase):
@@ -77,8 +85,14 @@ class _Joined(io.RawIOBase):
         return size
 
 
-def _header(member: tarfile.TarInfo) -> bytes:
+def header(member: tarfile.TarInfo) -> bytes:
+    """What comes before a member's content."""
     return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def padding(size: int) -> bytes:
+    """What comes after a content of `size` bytes."""
+    return bytes(-size % tarfile.BLOCKSIZE)
 
 
 def _content(path: str, size: int) -> Iterator[bytes]:

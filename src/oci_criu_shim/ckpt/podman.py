@@ -18,8 +18,9 @@ import stat
 from oci_criu_shim import files
 from oci_criu_shim.bundle import ROOTFS, ROOTFS_MODE, Bundle
 from oci_criu_shim.checkpoints import integrity
+from oci_criu_shim.checkpoints.applying import Layer
 from oci_criu_shim.checkpoints.archive import ARTIFACTS, LOGS, ROOT
-from oci_criu_shim.checkpoints.committed import DESCRIPTIONS, IMAGES, MANIFEST, SCRIPT, SPEC
+from oci_criu_shim.checkpoints.committed import DESCRIPTIONS, IMAGES, LAYER, MANIFEST, SCRIPT, SPEC
 from oci_criu_shim.checkpoints.directory import DESCRIPTORS
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.job import BATCH_SCRIPT
@@ -61,9 +62,12 @@ def additions(checkpoint: Checkpoint, rootfs: bool) -> dict[str, Addition]:
 
 
 def _tree(checkpoint: Checkpoint, config: dict[str, Any]) -> Tree:
-    """The root file system; what the container was writing is as long as it was."""
+    """The root file system; what the container was writing is as long as it was, and what the checkpoint has of it is
+    as it was."""
     written = checkpoint.manifest.get("written", [])
-    return Tree(config["root"]["path"], {row["name"]: row["size"] for row in written if row["mount"] == "/"})
+    lengths = {row["name"]: row["size"] for row in written if row["mount"] == "/"}
+    layer = Layer(checkpoint.path) if LAYER in checkpoint.manifest["files"] else None
+    return Tree(config["root"]["path"], lengths, layer)
 
 
 def _container(checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str, Any]:

@@ -28,8 +28,6 @@ NS_GET_OWNER_UID = 0xB704  # linux/nsfs.h
 GHOST_LIMIT = 1 << 30  # deleted files that are still open are kept up to this size, in bytes
 PARENT = "parent"  # below the images: what a dump finds there unchanged, it leaves out (CRIU's name)
 OURS = ("network", "for", "page_server", "pre_dump", "incremental")  # what is no field of CRIU's request
-# Made once every task is frozen and known: the first image that tells so.
-FROZEN_MARK = "files.img"
 CONNECT_SECONDS = 10.0
 PAGE_SERVER = 4  # CRIU's descriptor of the connection to it
 # Where we are installed: bin/ has the gzip that CRIU packs what is in a tmpfs with (spank/gzip.c); the library has the
@@ -159,7 +157,7 @@ class FreezeWatch:
     def _watch(self) -> None:
         while not self.stop.wait(0.001):
             try:
-                os.stat(FROZEN_MARK, dir_fd=self.images)
+                os.stat(criu.FROZEN_MARK, dir_fd=self.images)
             except FileNotFoundError:
                 continue
             self._note()

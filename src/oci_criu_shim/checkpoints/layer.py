@@ -1,0 +1,174 @@
+"""What has changed in a root file system since a task began, as two files of a checkpoint, with podman's names:
+
+    rootfs-diff.tar   what is new or has changed, with `ctime` in PAX headers: when it was changed; of the root file
+                      system itself, which comes first: when all this was written
+    deleted.files     the paths, as JSON, of what was there when the task began and is gone
+
+All that is not where it was is new: what was below a directory that was renamed, too. What others have changed in the
+same root file system can't be told apart. Sockets and devices are left out, and so is what belongs to another id, which
+the user could not make again.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+import time
+
+from oci_criu_shim.checkpoints import stages
+from oci_criu_shim.checkpoints.baseline import join
+from oci_criu_shim.checkpoints.tree import PIECE, header, padding
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import IO
+
+    from oci_criu_shim.checkpoints.baseline import Baseline
+
+VANISHED = (FileNotFoundError, NotADirectoryError)  # others are at work there
+
+
+class Changes:
+    """What has changed in `rootfs` since `baseline`, but below the mount points `covered`, and all of `inherited`: the
+    paths and the deleted ones of the layer that the task went on from. All paths are relative."""
+
+    def __init__(
+        self, rootfs: str, baseline: Baseline, covered: Iterable[str], inherited: tuple[Iterable[str], Iterable[str]]
+    ) -> None:
+        self.rootfs = rootfs
+        self.baseline = baseline
+        self.covered = set(covered)
+        self.inherited = set(inherited[0])
+        self.gone = set(inherited[1])
+        self.skipped = 0  # how many there are that can't be kept
+
+    @property
+    def deleted(self) -> list[str]:
+        """The paths of what is gone, once all has been walked; nothing is before what was in it."""
+        return sorted((path for path in self.gone if not self._exists(path)), reverse=True)
+
+    def _exists(self, path: str) -> bool:
+        return os.path.lexists(os.path.join(self.rootfs, path))
+
+    def write(self, path: str) -> None:
+        """Make it the tar file `path`, on disk."""
+        links: dict[tuple[int, int], str] = {}
+        top = _member(".", os.stat(self.rootfs), time.time_ns())
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", PIECE) as archive:
+            archive.write(header(top))
+            for name, status in self._walk():
+                try:
+                    self._add(archive, name, status, links)
+                except VANISHED:
+                    pass
+                except PermissionError:
+                    self.skipped += 1
+            archive.write(bytes(2 * tarfile.BLOCKSIZE))
+            archive.flush()
+            os.fsync(archive.fileno())
+
+    def _add(
+        self, archive: IO[bytes], name: str, status: os.stat_result, links: dict[tuple[int, int], str]
+    ) -> None:
+        member, path = _member(name, status, status.st_ctime_ns), os.path.join(self.rootfs, name)
+        key = status.st_dev, status.st_ino
+        if stat.S_ISREG(status.st_mode) and key not in links:
+            with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0) as content:
+                member.size = status.st_size
+                archive.write(header(member))
+                _copy(content, archive, member.size)
+            links[key] = name
+            return
+        if stat.S_ISREG(status.st_mode):
+            member.type, member.linkname = tarfile.LNKTYPE, links[key]
+        elif stat.S_ISLNK(status.st_mode):
+            member.linkname = os.readlink(path)
+        archive.write(header(member))
+
+    def _walk(self) -> Iterator[tuple[str, os.stat_result]]:
+        """(path, status) of all that is to be kept, a directory before what is in it."""
+        device = os.stat(self.rootfs).st_dev
+        rest = [("", False)]
+        while rest:
+            directory, moved = rest.pop()
+            for name, status, is_new in self._look(directory, moved, device):
+                if is_new and self._can_be_kept(status):
+                    yield name, status
+                if stat.S_ISDIR(status.st_mode) and name not in self.covered:
+                    rest.append((name, is_new and self._has_moved(name, status)))
+
+    def _has_moved(self, name: str, status: os.stat_result) -> bool:
+        return status.st_ino != self.baseline.inode(name)
+
+    def _look(self, directory: str, moved: bool, device: int) -> Iterator[tuple[str, os.stat_result, bool]]:
+        """(path, status, whether it is new or has changed) of what is in a directory; one that `moved` was another."""
+        try:
+            with os.scandir(os.path.join(self.rootfs, directory)) as scanned:
+                entries = {entry.name: entry for entry in scanned if not stages.NAME.fullmatch(entry.name)}
+        except VANISHED:
+            return
+        except PermissionError:
+            self.skipped += moved or directory in self.inherited
+            return
+        before = set(self.baseline.names(directory))
+        for name in before - entries.keys():
+            self._is_gone(join(directory, name))
+        for name, entry in entries.items():
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except VANISHED:
+                continue
+            path = join(directory, name)
+            if path in self.baseline.directories and not stat.S_ISDIR(status.st_mode):
+                self.gone.update(self.baseline.below(path))
+            if status.st_dev == device:  # else it is a mount of the node's
+                is_new = moved or name not in before or path in self.inherited
+                yield path, status, is_new or status.st_ctime_ns >= self.baseline.begin
+
+    def _is_gone(self, path: str) -> None:
+        self.gone.update((path, *self.baseline.below(path)))
+
+    def _can_be_kept(self, status: os.stat_result) -> bool:
+        if status.st_uid != os.geteuid():
+            self.skipped += 1
+            return False
+        return stat.S_IFMT(status.st_mode) in TYPES
+
+
+TYPES = {
+    stat.S_IFREG: tarfile.REGTYPE,
+    stat.S_IFDIR: tarfile.DIRTYPE,
+    stat.S_IFLNK: tarfile.SYMTYPE,
+    stat.S_IFIFO: tarfile.FIFOTYPE,
+}
+
+
+def _member(name: str, status: os.stat_result, changed: int) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type = TYPES[stat.S_IFMT(status.st_mode)]
+    member.mode = stat.S_IMODE(status.st_mode)
+    member.uid, member.gid = status.st_uid, status.st_gid
+    member.mtime = status.st_mtime_ns // NANO
+    member.pax_headers = {"mtime": _seconds(status.st_mtime_ns), "ctime": _seconds(changed)}
+    return member
+
+
+NANO = 10**9
+
+
+def _seconds(moment: int) -> str:
+    """As PAX has it."""
+    return f"{moment // NANO}.{moment % NANO:09}"
+
+
+def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
+    """`size` bytes and up to the end of the block; zeros where others have cut it meanwhile."""
+    left = size
+    while left and (piece := source.read(min(left, PIECE))):
+        target.write(piece)
+        left -= len(piece)
+    while left:
+        left -= target.write(bytes(min(left, PIECE)))
+    target.write(padding(size))

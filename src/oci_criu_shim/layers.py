@@ -1,0 +1,113 @@
+"""What a task changes in its root file system, where another node would not have it: when checkpoints have that, and
+when it is written and put back."""
+
+from __future__ import annotations
+
+import os
+import select
+
+from oci_criu_shim import criu, files, mounts
+from oci_criu_shim.checkpoints import baseline
+from oci_criu_shim.checkpoints.committed import DELETED, LAYER
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.unclosed import Child
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_criu_shim.bundle import Bundle
+    from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.checkpoints.store import Stage, Store
+    from oci_criu_shim.container import Container
+
+# File systems that other nodes see, too, by their names in mountinfo, up to a dot.
+SHARED = (
+    *("9p", "afs", "beegfs", "ceph", "cifs", "dvs", "fuse", "gfs2", "gpfs", "lustre", "nfs", "nfs4"),
+    *("ocfs2", "orangefs", "panfs", "smb3", "virtiofs", "wekafs"),
+)
+APPLIED = "layer"  # in a container's directory: the paths, and those deleted, of the layer that it went on from
+PAUSE_SECONDS = 0.001
+
+
+def begin(store: Store, bundle: Bundle, setting: str) -> None:
+    """A task of `store` is about to run: note what there is to be changed, where its checkpoints are to have that."""
+    if not _are_wanted(bundle, setting) or not os.path.isdir(bundle.rootfs):
+        return  # what is not there, the backend tells
+    try:
+        baseline.note(store.path, bundle.rootfs)
+    except OSError as error:
+        raise ShimError(f"what is in {bundle.rootfs} can't be noted for later checkpoints: {error}") from None
+
+
+def _are_wanted(bundle: Bundle, setting: str) -> bool:
+    if setting == "never" or os.geteuid() == 0 or bundle.config["root"].get("readonly"):
+        return False
+    mount = mounts.deepest(os.path.realpath(bundle.rootfs), mounts.read())
+    return setting == "always" or mount is None or mount.kind.partition(".")[0] not in SHARED
+
+
+class Taking:
+    """Writes the layer of `stage`'s checkpoint, beside the dump, from when all of the container is frozen; its init is
+    `pid`."""
+
+    def __init__(self, container: Container, bundle: Bundle, pid: int, stage: Stage, known: baseline.Baseline) -> None:
+        from oci_criu_shim.checkpoints import layer
+
+        covered = [mount.point.lstrip("/") for mount in mounts.read(pid)]
+        changes = layer.Changes(bundle.rootfs, known, covered, _applied(container))
+        reader, self.frozen = os.pipe()
+
+        def write() -> int:
+            os.close(self.frozen)
+            _wait(os.path.join(stage.images, criu.FROZEN_MARK), reader)
+            try:
+                changes.write(os.path.join(stage.path, LAYER))
+                stage.write(DELETED, changes.deleted)
+            except OSError as error:
+                raise ShimError(f"what has changed in {bundle.rootfs} can't be kept: {error.strerror}") from None
+            return changes.skipped
+
+        self.child = Child(write)
+        os.close(reader)
+
+    def finish(self) -> int:
+        """Wait for it, when all is frozen for sure: how many files could not be kept; ShimError where that fails."""
+        try:
+            os.write(self.frozen, b"f")
+        except BrokenPipeError:
+            pass  # it is done
+        found: int = self.child.result()
+        return found
+
+    def stop(self) -> None:
+        """End it, wherever it is."""
+        self.child.end()
+        os.close(self.frozen)
+
+
+def _wait(mark: str, told: int) -> None:
+    """Until the file `mark` is there, or one is `told` so."""
+    while not os.path.exists(mark) and not select.select([told], [], [], PAUSE_SECONDS)[0]:
+        pass
+
+
+def _applied(container: Container) -> tuple[list[str], list[str]]:
+    try:
+        names, deleted = files.read_json(container.path(APPLIED))
+    except FileNotFoundError:
+        return [], []
+    return names, deleted
+
+
+def take(container: Container, bundle: Bundle, pid: int, stage: Stage) -> Taking | None:
+    """Begin with the layer of a task's checkpoint; None where it is to have none."""
+    known = baseline.find(os.path.dirname(stage.path), bundle.rootfs)
+    return Taking(container, bundle, pid, stage, known) if known else None
+
+
+def put_back(checkpoint: Checkpoint, container: Container, bundle: Bundle) -> None:
+    """Bring the root file system to where the checkpoint's layer had it; Misfit, ShimError where that fails."""
+    from oci_criu_shim.checkpoints import applying
+
+    layer = applying.Layer(checkpoint.path)
+    Child(applying.Application(layer, bundle.rootfs).run).result()
+    files.write_json(container.path(APPLIED), [layer.names, layer.deleted])
