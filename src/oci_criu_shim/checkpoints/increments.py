@@ -31,7 +31,8 @@ def may_follow(parent: Checkpoint) -> bool:
     """Whether an increment of `parent` is worth it: not where those since the last whole one outweigh that."""
     sizes = [0] * (1 + max(map(_depth, parent.sizes)))
     for name, size in parent.sizes.items():
-        sizes[_depth(name)] += size
+        if name.startswith(f"{IMAGES}/"):
+            sizes[_depth(name)] += size
     *increments, whole = sizes
     return len(increments) < MOST and sum(increments) < whole
 
