@@ -66,7 +66,7 @@ def _size(cluster: Cluster, result: Result, mib: int, runs: int) -> None:
     for what in ("dump", "restore"):
         for program in ("shim", "plain"):
             result.median(f"{program}_{what}_{mib}_mib", found[program][what])
-    result.median(f"shim_frozen_{mib}_mib", found["shim"]["frozen"])
+    result.median(f"shim_frozen_before_commit_{mib}_mib", found["shim"]["frozen"])
 
 
 def _overhead(cluster: Cluster, result: Result, progress: Progress) -> None:
