@@ -23,6 +23,7 @@ CHOSEN = (
     "tests/kernel/test_increments.py",
     "tests/kernel/test_nfs.py",
     "tests/system/test_elsewhere.py::test_lazily",
+    "tests/system/test_verbs.py::test_limits_and_pause",
 )
 PYTEST = ("python3", "-m", "pytest", "-v", "--color=no", "--override-ini=timeout=1200", "-p", "no:cacheprovider")
 

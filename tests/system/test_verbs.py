@@ -12,6 +12,7 @@ import pytest
 from tests.cluster import wait_for
 from tests.engines.support import Engine
 from tests.system.support import SHIM, Life, Site, home
+from tests.system.test_limits import groups
 
 COMMAND = ["sh", "-c", "pwd; echo $A"]
 PROCESS = {"cwd": "/usr", "args": COMMAND, "env": ["A=b", "PATH=/usr/bin"], "user": {"uid": 0, "gid": 0}}
@@ -168,11 +169,11 @@ def test_limits_and_pause(life: Life) -> None:
         assert "pids.max" in refused(life, "update", "--pids-limit=44", life.name)
         assert "without a cgroup" in refused(life, "pause", life.name)
         return
-    file, limit = f"{life.bundle}/resources.json", f"/sys/fs/cgroup/pids/{life.name}/pids.max"
+    file = f"{life.bundle}/resources.json"
     life.site.cluster.exec(life.site.node, ["tee", file], "root", input=json.dumps({"pids": {"limit": 33}}))
-    for words, wanted in ((("--pids-limit=44",), "44\n"), (("--resources", file), "33\n")):
+    for words, wanted in ((("--pids-limit=44",), "44"), (("--resources", file), "33")):
         call(life, "update", *words, life.name)
-        assert life.site.exec(["cat", limit]).stdout == wanted
+        assert groups(life)["pids.max"] == ["", wanted]
     call(life, "pause", life.name)
     assert life.state()["status"] == "paused"
     call(life, "resume", life.name)
