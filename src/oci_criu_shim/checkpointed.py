@@ -79,7 +79,7 @@ class CheckpointedTask:
 
     def _begin(self, container: Supervised) -> int:
         """From its beginning, or where an earlier run of its job left off."""
-        layers.begin(self.store, self.plan.bundle, self.settings.layers)
+        layers.begin(self.store, self.plan.bundle, self.settings.layers, self.log)
         if not self.task.restarts or not self.store.started():
             self.store.mark_started()
             if not self.task.restart_dir:

@@ -9,7 +9,7 @@ import select
 from oci_criu_shim import criu, files, mounts
 from oci_criu_shim.checkpoints import baseline
 from oci_criu_shim.checkpoints.committed import DELETED, LAYER
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.unclosed import Child
 
 TYPE_CHECKING = False
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.store import Stage, Store
     from oci_criu_shim.container import Container
+    from oci_criu_shim.log import Log
 
 # File systems that other nodes see, too, by their names in mountinfo, up to a dot.
 SHARED = (
@@ -28,14 +29,15 @@ APPLIED = "layer"  # in a container's directory: the paths, and those deleted, o
 PAUSE_SECONDS = 0.001
 
 
-def begin(store: Store, bundle: Bundle, setting: str) -> None:
-    """A task of `store` is about to run: note what there is to be changed, where its checkpoints are to have that."""
+def begin(store: Store, bundle: Bundle, setting: str, log: Log) -> None:
+    """A task of `store` is about to run: note what there is to be changed, where its checkpoints are to have that. They
+    have not where that can't be noted, which is said."""
     if not _are_wanted(bundle, setting) or not os.path.isdir(bundle.rootfs):
         return  # what is not there, the backend tells
     try:
         baseline.note(store.path, bundle.rootfs)
     except OSError as error:
-        raise ShimError(f"what is in {bundle.rootfs} can't be noted for later checkpoints: {error}") from None
+        log.error(f"checkpoints will be without what is changed in {bundle.rootfs}: {line_of(error)}")
 
 
 def _are_wanted(bundle: Bundle, setting: str) -> bool:

@@ -13,6 +13,7 @@ from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Stage, Store
 from oci_criu_shim.container import Container
 from oci_criu_shim.errors import Misfit, ShimError
+from oci_criu_shim.log import Log
 
 LINE = "1 0 8:1 / / rw - {} /dev/x rw"
 
@@ -47,7 +48,7 @@ def test_where_they_are_wanted(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(mounts, "read", lambda: mounts.parse(LINE.format(kind)))
-    layers.begin(store, bundle, setting)
+    layers.begin(store, bundle, setting, Log())
     assert bool(os.listdir(store.path)) == wanted
 
 
@@ -57,7 +58,7 @@ def test_where_there_is_nothing_to_keep(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     bundle.config["root"]["readonly"] = readonly
-    layers.begin(store, bundle, "always")
+    layers.begin(store, bundle, "always", Log())
     assert os.listdir(store.path) == []
 
 
@@ -84,7 +85,7 @@ def test_taken_and_put_back(
     bundle: Bundle, store: Store, container: Container, monkeypatch: pytest.MonkeyPatch, frozen: bool
 ) -> None:
     monkeypatch.setattr(layers, "_are_wanted", lambda *_: True)
-    layers.begin(store, bundle, "auto")
+    layers.begin(store, bundle, "auto", Log())
     root = Path(bundle.rootfs)
     (root / "deleted").unlink()
     (root / "made").write_text("made")
@@ -105,11 +106,21 @@ def test_none_where_nothing_was_noted(bundle: Bundle, store: Store, container: C
     assert layers.take(container, bundle, os.getpid(), store.stage()) is None
 
 
+def test_what_cannot_be_noted_is_said(
+    bundle: Bundle, store: Store, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The job is none the worse for it on this node."""
+    monkeypatch.setattr(layers, "_are_wanted", lambda *_: True)
+    os.rmdir(store.path)
+    layers.begin(store, bundle, "auto", Log())
+    assert "checkpoints will be without what is changed in" in capfd.readouterr().err
+
+
 def test_what_went_wrong(
     bundle: Bundle, store: Store, container: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layers, "_are_wanted", lambda *_: True)
-    layers.begin(store, bundle, "auto")
+    layers.begin(store, bundle, "auto", Log())
     stage = store.stage()
     Path(stage.path, "rootfs-diff.tar").touch()
     taking = layers.take(container, bundle, os.getpid(), stage)
@@ -122,7 +133,7 @@ def test_what_went_wrong(
 def test_stopped(bundle: Bundle, store: Store, container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is waiting for the dump."""
     monkeypatch.setattr(layers, "_are_wanted", lambda *_: True)
-    layers.begin(store, bundle, "auto")
+    layers.begin(store, bundle, "auto", Log())
     stage = store.stage()
     taking = layers.take(container, bundle, os.getpid(), stage)
     assert taking
