@@ -15,7 +15,7 @@ from oci_criu_shim import files
 from oci_criu_shim.bundle import CONTAINER
 from oci_criu_shim.checkpoints.committed import SPEC
 from oci_criu_shim.checkpoints.store import Store
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.mounts import is_bind
 
 TYPE_CHECKING = False
@@ -41,12 +41,19 @@ DAY = 86400.0
 
 
 def main(argv: Sequence[str]) -> int:
-    """Make CONFIG, of the container in the directory BUNDLE, a bundle for JOB of user UID and GID, and print its path.
+    """Make CONFIG, of the container in the directory BUNDLE, a bundle for JOB of user UID and GID, and print its path,
+    or, where that fails, why; the exit status."""
+    try:
+        print(_make(*argv))
+    except (ShimError, OSError) as error:
+        print(line_of(error))
+        return 1
+    return 0
 
-    It is at PATH below his home directory: in Podman's user namespace, and by its environment, he has another.
-    """
-    config_file, bundle, path, job, uid, gid = argv
-    os.environ["HOME"] = pwd.getpwuid(int(uid)).pw_dir
+
+def _make(config_file: str, bundle: str, path: str, job: str, uid: str, gid: str) -> str:
+    """It is at PATH below his home directory: in Podman's user namespace, and by its environment, he has another."""
+    os.environ["HOME"] = _home(int(uid))
     made = os.path.join(os.environ["HOME"], path)
     os.makedirs(made, mode=0o700, exist_ok=True)
     config = configured(files.read_json(config_file), bundle, int(uid), int(gid))
@@ -54,15 +61,17 @@ def main(argv: Sequence[str]) -> int:
     for number, mount in enumerate(config["mounts"]):
         if is_small_file(mount):
             mount["source"] = _copied(mount["source"], os.path.join(made, f"mount.{number}"))
-    try:
-        words = options(config, f"{made}.job", job)
-    except ShimError as error:
-        print(error.line())
-        return 1
+    words = options(config, f"{made}.job", job)
     files.write_atomically(os.path.join(made, WORDS), "".join(f"{word}\n" for word in words).encode())
     files.write_json(os.path.join(made, "config.json"), config)
-    print(made)
-    return 0
+    return made
+
+
+def _home(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_dir
+    except KeyError:
+        raise ShimError(f"user {uid} is not known on this node", "what answers for its users must run") from None
 
 
 def options(config: Mapping[str, Any], record: str, job: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -186,6 +187,17 @@ def test_requeued_without_a_checkpoint(
 def test_slurm_is_not_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm, "job", None)
     assert preempt.why_it_goes(schedule.parse("interval:30m"), 12) == ""
+
+
+def test_nobody_to_wait_for_the_end(fake: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spawn(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(process, "spawn", spawn)
+    monkeypatch.setattr(process, "find", lambda name: f"/bin/{name}")
+    fake.job = seen(end_time=1)
+    with pytest.raises(ShimError, match=r"nothing can be started that would wait .* Resource temp"):
+        slurm.requeue_before_limit(12)
 
 
 @pytest.mark.parametrize("changed", [False, True])

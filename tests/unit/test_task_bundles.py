@@ -149,3 +149,9 @@ def test_old_records_are_removed(tmp_path: Path) -> None:
             os.utime(record, (0, 0))
     asking.options("2")
     assert sorted(entry.name for entry in asking.record.parent.iterdir()) == ["c1.job", "kept.job", "new.job"]
+
+
+def test_a_user_whom_the_node_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    """scrun's log has the line."""
+    assert scrun_bundle.main(["/c/config.json", "/c", "bundles/c", "7", "987654", "987654"]) == 1
+    assert capsys.readouterr().out.startswith("user 987654 is not known on this node (hint: ")

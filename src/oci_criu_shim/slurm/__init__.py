@@ -125,7 +125,11 @@ def requeue_before_limit(number: int) -> None:
 def _at_the_end(found: Job, script: str, *words: str) -> None:
     """Have a shell run `script`, whose $0 is the time to wait."""
     rest = max(found.seconds_left() - MARGIN, 0)
-    process.spawn(["/bin/sh", "-c", script, f"{rest:.1f}", *words], environment(), {})
+    try:
+        process.spawn(["/bin/sh", "-c", script, f"{rest:.1f}", *words], environment(), {})
+    except OSError as error:
+        hint = f"scontrol requeue {found.name}, once it has ended"
+        raise ShimError(f"nothing can be started that would wait for its end: {error.strerror}", hint) from None
 
 
 def run_on_nodes(name: str, argv: list[str], hear: Callable[[str], None]) -> int:
