@@ -27,6 +27,7 @@ INVENTORY = "inventory.img"
 STATISTICS, CONFIGURATION = "stats-restore", "criu.conf"  # names of CRIU's own
 CONNECTION, STREAMS = 3, 4  # CRIU's descriptors: the connection, then the three pipes
 NAMESPACE_HINT = "are unprivileged user namespaces allowed on this node? (user.max_user_namespaces)"
+TEMPORARY = "/tmp"
 LONGEST = 4000  # of what the builder says, in bytes: one page of a pipe is written at once
 
 
@@ -182,6 +183,13 @@ def _mount(plan: Plan) -> None:
         linux.mount(None, source.staged, None, linux.MS_REMOUNT | linux.MS_BIND | source.flags)
     if plan.asked.work:
         _stage_work(plan.asked.work, os.path.join(plan.stage, "work"), plan)
+    if not plan.bundle.hooks and not _is_below(plan.stage, TEMPORARY):
+        # CRIU makes directories there (mnt_roots and mnt_clean_path in criu/mount.c), which would stay were it killed.
+        linux.mount("tmp", TEMPORARY, "tmpfs", 0, "mode=1777")
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return os.path.realpath(path).startswith(f"{os.path.realpath(directory)}/")
 
 
 def _root_flags(plan: Plan) -> int:

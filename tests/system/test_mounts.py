@@ -88,3 +88,20 @@ def test_much_in_a_tmpfs(site: Site, user: str) -> None:
             assert life.end() == 0
     finally:
         life.stop()
+
+
+def test_what_criu_makes_meanwhile(site: Site) -> None:
+    """It is not in the node's /tmp, where it would stay were CRIU killed."""
+    life = site.container("alice", site.spec("alice"))
+    try:
+        with site.lending("alice"):
+            life.run()
+            life.look()
+            life.checkpoint()
+            site.exec(["chmod", "755", "/tmp"])
+            life.restore()
+            life.look()
+            assert life.end() == 0
+    finally:
+        site.exec(["chmod", "1777", "/tmp"])
+        life.stop()
