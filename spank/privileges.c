@@ -10,9 +10,8 @@
 #include "privileges.h"
 #include "util.h"
 
-/* What `criu dump --unprivileged` needs of a process of the same user; found by leaving out one at a time. */
+/* What `criu dump --unprivileged`, with criu_preload.c in it, needs of a process of the same user; found by leaving out one at a time. */
 static const int DUMP_CAPABILITIES[] = {
-	CAP_SETGID,	/* criu clears its supplementary groups, and takes those of the processes it dumps */
 	CAP_SYS_CHROOT, /* setns(2) into the container's mount namespace, to read its mounts and open files */
 	CAP_SYS_ADMIN,	/* setns(2) at all; /proc/PID/map_files, pagemap and the namespaces' ids */
 };

@@ -30,7 +30,7 @@ def connect(helper: str | None) -> socket.socket:
     if os.geteuid() == 0:
         return _own_worker()
     raise ShimError(
-        "a dump needs three capabilities, and no helper on this node lends them",
+        "a dump needs two capabilities, and no helper on this node lends them",
         "inside Slurm, submit with --checkpoint; outside of it, run and checkpoint as root",
     )
 

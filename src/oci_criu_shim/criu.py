@@ -91,6 +91,15 @@ class Swrk:
             event = response.notify
             self._answer(notified is None or notified(event.script, event.pid))
 
+    def version(self) -> tuple[int, ...]:
+        """CRIU's version, as version() gives it."""
+        request = self.rpc.criu_req()
+        request.type = self.rpc.VERSION
+        request.keep_open = True
+        self._send(request)
+        found = self._receive().version
+        return found.major_number, found.minor_number, *([found.sublevel] if found.sublevel else [])
+
     def _receive(self) -> Any:
         try:
             self._wait()

@@ -1,6 +1,6 @@
 """Runs on a node as root, in the place of the step's helper: `lender.py SOCKET UID`.
 
-Each connection gets a worker with the user's ids and the three capabilities of a dump.
+Each connection gets a worker with the user's ids and the two capabilities of a dump.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import socket
 import sys
 
 WORKER = "/usr/lib/oci-criu-shim/worker.py"
-LENT = "+setgid,+sys_chroot,+sys_admin"
+LENT = "+sys_chroot,+sys_admin"
 
 
 def lend(connection: int, uid: str) -> None:

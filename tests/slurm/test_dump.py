@@ -12,8 +12,8 @@ from tests.jobs import quoting
 from tests.slurm.test_preemption import KINDS, Submit
 from tests.verdict import ledger_failures
 
-# CAP_SETGID, CAP_SYS_CHROOT and CAP_SYS_ADMIN: what a dump is lent.
-LENT = f"{1 << 6 | 1 << 18 | 1 << 21:016x}"
+# CAP_SYS_CHROOT and CAP_SYS_ADMIN: what a dump is lent.
+LENT = f"{1 << 18 | 1 << 21:016x}"
 
 
 def preempt_and_finish(job: jobs.Job) -> str:

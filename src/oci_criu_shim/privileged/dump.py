@@ -1,6 +1,6 @@
 """One dump of one container, checked again on this side of the privilege boundary.
 
-Runs as the job's user with CAP_SETGID, CAP_SYS_CHROOT and CAP_SYS_ADMIN and nothing else (or as
+Runs as the job's user with CAP_SYS_CHROOT and CAP_SYS_ADMIN and nothing else (or as
 root, for a container of root's). Of what the user asks, only descriptors and options of a closed set are taken;
 CRIU's request is made here.
 """
@@ -30,14 +30,13 @@ PARENT = "parent"  # below the images: what a dump finds there unchanged, it lea
 OURS = ("network", "for", "page_server", "pre_dump", "incremental")  # what is no field of CRIU's request
 CONNECT_SECONDS = 10.0
 PAGE_SERVER = 4  # CRIU's descriptor of the connection to it
-# Where we are installed: bin/ has the gzip that CRIU packs what is in a tmpfs with (spank/gzip.c); the library has the
-# kernel track a user's memory (spank/clear_refs.c).
+# Where we are installed: bin/ has the gzip that CRIU packs what is in a tmpfs with (spank/gzip.c).
 HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-ENVIRONMENT = {
-    "PATH": f"{HOME}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "LANG": "C.UTF-8",
-    **({"LD_PRELOAD": f"{HOME}/clear_refs.so"} if os.geteuid() else {}),
-}
+ENVIRONMENT = {"PATH": f"{HOME}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+# What keeps a user's CRIU from the user, and from what no dump needs (spank/criu_preload.c). It writes a byte to MARK.
+PRELOAD = f"{HOME}/criu_preload.so"
+MARK = 5
+GUARDED = {**ENVIRONMENT, "LD_PRELOAD": PRELOAD, "OCI_CRIU_SHIM_LOADED": str(MARK)}
 
 
 class Target:
@@ -181,13 +180,24 @@ class FreezeWatch:
 
 
 class Ready:
-    """CRIU, started and of a version that will do: all that takes time and can be done before the request is there."""
+    """CRIU, started, of a version that will do, and guarded from its user: what takes time and can be done before the
+    request is there."""
 
     def __init__(self) -> None:
-        self.version = criu.version(ENVIRONMENT)
-        criu.require_version(self.version)
         self.log = os.memfd_create("criu.log")
-        self.swrk = criu.start(ENVIRONMENT, self.log)
+        mark = os.memfd_create("mark")
+        self.swrk = criu.start(GUARDED, self.log, {MARK: mark}) if os.geteuid() else criu.start(ENVIRONMENT, self.log)
+        try:
+            self.version = self.swrk.version()
+            criu.require_version(self.version)
+            if os.geteuid():
+                _require_guarded(mark)
+                _confine()
+        except BaseException:
+            self.swrk.close()
+            raise
+        finally:
+            os.close(mark)
 
     def connect(self, address: str, port: int) -> None:
         """Have memory go to the page server there; ShimError where none answers. (CRIU would find that out when all is
@@ -201,6 +211,24 @@ class Ready:
             server.settimeout(None)
             self.swrk.close()
             self.swrk = criu.start(ENVIRONMENT, self.log, {PAGE_SERVER: server.fileno()})
+
+
+def _require_guarded(mark: int) -> None:
+    """Raise ShimError where CRIU, which has answered, runs without the library: ld.so only warns of that, and a static
+    program has no ld.so."""
+    if os.fstat(mark).st_size != 1:
+        said = f"CRIU runs without {PRELOAD}, which guards it from the container's user"
+        raise ShimError(said, "install oci-criu-shim again, and a CRIU that is linked dynamically")
+
+
+def _confine() -> None:
+    """Have the kernel refuse this process what no dump needs, as CRIU is from the first process that it dumps on."""
+    import ctypes
+
+    library = ctypes.CDLL(PRELOAD, use_errno=True)
+    if library.confine() < 0:
+        said = f"the worker can't be confined: {os.strerror(ctypes.get_errno())}"
+        raise ShimError(said, "the kernel must have seccomp filters")
 
 
 def dump(

@@ -1,0 +1,270 @@
+/*
+ * Loaded into a user's CRIU before its libraries, and into what CRIU runs (tar, gzip).
+ *
+ * CRIU has the user's uid, and what keeps him from tracing it are the capabilities that he lacks. In a user namespace of
+ * his own he lacks none: a process of CRIU's that enters one is his to trace, and may share CRIU's memory. So before one
+ * enters, the kernel is told that it is not dumpable (PR_SET_DUMPABLE of prctl(2)): tracing it then takes a capability in
+ * the namespace where CRIU was executed. What CRIU executes in there inherits standard streams only, and is not dumpable.
+ *
+ * From the first process that is dumped on, CRIU is confined. It can't be earlier: the kernel lets nobody who is confined
+ * read or suspend the seccomp filters of others.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define EXPORTED __attribute__((visibility("default")))
+#define COUNT(array) (sizeof(array) / sizeof(*(array)))
+
+/* The environment variable that names the descriptor on which the worker is told that this is there (privileged/dump.py). */
+#define MARK "OCI_CRIU_SHIM_LOADED"
+
+#if defined(__x86_64__)
+#define ARCHITECTURE AUDIT_ARCH_X86_64
+#elif defined(__aarch64__)
+#define ARCHITECTURE AUDIT_ARCH_AARCH64
+#elif defined(__powerpc64__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define ARCHITECTURE AUDIT_ARCH_PPC64LE
+#else
+#error "seccomp's name of this architecture is not known here"
+#endif
+
+#define FIRST_OF_X32 0x40000000
+
+/*
+ * What CAP_SYS_ADMIN opens and no dump needs, and what has no business in one. What takes other capabilities (setgid(2),
+ * kexec_load(2), …) is refused by the kernel, since the worker has them not even in its bounding set.
+ */
+static const uint32_t DENIED[] = {
+	SYS_acct,
+	SYS_add_key,
+	SYS_bpf,
+	SYS_chroot,
+	SYS_delete_module,
+	SYS_fanotify_init,
+	SYS_finit_module,
+	SYS_fsconfig,
+	SYS_fsmount,
+	SYS_fsopen,
+	SYS_fspick,
+	SYS_init_module,
+	SYS_io_uring_enter,
+	SYS_io_uring_register,
+	SYS_io_uring_setup,
+	SYS_kexec_file_load,
+	SYS_kexec_load,
+	SYS_keyctl,
+	SYS_mount_setattr,
+	SYS_move_mount,
+	SYS_open_tree,
+	SYS_perf_event_open,
+	SYS_pivot_root,
+	SYS_quotactl,
+	SYS_request_key,
+	SYS_setdomainname,
+	SYS_sethostname,
+	SYS_swapoff,
+	SYS_swapon,
+	SYS_syslog,
+	SYS_userfaultfd,
+};
+
+/* Both type into somebody else's terminal. */
+static const uint32_t DENIED_IOCTLS[] = {TIOCSTI, TIOCLINUX};
+
+enum { PROGRAM_SIZE = 96 };
+
+struct program {
+	struct sock_filter code[PROGRAM_SIZE];
+	unsigned short length;
+};
+
+static void add(struct program *program, struct sock_filter instruction)
+{
+	program->code[program->length++] = instruction;
+}
+
+static void load(struct program *program, size_t offset)
+{
+	add(program, (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)offset));
+}
+
+/* The low half of one. */
+static void load_argument(struct program *program, int number)
+{
+	const size_t low = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0 : sizeof(uint32_t);
+
+	load(program, offsetof(struct seccomp_data, args) + (size_t)number * sizeof(uint64_t) + low);
+}
+
+static void answer(struct program *program, uint32_t action)
+{
+	add(program, (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, action));
+}
+
+static void deny(struct program *program)
+{
+	answer(program, SECCOMP_RET_ERRNO | EPERM);
+}
+
+/* Skip so many instructions unless `test` (BPF_JEQ, BPF_JGE, BPF_JSET) says so. */
+static void unless(struct program *program, int test, uint32_t value, unsigned char skipped)
+{
+	add(program, (struct sock_filter)BPF_JUMP((unsigned short)(BPF_JMP | BPF_K | test), value, 0, skipped));
+}
+
+static void skip(struct program *program, uint32_t skipped)
+{
+	add(program, (struct sock_filter)BPF_STMT(BPF_JMP | BPF_JA, skipped));
+}
+
+static void add_mount(struct program *program)
+{
+	unless(program, BPF_JEQ, SYS_mount, 8);
+	load_argument(program, 3);
+	unless(program, BPF_JSET, MS_BIND, 1);
+	answer(program, SECCOMP_RET_ALLOW);
+	unless(program, BPF_JSET, MS_REMOUNT, 1);
+	deny(program);
+	unless(program, BPF_JSET, MS_PRIVATE | MS_SLAVE, 1); /* how mounts propagate */
+	answer(program, SECCOMP_RET_ALLOW);
+	deny(program);
+}
+
+static void add_ioctls(struct program *program)
+{
+	unless(program, BPF_JEQ, SYS_ioctl, 1 + 2 * COUNT(DENIED_IOCTLS));
+	load_argument(program, 1);
+	for (size_t i = 0; i < COUNT(DENIED_IOCTLS); i++) {
+		unless(program, BPF_JEQ, DENIED_IOCTLS[i], 1);
+		deny(program);
+	}
+}
+
+static struct program filter(void)
+{
+	struct program program = {.length = 0};
+
+	load(&program, offsetof(struct seccomp_data, arch));
+	unless(&program, BPF_JEQ, ARCHITECTURE, 1);
+	skip(&program, 1);
+	deny(&program);
+	load(&program, offsetof(struct seccomp_data, nr));
+	if (ARCHITECTURE == AUDIT_ARCH_X86_64) {
+		unless(&program, BPF_JGE, FIRST_OF_X32, 1);
+		deny(&program);
+	}
+	for (size_t i = 0; i < COUNT(DENIED); i++) {
+		unless(&program, BPF_JEQ, DENIED[i], 1);
+		deny(&program);
+	}
+	/* Last: what they load is no system call's number any more. */
+	add_mount(&program);
+	add_ioctls(&program);
+	answer(&program, SECCOMP_RET_ALLOW);
+	return program;
+}
+
+/* Have the kernel refuse this process, and all that it starts, what no dump needs. -1 and errno on failure. */
+EXPORTED int confine(void);
+
+int confine(void)
+{
+	struct program program = filter();
+	const struct sock_fprog found = {.len = program.length, .filter = program.code};
+
+	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &found);
+}
+
+/* CRIU makes a process's first image once it has all filters (cr_dump_tasks() in criu/cr-dump.c, 4.2). */
+static void confine_once(const char *path)
+{
+	static bool confined;
+
+	if (confined || strncmp(path, "core-", 5))
+		return;
+	if (confine() < 0)
+		_exit(EXIT_FAILURE);
+	confined = true;
+}
+
+/*
+ * CRIU opens /proc/PID/clear_refs to read it, too, though it only writes there to have the kernel track what memory a
+ * process writes (do_task_reset_dirty_track() in criu/mem.c, 4.2). The file is for its owner to write and for nobody to
+ * read, so without a DAC override that fails.
+ */
+EXPORTED int openat64(int directory, const char *path, int flags, ...)
+{
+	mode_t mode = 0;
+
+	if (flags & (O_CREAT | __O_TMPFILE)) {
+		va_list more;
+
+		va_start(more, flags);
+		mode = va_arg(more, mode_t);
+		va_end(more);
+		confine_once(path);
+	}
+	if ((flags & O_ACCMODE) == O_RDWR && !strcmp(path, "clear_refs"))
+		flags = (flags & ~O_ACCMODE) | O_WRONLY;
+	return (int)syscall(SYS_openat, directory, path, flags, mode);
+}
+
+static int hide(void)
+{
+	return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+}
+
+EXPORTED int setns(int fd, int kind)
+{
+	return hide() < 0 ? -1 : (int)syscall(SYS_setns, fd, kind);
+}
+
+/* One that it makes is the user's, too: they have one uid. */
+EXPORTED int unshare(int flags)
+{
+	if (flags & CLONE_NEWUSER && hide() < 0)
+		return -1;
+	return (int)syscall(SYS_unshare, flags);
+}
+
+/*
+ * In the process that looks whether a container's namespaces belong together, and then ends, CRIU drops its supplementary
+ * groups (check_user_ns() in criu/namespaces.c, 4.2). It would take CAP_SETGID, with which one can also join any group.
+ */
+EXPORTED int setgroups(size_t count, const gid_t *groups)
+{
+	return count ? (int)syscall(SYS_setgroups, count, groups) : 0;
+}
+
+/* In CRIU, in what it runs, and in the worker, which only calls confine(). */
+static __attribute__((constructor)) void begin(void)
+{
+	const char *mark = getenv(MARK);
+
+	if (!getenv("LD_PRELOAD"))
+		return;
+	if (!mark) {
+		if (hide() < 0)
+			_exit(EXIT_FAILURE);
+		return;
+	}
+	if (write(atoi(mark), "1", 1) != 1 || close(atoi(mark)) < 0 || unsetenv(MARK) < 0)
+		_exit(EXIT_FAILURE);
+}

@@ -1,0 +1,154 @@
+"""What is loaded into a user's CRIU (spank/criu_preload.c)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[2] / "spank/criu_preload.c"
+# In CRIU's place. `files DIRECTORY`: how it could open each file, and with which mode one was made. Any other words are
+# done one after the other: `dumpable` says whether it is, `denied` which system calls are refused.
+PROGRAM = r"""
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define TRY(what) do { errno = 0; what; printf("%s", errno == EPERM ? " " #what : ""); } while (0)
+
+static void denied(void)
+{
+	printf("denied");
+	TRY(syscall(SYS_keyctl, -1));
+	TRY(syscall(SYS_bpf, -1, 0, 0));
+	TRY(syscall(SYS_perf_event_open, 0));
+	TRY(syscall(SYS_io_uring_setup, 0, 0));
+	TRY(syscall(SYS_fsopen, 0, -1));
+	TRY(mount(0, 0, 0, 0, 0));
+	TRY(mount(0, 0, 0, MS_REMOUNT, 0));
+	TRY(mount(0, 0, 0, MS_MOVE, 0));
+	TRY(ioctl(-1, TIOCSTI, ""));
+	/* A dump does all these. */
+	TRY(mount(0, 0, 0, MS_BIND | MS_REC, 0));
+	TRY(mount(0, 0, 0, MS_BIND | MS_REMOUNT, 0));
+	TRY(mount(0, 0, 0, MS_PRIVATE | MS_REC, 0));
+	TRY(ioctl(-1, TCGETS, 0));
+	TRY(syscall(SYS_kcmp, -1, -1, 0, 0, 0));
+	TRY(syscall(SYS_process_vm_readv, -1, 0, 0, 0, 0, 0));
+	printf("\n");
+}
+
+static void files(const char *path)
+{
+	static const char *const names[] = {"clear_refs", "pagemap"};
+	int directory = open(path, O_RDONLY);
+	struct stat status;
+
+	for (int i = 0; i < 2; i++)
+		printf("%s %d\n", names[i], fcntl(openat64(directory, names[i], O_RDWR), F_GETFL) & O_ACCMODE);
+	fstat(openat64(directory, "new", O_RDWR | O_CREAT, 0640), &status);
+	printf("%o\n", status.st_mode & 0777);
+}
+
+int main(int argc, char **argv)
+{
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	for (int i = 1; i < argc; i++) {
+		if (!strcmp(argv[i], "files"))
+			files(argv[++i]);
+		else if (!strcmp(argv[i], "dumpable"))
+			printf("dumpable %d\n", prctl(PR_GET_DUMPABLE));
+		else if (!strcmp(argv[i], "setns"))
+			setns(-1, CLONE_NEWUSER);
+		else if (!strcmp(argv[i], "unshare"))
+			unshare(CLONE_NEWUSER);
+		else if (!strcmp(argv[i], "setgroups"))
+			printf("setgroups %d\n", setgroups(0, NULL));
+		else if (!strcmp(argv[i], "image"))
+			openat64(AT_FDCWD, argv[++i], O_WRONLY | O_CREAT, 0600);
+		else if (!strcmp(argv[i], "denied"))
+			denied();
+		else if (!strcmp(argv[i], "child"))
+			execv("/proc/self/exe", argv + i);
+		fflush(stdout);
+	}
+}
+"""
+REFUSED = (
+    "denied syscall(SYS_keyctl, -1) syscall(SYS_bpf, -1, 0, 0) syscall(SYS_perf_event_open, 0) "
+    "syscall(SYS_io_uring_setup, 0, 0) syscall(SYS_fsopen, 0, -1) mount(0, 0, 0, 0, 0) mount(0, 0, 0, MS_REMOUNT, 0) "
+    'mount(0, 0, 0, MS_MOVE, 0) ioctl(-1, TIOCSTI, "")'
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("library")
+    (directory / "program.c").write_text(PROGRAM)
+    strict = ["cc", "-O2", "-Wall", "-Werror"]
+    subprocess.run([*strict, "-shared", "-fPIC", "-o", str(directory / "preload.so"), str(SOURCE)], check=True)
+    subprocess.run([*strict, "-o", str(directory / "program"), str(directory / "program.c")], check=True)
+    return directory
+
+
+def run(built: Path, *words: str, mark: int | None = None, cwd: Path = Path("/")) -> list[str]:
+    """What the program says; with the descriptor `mark` it is CRIU, else what CRIU runs."""
+    environment = {"LD_PRELOAD": str(built / "preload.so")}
+    if mark is not None:
+        environment["OCI_CRIU_SHIM_LOADED"] = str(mark)
+    argv = [str(built / "program"), *words]
+    given = () if mark is None else (mark,)
+    done = subprocess.run(argv, env=environment, pass_fds=given, cwd=cwd, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+@pytest.fixture
+def mark() -> Iterator[int]:
+    descriptor = os.memfd_create("mark")
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_only_that_file_is_not_read(built: Path, tmp_path: Path) -> None:
+    for name in ("clear_refs", "pagemap"):
+        (tmp_path / name).touch()
+    assert run(built, "files", str(tmp_path)) == [f"clear_refs {os.O_WRONLY}", f"pagemap {os.O_RDWR}", "640"]
+
+
+def test_it_says_once_that_it_is_there(built: Path, mark: int) -> None:
+    run(built, "child", "child", mark=mark)
+    assert os.fstat(mark).st_size == 1
+
+
+@pytest.mark.parametrize("way", ["setns", "unshare"])
+def test_not_dumpable_before_it_enters_a_namespace(built: Path, mark: int, way: str) -> None:
+    assert run(built, "dumpable", way, "dumpable", mark=mark) == ["dumpable 1", "dumpable 0"]
+
+
+def test_what_criu_runs_is_not_dumpable(built: Path, mark: int) -> None:
+    assert run(built, "setns", "child", "dumpable", mark=mark) == ["dumpable 0"]
+
+
+def test_groups_are_left_without_the_capability(built: Path) -> None:
+    assert run(built, "setgroups") == ["setgroups 0"]
+
+
+def test_confined_from_the_first_process_on(built: Path, mark: int, tmp_path: Path) -> None:
+    words = ["image", f"{tmp_path}/inventory.img", "denied", "image", "core-1.img", "denied", "child", "denied"]
+    before, after, child = run(built, *words, mark=mark, cwd=tmp_path)
+    assert "SYS_keyctl" not in before and "TIOCSTI" not in before
+    assert after == child == REFUSED
