@@ -6,7 +6,7 @@ checkpoint is whole again: the kernel's marks are gone once a dump was tried.
 
 from __future__ import annotations
 
-from oci_criu_shim import criu, files, linux, samples
+from oci_criu_shim import config, criu, files, linux, samples
 from oci_criu_shim.checkpoints import committed, increments
 from oci_criu_shim.container import CHAIN
 from oci_criu_shim.errors import ShimError
@@ -26,12 +26,12 @@ MERGING = "/sys/kernel/mm/ksm/run"  # pages that are merged lose their marks (re
 
 
 def tracked(container: Container) -> tuple[bool, bool]:
-    """Whether the kernel tells what memory has changed; whether that was asked for the first time."""
+    """Whether the kernel tells what memory has changed and the site allows increments; whether that is the first time."""
     path = container.path(TRACKED)
     try:
         return bool(files.read_number(path)), False
     except FileNotFoundError:
-        found = linux.tracks_writes()
+        found = config.load().increments and linux.tracks_writes()
         files.write_atomically(path, b"1" if found else b"0")
         return found, True
 
@@ -44,13 +44,14 @@ class Chain:
         self.goes_on = goes_on
         self.before: dict[str, dict[str, int]] | None = None  # samples of the parent's memory
         self.samples: dict[str, dict[str, int]] | None = None
+        self.seal = ""  # by which the worker knows its images again (privileged/seal.py)
 
     @property
     def is_increment(self) -> bool:
         """Whether it has a parent, once begun."""
         return self.before is not None
 
-    def begin(self, stage: Stage) -> dict[str, bool]:
+    def begin(self, stage: Stage) -> dict[str, Any]:
         """Give `stage` its parent, where it can have one; the options of the worker's request."""
         try:
             last = files.read_json(self.file)
@@ -61,7 +62,8 @@ class Chain:
             self._follow(last, stage)
         if self.is_increment or self.goes_on:
             criu.prepare_pagemap()  # all is frozen when it is needed
-            return {"track_mem": True, "incremental": self.is_increment}
+            sealed = {"seal": last["seal"]} if self.is_increment and last.get("seal") else {}
+            return {"track_mem": True, "incremental": self.is_increment, **sealed}
         return {}
 
     def _follow(self, last: dict[str, Any], stage: Stage) -> None:
@@ -73,8 +75,9 @@ class Chain:
         except (ShimError, OSError):
             pass  # it is damaged or gone, or there are no hard links
 
-    def check(self, init: int, images: str) -> None:
-        """All is frozen and dumped: ShimError where the increment would be wrong."""
+    def check(self, init: int, images: str, seal: str) -> None:
+        """All is frozen and dumped, and has the worker's `seal`: ShimError where the increment would be wrong."""
+        self.seal = seal
         if not (self.is_increment or self.goes_on):
             return
         try:
@@ -87,7 +90,7 @@ class Chain:
         """It is a checkpoint, and the container runs on."""
         if self.goes_on and self.samples is not None:
             try:
-                files.write_json(self.file, {"path": taken.path, "samples": self.samples})
+                files.write_json(self.file, {"path": taken.path, "samples": self.samples, "seal": self.seal})
             except OSError:
                 pass  # the next one has all of the memory
 

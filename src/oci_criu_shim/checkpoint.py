@@ -126,7 +126,7 @@ class Dump:
             if "for" in self.options:
                 criu.leave_groups(stage.images)
             if chain:
-                chain.check(self.pid, stage.images)
+                chain.check(self.pid, stage.images, report.get("seal", ""))
             if layer:
                 self.left_out = layer.finish()
             committed.append(self._commit(stage, report | about))

@@ -22,6 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "keep-ended": "7d",
     "rollback": True,
     "layers": "auto",
+    "increments": True,
     "max-restarts": 3,
     "feature": "",
     "compress": "off",
@@ -47,6 +48,7 @@ class Settings:
     """`backend` is a runtime's name or path, or empty; `checkpoint_dir` is absolute; `keep` counts checkpoints; `quota`
     is in bytes, 0 where there is none; `fresh_start` allows a restarted task to begin again where it has none;
     `rollback` has files that have grown since a checkpoint cut back to their length at it; `layers` is one of LAYERS;
+    `increments` lets checkpoints have only what changed since the one before;
     `max_restarts` is how often it is restored without getting further, 0 for ever; `feature` is one of nodes, which
     requeued jobs ask for, or empty; `compress` is what codec.parse() reads; `keep_ended`, `margin` and `mtbf` are
     seconds, `dump_rate` bytes per second (schedule.Schedule, estimate.Estimate)."""
@@ -60,6 +62,7 @@ class Settings:
         self.keep_ended: int = units.parse_time(values["keep-ended"])
         self.rollback: bool = values["rollback"]
         self.layers: str = values["layers"]
+        self.increments: bool = values["increments"]
         self.max_restarts: int = values["max-restarts"]
         self.feature: str = values["feature"]
         self.compress: str = values["compress"]
@@ -126,10 +129,19 @@ def _check_compress(path: str, value: str) -> None:
 
 
 def backend(path: str = PATH) -> str:
-    """The setting `backend`; the file is parsed only where it mentions that, since every start of a container asks."""
+    """The setting `backend`, of which every start of a container asks."""
+    return load(path).backend if _mentions(path, "backend") else ""
+
+
+def increments(path: str = PATH) -> bool:
+    """The setting `increments`, of which every increment's worker asks."""
+    return load(path).increments if _mentions(path, "increments") else True
+
+
+def _mentions(path: str, name: str) -> bool:
+    """Whether the file is to be parsed for a setting."""
     try:
         with open(path, encoding="utf-8") as stream:
-            mentioned = any(line.lstrip().startswith("backend") for line in stream)
+            return any(line.lstrip().startswith(name) for line in stream)
     except FileNotFoundError:
-        return ""
-    return load(path).backend if mentioned else ""
+        return False

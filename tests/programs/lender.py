@@ -10,6 +10,7 @@ import socket
 import sys
 
 WORKER = "/usr/lib/oci-criu-shim/worker.py"
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "OCI_CRIU_SHIM_KEY": os.urandom(32).hex()}
 LENT = "+sys_chroot,+sys_admin"
 
 
@@ -20,7 +21,7 @@ def lend(connection: int, uid: str) -> None:
     identity = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--no-new-privs"]
     capabilities = [f"--bounding-set=-all,{LENT}", f"--inh-caps={LENT}", f"--ambient-caps={LENT}"]
     argv = ["setpriv", *identity, *capabilities, "/usr/bin/python3", "-I", "-S", WORKER]
-    os.execvpe(argv[0], argv, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"})
+    os.execvpe(argv[0], argv, ENVIRONMENT)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import chain, criu, process, samples, taking
+from oci_criu_shim import chain, config, criu, linux, process, samples, taking
 from oci_criu_shim.chain import Chain
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Stage, Store
@@ -19,8 +19,10 @@ from oci_criu_shim.errors import ShimError
 from tests.unit.test_schema import full_manifest
 
 SUMS = {"1": {"31": 5}}
-WHOLE, INCREMENT = ({"track_mem": True, "incremental": parent} for parent in (False, True))
-Dump = Callable[[Chain], tuple[dict[str, bool], Checkpoint]]
+SEAL = "5ea1"
+WHOLE: dict[str, Any] = {"track_mem": True, "incremental": False}
+INCREMENT: dict[str, Any] = {"track_mem": True, "incremental": True, "seal": SEAL}
+Dump = Callable[[Chain], tuple[dict[str, Any], Checkpoint]]
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +54,10 @@ def write(stage: Stage) -> Checkpoint:
 
 @pytest.fixture
 def dump(store: Store) -> Dump:
-    def dumped(link: Chain) -> tuple[dict[str, bool], Checkpoint]:
+    def dumped(link: Chain) -> tuple[dict[str, Any], Checkpoint]:
         with store.stage() as stage:
             options = link.begin(stage)
-            link.check(1, stage.images)
+            link.check(1, stage.images, SEAL)
             committed = write(stage)
         link.done(committed)
         return options, committed
@@ -128,7 +130,15 @@ def test_an_increment_whose_memory_cannot_be_compared(
     with store.stage() as stage:
         link.begin(stage)
         with pytest.raises(ShimError, match="its memory can't be compared"):
-            link.check(1, stage.images)
+            link.check(1, stage.images, SEAL)
+
+
+def test_none_where_the_site_has_none(container: Container, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tmp_path / "config.toml"
+    settings.write_text("increments = false\n")
+    monkeypatch.setattr(config.load, "__defaults__", (str(settings),))
+    monkeypatch.setattr(linux, "tracks_writes", lambda: True)
+    assert chain.tracked(container) == (False, True)
 
 
 def test_the_kernel_is_asked_once(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from oci_criu_shim import config
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.privileged import worker
 
@@ -48,7 +49,7 @@ def test_refused(fds: list[int], message: dict[str, Any]) -> None:
         worker.check(message, fds)
 
 
-EVERYBODYS: dict[str, Any] = {**GOOD, "track_mem": True, "incremental": False}
+EVERYBODYS: dict[str, Any] = {**GOOD, "track_mem": True, "incremental": True, "seal": "0" * 128}
 ROOTS: dict[str, Any] = {
     **EVERYBODYS,
     **{"tcp_established": True, "ext_unix_sk": True, "shell_job": False},
@@ -88,6 +89,29 @@ def test_a_user_has_none_of_roots_options(fds: list[int], name: str, monkeypatch
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(ShimError, match="not one that this version knows"):
         worker.check({**GOOD, name: ROOTS[name]}, fds)
+
+
+@pytest.mark.parametrize("seal", ["", "0" * 127, "0" * 129, "G" + "0" * 127, 0, None])
+def test_a_seal_has_one_form(fds: list[int], seal: object) -> None:
+    with pytest.raises(ShimError, match="not one that this version knows"):
+        worker.check({**EVERYBODYS, "seal": seal}, fds)
+
+
+def test_an_increment_has_a_user_s_memory_tracked(fds: list[int]) -> None:
+    with pytest.raises(ShimError, match="no track_mem"):
+        worker.check({**EVERYBODYS, "track_mem": False}, fds)
+
+
+def test_increments_are_the_site_s_to_allow(
+    fds: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tmp_path / "config.toml"
+    settings.write_text("increments = false\n")
+    monkeypatch.setattr(config.increments, "__defaults__", (str(settings),))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ShimError, match="increments are off in"):
+        worker.check(EVERYBODYS, fds)
+    assert worker.check(GOOD, fds)
 
 
 def test_a_directory_to_work_in(fds: list[int], tmp_path: Path) -> None:

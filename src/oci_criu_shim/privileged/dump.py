@@ -17,6 +17,7 @@ import time
 
 from oci_criu_shim import clocks, criu, groups, mounts
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.privileged import seal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 LOG = "dump.log"
 NS_GET_OWNER_UID = 0xB704  # linux/nsfs.h
 GHOST_LIMIT = 1 << 30  # deleted files that are still open are kept up to this size, in bytes
-PARENT = "parent"  # below the images: what a dump finds there unchanged, it leaves out (CRIU's name)
-OURS = ("network", "for", "page_server", "pre_dump", "incremental")  # what is no field of CRIU's request
+OURS = ("network", "for", "page_server", "pre_dump", "incremental", "seal")  # what is no field of CRIU's request
 CONNECT_SECONDS = 10.0
 PAGE_SERVER = 4  # CRIU's descriptor of the connection to it
 # Where we are installed: bin/ has the gzip that CRIU packs what is in a tmpfs with (spank/gzip.c).
@@ -129,7 +129,7 @@ def options(
         **({"freeze_cgroup": frozen} if frozen else {}),
         **_page_server(asked),
         # It is in the images' directory already, where CRIU would make a link to it.
-        **({"parent_img": PARENT} if asked.get("incremental") else {}),
+        **({"parent_img": seal.PARENT} if asked.get("incremental") else {}),
         **{name: value for name, value in asked.items() if name not in OURS},
     }
 
@@ -231,6 +231,14 @@ def _confine() -> None:
         raise ShimError(said, "the kernel must have seccomp filters")
 
 
+def _key() -> bytes:
+    """What a step's workers seal images with, as its helper gave it to each."""
+    key = bytes.fromhex(os.environ.get("OCI_CRIU_SHIM_KEY", ""))
+    if not key:
+        raise ShimError("the step's helper has given no key for increments", "install oci-criu-shim's plugin again")
+    return key
+
+
 def dump(
     ready: Ready,
     target: Target,
@@ -253,6 +261,9 @@ def dump(
                 entry["name"] = "/dev/null"  # runc 1.1 has one name for all masked files
     if "page_server" in asked and not asked.get("lazy_pages"):
         ready.connect(*asked["page_server"])
+    key = _key() if os.geteuid() and asked.get("track_mem") else b""
+    if key and asked.get("incremental"):
+        seal.require(key, directories[0], asked.get("seal", ""))
     watch = FreezeWatch(target, directories[0])
     refused: list[Exception] = []
 
@@ -267,6 +278,7 @@ def dump(
             "external": found,
             "criu": ".".join(map(str, ready.version)),
             "network": "shared" if target.shares("net") else "own",
+            **({"seal": seal.of(key, directories[0])} if key else {}),
         }
         try:
             return commit(report)

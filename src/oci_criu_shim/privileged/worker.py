@@ -10,7 +10,7 @@ import os
 import select
 import socket
 
-from oci_criu_shim import wire
+from oci_criu_shim import config, wire
 from oci_criu_shim.errors import Killed, ShimError
 from oci_criu_shim.privileged import dump
 from oci_criu_shim.privileged.report import CRIU, REFUSED, Report
@@ -36,9 +36,14 @@ def _is_server(value: object) -> bool:
     return isinstance(value, list) and [type(part) for part in value] == [str, int]
 
 
+def _is_seal(value: object) -> bool:
+    """Whether it is as seal.of() gives it."""
+    return isinstance(value, str) and len(value) == 128 and set(value) <= set("0123456789abcdef")
+
+
 FLAG = _one_of(False, True)
 # What anybody may ask for, and what root may besides: his containers can reach out of themselves in any case.
-OPTIONS: dict[str, Fits] = {"leave_running": FLAG, "track_mem": FLAG, "incremental": FLAG}
+OPTIONS: dict[str, Fits] = {"leave_running": FLAG, "track_mem": FLAG, "incremental": FLAG, "seal": _is_seal}
 ROOTS: dict[str, Fits] = {
     "tcp_established": FLAG,
     "ext_unix_sk": FLAG,
@@ -126,6 +131,10 @@ def check(message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     fits = all(name in known and known[name](value) for name, value in options.items())
     if message.get("op") != "dump" or "leave_running" not in options or not fits or len(fds) not in (2, 3):
         raise ShimError("the request is not one that this version knows")
+    if options.get("incremental") and not options.get("track_mem"):
+        raise ShimError("an increment is of memory that is tracked, and the request has no track_mem")
+    if os.geteuid() and options.get("track_mem") and not config.increments():
+        raise ShimError(f"increments are off in {config.PATH}", "the next checkpoint is whole")
     if not all(os.path.isdir(f"/proc/self/fd/{descriptor}") for descriptor in fds[1:]):
         raise ShimError("no image directory was passed")
     return options
