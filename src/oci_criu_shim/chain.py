@@ -26,7 +26,7 @@ MERGING = "/sys/kernel/mm/ksm/run"  # pages that are merged lose their marks (re
 
 
 def tracked(container: Container) -> tuple[bool, bool]:
-    """Whether the kernel tells what memory has changed and the site allows increments; whether that is the first time."""
+    """Whether increments can be had, by the kernel and by the site; whether that was asked for the first time."""
     path = container.path(TRACKED)
     try:
         return bool(files.read_number(path)), False
