@@ -1,10 +1,11 @@
 /*
- * Loaded into a user's CRIU before its libraries, and into what CRIU runs (tar, gzip).
+ * Loaded into a user's CRIU before its libraries.
  *
  * CRIU has the user's uid, and what keeps him from tracing it are the capabilities that he lacks. In a user namespace of
  * his own he lacks none: a process of CRIU's that enters one is his to trace, and may share CRIU's memory. So before one
  * enters, the kernel is told that it is not dumpable (PR_SET_DUMPABLE of prctl(2)): tracing it then takes a capability in
- * the namespace where CRIU was executed. What CRIU executes in there inherits standard streams only, and is not dumpable.
+ * the namespace where CRIU was executed. (What CRIU executes in there, tar, is the user's all the same: it has nothing of
+ * CRIU's but standard streams, and no right outside.)
  *
  * From the first process that is dumped on, CRIU is confined. It can't be earlier: the kernel lets nobody who is confined
  * read or suspend the seccomp filters of others.
@@ -253,18 +254,13 @@ EXPORTED int setgroups(size_t count, const gid_t *groups)
 	return count ? (int)syscall(SYS_setgroups, count, groups) : 0;
 }
 
-/* In CRIU, in what it runs, and in the worker, which only calls confine(). */
+/* Not in the worker, which only calls confine(); and what CRIU runs has no need of all this. */
 static __attribute__((constructor)) void begin(void)
 {
 	const char *mark = getenv(MARK);
 
-	if (!getenv("LD_PRELOAD"))
+	if (!mark)
 		return;
-	if (!mark) {
-		if (hide() < 0)
-			_exit(EXIT_FAILURE);
-		return;
-	}
-	if (write(atoi(mark), "1", 1) != 1 || close(atoi(mark)) < 0 || unsetenv(MARK) < 0)
+	if (write(atoi(mark), "1", 1) != 1 || close(atoi(mark)) < 0 || unsetenv(MARK) < 0 || unsetenv("LD_PRELOAD") < 0)
 		_exit(EXIT_FAILURE);
 }

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import criu, mounts
+from oci_criu_shim.errors import ShimError
 from oci_criu_shim.privileged import dump
 
 SECOND = 10**9
@@ -67,3 +68,14 @@ def test_the_commit_is_part_of_the_pause(
     ready: Any = criu
     assert dump.dump(ready, target, [-1], {}, commit, lambda: None) == frozen * SECOND
     assert [report["frozen_ns"] for report in reports] == ([] if pre_dump else [2 * SECOND])
+
+
+def test_criu_must_say_that_it_is_guarded() -> None:
+    mark = os.memfd_create("mark")
+    try:
+        with pytest.raises(ShimError, match="CRIU runs without .*/criu_preload.so"):
+            dump._require_guarded(mark)
+        os.write(mark, b"1")
+        dump._require_guarded(mark)
+    finally:
+        os.close(mark)

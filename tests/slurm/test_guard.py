@@ -1,0 +1,63 @@
+"""Nobody gains a right by a dump of his: what guards it from the user whose container it is, live and as that user."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+from tests import jobs
+from tests.cluster import Cluster, wait_for
+from tests.jobs import Job, quoting
+
+FILLED = "head -c 40m /dev/zero >/dev/shm/filled; exec {command}"  # a tmpfs that takes a while to be packed
+PRELOAD = "/usr/lib/oci-criu-shim/criu_preload.so"
+
+
+def init_of(job: Job, node: str) -> str:
+    """The pid of its container's init, as its user is told."""
+    argv = ["oci-criu-shim", f"--root=/run/oci-criu-shim/{job.number}", "list", "--format=json"]
+    (state,) = json.loads(job.cluster.exec(node, argv).stdout)
+    return str(state["pid"])
+
+
+def submit(cluster: Cluster, bundle: str, name: str) -> Job:
+    return jobs.submit(cluster, name, FILLED, jobs.Work(ticks=60), f"--container={bundle}", *jobs.OPTIONS)
+
+
+def checkpoint(job: Job, node: str) -> subprocess.CompletedProcess[str]:
+    return job.cluster.exec(node, ["oci-criu-shim", "job", "checkpoint", "--here", job.number], check=False)
+
+
+def test_what_dumps_a_container_is_not_its_users_to_trace(shim_cluster: Cluster, shim_bundle: str) -> None:
+    job = submit(shim_cluster, shim_bundle, "traced")
+    with quoting(job):
+        node = job.wait_running()
+        job.wait_ticks(2)
+        argv = ["python3", "-I", "/src/tests/programs/tracer.py", init_of(job, node), "4"]
+        with subprocess.Popen(shim_cluster.argv(node, argv), stdout=subprocess.PIPE, text=True) as tracer:
+            assert tracer.stdout and tracer.stdout.readline() == "ready\n"
+            done = checkpoint(job, node)
+            said = tracer.communicate()[0].split("\n")
+        shim_cluster.exec("ctl", ["scancel", job.number])
+        assert done.returncode == 0, done.stderr
+        assert {"saw criu", "saw tar"} <= set(said)
+        assert "traced criu" not in said
+
+
+def test_no_dump_without_what_guards_criu(shim_cluster: Cluster, shim_bundle: str) -> None:
+    """ld.so only warns where it is not there."""
+    job = submit(shim_cluster, shim_bundle, "unguarded")
+    with quoting(job):
+        node = job.wait_running()
+        job.wait_ticks(2)
+        shim_cluster.exec(node, ["mv", PRELOAD, f"{PRELOAD}.away"], "root")
+        try:
+            done = checkpoint(job, node)
+        finally:
+            shim_cluster.exec(node, ["mv", f"{PRELOAD}.away", PRELOAD], "root")
+        assert done.returncode
+        refused = f"CRIU runs without {PRELOAD}"
+        wait_for(lambda: any(refused in event for event in job.events()), 10, "the reason")
+        job.wait_ticks(job.ticks() + 2)
+        assert checkpoint(job, node).returncode == 0
+        shim_cluster.exec("ctl", ["scancel", job.number])
