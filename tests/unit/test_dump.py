@@ -73,7 +73,7 @@ def test_the_commit_is_part_of_the_pause(
 def test_criu_must_say_that_it_is_guarded() -> None:
     mark = os.memfd_create("mark")
     try:
-        with pytest.raises(ShimError, match="CRIU runs without .*/criu_preload.so"):
+        with pytest.raises(ShimError, match=r"CRIU runs without .*/criu_preload\.so"):
             dump._require_guarded(mark)
         os.write(mark, b"1")
         dump._require_guarded(mark)
