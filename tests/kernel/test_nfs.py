@@ -72,10 +72,10 @@ def alice() -> Iterator[None]:
 
 @contextmanager
 def full_disk(left: int) -> Iterator[str]:
-    """No more than so many bytes are left on it; what is said of that."""
+    """No more than so many bytes are left on it; what is said of that. It may be full before statvfs(3) says so."""
     path = EXPORT / "full"
     try:
-        with path.open("wb", buffering=0) as stream:
+        with path.open("wb", buffering=0) as stream, suppress(OSError):
             for piece in (MIB, 4096):
                 while os.statvfs(EXPORT).f_bavail * 4096 >= left + piece:
                     stream.write(bytes(piece))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests import jobs
-from tests.cluster import Cluster
+from tests.cluster import Cluster, wait_for
 from tests.jobs import Job, Work
 from tests.slurm.test_ladder import displaced
 
@@ -82,6 +82,7 @@ def test_changes_go_along(shim_cluster: Cluster, shim_bundle: str) -> None:
             job.wait_running()
             job.wait_ticks(3)
             job.preempt()
+            wait_for(lambda: any(event.startswith("restored") for event in job.events()), 60, "what it had changed")
             shim_cluster.exec(job.nodes[0], ["sh", "-c", f"cd {ROOT}/data; echo another | tee both >others"])
             job.preempt()
             assert job.wait_end() == "COMPLETED"
