@@ -23,6 +23,9 @@ NO_ANSWER = "CRIU ended without an answer", "it was killed, by the kernel for wa
 FROZEN_MARK = "files.img"  # made once every task is frozen and known: the first image that tells so
 PAGEMAP_HEAD = 8  # bytes before the entries: two magic numbers
 PE_PARENT = 1  # of an entry's flags (criu/include/pagemap.h)
+# What it says of every container: it can't raise limits, and of a network namespace that a restore makes anew it looks
+# for a sysfs, which the worker's filter refuses (spank/criu_preload.c), and goes on without.
+IDLE = ("RLIMIT_NOFILE", "the sysfs file system")
 ERROR_LINE = re.compile(r"^(?:\(\d+\.\d+\))?\s*(?:pie: )?(?:\d+: )?(Error .*)$")
 # Debian's packages of pycriu and jsonschema, for a Python that was started without `site`.
 SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
@@ -183,7 +186,7 @@ def errors(log: str, limit: int = 6) -> list[str]:
             found = [match[1] for line in stream if (match := ERROR_LINE.match(line.rstrip("\n")))]
     except OSError:
         return []
-    return [line for line in found if "RLIMIT_NOFILE" not in line][:limit]
+    return [line for line in found if not any(words in line for words in IDLE)][:limit]
 
 
 # What CRIU says -> what it means for a container here. The first that fits is shown.
