@@ -79,3 +79,14 @@ def test_criu_must_say_that_it_is_guarded() -> None:
         dump._require_guarded(mark)
     finally:
         os.close(mark)
+
+
+def test_a_log_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / dump.LOG)
+    log, work = os.memfd_create("log"), os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(OSError, match="No such device or address"):
+            dump._keep_log(log, work)
+    finally:
+        os.close(log)
+        os.close(work)

@@ -303,7 +303,7 @@ def dump(
 
 def _keep_log(log: int, work: int) -> None:
     """Leave CRIU's log where callers of runc and crun look for it; where the disk is full, they find less of it."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK  # whatever the user has put there
     descriptor = os.open(LOG, flags, 0o600, dir_fd=work)
     try:
         os.sendfile(descriptor, log, 0, os.fstat(log).st_size)
