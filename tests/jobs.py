@@ -44,6 +44,17 @@ def prepare(cluster: Cluster) -> str:
     return "/home/alice/bundle"
 
 
+def prepare_mapped(cluster: Cluster) -> str:
+    """The same, with the mappings of ids that runc can't do without."""
+    path = prepare(cluster)
+    file = cluster.home / "alice" / "bundle" / "config.json"
+    config = json.loads(file.read_text())
+    mapping = [{"containerID": 0, "hostID": 1000, "size": 1}]
+    config["linux"] |= {"uidMappings": mapping, "gidMappings": mapping}
+    file.write_text(json.dumps(config))
+    return path
+
+
 @contextmanager
 def settings(cluster: Cluster, text: str) -> Iterator[None]:
     """The site's settings on all nodes, for a while."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -11,7 +10,7 @@ from itertools import groupby
 
 import pytest
 
-from tests import NAME, jobs
+from tests import NAME, jobs, leftovers
 from tests.cluster import Cluster, wait_for
 from tests.cluster.settings import REPOSITORY
 from tests.jobs import Job, Work, quoting
@@ -39,9 +38,9 @@ srun -n1 {options} no-such-command; echo status $?
 BATCH = 'echo out; echo err >&2; echo "$(cat | wc -c) of input"; echo job $SLURM_JOB_ID; exit 5'
 TRAP = "trap 'echo asked to end; exit 3' TERM; echo ready; while :; do sleep 0.1; done"
 TRAPS = {True: f"srun --container={{bundle}} sh -c {shlex.quote(TRAP)}; echo status $?", False: TRAP}  # by: in a step
-# Commands of an oci.conf that say how they ended: which it was, of which task, and the exit status.
+# Commands of an oci.conf that say how they ended: which it was, of which task, as whom, and the exit status.
 CALL = re.compile(r'^RunTime(Create|Start|Query|Kill|Delete)="(.*)"$', re.MULTILINE)
-NOTED = r'RunTime\1="( \2 ); s=$?; echo \1 %t $s >>/shared/calls; exit $s"'
+NOTED = r'RunTime\1="( \2 ); s=$?; echo \1 %t $(id -u) $s >>/shared/calls; exit $s"'
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +59,7 @@ def oci_cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def bundle(oci_cluster: Cluster) -> str:
-    """As for crun, but with the mappings of ids that runc can't do without."""
-    path = jobs.prepare(oci_cluster)
-    file = oci_cluster.home / "alice" / "bundle" / "config.json"
-    config = json.loads(file.read_text())
-    mapping = [{"containerID": 0, "hostID": 1000, "size": 1}]
-    config["linux"] |= {"uidMappings": mapping, "gidMappings": mapping}
-    file.write_text(json.dumps(config))
+    path = jobs.prepare_mapped(oci_cluster)
     (oci_cluster.shared / "input").write_text("input 1\ninput 2\n")
     return path
 
@@ -138,7 +131,7 @@ def test_tasks_are_as_with_plain_crun(
 
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_batch_step(oci_cluster: Cluster, bundle: str, name: str) -> None:
-    """Slurm asks for the state while it runs, where it created it; once more, of task -1, when all is over."""
+    """Slurm asks for the state while it runs, where it created it; when all is over, as root and of task -1."""
     (oci_cluster.conf / "oci.conf").write_text(CALL.sub(NOTED, FILES[name].read_text()))
     calls = oci_cluster.shared / "calls"
     calls.write_text("")
@@ -150,9 +143,13 @@ def test_batch_step(oci_cluster: Cluster, bundle: str, name: str) -> None:
     assert theirs(job.output()) == sorted(["out", "0 of input", f"job {job.number}"])
     assert theirs((oci_cluster.home / f"alice/{job.number}.err").read_text()) == ["err"]
     if name != MULTI:
-        wait_for(lambda: calls.read_text().endswith("Query -1 1\n"), 10, "Slurm's last question")
-        created = ["Create 0 0", "Query 0 0", "Start 0 0", "Query 0 0", "Delete 0 0"] if "create" in name else []
-        assert [call for call, _ in groupby(calls.read_text().splitlines())] == [*created, "Query -1 1"]
+        wait_for(lambda: calls.read_text().endswith("Query -1 0 1\n"), 10, "Slurm's last question")
+        verbs = ("Create", "Query", "Start", "Query", "Delete") if "create" in name else ()
+        users = [f"{verb} 0 1000 0" for verb in verbs]
+        assert [call for call, _ in groupby(calls.read_text().splitlines())] == [*users, "Query -1 0 1"]
+    else:
+        leftovers.wait_idle(oci_cluster)
+        assert calls.read_text() == ""
 
 
 @pytest.mark.parametrize(
