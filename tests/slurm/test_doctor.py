@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from oci_criu_shim.doctor import site
 from tests import NAME
 from tests.cluster import Cluster, wait_for
 from tests.cluster.conf import PLAIN_CRUN
@@ -38,9 +39,9 @@ def not_ok(results: dict[str, dict[str, str]]) -> dict[str, str]:
     return {name: status for name, status in found.items() if status != "ok"}
 
 
-def failed(cluster: Cluster, name: str) -> dict[str, str]:
+def failed(cluster: Cluster, name: str, user: str = "alice") -> dict[str, str]:
     """The result of the only check that fails."""
-    status, results = ask(cluster)
+    status, results = ask(cluster, user)
     assert [key for key, state in not_ok(results).items() if state == "failed"] == [name], results
     assert status == 1
     return results[name]
@@ -81,8 +82,8 @@ def test_table(cluster: Cluster) -> None:
     results = ask(cluster)[1]
     lines = cluster.exec("n1", ["oci-criu-shim", "doctor"]).stdout.splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == [r["status"] for r in results.values()]
-    hints = [result["hint"] for result in results.values() if result["hint"]]
-    assert [line.split("-> ")[1] for line in lines if line.startswith(" ")] == hints
+    hints = [line for result in results.values() for line in result["hint"].splitlines()]
+    assert [line.strip().removeprefix("-> ") for line in lines if line.startswith(" ")] == hints
 
 
 def reconfigure(cluster: Cluster, flags: str) -> None:
@@ -107,6 +108,19 @@ def test_plain_crun(cluster: Cluster) -> None:
         result = failed(cluster, "oci.conf")
     assert "is not by oci-criu-shim: exec crun" in result["found"]
     assert "/etc/oci-criu-shim/oci.conf.d/oci-criu-shim.conf" in result["hint"]
+
+
+@pytest.mark.parametrize("user", ["root", "alice"])
+def test_oci_conf_of_an_earlier_version(cluster: Cluster, user: str) -> None:
+    """Whose commands root runs in users' directories: what is to be put there makes it well again."""
+    text = (cluster.conf / "oci.conf").read_text()
+    with changed(cluster, "oci.conf", f"{site.GUARD} ", ""):
+        result = failed(cluster, "oci.conf", user)
+        lines = result["hint"].splitlines()[1:]
+        assert [line.partition("=")[0] for line in lines] == list(site.BY_ROOT)
+    kept = [line for line in text.splitlines() if not line.startswith(site.BY_ROOT)]
+    with changed(cluster, "oci.conf", text, "\n".join([*kept, *lines, ""])):
+        assert ask(cluster, user)[1]["oci.conf"]["status"] == "ok"
 
 
 def test_no_plugin(cluster: Cluster) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,7 @@ PARTITIONS = [
     {"PartitionName": "low", "PriorityTier": "1", "PreemptMode": "REQUEUE", "GraceTime": "60"},
     {"PartitionName": "high", "PriorityTier": "10", "PreemptMode": "OFF", "GraceTime": "0"},
 ]
+FILES = sorted((Path(__file__).parents[2] / "etc/oci.conf.d").glob("*.conf"))
 OCI = 'RunTimeRun="exec {program} --root=/run/oci-criu-shim/%j run --bundle %b %n.%u.%j.%s.%t"\n'
 
 
@@ -188,10 +191,65 @@ def test_oci_without_exec(healthy: Path) -> None:
 
 
 def test_oci_by_the_shell(healthy: Path) -> None:
-    script = f'RunTimeQuery="d=/run/oci-criu-shim/%j; [ -e $d/%n ] && exec {healthy}/oci-criu-shim state %n"\n'
+    command = f"d=/run/oci-criu-shim/%j; [ -e $d/%n ] && exec {healthy}/oci-criu-shim state %n"
+    script = f'RunTimeQuery="{site.GUARD} {command}"\n'
     with (healthy / "oci.conf").open("a") as stream:
         stream.write(script)
     assert results()["oci.conf"]["found"].endswith("RunTimeRun, RunTimeQuery")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.stem))
+def test_root_has_no_business_in_a_jobs_directory(healthy: Path, file: Path) -> None:
+    """As it is in our own files. A site's copy of an earlier one is told which lines to put there."""
+    program = str(healthy / site.PROGRAM)
+    text = file.read_text().replace("/usr/bin/oci-criu-shim", program)
+    chooser = healthy / "slurm-oci/run"
+    chooser.parent.mkdir()
+    chooser.touch(mode=0o755)
+    text = text.replace("/etc/oci-criu-shim/slurm-oci/run", str(chooser))
+    (healthy / "oci.conf").write_text(text)
+    assert results()["oci.conf"]["status"] == "ok"
+    ours = [line for line in text.splitlines() if line.startswith(site.BY_ROOT) and program in line]
+    assert len(ours) == (0 if "multi" in file.stem else 3)
+    (healthy / "oci.conf").write_text(text.replace(f"{site.GUARD} ", ""))
+    if not ours:
+        assert results()["oci.conf"]["status"] == "ok"
+        return
+    result = one_wrong("oci.conf")
+    assert "slurmstepd runs RunTimeQuery, RunTimeKill, RunTimeDelete as root, too" in result["found"]
+    assert result["hint"].splitlines() == ["replace on all nodes:", *ours]
+    (healthy / "oci.conf").write_text(text.replace(f"{site.GUARD} ", "", 1))
+    assert one_wrong("oci.conf")["hint"].splitlines() == ["replace on all nodes:", ours[0]]
+
+
+def test_a_test_that_is_another_one(healthy: Path) -> None:
+    """The directory itself says what its user wants it to."""
+    words = f"[ -O /run/oci-criu-shim/%j ] || exit 1; exec {healthy}/oci-criu-shim --root=/run/oci-criu-shim/%j"
+    with (healthy / "oci.conf").open("a") as stream:
+        stream.write(f'RunTimeKill="{words} kill %n"\nRunTimeDelete=\'{words} delete "%n"\'\n')
+    kill, delete = one_wrong("oci.conf")["hint"].splitlines()[1:]
+    assert kill == f'RunTimeKill="{site.GUARD} {words} kill %n"'
+    assert delete == f"RunTimeDelete='{site.GUARD} {words} delete \"%n\"'"
+
+
+SHELLS = [path for path in ("/bin/sh", "/bin/dash", "/bin/bash") if os.access(path, os.X_OK)]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("owner", "user", "status"), [("own", "7", 1), ("own", "0", 3), ("other", "7", 3), ("missing", "7", 3)]
+)
+def test_who_passes_the_guard(tmp_path: Path, shell: str, owner: str, user: str, status: int) -> None:
+    """`own` is root, whose the directory is; where there is none, there is nothing in it."""
+    for name in ("own", "other"):
+        (tmp_path / name).mkdir()
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "other", 7, 7)
+    else:
+        (tmp_path / "other").rmdir()
+        (tmp_path / "other").symlink_to("/")
+    command = site.GUARD.replace("%U", user).replace("/run/oci-criu-shim", str(tmp_path / owner))
+    assert subprocess.run([shell, "-c", f"{command} exit 3"], check=False).returncode == status
 
 
 def test_oci_by_create_and_start(healthy: Path) -> None:

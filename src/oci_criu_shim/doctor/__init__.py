@@ -43,12 +43,12 @@ def examine(name: str, check: Callable[[], str]) -> Result:
 
 
 def table(results: Iterable[Result]) -> str:
-    """A line for each result, and one for each hint."""
+    """A line for each result, and one for each line of a hint."""
     results = list(results)
     width = max(len(result["name"]) for result in results)
     lines = []
     for result in results:
         lines.append(f"{result['status']:8} {result['name']:{width}}  {' '.join(result['found'].split())}")
-        if result["hint"]:
-            lines.append(f"{'':8} {'':{width}}  -> {result['hint']}")
+        for number, line in enumerate(result["hint"].splitlines()):
+            lines.append(f"{'':8} {'':{width}}  {'  ' if number else '->'} {line}")
     return "\n".join(lines)

@@ -10,6 +10,7 @@ import shlex
 from oci_criu_shim import slurm
 from oci_criu_shim.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.job import RUN_DIRECTORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
 
 PLUGIN = "oci_criu_shim_spank.so"
 PROGRAM = "oci-criu-shim"
-ROOT = "/run/oci-criu-shim/%j"
+ROOT = f"{RUN_DIRECTORY}/%j"
 INSTALLED_PLUGSTACK = "/usr/share/oci-criu-shim/plugstack.conf"
 COMMANDS = ("RunTimeRun", "RunTimeCreate", "RunTimeStart", "RunTimeQuery", "RunTimeKill", "RunTimeDelete")
+# What slurmstepd runs as root, at a step's end, and what these begin with in the files of etc/oci.conf.d.
+BY_ROOT = ("RunTimeQuery", "RunTimeKill", "RunTimeDelete")
+GUARD = f"[ ! -O {RUN_DIRECTORY} ] || [ %U = 0 ] || exit 1;"
 CHOOSER = "/slurm-oci/run"  # of multi-runtime.conf
 INSTALLED_FILTER = "/etc/oci-criu-shim/cli_filter.lua"
 FILTER = "oci_criu_shim_foresee"
@@ -145,6 +149,7 @@ class Site:
         lines = runtimes(path)
         if "RunTimeRun" not in lines and "RunTimeCreate" not in lines:
             raise ShimError(f"{path} sets neither RunTimeRun nor RunTimeCreate", f"cp {INSTALLED_OCI} {path}")
+        require_guard(path, lines)
         run = lines.get("RunTimeRun", [])
         for program in run:
             if program.endswith(CHOOSER):
@@ -170,10 +175,34 @@ def preemption_by_qos() -> str:
     return ", ".join(f"QOS {name} GraceTime={seconds}" for name, seconds in found.items())
 
 
+def require_guard(path: str, lines: dict[str, list[str]]) -> None:
+    """Raise ShimError where root would be led by what is in a job's directory, which is the user's."""
+    guard = GUARD.split()
+    without = {key: lines[key] for key in BY_ROOT if named(lines.get(key, [])) and lines[key][: len(guard)] != guard}
+    if without:
+        keys = ", ".join(without)
+        raise ShimError(
+            f"{path}: slurmstepd runs {keys} as root, too, in a directory that is the job's user's: he may become root",
+            "\n".join(["replace on all nodes:", *(setting(key, [*guard, *words]) for key, words in without.items())]),
+        )
+
+
+def setting(key: str, words: list[str]) -> str:
+    """The line of oci.conf."""
+    command = " ".join(words)
+    quote = "'" if '"' in command else '"'
+    return f"{key}={quote}{command}{quote}"
+
+
+def named(words: list[str]) -> str | None:
+    """Our program, as a command line has it; None where it is not by that."""
+    return next((word for word in words if os.path.basename(word) == PROGRAM and word != RUN_DIRECTORY), None)
+
+
 def runtime(path: str, key: str, words: list[str]) -> None:
     """Raise ShimError where a command line of oci.conf is not one of ours."""
     hint = f"cp {INSTALLED_OCI} {path}"
-    program = next((word for word in words if os.path.basename(word) == PROGRAM), None)
+    program = named(words)
     if program is None:
         raise ShimError(f"{path}: {key} is not by {PROGRAM}: {' '.join(words)}", hint)
     require_program(path, key, program)
