@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
 OTHERS = LETTERS | set("+.@-")
 LONGEST_ID = 200
+LARGEST_STATE = 16 << 20  # bytes of state.json, which has all of config.json
 CHAIN = "chain.json"  # in a container's directory: chain.py
 
 
@@ -85,11 +86,16 @@ class Container:
         files.write_json(self.path("state.json"), record)
 
     def load(self) -> dict[str, Any]:
-        """state.json; empty while it was not written yet."""
+        """state.json; empty while it was not written yet. ShimError, OSError: somebody else has written there."""
+        path = self.path("state.json")
         try:
-            record: dict[str, Any] = files.read_json(self.path("state.json"))
+            record: Any = files.parse_json(files.read_regular(path, LARGEST_STATE).decode())
         except FileNotFoundError:
             return {}
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise ShimError(f"{path} is not what was written there", f"remove the container: rm -r {self.directory}")
         return record
 
     def update(self, **fields: object) -> None:

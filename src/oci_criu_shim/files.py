@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import time
 
 TEMPORARY = ".tmp"  # what the names of files end in that are not all there
@@ -40,6 +42,25 @@ def read_json(path: str) -> Any:
     """The JSON document in `path`; OSError or ValueError where it is none."""
     with open(path, encoding="utf-8") as stream:
         return parse_json(stream.read())
+
+
+def read_regular(path: str, most: int, owner: int | None = None) -> bytes:
+    """What the regular file `path` has, of at most `most` bytes; OSError where it is anything else: a link is not
+    followed, and nobody is waited for, as open(2) waits at a FIFO. With `owner` it is that user's, who alone can write
+    it."""
+    with open(path, "rb", opener=_carefully) as stream:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a plain file", path)
+        if owner is not None and (status.st_uid != owner or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
+            raise OSError(errno.EPERM, "not a file that only its owner can write", path)
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+        return stream.read(status.st_size)
+
+
+def _carefully(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def parse_json(text: str) -> Any:

@@ -68,3 +68,31 @@ def test_all_of(tmp_path: Path) -> None:
         Container(str(tmp_path), name).reserve()
     (tmp_path / "helper.0.sock").touch()
     assert [container.name for container in all_of(str(tmp_path))] == ["a", "b"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "\xff", "[" * 100000, "{" + '"a":{' * 100000])
+def test_what_was_not_written_by_us(tmp_path: Path, text: str) -> None:
+    container = Container(str(tmp_path), "one")
+    container.reserve()
+    (tmp_path / "one/state.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ShimError, match=r"one/state\.json is not what was written there"):
+        container.load()
+
+
+def test_a_state_that_is_no_file(tmp_path: Path) -> None:
+    """Nobody waits for whoever may write to it, and no memory is filled."""
+    container = Container(str(tmp_path), "one")
+    container.reserve()
+    path = tmp_path / "one/state.json"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="not a plain file"):
+        container.load()
+    path.unlink()
+    with path.open("wb") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(OSError, match="too large"):
+        container.load()
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(OSError, match="Too many levels"):
+        container.load()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,30 @@ def test_a_link_is_no_tree(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="link"):
         files.remove_tree(str(tmp_path / "link"))
     assert (tmp_path / "target").exists()
+
+
+def test_what_a_plain_file_has(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    path.chmod(0o644)
+    assert files.read_regular(str(path), 5) == files.read_regular(str(path), 5, owner=os.geteuid()) == b"12345"
+    with pytest.raises(OSError, match="too large"):
+        files.read_regular(str(path), 4)
+    with pytest.raises(OSError, match="only its owner can write"):
+        files.read_regular(str(path), 5, owner=os.geteuid() + 1)
+    path.chmod(0o664)
+    with pytest.raises(OSError, match="only its owner can write"):
+        files.read_regular(str(path), 5, owner=os.geteuid())
+
+
+def test_what_is_no_plain_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("/dev/null")
+    for name, said in (("fifo", "not a plain file"), ("link", "Too many levels"), (".", "directory")):
+        with pytest.raises(OSError, match=said):
+            files.read_regular(str(tmp_path / name), 5)
+    with pytest.raises(OSError, match="not a plain file"):
+        files.read_regular("/dev/zero", 5)
 
 
 @pytest.mark.parametrize(

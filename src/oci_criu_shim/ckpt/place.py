@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+LARGEST_SPEC = 16 << 20  # bytes of config.json
 DEPTH = 3  # <job>/<step>.<task>/<seq>
 KEY = re.compile(r".*/(?P<job>\d+)/(?P<step>batch|\d+)\.(?P<task>\d+)/\d+")
 LIST = "oci-criu-shim ckpt list shows them"
@@ -105,8 +106,8 @@ def label(path: str) -> Label:
     if key:
         return Label(int(key["job"]), key["step"], key["task"])
     try:
-        spec = files.read_json(os.path.join(path, "spec.dump"))
+        spec = files.parse_json(files.read_regular(os.path.join(path, committed.SPEC), LARGEST_SPEC).decode())
         task = job.of(dict(entry.partition("=")[::2] for entry in spec["process"]["env"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ShimError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, ShimError):
         return Label()
     return Label(task.job, task.step_name, str(task.rank)) if task else Label()
