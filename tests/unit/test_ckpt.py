@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import cli, config, files, slurm
+from oci_criu_shim import cli, config, files, slurm, whose
 from oci_criu_shim.checkpoints import committed, images, owner
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
@@ -160,6 +160,9 @@ def test_whose_it_is_elsewhere(tmp_path: Path) -> None:
     assert place.label(path).fields() == {"job": 9, "step": "2", "task": 5}
     assert place.label(made(tmp_path, "others")).fields() == {"job": None, "step": None, "task": None}
     assert place.label("/nonexistent").job == 0
+    (tmp_path / "waits").mkdir()
+    os.mkfifo(tmp_path / "waits/spec.dump")
+    assert place.label(str(tmp_path / "waits")).job == 0
 
 
 def test_show(home: Path, capfd: Capture) -> None:
@@ -292,6 +295,27 @@ def test_rm_of_others(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatc
     owner = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     assert f"belongs to user {owner}" in refused(capfd, "rm", "7/batch.0/1")
+    assert len(place.find(str(home))) == 3
+
+
+@pytest.mark.parametrize("words", [("rm", "--force", "7/batch.0/1"), ("prune",), ("import", "file.tar", "7/batch.0")])
+def test_root_changes_nothing_where_others_could_lead_it(
+    home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """Between a look at a path and its removal, who owns a part of it can make it lead elsewhere."""
+    asked = []
+
+    def user_of(path: str) -> whose.User | None:
+        if not path.startswith(str(home)):
+            return None
+        asked.append(path)
+        raise ShimError(f"{home} can be written by others")
+
+    monkeypatch.setattr(whose, "is_root", lambda: True)
+    monkeypatch.setattr(whose, "user_of", user_of)
+    operands = [str(home / word) if word.startswith("7/") else word for word in words]
+    assert f"{home} can be written by others" in refused(capfd, *operands)
+    assert asked
     assert len(place.find(str(home))) == 3
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import cli, process
+from oci_criu_shim import cli, process, whose
 from oci_criu_shim.checkpointer import ANSWER, REQUEST
 from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
@@ -48,6 +48,16 @@ def test_all_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("said", [{**TAKEN, "taken": False}, TAKEN, NONE])
 def test_srun_s_status(monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]) -> None:
     assert ask(monkeypatch, [json.dumps(said)], 1) == 1
+
+
+def test_root_signals_nobody_whom_a_user_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(checkpoint, "RUN_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(whose, "is_root", lambda: True)
+    monkeypatch.setattr(whose, "user_of", lambda path: whose.User(1000, 1000))
+    monkeypatch.setattr(process, "user_name", str)
+    monkeypatch.setattr(checkpoint, "asked", pytest.fail)
+    with pytest.raises(ShimError, match=f"{tmp_path}/12 belongs to user 1000"):
+        checkpoint.checkpoint(cli.Invocation("job", {}, {"here": ""}, ["12"]))
 
 
 @pytest.fixture

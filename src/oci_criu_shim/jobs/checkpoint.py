@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from oci_criu_shim import files, process, slurm
+from oci_criu_shim import files, process, slurm, whose
 from oci_criu_shim.checkpointer import ANSWER, REQUEST
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.job import RUN_DIRECTORY, asked
@@ -52,6 +52,7 @@ def checkpoint(call: Invocation) -> int:
 def _here(job: int, as_json: bool) -> int:
     """With --json it is no failure that there are none: another node of the job may have some."""
     node, root = os.uname().nodename, os.path.join(RUN_DIRECTORY, str(job))
+    whose.require_own(root)
     if os.path.isdir(root) and not os.access(root, os.R_OK | os.X_OK):
         raise ShimError(f"job {job} belongs to somebody else", "it is for its owner alone")
     containers = list(asked(root))
