@@ -14,7 +14,7 @@ from oci_criu_shim.verbs import GLOBAL, GROUPS, HELP, VERBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from oci_criu_shim.verbs import Group, Option, Verb
 
@@ -131,8 +131,25 @@ def main(argv: Sequence[str]) -> int:
     if "slurm-conf" in globals:
         os.environ["SLURM_CONF"] = globals["slurm-conf"]
     call = Invocation(name, globals, values, operands)
+    return _report(call, lambda: _carry_out(call, verb))
+
+
+def _carry_out(call: Invocation, verb: Verb) -> int:
+    """As the user in whose directory it is to be done, where that is not root's, and we are."""
+    if os.geteuid() == 0:
+        from oci_criu_shim import whose
+
+        if whose.is_root() and (user := whose.user_of(call.root)):
+            from oci_criu_shim import stepdown
+
+            return stepdown.carry_out(call, user, lambda: _report(call, lambda: verb.call(call)))
+    return verb.call(call)
+
+
+def _report(call: Invocation, work: Callable[[], int]) -> int:
+    """The exit status of `work`, with its error told."""
     try:
-        return verb.call(call)
+        return work()
     except ShimError as error:
         call.log.error(error.line())
         return error.status

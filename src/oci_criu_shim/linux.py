@@ -19,6 +19,9 @@ CLONE_NEWNET = 0x40000000
 
 MS_REMOUNT, MS_BIND, MS_REC, MS_SLAVE = 32, 4096, 16384, 1 << 19
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 1, 4, 36, 47, 2
+PR_SET_NO_NEW_PRIVS = 38
+KEYCTL = {"x86_64": 250, "aarch64": 219, "ppc64le": 271}  # numbers of keyctl
+KEYCTL_JOIN_SESSION_KEYRING = 1
 CAPABILITY_VERSION_3 = 0x20080522
 SYNC_FILE_RANGE_WRITE = 2
 IOPRIO_WHO_PROCESS = 1
@@ -121,6 +124,23 @@ def end_with_parent() -> None:
 def make_dumpable() -> None:
     """/proc/self is this user's again, after a change of user id (PR_SET_DUMPABLE of prctl(2))."""
     _check(_libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "prctl")
+
+
+def make_undumpable() -> None:
+    """/proc/self is root's, and this process not to be traced by others (PR_SET_DUMPABLE of prctl(2))."""
+    _check(_libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")
+
+
+def gain_no_privileges() -> None:
+    """No program that is run from here on gives more rights than the caller has (PR_SET_NO_NEW_PRIVS of prctl(2))."""
+    _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
+
+
+def leave_session_keyring() -> None:
+    """Have a session keyring with nothing in it (keyctl(2), KEYCTL_JOIN_SESSION_KEYRING); the same one as before where
+    the number of the call isn't known here."""
+    if number := KEYCTL.get(os.uname().machine):
+        _check(_libc.syscall(number, KEYCTL_JOIN_SESSION_KEYRING, None), "keyctl")
 
 
 def link_up(name: str) -> None:

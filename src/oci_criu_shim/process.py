@@ -185,10 +185,11 @@ def tree(pid: int) -> Iterator[int]:
     found = [pid]
     for each in found:
         yield each
-        found += _children(each)
+        found += children(each)
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """The pids of a process's children, those that nobody has waited for yet among them."""
     found: list[int] = []
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DEFAULT = "crun"
 # Those that an annotation may name: config.json may come from an image, and a path from there is not to be run.
 KNOWN = ("crun", "runc", "nvidia-container-runtime")
+KNOWN_ONLY = "known only"  # among the caller's options: no other is run (stepdown.py)
 ANNOTATION = "oci-criu-shim.backend"
 DIALECTS = ("crun", "runc")  # and the programs that need not be asked for theirs
 MANAGERS = ("cgroupfs", "systemd", "disabled")
@@ -79,6 +80,8 @@ class Runtime:
     def __init__(
         self, program: str, root: str, globals: Mapping[str, str], log: Log, dialect: str | None = None
     ) -> None:
+        if KNOWN_ONLY in globals and program not in KNOWN:
+            raise ShimError(f"root does not have a user run {program!r}", f"known: {', '.join(KNOWN)}")
         self.program = program
         self.name = os.path.basename(program)
         self.root = directory(root, program)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import process, runtime
+from oci_criu_shim import lifecycle, process, runtime
 from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
@@ -151,6 +151,22 @@ def test_what_not_all_backends_have(tmp_path: Path, verb: str, words: list[str],
         return
     with pytest.raises(ShimError, match=f"other has no {lacks}"):
         backend.require(verb, words)
+
+
+@pytest.mark.parametrize("program", ["/tmp/crun", "./crun", "../crun", "youki", "sh"])
+def test_a_backend_that_a_user_does_not_name_for_root(tmp_path: Path, program: str) -> None:
+    """Neither by state.json nor by a directory."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/state.json").write_text(json.dumps({"backend": program}))
+    only, container = {runtime.KNOWN_ONLY: ""}, Container(str(tmp_path), "one")
+    with pytest.raises(ShimError, match=f"root does not have a user run '{program}'"):
+        lifecycle.backend_of(container, only, Log())
+    os.makedirs(Path(runtime.directory(str(tmp_path), program)) / "one", exist_ok=True)
+    (tmp_path / "one/state.json").write_text("{}")
+    with pytest.raises(ShimError, match="root does not have a user run"):
+        lifecycle.backend_of(container, only, Log())
+    (tmp_path / "one/state.json").write_text('{"backend": "crun"}')
+    assert lifecycle.backend_of(container, only, Log()).program == "crun"
 
 
 def test_a_backend_that_is_not_there() -> None:

@@ -1,0 +1,171 @@
+"""What root does with a user's containers is done by a child that is that user. So nothing in his directory can have
+root run, read or signal anything. (Slurm calls some of the verbs as root when a step ends, and so do administrators.)
+
+The child, and whatever a container's hooks leave behind, is waited for so long and no longer: slurmstepd waits for us
+without an end. What is said goes to memory first, which they may hold as long as they like.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import signal
+import sys
+import time
+
+from oci_criu_shim import linux, process, runtime, whose
+from oci_criu_shim.errors import ShimError, line_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oci_criu_shim.cli import Invocation
+    from oci_criu_shim.whose import User
+
+# The others start programs, or take files and descriptors of the caller's.
+VERBS = frozenset(("state", "kill", "delete", "list", "ps", "pause", "resume"))
+# Options that name no file and no program.
+OPTIONS = ("debug", "systemd-cgroup", "cgroup-manager")
+SECONDS = 15.0
+END_SECONDS = 5.0
+LARGEST = 1 << 20  # bytes of each stream
+OOM = "/proc/self/oom_score_adj"
+
+
+def carry_out(call: Invocation, user: User, work: Callable[[], int]) -> int:
+    """Have `work` done by a child that is the user; its exit status. ShimError where it is none that the child may do,
+    or took too long."""
+    if call.verb not in VERBS and not (call.verb == "events" and call.flag("stats")):
+        said = f"{call.verb} is not for root in {call.root}, which is user {user.name}'s"
+        raise ShimError(said, whose.by(user.name))
+    streams = [_memory(), _memory()]
+    root, others = os.getpid(), process.children(os.getpid())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or another process could have the number of a child that has ended
+    linux.become_subreaper()
+
+    def child() -> int:
+        try:
+            _become(user, root, streams)
+            call.globals = {key: call.globals[key] for key in OPTIONS if key in call.globals} | {runtime.KNOWN_ONLY: ""}
+            call.log.path = None
+            status = work()
+            sys.stdout.flush()
+        except OSError as error:
+            call.log.error(line_of(error))
+            return 1
+        return status
+
+    pid = process.fork(child)
+    try:
+        code = _end_of(pid)
+    finally:
+        _end_all_but(others)
+    for stream, target in zip(streams, (sys.stdout, sys.stderr), strict=True):
+        if target:  # None where the descriptor was closed
+            target.write(_said(stream))
+    if code is None:
+        hint = f"see which of user {user.name}'s processes hang, and on what (ps: state D)"
+        raise ShimError(f"{call.verb} in {call.root} did not end in {SECONDS:.0f} s, and was ended", hint)
+    return process.exit_status(code)
+
+
+def _memory() -> int:
+    """A file of LARGEST bytes that can't grow."""
+    made = os.memfd_create("said", os.MFD_ALLOW_SEALING)
+    os.ftruncate(made, LARGEST)
+    fcntl.fcntl(made, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+    return _above_streams(made)
+
+
+def _said(stream: int) -> str:
+    """What was written there, with nothing in it that a terminal would obey."""
+    text = os.pread(stream, LARGEST, 0).rstrip(b"\0").decode(errors="replace")
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
+
+
+def _above_streams(descriptor: int) -> int:
+    """The same, at a number that is no standard stream's: these may be closed here."""
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(descriptor)
+    return moved
+
+
+def _become(user: User, root: int, streams: list[int]) -> None:
+    """Be the user, with nothing that is root's: no terminal, key, descriptor, directory, environment, group or
+    capability, nor what slurmstepd has against being killed; and end with `root`, who waits."""
+    os.setsid()
+    _leave_keys()
+    _have_streams(streams)
+    os.chdir("/")
+    os.umask(0o077)
+    _be_mortal()
+    os.environ.clear()
+    os.environ.update(process.ENVIRONMENT)
+    os.setgroups([])
+    os.setresgid(user.gid, user.gid, user.gid)
+    os.setresuid(user.uid, user.uid, user.uid)
+    linux.gain_no_privileges()
+    linux.make_undumpable()  # until it is another program, what root's memory had is in it
+    linux.end_with_parent()
+    if os.getppid() != root:
+        os._exit(1)
+
+
+def _leave_keys() -> None:
+    try:
+        linux.leave_session_keyring()
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM):  # no keys here, or a seccomp filter that the user has, too
+            raise
+
+
+def _have_streams(streams: list[int]) -> None:
+    """Standard input has nothing, the other two are `streams`, and there is no other descriptor."""
+    null = _above_streams(os.open("/dev/null", os.O_RDWR))
+    for number, descriptor in enumerate((null, *streams)):
+        os.dup2(descriptor, number)
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor > 2:
+            try:
+                os.close(descriptor)
+            except OSError as error:
+                if error.errno != errno.EBADF:  # that of the listing
+                    raise
+
+
+def _be_mortal() -> None:
+    with open(OOM, encoding="ascii") as stream:
+        spared = int(stream.read()) < 0
+    if spared:
+        with open(OOM, "w", encoding="ascii") as stream:
+            stream.write("0")
+
+
+def _end_of(pid: int) -> int | None:
+    """How the child ended, as process.wait(); None where it has not in time."""
+    poll = select.poll()
+    ended = os.pidfd_open(pid)
+    try:
+        poll.register(ended, select.POLLIN)
+        return process.wait(pid) if poll.poll(SECONDS * 1000) else None
+    finally:
+        os.close(ended)
+
+
+def _end_all_but(others: list[int]) -> None:
+    """Kill what is left of the child and of all that descend from it: each becomes our child when its parent has ended,
+    and only our own children are signalled, whose numbers are nobody else's before we have waited for them. Those that
+    hang in the kernel are left."""
+    limit = time.monotonic() + END_SECONDS
+    while time.monotonic() < limit:
+        left = [pid for pid in process.children(os.getpid()) if pid not in others]
+        if not left:
+            return
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        for pid in left:
+            os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.001)
