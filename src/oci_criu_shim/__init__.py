@@ -1,3 +1,3 @@
 """An OCI runtime that checkpoints and restores Slurm's container jobs."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,0 +1,141 @@
+"""What is root's in the plugin and its programs touches nothing below a directory that a user can write.
+
+A walk, by strace(1), through all that they do in a job's whole life, on a node whose directory holds what a user could
+put there: no system call of a process with root's rights may open, follow, execute or read from there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from .support import CHECK, UID, Case, _argv, as_user, connect
+
+CALL = re.compile(r"^(\w+)\((.*)\)\s+= (\S+)")
+PATH = re.compile(r'(?:(?:AT_FDCWD|\d+)<([^>]*)>, )?"((?:[^"\\]|\\.)*)"')
+READS = ("read", "pread64", "readv", "getdents64", "fchown", "fchmod", "sendfile", "mmap")
+ON_DESCRIPTOR = re.compile(r"^\d+<(/[^>]*)>")
+FORKS = ("clone", "clone3", "fork", "vfork")
+CHANGES = ("setresuid", "setreuid", "setuid")
+# The helper takes its socket away, by a name that is not followed, in a directory that it does not follow there.
+ALLOWED = re.compile(r"^unlinkat\(\d+<[^>]*/7>, \"helper\.\d+\.sock\", 0\)")
+
+
+class Walk:
+    """The system calls of a program and all that it starts, one file each, as `strace -ff -y` writes them."""
+
+    def __init__(self, directory: Path, below: Path) -> None:
+        self.directory = directory
+        self.below = f"{below}/"
+        self.seen: set[int] = set()
+
+    def roots(self, pid: int, root: bool = True) -> Iterator[str]:
+        """The calls of `pid` and its descendants that reach below the directory with root's rights."""
+        self.seen.add(pid)
+        rights = root
+        for line in (self.directory / f"trace.{pid}").read_text(errors="replace").splitlines():
+            match = CALL.match(line)
+            if not match:
+                continue
+            name, words, result = match.groups()
+            if name in FORKS and result.isdecimal():
+                yield from self.roots(int(result), rights)
+            elif name in CHANGES and result == "0":
+                root = rights = words.split(",")[0] == "0"
+            elif name == "setfsuid":
+                rights = root and words == "0"
+            elif rights and self.reaches(name, words) and not ALLOWED.match(line):
+                yield line
+
+    def reaches(self, name: str, words: str) -> bool:
+        """Whether a call is about something below the directory."""
+        paths = [os.path.join(base, path) for base, path in PATH.findall(words)]
+        if name in READS:
+            paths += ON_DESCRIPTOR.findall(words)
+        return any(os.path.normpath(path).startswith(self.below) for path in paths)
+
+
+class Boundary(Case):
+    def setUp(self) -> None:
+        super().setUp()
+        self.traces = CHECK / "traces"
+        self.forget()
+
+    def forget(self) -> None:
+        shutil.rmtree(self.traces, ignore_errors=True)
+        self.traces.mkdir()
+
+    def trace(self, context: str, step: int = 0) -> subprocess.Popen[str]:
+        """fake_slurm in a context, traced; in a step it has begun."""
+        strace = ["strace", "-ff", "-qq", "-y", "-s", "4096", "-o", str(self.traces / "trace")]
+        argv = [*strace, *_argv(context, 7, step, {"checkpoint": None}, quick=True)]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        assert process.stdout
+        while context == "remote" and process.stdout.readline() != "ready\n":
+            pass
+        return process
+
+    def assert_nothing(self) -> None:
+        walk = Walk(self.traces, self.job())
+        first = min(int(path.suffix[1:]) for path in self.traces.iterdir())
+        self.assertEqual(list(walk.roots(first)), [])
+        self.assertEqual(walk.seen, {int(path.suffix[1:]) for path in self.traces.iterdir()})
+        self.forget()
+
+    def fill(self) -> None:
+        """What a user could put there."""
+        with as_user():
+            (self.job() / "requeued").write_text("JobId=7\nExcNodeList=n1\n")
+            (self.job() / "signalled").symlink_to("/etc/passwd")
+            (self.job() / "kept.1").symlink_to("/nonexistent")
+            (self.job() / "container").mkdir()
+            (self.job() / "container/pid").write_text("1\n")
+            (self.job() / "container/stage.1").symlink_to("/nonexistent/.stage.1")
+            (self.job() / ".-tmp-backend").mkdir(mode=0)
+
+    def test_prolog_and_epilog(self) -> None:
+        for context in ("prolog", "prolog", "epilog"):
+            with self.subTest(context=context):
+                self.trace(context).communicate()
+                self.assert_nothing()
+                if context == "prolog":
+                    self.fill()
+
+    def test_a_step_with_a_dump(self) -> None:
+        self.trace("prolog").communicate()
+        self.fill()
+        self.forget()
+        step = self.trace("remote")
+        with connect(self.job() / "helper.0.sock", b"report") as connection:
+            self.assertTrue(connection.recv(1 << 16))
+        step.communicate()
+        self.assert_nothing()
+
+    def test_the_extern_step(self) -> None:
+        self.trace("prolog").communicate()
+        self.fill()
+        self.forget()
+        step = self.trace("remote", step=0xFFFFFFFC)
+        for pid in self.watchers():
+            os.kill(pid, signal.SIGTERM)
+        self.wait_for(lambda: os.path.lexists(self.job() / "signalled"), "the watcher")
+        time.sleep(0.2)  # what it does after
+        step.communicate()
+        self.assert_nothing()
+
+    def watchers(self) -> list[int]:
+        found = []
+        for pid in filter(str.isdecimal, os.listdir("/proc")):
+            try:
+                if os.stat(f"/proc/{pid}").st_uid == UID and os.readlink(f"/proc/{pid}/exe").endswith("/watcher"):
+                    found.append(int(pid))
+            except OSError:
+                continue
+        return found
