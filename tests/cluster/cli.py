@@ -64,6 +64,7 @@ def add_up_options(up: argparse.ArgumentParser) -> None:
     ):
         up.add_argument(option, type=int, default=default, metavar="SECONDS", help=f"{text} (default: %(default)s)")
     up.add_argument("--slurm-conf", action="append", default=[], metavar="LINE", help="one more line of slurm.conf")
+    up.add_argument("--cgroup-conf", action="append", default=[], metavar="LINE", help="one more line of cgroup.conf")
     up.add_argument("--oci-conf", type=Path, metavar="FILE", help="an oci.conf instead of the installed one")
     up.add_argument("--plugstack", type=Path, metavar="FILE", help="a plugstack.conf instead of the installed one")
     up.add_argument("--subids", action="store_true", help="give the users ranges in /etc/subuid and /etc/subgid")
@@ -78,6 +79,7 @@ def do_up(options: argparse.Namespace) -> int:
         kill_wait=options.kill_wait,
         requeue_delay=options.requeue_delay,
         slurm_conf=tuple(options.slurm_conf),
+        cgroup_conf=tuple(options.cgroup_conf),
         oci_conf=options.oci_conf.read_text() if options.oci_conf else None,
         plugstack=options.plugstack.read_text() if options.plugstack else None,
         subids=options.subids,

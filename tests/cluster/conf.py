@@ -50,12 +50,11 @@ def slurm_conf(settings: Settings) -> str:
     return "\n".join(lines) + "\n"
 
 
-def cgroup_conf(*, v2: bool) -> str:
-    """cgroup.conf; nothing is constrained: the nodes share one machine's processors and memory."""
-    if v2:
-        # Nobody answers for systemd in a node, so Slurm makes its scope by itself.
-        return "CgroupPlugin=cgroup/v2\nIgnoreSystemd=yes\n"
-    return "CgroupPlugin=cgroup/v1\n"
+def cgroup_conf(settings: Settings, *, v2: bool) -> str:
+    """cgroup.conf; nothing is constrained by default: the nodes share one machine's processors and memory."""
+    # Nobody answers for systemd in a node, so Slurm makes its scope by itself.
+    version = ("CgroupPlugin=cgroup/v2", "IgnoreSystemd=yes") if v2 else ("CgroupPlugin=cgroup/v1",)
+    return "\n".join((*version, *settings.cgroup_conf)) + "\n"
 
 
 def oci_conf(settings: Settings, layer: Path) -> str:
@@ -84,7 +83,7 @@ def write(settings: Settings, layer: Path, target: Path, *, v2: bool) -> None:
     target.mkdir(parents=True, exist_ok=True)
     texts = {
         "slurm.conf": slurm_conf(settings),
-        "cgroup.conf": cgroup_conf(v2=v2),
+        "cgroup.conf": cgroup_conf(settings, v2=v2),
         "oci.conf": oci_conf(settings, layer),
         "plugstack.conf": plugstack_conf(settings, layer),
     }

@@ -34,6 +34,8 @@ class Settings:
     """How long a requeued job is held back. Slurm's default is 120 (cred_expire of AuthInfo)."""
     slurm_conf: tuple[str, ...] = ()
     """More lines of slurm.conf; they win over those above them."""
+    cgroup_conf: tuple[str, ...] = ()
+    """More lines of cgroup.conf. Without, nothing is constrained."""
     oci_conf: str | None = None
     """Text of oci.conf. None: the installed one of the project, or plain crun where nothing is installed."""
     plugstack: str | None = None
@@ -63,7 +65,7 @@ class Settings:
 
 def load(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments of Settings from what dump() gave, after a way through JSON."""
-    return {**raw, "slurm_conf": tuple(raw["slurm_conf"])}
+    return {**raw, **{name: tuple(raw[name]) for name in ("slurm_conf", "cgroup_conf")}}
 
 
 @dataclass(frozen=True)
