@@ -22,7 +22,8 @@ CPUSET = ("cpuset.cpus", "cpuset.mems")  # a new group of version 1 has none, an
 
 def of(pid: int | str) -> dict[str, str]:
     """{controllers: path} of a process, as in /proc/PID/cgroup; version 2 is ""."""
-    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as stream:
+    # A name can have any character but "/" and the newline.
+    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
         return dict(line.rstrip("\n").split(":", 2)[1:] for line in stream)
 
 

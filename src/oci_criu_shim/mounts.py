@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # mount(2)'s flags, by their names in mountinfo; the first six can't be taken off in a user namespace.
 LOCKED = ("ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime")
 FLAGS = dict(zip((*LOCKED, "relatime"), (1, 2, 4, 8, 1024, 2048, 1 << 21), strict=True))
+LONGEST = 16 << 20  # characters of mountinfo: those of 100000 mounts, the kernel's limit, with usual names
 LINKS = 40  # as many as the kernel follows
 ESCAPED = re.compile(r"\\([0-7]{3})")
 
@@ -25,8 +26,8 @@ class Mount:
     mounted directory or file within its file system, `point` where it is seen."""
 
     def __init__(self, line: str) -> None:
-        fields = line.split()
-        separator = fields.index("-")
+        fields = line.split(" ")  # names have no space, and can have any other character
+        separator = fields.index("-", 6)
         self.id = fields[0]
         self.device = fields[2]
         self.root = unescape(fields[3])
@@ -52,13 +53,16 @@ def unescape(text: str) -> str:
 
 def parse(text: str) -> list[Mount]:
     """The mounts of a mountinfo file's text."""
-    return [Mount(line) for line in text.splitlines()]
+    return [Mount(line) for line in text.split("\n") if line]
 
 
 def read(pid: int | str = "self") -> list[Mount]:
-    """The mounts that process `pid` sees."""
-    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as stream:
-        return parse(stream.read())
+    """The mounts that process `pid` sees; ShimError where they are too many to look at."""
+    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
+        text = stream.read(LONGEST + 1)
+    if len(text) > LONGEST:
+        raise ShimError(f"the mounts of process {pid} are too many: they take more than {LONGEST >> 20} MiB to name")
+    return parse(text)
 
 
 def deepest(path: str, mounted: Iterable[Mount]) -> Mount | None:
@@ -74,7 +78,7 @@ def external(container: Iterable[Mount], node: Iterable[Mount]) -> list[dict[str
     in the node's /dev, "cgroup" in the node's control groups, "sysfs" and "mqueue" (of a network or ipc
     namespace that is the node's) where the node has those, "bind" in config.json, "node" in its linux.devices: crun
     makes these in a tmpfs that is mounted nowhere, where the container has a user namespace and is root's. So does a
-    restore of ours with a batch script that is not the job's (startup.py).
+    restore of ours with a batch script that is not the job's (startup.py). ShimError where CRIU can't be told of one.
     """
     container = list(container)
     devices = {mount.device for mount in node}
@@ -84,6 +88,7 @@ def external(container: Iterable[Mount], node: Iterable[Mount]) -> list[dict[str
         made = mount.kind == "tmpfs" and mount.device not in whole | devices
         if mount.point == "/" or not (made or mount.device in devices):
             continue
+        _require_text(mount.point)
         entry: dict[str, Any] = {"key": mount.point, "root": mount.root, "options": mount.options}
         if made:
             entry["kind"] = "node"
@@ -98,6 +103,14 @@ def external(container: Iterable[Mount], node: Iterable[Mount]) -> list[dict[str
             entry["kind"] = "bind"
         found.append(entry)
     return found
+
+
+def _require_text(point: str) -> None:
+    try:
+        point.encode()
+    except UnicodeEncodeError:
+        said = f"CRIU can't be told of the mount at {os.fsencode(point)!r}, whose name is not UTF-8"
+        raise ShimError(said, "mount it elsewhere") from None
 
 
 def bind_source(key: str, mounts: Iterable[Mapping[str, Any]], bundle: str, rootfs: str) -> str | None:

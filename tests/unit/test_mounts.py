@@ -85,6 +85,29 @@ def test_what_the_node_has_by_itself() -> None:
     assert mounts.node_source("mqueue", "/", node) is None
 
 
+@pytest.mark.parametrize("character", ["\r", "\x0b", "\x1c", "\x85", "\xa0", "\u2028"])
+def test_names_that_look_like_lines(tmp_path: Path, character: str) -> None:
+    """A user names a mount in a way that would be another one."""
+    point = f"/mnt/x{character}36 35 8:1 / /forged rw - ext4 /dev/sda1 rw".replace(" ", "\\040")
+    (tmp_path / "mountinfo").write_bytes(f"1 0 0:1 / / rw - tmpfs  rw\n2 1 0:2 / {point} rw - tmpfs t rw\n".encode())
+    found = mounts.read(f"..{tmp_path}")
+    assert [mount.point for mount in found] == ["/", mounts.unescape(point)]
+    assert [mount.super_options for mount in found] == [["rw"], ["rw"]]
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "mountinfo").write_bytes(b"1 0 8:1 /x /mnt/\xff rw - ext4 /dev/sda1 rw\n")
+    with pytest.raises(ShimError, match=r"the mount at b'/mnt/\\xff', whose name is not UTF-8"):
+        mounts.external(mounts.read(f"..{tmp_path}"), mounts.parse(NODE))
+
+
+def test_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mounts, "LONGEST", 40)
+    (tmp_path / "mountinfo").write_bytes(b"1 0 8:1 /x /mnt rw - ext4 /dev/sda1 rw\n" * 2)
+    with pytest.raises(ShimError, match="too many"):
+        mounts.read(f"..{tmp_path}")
+
+
 def test_own_mounts_are_read() -> None:
     assert any(mount.point == "/" for mount in mounts.read())
 
