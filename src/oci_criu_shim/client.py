@@ -27,6 +27,9 @@ def connect(helper: str | None) -> socket.socket:
             said = f"the checkpoint helper does not answer: {error.strerror}"
             raise ShimError(said, "it ends with its step, or slurmd's log says why") from None
         return connection
+    if helper is not None and os.geteuid() != 0:
+        said = "this step has no checkpoint helper"
+        raise ShimError(said, "submit with --checkpoint; where that was done, slurmd's log says why")
     if os.geteuid() == 0:
         return _own_worker()
     raise ShimError(

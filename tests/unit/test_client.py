@@ -19,6 +19,12 @@ def test_a_job_of_roots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
         client.connect(str(tmp_path))
 
 
+def test_a_step_without_its_helper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ShimError, match="no checkpoint helper"):
+        client.connect(str(tmp_path / "helper.0.sock"))
+
+
 @pytest.mark.parametrize("answer", [{}, {"event": "failed", "error": "CRIU ended", "killed": True}])
 def test_who_is_at_work_is_killed(answer: dict[str, Any]) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
