@@ -8,7 +8,7 @@ import signal
 import time
 from contextlib import suppress
 
-from oci_criu_shim import client, criu, files, fit, groups, layers, linux, preflight, startup, stdio, written
+from oci_criu_shim import client, criu, files, fit, groups, layers, linux, preflight, startup, stdio, wire, written
 from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.container import CHAIN
 from oci_criu_shim.errors import Killed, ShimError
@@ -160,8 +160,8 @@ class Dump:
         descriptors = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in directories if path]
         try:
             return client.dump(connection, options, [self.pidfd, *descriptors], commit, serves)
-        except ConnectionError as error:
-            raise Killed(f"the worker is gone: {error.strerror}") from None
+        except ConnectionError:
+            raise Killed(*wire.NO_ANSWER) from None
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)

@@ -15,11 +15,19 @@ if TYPE_CHECKING:
 
 LIMIT = 1 << 16
 DESCRIPTORS = 8
+TOO_LONG = "a message is longer than agreed"
+NO_ANSWER = (
+    "what takes the checkpoint ended without an answer",
+    "it was killed, for want of the job's memory perhaps: dmesg or the node's log says why",
+)
 
 
 def send(connection: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
-    """Send one message; OSError where the other side is gone."""
-    socket.send_fds(connection, [json.dumps(message).encode()], list(fds))
+    """Send one message; OSError where the other side is gone, ShimError where it is longer than receive() takes."""
+    data = json.dumps(message).encode()
+    if len(data) > LIMIT:
+        raise ShimError(TOO_LONG)
+    socket.send_fds(connection, [data], list(fds))
 
 
 def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
@@ -34,12 +42,12 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
     if not data:
-        raise Killed("the other side ended without an answer")
+        raise Killed(*NO_ANSWER)
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        raise ShimError("a message was longer than agreed")
+        raise ShimError(TOO_LONG)
     try:
         message = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ShimError(f"a message was not JSON: {error}") from None
     if not isinstance(message, dict):
         raise ShimError("a message was not an object")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import wire
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.privileged import dump, report, worker
 from tests.cluster.settings import REPOSITORY
@@ -27,7 +26,7 @@ def test_the_same_numbers_as_the_helpers() -> None:
 
 
 class Ends:
-    """The user's end of the connection: what it sends, and what becomes of the dump."""
+    """Who asks for a dump: what it sends, and what becomes of that."""
 
     def __init__(self, directory: Path) -> None:
         self.sent: list[dict[str, object]] = []
@@ -35,10 +34,10 @@ class Ends:
         self.directory = self.pidfd = os.open(directory, os.O_RDONLY)
         self.fails_after: str | None = None
 
-    def send(self, _: object, message: dict[str, object]) -> None:
+    def send(self, message: dict[str, object]) -> None:
         self.sent.append(message)
 
-    def receive(self, _: object) -> tuple[dict[str, object], list[int]]:
+    def receive(self) -> tuple[dict[str, object], list[int]]:
         if not self.answers:
             raise ShimError("the other side ended without an answer")
         return self.answers.pop(0), [self.pidfd, self.directory]
@@ -58,8 +57,6 @@ def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ends:
     for name, size in IMAGES.items():
         (tmp_path / name).write_bytes(bytes(size))
     made = Ends(tmp_path)
-    monkeypatch.setattr(wire, "send", made.send)
-    monkeypatch.setattr(wire, "receive", made.receive)
     monkeypatch.setattr(dump, "dump", made.dump)
     monkeypatch.setattr(dump, "Target", lambda *_: None)
     return made
@@ -74,10 +71,10 @@ def reports(ends: Ends, ready: bool = True) -> list[tuple[int, int, int]]:
         patch.setattr(report, "DESCRIPTOR", writer)
         try:
             if ready:
-                worker._serve(None, 7, told, None)  # type: ignore[arg-type]
+                worker._serve(ends, 7, told, None)  # type: ignore[arg-type]
             else:
                 patch.setattr(dump, "Ready", unready)
-                worker.serve(None, 7, told)  # type: ignore[arg-type]
+                worker.serve(ends, 7, told)  # type: ignore[arg-type]
             told.end(True)
         except ShimError:
             told.end(False)

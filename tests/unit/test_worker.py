@@ -1,17 +1,23 @@
-"""What the privileged worker takes for a request: one form, and nothing else."""
+"""What the privileged worker takes for a request: one form, and nothing else; and for how long it waits for it."""
 
 from __future__ import annotations
 
+import json
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oci_criu_shim import config
-from oci_criu_shim.errors import ShimError
-from oci_criu_shim.privileged import worker
+from oci_criu_shim import config, wire
+from oci_criu_shim.errors import Killed, ShimError
+from oci_criu_shim.privileged import dump, worker
+from oci_criu_shim.privileged.report import Report
 
 GOOD: dict[str, Any] = {"op": "dump", "leave_running": True}
 
@@ -129,3 +135,101 @@ def test_number_of_descriptors(fds: list[int], count: int) -> None:
 def test_images_must_be_a_directory(fds: list[int]) -> None:
     with pytest.raises(ShimError, match="no image directory"):
         worker.check(GOOD, fds[::-1])
+
+
+# Connects to $1, sends what is in $2, says so, and ends when its input does; another process has the connection, too.
+CONNECT = """
+import os, socket, sys
+connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+connection.connect(sys.argv[1])
+if sys.argv[2]:
+    connection.send(sys.argv[2].encode())
+connection.set_inheritable(True)
+heir = os.posix_spawn("/bin/sleep", ["sleep", "600"], os.environ, file_actions=[(os.POSIX_SPAWN_CLOSE, 1)])
+print(heir, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def connected(directory: Path, message: str = "") -> Iterator[tuple[worker.Client, subprocess.Popen[str]]]:
+    """A client, and the process that has connected, whose end of the connection is open for longer than it lives."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(directory / "socket"))
+        listener.listen()
+        argv = [sys.executable, "-c", CONNECT, str(directory / "socket"), message]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            heir = int(process.stdout.readline())
+            connection, _ = listener.accept()
+            try:
+                with connection:
+                    client = worker.Client(connection)
+                    yield client, process
+                    os.close(client.process)
+            finally:
+                os.kill(heir, 9)
+
+
+def test_who_asks_has_ended(tmp_path: Path) -> None:
+    with connected(tmp_path) as (client, process):
+        process.communicate()
+        with pytest.raises(Killed, match="who asked for the dump has ended"):
+            client.receive()
+
+
+def test_what_it_had_said_before_it_ended(tmp_path: Path) -> None:
+    with connected(tmp_path, json.dumps(GOOD)) as (client, process):
+        process.communicate()
+        assert client.receive() == (GOOD, [])
+
+
+def test_who_asks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "PATIENCE_SECONDS", 0)
+    with connected(tmp_path) as (client, _), pytest.raises(ShimError, match="nothing was heard for 0 s"):
+        client.receive()
+
+
+def test_it_has_ended_by_the_time_of_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The container runs on: a dump's `commit` raises."""
+
+    def dumped(*arguments: Any) -> int:
+        process.communicate()
+        commit = arguments[-2]
+        with pytest.raises(Killed, match="has ended"):
+            commit({})
+        return 7
+
+    monkeypatch.setattr(dump, "dump", dumped)
+    monkeypatch.setattr(dump, "Target", lambda *_: None)
+    monkeypatch.setattr(worker, "check", lambda *_: {})
+    receive = wire.receive
+    monkeypatch.setattr(wire, "receive", lambda connection: (receive(connection)[0], [-1, -1]))
+    with connected(tmp_path, "{}") as (client, process):
+        assert worker._serve(client, None, Report(False), None) == 7  # type: ignore[arg-type]
+
+
+def test_a_deep_message() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        ours.send(b"[" * wire.LIMIT)
+        with pytest.raises(ShimError, match="not JSON"):
+            wire.receive(theirs)
+
+
+def test_a_long_message() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, pytest.raises(ShimError, match="longer than agreed"):
+        wire.send(ours, {"external": "x" * wire.LIMIT})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ShimError("\udcff" * wire.LIMIT, "\udcff" * wire.LIMIT), Killed("x"), OSError(28, "full", "\udcff" * wire.LIMIT)],
+)
+def test_what_is_told_of_a_failure_fits(error: ShimError | OSError) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        wire.send(ours, worker.failed(error))
+        answer, _ = wire.receive(theirs)
+    assert answer["event"] == "failed" and answer["killed"] == isinstance(error, Killed)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import select
 import socket
+import sys
 
 from oci_criu_shim import config, wire
-from oci_criu_shim.errors import Killed, ShimError
+from oci_criu_shim.errors import Killed, ShimError, line_of
 from oci_criu_shim.privileged import dump
 from oci_criu_shim.privileged.report import CRIU, REFUSED, Report
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 CONNECTION = 3
 NEWNET = 1 << 30  # CLONE_NEWNET
+PATIENCE_SECONDS = 6 * 3600  # no flush of a checkpoint takes longer
+LONGEST = 4096  # characters of what is told of a failure: with all of them escaped, it fits into a message
 
 
 def _one_of(*values: object) -> Fits:
@@ -58,26 +61,62 @@ ROOTS: dict[str, Fits] = {
 }
 
 
+class Client:
+    """Who asks for a dump, at the other end of the connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        # The pid of the process that connected (SO_PEERCRED of unix(7)): others may have its end, too, for ever.
+        peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        self.process = os.pidfd_open(int.from_bytes(peer[:4], sys.byteorder))
+
+    def receive(self) -> tuple[dict[str, Any], list[int]]:
+        """Its next message, and the descriptors that came with it; Killed where it has ended, ShimError where it sends
+        none, or what is none."""
+        poll = select.poll()
+        poll.register(self.connection, select.POLLIN)
+        poll.register(self.process, select.POLLIN)
+        ready = [descriptor for descriptor, _ in poll.poll(PATIENCE_SECONDS * 1000)]
+        if not ready:
+            raise ShimError(f"nothing was heard for {PATIENCE_SECONDS} s of who asked for the dump")
+        if self.connection.fileno() not in ready:
+            raise Killed("who asked for the dump has ended")
+        return wire.receive(self.connection)
+
+    def send(self, message: dict[str, Any]) -> None:
+        """OSError where it is gone, ShimError where the message is too long."""
+        wire.send(self.connection, message)
+
+
 def main(job: int | None, reporting: bool) -> int:
     """Serve the connection; the exit status. `job` is the one that the container must belong to; with `reporting` the
     helper counts dumps."""
     report = Report(reporting)
-    connection = socket.socket(fileno=CONNECTION)
     try:
-        answer = {"event": "done", "frozen_ns": serve(connection, job, report)}
-    except ShimError as error:
-        answer = {"event": "failed", "error": str(error), "hint": error.hint, "killed": isinstance(error, Killed)}
-    except OSError as error:
-        answer = {"event": "failed", "error": str(error), "hint": ""}
+        client = Client(socket.socket(fileno=CONNECTION))
+    except ProcessLookupError:
+        return 1  # it is gone already
+    try:
+        answer = {"event": "done", "frozen_ns": serve(client, job, report)}
+    except (ShimError, OSError) as error:
+        answer = failed(error)
     report.end(answer["event"] == "done")
     try:
-        wire.send(connection, answer)
+        client.send(answer)
     except OSError:
         return 1  # whoever asked is gone
     return 0 if answer["event"] == "done" else 1
 
 
-def serve(connection: socket.socket, job: int | None, report: Report) -> int:
+def failed(error: ShimError | OSError) -> dict[str, Any]:
+    """The answer that says so."""
+    hint = error.hint if isinstance(error, ShimError) else ""
+    about = {"hint": hint[:LONGEST], "killed": isinstance(error, Killed)}
+    text = str(error) if isinstance(error, ShimError) else line_of(error)
+    return {"event": "failed", "error": text[:LONGEST], **about}
+
+
+def serve(client: Client, job: int | None, report: Report) -> int:
     """Take the request, dump, and ask for the commit while the container is frozen; for how many nanoseconds it was.
 
     The user connects as soon as there might be something to dump, so CRIU is started before he asks for it.
@@ -85,17 +124,17 @@ def serve(connection: socket.socket, job: int | None, report: Report) -> int:
     try:
         ready = dump.Ready()
     except (ShimError, OSError):
-        wire.receive(connection)  # an answer to a request that is still unread would be lost
+        client.receive()  # an answer to a request that is still unread would be lost
         report.begin()
         raise
     try:
-        return _serve(connection, job, report, ready)
+        return _serve(client, job, report, ready)
     finally:
         ready.swrk.close()
 
 
-def _serve(connection: socket.socket, job: int | None, report: Report, ready: dump.Ready) -> int:
-    message, fds = wire.receive(connection)
+def _serve(client: Client, job: int | None, report: Report, ready: dump.Ready) -> int:
+    message, fds = client.receive()
     report.begin()
     report.reached = REFUSED
     asked = check(message, fds)
@@ -103,15 +142,15 @@ def _serve(connection: socket.socket, job: int | None, report: Report, ready: du
 
     def commit(about: dict[str, Any]) -> bool:
         report.dumped(directories[0])
-        wire.send(connection, {"event": "dumped", **about})
-        answer, _ = wire.receive(connection)
+        client.send({"event": "dumped", **about})
+        answer, _ = client.receive()
         committed = answer == {"op": "commit"}
         if committed:
             report.reached = CRIU
         return committed
 
     def serves() -> None:
-        wire.send(connection, {"event": "serves"})
+        client.send({"event": "serves"})
 
     try:
         target = dump.Target(pidfd, job)
