@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -28,8 +29,12 @@
 /* A dump is bound by the disk; more at a time gain nothing, and the others wait in the socket's queue. */
 enum { MAX_WORKERS = 4 };
 
+/* What was killed has ended by then, or can't: it waits for a dead file server, or is frozen with its job. */
+enum { END_SECONDS = 10 };
+
 struct helper {
 	int listener;
+	int signals; /* signalfd(2) of SIGCHLD */
 	struct worker_identity identity;
 	uint32_t step;
 	const char *metrics; /* NULL: nothing is counted */
@@ -40,12 +45,18 @@ struct helper {
 	} workers[MAX_WORKERS];
 };
 
-static struct slot *free_slot(struct helper *helper)
+/* NULL where it is no worker. */
+static struct slot *slot_of(struct helper *helper, pid_t pid)
 {
 	for (size_t i = 0; i < MAX_WORKERS; i++)
-		if (!helper->workers[i].pid)
+		if (helper->workers[i].pid == pid)
 			return &helper->workers[i];
 	return NULL;
+}
+
+static struct slot *free_slot(struct helper *helper)
+{
+	return slot_of(helper, 0);
 }
 
 static uint64_t nanoseconds(void)
@@ -99,25 +110,14 @@ static void serve(struct helper *helper, struct slot *slot)
 	*slot = (struct slot){.pid = pid, .reports = reports[0], .began = began};
 }
 
-/* A worker's session has its pid; nothing that holds a capability outlives its worker. */
-static void end_session(pid_t worker)
+static void reap(struct helper *helper)
 {
-	kill(-worker, SIGKILL);
-	kill(worker, SIGKILL);
-}
+	struct slot *slot;
+	pid_t pid;
 
-static void reap(struct helper *helper, int options)
-{
-	siginfo_t info;
-
-	for (struct slot *slot = helper->workers; slot < helper->workers + MAX_WORKERS; slot++) {
-		info.si_pid = 0;
-		if (!slot->pid || waitid(P_PID, (id_t)slot->pid, &info, WEXITED | WNOWAIT | options) < 0)
+	while ((pid = waitpid(-1, NULL, WNOHANG)) > 0) {
+		if (!(slot = slot_of(helper, pid)))
 			continue;
-		if (info.si_pid != slot->pid)
-			continue;
-		end_session(slot->pid);
-		waitpid(slot->pid, NULL, 0);
 		if (slot->reports >= 0)
 			metrics_add(helper->metrics, slot->reports, nanoseconds() - slot->began);
 		close_fd(&slot->reports);
@@ -125,12 +125,57 @@ static void reap(struct helper *helper, int options)
 	}
 }
 
-static void end_workers(struct helper *helper)
+/*
+ * What a worker leaves behind, CRIU and what CRIU runs, may hold capabilities, and has process groups and sessions of
+ * its own. It becomes a child of this process, its subreaper, and once it has been killed, so do its children. A child's
+ * pid is nobody else's until it is reaped, here.
+ */
+static void kill_children(struct helper *helper, bool workers)
 {
-	for (size_t i = 0; i < MAX_WORKERS; i++)
-		if (helper->workers[i].pid)
-			end_session(helper->workers[i].pid);
-	reap(helper, 0);
+	CLEANUP_FILE FILE *children = fopen("/proc/thread-self/children", "re");
+	pid_t pid;
+
+	if (!children)
+		syslog(LOG_ERR, "/proc/thread-self/children: %m");
+	while (children && fscanf(children, "%d", &pid) == 1)
+		if (workers || !slot_of(helper, pid))
+			kill(pid, SIGKILL);
+}
+
+/* Wait until a child has ended; false where none has for so long. */
+static bool wait_for_child(struct helper *helper, int milliseconds)
+{
+	struct pollfd child = {.fd = helper->signals, .events = POLLIN};
+	struct signalfd_siginfo info;
+
+	if (poll(&child, 1, milliseconds) <= 0)
+		return false;
+	while (read(helper->signals, &info, sizeof(info)) == sizeof(info))
+		;
+	return true;
+}
+
+static bool has_children(void)
+{
+	siginfo_t info;
+
+	return waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
+}
+
+static void end_all(struct helper *helper)
+{
+	const uint64_t limit = nanoseconds() + END_SECONDS * UINT64_C(1000000000);
+
+	while (has_children()) {
+		const uint64_t now = nanoseconds();
+
+		kill_children(helper, true);
+		if (now >= limit || !wait_for_child(helper, (int)((limit - now) / 1000000) + 1)) {
+			syslog(LOG_ERR, "a worker, or what it has left behind, has not ended in %d s", END_SECONDS);
+			return;
+		}
+		reap(helper);
+	}
 }
 
 static int open_signals(void)
@@ -143,30 +188,25 @@ static int open_signals(void)
 	return signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-static int serve_all(struct helper *helper, int lifeline)
+static void serve_all(struct helper *helper, int lifeline)
 {
-	CLEANUP_FD int signals = open_signals();
-	struct signalfd_siginfo info;
 	struct pollfd events[] = {
 		{.fd = lifeline, .events = POLLIN},
-		{.fd = signals, .events = POLLIN},
+		{.fd = helper->signals, .events = POLLIN},
 		{.fd = helper->listener, .events = POLLIN},
 	};
 
-	if (signals < 0)
-		return -1;
 	while (poll(events, COUNT(events), -1) > 0 && !events[0].revents) {
 		struct slot *slot;
 
-		while (read(signals, &info, sizeof(info)) == sizeof(info))
-			;
-		reap(helper, WNOHANG);
+		wait_for_child(helper, 0);
+		reap(helper);
+		kill_children(helper, false);
 		slot = free_slot(helper);
 		if (slot && events[2].revents)
 			serve(helper, slot);
 		events[2].fd = free_slot(helper) ? helper->listener : -1;
 	}
-	return 0;
 }
 
 /* An entry in the user's directory, which removing doesn't follow wherever it points. */
@@ -187,6 +227,7 @@ static bool parse_arguments(int argc, char **argv, struct helper *helper)
 {
 	struct worker_identity *identity = &helper->identity;
 
+	identity->helper = getpid();
 	helper->metrics = argc == 6 && *argv[5] == '/' ? argv[5] : NULL;
 	return argc == (helper->metrics ? 6 : 5) && parse_number(argv[1], UINT32_MAX, &identity->job) &&
 	       parse_number(argv[2], UINT32_MAX, &helper->step) &&
@@ -198,17 +239,20 @@ int main(int argc, char **argv)
 {
 	CLEANUP_FD int lifeline = LIFELINE_FD;
 	CLEANUP_FD int listener = LISTENER_FD;
+	CLEANUP_FD int signals = -1;
 	struct helper helper = {.listener = listener};
-	int rc;
 
 	openlog("oci-criu-shim-helper", LOG_PID | LOG_PERROR, LOG_AUTHPRIV);
 	if (!parse_arguments(argc, argv, &helper)) {
 		syslog(LOG_ERR, "usage: helper JOBID STEPID UID GID [METRICS]");
 		return EXIT_FAILURE;
 	}
-	if ((rc = serve_all(&helper, lifeline)) < 0)
+	if ((helper.signals = signals = open_signals()) < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0) {
 		syslog(LOG_ERR, "%m");
-	end_workers(&helper);
+		return EXIT_FAILURE;
+	}
+	serve_all(&helper, lifeline);
+	end_all(&helper);
 	remove_socket(&helper);
-	return rc < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+	return EXIT_SUCCESS;
 }

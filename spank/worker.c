@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <syslog.h>
@@ -47,6 +48,17 @@ static int set_surroundings(void)
 	return setrlimit(RLIMIT_CORE, &no_core);
 }
 
+/* Should the helper itself be killed. It is lost at a change of ids, and not at an exec that gives no right. */
+static int end_with_helper(pid_t helper)
+{
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+		return -1;
+	if (getppid() == helper)
+		return 0;
+	errno = ESRCH;
+	return -1;
+}
+
 static int unblock_signals(void)
 {
 	sigset_t none;
@@ -63,7 +75,9 @@ void worker_run(const struct worker_identity *identity, int connection, int repo
 	snprintf(job, sizeof(job), "%" PRIu32, identity->job);
 	if (keep_only(connection, report) < 0 || set_surroundings() < 0)
 		goto fail;
-	if (become_dumper(identity->uid, identity->gid) < 0 || unblock_signals() < 0)
+	if (become_dumper(identity->uid, identity->gid) < 0 || end_with_helper(identity->helper) < 0)
+		goto fail;
+	if (unblock_signals() < 0)
 		goto fail;
 	execve(argv[0], argv, ENVIRONMENT);
 fail:

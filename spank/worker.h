@@ -3,11 +3,13 @@
 #define WORKER_H
 
 #include <stdint.h>
+#include <sys/types.h>
 
 struct worker_identity {
 	uint32_t job;
 	uint32_t uid;
 	uint32_t gid;
+	pid_t helper;
 };
 
 /* Become the worker, for good; `report` is where it is to report to, or -1. */

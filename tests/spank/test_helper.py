@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import stat
 from pathlib import Path
@@ -109,10 +110,33 @@ class Helper(Case):
         self.wait_for(lambda: not self.children(), "the workers to be reaped")
         self.assertEqual(self.descriptors(), before)
 
+    def leave(self, more: bytes = b"") -> list[int]:
+        """The pids of a worker and of what it leaves behind."""
+        with connect(self.path, b"leave" + more) as connection:
+            return list(json.loads(connection.recv(1 << 16)))
+
     def test_what_a_worker_leaves_behind_ends(self) -> None:
-        with connect(self.path, b"leave") as connection:
-            child = int(connection.recv(64))
-        self.wait_for(lambda: not is_alive(child), "the worker's child to end")
+        pids = self.leave()
+        self.wait_for(lambda: not any(map(is_alive, pids)), "all to end")
+        self.report()
+
+    def test_what_a_killed_worker_leaves_behind_ends(self) -> None:
+        pids = self.leave(b", hold")
+        self.assertTrue(all(map(is_alive, pids)))
+        os.kill(pids[0], signal.SIGKILL)
+        self.wait_for(lambda: not any(map(is_alive, pids)), "all to end")
+
+    def test_all_ends_with_the_lifeline(self) -> None:
+        pids = self.leave(b", hold")
+        self.assertEqual(self.helper.end(), "")
+        self.assertFalse(any(map(is_alive, pids)))
+
+    def test_workers_end_with_a_killed_helper(self) -> None:
+        _, worker = self.hold()
+        self.helper.process.kill()
+        self.helper.process.communicate()
+        os.close(self.helper.lifeline)
+        self.wait_for(lambda: not is_alive(worker), "the worker to end")
 
     def test_ends_with_the_lifeline(self) -> None:
         workers = [self.hold()[1] for _ in range(2)]

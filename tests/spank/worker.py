@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import signal
 import socket
 import time
 
@@ -37,6 +38,28 @@ def hold() -> None:
         time.sleep(60)
 
 
+def leave(depth: int) -> list[int]:
+    """Have a process with a session of its own hold, and another below it, and so on; their pids."""
+    reader, writer = os.pipe()
+    if not os.fork():
+        os.setsid()
+        below = leave(depth - 1) if depth else []
+        os.write(writer, json.dumps([os.getpid(), *below]).encode())
+        hold()
+    return list(json.loads(os.read(reader, 1 << 16)))
+
+
+def orphan() -> list[int]:
+    """The same, with one process, whose parent has ended."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, json.dumps(leave(0)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    return list(json.loads(os.read(reader, 1 << 16)))
+
+
 def main() -> None:
     connection = socket.socket(fileno=3)
     order = connection.recv(256)
@@ -51,12 +74,12 @@ def main() -> None:
         connection.send(str(os.getpid()).encode())
         if order.endswith(b"."):
             hold()
-    elif order == b"leave":
-        # Ends, but leaves a process of its own behind.
-        child = os.fork()
-        if not child:
+    elif order.startswith(b"leave"):
+        pids = [*leave(2), *orphan()]
+        os.kill(pids[1], signal.SIGSTOP)
+        connection.send(json.dumps([os.getpid(), *pids]).encode())
+        if order == b"leave, hold":
             hold()
-        connection.send(str(child).encode())
 
 
 main()
