@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cgroup.h"
@@ -17,6 +18,8 @@
 #ifndef CGROUP_OF_SELF
 #define CGROUP_OF_SELF "/proc/self/cgroup"
 #endif
+
+enum { LINE_SIZE = PATH_MAX + 256, BELOW_SIZE = NAME_MAX + 64 };
 
 /* One line of /proc/self/cgroup (cgroups(7)). Version 2 has no controllers here. */
 struct group {
@@ -38,89 +41,214 @@ static bool parse_line(char *line, struct group *group)
 	return true;
 }
 
-/* The "/job_…" in the path; slurmstepd is in there or, with version 1, just there. */
-static char *job_part(const struct group *group)
+static char *last(char *path, const char *mark)
 {
-	return strstr(group->path, "/job_");
+	char *found = NULL;
+
+	for (char *next = strstr(path, mark); next; next = strstr(next + 1, mark))
+		found = next;
+	return found;
 }
 
-static int attach(const struct group *group, const char *path, pid_t pid)
+/*
+ * Leave the job's part of the path; false where there is none. With version 1 slurmstepd is in the job's group,
+ * …/job_JOB; with version 2 in …/step_STEP/slurm below, and the job's may have another name (CgroupJobIdPaths of 26.05).
+ */
+static bool cut_to_job(const struct group *group)
 {
-	CLEANUP_FD int fd = -1;
-	char procs[PATH_MAX];
-	const char *slash = *group->controllers ? "/" : "";
+	const bool first = *group->controllers;
+	char *end = last(group->path, first ? "/job_" : "/step_");
 
-	if (snprintf(procs, sizeof(procs), CGROUP_MOUNT_POINT "%s%s%s/cgroup.procs", slash, group->controllers, path) >=
-	    (int)sizeof(procs)) {
-		errno = ENAMETOOLONG;
-		return -1;
-	}
-	if ((fd = open(procs, O_WRONLY | O_CLOEXEC)) < 0)
-		return -1;
-	return dprintf(fd, "%d", pid) < 0 ? -1 : 0;
+	if (end && first)
+		end += 1 + strcspn(end + 1, "/");
+	if (!end || end == group->path)
+		return false;
+	*end = '\0';
+	return true;
+}
+
+/* The group by which Slurm tracks the job's processes; false and errno where this is no job's slurmstepd. */
+static bool find_job(char line[LINE_SIZE], struct group *group)
+{
+	CLEANUP_FILE FILE *file = fopen(CGROUP_OF_SELF, "re");
+
+	if (!file)
+		return false;
+	while (fgets(line, LINE_SIZE, file))
+		if (parse_line(line, group) && (!*group->controllers || !strcmp(group->controllers, "freezer")) &&
+		    cut_to_job(group))
+			return true;
+	errno = ENOENT;
+	return false;
+}
+
+static int print_path(char path[PATH_MAX], const char *controllers, const char *group, const char *name)
+{
+	const char *slash = *controllers ? "/" : "";
+
+	if (snprintf(path, PATH_MAX, CGROUP_MOUNT_POINT "%s%s%s%s", slash, controllers, group, name) < PATH_MAX)
+		return 0;
+	errno = ENAMETOOLONG;
+	return -1;
+}
+
+static int open_group(const char *controllers, const char *group, const char *below)
+{
+	char name[BELOW_SIZE], path[PATH_MAX];
+
+	snprintf(name, sizeof(name), "%s/cgroup.procs", below);
+	return print_path(path, controllers, group, name) < 0 ? -1 : open(path, O_WRONLY | O_CLOEXEC);
+}
+
+static int attach(const char *controllers, const char *group, const char *below, pid_t pid)
+{
+	CLEANUP_FD int fd = open_group(controllers, group, below);
+
+	return fd < 0 || dprintf(fd, "%d", pid) < 0 ? -1 : 0;
 }
 
 /*
  * proctrack/cgroup signals those direct children of slurmstepd that are in the step's group. With version 1 slurmstepd
  * itself is one level up, in the job's group; with version 2 it is in the step's, and so are its children from the start.
  */
-static int enter_extern_step(const struct group *group, pid_t pid)
-{
-	CLEANUP_TEXT char *path = NULL;
-	char *job = job_part(group);
-
-	if (!*group->controllers)
-		return 0;
-	job[1 + strcspn(job + 1, "/")] = '\0';
-	if (asprintf(&path, "%s/step_extern", group->path) < 0)
-		return -1;
-	return attach(group, path, pid);
-}
-
 int cgroup_enter_extern_step(pid_t pid)
 {
-	CLEANUP_FILE FILE *file = fopen(CGROUP_OF_SELF, "re");
-	char line[PATH_MAX + 256];
-	struct group group;
+	char line[LINE_SIZE];
+	struct group job;
 
-	if (!file)
+	if (!find_job(line, &job))
 		return -1;
-	while (fgets(line, sizeof(line), file)) {
-		if (!parse_line(line, &group) || !job_part(&group))
-			continue;
-		if (!*group.controllers || !strcmp(group.controllers, "freezer"))
-			return enter_extern_step(&group, pid);
-	}
-	errno = ENOENT;
-	return -1;
+	return *job.controllers ? attach(job.controllers, job.path, "/step_extern", pid) : 0;
 }
 
 /*
  * Version 1: the root of the hierarchy. Version 2: processes can only be in leaves; beside the jobs' groups Slurm keeps one
  * for its own use.
  */
-static int leave_job(const struct group *group, pid_t pid)
+static int leave_job(const struct group *job, pid_t pid)
 {
-	CLEANUP_TEXT char *path = NULL;
-
-	if (*group->controllers)
-		return attach(group, "", pid);
-	*job_part(group) = '\0';
-	if (asprintf(&path, "%s/system", group->path) < 0)
-		return -1;
-	return attach(group, path, pid);
+	if (*job->controllers)
+		return attach(job->controllers, "", "", pid);
+	*strrchr(job->path, '/') = '\0';
+	return attach(job->controllers, job->path, "/system", pid);
 }
 
 int cgroup_leave_job(pid_t pid)
 {
 	CLEANUP_FILE FILE *file = fopen(CGROUP_OF_SELF, "re");
-	char line[PATH_MAX + 256];
+	char line[LINE_SIZE];
 	struct group group;
 
 	if (!file)
 		return -1;
 	while (fgets(line, sizeof(line), file))
-		if (parse_line(line, &group) && job_part(&group) && leave_job(&group, pid) < 0)
+		if (parse_line(line, &group) && cut_to_job(&group) && leave_job(&group, pid) < 0)
 			return -1;
 	return 0;
+}
+
+char *cgroup_of_job(void)
+{
+	char line[LINE_SIZE], *text;
+	struct group job;
+
+	if (!find_job(line, &job))
+		return NULL;
+	return asprintf(&text, "%s:%s", job.controllers, job.path) < 0 ? NULL : text;
+}
+
+void cgroup_close(struct groups *groups)
+{
+	while (groups->count > 0)
+		close_fd(&groups->fds[--groups->count]);
+}
+
+static int add(struct groups *groups, int fd)
+{
+	if (fd < 0)
+		return -1;
+	if (groups->count == MAX_HIERARCHIES) {
+		close_fd(&fd);
+		errno = EMFILE;
+		return -1;
+	}
+	groups->fds[groups->count++] = fd;
+	return 0;
+}
+
+/*
+ * Version 1: Slurm makes the extern step's group for the freezer always, and for others as it is configured. Where the
+ * job alone has one, as for accounting, there are no limits but the job's.
+ */
+static int open_hierarchy(const char *controllers, const char *job, struct groups *groups)
+{
+	int fd = open_group(controllers, job, "/step_extern");
+
+	if (fd < 0 && errno == ENOENT && strcmp(controllers, "freezer") != 0) {
+		fd = open_group(controllers, job, "");
+		if (fd < 0 && errno == ENOENT)
+			return 0;
+	}
+	return add(groups, fd);
+}
+
+static int open_hierarchies(const char *job, struct groups *groups)
+{
+	CLEANUP_FILE FILE *file = fopen(CGROUP_OF_SELF, "re");
+	char line[LINE_SIZE];
+	struct group group;
+
+	if (!file)
+		return -1;
+	while (fgets(line, sizeof(line), file))
+		if (parse_line(line, &group) && *group.controllers &&
+		    open_hierarchy(group.controllers, job, groups) < 0)
+			return -1;
+	return 0;
+}
+
+/* Version 2: the limits are those of …/step_extern/user, and processes can only be in a leaf below. */
+#define USER "/step_extern/user"
+/* Slurm's name for the leaf of what is no task. Slurm 26.05 makes none, having no process of its own in the step. */
+#define LEAF USER "/task_special"
+
+static int make_leaf(const char *job)
+{
+	char path[PATH_MAX];
+
+	if (print_path(path, "", job, LEAF) < 0 || (mkdir(path, 0755) < 0 && errno != EEXIST))
+		return -1;
+	return open_group("", job, LEAF);
+}
+
+static int open_leaf(const char *job)
+{
+	CLEANUP_DIR DIR *directory = NULL;
+	const struct dirent *entry;
+	char path[PATH_MAX], leaf[BELOW_SIZE - 16];
+
+	if (print_path(path, "", job, USER) < 0 || !(directory = opendir(path)))
+		return -1;
+	while ((entry = readdir(directory)))
+		if (!strncmp(entry->d_name, "task_", 5)) {
+			snprintf(leaf, sizeof(leaf), USER "/%s", entry->d_name);
+			return open_group("", job, leaf);
+		}
+	return make_leaf(job);
+}
+
+int cgroup_open_extern_step(const char *job, struct groups *groups)
+{
+	const char *path = strchr(job, ':') + 1;
+
+	return *job == ':' ? add(groups, open_leaf(path)) : open_hierarchies(path, groups);
+}
+
+void cgroup_forget_extern_step(void)
+{
+	char line[LINE_SIZE], path[PATH_MAX];
+	struct group job;
+
+	if (find_job(line, &job) && !*job.controllers && print_path(path, "", job.path, LEAF) == 0)
+		rmdir(path);
 }

@@ -1,9 +1,10 @@
 /*
- * helper JOBID STEPID UID GID [METRICS]: lends the capabilities of a dump to a worker, one for each connection of the job's user to the
- * listening socket, until the lifeline breaks.
+ * helper JOBID STEPID UID GID GROUP [METRICS]: lends the capabilities of a dump to a worker, one for each connection of
+ * the job's user to the listening socket, until the lifeline breaks.
  *
- * The helper reads nothing that comes in over the socket. Who connects is told by the kernel, and what the worker runs is
- * fixed here; so all that a peer can choose is when. Dumps are counted in the directory METRICS, if there is one.
+ * The helper reads nothing that comes in over the socket. Who connects is told by the kernel, and what the worker runs
+ * is fixed here; so all that a peer can choose is when. The worker is in the job's control groups, of which GROUP is the
+ * one that it knows the job's processes by. Dumps are counted in the directory METRICS, if there is one.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -18,6 +19,7 @@
 #include <syslog.h>
 #include <time.h>
 
+#include "cgroup.h"
 #include "metrics.h"
 #include "paths.h"
 #include "protocol.h"
@@ -223,16 +225,35 @@ static void remove_socket(const struct helper *helper)
 		unlinkat(directory, name, 0);
 }
 
+/* How many of the job's control groups a worker is to enter. Of a descriptor that isn't open, poll(2) says so. */
+static size_t count_hierarchies(void)
+{
+	struct pollfd given[MAX_HIERARCHIES];
+	size_t count = 0;
+
+	for (size_t i = 0; i < MAX_HIERARCHIES; i++)
+		given[i] = (struct pollfd){.fd = GROUPS_FD + (int)i};
+	if (poll(given, MAX_HIERARCHIES, 0) < 0)
+		return 0;
+	while (count < MAX_HIERARCHIES && !(given[count].revents & POLLNVAL))
+		count++;
+	return count;
+}
+
 static bool parse_arguments(int argc, char **argv, struct helper *helper)
 {
 	struct worker_identity *identity = &helper->identity;
 
+	helper->metrics = argc == 7 && *argv[6] == '/' ? argv[6] : NULL;
+	if (argc != (helper->metrics ? 7 : 6))
+		return false;
+	identity->group = argv[5];
+	identity->hierarchies = count_hierarchies();
 	identity->helper = getpid();
-	helper->metrics = argc == 6 && *argv[5] == '/' ? argv[5] : NULL;
-	return argc == (helper->metrics ? 6 : 5) && parse_number(argv[1], UINT32_MAX, &identity->job) &&
-	       parse_number(argv[2], UINT32_MAX, &helper->step) &&
+	return parse_number(argv[1], UINT32_MAX, &identity->job) && parse_number(argv[2], UINT32_MAX, &helper->step) &&
 	       parse_number(argv[3], UINT32_MAX - 1, &identity->uid) &&
-	       parse_number(argv[4], UINT32_MAX - 1, &identity->gid);
+	       parse_number(argv[4], UINT32_MAX - 1, &identity->gid) && strchr(identity->group, ':') &&
+	       identity->hierarchies > 0;
 }
 
 int main(int argc, char **argv)
@@ -244,7 +265,7 @@ int main(int argc, char **argv)
 
 	openlog("oci-criu-shim-helper", LOG_PID | LOG_PERROR, LOG_AUTHPRIV);
 	if (!parse_arguments(argc, argv, &helper)) {
-		syslog(LOG_ERR, "usage: helper JOBID STEPID UID GID [METRICS]");
+		syslog(LOG_ERR, "usage: helper JOBID STEPID UID GID GROUP [METRICS]");
 		return EXIT_FAILURE;
 	}
 	if ((helper.signals = signals = open_signals()) < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0) {
@@ -254,5 +275,6 @@ int main(int argc, char **argv)
 	serve_all(&helper, lifeline);
 	end_all(&helper);
 	remove_socket(&helper);
+	close_range(GROUPS_FD, GROUPS_FD + (unsigned int)helper.identity.hierarchies - 1, 0);
 	return EXIT_SUCCESS;
 }

@@ -111,18 +111,28 @@ static int listening_socket(const struct step *step)
 int helper_start(const struct step *step, const char *metrics)
 {
 	struct numbers numbers = numbers_of(step);
-	char *const argv[] = {HELPER_PROGRAM, numbers.job, numbers.step, numbers.uid, numbers.gid, (char *)metrics, NULL};
+	CLEANUP_TEXT char *group = cgroup_of_job();
+	char *const argv[] = {
+		HELPER_PROGRAM, numbers.job, numbers.step, numbers.uid, numbers.gid, group, (char *)metrics, NULL,
+	};
+	__attribute__((cleanup(cgroup_close))) struct groups groups = {.count = 0};
 	CLEANUP_FD int lifeline = -1;
 	CLEANUP_FD int listener = -1;
+	int fds[GROUPS_FD - LIFELINE_FD + MAX_HIERARCHIES];
 	pid_t pid;
 
+	if (!group || cgroup_open_extern_step(group, &groups) < 0)
+		return fail(step, "the extern step's control group");
 	if ((lifeline = lifeline_open()) < 0 || (listener = listening_socket(step)) < 0)
 		goto fail;
+	fds[0] = lifeline;
+	fds[1] = listener;
+	memcpy(fds + 2, groups.fds, sizeof(groups.fds));
 	const struct spawn job = {
 		.path = HELPER_PROGRAM,
 		.argv = argv,
-		.fds = (const int[]){lifeline, listener},
-		.fd_count = 2,
+		.fds = fds,
+		.fd_count = 2 + groups.count,
 		.groups = step->groups,
 		.group_count = (size_t)step->group_count,
 	};

@@ -8,8 +8,11 @@
 /* From the watcher to each runtime of the job: take a checkpoint now. */
 #define CHECKPOINT_SIGNAL (SIGRTMIN + 3)
 
-/* Descriptors the programs are started with. The lifeline reads end of file when slurmstepd is gone. */
-enum { LIFELINE_FD = 3, LISTENER_FD = 4 };
+/*
+ * Descriptors the programs are started with. The lifeline reads end of file when slurmstepd is gone. From GROUPS_FD on,
+ * up to the first that isn't open, the helper has those by which its workers enter the job's control groups.
+ */
+enum { LIFELINE_FD = 3, LISTENER_FD = 4, GROUPS_FD = 5 };
 
 /* The descriptor on which the worker talks to the runtime. */
 enum { CONNECTION_FD = 3 };

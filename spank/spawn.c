@@ -11,7 +11,7 @@
 #include "spawn.h"
 #include "util.h"
 
-enum { FIRST_FD = 3, MAX_FDS = 4, HIGH_FD = 64 };
+enum { FIRST_FD = 3, MAX_FDS = 18, HIGH_FD = 64 };
 
 static char *const ENVIRONMENT[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", NULL};
 

@@ -17,6 +17,26 @@
 /* No HOME: criu would read $HOME/.criu/default.conf. */
 static char *const ENVIRONMENT[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", NULL};
 
+/* As root, who alone can leave them again. */
+static int enter_groups(size_t hierarchies)
+{
+	for (size_t i = 0; i < hierarchies; i++)
+		if (write(GROUPS_FD + (int)i, "0", 1) != 1)
+			return -1;
+	return 0;
+}
+
+/*
+ * A dump's memory is the job's. Where that is too little, the kernel is to end the dump, and not the job's program,
+ * which goes on without a checkpoint. The user, whose processes these are, can't lower what root has set.
+ */
+static int be_first_out_of_memory(void)
+{
+	CLEANUP_FD int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+	return fd < 0 || write(fd, "1000", 4) != 4 ? -1 : 0;
+}
+
 static int keep_only(int connection, int report)
 {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -59,6 +79,15 @@ static int end_with_helper(pid_t helper)
 	return -1;
 }
 
+/* Slurm may signal all that is in a step (SignalChildrenProcesses of cgroup.conf), and means the job's programs. */
+static void ignore_signals(void)
+{
+	const int slurms[] = {SIGHUP, SIGINT, SIGQUIT, SIGALRM, SIGTERM, SIGUSR1, SIGUSR2};
+
+	for (size_t i = 0; i < COUNT(slurms); i++)
+		signal(slurms[i], SIG_IGN);
+}
+
 static int unblock_signals(void)
 {
 	sigset_t none;
@@ -70,13 +99,19 @@ static int unblock_signals(void)
 void worker_run(const struct worker_identity *identity, int connection, int report)
 {
 	char job[12];
-	char *const argv[] = {WORKER_PYTHON, "-I", "-S", WORKER_SCRIPT, job, report >= 0 ? "report" : NULL, NULL};
+	char *const more = report >= 0 ? "report" : NULL;
+	char *const argv[] = {WORKER_PYTHON, "-I", "-S", WORKER_SCRIPT, job, (char *)identity->group, more, NULL};
 
 	snprintf(job, sizeof(job), "%" PRIu32, identity->job);
-	if (keep_only(connection, report) < 0 || set_surroundings() < 0)
+	if (enter_groups(identity->hierarchies) < 0) {
+		syslog(LOG_ERR, "the control groups of job %s: %m", job);
+		_exit(EXIT_FAILURE);
+	}
+	if (be_first_out_of_memory() < 0 || keep_only(connection, report) < 0 || set_surroundings() < 0)
 		goto fail;
 	if (become_dumper(identity->uid, identity->gid) < 0 || end_with_helper(identity->helper) < 0)
 		goto fail;
+	ignore_signals();
 	if (unblock_signals() < 0)
 		goto fail;
 	execve(argv[0], argv, ENVIRONMENT);

@@ -2,6 +2,7 @@
 #ifndef WORKER_H
 #define WORKER_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -9,6 +10,8 @@ struct worker_identity {
 	uint32_t job;
 	uint32_t uid;
 	uint32_t gid;
+	const char *group; /* the job's: "CONTROLLERS:PATH" */
+	size_t hierarchies; /* descriptors from GROUPS_FD on */
 	pid_t helper;
 };
 

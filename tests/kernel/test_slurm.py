@@ -1,4 +1,6 @@
-"""A preempted job goes on elsewhere, where control groups are of version 2 alone, and the kernel tracks memory."""
+"""A preempted job goes on elsewhere, and a dump is its job's, where control groups are of version 2 alone, and the
+kernel tracks memory.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import pytest
 
 from tests import NAME, jobs
 from tests.cluster import Cluster, wait_for
+from tests.slurm.test_worker_groups import check_placed, groups
 
 PATIENT = ("MessageTimeout=60", "SlurmdTimeout=300")
 
@@ -17,6 +20,11 @@ def cluster() -> Iterator[Cluster]:
     """Two nodes, with the time that an emulated machine needs."""
     with Cluster(f"{NAME}-kernel", grace_time=300, kill_wait=30, slurm_conf=PATIENT) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def bundle(cluster: Cluster) -> str:
+    return jobs.prepare(cluster)
 
 
 # Until it is told to end, however long the checkpoints of an emulated machine take.
@@ -31,9 +39,8 @@ with open("/shared/counted", "a", buffering=1) as stream:
 """
 
 
-def test_preempted(cluster: Cluster) -> None:
+def test_preempted(cluster: Cluster, bundle: str) -> None:
     """From a checkpoint that has what had changed since those before."""
-    bundle = jobs.prepare(cluster)
     (cluster.shared / "count.py").write_text(COUNT)
     options = (f"--container={bundle}", "--checkpoint=preempt,interval:15s", *jobs.OPTIONS[1:])
     job = jobs.submit(cluster, "moved", "exec python3 /shared/count.py", jobs.Work(), *options)
@@ -48,3 +55,16 @@ def test_preempted(cluster: Cluster) -> None:
         counted = [int(line) for line in (cluster.shared / "counted").read_text().split()]
         assert counted == list(range(len(counted)))
     cluster.exec("ctl", ["scancel", high])
+
+
+def test_a_dump_is_in_its_jobs_groups(cluster: Cluster, bundle: str) -> None:
+    """And keeps Slurm from removing none."""
+    script = "echo kept >/dev/shm/kept; exec {command}"
+    job = jobs.submit(cluster, "placed", script, jobs.Work(ticks=2000), f"--container={bundle}", *jobs.OPTIONS)
+    with jobs.quoting(job):
+        node = job.wait_running()
+        job.wait_ticks(2)
+        assert check_placed(job, node) == {""}
+        cluster.exec("ctl", ["scancel", job.number])
+        job.wait_end()
+        wait_for(lambda: not groups(job, node), 60, "the end of the job's groups")

@@ -28,7 +28,7 @@ def worker_of(connection: socket.socket) -> int:
                     words = stream.read().split("\0")
             except OSError:
                 continue
-            if words[1:3] == ["-I", "-S"] and words[3].endswith("/worker.py") and words[5:6] == ["report"]:
+            if words[1:3] == ["-I", "-S"] and words[3].endswith("/worker.py") and words[6:7] == ["report"]:
                 return int(name)
         time.sleep(0.01)
     sys.exit("no worker")

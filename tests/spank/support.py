@@ -25,6 +25,8 @@ FORWARD = "_SLURM_SPANK_OPTION_oci_criu_shim_"
 UID, GID = 4242, 4243
 OTHER_UID = 4343
 EXTERN = 0xFFFFFFFC
+JOB = f"/slurm/uid_{UID}/job_7"
+GROUP = f"freezer:{JOB}"
 CHECKPOINT_SIGNAL = signal.SIGRTMIN + 3
 ALL_SIGNALS = signal.valid_signals()
 
@@ -36,7 +38,7 @@ VALGRIND = [
 
 
 class Case(unittest.TestCase):
-    """Starts with no run directory, and with slurmstepd in no job's control group."""
+    """Starts with no run directory, and with slurmstepd in no job's control group, unless by groups()."""
 
     def setUp(self) -> None:
         self.clean()
@@ -47,6 +49,19 @@ class Case(unittest.TestCase):
             shutil.rmtree(directory, ignore_errors=True)
         CGROUP.mkdir()
         (CGROUP / "self").write_text("0::/\n")
+
+    def groups(self, *places: str) -> list[Path]:
+        """Make files that look like the control groups of version 1; those that processes are put into, at `places`."""
+        lines = [f"6:freezer:{JOB}", "5:cpu,cpuacct:/x", "4:memory:/", "3:name=systemd:/", "0::/x"]
+        (CGROUP / "self").write_text("".join(f"{line}\n" for line in lines))
+        return self.procs("freezer", f"freezer{JOB}", f"freezer{JOB}/step_extern", *places)
+
+    def procs(self, *places: str) -> list[Path]:
+        found = [CGROUP / place / "cgroup.procs" for place in places]
+        for path in found:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        return found
 
     def job(self, number: int = 7) -> Path:
         return RUN / str(number)

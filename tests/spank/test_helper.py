@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -13,7 +14,10 @@ from typing import Any
 from .support import (
     CGROUP,
     CHECK,
+    EXTERN,
     GID,
+    GROUP,
+    JOB,
     OTHER_UID,
     UID,
     Case,
@@ -35,13 +39,20 @@ class Helper(Case):
         call("prolog")
         self.job().chmod(0o755)
         self.path = self.job() / "helper.0.sock"
+        self.entered = self.procs("memory", "freezer")
+        self.start(*self.entered)
+        self.addCleanup(self.end_helper)
+
+    def start(self, *groups: Path) -> None:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         listener.bind(str(self.path))
         listener.listen()
         self.path.chmod(0o666)
-        self.helper = Program("helper", 7, 0, UID, GID, fds=(listener.fileno(),))
+        given = [listener.fileno(), *(os.open(path, os.O_WRONLY) for path in groups)]
+        self.helper = Program("helper", 7, 0, UID, GID, GROUP, fds=tuple(given))
         listener.close()
-        self.addCleanup(self.end_helper)
+        for descriptor in given[1:]:
+            os.close(descriptor)
 
     def end_helper(self) -> str:
         return self.helper.end() if self.helper.process.poll() is None else ""
@@ -78,11 +89,13 @@ class Helper(Case):
         self.assertEqual(sorted(found["descriptors"]), ["0", "1", "2", "3"])
         self.assertEqual({found["descriptors"][fd] for fd in "012"}, {"/dev/null"})
         self.assertTrue(found["descriptors"]["3"].startswith("socket:"))
-        self.assertEqual(found["command"], ["/usr/bin/python3", "-I", "-S", f"{CHECK}/lib/worker.py", "7"])
-        self.assertEqual((found["directory"], found["core"], found["oom"]), ("/", [0, 0], 0))
+        self.assertEqual(found["command"], ["/usr/bin/python3", "-I", "-S", f"{CHECK}/lib/worker.py", "7", GROUP])
+        self.assertEqual((found["directory"], found["core"], found["oom"]), ("/", [0, 0], 1000))
         self.assertTrue(found["session"])
         self.assertEqual(found["status"]["Umask"], "0077")
         self.assertEqual(int(found["status"]["SigBlk"], 16), 0)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            self.assertTrue(int(found["status"]["SigIgn"], 16) >> number - 1 & 1, number)
 
     def test_other_users_are_refused(self) -> None:
         for uid in (OTHER_UID, 0):
@@ -109,6 +122,11 @@ class Helper(Case):
             self.report()
         self.wait_for(lambda: not self.children(), "the workers to be reaped")
         self.assertEqual(self.descriptors(), before)
+
+    def test_workers_enter_the_groups(self) -> None:
+        for _ in range(2):
+            self.report()
+        self.assertEqual([path.read_text() for path in self.entered], ["00", "00"])
 
     def leave(self, more: bytes = b"") -> list[int]:
         """The pids of a worker and of what it leaves behind."""
@@ -149,10 +167,18 @@ class Helper(Case):
             os.kill(self.helper.process.pid, number)
         self.report()
 
+    def test_no_worker_outside_of_the_groups(self) -> None:
+        self.helper.end()
+        self.start(self.entered[0], Path("/dev/full"))
+        with connect(self.path) as connection:
+            self.assertEqual(connection.recv(64), b"")
+        self.assertIn("the control groups of job 7: No space left on device", self.helper.end())
+
     def test_refuses_nonsense(self) -> None:
-        for numbers in ((7, 0, UID), (7, 0, -1, GID), (7, 0, UID, GID, 1)):
-            with self.subTest(numbers=numbers):
-                helper = Program("helper", *numbers, fds=(0,))
+        good = (7, 0, UID, GID, GROUP)
+        for arguments in (good[:4], (7, 0, -1, GID, GROUP), (*good, 1), (7, 0, UID, GID, "/metrics"), good):
+            with self.subTest(arguments=arguments):
+                helper = Program("helper", *arguments, fds=(0,))
                 self.assertEqual(helper.process.wait(20), 1)
                 helper.process.communicate()
                 os.close(helper.lifeline)
@@ -169,6 +195,7 @@ class Step(Case):
 
     def setUp(self) -> None:
         super().setUp()
+        self.groups()
         call("prolog", self.ASKED)
 
     def test_asked(self) -> None:
@@ -200,26 +227,69 @@ class Step(Case):
             self.wait_for(lambda: not is_alive(pid) and not is_alive(worker), "helper and worker to end")
         self.assertFalse(self.socket_path().exists())
 
-    def test_leaves_the_groups_of_the_job(self) -> None:
-        (CGROUP / "self").write_text(
-            "6:freezer:/slurm/uid_4242/job_7\n5:cpu,cpuacct:/slurm/uid_4242/job_7\n4:pids:/x\n"
-        )
-        for controllers in ("freezer", "cpu,cpuacct", "pids"):
-            (CGROUP / controllers).mkdir()
-            (CGROUP / controllers / "cgroup.procs").touch()
+    def place(self) -> tuple[int, str]:
+        """The pid of a helper, one of whose workers has entered its groups, and the argument that names the job's."""
         with stepd(self.ASKED, step=self.BATCH) as step:
             (pid,) = step.children()
-        moved = [(CGROUP / name / "cgroup.procs").read_text() for name in ("freezer", "cpu,cpuacct", "pids")]
-        self.assertEqual(moved, [str(pid), str(pid), ""])
+            with connect(self.socket_path(), b"report") as connection:
+                command = json.loads(connection.recv(1 << 16))["command"]
+            self.assertEqual(step.end(), "")
+        return pid, command[-1]
 
-    def test_leaves_the_group_of_the_job_in_version_2(self) -> None:
-        (CGROUP / "self").write_text("0::/system.slice/slurmstepd.scope/job_7/step_batch/slurm\n")
-        system = CGROUP / "system.slice/slurmstepd.scope/system"
-        system.mkdir(parents=True)
-        (system / "cgroup.procs").touch()
+    def test_groups(self) -> None:
+        """The helper leaves the job's; a worker enters those of the extern step, or where that has none, the job's."""
+        processes = self.groups(f"memory{JOB}/step_extern", f"memory{JOB}", f"cpu,cpuacct{JOB}", "memory", "systemd")
+        pid, named = self.place()
+        self.assertEqual(named, GROUP)
+        self.assertEqual([path.read_text() for path in processes], [str(pid), "", "0", "0", "", "0", "", ""])
+
+    def version_2(self, job: str) -> Path:
+        """The job's group, which is called so."""
+        (CGROUP / "self").write_text(f"0::/system.slice/slurmstepd.scope/{job}/step_batch/slurm\n")
+        self.procs("system.slice/slurmstepd.scope/system")
+        return CGROUP / "system.slice/slurmstepd.scope" / job
+
+    def test_groups_of_version_2(self) -> None:
+        for leaf in ("task_special", "task_0"):
+            with self.subTest(leaf=leaf):
+                job = self.version_2("job_7")
+                shutil.rmtree(job, ignore_errors=True)
+                (entered,) = self.procs(f"{job}/step_extern/user/{leaf}")
+                pid, named = self.place()
+                self.assertEqual(named, f":/{job.relative_to(CGROUP)}")
+                self.assertEqual(entered.read_text(), "0")
+                self.assertEqual((job.parent / "system/cgroup.procs").read_text(), str(pid))
+
+    def test_a_leaf_of_our_own(self) -> None:
+        """Where Slurm has no process in the extern step; the step's end takes it away. The kernel makes its files."""
+        job = self.version_2("s1A2B3C")
+        user = job / "step_extern/user"
+        user.mkdir(parents=True)
         with stepd(self.ASKED, step=self.BATCH) as step:
-            (pid,) = step.children()
-        self.assertEqual((system / "cgroup.procs").read_text(), str(pid))
+            self.assertEqual(step.children(), [])
+            self.assertIn("the extern step's control group of job 7: No such file or directory", step.end())
+        self.assertEqual(list(user.iterdir()), [user / "task_special"])
+        text = (CGROUP / "self").read_text()
+        (CGROUP / "self").write_text(text.replace("step_batch", "step_extern"))
+        with stepd(step=EXTERN) as step:
+            step.end()
+        self.assertEqual(list(user.iterdir()), [])
+
+    def test_no_dump_outside_of_the_groups(self) -> None:
+        self.groups()
+        (CGROUP / f"freezer{JOB}/step_extern/cgroup.procs").unlink()
+        self.refused()
+        (CGROUP / "self").write_text("0::/\n")
+        self.refused()
+        self.version_2("job_7")
+        self.refused()
+
+    def refused(self) -> None:
+        with stepd(self.ASKED, step=self.BATCH) as step:
+            self.assertEqual(step.result.hooks["slurm_spank_init_post_opt"], 0)
+            self.assertEqual(step.children(), [])
+            self.assertIn("the extern step's control group of job 7: No such file or directory", step.end())
+        self.assertFalse(self.socket_path().exists())
 
     def test_what_is_at_the_place_of_the_socket(self) -> None:
         outside = CHECK / "outside"

@@ -12,7 +12,7 @@ import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .support import CHECK, GID, OTHER_UID, UID, Case, Program, call, connect, is_alive, stepd
+from .support import CHECK, GID, GROUP, OTHER_UID, UID, Case, Program, call, connect, is_alive, stepd
 
 BEGUN, DONE, SETUP, REFUSED, CRIU, UNCOMMITTED, KILLED = range(7)
 NAMES = {SETUP: "setup", REFUSED: "refused", CRIU: "criu", UNCOMMITTED: "uncommitted", KILLED: "killed"}
@@ -60,7 +60,9 @@ class Counting(Case):
         listener.bind(str(path))
         listener.listen()
         path.chmod(0o666)
-        helper = Program("helper", 7, step, UID, GID, DIRECTORY, fds=(listener.fileno(),))
+        (procs,) = self.procs("freezer")
+        with procs.open("w") as group:
+            helper = Program("helper", 7, step, UID, GID, GROUP, DIRECTORY, fds=(listener.fileno(), group.fileno()))
         listener.close()
         self.addCleanup(lambda: helper.process.poll() is None and helper.end())
         return path, helper
@@ -215,6 +217,7 @@ class Arguments(Case):
 
     def helper_of(self, *arguments: str) -> tuple[list[str], str]:
         """The arguments of the helper that a step starts, and what slurmstepd logs."""
+        self.groups()
         call("prolog", {"checkpoint": None})
         with stepd({"checkpoint": None}, arguments=arguments) as step:
             (pid,) = step.children()
@@ -222,14 +225,14 @@ class Arguments(Case):
             return words[words.index(f"{CHECK}/lib/helper") + 1 :], step.end()
 
     def test_metrics(self) -> None:
-        numbers = ["7", "0", str(UID), str(GID)]
-        self.assertEqual(self.helper_of(), (numbers, ""))
-        self.assertEqual(self.helper_of(f"metrics={DIRECTORY}"), ([*numbers, str(DIRECTORY)], ""))
+        always = ["7", "0", str(UID), str(GID), GROUP]
+        self.assertEqual(self.helper_of(), (always, ""))
+        self.assertEqual(self.helper_of(f"metrics={DIRECTORY}"), ([*always, str(DIRECTORY)], ""))
 
     def test_unknown(self) -> None:
         texts = ("metrics", "metrics=here", "verbose=1")
         words, said = self.helper_of(*texts)
-        self.assertEqual(len(words), 4)
+        self.assertEqual(len(words), 5)
         self.assertEqual(said.count("\n"), len(texts), said)
         for text in texts:
             self.assertIn(f"plugstack.conf: {text}: not known", said)

@@ -15,6 +15,7 @@ from oci_criu_shim.privileged import dump, report, worker
 from tests.cluster.settings import REPOSITORY
 
 GOOD = {"op": "dump", "leave_running": True}
+JOB = (7, "freezer:/slurm/job_7")
 IMAGES = {"pages-1.img": 4096, "core-1.img": 7}
 
 
@@ -71,10 +72,10 @@ def reports(ends: Ends, ready: bool = True) -> list[tuple[int, int, int]]:
         patch.setattr(report, "DESCRIPTOR", writer)
         try:
             if ready:
-                worker._serve(ends, 7, told, None)  # type: ignore[arg-type]
+                worker._serve(ends, JOB, told, None)  # type: ignore[arg-type]
             else:
                 patch.setattr(dump, "Ready", unready)
-                worker.serve(ends, 7, told)  # type: ignore[arg-type]
+                worker.serve(ends, JOB, told)  # type: ignore[arg-type]
             told.end(True)
         except ShimError:
             told.end(False)

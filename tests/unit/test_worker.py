@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import config, wire
+from oci_criu_shim import config, groups, wire
 from oci_criu_shim.errors import Killed, ShimError
 from oci_criu_shim.privileged import dump, worker
 from oci_criu_shim.privileged.report import Report
+from tests.cluster.settings import REPOSITORY
 
 GOOD: dict[str, Any] = {"op": "dump", "leave_running": True}
 
@@ -233,3 +234,39 @@ def test_what_is_told_of_a_failure_fits(error: ShimError | OSError) -> None:
         wire.send(ours, worker.failed(error))
         answer, _ = wire.receive(theirs)
     assert answer["event"] == "failed" and answer["killed"] == isinstance(error, Killed)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "fits"),
+    [
+        ("6:freezer:/slurm/job_7/step_0\n0::/\n", True),
+        ("6:freezer:/slurm/job_7\n", True),
+        ("6:freezer:/slurm/job_77\n", False),
+        ("6:freezer:/other/slurm/job_7\n", False),
+        ("6:freezer:/slurm/job_8/slurm/job_7\n", False),
+        ("6:freezer:/\n5:memory:/slurm/job_7\n0::/slurm/job_7\n", False),
+        ("6:freezer:/x\r6:freezer:/slurm/job_7\n", False),
+        ("", False),
+    ],
+)
+def test_the_jobs_own_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cgroup: str, fits: bool) -> None:
+    (tmp_path / "cgroup").write_bytes(cgroup.encode())
+    of = groups.of
+    monkeypatch.setattr(groups, "of", lambda _: of(f"..{tmp_path}"))
+    target = dump.Target.__new__(dump.Target)
+    target.pid = 1
+    if fits:
+        return target._check_job(7, "freezer:/slurm/job_7")
+    with pytest.raises(ShimError, match="not one of job 7"):
+        target._check_job(7, "freezer:/slurm/job_7")
+
+
+def test_arguments() -> None:
+    """The entry takes what the helper gives."""
+    text = (REPOSITORY / "src/worker.py").read_text().replace("sys.exit(worker.main(", "print((")
+    argv = [sys.executable, "-I", "-S", "-c", text.replace("__file__", repr(str(REPOSITORY / "src/worker.py")))]
+    done = [
+        subprocess.run([*argv, *words], capture_output=True, text=True, check=True).stdout
+        for words in ((), ("7", "freezer:/job_7"), ("7", ":/job_7", "report"))
+    ]
+    assert done == ["(None, False)\n", "((7, 'freezer:/job_7'), False)\n", "((7, ':/job_7'), True)\n"]

@@ -42,14 +42,14 @@ GUARDED = {**ENVIRONMENT, "LD_PRELOAD": PRELOAD, "OCI_CRIU_SHIM_LOADED": str(MAR
 class Target:
     """The container's init, named by a pidfd, so that its number cannot come to mean another."""
 
-    def __init__(self, pidfd: int, job: int | None) -> None:
+    def __init__(self, pidfd: int, job: tuple[int, str] | None) -> None:
         self.pidfd = pidfd
         self.pid = _pid_of(pidfd)
         uid = os.geteuid()
         if uid:
             self._check_owner(uid)
         if job is not None:
-            self._check_job(job)
+            self._check_job(*job)
         self.require_alive()
 
     def require_alive(self) -> None:
@@ -77,10 +77,10 @@ class Target:
         if owner != uid:
             raise ShimError("the process's user namespace belongs to somebody else")
 
-    def _check_job(self, job: int) -> None:
-        with open(f"/proc/{self.pid}/cgroup", encoding="utf-8", errors="replace") as stream:
-            paths = stream.read().splitlines()
-        if not any(f"/job_{job}/" in f"{path}/" for path in paths):
+    def _check_job(self, job: int, group: str) -> None:
+        """It must be in the job's control group, "CONTROLLERS:PATH", or below that."""
+        controllers, _, path = group.partition(":")
+        if not f"{groups.of(self.pid).get(controllers, '')}/".startswith(f"{path}/"):
             raise ShimError(f"the process is not one of job {job}")
 
 

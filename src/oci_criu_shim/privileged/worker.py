@@ -88,9 +88,9 @@ class Client:
         wire.send(self.connection, message)
 
 
-def main(job: int | None, reporting: bool) -> int:
-    """Serve the connection; the exit status. `job` is the one that the container must belong to; with `reporting` the
-    helper counts dumps."""
+def main(job: tuple[int, str] | None, reporting: bool) -> int:
+    """Serve the connection; the exit status. `job` is the number of that which the container must belong to, and its
+    control group as in /proc/PID/cgroup, "CONTROLLERS:PATH"; with `reporting` the helper counts dumps."""
     report = Report(reporting)
     try:
         client = Client(socket.socket(fileno=CONNECTION))
@@ -116,7 +116,7 @@ def failed(error: ShimError | OSError) -> dict[str, Any]:
     return {"event": "failed", "error": text[:LONGEST], **about}
 
 
-def serve(client: Client, job: int | None, report: Report) -> int:
+def serve(client: Client, job: tuple[int, str] | None, report: Report) -> int:
     """Take the request, dump, and ask for the commit while the container is frozen; for how many nanoseconds it was.
 
     The user connects as soon as there might be something to dump, so CRIU is started before he asks for it.
@@ -133,7 +133,7 @@ def serve(client: Client, job: int | None, report: Report) -> int:
         ready.swrk.close()
 
 
-def _serve(client: Client, job: int | None, report: Report, ready: dump.Ready) -> int:
+def _serve(client: Client, job: tuple[int, str] | None, report: Report, ready: dump.Ready) -> int:
     message, fds = client.receive()
     report.begin()
     report.reached = REFUSED

@@ -1,0 +1,146 @@
+"""A dump is the job's: in its limits, and ended with it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests import NAME, jobs
+from tests.cluster import Cluster, wait_for
+from tests.jobs import Job, Work, quoting
+from tests.slurm.conftest import QUICK
+from tests.slurm.test_cancel import HOLD
+
+CONSTRAINED = tuple(f"Constrain{what}=yes" for what in ("Cores", "Devices", "RAMSpace"))
+LIMITED = {"freezer", "memory", "devices", "cpuset"}
+"""The hierarchies of version 1 in which a job has a group then."""
+PROGRAMS = {"python3", "criu", "tar", "gzip"}
+LONG = Work(ticks=120)
+LARGE = Work(ticks=120, mib=256)
+# Have the extern steps of groups, in whatever hierarchy, have so much memory at most.
+RESTRICT = """
+limit=$1; shift
+for group; do
+    for name in memory.limit_in_bytes memory.max; do
+        test ! -e "$group/step_extern/$name" || echo "$limit" >"$group/step_extern/$name"
+    done
+done
+"""
+
+
+@pytest.fixture(scope="module")
+def bound_cluster() -> Iterator[Cluster]:
+    """A node on which jobs are held to what they have asked for."""
+    lines = (*QUICK, "SelectTypeParameters=CR_CPU_Memory", "DefMemPerNode=2000")
+    with Cluster(f"{NAME}-bound", nodes=1, kill_wait=3, slurm_conf=lines, cgroup_conf=CONSTRAINED) as running:
+        running.exec("ctl", ["srun", "true"])  # the first job has Slurm make groups that stay
+        yield running
+
+
+@pytest.fixture(scope="module")
+def bound_bundle(bound_cluster: Cluster) -> str:
+    return jobs.prepare(bound_cluster)
+
+
+@contextmanager
+def started(cluster: Cluster, bundle: str, name: str, work: Work = LONG) -> Iterator[Job]:
+    """A job that is at work, with a file in a tmpfs; cancelled at the end."""
+    script = "echo kept >/dev/shm/kept; exec {command}"
+    job = jobs.submit(cluster, name, script, work, f"--container={bundle}", *jobs.OPTIONS)
+    with quoting(job):
+        job.wait_running()
+        job.wait_ticks(2)
+        yield job
+    cluster.exec("ctl", ["scancel", job.number])
+    job.wait_end()
+
+
+def checkpoint(job: Job, node: str = "n1") -> str:
+    """Take one; what is said."""
+    argv = ["oci-criu-shim", "job", "checkpoint", "--here", job.number]
+    done = job.cluster.exec(node, argv, check=False)
+    return done.stdout + done.stderr
+
+
+def groups(job: Job, node: str = "n1") -> list[str]:
+    """The directories that are the job's, in each hierarchy."""
+    return job.cluster.exec(node, ["find", "/sys/fs/cgroup", "-name", f"job_{job.number}"], "root").stdout.split()
+
+
+def placed(job: Job, node: str) -> dict[tuple[str, str], set[str]]:
+    """{(program, controllers): paths} of all that takes part in a checkpoint of it, as placed.py prints it."""
+    watch = job.cluster.argv(node, ["python3", "-ISB", "/src/tests/programs/placed.py", job.number], "root")
+    with subprocess.Popen(watch, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout and watching.stdout.readline() == "ready\n"
+        assert "checkpointed" in checkpoint(job, node)
+        lines = watching.communicate()[0].splitlines()
+    found = defaultdict(set)
+    for program, what, where in (line.split(" ") for line in lines):
+        found[program, what].add(where)
+    return dict(found)
+
+
+def check_placed(job: Job, node: str) -> set[str]:
+    """All that takes part in a checkpoint of it is in its extern step's groups, and the first to go where memory is
+    short; the controllers of those groups."""
+    found = placed(job, node)
+    assert {program for program, _ in found} >= PROGRAMS
+    places = {group.split("/")[4] for group in groups(job, node)}  # below /sys/fs/cgroup: of version 1, a controller
+    limited = {controllers for _, controllers in found} & places or {""}
+    for (program, what), values in found.items():
+        if what in limited:
+            assert all(f"/job_{job.number}/step_extern/" in f"{path}/" for path in values), (program, what, values)
+        assert what != "oom_score_adj" or values == {"1000"}, (program, values)
+    return limited
+
+
+def test_the_jobs_groups(bound_cluster: Cluster, bound_bundle: str) -> None:
+    with started(bound_cluster, bound_bundle, "placed") as job:
+        assert check_placed(job, "n1") == LIMITED
+
+
+def test_the_jobs_memory(bound_cluster: Cluster, bound_bundle: str) -> None:
+    """Where there is too little for a dump, the job's program goes on."""
+    with started(bound_cluster, bound_bundle, "memory") as job:
+        job.cluster.exec("n1", ["sh", "-ec", RESTRICT, "restrict", "4M", *groups(job)], "root")
+        said = checkpoint(job)
+        assert "could not be checkpointed and runs on" in said and "for want of the job's memory" in said
+        job.wait_ticks(job.ticks() + 2)
+        job.cluster.exec("n1", ["sh", "-ec", RESTRICT, "restrict", "1G", *groups(job)], "root")
+        assert "checkpointed" in checkpoint(job)
+
+
+def hold(job: Job) -> None:
+    """Have a dump of it begin, and CRIU stand still."""
+    ask = ["sh", "-c", f"oci-criu-shim job checkpoint --here {job.number} >/dev/null 2>&1 &"]
+    job.cluster.exec("n1", ask)
+    job.cluster.exec("n1", ["sh", "-ec", HOLD, "hold", f"{jobs.CHECKPOINTS}/{job.number}/batch.0"], "root", timeout=20)
+
+
+def pids(cluster: Cluster, *words: str) -> list[str]:
+    return cluster.exec("n1", ["pgrep", *words], "root", check=False).stdout.split()
+
+
+@pytest.mark.parametrize("helper", ["at-work", "killed"])
+def test_nothing_outlives_the_job(bound_cluster: Cluster, bound_bundle: str, helper: str) -> None:
+    with started(bound_cluster, bound_bundle, f"end-{helper}", LARGE) as job:
+        hold(job)
+        if helper == "killed":
+            bound_cluster.exec("n1", ["pkill", "-KILL", "-f", f"/helper {job.number} "], "root")
+            wait_for(lambda: not pids(bound_cluster, "-f", f"/worker.py {job.number} "), 10, "the worker's end")
+        bound_cluster.exec("ctl", ["scancel", job.number])
+        job.wait_end()
+        wait_for(lambda: not pids(bound_cluster, "-u", "alice"), 20, "the end of all that is the user's")
+        wait_for(lambda: not groups(job), 20, "the end of the job's groups")
+
+
+def test_nothing_outlives_a_worker(bound_cluster: Cluster, bound_bundle: str) -> None:
+    """Which its user ends."""
+    with started(bound_cluster, bound_bundle, "killed", LARGE) as job:
+        hold(job)
+        bound_cluster.exec("n1", ["pkill", "-KILL", "-f", f"/worker.py {job.number} "])
+        wait_for(lambda: not pids(bound_cluster, "-x", "criu"), 10, "CRIU's end")
