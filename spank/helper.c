@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -256,6 +257,18 @@ static bool parse_arguments(int argc, char **argv, struct helper *helper)
 	       identity->hierarchies > 0;
 }
 
+/* It is gone with the step, and nobody but its workers and this process has it. */
+static bool draw_key(char key[KEY_SIZE])
+{
+	unsigned char bytes[KEY_BYTES];
+
+	if (getrandom(bytes, sizeof(bytes), 0) != sizeof(bytes))
+		return false;
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		snprintf(key + 2 * i, 3, "%02x", bytes[i]);
+	return true;
+}
+
 int main(int argc, char **argv)
 {
 	CLEANUP_FD int lifeline = LIFELINE_FD;
@@ -268,7 +281,8 @@ int main(int argc, char **argv)
 		syslog(LOG_ERR, "usage: helper JOBID STEPID UID GID GROUP [METRICS]");
 		return EXIT_FAILURE;
 	}
-	if ((helper.signals = signals = open_signals()) < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0) {
+	if ((helper.signals = signals = open_signals()) < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 ||
+	    !draw_key(helper.identity.key)) {
 		syslog(LOG_ERR, "%m");
 		return EXIT_FAILURE;
 	}

@@ -17,6 +17,10 @@ enum { LIFELINE_FD = 3, LISTENER_FD = 4, GROUPS_FD = 5 };
 /* The descriptor on which the worker talks to the runtime. */
 enum { CONNECTION_FD = 3 };
 
+/* The worker's environment has in it, in hexadecimal, what a step's workers seal images with (privileged/seal.py). */
+#define KEY_VARIABLE "OCI_CRIU_SHIM_KEY"
+enum { KEY_BYTES = 32, KEY_SIZE = 2 * KEY_BYTES + 1 };
+
 /*
  * Where the site counts dumps, the worker writes two of these to this descriptor: one when a dump is asked for, one when
  * it is over. Only the worker and the helper have it (privileged/report.py).

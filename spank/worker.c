@@ -14,9 +14,6 @@
 #include "util.h"
 #include "worker.h"
 
-/* No HOME: criu would read $HOME/.criu/default.conf. */
-static char *const ENVIRONMENT[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", NULL};
-
 /* As root, who alone can leave them again. */
 static int enter_groups(size_t hierarchies)
 {
@@ -98,11 +95,14 @@ static int unblock_signals(void)
 
 void worker_run(const struct worker_identity *identity, int connection, int report)
 {
-	char job[12];
+	char job[12], key[sizeof(KEY_VARIABLE "=") + KEY_SIZE];
+	/* No HOME: criu would read $HOME/.criu/default.conf. */
+	char *const environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", key, NULL};
 	char *const more = report >= 0 ? "report" : NULL;
 	char *const argv[] = {WORKER_PYTHON, "-I", "-S", WORKER_SCRIPT, job, (char *)identity->group, more, NULL};
 
 	snprintf(job, sizeof(job), "%" PRIu32, identity->job);
+	snprintf(key, sizeof(key), KEY_VARIABLE "=%s", identity->key);
 	if (enter_groups(identity->hierarchies) < 0) {
 		syslog(LOG_ERR, "the control groups of job %s: %m", job);
 		_exit(EXIT_FAILURE);
@@ -114,7 +114,7 @@ void worker_run(const struct worker_identity *identity, int connection, int repo
 	ignore_signals();
 	if (unblock_signals() < 0)
 		goto fail;
-	execve(argv[0], argv, ENVIRONMENT);
+	execve(argv[0], argv, environment);
 fail:
 	syslog(LOG_ERR, "worker: %m");
 	_exit(EXIT_FAILURE);

@@ -6,12 +6,15 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "protocol.h"
+
 struct worker_identity {
 	uint32_t job;
 	uint32_t uid;
 	uint32_t gid;
 	const char *group; /* the job's: "CONTROLLERS:PATH" */
 	size_t hierarchies; /* descriptors from GROUPS_FD on */
+	char key[KEY_SIZE];
 	pid_t helper;
 };
 

@@ -31,6 +31,7 @@ from .support import (
 
 CAP_SYS_CHROOT, CAP_SYS_ADMIN = 18, 21
 DUMP = f"{1 << CAP_SYS_CHROOT | 1 << CAP_SYS_ADMIN:016x}"
+KEY = "OCI_CRIU_SHIM_KEY"
 
 
 class Helper(Case):
@@ -85,6 +86,7 @@ class Helper(Case):
 
     def test_surroundings(self) -> None:
         found = self.report()
+        found["environment"].pop(KEY)
         self.assertEqual(found["environment"], {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"})
         self.assertEqual(sorted(found["descriptors"]), ["0", "1", "2", "3"])
         self.assertEqual({found["descriptors"][fd] for fd in "012"}, {"/dev/null"})
@@ -127,6 +129,15 @@ class Helper(Case):
         for _ in range(2):
             self.report()
         self.assertEqual([path.read_text() for path in self.entered], ["00", "00"])
+
+    def test_the_key(self) -> None:
+        """All workers of a helper have one, and those of another one another."""
+        first, second = (self.report()["environment"][KEY] for _ in range(2))
+        self.helper.end()
+        self.start(*self.entered)
+        other = self.report()["environment"][KEY]
+        self.assertEqual((first, len(bytes.fromhex(first))), (second, 32))
+        self.assertNotEqual(first, other)
 
     def leave(self, more: bytes = b"") -> list[int]:
         """The pids of a worker and of what it leaves behind."""
