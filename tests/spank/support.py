@@ -169,8 +169,15 @@ def stepd(
             if line == "ready\n":
                 break
             lines.append(line)
-        yield Stepd(process, Result("".join(lines)))
+        begun = Stepd(process, Result("".join(lines)))
+        programs = begun.children()
+        yield begun
         process.kill()
+    # The helper takes its socket away at its end, which may be the next test's.
+    limit = time.monotonic() + 60
+    while any(map(is_alive, programs)):
+        assert time.monotonic() < limit, "what slurmstepd has begun does not end"
+        time.sleep(0.01)
 
 
 class Program:

@@ -64,6 +64,7 @@ class Walk:
 class Boundary(Case):
     def setUp(self) -> None:
         super().setUp()
+        self.groups()
         self.traces = CHECK / "traces"
         self.forget()
 
