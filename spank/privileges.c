@@ -16,26 +16,40 @@ static const int DUMP_CAPABILITIES[] = {
 	CAP_SYS_ADMIN,	/* setns(2) at all; /proc/PID/map_files, pagemap and the namespaces' ids */
 };
 
+enum { NOBODY = 65534 };
+
 /*
  * glibc's wrappers change all threads of a process, by way of signals and locks; in the child of a threaded process only
  * the bare calls are safe.
  */
-static int set_ids(uid_t uid, gid_t gid)
+static int set_ids(uid_t uid, gid_t real_gid, gid_t gid)
 {
-	if (syscall(SYS_setresgid, gid, gid, gid) < 0)
+	if (syscall(SYS_setresgid, real_gid, gid, gid) < 0)
 		return -1;
 	return (int)syscall(SYS_setresuid, uid, uid, uid);
 }
 
-int become_user(uid_t uid, gid_t gid)
+static int become(uid_t uid, gid_t real_gid, gid_t gid)
 {
 	if (uid == 0) {
 		errno = EPERM;
 		return -1;
 	}
-	if (syscall(SYS_setgroups, 0, NULL) < 0 || set_ids(uid, gid) < 0)
-		return -1;
-	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	return syscall(SYS_setgroups, 0, NULL) < 0 ? -1 : set_ids(uid, real_gid, gid);
+}
+
+int become_user(uid_t uid, gid_t gid)
+{
+	return become(uid, gid, gid) < 0 ? -1 : prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
+/*
+ * Only who has a process's user and all of its group ids may trace it (ptrace(2)), and the real ones last across execve(2).
+ * No no_new_privs: in Linux 6.12, unlike 6.18, execve(2) then takes the effective group id for a gain, and resets it.
+ */
+int become_untraced_user(uid_t uid, gid_t gid)
+{
+	return become(uid, gid == NOBODY ? NOBODY - 1 : NOBODY, gid);
 }
 
 static uint64_t dump_mask(void)
@@ -88,7 +102,7 @@ int become_dumper(uid_t uid, gid_t gid)
 	}
 	if (bound(mask) < 0 || prctl(PR_SET_SECUREBITS, bits, 0, 0, 0) < 0)
 		return -1;
-	if (set_ids(uid, gid) < 0 || hold(mask) < 0 || make_ambient(mask) < 0)
+	if (set_ids(uid, gid, gid) < 0 || hold(mask) < 0 || make_ambient(mask) < 0)
 		return -1;
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }

@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "paths.h"
@@ -66,15 +65,10 @@ static void run_as(const struct stat *owner, char *const argv[])
 		.argv = argv,
 		.uid = owner->st_uid,
 		.gid = owner->st_gid,
-		.timeout = CLEAR_TIMEOUT,
 	};
-	pid_t pid = spawn(&job);
 
-	if (pid < 0)
+	if (spawn_and_wait(&job, CLEAR_TIMEOUT) < 0)
 		slurm_error("oci-criu-shim: %s: %s", job.path, strerror(errno));
-	else
-		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-			;
 }
 
 /*
@@ -107,7 +101,7 @@ static int remove_as(const struct stat *owner, int base, const char *name)
 
 	if (asprintf(&path, RUN_DIR "/%s", name) < 0)
 		return -1;
-	char *const clear[] = {"/bin/sh", "-c", (char *)CLEAR_LINKS, "clear-links", path, NULL};
+	char *const clear[] = {"/bin/sh", "-p", "-c", (char *)CLEAR_LINKS, "clear-links", path, NULL};
 	char *const rm[] = {"/bin/rm", "-rf", "--one-file-system", "--", path, NULL};
 	char *const unlock[] = {"/usr/bin/find", path,	  "-xdev",	"-type", "d",  "!", "-perm",
 				"-700",		 "-exec", "/bin/chmod", "u+rwx", "{}", ";", NULL};
@@ -256,7 +250,7 @@ static void release_requeued(int base, const struct names *names)
 		return;
 	if (asprintf(&path, RUN_DIR "/%s", names->directory) < 0)
 		return;
-	char *const update[] = {"/bin/sh", "-c", (char *)UPDATE, "update", SCONTROL, id, path, NULL};
+	char *const update[] = {"/bin/sh", "-p", "-c", (char *)UPDATE, "update", SCONTROL, id, path, NULL};
 
 	run_as(&owner, update);
 }

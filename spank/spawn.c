@@ -1,10 +1,14 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "privileges.h"
@@ -13,6 +17,9 @@
 
 enum { FIRST_FD = 3, MAX_FDS = 18, HIGH_FD = 64 };
 
+/* Milliseconds for what was killed to be gone: a process that waits for a disk, or for a file system of a user's, may stay. */
+enum { DEATH = 1000 };
+
 static char *const ENVIRONMENT[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", NULL};
 
 /* All from here to execve(2) runs in the child of a threaded process: only what is async-signal-safe. */
@@ -20,13 +27,12 @@ static char *const ENVIRONMENT[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=
 static void reset_signals(void)
 {
 	struct sigaction action = {.sa_handler = SIG_DFL};
-	sigset_t blocked;
+	sigset_t all;
 
 	for (int sig = 1; sig < NSIG; sig++)
 		sigaction(sig, &action, NULL);
-	sigfillset(&blocked);
-	sigdelset(&blocked, SIGALRM);
-	sigprocmask(SIG_SETMASK, &blocked, NULL);
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, NULL);
 }
 
 static int null_streams(void)
@@ -75,7 +81,7 @@ static int set_identity(const struct spawn *job)
 {
 	if (job->groups && syscall(SYS_setgroups, job->group_count, job->groups) < 0)
 		return -1;
-	return job->uid ? become_user(job->uid, job->gid) : 0;
+	return job->uid ? become_untraced_user(job->uid, job->gid) : 0;
 }
 
 static void run(const struct spawn *job, int status)
@@ -90,7 +96,6 @@ static void run(const struct spawn *job, int status)
 	if (chdir("/") < 0 || set_identity(job) < 0)
 		goto fail;
 	reset_signals();
-	alarm(job->timeout);
 	execve(job->path, job->argv, ENVIRONMENT);
 fail:
 	failure = errno;
@@ -100,7 +105,7 @@ fail:
 }
 
 /* The pipe closes without a word when execve(2) succeeds. */
-static int wait_for_exec(pid_t pid, int status)
+static int wait_for_exec(int status)
 {
 	int failure = 0;
 	ssize_t got;
@@ -110,14 +115,27 @@ static int wait_for_exec(pid_t pid, int status)
 	while (got < 0 && errno == EINTR);
 	if (got == 0)
 		return 0;
-	waitpid(pid, NULL, 0);
 	errno = got == sizeof(failure) ? failure : EIO;
 	return -1;
 }
 
-pid_t spawn(const struct spawn *job)
+static void reap(pid_t pid, int options)
 {
-	CLEANUP_FD int reading = -1;
+	int saved = errno;
+
+	waitpid(pid, NULL, options);
+	errno = saved;
+}
+
+/* fork(2), with flags of clone(2); a namespace of pids is entered by being its first process. */
+static pid_t fork_with(unsigned long flags)
+{
+	return (pid_t)syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, NULL);
+}
+
+/* `status` is to read from: what the child can't do, see run(). */
+static pid_t start(const struct spawn *job, unsigned long flags, int *status)
+{
 	CLEANUP_FD int writing = -1;
 	int ends[2];
 	pid_t pid;
@@ -128,13 +146,63 @@ pid_t spawn(const struct spawn *job)
 	}
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return -1;
-	reading = ends[0];
+	*status = ends[0];
 	writing = ends[1];
-	if ((pid = _Fork()) < 0)
-		return -1;
-	if (pid == 0)
+	if ((pid = fork_with(flags)) == 0)
 		run(job, writing);
-	close(writing);
-	writing = -1;
-	return wait_for_exec(pid, reading) < 0 ? -1 : pid;
+	return pid;
+}
+
+pid_t spawn(const struct spawn *job)
+{
+	CLEANUP_FD int status = -1;
+	pid_t pid = start(job, 0, &status);
+
+	if (pid < 0 || wait_for_exec(status) == 0)
+		return pid;
+	reap(pid, 0);
+	return -1;
+}
+
+static int64_t milliseconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static bool ends_by(int process, int64_t deadline)
+{
+	struct pollfd event = {.fd = process, .events = POLLIN};
+	int64_t left;
+	int ready;
+
+	do {
+		left = deadline - milliseconds();
+		ready = poll(&event, 1, left > 0 ? (int)left : 0);
+	} while (ready < 0 && errno == EINTR);
+	return ready > 0;
+}
+
+int spawn_and_wait(const struct spawn *job, unsigned int seconds)
+{
+	const int64_t deadline = milliseconds() + (int64_t)seconds * 1000;
+	CLEANUP_FD int status = -1;
+	pid_t pid = start(job, CLONE_NEWPID, &status);
+	CLEANUP_FD int process = pid < 0 ? -1 : (int)syscall(SYS_pidfd_open, pid, 0);
+
+	if (pid < 0)
+		return -1;
+	/* Not for execve(2) first: a user may stop what is his already. */
+	if (ends_by(process, deadline)) {
+		reap(pid, WNOHANG);
+		return wait_for_exec(status);
+	}
+	/* With the first process of their namespace all others go. */
+	kill(pid, SIGKILL);
+	ends_by(process, milliseconds() + DEATH);
+	reap(pid, WNOHANG);
+	errno = ETIMEDOUT;
+	return -1;
 }
