@@ -6,7 +6,7 @@
 #define LIBDIR "/usr/lib/oci-criu-shim"
 #endif
 
-/* Of the node, root's: <jobid>/ (the job user's, the runtime's --root) and <jobid>.watch for each job. */
+/* Of the node, root's: <jobid>/ (the job user's, the runtime's --root), <jobid>.owner and <jobid>.watch for each job. */
 #ifndef RUN_DIR
 #define RUN_DIR "/run/oci-criu-shim"
 #endif

@@ -82,7 +82,7 @@ int slurm_spank_job_epilog(spank_t sp, UNUSED int argc, UNUSED char *argv[])
 
 	if (step_of_job(sp, &step) < 0)
 		return -1;
-	rundir_remove(step.job);
+	rundir_remove(step.job, step.uid, step.gid);
 	return 0;
 }
 

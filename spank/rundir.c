@@ -1,12 +1,12 @@
 /*
- * Nothing here follows a link that a user made: names in RUN_DIR are made by root only, and what a job's directory holds is
- * touched by processes of its owner only.
+ * Nothing here follows a link that a user made, or asks a file system that he may have mounted. Names in RUN_DIR are made by
+ * root only. What a job's directory holds is a tmpfs of its own, which goes as a whole; before, what is in there is read by
+ * processes of the job's user only, and he is who Slurm says.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <slurm/spank.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -18,10 +18,15 @@
 #include "spawn.h"
 #include "util.h"
 
-#define DIRECTORY (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+#define PLACE (O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 
-/* Seconds for removing a job's files: nobody's files may hold up the node. */
-enum { CLEAR_TIMEOUT = 60 };
+/* Of each job, for the records of its containers; what it takes is the job's own memory. */
+#define BOUNDS "size=256m,nr_inodes=65536"
+
+/* Seconds for all that is done as the user: nobody's files may hold up the node. */
+#ifndef USER_SECONDS
+#define USER_SECONDS 30
+#endif
 
 /* Others remove RUN_DIR when it is empty, at any time. */
 enum { MAKE_ATTEMPTS = 100 };
@@ -29,6 +34,7 @@ enum { MAKE_ATTEMPTS = 100 };
 struct names {
 	char directory[16];
 	char marker[24];
+	char record[24];
 };
 
 static struct names names_of(uint32_t job)
@@ -37,12 +43,13 @@ static struct names names_of(uint32_t job)
 
 	snprintf(names.directory, sizeof(names.directory), "%" PRIu32, job);
 	snprintf(names.marker, sizeof(names.marker), "%" PRIu32 ".watch", job);
+	snprintf(names.record, sizeof(names.record), "%" PRIu32 ".owner", job);
 	return names;
 }
 
 static int open_base(void)
 {
-	return open(RUN_DIR, DIRECTORY);
+	return open(RUN_DIR, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
 
 static int make_base(void)
@@ -58,66 +65,62 @@ static int make_base(void)
 	return fd;
 }
 
-static void run_as(const struct stat *owner, char *const argv[])
+static int fail(const char *name)
 {
-	const struct spawn job = {
-		.path = argv[0],
-		.argv = argv,
-		.uid = owner->st_uid,
-		.gid = owner->st_gid,
-	};
-
-	if (spawn_and_wait(&job, CLEAR_TIMEOUT) < 0)
-		slurm_error("oci-criu-shim: %s: %s", job.path, strerror(errno));
+	slurm_error("oci-criu-shim: %s/%s: %s", RUN_DIR, name, strerror(errno));
+	return -1;
 }
 
-/*
- * What the runtime has left links to. A runtime that writes a checkpoint keeps one to it, stage.<pid>, in its container's
- * directory: where it was killed, that leads to half a checkpoint that nobody else will remove. kept.<number> leads to what
- * there is for the job if it is started again: when it has completed, which is for the runtime to find out, since one that
- * is marked as requeued may have, all that goes.
- */
-static const char CLEAR_LINKS[] =
-	"for link in \"$1\"/*/stage.*; do"
-	" stage=$(readlink -- \"$link\") || continue;"
-	" case $stage in */.stage.*) rm -rf --one-file-system -- \"$stage\" ;; esac;"
-	" done;"
-	"for link in \"$1\"/kept.*; do"
-	" kept=$(readlink -- \"$link\") && timeout 30 " RUNTIME " ckpt prune --completed -- \"$kept\";"
-	" done";
-
-static int remove_empty(int base, const char *name)
+static int leave_alone(const char *name)
 {
-	return unlinkat(base, name, AT_REMOVEDIR) < 0 && errno != ENOENT ? -1 : 0;
+	slurm_error("oci-criu-shim: %s/%s is not what was made for the job, and is left alone: %s", RUN_DIR, name,
+		    strerror(errno));
+	return -1;
 }
 
-/*
- * As the owner, and not across mounts: a user may have mounted what he values in there. That his rm fails to remove the
- * directory itself is as it should be, so its status says nothing.
- */
-static int remove_as(const struct stat *owner, int base, const char *name)
+/* What is known of a place without asking the file system that is there. */
+static int look(int fd, struct statx *found)
 {
-	CLEANUP_TEXT char *path = NULL;
+	return statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_UID, found);
+}
 
-	if (asprintf(&path, RUN_DIR "/%s", name) < 0)
+static bool same_device(const struct statx *one, const struct statx *other)
+{
+	return one->stx_dev_major == other->stx_dev_major && one->stx_dev_minor == other->stx_dev_minor;
+}
+
+static bool is_tmpfs(const struct statx *place)
+{
+	CLEANUP_FILE FILE *mounts = fopen("/proc/self/mountinfo", "re");
+	CLEANUP_TEXT char *line = NULL;
+	struct statx mounted;
+	size_t size = 0;
+
+	while (mounts && getline(&line, &size, mounts) > 0)
+		if (sscanf(line, "%*d %*d %u:%u", &mounted.stx_dev_major, &mounted.stx_dev_minor) == 2 &&
+		    same_device(&mounted, place))
+			return strstr(line, " - tmpfs ");
+	return false;
+}
+
+/* The user's tmpfs; -1 and errno where something else is there. */
+static int open_mounted(int base, const char *name, uid_t uid)
+{
+	CLEANUP_FD int fd = openat(base, name, PLACE);
+	struct statx below, found;
+	int opened = fd;
+
+	if (fd < 0 || look(base, &below) < 0 || look(fd, &found) < 0)
 		return -1;
-	char *const clear[] = {"/bin/sh", "-p", "-c", (char *)CLEAR_LINKS, "clear-links", path, NULL};
-	char *const rm[] = {"/bin/rm", "-rf", "--one-file-system", "--", path, NULL};
-	char *const unlock[] = {"/usr/bin/find", path,	  "-xdev",	"-type", "d",  "!", "-perm",
-				"-700",		 "-exec", "/bin/chmod", "u+rwx", "{}", ";", NULL};
-
-	run_as(owner, clear);
-	run_as(owner, rm);
-	if (remove_empty(base, name) == 0)
-		return 0;
-	/* The kernel makes directories of mode 0 for overlay file systems, and rm doesn't enter them. */
-	run_as(owner, unlock);
-	run_as(owner, rm);
-	return remove_empty(base, name);
+	if (same_device(&below, &found) || found.stx_uid != uid || !is_tmpfs(&found)) {
+		errno = EPERM;
+		return -1;
+	}
+	fd = -1;
+	return opened;
 }
 
-/* It is the user's, so he may have mounted something on it, by FUSE: that could be neither removed nor put aside. */
-static void uncover(const char *name)
+static void unmount(const char *name)
 {
 	CLEANUP_TEXT char *path = NULL;
 
@@ -127,70 +130,87 @@ static void uncover(const char *name)
 		;
 }
 
-static int remove_directory(int base, const char *name)
+static int mount_on(const char *name, uid_t uid, gid_t gid)
 {
-	CLEANUP_FD int fd = -1;
-	struct stat owner;
+	CLEANUP_TEXT char *path = NULL;
+	CLEANUP_TEXT char *options = NULL;
 
-	uncover(name);
-	fd = openat(base, name, DIRECTORY);
-	if (fd < 0)
-		return errno == ENOENT ? 0 : -1;
-	if (fstat(fd, &owner) < 0)
+	if (asprintf(&path, RUN_DIR "/%s", name) < 0)
 		return -1;
-	return remove_as(&owner, base, name);
+	if (asprintf(&options, BOUNDS ",mode=0700,uid=%" PRIu32 ",gid=%" PRIu32, uid, gid) < 0)
+		return -1;
+	return mount("oci-criu-shim", path, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options);
 }
 
-/* What can't be removed is put aside: a user's leftovers must not keep a job from starting. */
+/* Only what make_place() made. */
+static int remove_place(int base, const char *name)
+{
+	CLEANUP_FD int fd = openat(base, name, PLACE);
+	struct statx below, found;
+
+	if (fd < 0)
+		return errno == ENOENT ? 0 : -1;
+	if (look(base, &below) < 0 || look(fd, &found) < 0)
+		return -1;
+	if (found.stx_uid != 0 || !same_device(&below, &found)) {
+		errno = EPERM;
+		return -1;
+	}
+	return unlinkat(base, name, AT_REMOVEDIR);
+}
+
+/* What is not the prolog's, such as a directory of version 0.1, is left as it is, but must not keep a job from starting. */
 static int put_aside(int base, const char *name)
 {
 	CLEANUP_TEXT char *aside = NULL;
 
-	slurm_error("oci-criu-shim: %s/%s is left from an earlier run and can't be removed: %s", RUN_DIR, name,
-		    strerror(errno));
+	leave_alone(name);
 	if (asprintf(&aside, "%s.left.%d", name, getpid()) < 0)
 		return -1;
 	return renameat(base, name, base, aside);
 }
 
-static int make_directory(int base, const char *name)
+/* Root's and closed: where nothing is mounted on it, nobody writes. */
+static int make_place(int base, const char *name)
 {
-	if (mkdirat(base, name, 0700) == 0)
+	if (mkdirat(base, name, 0) == 0)
 		return 0;
 	if (errno != EEXIST)
 		return -1;
-	if (remove_directory(base, name) < 0 && put_aside(base, name) < 0)
+	if (remove_place(base, name) < 0 && put_aside(base, name) < 0)
 		return -1;
-	return mkdirat(base, name, 0700);
+	return mkdirat(base, name, 0);
 }
 
-static int make_base_and_directory(const char *name)
+static int remove_file(int base, const char *name)
+{
+	return unlinkat(base, name, 0) < 0 && errno != ENOENT ? -1 : 0;
+}
+
+static int write_record(int base, const char *name, uid_t uid, gid_t gid)
+{
+	CLEANUP_FD int fd = -1;
+
+	if (remove_file(base, name) < 0)
+		return -1;
+	fd = openat(base, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0 || dprintf(fd, "%" PRIu32 " %" PRIu32 "\n", uid, gid) < 0)
+		return -1;
+	return fchmod(fd, 0644);
+}
+
+static int make_base_and_record(const char *name, uid_t uid, gid_t gid)
 {
 	for (int attempt = 0; attempt < MAKE_ATTEMPTS; attempt++) {
-		CLEANUP_FD int base = make_base();
-		int kept = base;
+		int base = make_base();
 
-		if (base < 0 && errno == ENOENT)
-			continue;
-		if (base < 0)
-			return -1;
-		if (make_directory(base, name) == 0) {
-			base = -1;
-			return kept;
-		}
+		if (base >= 0 && write_record(base, name, uid, gid) == 0)
+			return base;
+		close_fd(&base);
 		if (errno != ENOENT)
 			return -1;
 	}
 	return -1;
-}
-
-static int give_to(int base, const char *name, uid_t uid, gid_t gid)
-{
-	CLEANUP_FD int fd = openat(base, name, DIRECTORY);
-
-	if (fd < 0 || fchmod(fd, 0700) < 0)
-		return -1;
-	return fchown(fd, uid, gid);
 }
 
 static int set_marker(int base, const char *name, bool watched)
@@ -198,27 +218,16 @@ static int set_marker(int base, const char *name, bool watched)
 	CLEANUP_FD int fd = -1;
 
 	if (!watched)
-		return unlinkat(base, name, 0) < 0 && errno != ENOENT ? -1 : 0;
+		return remove_file(base, name);
 	fd = openat(base, name, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
 	return fd < 0 ? -1 : 0;
 }
 
-int rundir_create(uint32_t job, uid_t uid, gid_t gid, bool watched)
-{
-	const struct names names = names_of(job);
-	CLEANUP_FD int base = make_base_and_directory(names.directory);
-
-	if (base < 0)
-		goto fail;
-	if (give_to(base, names.directory, uid, gid) < 0)
-		goto fail;
-	if (set_marker(base, names.marker, watched) < 0)
-		goto fail;
-	return 0;
-fail:
-	slurm_error("oci-criu-shim: %s/%s: %s", RUN_DIR, names.directory, strerror(errno));
-	return -1;
-}
+/*
+ * What the user's shell is told: $1 is the directory, $2 the job. All that it reads is his to make, so no more of it is read
+ * than the runtime writes.
+ */
+#define ENTER "cd -- \"$1\" || exit; "
 
 /*
  * A job that was requeued after its checkpoint is eligible at once: slurmctld's batch_requeue_fini() holds it back for the
@@ -227,44 +236,78 @@ fail:
  * each, which nodes are to be left out and which features they must have: Slurm takes
  * that for pending jobs only. Each by itself: one that is refused must not hold back the others.
  */
-static const char UPDATE[] =
-	"job=$2; cd -- \"$3\" && [ -f " REQUEUED_MARK " ] && IFS= read -r name <" REQUEUED_MARK ";"
-	" case $name in JobId=*) job=$name ;; esac;"
-	" \"$1\" update \"$job\" StartTime=now+3seconds; [ -f " REQUEUED_MARK " ] || exit;"
-	" while IFS= read -r setting; do"
-	" case $setting in ExcNodeList=*|Features=*) \"$1\" update \"$job\" \"$setting\" ;; esac;"
-	" done <" REQUEUED_MARK;
+#define RELEASE_REQUEUED \
+	"job=$2; update() { \"" SCONTROL "\" update \"$job\" \"$1\" </dev/null; };" \
+	" [ -f " REQUEUED_MARK " ] && head -c 4096 " REQUEUED_MARK " | {" \
+	" IFS= read -r name; case $name in JobId=*) job=$name ;; esac;" \
+	" update StartTime=now+3seconds;" \
+	" for line in 2 3; do IFS= read -r setting;" \
+	" case $setting in ExcNodeList=*|Features=*) update \"$setting\" ;; esac;" \
+	" done; }; "
 
-static void release_requeued(int base, const struct names *names)
+/*
+ * What the runtime has left links to. A runtime that writes a checkpoint keeps one to it, stage.<pid>, in its container's
+ * directory: where it was killed, that leads to half a checkpoint that nobody else will remove. kept.<number> leads to what
+ * there is for the job if it is started again: when it has completed, which is for the runtime to find out, since one that
+ * is marked as requeued may have, all that goes.
+ */
+#define CLEAR_LINKS \
+	"n=0; for link in */stage.* kept.*; do" \
+	" [ $((n += 1)) -le 256 ] || break;" \
+	" to=$(readlink -- \"$link\") || continue;" \
+	" case $to in [!/]*|*/../*|*/..) continue ;; esac;" \
+	" case $link:${to##*/} in" \
+	" kept.*) \"" RUNTIME "\" ckpt prune --completed -- \"$to\" ;;" \
+	" *:.stage.*) rm -rf --one-file-system -- \"$to\" ;;" \
+	" esac; done"
+
+/* Mounts of the user's own may hide what is mounted, and then he has nothing done. */
+static void work_as(uid_t uid, gid_t gid, int base, const struct names *names, const char *script)
 {
-	CLEANUP_FD int fd = openat(base, names->directory, DIRECTORY);
-	CLEANUP_TEXT char *id = NULL;
+	CLEANUP_FD int mounted = open_mounted(base, names->directory, uid);
 	CLEANUP_TEXT char *path = NULL;
-	struct stat owner;
+	CLEANUP_TEXT char *id = NULL;
 
-	if (fd < 0 || fstat(fd, &owner) < 0 || !owner.st_uid)
+	if (mounted < 0)
 		return;
-	if (faccessat(fd, REQUEUED_MARK, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+	if (asprintf(&path, RUN_DIR "/%s", names->directory) < 0 || asprintf(&id, "JobId=%s", names->directory) < 0)
 		return;
-	if (asprintf(&id, "JobId=%s", names->directory) < 0)
-		return;
-	if (asprintf(&path, RUN_DIR "/%s", names->directory) < 0)
-		return;
-	char *const update[] = {"/bin/sh", "-p", "-c", (char *)UPDATE, "update", SCONTROL, id, path, NULL};
+	char *const argv[] = {"/bin/sh", "-p", "-c", (char *)script, "oci-criu-shim", path, id, NULL};
+	const struct spawn job = {.path = argv[0], .argv = argv, .uid = uid, .gid = gid};
 
-	run_as(&owner, update);
+	if (spawn_and_wait(&job, USER_SECONDS) < 0)
+		slurm_error("oci-criu-shim: what was to be done for job %s as its user %s", names->directory,
+			    errno == ETIMEDOUT ? "took too long, and was ended" : strerror(errno));
 }
 
-void rundir_remove(uint32_t job)
+int rundir_create(uint32_t job, uid_t uid, gid_t gid, bool watched)
+{
+	const struct names names = names_of(job);
+	CLEANUP_FD int base = make_base_and_record(names.record, uid, gid);
+
+	if (base < 0)
+		return fail(names.record);
+	/* From an earlier run of the job, which had no epilog. */
+	work_as(uid, gid, base, &names, ENTER CLEAR_LINKS);
+	unmount(names.directory);
+	if (make_place(base, names.directory) < 0 || mount_on(names.directory, uid, gid) < 0)
+		return fail(names.directory);
+	return set_marker(base, names.marker, watched) < 0 ? fail(names.marker) : 0;
+}
+
+void rundir_remove(uint32_t job, uid_t uid, gid_t gid)
 {
 	const struct names names = names_of(job);
 	CLEANUP_FD int base = open_base();
 
 	if (base < 0)
 		return;
-	release_requeued(base, &names);
-	if (set_marker(base, names.marker, false) < 0 || remove_directory(base, names.directory) < 0)
-		slurm_error("oci-criu-shim: %s/%s: %s", RUN_DIR, names.directory, strerror(errno));
+	work_as(uid, gid, base, &names, ENTER RELEASE_REQUEUED CLEAR_LINKS);
+	unmount(names.directory);
+	if (remove_place(base, names.directory) < 0)
+		leave_alone(names.directory);
+	if (remove_file(base, names.marker) < 0 || remove_file(base, names.record) < 0)
+		fail(names.record);
 	rmdir(RUN_DIR);
 }
 
@@ -272,18 +315,8 @@ int rundir_open(uint32_t job, uid_t uid)
 {
 	const struct names names = names_of(job);
 	CLEANUP_FD int base = open_base();
-	CLEANUP_FD int fd = base < 0 ? -1 : openat(base, names.directory, DIRECTORY);
-	struct stat owner;
-	int opened = fd;
 
-	if (fd < 0 || fstat(fd, &owner) < 0)
-		return -1;
-	if (owner.st_uid != uid) {
-		errno = EPERM;
-		return -1;
-	}
-	fd = -1;
-	return opened;
+	return base < 0 ? -1 : open_mounted(base, names.directory, uid);
 }
 
 bool rundir_is_watched(uint32_t job)

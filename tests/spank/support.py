@@ -30,10 +30,10 @@ GROUP = f"freezer:{JOB}"
 CHECKPOINT_SIGNAL = signal.SIGRTMIN + 3
 ALL_SIGNALS = signal.valid_signals()
 
-# Python and rm are not ours.
+# Python and shells are not ours.
 VALGRIND = [
     *("valgrind", "--quiet", "--vgdb=no", "--error-exitcode=99", "--leak-check=full", "--track-fds=yes"),
-    *("--trace-children=yes", "--trace-children-skip=*/python3*,*/rm,*/find"),
+    *("--trace-children=yes", "--trace-children-skip=*/python3*,*/sh"),
 ]
 
 
@@ -45,6 +45,9 @@ class Case(unittest.TestCase):
         self.addCleanup(self.clean)
 
     def clean(self) -> None:
+        for path in filter(Path.is_dir, RUN.glob("*")):
+            while os.path.ismount(path):
+                subprocess.run(["umount", "--lazy", path], check=True)
         for directory in (RUN, CGROUP):
             shutil.rmtree(directory, ignore_errors=True)
         CGROUP.mkdir()
@@ -98,9 +101,10 @@ def _argv(
     options: dict[str, str | None],
     arguments: tuple[str, ...] = (),
     quick: bool = False,
+    uid: int = UID,
 ) -> list[str]:
     given = [f"option:{name}" if value is None else f"option:{name}={value}" for name, value in options.items()]
-    numbers = [f"job={job}", f"step={step}", f"uid={UID}", f"gid={GID}", f"groups={GID},5001,5002"]
+    numbers = [f"job={job}", f"step={step}", f"uid={uid}", f"gid={GID}", f"groups={GID},5001,5002"]
     line = [f"argument:{text}" for text in arguments]
     return [*([] if quick else VALGRIND), str(CHECK / "fake_slurm"), str(PLUGIN), context, *numbers, *given, *line]
 
@@ -112,10 +116,13 @@ def call(
     job: int = 7,
     cwd: Path = Path("/"),
     quick: bool = False,
+    uid: int = UID,
+    inside: tuple[str, ...] = (),
 ) -> Result:
-    """Call the hooks of a context that ends by itself; `quick`: valgrind, which takes a second or two, has seen it."""
+    """Call the hooks of a context that ends by itself; `quick`: valgrind, which takes a second or two, has seen it.
+    `inside` is a program that runs another one."""
     done = subprocess.run(
-        _argv(context, job, 0, options or {}, quick=quick),
+        [*inside, *_argv(context, job, 0, options or {}, quick=quick, uid=uid)],
         env={"PATH": os.environ["PATH"], **(environment or {})},
         cwd=cwd,
         capture_output=True,
@@ -153,9 +160,10 @@ def stepd(
     step: int = 0,
     job: int = 7,
     arguments: tuple[str, ...] = (),
+    inside: tuple[str, ...] = (),
 ) -> Iterator[Stepd]:
     process = subprocess.Popen(
-        _argv("remote", job, step, options or {}, arguments),
+        [*inside, *_argv("remote", job, step, options or {}, arguments, quick=bool(inside))],
         env={"PATH": os.environ["PATH"], **(environment or {})},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -188,7 +196,7 @@ class Program:
         given = (reading, *fds)
 
         def place() -> None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, ALL_SIGNALS - {signal.SIGALRM})
+            signal.pthread_sigmask(signal.SIG_SETMASK, ALL_SIGNALS)
             os.setsid()
             os.setgroups([GID, 5001])
             # Last, as it closes what Popen waits for: it returns before the program has begun.
