@@ -86,6 +86,7 @@ def write(settings: Settings, layer: Path, target: Path, *, v2: bool) -> None:
         "cgroup.conf": cgroup_conf(settings, v2=v2),
         "oci.conf": oci_conf(settings, layer),
         "plugstack.conf": plugstack_conf(settings, layer),
+        **({"job_container.conf": settings.job_container} if settings.job_container else {}),
     }
     for name, text in texts.items():
         (target / name).write_text(text)

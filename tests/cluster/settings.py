@@ -40,6 +40,8 @@ class Settings:
     """Text of oci.conf. None: the installed one of the project, or plain crun where nothing is installed."""
     plugstack: str | None = None
     """Text of plugstack.conf. None: the installed one of the project, or an empty one where nothing is installed."""
+    job_container: str | None = None
+    """Text of job_container.conf, where a line of slurm.conf has a plugin that reads it."""
     install: bool = True
     """Run `make install` of this checkout for the nodes."""
     subids: bool = False
