@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .support import CHECK, UID, Case, _argv, as_user, connect
 
-CALL = re.compile(r"^(\w+)\((.*)\)\s+= (\S+)")
+CALL = re.compile(r"^(\w+)\((.*)\)\s+= (\S+)(?: /\* (\d+) in strace's PID NS \*/)?")
 PATH = re.compile(r'(?:(?:AT_FDCWD|\d+)<([^>]*)>, )?"((?:[^"\\]|\\.)*)"')
 READS = ("read", "pread64", "readv", "getdents64", "fchown", "fchmod", "sendfile", "mmap")
 ON_DESCRIPTOR = re.compile(r"^\d+<(/[^>]*)>")
@@ -43,9 +43,9 @@ class Walk:
             match = CALL.match(line)
             if not match:
                 continue
-            name, words, result = match.groups()
+            name, words, result, here = match.groups()
             if name in FORKS and result.isdecimal():
-                yield from self.roots(int(result), rights)
+                yield from self.roots(int(here or result), rights)
             elif name in CHANGES and result == "0":
                 root = rights = words.split(",")[0] == "0"
             elif name == "setfsuid":
@@ -74,7 +74,7 @@ class Boundary(Case):
 
     def trace(self, context: str, step: int = 0) -> subprocess.Popen[str]:
         """fake_slurm in a context, traced; in a step it has begun."""
-        strace = ["strace", "-ff", "-qq", "-y", "-s", "4096", "-o", str(self.traces / "trace")]
+        strace = ["strace", "-ff", "-qq", "-y", "--pidns-translation", "-s", "4096", "-o", str(self.traces / "trace")]
         argv = [*strace, *_argv(context, 7, step, {"checkpoint": None}, quick=True)]
         pipe = subprocess.PIPE
         process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)

@@ -61,6 +61,7 @@ class Place(Case):
 
     def setUp(self) -> None:
         super().setUp()
+        self.groups()
         self.outside = CHECK / "outside"
         subprocess.run(["rm", "-rf", self.outside], check=True)
         (self.outside / "precious").mkdir(parents=True)
