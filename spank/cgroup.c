@@ -92,17 +92,17 @@ static int print_path(char path[PATH_MAX], const char *controllers, const char *
 	return -1;
 }
 
-static int open_group(const char *controllers, const char *group, const char *below)
+static int open_file(const char *controllers, const char *group, const char *below, const char *name)
 {
-	char name[BELOW_SIZE], path[PATH_MAX];
+	char file[BELOW_SIZE], path[PATH_MAX];
 
-	snprintf(name, sizeof(name), "%s/cgroup.procs", below);
-	return print_path(path, controllers, group, name) < 0 ? -1 : open(path, O_WRONLY | O_CLOEXEC);
+	snprintf(file, sizeof(file), "%s/%s", below, name);
+	return print_path(path, controllers, group, file) < 0 ? -1 : open(path, O_WRONLY | O_CLOEXEC);
 }
 
 static int attach(const char *controllers, const char *group, const char *below, pid_t pid)
 {
-	CLEANUP_FD int fd = open_group(controllers, group, below);
+	CLEANUP_FD int fd = open_file(controllers, group, below, "cgroup.procs");
 
 	return fd < 0 || dprintf(fd, "%d", pid) < 0 ? -1 : 0;
 }
@@ -161,6 +161,12 @@ void cgroup_close(struct groups *groups)
 {
 	while (groups->count > 0)
 		close_fd(&groups->fds[--groups->count]);
+}
+
+/* For a process of one thread. By `tasks`, which version 2 has not, it enters without a wait for the node's others. */
+static int open_group(const char *controllers, const char *group, const char *below)
+{
+	return open_file(controllers, group, below, *controllers ? "tasks" : "cgroup.procs");
 }
 
 static int add(struct groups *groups, int fd)

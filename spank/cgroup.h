@@ -8,7 +8,7 @@
 /* Version 1 has a hierarchy for each controller at most; the kernel knows 14. */
 enum { MAX_HIERARCHIES = 16 };
 
-/* To write to: a process that writes "0" to each is in these groups. */
+/* To write to: a process of one thread that writes "0" to each is in these groups. */
 struct groups {
 	int fds[MAX_HIERARCHIES];
 	size_t count;

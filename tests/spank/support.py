@@ -53,14 +53,14 @@ class Case(unittest.TestCase):
         CGROUP.mkdir()
         (CGROUP / "self").write_text("0::/\n")
 
-    def groups(self, *places: str) -> list[Path]:
-        """Make files that look like the control groups of version 1; those that processes are put into, at `places`."""
+    def groups(self, *names: str) -> list[Path]:
+        """Make files that look like control groups of version 1; those by which processes enter them, then `names`."""
         lines = [f"6:freezer:{JOB}", "5:cpu,cpuacct:/x", "4:memory:/", "3:name=systemd:/", "0::/x"]
         (CGROUP / "self").write_text("".join(f"{line}\n" for line in lines))
-        return self.procs("freezer", f"freezer{JOB}", f"freezer{JOB}/step_extern", *places)
+        return self.files("freezer/cgroup.procs", f"freezer{JOB}/tasks", f"freezer{JOB}/step_extern/tasks", *names)
 
-    def procs(self, *places: str) -> list[Path]:
-        found = [CGROUP / place / "cgroup.procs" for place in places]
+    def files(self, *names: str) -> list[Path]:
+        found = [CGROUP / name for name in names]
         for path in found:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()

@@ -40,7 +40,7 @@ class Helper(Case):
         call("prolog")
         self.job().chmod(0o755)
         self.path = self.job() / "helper.0.sock"
-        self.entered = self.procs("memory", "freezer")
+        self.entered = self.files("memory/tasks", "freezer/tasks")
         self.start(*self.entered)
         self.addCleanup(self.end_helper)
 
@@ -249,15 +249,16 @@ class Step(Case):
 
     def test_groups(self) -> None:
         """The helper leaves the job's; a worker enters those of the extern step, or where that has none, the job's."""
-        processes = self.groups(f"memory{JOB}/step_extern", f"memory{JOB}", f"cpu,cpuacct{JOB}", "memory", "systemd")
+        names = (f"memory{JOB}/step_extern", f"memory{JOB}", f"cpu,cpuacct{JOB}", "memory", "systemd")
+        files = self.groups(*(f"{name}/tasks" for name in names))
         pid, named = self.place()
         self.assertEqual(named, GROUP)
-        self.assertEqual([path.read_text() for path in processes], [str(pid), "", "0", "0", "", "0", "", ""])
+        self.assertEqual([path.read_text() for path in files], [str(pid), "", "0", "0", "", "0", "", ""])
 
     def version_2(self, job: str) -> Path:
         """The job's group, which is called so."""
         (CGROUP / "self").write_text(f"0::/system.slice/slurmstepd.scope/{job}/step_batch/slurm\n")
-        self.procs("system.slice/slurmstepd.scope/system")
+        self.files("system.slice/slurmstepd.scope/system/cgroup.procs")
         return CGROUP / "system.slice/slurmstepd.scope" / job
 
     def test_groups_of_version_2(self) -> None:
@@ -265,7 +266,7 @@ class Step(Case):
             with self.subTest(leaf=leaf):
                 job = self.version_2("job_7")
                 shutil.rmtree(job, ignore_errors=True)
-                (entered,) = self.procs(f"{job}/step_extern/user/{leaf}")
+                (entered,) = self.files(f"{job}/step_extern/user/{leaf}/cgroup.procs")
                 pid, named = self.place()
                 self.assertEqual(named, f":/{job.relative_to(CGROUP)}")
                 self.assertEqual(entered.read_text(), "0")
@@ -288,7 +289,7 @@ class Step(Case):
 
     def test_no_dump_outside_of_the_groups(self) -> None:
         self.groups()
-        (CGROUP / f"freezer{JOB}/step_extern/cgroup.procs").unlink()
+        (CGROUP / f"freezer{JOB}/step_extern/tasks").unlink()
         self.refused()
         (CGROUP / "self").write_text("0::/\n")
         self.refused()

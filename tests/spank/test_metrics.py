@@ -60,8 +60,8 @@ class Counting(Case):
         listener.bind(str(path))
         listener.listen()
         path.chmod(0o666)
-        (procs,) = self.procs("freezer")
-        with procs.open("w") as group:
+        (tasks,) = self.files("freezer/tasks")
+        with tasks.open("w") as group:
             helper = Program("helper", 7, step, UID, GID, GROUP, DIRECTORY, fds=(listener.fileno(), group.fileno()))
         listener.close()
         self.addCleanup(lambda: helper.process.poll() is None and helper.end())
