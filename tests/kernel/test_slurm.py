@@ -10,7 +10,7 @@ import pytest
 
 from tests import NAME, jobs
 from tests.cluster import Cluster, wait_for
-from tests.slurm.test_worker_groups import check_placed, groups
+from tests.slurm.test_worker_groups import SCRIPT, check_placed, groups
 
 PATIENT = ("MessageTimeout=60", "SlurmdTimeout=300")
 
@@ -59,8 +59,7 @@ def test_preempted(cluster: Cluster, bundle: str) -> None:
 
 def test_a_dump_is_in_its_jobs_groups(cluster: Cluster, bundle: str) -> None:
     """And keeps Slurm from removing none."""
-    script = "echo kept >/dev/shm/kept; exec {command}"
-    job = jobs.submit(cluster, "placed", script, jobs.Work(ticks=2000), f"--container={bundle}", *jobs.OPTIONS)
+    job = jobs.submit(cluster, "placed", SCRIPT, jobs.Work(ticks=2000), f"--container={bundle}", *jobs.OPTIONS)
     with jobs.quoting(job):
         node = job.wait_running()
         job.wait_ticks(2)

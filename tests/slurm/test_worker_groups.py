@@ -19,6 +19,8 @@ CONSTRAINED = tuple(f"Constrain{what}=yes" for what in ("Cores", "Devices", "RAM
 LIMITED = {"freezer", "memory", "devices", "cpuset"}
 """The hierarchies of version 1 in which a job has a group then."""
 PROGRAMS = {"python3", "criu", "tar", "gzip"}
+SCRIPT = "head -c 16M /dev/urandom >/dev/shm/kept; exec {command}"
+"""What is in a tmpfs is packed by tar and gzip, for long enough that they are seen."""
 LONG = Work(ticks=120)
 LARGE = Work(ticks=120, mib=256)
 # Have the extern steps of groups, in whatever hierarchy, have so much memory at most.
@@ -49,8 +51,7 @@ def bound_bundle(bound_cluster: Cluster) -> str:
 @contextmanager
 def started(cluster: Cluster, bundle: str, name: str, work: Work = LONG) -> Iterator[Job]:
     """A job that is at work, with a file in a tmpfs; cancelled at the end."""
-    script = "echo kept >/dev/shm/kept; exec {command}"
-    job = jobs.submit(cluster, name, script, work, f"--container={bundle}", *jobs.OPTIONS)
+    job = jobs.submit(cluster, name, SCRIPT, work, f"--container={bundle}", *jobs.OPTIONS)
     with quoting(job):
         job.wait_running()
         job.wait_ticks(2)
