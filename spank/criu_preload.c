@@ -25,16 +25,24 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define EXPORTED __attribute__((visibility("default")))
 #define COUNT(array) (sizeof(array) / sizeof(*(array)))
 
-/* The environment variable that names the descriptor on which the worker is told that this is there (privileged/dump.py). */
+/* The environment variable that names the descriptor of what is shared with the worker (privileged/dump.py). */
 #define MARK "OCI_CRIU_SHIM_LOADED"
+
+static volatile struct {
+	uint64_t loaded;	/* for the worker: this library is there */
+	uint64_t has_parent;	/* from the worker: the dump is an increment, and its parent one of a worker's */
+	uint64_t device, inode; /* from the worker: the directory of the images */
+} *shared;
 
 #if defined(__x86_64__)
 #define ARCHITECTURE AUDIT_ARCH_X86_64
@@ -206,6 +214,27 @@ static void confine_once(const char *path)
 }
 
 /*
+ * CRIU reads the images in `parent` below the images' directory, which is the user's, whenever there is one, whatever it was
+ * asked for (open_parent() in criu/image.c, 4.2).
+ */
+static bool is_hidden(int directory, const char *path)
+{
+	struct stat64 status;
+
+	if (strcmp(path, "parent") || !shared || shared->has_parent || fstat64(directory, &status) < 0)
+		return false;
+	if (status.st_dev != shared->device || status.st_ino != shared->inode)
+		return false;
+	errno = ENOENT;
+	return true;
+}
+
+EXPORTED int fstatat64(int directory, const char *restrict path, struct stat64 *restrict status, int flags)
+{
+	return is_hidden(directory, path) ? -1 : (int)syscall(SYS_newfstatat, directory, path, status, flags);
+}
+
+/*
  * CRIU opens /proc/PID/clear_refs to read it, too, though it only writes there to have the kernel track what memory a
  * process writes (do_task_reset_dirty_track() in criu/mem.c, 4.2). The file is for its owner to write and for nobody to
  * read, so without a DAC override that fails.
@@ -222,6 +251,8 @@ EXPORTED int openat64(int directory, const char *path, int flags, ...)
 		va_end(more);
 		confine_once(path);
 	}
+	if (is_hidden(directory, path))
+		return -1;
 	if ((flags & O_ACCMODE) == O_RDWR && !strcmp(path, "clear_refs"))
 		flags = (flags & ~O_ACCMODE) | O_WRONLY;
 	return (int)syscall(SYS_openat, directory, path, flags, mode);
@@ -261,6 +292,8 @@ static __attribute__((constructor)) void begin(void)
 
 	if (!mark)
 		return;
-	if (write(atoi(mark), "1", 1) != 1 || close(atoi(mark)) < 0 || unsetenv(MARK) < 0 || unsetenv("LD_PRELOAD") < 0)
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED, atoi(mark), 0);
+	if (shared == MAP_FAILED || close(atoi(mark)) < 0 || unsetenv(MARK) < 0 || unsetenv("LD_PRELOAD") < 0)
 		_exit(EXIT_FAILURE);
+	shared->loaded = 1;
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ PROGRAM = r"""
 #include <fcntl.h>
 #include <grp.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,6 +67,15 @@ static void files(const char *path)
 	printf("%o\n", status.st_mode & 0777);
 }
 
+static void parent(const char *path)
+{
+	int directory = open(path, O_RDONLY);
+	struct stat64 status;
+	bool found = fstatat64(directory, "parent", &status, AT_SYMLINK_NOFOLLOW) == 0;
+
+	printf("parent %d %d\n", found, openat64(directory, "parent", O_RDONLY) >= 0);
+}
+
 int main(int argc, char **argv)
 {
 	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
@@ -72,6 +84,8 @@ int main(int argc, char **argv)
 			files(argv[++i]);
 		else if (!strcmp(argv[i], "dumpable"))
 			printf("dumpable %d\n", prctl(PR_GET_DUMPABLE));
+		else if (!strcmp(argv[i], "parent"))
+			parent(argv[++i]);
 		else if (!strcmp(argv[i], "setns"))
 			setns(-1, CLONE_NEWUSER);
 		else if (!strcmp(argv[i], "unshare"))
@@ -119,6 +133,7 @@ def run(built: Path, *words: str, mark: int | None = None, cwd: Path = Path("/")
 @pytest.fixture
 def mark() -> Iterator[int]:
     descriptor = os.memfd_create("mark")
+    os.ftruncate(descriptor, mmap.PAGESIZE)
     yield descriptor
     os.close(descriptor)
 
@@ -129,9 +144,20 @@ def test_only_that_file_is_not_read(built: Path, tmp_path: Path) -> None:
     assert run(built, "files", str(tmp_path)) == [f"clear_refs {os.O_WRONLY}", f"pagemap {os.O_RDWR}", "640"]
 
 
-def test_it_says_once_that_it_is_there(built: Path, mark: int) -> None:
-    run(built, "child", "child", mark=mark)
-    assert os.fstat(mark).st_size == 1
+def test_it_says_that_it_is_there(built: Path, mark: int) -> None:
+    run(built, "dumpable", mark=mark)
+    assert os.pread(mark, 8, 0) == struct.pack("=Q", 1)
+
+
+@pytest.mark.parametrize("has_parent", [0, 1])
+def test_a_parent_is_seen_where_the_worker_says_so(built: Path, tmp_path: Path, mark: int, has_parent: int) -> None:
+    """Below the images; a container may have files of that name."""
+    for name in ("images/parent", "other/parent"):
+        (tmp_path / name).mkdir(parents=True)
+    status = (tmp_path / "images").stat()
+    os.pwrite(mark, struct.pack("=QQQ", has_parent, status.st_dev, status.st_ino), 8)
+    said = run(built, "parent", str(tmp_path / "images"), "parent", str(tmp_path / "other"), mark=mark)
+    assert said == ["parent 1 1" if has_parent else "parent 0 0", "parent 1 1"]
 
 
 @pytest.mark.parametrize("way", ["setns", "unshare"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from collections.abc import Callable
@@ -30,6 +31,9 @@ class Criu:
         self.images = images
         self.pre_dump = pre_dump
         self.now = 1000 * SECOND
+
+    def begin(self, _: int, has_parent: bool) -> None:
+        assert not has_parent
 
     def request(self, _: str, __: object, notified: Callable[[str, int], bool]) -> Any:
         self.now += SECOND
@@ -71,14 +75,11 @@ def test_the_commit_is_part_of_the_pause(
 
 
 def test_criu_must_say_that_it_is_guarded() -> None:
-    mark = os.memfd_create("mark")
-    try:
+    with mmap.mmap(-1, mmap.PAGESIZE) as mark:
         with pytest.raises(ShimError, match=r"CRIU runs without .*/criu_preload\.so"):
             dump._require_guarded(mark)
-        os.write(mark, b"1")
+        mark[0] = 1
         dump._require_guarded(mark)
-    finally:
-        os.close(mark)
 
 
 def test_a_log_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import select
 import socket
+import struct
 import threading
 import time
 
@@ -33,7 +35,8 @@ PAGE_SERVER = 4  # CRIU's descriptor of the connection to it
 # Where we are installed: bin/ has the gzip that CRIU packs what is in a tmpfs with (spank/gzip.c).
 HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ENVIRONMENT = {"PATH": f"{HOME}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-# What keeps a user's CRIU from the user, and from what no dump needs (spank/criu_preload.c). It writes a byte to MARK.
+# What keeps a user's CRIU from the user, and from what no dump needs (spank/criu_preload.c). It shares the file at MARK with
+# us: four numbers of 64 bits. It sets the first, Ready.begin() the others.
 PRELOAD = f"{HOME}/criu_preload.so"
 MARK = 5
 GUARDED = {**ENVIRONMENT, "LD_PRELOAD": PRELOAD, "OCI_CRIU_SHIM_LOADED": str(MARK)}
@@ -186,18 +189,25 @@ class Ready:
     def __init__(self) -> None:
         self.log = os.memfd_create("criu.log")
         mark = os.memfd_create("mark")
+        os.ftruncate(mark, mmap.PAGESIZE)
+        self.mark = mmap.mmap(mark, mmap.PAGESIZE)
         self.swrk = criu.start(GUARDED, self.log, {MARK: mark}) if os.geteuid() else criu.start(ENVIRONMENT, self.log)
         try:
             self.version = self.swrk.version()
             criu.require_version(self.version)
             if os.geteuid():
-                _require_guarded(mark)
+                _require_guarded(self.mark)
                 _confine()
         except BaseException:
             self.swrk.close()
             raise
         finally:
             os.close(mark)
+
+    def begin(self, images: int, has_parent: bool) -> None:
+        """Before a user's dump to the directory `images`: whether CRIU may see a parent there."""
+        status = os.fstat(images)
+        struct.pack_into("=QQQ", self.mark, 8, has_parent, status.st_dev, status.st_ino)
 
     def connect(self, address: str, port: int) -> None:
         """Have memory go to the page server there; ShimError where none answers. (CRIU would find that out when all is
@@ -213,10 +223,10 @@ class Ready:
             self.swrk = criu.start(ENVIRONMENT, self.log, {PAGE_SERVER: server.fileno()})
 
 
-def _require_guarded(mark: int) -> None:
+def _require_guarded(mark: mmap.mmap) -> None:
     """Raise ShimError where CRIU, which has answered, runs without the library: ld.so only warns of that, and a static
     program has no ld.so."""
-    if os.fstat(mark).st_size != 1:
+    if not any(mark[:8]):
         said = f"CRIU runs without {PRELOAD}, which guards it from the container's user"
         raise ShimError(said, "install oci-criu-shim again, and a CRIU that is linked dynamically")
 
@@ -262,8 +272,10 @@ def dump(
     if "page_server" in asked and not asked.get("lazy_pages"):
         ready.connect(*asked["page_server"])
     key = _key() if os.geteuid() and asked.get("track_mem") else b""
-    if key and asked.get("incremental"):
+    has_parent = bool(key and asked.get("incremental"))
+    if has_parent:
         seal.require(key, directories[0], asked.get("seal", ""))
+    ready.begin(directories[0], has_parent)
     watch = FreezeWatch(target, directories[0])
     refused: list[Exception] = []
 
