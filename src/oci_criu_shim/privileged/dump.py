@@ -35,8 +35,8 @@ PAGE_SERVER = 4  # CRIU's descriptor of the connection to it
 # Where we are installed: bin/ has the gzip that CRIU packs what is in a tmpfs with (spank/gzip.c).
 HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ENVIRONMENT = {"PATH": f"{HOME}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-# What keeps a user's CRIU from the user, and from what no dump needs (spank/criu_preload.c). It shares the file at MARK with
-# us: four numbers of 64 bits. It sets the first, Ready.begin() the others.
+# What keeps a user's CRIU from the user, and from what no dump needs (spank/criu_preload.c). It shares the file at MARK
+# with us: four numbers of 64 bits. It sets the first, Ready.begin() the others.
 PRELOAD = f"{HOME}/criu_preload.so"
 MARK = 5
 GUARDED = {**ENVIRONMENT, "LD_PRELOAD": PRELOAD, "OCI_CRIU_SHIM_LOADED": str(MARK)}
