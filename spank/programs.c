@@ -41,14 +41,6 @@ static int fail(const struct step *step, const char *program)
 	return -1;
 }
 
-/* With PrologFlags=RunInJob the prolog runs after this; whether the job asked can't be known yet, so it is watched. */
-static bool prolog_is_to_come(const struct step *step)
-{
-	CLEANUP_FD int directory = rundir_open(step->job, step->uid);
-
-	return directory < 0 && errno == ENOENT;
-}
-
 int watcher_start(const struct step *step)
 {
 	struct numbers numbers = numbers_of(step);
@@ -56,7 +48,7 @@ int watcher_start(const struct step *step)
 	CLEANUP_FD int lifeline = -1;
 	pid_t pid;
 
-	if (!rundir_is_watched(step->job) && !prolog_is_to_come(step))
+	if (!rundir_is_watched(step->job))
 		return 0;
 	if ((lifeline = lifeline_open()) < 0)
 		goto fail;
