@@ -1,6 +1,7 @@
 """What the helper is told of a dump, for the node's counters: `struct report` of spank/protocol.h, twice.
 
-Numbers only, on a descriptor that nobody else has: neither the user, who may not trace this process, nor CRIU.
+Numbers only, on a descriptor that nobody else has: CRIU does not inherit it, and the user lacks this process's
+capabilities, and so may not trace it while it stays out of their namespaces.
 """
 
 from __future__ import annotations
