@@ -7,6 +7,9 @@
  * the namespace where CRIU was executed. (What CRIU executes in there, tar, is the user's all the same: it has nothing of
  * CRIU's but standard streams, and no right outside.)
  *
+ * CRIU makes images in directories of the user's, who can put links or mounts there. It follows none: what it would open
+ * with its rights the user could write to, by way of tar's standard output, and that may be a process's memory.
+ *
  * From the first process that is dumped on, CRIU is confined. It can't be earlier: the kernel lets nobody who is confined
  * read or suspend the seccomp filters of others.
  */
@@ -16,6 +19,8 @@
 #include <grp.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
+#include <linux/fs.h>
+#include <linux/openat2.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <stdarg.h>
@@ -39,9 +44,11 @@
 #define MARK "OCI_CRIU_SHIM_LOADED"
 
 static volatile struct {
-	uint64_t loaded;	/* for the worker: this library is there */
-	uint64_t has_parent;	/* from the worker: the dump is an increment, and its parent one of a worker's */
-	uint64_t device, inode; /* from the worker: the directory of the images */
+	uint64_t loaded;     /* for the worker: this library is there */
+	uint64_t has_parent; /* from the worker: the dump is an increment, and its parent one of a worker's */
+	struct {
+		uint64_t device, inode;
+	} images, work; /* from the worker: the directories of the images, and to work in */
 } *shared;
 
 #if defined(__x86_64__)
@@ -55,6 +62,10 @@ static volatile struct {
 #endif
 
 #define FIRST_OF_X32 0x40000000
+
+#ifndef SYS_open_tree_attr /* Linux 6.15, one number on all architectures */
+#define SYS_open_tree_attr 467
+#endif
 
 /*
  * What CAP_SYS_ADMIN opens and no dump needs, and what has no business in one. What takes other capabilities (setgid(2),
@@ -82,9 +93,11 @@ static const uint32_t DENIED[] = {
 	SYS_mount_setattr,
 	SYS_move_mount,
 	SYS_open_tree,
+	SYS_open_tree_attr,
 	SYS_perf_event_open,
 	SYS_pivot_root,
 	SYS_quotactl,
+	SYS_quotactl_fd,
 	SYS_request_key,
 	SYS_setdomainname,
 	SYS_sethostname,
@@ -94,8 +107,8 @@ static const uint32_t DENIED[] = {
 	SYS_userfaultfd,
 };
 
-/* Both type into somebody else's terminal. */
-static const uint32_t DENIED_IOCTLS[] = {TIOCSTI, TIOCLINUX};
+/* Typing into somebody else's terminal, and holding up a file system. */
+static const uint32_t DENIED_IOCTLS[] = {TIOCSTI, TIOCLINUX, FIFREEZE, FITHAW, FITRIM};
 
 enum { PROGRAM_SIZE = 96 };
 
@@ -145,13 +158,11 @@ static void skip(struct program *program, uint32_t skipped)
 
 static void add_mount(struct program *program)
 {
-	unless(program, BPF_JEQ, SYS_mount, 8);
+	unless(program, BPF_JEQ, SYS_mount, 6);
 	load_argument(program, 3);
-	unless(program, BPF_JSET, MS_BIND, 1);
-	answer(program, SECCOMP_RET_ALLOW);
 	unless(program, BPF_JSET, MS_REMOUNT, 1);
 	deny(program);
-	unless(program, BPF_JSET, MS_PRIVATE | MS_SLAVE, 1); /* how mounts propagate */
+	unless(program, BPF_JSET, MS_BIND | MS_PRIVATE | MS_SLAVE, 1); /* the latter are how mounts propagate */
 	answer(program, SECCOMP_RET_ALLOW);
 	deny(program);
 }
@@ -214,16 +225,18 @@ static void confine_once(const char *path)
 }
 
 /*
- * CRIU reads the images in `parent` below the images' directory, which is the user's, whenever there is one, whatever it was
- * asked for (open_parent() in criu/image.c, 4.2).
+ * Whatever CRIU is asked for, it reads the images in `parent` below the images' directory, and `irmap-cache` in the one to
+ * work in, if there are any (open_parent() in criu/image.c, irmap_load_cache() in criu/irmap.c, 4.2). Both are the user's.
  */
 static bool is_hidden(int directory, const char *path)
 {
+	const bool parent = !strcmp(path, "parent");
 	struct stat64 status;
 
-	if (strcmp(path, "parent") || !shared || shared->has_parent || fstat64(directory, &status) < 0)
+	if (!shared || !(parent ? !shared->has_parent : !strcmp(path, "irmap-cache")) || fstat64(directory, &status) < 0)
 		return false;
-	if (status.st_dev != shared->device || status.st_ino != shared->inode)
+	if ((status.st_dev != shared->images.device || status.st_ino != shared->images.inode) &&
+	    (status.st_dev != shared->work.device || status.st_ino != shared->work.inode))
 		return false;
 	errno = ENOENT;
 	return true;
@@ -234,6 +247,26 @@ EXPORTED int fstatat64(int directory, const char *restrict path, struct stat64 *
 	return is_hidden(directory, path) ? -1 : (int)syscall(SYS_newfstatat, directory, path, status, flags);
 }
 
+static int hide(void)
+{
+	return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+}
+
+/* A file that is made, or written anew, in a directory of the user's: there, and nowhere that a link or a mount leads to. */
+static int make(int directory, const char *path, int flags, mode_t mode)
+{
+	struct open_how how = {
+		.flags = (uint64_t)flags,
+		.mode = mode & 07777,
+		.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV,
+	};
+
+	if (hide() < 0)
+		return -1;
+	confine_once(path);
+	return (int)syscall(SYS_openat2, directory, path, &how, sizeof(how));
+}
+
 /*
  * CRIU opens /proc/PID/clear_refs to read it, too, though it only writes there to have the kernel track what memory a
  * process writes (do_task_reset_dirty_track() in criu/mem.c, 4.2). The file is for its owner to write and for nobody to
@@ -241,26 +274,20 @@ EXPORTED int fstatat64(int directory, const char *restrict path, struct stat64 *
  */
 EXPORTED int openat64(int directory, const char *path, int flags, ...)
 {
-	mode_t mode = 0;
-
-	if (flags & (O_CREAT | __O_TMPFILE)) {
+	if (flags & O_CREAT || (flags & __O_TMPFILE) == __O_TMPFILE) {
 		va_list more;
+		mode_t mode;
 
 		va_start(more, flags);
 		mode = va_arg(more, mode_t);
 		va_end(more);
-		confine_once(path);
+		return make(directory, path, flags, mode);
 	}
 	if (is_hidden(directory, path))
 		return -1;
 	if ((flags & O_ACCMODE) == O_RDWR && !strcmp(path, "clear_refs"))
 		flags = (flags & ~O_ACCMODE) | O_WRONLY;
-	return (int)syscall(SYS_openat, directory, path, flags, mode);
-}
-
-static int hide(void)
-{
-	return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	return (int)syscall(SYS_openat, directory, path, flags);
 }
 
 EXPORTED int setns(int fd, int kind)

@@ -1,7 +1,9 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <inttypes.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -32,6 +34,12 @@ static int be_first_out_of_memory(void)
 	CLEANUP_FD int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 
 	return fd < 0 || write(fd, "1000", 4) != 4 ? -1 : 0;
+}
+
+/* What is mounted by a dump is seen by nobody else. */
+static int leave_mounts(void)
+{
+	return unshare(CLONE_NEWNS) < 0 ? -1 : mount(NULL, "/", NULL, MS_SLAVE | MS_REC, NULL);
 }
 
 static int keep_only(int connection, int report)
@@ -108,6 +116,8 @@ void worker_run(const struct worker_identity *identity, int connection, int repo
 		_exit(EXIT_FAILURE);
 	}
 	if (be_first_out_of_memory() < 0 || keep_only(connection, report) < 0 || set_surroundings() < 0)
+		goto fail;
+	if (leave_mounts() < 0)
 		goto fail;
 	if (become_dumper(identity->uid, identity->gid) < 0 || end_with_helper(identity->helper) < 0)
 		goto fail;

@@ -8,7 +8,8 @@ mount -t securityfs securityfs /sys/kernel/security
 mountpoint -q /dev || mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
-for place in /dev/shm /run /tmp /var/tmp /home /root /shared; do
+for place in /run /home /root; do mount -t tmpfs -o mode=755 tmpfs "$place"; done
+for place in /dev/shm /tmp /var/tmp /shared; do
 	mkdir -p "$place"
 	mount -t tmpfs -o mode=1777 tmpfs "$place"
 done

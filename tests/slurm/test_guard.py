@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 
+import pytest
+
+from oci_criu_shim.job import BATCH_STEP
 from tests import jobs
 from tests.cluster import Cluster, wait_for
 from tests.jobs import Job, quoting
@@ -42,6 +45,35 @@ def test_what_dumps_a_container_is_not_its_users_to_trace(shim_cluster: Cluster,
         assert done.returncode == 0, done.stderr
         assert {"saw criu", "saw tar"} <= set(said)
         assert "traced criu" not in said
+
+
+# As alice, in a directory of hers: links in the place of CRIU's images, and of a parent of theirs.
+LINKS = """
+mkdir links && cd links && echo precious >../precious
+for name in {name}; do ln -s ../precious $name; done
+"""
+
+
+@pytest.mark.parametrize("name", ["pages-1.img", "parent", "irmap-cache"])
+def test_images_are_made_in_an_empty_directory(shim_cluster: Cluster, shim_bundle: str, name: str) -> None:
+    """Where nothing leads CRIU elsewhere. (What is put there later, it does not follow: test_criu_preload.py.)"""
+    job = jobs.batch(shim_cluster, shim_bundle, "linked", jobs.Work(ticks=60), *jobs.OPTIONS)
+    with quoting(job):
+        node = job.wait_running()
+        job.wait_ticks(2)
+        shim_cluster.exec(node, ["sh", "-ec", LINKS.format(name=name)])
+        helper = f"/run/oci-criu-shim/{job.number}/helper.{BATCH_STEP}.sock"
+        ask = ["python3", "-I", "/src/tests/programs/asking.py", helper]
+        refused = shim_cluster.exec(node, [*ask, init_of(job, node), "/home/alice/links"]).stdout
+        shim_cluster.exec(node, ["rm", "-r", "links/" + name])
+        aborted = shim_cluster.exec(node, [*ask, init_of(job, node), "/home/alice/links"]).stdout
+        precious = shim_cluster.exec(node, ["cat", "precious"]).stdout
+        shim_cluster.exec(node, ["rm", "-r", "links", "precious"])
+        assert refused == "the images' directory is not empty\n"
+        assert "CRIU could not dump the container" in aborted  # it was told to let it run on
+        assert precious == "precious\n"
+        job.wait_ticks(job.ticks() + 2)
+        shim_cluster.exec("ctl", ["scancel", job.number])
 
 
 def test_no_dump_without_what_guards_criu(shim_cluster: Cluster, shim_bundle: str) -> None:

@@ -43,11 +43,13 @@ static void denied(void)
 	TRY(syscall(SYS_fsopen, 0, -1));
 	TRY(mount(0, 0, 0, 0, 0));
 	TRY(mount(0, 0, 0, MS_REMOUNT, 0));
+	TRY(mount(0, 0, 0, MS_BIND | MS_REMOUNT, 0));
 	TRY(mount(0, 0, 0, MS_MOVE, 0));
+	TRY(syscall(SYS_quotactl_fd, -1, 0, 0, 0));
+	TRY(syscall(467, -1, 0, 0, 0, 0));
 	TRY(ioctl(-1, TIOCSTI, ""));
 	/* A dump does all these. */
 	TRY(mount(0, 0, 0, MS_BIND | MS_REC, 0));
-	TRY(mount(0, 0, 0, MS_BIND | MS_REMOUNT, 0));
 	TRY(mount(0, 0, 0, MS_PRIVATE | MS_REC, 0));
 	TRY(ioctl(-1, TCGETS, 0));
 	TRY(syscall(SYS_kcmp, -1, -1, 0, 0, 0));
@@ -61,6 +63,7 @@ static void files(const char *path)
 	int directory = open(path, O_RDONLY);
 	struct stat status;
 
+	printf("directory %d\n", openat64(directory, "link", O_RDONLY | O_DIRECTORY) >= 0);
 	for (int i = 0; i < 2; i++)
 		printf("%s %d\n", names[i], fcntl(openat64(directory, names[i], O_RDWR), F_GETFL) & O_ACCMODE);
 	fstat(openat64(directory, "new", O_RDWR | O_CREAT, 0640), &status);
@@ -93,7 +96,7 @@ int main(int argc, char **argv)
 		else if (!strcmp(argv[i], "setgroups"))
 			printf("setgroups %d\n", setgroups(0, NULL));
 		else if (!strcmp(argv[i], "image"))
-			openat64(AT_FDCWD, argv[++i], O_WRONLY | O_CREAT, 0600);
+			openat64(AT_FDCWD, argv[++i], O_WRONLY | O_CREAT | O_TRUNC, 0600);
 		else if (!strcmp(argv[i], "denied"))
 			denied();
 		else if (!strcmp(argv[i], "child"))
@@ -105,7 +108,8 @@ int main(int argc, char **argv)
 REFUSED = (
     "denied syscall(SYS_keyctl, -1) syscall(SYS_bpf, -1, 0, 0) syscall(SYS_perf_event_open, 0) "
     "syscall(SYS_io_uring_setup, 0, 0) syscall(SYS_fsopen, 0, -1) mount(0, 0, 0, 0, 0) mount(0, 0, 0, MS_REMOUNT, 0) "
-    'mount(0, 0, 0, MS_MOVE, 0) ioctl(-1, TIOCSTI, "")'
+    "mount(0, 0, 0, MS_BIND | MS_REMOUNT, 0) mount(0, 0, 0, MS_MOVE, 0) syscall(SYS_quotactl_fd, -1, 0, 0, 0) "
+    'syscall(467, -1, 0, 0, 0, 0) ioctl(-1, TIOCSTI, "")'
 )
 
 
@@ -141,7 +145,9 @@ def mark() -> Iterator[int]:
 def test_only_that_file_is_not_read(built: Path, tmp_path: Path) -> None:
     for name in ("clear_refs", "pagemap"):
         (tmp_path / name).touch()
-    assert run(built, "files", str(tmp_path)) == [f"clear_refs {os.O_WRONLY}", f"pagemap {os.O_RDWR}", "640"]
+    (tmp_path / "link").symlink_to(".")
+    said = ["directory 1", f"clear_refs {os.O_WRONLY}", f"pagemap {os.O_RDWR}", "640"]
+    assert run(built, "files", str(tmp_path)) == said
 
 
 def test_it_says_that_it_is_there(built: Path, mark: int) -> None:
@@ -155,7 +161,7 @@ def test_a_parent_is_seen_where_the_worker_says_so(built: Path, tmp_path: Path, 
     for name in ("images/parent", "other/parent"):
         (tmp_path / name).mkdir(parents=True)
     status = (tmp_path / "images").stat()
-    os.pwrite(mark, struct.pack("=QQQ", has_parent, status.st_dev, status.st_ino), 8)
+    os.pwrite(mark, struct.pack("=5Q", has_parent, status.st_dev, status.st_ino, 0, 0), 8)
     said = run(built, "parent", str(tmp_path / "images"), "parent", str(tmp_path / "other"), mark=mark)
     assert said == ["parent 1 1" if has_parent else "parent 0 0", "parent 1 1"]
 
@@ -165,12 +171,31 @@ def test_not_dumpable_before_it_enters_a_namespace(built: Path, mark: int, way: 
     assert run(built, "dumpable", way, "dumpable", mark=mark) == ["dumpable 1", "dumpable 0"]
 
 
+def test_an_image_is_made_nowhere_else(built: Path, tmp_path: Path) -> None:
+    """Than in its directory: not where a link or a mount leads to."""
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (tmp_path / "core-1.img").symlink_to(precious)
+    (tmp_path / "core-2.img").touch()
+    for name in ("core-1.img", "../precious", "core-2.img", "core-3.img"):
+        run(built, "image", name, cwd=tmp_path)
+    assert precious.read_text() == "precious"
+    assert (tmp_path / "core-3.img").exists()
+
+
+def test_not_dumpable_before_it_makes_an_image(built: Path, tmp_path: Path, mark: int) -> None:
+    assert run(built, "dumpable", "image", "core-1.img", "dumpable", mark=mark, cwd=tmp_path) == [
+        "dumpable 1",
+        "dumpable 0",
+    ]
+
+
 def test_groups_are_left_without_the_capability(built: Path) -> None:
     assert run(built, "setgroups") == ["setgroups 0"]
 
 
 def test_confined_from_the_first_process_on(built: Path, mark: int, tmp_path: Path) -> None:
-    words = ["image", f"{tmp_path}/inventory.img", "denied", "image", "core-1.img", "denied", "child", "denied"]
+    words = ["image", "inventory.img", "denied", "image", "core-1.img", "denied", "child", "denied"]
     before, after, child = run(built, *words, mark=mark, cwd=tmp_path)
     assert "SYS_keyctl" not in before and "TIOCSTI" not in before
     assert after == child == REFUSED

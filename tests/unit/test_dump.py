@@ -6,6 +6,7 @@ import mmap
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,9 +32,6 @@ class Criu:
         self.images = images
         self.pre_dump = pre_dump
         self.now = 1000 * SECOND
-
-    def begin(self, _: int, has_parent: bool) -> None:
-        assert not has_parent
 
     def request(self, _: str, __: object, notified: Callable[[str, int], bool]) -> Any:
         self.now += SECOND
@@ -91,3 +89,19 @@ def test_a_log_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     finally:
         os.close(log)
         os.close(work)
+
+
+@pytest.mark.parametrize(("names", "has_parent", "good"), [
+    ((), False, True), (("parent",), True, True), (("parent",), False, False), (("pages-1.img", "parent"), True, False),
+])
+def test_images_are_made_where_there_is_nothing(
+    tmp_path: Path, names: tuple[str, ...], has_parent: bool, good: bool
+) -> None:
+    for name in names:
+        (tmp_path / name).symlink_to("/nonexistent")
+    images = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with nullcontext() if good else pytest.raises(ShimError, match="not empty"):
+            dump._require_empty(images, has_parent)
+    finally:
+        os.close(images)

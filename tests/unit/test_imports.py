@@ -17,7 +17,7 @@ SLOW = {"argparse", "ctypes", "dataclasses", "enum", "json", "jsonschema", "logg
     *("pycriu", "re", "signal", "socket", "subprocess", "tomllib", "typing"),
 }
 # What the privileged side may take from the rest: leaves, and CRIU.
-LEAVES = {"clocks", "config", "criu", "errors", "groups", "mounts", "privileged", "wire"}
+LEAVES = {"clocks", "config", "criu", "errors", "groups", "linux", "mounts", "privileged", "wire"}
 
 
 def name_of(path: Path) -> str:

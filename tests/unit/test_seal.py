@@ -29,7 +29,7 @@ def images(tmp_path: Path) -> Iterator[int]:
 def sealed(images: int) -> str:
     parent = os.open("parent", os.O_RDONLY, dir_fd=images)
     try:
-        return seal.of(KEY, parent)
+        return seal.of(KEY, parent, seal._of_parent(KEY, parent, 2))
     finally:
         os.close(parent)
 
@@ -56,6 +56,15 @@ def test_not_as_it_was_written(images: int, tmp_path: Path, change: str) -> None
     CHANGES[change](tmp_path / "parent")
     with pytest.raises(ShimError, match="not as it was written"):
         seal.require(KEY, images, before)
+
+
+def test_what_it_says_to_be_an_increment_of(images: int) -> None:
+    """A worker seals what it has made with the seal that it was shown, whatever is there by now."""
+    parent = os.open("parent", os.O_RDONLY, dir_fd=images)
+    without = seal.of(KEY, parent, "")
+    os.close(parent)
+    with pytest.raises(ShimError, match="not as it was written"):
+        seal.require(KEY, images, without)
 
 
 def test_another_s_key(images: int) -> None:

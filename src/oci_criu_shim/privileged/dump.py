@@ -17,8 +17,8 @@ import struct
 import threading
 import time
 
-from oci_criu_shim import clocks, criu, groups, mounts
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim import clocks, criu, groups, linux, mounts
+from oci_criu_shim.errors import Killed, ShimError
 from oci_criu_shim.privileged import seal
 
 TYPE_CHECKING = False
@@ -36,7 +36,7 @@ PAGE_SERVER = 4  # CRIU's descriptor of the connection to it
 HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ENVIRONMENT = {"PATH": f"{HOME}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 # What keeps a user's CRIU from the user, and from what no dump needs (spank/criu_preload.c). It shares the file at MARK
-# with us: four numbers of 64 bits. It sets the first, Ready.begin() the others.
+# with us: six numbers of 64 bits. It sets the first, Ready.begin() the others.
 PRELOAD = f"{HOME}/criu_preload.so"
 MARK = 5
 GUARDED = {**ENVIRONMENT, "LD_PRELOAD": PRELOAD, "OCI_CRIU_SHIM_LOADED": str(MARK)}
@@ -193,21 +193,25 @@ class Ready:
         self.mark = mmap.mmap(mark, mmap.PAGESIZE)
         self.swrk = criu.start(GUARDED, self.log, {MARK: mark}) if os.geteuid() else criu.start(ENVIRONMENT, self.log)
         try:
-            self.version = self.swrk.version()
+            self.version = _version(self.swrk)
             criu.require_version(self.version)
             if os.geteuid():
                 _require_guarded(self.mark)
                 _confine()
+                linux.make_undumpable()
         except BaseException:
             self.swrk.close()
             raise
         finally:
             os.close(mark)
 
-    def begin(self, images: int, has_parent: bool) -> None:
-        """Before a user's dump to the directory `images`: whether CRIU may see a parent there."""
-        status = os.fstat(images)
-        struct.pack_into("=QQQ", self.mark, 8, has_parent, status.st_dev, status.st_ino)
+    def begin(self, directories: list[int], has_parent: bool) -> None:
+        """Before a user's dump to the `directories`: whether CRIU may see a parent in the first one. CRIU opens them by
+        our /proc, and must be let in there until it has."""
+        images, work = os.fstat(directories[0]), os.fstat(directories[-1])
+        places = images.st_dev, images.st_ino, work.st_dev, work.st_ino
+        struct.pack_into("=5Q", self.mark, 8, has_parent, *places)
+        linux.make_dumpable()
 
     def connect(self, address: str, port: int) -> None:
         """Have memory go to the page server there; ShimError where none answers. (CRIU would find that out when all is
@@ -221,6 +225,21 @@ class Ready:
             server.settimeout(None)
             self.swrk.close()
             self.swrk = criu.start(ENVIRONMENT, self.log, {PAGE_SERVER: server.fileno()})
+
+
+def _version(swrk: criu.Swrk) -> tuple[int, ...]:
+    """CRIU's version; ShimError, where it does not even start, says whether it is too old for that."""
+    try:
+        return swrk.version()
+    except Killed:
+        criu.require_version(criu.version(ENVIRONMENT))
+        raise
+
+
+def _require_empty(images: int, has_parent: bool) -> None:
+    """Raise ShimError where CRIU would find what it did not make: links, or images of a parent that is none."""
+    if set(os.listdir(images)) - ({seal.PARENT} if has_parent else set()):
+        raise ShimError("the images' directory is not empty", "name another one")
 
 
 def _require_guarded(mark: mmap.mmap) -> None:
@@ -275,11 +294,15 @@ def dump(
     has_parent = bool(key and asked.get("incremental"))
     if has_parent:
         seal.require(key, directories[0], asked.get("seal", ""))
-    ready.begin(directories[0], has_parent)
+    if os.geteuid():
+        _require_empty(directories[0], has_parent)
+        ready.begin(directories, has_parent)
     watch = FreezeWatch(target, directories[0])
     refused: list[Exception] = []
 
     def notified(event: str, _: int) -> bool:
+        if os.geteuid():
+            linux.make_undumpable()  # the first event comes before anything is dumped
         if event == "status-ready":
             serves()
         if event != "post-dump":
@@ -290,7 +313,7 @@ def dump(
             "external": found,
             "criu": ".".join(map(str, ready.version)),
             "network": "shared" if target.shares("net") else "own",
-            **({"seal": seal.of(key, directories[0])} if key else {}),
+            **({"seal": seal.of(key, directories[0], asked.get("seal", ""))} if key else {}),
         }
         try:
             return commit(report)

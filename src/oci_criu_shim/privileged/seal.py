@@ -1,8 +1,8 @@
 """By what a worker knows images of its step's workers again, when a dump is to leave out what they have.
 
 The images are the user's, and CRIU reads some of them with capabilities. A seal is a hash of those that the user can't
-make, since it is keyed. He can still change them once it was looked at: sites whose users may be hostile to CRIU itself
-set `increments = false`.
+make, since it is keyed. They can still exchange them between CRIU's writing and the seal, and between the look at the
+seal and CRIU's reading: sites whose users may be hostile to CRIU itself set `increments = false`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,6 @@ import stat
 
 from oci_criu_shim.errors import ShimError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from hashlib import blake2b
-
 PARENT = "parent"  # below images: those that they are an increment of (CRIU's name)
 READ = ("pagemap-", "inventory")  # of a parent's, what CRIU interprets while it dumps
 UNREAD = "pagemap-shmem-"  # shared memory is always whole
@@ -23,46 +19,48 @@ DEEPEST = 32  # parents of parents
 CHUNK = 1 << 20
 
 
-def of(key: bytes, images: int) -> str:
-    """The seal of what a dump reads in the directory `images`, in hexadecimal; ShimError, OSError where it can't be."""
-    import hashlib
-
-    digest = hashlib.blake2b(key=key)
-    _add(digest, images, 0)
-    return digest.hexdigest()
+def of(key: bytes, images: int, parent: str) -> str:
+    """The seal, in hexadecimal, of what a dump has just made in the directory `images`, as an increment of what has the
+    seal `parent`, if any; ShimError, OSError if it can't be."""
+    return _seal(key, images, parent)
 
 
 def require(key: bytes, images: int, seal: str) -> None:
     """Raise ShimError unless `seal` is that of the parent below `images`."""
     import hmac
 
-    parent = os.open(PARENT, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=images)
+    if not hmac.compare_digest(_of_parent(key, images, 1), seal):
+        raise ShimError("the checkpoint before is not as it was written", "the next one is whole")
+
+
+def _of_parent(key: bytes, directory: int, depth: int) -> str:
+    """The seal of the parent below a directory; empty where there is none below a parent."""
+    if depth > DEEPEST:
+        raise ShimError("a checkpoint has too many others below it", "the next one is whole")
     try:
-        if not hmac.compare_digest(of(key, parent), seal):
-            raise ShimError("the checkpoint before is not as it was written", "the next one is whole")
+        parent = os.open(PARENT, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+    except FileNotFoundError:
+        if depth == 1:
+            raise
+        return ""
+    try:
+        return _seal(key, parent, _of_parent(key, parent, depth + 1))
     finally:
         os.close(parent)
 
 
-def _add(digest: blake2b, directory: int, depth: int) -> None:
-    if depth > DEEPEST:
-        raise ShimError("a checkpoint has too many others below it", "the next one is whole")
+def _seal(key: bytes, directory: int, parent: str) -> str:
+    import hashlib
+
+    digest = hashlib.blake2b(parent.encode(), key=key)
     for name in sorted(os.listdir(directory)):
-        if name == PARENT:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-        elif name.startswith(READ) and not name.startswith(UNREAD):
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-        else:
-            continue
-        descriptor = os.open(name, flags, dir_fd=directory)
-        try:
-            digest.update(f"{depth} {name}\n".encode(errors="surrogateescape"))
-            if name == PARENT:
-                _add(digest, descriptor, depth + 1)
-            else:
-                digest.update(_content(descriptor, name))
-        finally:
-            os.close(descriptor)
+        if name.startswith(READ) and not name.startswith(UNREAD):
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+            try:
+                digest.update(f"{name}\n".encode(errors="surrogateescape") + _content(descriptor, name))
+            finally:
+                os.close(descriptor)
+    return digest.hexdigest()
 
 
 def _content(descriptor: int, name: str) -> bytes:
