@@ -39,7 +39,7 @@ static int be_first_out_of_memory(void)
 /* What is mounted by a dump is seen by nobody else. */
 static int leave_mounts(void)
 {
-	return unshare(CLONE_NEWNS) < 0 ? -1 : mount(NULL, "/", NULL, MS_SLAVE | MS_REC, NULL);
+	return unshare(CLONE_NEWNS) < 0 ? -1 : mount("none", "/", "", MS_SLAVE | MS_REC, NULL);
 }
 
 static int keep_only(int connection, int report)
@@ -115,9 +115,9 @@ void worker_run(const struct worker_identity *identity, int connection, int repo
 		syslog(LOG_ERR, "the control groups of job %s: %m", job);
 		_exit(EXIT_FAILURE);
 	}
-	if (be_first_out_of_memory() < 0 || keep_only(connection, report) < 0 || set_surroundings() < 0)
+	if (be_first_out_of_memory() < 0 || leave_mounts() < 0 || keep_only(connection, report) < 0)
 		goto fail;
-	if (leave_mounts() < 0)
+	if (set_surroundings() < 0)
 		goto fail;
 	if (become_dumper(identity->uid, identity->gid) < 0 || end_with_helper(identity->helper) < 0)
 		goto fail;
