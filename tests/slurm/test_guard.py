@@ -55,8 +55,8 @@ for name in {name}; do ln -s ../precious $name; done
 
 
 @pytest.mark.parametrize("name", ["pages-1.img", "parent", "irmap-cache"])
-def test_images_are_made_in_an_empty_directory(shim_cluster: Cluster, shim_bundle: str, name: str) -> None:
-    """Where nothing leads CRIU elsewhere. (What is put there later, it does not follow: test_criu_preload.py.)"""
+def test_nothing_leads_criu_elsewhere(shim_cluster: Cluster, shim_bundle: str, name: str) -> None:
+    """Which is there when the dump begins. (What is put there later, it does not follow: test_criu_preload.py.)"""
     job = jobs.batch(shim_cluster, shim_bundle, "linked", jobs.Work(ticks=60), *jobs.OPTIONS)
     with quoting(job):
         node = job.wait_running()
@@ -69,7 +69,7 @@ def test_images_are_made_in_an_empty_directory(shim_cluster: Cluster, shim_bundl
         aborted = shim_cluster.exec(node, [*ask, init_of(job, node), "/home/alice/links"]).stdout
         precious = shim_cluster.exec(node, ["cat", "precious"]).stdout
         shim_cluster.exec(node, ["rm", "-r", "links", "precious"])
-        assert refused == "the images' directory is not empty\n"
+        assert refused == f"the images' directory has {name!r}, which would lead CRIU elsewhere\n"
         assert "CRIU could not dump the container" in aborted  # it was told to let it run on
         assert precious == "precious\n"
         job.wait_ticks(job.ticks() + 2)

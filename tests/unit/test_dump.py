@@ -92,16 +92,18 @@ def test_a_log_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("names", "has_parent", "good"), [
-    ((), False, True), (("parent",), True, True), (("parent",), False, False), (("pages-1.img", "parent"), True, False),
+    ((), False, True), (("parent",), True, True), (("parent",), False, False), (("link", "parent"), True, False),
 ])
-def test_images_are_made_where_there_is_nothing(
+def test_nothing_leads_criu_elsewhere(
     tmp_path: Path, names: tuple[str, ...], has_parent: bool, good: bool
 ) -> None:
-    for name in names:
-        (tmp_path / name).symlink_to("/nonexistent")
+    for name in ("descriptors.json", *names):
+        (tmp_path / name).mkdir()
+    if "link" in names:
+        (tmp_path / "pages-1.img").symlink_to("/nonexistent")
     images = os.open(tmp_path, os.O_RDONLY)
     try:
-        with nullcontext() if good else pytest.raises(ShimError, match="not empty"):
-            dump._require_empty(images, has_parent)
+        with nullcontext() if good else pytest.raises(ShimError, match="elsewhere"):
+            dump._require_no_lead(images, has_parent)
     finally:
         os.close(images)

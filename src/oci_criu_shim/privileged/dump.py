@@ -236,10 +236,12 @@ def _version(swrk: criu.Swrk) -> tuple[int, ...]:
         raise
 
 
-def _require_empty(images: int, has_parent: bool) -> None:
-    """Raise ShimError where CRIU would find what it did not make: links, or images of a parent that is none."""
-    if set(os.listdir(images)) - ({seal.PARENT} if has_parent else set()):
-        raise ShimError("the images' directory is not empty", "name another one")
+def _require_no_lead(images: int, has_parent: bool) -> None:
+    """Raise ShimError where something in the images' directory would lead CRIU elsewhere, or is a parent but none."""
+    with os.scandir(images) as entries:
+        leads = [e.name for e in entries if e.is_symlink() or (e.name == seal.PARENT and not has_parent)]
+    if leads:
+        raise ShimError(f"the images' directory has {leads[0]!r}, which would lead CRIU elsewhere", "name an empty one")
 
 
 def _require_guarded(mark: mmap.mmap) -> None:
@@ -295,7 +297,7 @@ def dump(
     if has_parent:
         seal.require(key, directories[0], asked.get("seal", ""))
     if os.geteuid():
-        _require_empty(directories[0], has_parent)
+        _require_no_lead(directories[0], has_parent)
         ready.begin(directories, has_parent)
     watch = FreezeWatch(target, directories[0])
     refused: list[Exception] = []
