@@ -50,7 +50,8 @@ def test_memory_and_sizes(site: Site) -> None:
         checkpoint(life, "second", "--pre-dump", "--parent-path", "../first")
         seen = changed(life, seen)
         life.checkpoint("--parent-path", "../second")
-        assert 2 * sizes(life, "checkpoints")["pages-1.img"] < sizes(life, "first")["pages-1.img"]
+        # Well below, though Python itself touches now more and now less of its memory.
+        assert 3 * sizes(life, "checkpoints")["pages-1.img"] < 2 * sizes(life, "first")["pages-1.img"]
         life.restore()
         changed(life, seen)
         assert life.end() == 0
