@@ -315,7 +315,7 @@ def dump(
             "external": found,
             "criu": ".".join(map(str, ready.version)),
             "network": "shared" if target.shares("net") else "own",
-            **({"seal": seal.of(key, directories[0], asked.get("seal", ""))} if key else {}),
+            **({"seal": seal.of(key, directories[0], asked["seal"] if has_parent else "")} if key else {}),
         }
         try:
             return commit(report)
