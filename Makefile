@@ -29,6 +29,7 @@ $(VENV)/.ready: pyproject.toml
 
 check: $(VENV)/.ready
 	$(RUN) -m ruff check src tests bench
+	$(RUN) -m ruff format --check --quiet src tests bench
 	$(RUN) -m mypy src tests bench
 	$(RUN) -m pytest -q -n auto tests/unit
 

@@ -114,4 +114,3 @@ def _read_times(job: Job, times: Times, committed: float) -> None:
     frozen = float(run(["stat", "--format=%.9W", str(job.checkpoints() / "1" / FROZEN_MARK)]).stdout)
     times.commit.append(committed - job.signalled())
     times.frozen.append(committed - frozen)
-

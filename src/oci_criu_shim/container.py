@@ -1,8 +1,8 @@
 """The containers of this node: one directory each, below the runtime's root directory.
 
-    <root>/<id>/pid          the supervisor's pid, for the node's preemption watcher
-               /state.json   what the verbs need of it: see Container.save()
-    <root>/.<backend>/       the backend's own root directory
+<root>/<id>/pid          the supervisor's pid, for the node's preemption watcher
+<root>/<id>/state.json   what the verbs need of it: see Container.save()
+<root>/.<backend>/       the backend's own root directory
 """
 
 from __future__ import annotations

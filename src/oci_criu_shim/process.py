@@ -49,11 +49,7 @@ def spawn(
     copies = {target: free + n for n, target in enumerate(sorted(fds))}
     actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = []
     actions += [(os.POSIX_SPAWN_DUP2, fds[target], copy) for target, copy in copies.items()]
-    actions += [
-        (os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0)
-        for number in range(3)
-        if number not in fds
-    ]
+    actions += [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in range(3) if number not in fds]
     actions += [(os.POSIX_SPAWN_DUP2, copy, target) for target, copy in copies.items()]
     group: dict[str, Any] = {"setpgroup": 0} if leads else {}
     close = [(os.POSIX_SPAWN_CLOSE, copy) for copy in copies.values()]

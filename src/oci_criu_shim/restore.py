@@ -102,9 +102,7 @@ def _restore(
     return pid, terminal
 
 
-def _carry_out(
-    plan: Plan, verification: Verification, steps: _Steps, stdio: Stdio | Streams
-) -> tuple[int, int | None]:
+def _carry_out(plan: Plan, verification: Verification, steps: _Steps, stdio: Stdio | Streams) -> tuple[int, int | None]:
     swrk = builder.start(plan, stdio)
     try:
         verification.start()

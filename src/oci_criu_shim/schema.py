@@ -53,9 +53,7 @@ def _path(steps: Any) -> str:
 
 def conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
     """Whether `value` keeps every keyword of `schema`; KeyError for a keyword not known here."""
-    return all(
-        KEYWORDS[keyword](value, expected, schema, root) for keyword, expected in schema.items()
-    )
+    return all(KEYWORDS[keyword](value, expected, schema, root) for keyword, expected in schema.items())
 
 
 def _is_type(value: Any, expected: str) -> bool:

@@ -88,9 +88,7 @@ def _take(of: Checkpointer, pid: int, reason: str, goes_on: bool, connection: so
     return _take_one(of, pid, reason, chain.Chain(of.container, goes_on), None)
 
 
-def _take_one(
-    of: Checkpointer, pid: int, reason: str, link: chain.Chain, connection: socket.socket | None
-) -> Taken:
+def _take_one(of: Checkpointer, pid: int, reason: str, link: chain.Chain, connection: socket.socket | None) -> Taken:
     dump = checkpoint.Dump(of.container, pid, {"leave_running": reason not in ENDING})
     connection = connection or client.connect(job.helper_socket(of.container.root, of.task))
     taken = dump.take(of.store, reason, connection, link)

@@ -169,7 +169,6 @@ class Grown:
         finally:
             os.close(here)
 
-
     def cut(self, directory: str) -> str:
         """Go back to that length; the path below `directory` of what came after it, on disk before it is cut off."""
         descriptor = self.open()

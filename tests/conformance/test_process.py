@@ -134,9 +134,7 @@ def test_preserve_fds(bundle: Bundle, verb: str) -> None:
     """--preserve-fds of runc and crun: that many descriptors after the standard ones are passed on, and no more."""
     opened = ("sh", "-c", 'exec "$@" 3>third 4>fourth 5>fifth', "open")
     bundle.script("echo three >&3; echo four >&4; (echo five >&5) 2>/dev/null; echo end >/case/end").save()
-    done = bundle.runtime.call(
-        verb, "--bundle", bundle.inside, "--preserve-fds", "2", bundle.name, prefix=opened
-    )
+    done = bundle.runtime.call(verb, "--bundle", bundle.inside, "--preserve-fds", "2", bundle.name, prefix=opened)
     done.ok()
     if verb == "create":
         bundle.start().ok()

@@ -42,7 +42,7 @@ def text(path: str) -> str:
 
 
 def attempt(what: Callable[[], object]) -> str:
-    """"ok", or the error's name."""
+    """Return "ok", or the name of the error."""
     try:
         what()
     except OSError as error:
@@ -65,14 +65,16 @@ def mounts() -> list[dict[str, Any]]:
         _, _, _, root, point, options, *sharing = fields.split()
         kind, _, supers = rest.split()
         is_file = kind == "tmpfs" and root != "/"  # a device in one that is not seen
-        found.append({
-            "point": point,
-            "root": root if kind not in ("cgroup", "cgroup2") and not is_file else "",
-            "options": sorted(options.split(",")),
-            "sharing": sorted(word.split(":")[0] for word in sharing),
-            "kind": kind,
-            "super": sorted(supers.split(",")) if kind == "tmpfs" and not is_file else [],
-        })
+        found.append(
+            {
+                "point": point,
+                "root": root if kind not in ("cgroup", "cgroup2") and not is_file else "",
+                "options": sorted(options.split(",")),
+                "sharing": sorted(word.split(":")[0] for word in sharing),
+                "kind": kind,
+                "super": sorted(supers.split(",")) if kind == "tmpfs" and not is_file else [],
+            }
+        )
     return sorted(found, key=lambda mount: str(mount["point"]))  # stable: of two at one place the upper is last
 
 
@@ -117,6 +119,7 @@ def limits() -> dict[str, list[int]]:
 
 def writes() -> dict[str, str]:
     """Where a file can be made."""
+
     def make(directory: str) -> None:
         path = os.path.join(directory, ".written")
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
@@ -145,6 +148,7 @@ def masked() -> dict[str, str]:
 
 def network() -> dict[str, Any]:
     """Interfaces, and whether a low port can be taken and the loopback reached."""
+
     def bind(port: int) -> None:
         with socket.socket() as server:
             server.bind(("127.0.0.1", port))

@@ -83,9 +83,12 @@ mkfifo $d/$(of 2)/state.json
 # The job's directory may be gone before slurmstepd asks of the last one.
 STEPS = "for step in 0 1 2; do srun --container={bundle} echo ran; done; sleep 2"
 # The same, but all of it is root's, and so the directory: a file system of the user's says so.
-MOUNTED = """
+MOUNTED = (
+    """
 tree=/tmp/mounted.$SLURM_JOB_ID; mkdir $tree
-""" + HOSTILE.replace("d=/run/oci-criu-shim/$SLURM_JOB_ID", "d=$tree") + """
+"""
+    + HOSTILE.replace("d=/run/oci-criu-shim/$SLURM_JOB_ID", "d=$tree")
+    + """
 cp /shared/backend $d; sed -i s,/shared/,/run/oci-criu-shim/$SLURM_JOB_ID/, $d/$(of 0)/state.json
 mv $d/.:shared:backend $d/.:run:oci-criu-shim:$SLURM_JOB_ID:backend
 mksquashfs $tree $tree.img -all-root -quiet >/dev/null
@@ -93,6 +96,7 @@ squashfuse_ll -o allow_other $tree.img /run/oci-criu-shim/$SLURM_JOB_ID
 until [ $(stat -c %u /run/oci-criu-shim/$SLURM_JOB_ID) = 0 ]; do sleep 0.1; done
 rm -r $tree*
 """
+)
 
 
 @dataclass(frozen=True)

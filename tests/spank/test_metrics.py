@@ -167,7 +167,7 @@ class Counting(Case):
         self.assertEqual(os.waitpid(pid, 0)[1], 0)
 
     def test_what_was_counted_before(self) -> None:
-        junk = f"{'x' * 5000} 1\n\n{DUMPS}_more 3\n{FAILURES}{{cause=\"evil\"}} 1\n{FAILURES} 7\nevil 1\n"
+        junk = f'{"x" * 5000} 1\n\n{DUMPS}_more 3\n{FAILURES}{{cause="evil"}} 1\n{FAILURES} 7\nevil 1\n'
         FILE.write_text(f"{junk}{DUMPS} 41\n{SECONDS} 1.500000000\n{BYTES} {(1 << 64) - 2}\n{failure(CRIU)} 3\n")
         self.write(report(BEGUN), report(DONE, 4096, 5))
         self.assertEqual(self.helper.end(), "")

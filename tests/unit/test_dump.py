@@ -91,12 +91,16 @@ def test_a_log_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         os.close(work)
 
 
-@pytest.mark.parametrize(("names", "has_parent", "good"), [
-    ((), False, True), (("parent",), True, True), (("parent",), False, False), (("link", "parent"), True, False),
-])
-def test_nothing_leads_criu_elsewhere(
-    tmp_path: Path, names: tuple[str, ...], has_parent: bool, good: bool
-) -> None:
+@pytest.mark.parametrize(
+    ("names", "has_parent", "good"),
+    [
+        ((), False, True),
+        (("parent",), True, True),
+        (("parent",), False, False),
+        (("link", "parent"), True, False),
+    ],
+)
+def test_nothing_leads_criu_elsewhere(tmp_path: Path, names: tuple[str, ...], has_parent: bool, good: bool) -> None:
     for name in ("descriptors.json", *names):
         (tmp_path / name).mkdir()
     if "link" in names:

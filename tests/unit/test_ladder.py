@@ -204,9 +204,7 @@ def test_a_failed_restore_goes_elsewhere_when_no_older_one_will_do(site: Site) -
     assert (site.begun, site.requeued) == ([site.of(2), site.of(1)], [7])
 
 
-def test_slurm_does_not_requeue(
-    site: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_slurm_does_not_requeue(site: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     def refuse(_: int) -> None:
         raise ShimError("scontrol requeue 7: Access denied")
 
@@ -304,9 +302,7 @@ def test_restart_dir(site: Site, source: Store, value: str, wanted: list[int]) -
         ("", "--restart-dir= is neither"),
     ],
 )
-def test_bad_restart_dir(
-    site: Site, source: Store, monkeypatch: pytest.MonkeyPatch, value: str, said: str
-) -> None:
+def test_bad_restart_dir(site: Site, source: Store, monkeypatch: pytest.MonkeyPatch, value: str, said: str) -> None:
     def closed(path: str) -> list[str]:
         raise PermissionError(13, "Permission denied", path)
 

@@ -116,9 +116,7 @@ def test_what_cannot_be_noted_is_said(
     assert "checkpoints will be without what is changed in" in capfd.readouterr().err
 
 
-def test_what_went_wrong(
-    bundle: Bundle, store: Store, container: Container, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_went_wrong(bundle: Bundle, store: Store, container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "_are_wanted", lambda *_: True)
     layers.begin(store, bundle, "auto", Log())
     stage = store.stage()

@@ -123,6 +123,7 @@ def test_what_a_caller_hands_on() -> None:
 
 def test_one_that_goes_while_all_are_listed(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
     """The backend has forgotten it before its supervisor has."""
+
     def state(*_: object) -> None:
         going.start()
         raise ShimError("no status file")

@@ -50,9 +50,7 @@ def test_one_that_ends_meanwhile_is_in_nobodys_way(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("error", "status"), [(ShimError("no answer"), UNKNOWN), (preempt.Stays("it stays", "requeue it"), FAILED)]
 )
-def test_no_answer_is_not_an_answer(
-    make: Make, monkeypatch: pytest.MonkeyPatch, error: ShimError, status: int
-) -> None:
+def test_no_answer_is_not_an_answer(make: Make, monkeypatch: pytest.MonkeyPatch, error: ShimError, status: int) -> None:
     def why(*_: object) -> str:
         raise error
 

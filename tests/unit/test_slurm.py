@@ -383,9 +383,7 @@ def test_pyslurm_of_another_version(pyslurm: Path) -> None:
 
 @pytest.mark.parametrize("does", ["raise ImportError('libslurmfull.so')", "raise SystemExit('libslurmfull.so')"])
 def test_pyslurm_that_does_not_start(pyslurm: Path, does: str) -> None:
-    pyslurm.with_name("__init__.py").write_text(
-        f"import sys\nsys.setdlopenflags(sys.getdlopenflags() ^ 256)\n{does}\n"
-    )
+    pyslurm.with_name("__init__.py").write_text(f"import sys\nsys.setdlopenflags(sys.getdlopenflags() ^ 256)\n{does}\n")
     flags = sys.getdlopenflags()
     assert slurm.asked_by() == "its commands (pyslurm 24.5.1 can't be imported: libslurmfull.so)"
     assert sys.getdlopenflags() == flags

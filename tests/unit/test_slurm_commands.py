@@ -41,9 +41,7 @@ def test_the_grace_time_of_a_qos(scontrol: Path) -> None:
     ("kind", "qos", "seconds"),
     [("qos", "bulk", 90), ("qos", "other", 0), ("partition_prio", "bulk", 20), ("none", "", 20)],
 )
-def test_what_a_job_has_at_a_preemption(
-    monkeypatch: pytest.MonkeyPatch, kind: str, qos: str, seconds: int
-) -> None:
+def test_what_a_job_has_at_a_preemption(monkeypatch: pytest.MonkeyPatch, kind: str, qos: str, seconds: int) -> None:
     monkeypatch.setattr(slurm, "configuration", lambda: {"PreemptType": f"preempt/{kind}"})
     monkeypatch.setattr(slurm, "grace_times", lambda: {"bulk": 90})
     monkeypatch.setattr(slurm, "partitions", lambda: [{"PartitionName": "low", "GraceTime": "20"}])

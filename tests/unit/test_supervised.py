@@ -53,9 +53,7 @@ def test_nothing_runs_on_that_nobody_looks_after(
 
 
 @pytest.fixture
-def made(
-    tmp_path: Path, bundle_path: Path, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> Supervised:
+def made(tmp_path: Path, bundle_path: Path, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Supervised:
     """The batch step of a job that asked for checkpoints."""
     store = tmp_path / "store"
     store.mkdir(mode=0o700)

@@ -66,9 +66,7 @@ def directory(of: Checkpointer) -> Path:
     return path
 
 
-def fails(
-    monkeypatch: pytest.MonkeyPatch, killed: int | None = None, kind: type[ShimError] = ShimError
-) -> None:
+def fails(monkeypatch: pytest.MonkeyPatch, killed: int | None = None, kind: type[ShimError] = ShimError) -> None:
     """Have dumps fail; the process `killed` ends meanwhile."""
 
     monkeypatch.setattr("oci_criu_shim.chain.tracked", lambda _: (False, False))

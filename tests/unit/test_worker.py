@@ -109,9 +109,7 @@ def test_an_increment_has_a_user_s_memory_tracked(fds: list[int]) -> None:
         worker.check({**EVERYBODYS, "track_mem": False}, fds)
 
 
-def test_increments_are_the_site_s_to_allow(
-    fds: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_increments_are_the_site_s_to_allow(fds: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = tmp_path / "config.toml"
     settings.write_text("increments = false\n")
     monkeypatch.setattr(config.increments, "__defaults__", (str(settings),))

@@ -330,9 +330,7 @@ def test_input_is_read_and_left() -> None:
 
 
 @pytest.mark.parametrize(("size", "enlarged"), [(0, False), (5000, False), (100_000, True)])
-def test_a_pipe_is_enlarged_only_where_it_must_be(
-    monkeypatch: pytest.MonkeyPatch, size: int, enlarged: bool
-) -> None:
+def test_a_pipe_is_enlarged_only_where_it_must_be(monkeypatch: pytest.MonkeyPatch, size: int, enlarged: bool) -> None:
     """A user who has many pipes may not."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)

@@ -110,9 +110,7 @@ class Application:
         finally:
             files.remove_if_there(temporary, directory)  # also where it was a link to what is here
 
-    def _make_directory(
-        self, member: tarfile.TarInfo, here: os.stat_result | None, directory: int, name: str
-    ) -> None:
+    def _make_directory(self, member: tarfile.TarInfo, here: os.stat_result | None, directory: int, name: str) -> None:
         if here is not None and not stat.S_ISDIR(here.st_mode):
             os.unlink(name, dir_fd=directory)
             here = None
@@ -140,9 +138,7 @@ class Application:
         time = _time(member, "mtime")
         os.utime(name, ns=(time, time), dir_fd=directory, follow_symlinks=False)
 
-    def _is_same(
-        self, member: tarfile.TarInfo, here: os.stat_result, directory: int, name: str, archive: int
-    ) -> bool:
+    def _is_same(self, member: tarfile.TarInfo, here: os.stat_result, directory: int, name: str, archive: int) -> bool:
         if member.islnk():
             with self._at(member.linkname) as (source, base):
                 there = _status(source, base)

@@ -89,9 +89,7 @@ def require_new(path: str) -> None:
         raise ShimError(f"{os.path.dirname(path)} is not a directory", "make it, or name another one")
 
 
-def write(
-    checkpoint: Checkpoint, path: str, additions: Mapping[str, Addition], told: Callable[[int], None]
-) -> None:
+def write(checkpoint: Checkpoint, path: str, additions: Mapping[str, Addition], told: Callable[[int], None]) -> None:
     """Write `checkpoint`, and what podman wants besides, to the new file `path`, which appears when it is whole; `told`
     how many bytes were written."""
     require_new(path)

@@ -146,6 +146,4 @@ def has_place(name: str) -> bool:
     """Whether `name` is that of an image or of what is beside them, below a checkpoint's directory and nowhere else."""
     directory, _, base = name.rpartition("/")
     first, *parents = directory.split("/")
-    return name in BESIDES or (
-        first == IMAGES and set(parents) <= {PARENT} and base not in ("", ".", "..", PARENT)
-    )
+    return name in BESIDES or (first == IMAGES and set(parents) <= {PARENT} and base not in ("", ".", "..", PARENT))

@@ -98,9 +98,7 @@ class Directory:
     pre-dump that the checkpoint is built upon.
     """
 
-    def __init__(
-        self, path: str, work: str | None = None, *, elsewhere: bool = False, parent: str = ""
-    ) -> None:
+    def __init__(self, path: str, work: str | None = None, *, elsewhere: bool = False, parent: str = "") -> None:
         self.elsewhere = elsewhere
         self.path = os.path.abspath(path)
         self.parent = parent

@@ -69,9 +69,7 @@ class Changes:
             archive.flush()
             os.fsync(archive.fileno())
 
-    def _add(
-        self, archive: IO[bytes], name: str, status: os.stat_result, links: dict[tuple[int, int], str]
-    ) -> None:
+    def _add(self, archive: IO[bytes], name: str, status: os.stat_result, links: dict[tuple[int, int], str]) -> None:
         member, path = _member(name, status, status.st_ctime_ns), os.path.join(self.rootfs, name)
         key = status.st_dev, status.st_ino
         if stat.S_ISREG(status.st_mode) and key not in links:

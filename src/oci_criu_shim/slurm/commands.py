@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         states: list[str]
         nodes: int
 
+
 PARTITION = ("PartitionName", "PriorityTier", "PreemptMode", "GraceTime", "Default")
 MEMORY = ("DefMemPerNode", "DefMemPerCPU")
 KNOWN = "`squeue --me --states=all` lists those of yours that it knows"
