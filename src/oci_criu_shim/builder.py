@@ -11,8 +11,9 @@ import os
 import socket
 import stat
 
-from oci_criu_shim import clocks, criu, groups, linux, mounts, process, startup
+from oci_criu_shim import startup
 from oci_criu_shim.errors import Misfit, ShimError
+from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _build(plan: Plan, fds: Mapping[int, int], ready: int, go: int, said: int) -
     is_root = os.geteuid() == 0
     names, personality = plan.names(), plan.personality
     if plan.cgroup:
-        groups.join(plan.cgroup)  # it is the root of the namespace that is made below
+        cgroups.join(plan.cgroup)  # it is the root of the namespace that is made below
     for path, kind in plan.joined.items():
         linux.enter(path, kind)
     _set_io_priority(plan.manifest.get("io_priority", 0))

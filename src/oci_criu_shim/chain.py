@@ -6,10 +6,11 @@ checkpoint is whole again: the kernel's marks are gone once a dump was tried.
 
 from __future__ import annotations
 
-from oci_criu_shim import config, criu, files, linux, samples
+from oci_criu_shim import config, files, samples
 from oci_criu_shim.checkpoints import committed, increments
 from oci_criu_shim.container import CHAIN
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import criu, linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

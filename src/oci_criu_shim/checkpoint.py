@@ -8,10 +8,11 @@ import signal
 import time
 from contextlib import suppress
 
-from oci_criu_shim import client, criu, files, fit, groups, layers, linux, preflight, startup, stdio, wire, written
+from oci_criu_shim import client, files, fit, layers, preflight, startup, stdio, written
 from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.container import CHAIN
 from oci_criu_shim.errors import Killed, ShimError
+from oci_criu_shim.host import cgroups, criu, linux, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class Dump:
             "network": report["network"],
             "uid_map": _id_map(self.pid, "uid"),
             "gid_map": _id_map(self.pid, "gid"),
-            "own_cgroup": os.geteuid() == 0 and groups.has_own(self.pid),
+            "own_cgroup": os.geteuid() == 0 and cgroups.has_own(self.pid),
             "io_priority": linux.io_priority(self.pid),
             "frozen_seconds": report["frozen_ns"] / 1e9,
             "left_running": self.options["leave_running"],

@@ -9,9 +9,9 @@ from oci_criu_shim import estimate, files, schedule, units
 from oci_criu_shim.checkpoints import store
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.estimate import Estimate
+from oci_criu_shim.host.signals import CHECKPOINT
 from oci_criu_shim.packing import Packing
 from oci_criu_shim.schedule import Schedule
-from oci_criu_shim.signals import CHECKPOINT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

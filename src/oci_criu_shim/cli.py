@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import commands, process
+from oci_criu_shim import commands
 from oci_criu_shim.errors import USAGE, ShimError, line_of
+from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
 from oci_criu_shim.verbs import GLOBAL, GROUPS, HELP, VERBS
 

@@ -6,8 +6,8 @@ import os
 import socket
 import sys
 
-from oci_criu_shim import process, wire
 from oci_criu_shim.errors import Killed, ShimError
+from oci_criu_shim.host import process, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

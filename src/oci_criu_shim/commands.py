@@ -67,7 +67,7 @@ def _print_json(document: object) -> None:
 
 def kill(call: Invocation) -> int:
     """Send a signal to a container's init, or to all of its processes."""
-    from oci_criu_shim import signames
+    from oci_criu_shim.host import signames
 
     number, status = signames.parse("TERM" if call.optional is None else call.optional), 0
     for container in _chosen(call):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import files, process
+from oci_criu_shim import files
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
 from oci_criu_shim.restored import Restored
 
 TYPE_CHECKING = False

@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 import time
 
-from oci_criu_shim import files, job, process
+from oci_criu_shim import files, job
 from oci_criu_shim.container import all_of
+from oci_criu_shim.host import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import json
 import os
 import re
 
-from oci_criu_shim import criu, groups, process
 from oci_criu_shim.errors import Misfit
+from oci_criu_shim.host import cgroups, criu, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def cpu(path: str = CPUINFO) -> set[str]:
 
 def cgroup_version() -> int:
     """1 where any controller is in a version 1 hierarchy."""
-    return 2 if set(groups.of("self")) == {""} else 1
+    return 2 if set(cgroups.of("self")) == {""} else 1
 
 
 def image(bundle: Bundle) -> str:

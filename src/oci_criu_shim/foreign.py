@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import clocks, criu, files, mounts
+from oci_criu_shim import files
 from oci_criu_shim.checkpoints.directory import DESCRIPTORS, INVENTORY, Images
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import clocks, criu, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

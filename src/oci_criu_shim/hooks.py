@@ -10,8 +10,8 @@ import os
 import select
 import signal
 
-from oci_criu_shim import linux, process
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import linux, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

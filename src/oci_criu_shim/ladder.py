@@ -9,10 +9,11 @@ import select
 import signal
 import time
 
-from oci_criu_shim import files, history, process
+from oci_criu_shim import files, history
 from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.checkpoints.store import REFUSED, Store
 from oci_criu_shim.errors import Misfit, NotRestored, ShimError, line_of
+from oci_criu_shim.host import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.config import Settings
     from oci_criu_shim.container import Container
+    from oci_criu_shim.host.signals import Signals
     from oci_criu_shim.job import Task
     from oci_criu_shim.log import Log
-    from oci_criu_shim.signals import Signals
 
     Life = Callable[[], int]  # all that is left of a container's life; its exit status
 

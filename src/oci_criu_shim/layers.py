@@ -6,11 +6,12 @@ from __future__ import annotations
 import os
 import select
 
-from oci_criu_shim import criu, files, mounts
+from oci_criu_shim import files
 from oci_criu_shim.checkpoints import baseline
 from oci_criu_shim.checkpoints.committed import DELETED, LAYER
 from oci_criu_shim.errors import ShimError, line_of
-from oci_criu_shim.unclosed import Child
+from oci_criu_shim.host import criu, mounts
+from oci_criu_shim.host.userns import Child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import time
 
-from oci_criu_shim import bundle, job, process, runtime
+from oci_criu_shim import bundle, job, runtime
 from oci_criu_shim.container import Container, all_of, is_id
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
 from oci_criu_shim.runtime import Runtime
 
 TYPE_CHECKING = False
@@ -259,12 +260,12 @@ def signal_itself(container: Container, backend: Runtime, number: int, to_all: b
         return True
     if not to_all:
         return False
-    from oci_criu_shim import everyone
+    from oci_criu_shim.host import pidns
 
     pid = backend.state(container).get("pid")
-    if not pid or not everyone.is_led_by(pid):
+    if not pid or not pidns.is_led_by(pid):
         return False
-    everyone.signal(pid, number)
+    pidns.signal(pid, number)
     return True
 
 
@@ -275,7 +276,7 @@ def _signal_held(container: Container, number: int) -> None:
         raise not_running(container)
     import signal
 
-    from oci_criu_shim.signals import HARMLESS, STOPPING
+    from oci_criu_shim.host.signals import HARMLESS, STOPPING
 
     if number and number not in (*HARMLESS, *STOPPING):
         os.kill(holder, signal.SIGKILL)
@@ -285,7 +286,7 @@ def start(container: Container, backend: Runtime) -> int:
     """Start the program of a created container; the exit status."""
     if not container.load().get("held"):
         return backend.call("start", container.name)
-    from oci_criu_shim.signals import START
+    from oci_criu_shim.host.signals import START
 
     supervisor = container.alive("supervisor")
     if supervisor is None:

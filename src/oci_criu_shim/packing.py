@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-from oci_criu_shim import files, process
+from oci_criu_shim import files
+from oci_criu_shim.host import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

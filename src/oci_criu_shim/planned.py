@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import builder, criu, groups, linux, mounts, startup
+from oci_criu_shim import builder, startup
 from oci_criu_shim.errors import Misfit, ShimError
+from oci_criu_shim.host import cgroups, criu, linux, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class Plan:
 
 def cgroup(container: Container, bundle: Bundle, checkpoint: Checkpoint) -> str:
     """The control group that the container is to have for itself, as the one before had; else empty."""
-    return groups.path_of(container, bundle) if checkpoint.manifest.get("own_cgroup") else ""
+    return cgroups.path_of(container, bundle) if checkpoint.manifest.get("own_cgroup") else ""
 
 
 def _write_inventory(images: str, path: str) -> dict[str, dict[str, int]]:
@@ -235,6 +236,6 @@ def _control_group(controllers: str, node: Iterable[mounts.Mount], group: str) -
     `controllers` ("" is version 2)."""
     for mount in node:
         if mount.kind in ("cgroup", "cgroup2") and mount.controllers == controllers:
-            path = mount.point + (group or groups.of("self").get(controllers, ""))
+            path = mount.point + (group or cgroups.of("self").get(controllers, ""))
             return path if group or os.path.exists(path) else mount.point
     return None

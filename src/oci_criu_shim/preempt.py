@@ -8,7 +8,7 @@ import os
 from oci_criu_shim import job, requeue, schedule, slurm, taking
 from oci_criu_shim.checkpointer import DONE, FAILED, LOST, NO_REASON, TAKEN, TIME_IS_UP, UNKNOWN
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.signals import CHECKPOINT
+from oci_criu_shim.host.signals import CHECKPOINT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,15 +7,16 @@ import os
 import stat
 
 from oci_criu_shim import bundle as bundles
-from oci_criu_shim import groups, mounts, process, startup
+from oci_criu_shim import startup
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import cgroups, mounts, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from oci_criu_shim.bundle import Bundle
-    from oci_criu_shim.mounts import Mount
+    from oci_criu_shim.host.mounts import Mount
 
 TERMINALS = range(136, 144)  # major numbers of slaves (admin-guide/devices.txt)
 APPARMOR = "/sys/kernel/security/apparmor"  # where CRIU looks for it (kerndat_lsm() in criu/lsm.c)
@@ -176,7 +177,7 @@ def _require_no_files(pid: int, inside: Iterable[Mount]) -> None:
 
 def _require_running(pid: int) -> None:
     """CRIU waits for ever for processes that a control group keeps frozen; only root may have it thaw them."""
-    if os.geteuid() and groups.frozen(pid):
+    if os.geteuid() and cgroups.frozen(pid):
         raise ShimError("the container is paused", "resume it first")
 
 

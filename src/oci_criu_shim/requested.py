@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 
-from oci_criu_shim import linux, process
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import linux, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import base64
 import os
 import signal
 
-from oci_criu_shim import builder, criu, files, fit, groups, hooks, layers, linux, mounts
+from oci_criu_shim import builder, files, fit, hooks, layers
 from oci_criu_shim.bundle import ROOTFS, check_restorable
 from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.checkpoints.committed import LAYER
@@ -19,6 +19,7 @@ from oci_criu_shim.checkpoints.directory import joined
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.unpacking import Unpacked
 from oci_criu_shim.errors import NotRestored, ShimError
+from oci_criu_shim.host import cgroups, criu, linux, mounts
 from oci_criu_shim.log import Log
 from oci_criu_shim.planned import Asked, Plan, cgroup
 from oci_criu_shim.written import Rollback
@@ -206,4 +207,4 @@ def undo(container: Container, group: str) -> None:
     except FileNotFoundError:
         pass
     if group:
-        groups.remove(group)
+        cgroups.remove(group)

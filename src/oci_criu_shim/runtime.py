@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import files, process
+from oci_criu_shim import files
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import criu, process
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import criu, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

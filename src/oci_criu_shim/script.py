@@ -10,8 +10,8 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from oci_criu_shim.host.signals import Signals
     from oci_criu_shim.job import Task
-    from oci_criu_shim.signals import Signals
 
 PATIENCE, GLANCE = 5.0, 0.02  # seconds
 

@@ -16,7 +16,7 @@ from oci_criu_shim.bundle import CONTAINER
 from oci_criu_shim.checkpoints.committed import SPEC
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.errors import ShimError, line_of
-from oci_criu_shim.mounts import is_bind
+from oci_criu_shim.host.mounts import is_bind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

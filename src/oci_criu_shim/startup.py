@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import mounts
 from oci_criu_shim.checkpoints.committed import SCRIPT
+from oci_criu_shim.host import mounts
 from oci_criu_shim.job import BATCH_SCRIPT
 
 TYPE_CHECKING = False

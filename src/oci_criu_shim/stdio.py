@@ -15,8 +15,8 @@ import select
 import stat
 import sys
 
-from oci_criu_shim import linux
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ import signal
 import sys
 import time
 
-from oci_criu_shim import linux, process, runtime, whose
+from oci_criu_shim import runtime, whose
 from oci_criu_shim.errors import ShimError, line_of
+from oci_criu_shim.host import linux, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.bundle import Bundle
     from oci_criu_shim.checkpointer import Checkpointer
+    from oci_criu_shim.host.signals import Signals
     from oci_criu_shim.lifecycle import Plan
-    from oci_criu_shim.signals import Signals
 
 FINISHED = "finished.json"
 VERSION = 1

@@ -8,8 +8,9 @@ import select
 import signal
 import time
 
-from oci_criu_shim import files, process
-from oci_criu_shim.signals import CHECKPOINT, HARMLESS
+from oci_criu_shim import files
+from oci_criu_shim.host import process
+from oci_criu_shim.host.signals import CHECKPOINT, HARMLESS
 
 # When the child that asked for a dump was killed: seconds until CRIU has the container, or will not any more, and those
 # that it may then take to write what nobody waits for.
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpointer import Checkpointer
     from oci_criu_shim.container import Container
+    from oci_criu_shim.host.signals import Signals
     from oci_criu_shim.log import Log
-    from oci_criu_shim.signals import Signals
     from oci_criu_shim.stdio import Stdio
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 
-from oci_criu_shim import files, process, supervise
+from oci_criu_shim import files, supervise
 from oci_criu_shim.errors import ShimError, line_of
-from oci_criu_shim.signals import START, Signals
+from oci_criu_shim.host import process
+from oci_criu_shim.host.signals import START, Signals
 from oci_criu_shim.stdio import Stdio
 
 TYPE_CHECKING = False
@@ -134,7 +135,7 @@ class Supervised:
 
     def _create_detached(self, stdio: Stdio) -> int:
         """Have the backend create the container and end, so that the container's init becomes a child of ours."""
-        from oci_criu_shim import linux
+        from oci_criu_shim.host import linux
 
         linux.become_subreaper()
         words, console = ["create"] if self.created else ["run", "--detach"], None

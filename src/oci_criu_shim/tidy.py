@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-from oci_criu_shim import files, process
+from oci_criu_shim import files
+from oci_criu_shim.host import process
 
 STAMP = "last-prune"  # in the checkpoint directory
 INTERVAL = 86400

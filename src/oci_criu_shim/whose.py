@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import stat
 
-from oci_criu_shim import files, process
+from oci_criu_shim import files
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
 from oci_criu_shim.job import RUN_DIRECTORY
 
 RECORD = ".owner"  # RUN_DIRECTORY/<job>.owner, root's: "UID GID\n", as Slurm has them (spank/rundir.c)

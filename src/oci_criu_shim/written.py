@@ -12,10 +12,11 @@ import os
 import stat
 from contextlib import contextmanager
 
-from oci_criu_shim import files, mounts, process
+from oci_criu_shim import files
 from oci_criu_shim.checkpoints import store
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.errors import ShimError, line_of
+from oci_criu_shim.host import mounts, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

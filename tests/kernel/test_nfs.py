@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import process
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.store import Store
+from oci_criu_shim.host import process
 from tests.system.in_a_job import go_on, in_a_job, keep, kill, store
 from tests.system.support import USERS, Life, Site
 from tests.unit.test_schema import full_manifest

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from oci_criu_shim import linux
+from oci_criu_shim.host import linux
 from tests import jobs
 from tests.cluster import Cluster, wait_for
 from tests.jobs import Job, Work, quoting

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import process
 from oci_criu_shim.checkpoints import archive, integrity
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
 from tests.unit.test_schema import full_manifest
 
 SUFFIXES = [suffix for suffix, argv in archive.COMPRESSORS.items() if not argv or process.find(argv[0])]

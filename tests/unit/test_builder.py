@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import builder, process
+from oci_criu_shim import builder
 from oci_criu_shim.errors import Misfit
+from oci_criu_shim.host import process
 
 
 def test_limits_are_raised_and_never_lowered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import chain, config, criu, linux, process, samples, taking
+from oci_criu_shim import chain, config, samples, taking
 from oci_criu_shim.chain import Chain
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Stage, Store
 from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import criu, linux, process
 from tests.unit.test_schema import full_manifest
 
 SUMS = {"1": {"31": 5}}
@@ -148,7 +149,7 @@ def test_the_kernel_is_asked_once(container: Container, monkeypatch: pytest.Monk
         asked.append(True)
         return True
 
-    monkeypatch.setattr("oci_criu_shim.linux.tracks_writes", tracks)
+    monkeypatch.setattr("oci_criu_shim.host.linux.tracks_writes", tracks)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert [chain.tracked(container), chain.tracked(container)] == [(True, True), (True, False)]
     assert asked == [True]

@@ -98,7 +98,7 @@ def site(tmp_path: Path, bundle_path: Path, config: dict[str, Any], monkeypatch:
     (tmp_path / "store").mkdir(mode=0o700)
     monkeypatch.setattr(tidy, "begin", lambda *_: None)
     monkeypatch.setattr("oci_criu_shim.config.load", lambda: settings)
-    monkeypatch.setattr("oci_criu_shim.process.fork", lambda work: 0)
+    monkeypatch.setattr("oci_criu_shim.host.process.fork", lambda work: 0)
     return Site(tmp_path, bundle_path, config)
 
 

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import config, estimate, process, schedule
+from oci_criu_shim import config, estimate, schedule
 from oci_criu_shim.checkpointer import FAILED, NO_REASON, REQUEST, TAKEN, UNKNOWN, Checkpointer
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
+from oci_criu_shim.host.signals import CHECKPOINT
 from oci_criu_shim.job import Task
 from oci_criu_shim.log import Log
 from oci_criu_shim.packing import Packing
-from oci_criu_shim.signals import CHECKPOINT
 
 Make = Callable[..., Checkpointer]
 

@@ -410,7 +410,7 @@ def test_known_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     squeue = tmp_path / "squeue"
     squeue.write_text('#!/bin/sh\necho "$*" >$0.args; printf "7\\n12\\n"\n')
     squeue.chmod(0o755)
-    monkeypatch.setattr("oci_criu_shim.process.PATH", str(tmp_path))
+    monkeypatch.setattr("oci_criu_shim.host.process.PATH", str(tmp_path))
     assert slurm.known_jobs() == {7, 12}
     assert {"--me", "--states=all", "--array"} <= set((tmp_path / "squeue.args").read_text().split())
 

@@ -188,7 +188,7 @@ def test_delete_force_of_nothing(tmp_path: Path) -> None:
 )
 def test_default_root(monkeypatch: pytest.MonkeyPatch, user: int, runtime: str | None, inside: bool, root: str) -> None:
     monkeypatch.setattr("os.geteuid", lambda: user)
-    monkeypatch.setattr("oci_criu_shim.process.in_a_user_namespace", lambda: inside)
+    monkeypatch.setattr("oci_criu_shim.host.process.in_a_user_namespace", lambda: inside)
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     if runtime:
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import client, wire
+from oci_criu_shim import client
 from oci_criu_shim.errors import Killed, ShimError
+from oci_criu_shim.host import wire
 
 
 def test_a_job_of_roots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

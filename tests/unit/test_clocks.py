@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from oci_criu_shim import clocks
+from oci_criu_shim.host import clocks
 
 
 @pytest.mark.parametrize(

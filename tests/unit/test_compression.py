@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import files, process
+from oci_criu_shim import files
 from oci_criu_shim.checkpoints import archive, codec, committed, compression, integrity, unpacking
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.compression import Compression, LateError, Schedule
@@ -22,6 +22,7 @@ from oci_criu_shim.checkpoints.quota import used
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.unpacking import Unpacked, complete
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
 from tests.unit.compressed import (
     COMPRESSED,
     FRAME,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import process
 from oci_criu_shim.container import Container, all_of
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
 
 
 @pytest.mark.parametrize("name", ["n1.alice.7.4294967291.0", "a", "A_b+c.d@e-f", "x" * 200, "_."])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import criu, process
 from oci_criu_shim.errors import Killed, ShimError
+from oci_criu_shim.host import criu, process
 from tests.cluster import wait_for
 
 

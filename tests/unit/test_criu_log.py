@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from oci_criu_shim import criu
+from oci_criu_shim.host import criu
 
 # As CRIU 4.2 writes it: with times from log level 4 on, without below it.
 LOG = """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import criu
+from oci_criu_shim.host import criu
 
 LOG = """\
 Warn  (criu/kerndat.c:1): something

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import criu, mounts
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import criu, mounts
 from oci_criu_shim.privileged import dump
 
 SECOND = 10**9

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import criu, fit, groups
+from oci_criu_shim import fit
 from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.errors import Misfit
+from oci_criu_shim.host import cgroups, criu
 
 X86 = "processor\t: 0\nflags\t\t: fpu sse sse2 avx2 hypervisor md_clear xsaves\nprocessor\t: 1\nflags\t\t: other\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd sve\n"
@@ -28,7 +29,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What this node is: to be changed by the test."""
     found = {"cpu": {"sse2", "avx2"}, "groups": {"": "/"}, "criu": (4, 2, 1)}
     monkeypatch.setattr(fit, "cpu", lambda: found["cpu"])
-    monkeypatch.setattr(groups, "of", lambda _: found["groups"])
+    monkeypatch.setattr(cgroups, "of", lambda _: found["groups"])
     monkeypatch.setattr(criu, "version", lambda _: found["criu"])
     return found
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import groups
 from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.container import Container
+from oci_criu_shim.host import cgroups
 
 
 @pytest.mark.parametrize(
@@ -26,4 +26,4 @@ from oci_criu_shim.container import Container
     ],
 )
 def test_path(tmp_path: Path, linux: dict[str, Any], path: str) -> None:
-    assert groups.path_of(Container(str(tmp_path), "one"), Bundle("/b", {"linux": linux})) == path
+    assert cgroups.path_of(Container(str(tmp_path), "one"), Bundle("/b", {"linux": linux})) == path

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import lifecycle, process
+from oci_criu_shim import lifecycle
 from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
 from oci_criu_shim.runtime import Runtime
 

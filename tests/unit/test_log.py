@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import log, process
+from oci_criu_shim import log
+from oci_criu_shim.host import process
 
 
 def test_nobody_waits_for_who_does_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import mounts
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import mounts
 
 NODE = r"""
 22 1 0:20 / / rw,relatime - overlay overlay rw

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import packing, process
+from oci_criu_shim import packing
 from oci_criu_shim.checkpoints import integrity
 from oci_criu_shim.checkpoints.committed import Checkpoint, read
 from oci_criu_shim.checkpoints.compression import Compression
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import Container
+from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
 from oci_criu_shim.packing import Packing
 from tests.unit.test_schema import full_manifest

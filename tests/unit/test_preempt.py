@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import job, preempt, process, requeue, schedule, slurm, taking
+from oci_criu_shim import job, preempt, requeue, schedule, slurm, taking
 from oci_criu_shim.checkpointer import FAILED, UNKNOWN
 from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
 from tests.unit.test_checkpointer import Make, make
 from tests.unit.test_slurm import seen
 

@@ -9,8 +9,8 @@ import subprocess
 
 import pytest
 
-from oci_criu_shim import process
-from oci_criu_shim.signals import Signals
+from oci_criu_shim.host import process
+from oci_criu_shim.host.signals import Signals
 
 
 def test_one_that_has_just_ended() -> None:

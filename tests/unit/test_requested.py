@@ -19,7 +19,7 @@ ACCEPTED = ("--file-locks", "--link-remap", "--auto-dedup", "--manage-cgroups-mo
 @pytest.fixture(autouse=True)
 def root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr("oci_criu_shim.process.in_a_user_namespace", lambda: False)
+    monkeypatch.setattr("oci_criu_shim.host.process.in_a_user_namespace", lambda: False)
 
 
 def call(verb: str, *words: str) -> cli.Invocation:
@@ -92,7 +92,7 @@ def test_refused(words: tuple[str, ...], said: str) -> None:
 
 
 def test_root_of_a_user_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oci_criu_shim.process.in_a_user_namespace", lambda: True)
+    monkeypatch.setattr("oci_criu_shim.host.process.in_a_user_namespace", lambda: True)
     with pytest.raises(ShimError, match="root of a user namespace has no right to a dump"):
         requested.dump(call("checkpoint"), bundle(), "crun")
 

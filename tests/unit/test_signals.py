@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-from oci_criu_shim import process
-from oci_criu_shim.signals import CHECKPOINT, START, Signals
+from oci_criu_shim.host import process
+from oci_criu_shim.host.signals import CHECKPOINT, START, Signals
 
 
 def test_what_comes_while_another_is_waited_for_is_not_lost() -> None:

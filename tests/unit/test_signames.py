@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from oci_criu_shim import signames
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import signames
 
 
 @pytest.mark.parametrize("text", ["15", "TERM", "SIGTERM", "sigterm", "term"])

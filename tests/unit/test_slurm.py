@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import preempt, process, requeue, schedule, slurm
+from oci_criu_shim import preempt, requeue, schedule, slurm
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
 from oci_criu_shim.slurm import commands, library
 from oci_criu_shim.slurm.job import Job
 
@@ -108,7 +109,7 @@ def test_what_the_user_set_for_his_own_calls(tmp_path: Path, monkeypatch: pytest
     users = ("SCANCEL_STATE", "SCONTROL_ALL", "SLURM_CLUSTERS", "SLURM_JOB_ID", "SLURM_JSON", "SRUN_CONTAINER")
     for name in (*users, *commands.LEFT):
         monkeypatch.setenv(name, "x")
-    monkeypatch.setattr("oci_criu_shim.process.PATH", str(tmp_path))
+    monkeypatch.setattr("oci_criu_shim.host.process.PATH", str(tmp_path))
     answer(monkeypatch, RECORD)
     slurm.end_batch_step("12")
     assert slurm.run_on_nodes("12", ["true"], print) == 0
@@ -208,7 +209,7 @@ def test_a_requeue_before_the_limit(
     for name, text in (("squeue", "date +%N" if changed else "echo 12:00"), ("scontrol", 'echo "$@" >"$0.ran"')):
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
-    monkeypatch.setattr("oci_criu_shim.process.PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr("oci_criu_shim.host.process.PATH", f"{tmp_path}:/usr/bin:/bin")
     fake.job = seen(end_time=1)
     spawn, started = process.spawn, []
     monkeypatch.setattr(process, "spawn", lambda *words: started.append(spawn(*words)))

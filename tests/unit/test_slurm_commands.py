@@ -18,7 +18,7 @@ def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file that is run instead of it; slurm.conf is there."""
     (tmp_path / "slurm.conf").touch()
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
-    monkeypatch.setattr("oci_criu_shim.process.PATH", str(tmp_path))
+    monkeypatch.setattr("oci_criu_shim.host.process.PATH", str(tmp_path))
     path = tmp_path / "scontrol"
     path.touch(0o755)
     return path

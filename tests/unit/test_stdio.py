@@ -8,7 +8,7 @@ import pty
 import select
 from collections.abc import Callable
 
-from oci_criu_shim import process
+from oci_criu_shim.host import process
 from oci_criu_shim.stdio import Stdio
 from oci_criu_shim.terminal import Terminal
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import cli, process, stepdown, whose
+from oci_criu_shim import cli, stepdown, whose
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
 from oci_criu_shim.verbs import GROUPS, VERBS
 
 Patch = pytest.MonkeyPatch

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import config, files, job, lifecycle, preempt, process, requeue, schedule, script, slurm, steps, tidy
+from oci_criu_shim import config, files, job, lifecycle, preempt, requeue, schedule, script, slurm, steps, tidy
 from oci_criu_shim.checkpointer import DONE, NO_REASON, TIME_IS_UP, Checkpointer
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
 from oci_criu_shim.steps import Step
 from tests.cluster import wait_for

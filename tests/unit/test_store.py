@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import files, process
+from oci_criu_shim import files
 from oci_criu_shim.checkpoints import committed, owner
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Stage, Store
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
 from tests.unit.test_schema import full_manifest
 
 
@@ -270,7 +271,7 @@ def test_an_early_write_that_failed_is_not_the_end(store: Store, monkeypatch: py
         tried.set()
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr("oci_criu_shim.linux.begin_writing", broken)
+    monkeypatch.setattr("oci_criu_shim.host.linux.begin_writing", broken)
     with store.stage() as stage:
         manifest = fill(stage)
         assert tried.wait(60)

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import process, supervise
+from oci_criu_shim import supervise
 from oci_criu_shim.checkpointer import UNKNOWN
 from oci_criu_shim.container import Container
+from oci_criu_shim.host import process
+from oci_criu_shim.host.signals import Signals
 from oci_criu_shim.log import Log
-from oci_criu_shim.signals import Signals
 from oci_criu_shim.stdio import Stdio
 from oci_criu_shim.supervise import Supervisor
 from tests.cluster import wait_for

@@ -15,19 +15,11 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import checkpoint, client, layers, preempt, process, schedule, taking
-from oci_criu_shim.checkpointer import (
-    ANSWER,
-    DONE,
-    FAILED,
-    LOST,
-    NO_REASON,
-    TAKEN,
-    TIME_IS_UP,
-    Checkpointer,
-)
+from oci_criu_shim import checkpoint, client, layers, preempt, schedule, taking
+from oci_criu_shim.checkpointer import ANSWER, DONE, FAILED, LOST, NO_REASON, TAKEN, TIME_IS_UP, Checkpointer
 from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.errors import Killed, ShimError
+from oci_criu_shim.host import process
 from tests.unit.test_checkpointer import make
 from tests.unit.test_ckpt import made
 from tests.unit.test_slurm import seen

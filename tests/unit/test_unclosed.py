@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim.errors import Misfit, ShimError
-from oci_criu_shim.unclosed import Child
+from oci_criu_shim.host.userns import Child
 
 
 def test_nothing_is_closed(tmp_path: Path) -> None:

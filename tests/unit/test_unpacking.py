@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import mounts
 from oci_criu_shim.checkpoints import codec, committed, stages, unpacking
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.unpacking import Unpacked, complete
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import mounts
 from tests.unit.compressed import (
     COMPRESSED,
     NOISE,

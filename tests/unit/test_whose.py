@@ -116,7 +116,7 @@ def test_a_jobs(tree: set[str], path: str) -> None:
     ],
 )
 def test_anybody_elses(tree: set[str], monkeypatch: Patch, path: str, said: str) -> None:
-    monkeypatch.setattr("oci_criu_shim.process.user_name", str)
+    monkeypatch.setattr("oci_criu_shim.host.process.user_name", str)
     with pytest.raises(ShimError, match=said) as caught:
         whose.user_of(path)
     assert caught.value.hint
@@ -174,7 +174,7 @@ def test_a_user_goes_where_he_may(monkeypatch: Patch) -> None:
     """Also one who is root in a user namespace; the node's root does not."""
     for uid, inside, asked in ((1000, False, False), (0, True, False), (0, False, True)):
         monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
-        monkeypatch.setattr("oci_criu_shim.process.in_a_user_namespace", lambda inside=inside: inside)
+        monkeypatch.setattr("oci_criu_shim.host.process.in_a_user_namespace", lambda inside=inside: inside)
         monkeypatch.setattr(whose, "user_of", lambda path: whose.User(1000, 1000))
         if asked:
             with pytest.raises(ShimError, match="/x belongs to user"):

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import config, groups, wire
+from oci_criu_shim import config
 from oci_criu_shim.errors import Killed, ShimError
+from oci_criu_shim.host import cgroups, wire
 from oci_criu_shim.privileged import dump, worker
 from oci_criu_shim.privileged.report import Report
 from tests.cluster.settings import REPOSITORY
@@ -249,8 +250,8 @@ def test_what_is_told_of_a_failure_fits(error: ShimError | OSError) -> None:
 )
 def test_the_jobs_own_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cgroup: str, fits: bool) -> None:
     (tmp_path / "cgroup").write_bytes(cgroup.encode())
-    of = groups.of
-    monkeypatch.setattr(groups, "of", lambda _: of(f"..{tmp_path}"))
+    of = cgroups.of
+    monkeypatch.setattr(cgroups, "of", lambda _: of(f"..{tmp_path}"))
     target = dump.Target.__new__(dump.Target)
     target.pid = 1
     if fits:

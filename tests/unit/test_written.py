@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import job, process, stdio, written
+from oci_criu_shim import job, stdio, written
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
 
 PROGRAM = """

@@ -11,12 +11,13 @@ import io
 import os
 import tarfile
 
-from oci_criu_shim import files, process
+from oci_criu_shim import files
 from oci_criu_shim.checkpoints.committed import BESIDES, IMAGES, LAYER, MANIFEST, has_place
 from oci_criu_shim.checkpoints.directory import DESCRIPTORS
 from oci_criu_shim.checkpoints.integrity import CHECKSUMS
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.errors import Damaged, ShimError
+from oci_criu_shim.host import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import re
 import socket
 import struct
 
-from oci_criu_shim import criu
+from oci_criu_shim.host import criu
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

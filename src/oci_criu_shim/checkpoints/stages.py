@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 
-from oci_criu_shim import files, process
+from oci_criu_shim import files
+from oci_criu_shim.host import process
 
 NAME = re.compile(r"\.stage\.(?P<host>.+)\.(?P<pid>\d+)\.(?P<started>\d+)")
 

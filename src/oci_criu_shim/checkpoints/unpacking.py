@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import files, mounts
+from oci_criu_shim import files
 from oci_criu_shim.checkpoints import codec, committed, integrity, stages
 from oci_criu_shim.checkpoints.codec import Codec
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.errors import Damaged, Misfit, ShimError
+from oci_criu_shim.host import mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

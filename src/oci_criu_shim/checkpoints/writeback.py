@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 
-from oci_criu_shim import linux
+from oci_criu_shim.host import linux
 
 PAUSE_SECONDS = 0.005
 

@@ -23,8 +23,8 @@ from oci_criu_shim.checkpoints.archive import ARTIFACTS, LOGS, ROOT
 from oci_criu_shim.checkpoints.committed import DESCRIPTIONS, IMAGES, LAYER, MANIFEST, SCRIPT, SPEC
 from oci_criu_shim.checkpoints.directory import DESCRIPTORS
 from oci_criu_shim.checkpoints.tree import Tree
+from oci_criu_shim.host.mounts import is_bind
 from oci_criu_shim.job import BATCH_SCRIPT
-from oci_criu_shim.mounts import is_bind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

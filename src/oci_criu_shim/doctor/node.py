@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import os
 
-from oci_criu_shim import config, criu, linux, mounts, preflight, process, runtime
+from oci_criu_shim import config, preflight, runtime
 from oci_criu_shim.checkpoints import codec
 from oci_criu_shim.doctor import sandbox
 from oci_criu_shim.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import criu, linux, mounts, process
 
 # What CRIU calls the kernel features that a restore is built on; `criu check --feature`.
 FEATURES = ("timens", "external_net_ns", "cgroupns", "mnt_id", "fdinfo_lock", "timerfd", "get_rseq_conf")

@@ -7,12 +7,13 @@ import os
 import sys
 import time
 
-from oci_criu_shim import files, process, slurm, whose
+from oci_criu_shim import files, slurm, whose
 from oci_criu_shim.checkpointer import ANSWER, REQUEST
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
+from oci_criu_shim.host.signals import CHECKPOINT
 from oci_criu_shim.job import RUN_DIRECTORY, asked
 from oci_criu_shim.jobs.place import is_name, job_number
-from oci_criu_shim.signals import CHECKPOINT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

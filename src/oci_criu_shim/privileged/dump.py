@@ -17,8 +17,8 @@ import struct
 import threading
 import time
 
-from oci_criu_shim import clocks, criu, groups, linux, mounts
 from oci_criu_shim.errors import Killed, ShimError
+from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts
 from oci_criu_shim.privileged import seal
 
 TYPE_CHECKING = False
@@ -83,7 +83,7 @@ class Target:
     def _check_job(self, job: int, group: str) -> None:
         """It must be in the job's control group, "CONTROLLERS:PATH", or below that."""
         controllers, _, path = group.partition(":")
-        if not f"{groups.of(self.pid).get(controllers, '')}/".startswith(f"{path}/"):
+        if not f"{cgroups.of(self.pid).get(controllers, '')}/".startswith(f"{path}/"):
             raise ShimError(f"the process is not one of job {job}")
 
 
@@ -112,7 +112,7 @@ def options(
     network = NETWORK[asked.get("network")]
     if network and not target.shares("net"):
         external.append(f"net[{target.namespace('net')}]:{network}")
-    frozen = groups.frozen(target.pid) if os.geteuid() == 0 else None
+    frozen = cgroups.frozen(target.pid) if os.geteuid() == 0 else None
     return {
         "pid": target.pid,
         "images_dir_fd": directories[0],

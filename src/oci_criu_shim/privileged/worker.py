@@ -11,8 +11,9 @@ import select
 import socket
 import sys
 
-from oci_criu_shim import config, wire
+from oci_criu_shim import config
 from oci_criu_shim.errors import Killed, ShimError, line_of
+from oci_criu_shim.host import wire
 from oci_criu_shim.privileged import dump
 from oci_criu_shim.privileged.report import CRIU, REFUSED, Report
 

@@ -9,8 +9,8 @@ import functools
 import os
 import signal
 
-from oci_criu_shim import process
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
 from oci_criu_shim.slurm.commands import Commands, environment, program, run
 from oci_criu_shim.slurm.job import Job
 

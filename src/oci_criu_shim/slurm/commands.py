@@ -6,8 +6,8 @@ import json
 import os
 import re
 
-from oci_criu_shim import process
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

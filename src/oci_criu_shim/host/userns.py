@@ -9,8 +9,8 @@ import json
 import os
 import signal
 
-from oci_criu_shim import linux, process
 from oci_criu_shim.errors import Misfit, ShimError
+from oci_criu_shim.host import linux, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

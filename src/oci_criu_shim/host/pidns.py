@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import os
 
-from oci_criu_shim import linux, process
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import linux, process
 
 
 def is_led_by(pid: int) -> bool:

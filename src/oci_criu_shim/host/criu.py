@@ -9,8 +9,8 @@ import signal
 import socket
 import sys
 
-from oci_criu_shim import process
 from oci_criu_shim.errors import Killed, Misfit, ShimError
+from oci_criu_shim.host import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import errno
 import os
 import time
 
-from oci_criu_shim import mounts
+from oci_criu_shim.host import mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
