@@ -14,8 +14,8 @@ from oci_criu_shim.steps import KILLED, Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oci_criu_shim.job import Task
     from oci_criu_shim.lifecycle import Plan
+    from oci_criu_shim.slurm.tasks import Task
     from oci_criu_shim.supervised import Supervised
 
 

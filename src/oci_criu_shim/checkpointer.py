@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.store import Store
     from oci_criu_shim.config import Settings
     from oci_criu_shim.container import Container
-    from oci_criu_shim.job import Task
     from oci_criu_shim.log import Log
+    from oci_criu_shim.slurm.tasks import Task
 
 # What a child exits with: it took a checkpoint, it had no reason to, it could not, the container ended by it, or Slurm
 # did not say whether there is a reason.

@@ -138,9 +138,10 @@ def pass_on(call: Invocation) -> int:
 
 def checkpoint(call: Invocation) -> int:
     """Checkpoint a running container into a directory."""
-    from oci_criu_shim import bundle, client, job, requested
+    from oci_criu_shim import bundle, client, requested
     from oci_criu_shim import checkpoint as checkpointing
     from oci_criu_shim.checkpoints.directory import Directory
+    from oci_criu_shim.slurm import tasks
 
     container = Container(call.root, call.container)
     backend = _backend(call, container)
@@ -153,8 +154,8 @@ def checkpoint(call: Invocation) -> int:
         )
     found = bundle.Bundle(record["bundle"], record["config"])
     options = requested.dump(call, found, backend.dialect)
-    task = job.of(found.environment())
-    helper = job.helper_socket(container.root, task) if task else None
+    task = tasks.of(found.environment())
+    helper = tasks.helper_socket(container.root, task) if task else None
     elsewhere = "page_server" in options and "lazy_pages" not in options
     places = call.value("image-path") or "checkpoint", call.value("work-path")
     directory = Directory(*places, elsewhere=elsewhere, parent=call.value("parent-path") or "")

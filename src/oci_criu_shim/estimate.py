@@ -6,9 +6,10 @@ from __future__ import annotations
 import os
 import time
 
-from oci_criu_shim import files, job
+from oci_criu_shim import files
 from oci_criu_shim.container import all_of
 from oci_criu_shim.host import process
+from oci_criu_shim.slurm import tasks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Estimate:
         """What a checkpoint would take now; at most FRESH_SECONDS old."""
         when, found = self.known
         if time.monotonic() > when + FRESH_SECONDS:
-            inits = [container.alive("init") for container in job.asked(self.container.root)]
+            inits = [container.alive("init") for container in tasks.asked(self.container.root)]
             found = self.of(sum(memory(init) for init in inits if init))
             self.known = (time.monotonic(), found)
         return found

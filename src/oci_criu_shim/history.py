@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from oci_criu_shim.job import Task
+    from oci_criu_shim.slurm.tasks import Task
 
 DIRECTORY = "history"
 SUFFIX = ".jsonl"

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from oci_criu_shim.config import Settings
     from oci_criu_shim.container import Container
     from oci_criu_shim.host.signals import Signals
-    from oci_criu_shim.job import Task
     from oci_criu_shim.log import Log
+    from oci_criu_shim.slurm.tasks import Task
 
     Life = Callable[[], int]  # all that is left of a container's life; its exit status
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import time
 
-from oci_criu_shim import bundle, job, runtime
+from oci_criu_shim import bundle, runtime
 from oci_criu_shim.container import Container, all_of, is_id
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.runtime import Runtime
+from oci_criu_shim.slurm import tasks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.bundle import Bundle
     from oci_criu_shim.checkpoints.committed import Checkpoint
-    from oci_criu_shim.job import Task
     from oci_criu_shim.log import Log
     from oci_criu_shim.planned import Asked
+    from oci_criu_shim.slurm.tasks import Task
 
 END_SECONDS = 10.0
 
@@ -50,7 +51,7 @@ class Plan:
         self.pid_file = pid_file
         self.options = [f"--bundle={self.bundle.path}", *options, container.name]
         self.preserved = _preserved(options)
-        self.task: Task | None = job.of(self.bundle.environment())
+        self.task: Task | None = tasks.of(self.bundle.environment())
         self.log = log
 
     @property
@@ -68,7 +69,7 @@ class Plan:
     @property
     def proxy(self) -> str | None:
         """The socket of its task's proxy; None where Slurm has none, and its streams are ours."""
-        path = job.proxy_socket(self.container.root, self.task) if self.task else None
+        path = tasks.proxy_socket(self.container.root, self.task) if self.task else None
         return path if path and os.path.exists(path) else None
 
     @property

@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 
-from oci_criu_shim import job, requeue, schedule, slurm, taking
+from oci_criu_shim import requeue, schedule, slurm, taking
 from oci_criu_shim.checkpointer import DONE, FAILED, LOST, NO_REASON, TAKEN, TIME_IS_UP, UNKNOWN
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host.signals import CHECKPOINT
+from oci_criu_shim.slurm import tasks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _time_is_up(of: Checkpointer) -> str:
 def _have_all_go(container: Container) -> None:
     with open(os.path.join(container.root, TIME_IS_UP), "w", encoding="ascii"):
         pass
-    for other in job.asked(container.root):
+    for other in tasks.asked(container.root):
         if other.name != container.name:
             other.signal("supervisor", CHECKPOINT)
 
@@ -138,7 +139,7 @@ def mark(of: Checkpointer, why: str, word: str) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)
             with open(container.path(DONE), "w", encoding="ascii") as stream:
                 stream.write(word)
-            marks = {word, *(_mark(other) for other in job.asked(container.root))}
+            marks = {word, *(_mark(other) for other in tasks.asked(container.root))}
         if marks == {"ended"}:
             _leave_word(of, why)
         elif all(marks):

@@ -9,8 +9,8 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oci_criu_shim.job import Task
     from oci_criu_shim.log import Log
+    from oci_criu_shim.slurm.tasks import Task
 
 MARK = "requeued"  # in the job's run directory: its epilog makes the job eligible at once
 

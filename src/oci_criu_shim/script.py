@@ -11,7 +11,7 @@ from oci_criu_shim.errors import ShimError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.host.signals import Signals
-    from oci_criu_shim.job import Task
+    from oci_criu_shim.slurm.tasks import Task
 
 PATIENCE, GLANCE = 5.0, 0.02  # seconds
 

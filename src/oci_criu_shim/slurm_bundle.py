@@ -10,8 +10,8 @@ import os
 from oci_criu_shim import cli, files
 from oci_criu_shim.bundle import load
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.job import BATCH_SCRIPT, BATCH_STEP, RUN_DIRECTORY
 from oci_criu_shim.log import Log
+from oci_criu_shim.slurm.tasks import BATCH_SCRIPT, BATCH_STEP, RUN_DIRECTORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

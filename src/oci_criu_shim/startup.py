@@ -10,7 +10,7 @@ import os
 
 from oci_criu_shim.checkpoints.committed import SCRIPT
 from oci_criu_shim.host import mounts
-from oci_criu_shim.job import BATCH_SCRIPT
+from oci_criu_shim.slurm.tasks import BATCH_SCRIPT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

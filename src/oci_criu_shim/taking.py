@@ -7,9 +7,10 @@ import os
 import select
 import time
 
-from oci_criu_shim import chain, checkpoint, client, files, job, schedule, slurm
+from oci_criu_shim import chain, checkpoint, client, files, schedule, slurm
 from oci_criu_shim.checkpointer import ANSWER, ENDING, FAILED, LOST, NO_REASON, TAKEN
 from oci_criu_shim.errors import Killed, ShimError
+from oci_criu_shim.slurm import tasks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ ENDING_MS = 300  # who is about to end has ended by then
 def connect_early(of: Checkpointer) -> socket.socket | None:
     """The helper's worker gets ready while Slurm is asked; None where it doesn't answer, and a dump will say why."""
     try:
-        return client.connect(job.helper_socket(of.container.root, of.task))
+        return client.connect(tasks.helper_socket(of.container.root, of.task))
     except ShimError:
         return None
 
@@ -90,7 +91,7 @@ def _take(of: Checkpointer, pid: int, reason: str, goes_on: bool, connection: so
 
 def _take_one(of: Checkpointer, pid: int, reason: str, link: chain.Chain, connection: socket.socket | None) -> Taken:
     dump = checkpoint.Dump(of.container, pid, {"leave_running": reason not in ENDING})
-    connection = connection or client.connect(job.helper_socket(of.container.root, of.task))
+    connection = connection or client.connect(tasks.helper_socket(of.container.root, of.task))
     taken = dump.take(of.store, reason, connection, link)
     if dump.left_out:
         what = f"{dump.left_out} files of the root file system that have changed: they belong to others"

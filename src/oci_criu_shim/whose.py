@@ -13,7 +13,7 @@ import stat
 from oci_criu_shim import files
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
-from oci_criu_shim.job import RUN_DIRECTORY
+from oci_criu_shim.slurm.tasks import RUN_DIRECTORY
 
 RECORD = ".owner"  # RUN_DIRECTORY/<job>.owner, root's: "UID GID\n", as Slurm has them (spank/rundir.c)
 LONGEST = 32

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
-    from oci_criu_shim.job import Task
     from oci_criu_shim.log import Log
+    from oci_criu_shim.slurm.tasks import Task
 
 DELETED = " (deleted)"
 # What a process or a descriptor gives that is gone, or another one, since it was found.

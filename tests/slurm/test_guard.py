@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from oci_criu_shim.job import BATCH_STEP
+from oci_criu_shim.slurm.tasks import BATCH_STEP
 from tests import jobs
 from tests.cluster import Cluster, wait_for
 from tests.jobs import Job, quoting

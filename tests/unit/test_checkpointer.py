@@ -17,9 +17,9 @@ from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
-from oci_criu_shim.job import Task
 from oci_criu_shim.log import Log
 from oci_criu_shim.packing import Packing
+from oci_criu_shim.slurm.tasks import Task
 
 Make = Callable[..., Checkpointer]
 

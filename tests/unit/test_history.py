@@ -9,18 +9,19 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import cli, config, history, job, slurm
+from oci_criu_shim import cli, config, history, slurm
 from oci_criu_shim.checkpoints import quota
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.ckpt import place
 from oci_criu_shim.log import Log
+from oci_criu_shim.slurm import tasks
 
 Capture = pytest.CaptureFixture[str]
 TAKEN = {"bytes": 5, "reason": "preempt", "runs_on": False, "seconds": 0.5, "frozen": 0.25, "at": 1.0}
 
 
 def log(directory: Path, job_id: int = 12, **environment: str) -> history.Log:
-    task = job.of({"SLURM_JOB_ID": str(job_id), "SLURM_RESTART_COUNT": "1", **environment})
+    task = tasks.of({"SLURM_JOB_ID": str(job_id), "SLURM_RESTART_COUNT": "1", **environment})
     assert task
     return history.Log(Log(debug=True), str(directory), task)
 

@@ -17,9 +17,9 @@ from oci_criu_shim.container import Container
 from oci_criu_shim.errors import Misfit, NotRestored, ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import Signals
-from oci_criu_shim.job import Task
 from oci_criu_shim.ladder import Ladder
 from oci_criu_shim.log import Log
+from oci_criu_shim.slurm.tasks import Task
 from tests.unit.test_slurm import seen
 from tests.unit.test_store import commit
 

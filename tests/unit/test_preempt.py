@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import job, preempt, requeue, schedule, slurm, taking
+from oci_criu_shim import preempt, requeue, schedule, slurm, taking
 from oci_criu_shim.checkpointer import FAILED, UNKNOWN
 from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
+from oci_criu_shim.slurm import tasks
 from tests.unit.test_checkpointer import Make, make
 from tests.unit.test_slurm import seen
 
@@ -45,7 +46,7 @@ def test_one_that_ends_meanwhile_is_in_nobodys_way(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(Container, "load", load)
     preempt._have_all_go(Container(str(tmp_path), "one"))
-    assert list(job.asked(str(tmp_path))) == []
+    assert list(tasks.asked(str(tmp_path))) == []
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_a_dump_that_fails_before_the_time_limit(
     if older:
         os.makedirs(f"{made.store.path}/1")
     monkeypatch.setattr(preempt, "_why", lambda *_: schedule.TIMEOUT)
-    monkeypatch.setattr(job, "asked", lambda _: [made.container])
+    monkeypatch.setattr(tasks, "asked", lambda _: [made.container])
     monkeypatch.setattr(taking, "dump", dump)
     monkeypatch.setattr(taking, "ENDING_MS", 0)
     monkeypatch.setattr(slurm, "job", lambda *_, **__: seen())
@@ -92,7 +93,7 @@ def test_a_run_directory_that_is_full(make: Make, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(slurm, "job", lambda *_, **__: seen())
     monkeypatch.setattr(type(made), "note_limits", full)
     assert preempt.go(made, schedule.TIMEOUT) == UNKNOWN
-    monkeypatch.setattr(job, "asked", full)
+    monkeypatch.setattr(tasks, "asked", full)
     preempt.mark(made, schedule.TIMEOUT, "taken")
     said = capfd.readouterr().err.splitlines()
     assert [line.endswith("No space left on device") for line in said] == [True, True]

@@ -178,7 +178,7 @@ def test_requeued_without_a_checkpoint(
     container = SimpleNamespace(root=str(tmp_path), path=tmp_path.joinpath)
     task = SimpleNamespace(job=12, name="12_3", is_batch=True)
     monkeypatch.setattr("oci_criu_shim.config.load", lambda: SimpleNamespace(feature=""))
-    monkeypatch.setattr("oci_criu_shim.job.asked", lambda _: [container])
+    monkeypatch.setattr("oci_criu_shim.slurm.tasks.asked", lambda _: [container])
     monkeypatch.setattr(slurm, "end_batch_step_after_grace", lambda _: None)
     preempt.mark(SimpleNamespace(container=container, task=task, log=None), why, word)  # type: ignore[arg-type]
     assert (tmp_path / requeue.MARK).exists() is left

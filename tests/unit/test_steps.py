@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import config, files, job, lifecycle, preempt, requeue, schedule, script, slurm, steps, tidy
+from oci_criu_shim import config, files, lifecycle, preempt, requeue, schedule, script, slurm, steps, tidy
 from oci_criu_shim.checkpointer import DONE, NO_REASON, TIME_IS_UP, Checkpointer
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
+from oci_criu_shim.slurm import tasks
 from oci_criu_shim.steps import Step
 from tests.cluster import wait_for
 from tests.unit.test_ckpt import made as checkpoint
@@ -311,7 +312,7 @@ def test_link_for_the_end_of_the_job(make: Make) -> None:
     ],
 )
 def test_name_of_the_job(env: dict[str, str], name: str) -> None:
-    assert job.Task({"SLURM_JOB_ID": "7", **env}).name == name
+    assert tasks.Task({"SLURM_JOB_ID": "7", **env}).name == name
 
 
 def test_keep(make: Make) -> None:

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import job, stdio, written
+from oci_criu_shim import stdio, written
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
+from oci_criu_shim.slurm import tasks
 
 PROGRAM = """
 import os, sys
@@ -303,8 +304,8 @@ def test_only_where_the_container_has_run_since(
 ) -> None:
     checkpoint = Checkpoint(str(task / "1"), {"left_running": left_running, "restarts": taken})
     environment = {"SLURM_JOB_ID": "12", "SLURM_STEP_ID": "0", "SLURM_RESTART_COUNT": str(restarts)}
-    assert written.place(checkpoint, job.Task(environment)) == (str(task / "cut") if goes_back else None)
-    assert written.place(checkpoint, job.Task({**environment, "SLURM_JOB_ID": "2"})) is None
+    assert written.place(checkpoint, tasks.Task(environment)) == (str(task / "cut") if goes_back else None)
+    assert written.place(checkpoint, tasks.Task({**environment, "SLURM_JOB_ID": "2"})) is None
 
 
 def test_what_was_cut_off_outlives_the_checkpoints(tmp_path: Path) -> None:

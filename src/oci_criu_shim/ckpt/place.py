@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 
-from oci_criu_shim import config, files, job
+from oci_criu_shim import config, files
 from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.slurm import tasks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def label(path: str) -> Label:
         return Label(int(key["job"]), key["step"], key["task"])
     try:
         spec = files.parse_json(files.read_regular(os.path.join(path, committed.SPEC), LARGEST_SPEC).decode())
-        task = job.of(dict(entry.partition("=")[::2] for entry in spec["process"]["env"]))
+        task = tasks.of(dict(entry.partition("=")[::2] for entry in spec["process"]["env"]))
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, ShimError):
         return Label()
     return Label(task.job, task.step_name, str(task.rank)) if task else Label()

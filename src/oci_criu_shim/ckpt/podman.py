@@ -24,7 +24,7 @@ from oci_criu_shim.checkpoints.committed import DESCRIPTIONS, IMAGES, LAYER, MAN
 from oci_criu_shim.checkpoints.directory import DESCRIPTORS
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.host.mounts import is_bind
-from oci_criu_shim.job import BATCH_SCRIPT
+from oci_criu_shim.slurm.tasks import BATCH_SCRIPT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import shlex
 from oci_criu_shim import slurm
 from oci_criu_shim.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.job import RUN_DIRECTORY
+from oci_criu_shim.slurm.tasks import RUN_DIRECTORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from oci_criu_shim.checkpointer import ANSWER, REQUEST
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
-from oci_criu_shim.job import RUN_DIRECTORY, asked
 from oci_criu_shim.jobs.place import is_name, job_number
+from oci_criu_shim.slurm.tasks import RUN_DIRECTORY, asked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
