@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
+    from oci_criu_shim.container.stdio import Stdio
     from oci_criu_shim.detached import Streams
     from oci_criu_shim.planned import Plan
-    from oci_criu_shim.stdio import Stdio
 
 INVENTORY = "inventory.img"
 STATISTICS, CONFIGURATION = "stats-restore", "criu.conf"  # names of CRIU's own

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from oci_criu_shim import config, files, samples
 from oci_criu_shim.checkpoints import committed, increments
-from oci_criu_shim.container import CHAIN
+from oci_criu_shim.container.record import CHAIN
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import criu, linux
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.store import Stage
-    from oci_criu_shim.container import Container
+    from oci_criu_shim.container.record import Container
 
 # In a container's directory.
 LAST = CHAIN  # the newest checkpoint, where another one may follow: its path, and samples of its memory

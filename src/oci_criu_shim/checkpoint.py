@@ -8,9 +8,10 @@ import signal
 import time
 from contextlib import suppress
 
-from oci_criu_shim import client, files, fit, layers, preflight, startup, stdio, written
-from oci_criu_shim.bundle import Bundle
-from oci_criu_shim.container import CHAIN
+from oci_criu_shim import client, files, fit, layers, preflight, startup, written
+from oci_criu_shim.container import stdio
+from oci_criu_shim.container.bundle import Bundle
+from oci_criu_shim.container.record import CHAIN
 from oci_criu_shim.errors import Killed, ShimError
 from oci_criu_shim.host import cgroups, criu, linux, wire
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.directory import Directory
     from oci_criu_shim.checkpoints.store import Stage, Store
-    from oci_criu_shim.container import Container
+    from oci_criu_shim.container.record import Container
 
 
 class Taken:

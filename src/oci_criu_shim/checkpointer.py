@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.store import Store
     from oci_criu_shim.config import Settings
-    from oci_criu_shim.container import Container
+    from oci_criu_shim.container.record import Container
     from oci_criu_shim.log import Log
     from oci_criu_shim.slurm.tasks import Task
 

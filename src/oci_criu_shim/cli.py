@@ -138,9 +138,9 @@ def main(argv: Sequence[str]) -> int:
 def _carry_out(call: Invocation, verb: Verb) -> int:
     """As the user in whose directory it is to be done, where that is not root's, and we are."""
     if os.geteuid() == 0:
-        from oci_criu_shim import whose
+        from oci_criu_shim.container import ownership
 
-        if whose.is_root() and (user := whose.user_of(call.root)):
+        if ownership.is_root() and (user := ownership.user_of(call.root)):
             from oci_criu_shim import stepdown
 
             return stepdown.carry_out(call, user, lambda: _report(call, lambda: verb.call(call)))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from oci_criu_shim import files, lifecycle, runtime
-from oci_criu_shim.container import Container
+from oci_criu_shim import files, lifecycle
+from oci_criu_shim.container import backends
+from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.cli import Invocation
-    from oci_criu_shim.runtime import Runtime
+    from oci_criu_shim.container.backends import Runtime
 
 CREATION = ("config", "console-socket", "preserve-fds", "no-pivot", "no-new-keyring")
 
@@ -131,16 +132,17 @@ def pass_on(call: Invocation) -> int:
         raise lifecycle.not_running(container)
     words = call.all_words()
     if call.verb == "exec":
-        words += runtime.environment(call.words("env"), container)
+        words += backends.environment(call.words("env"), container)
     backend.require(call.verb, words)
     backend.become(call.verb, *words, *call.operands)
 
 
 def checkpoint(call: Invocation) -> int:
     """Checkpoint a running container into a directory."""
-    from oci_criu_shim import bundle, client, requested
     from oci_criu_shim import checkpoint as checkpointing
+    from oci_criu_shim import client, requested
     from oci_criu_shim.checkpoints.directory import Directory
+    from oci_criu_shim.container import bundle
     from oci_criu_shim.slurm import tasks
 
     container = Container(call.root, call.container)
@@ -175,9 +177,10 @@ def checkpoint(call: Invocation) -> int:
 
 def restore(call: Invocation) -> int:
     """Restore a container from a directory that `checkpoint`, or that of runc or crun, wrote, or from a job's."""
-    from oci_criu_shim import bundle, requested
+    from oci_criu_shim import requested
     from oci_criu_shim.checkpoints.directory import Directory
     from oci_criu_shim.checkpoints.store import newest
+    from oci_criu_shim.container import bundle
     from oci_criu_shim.planned import Asked
 
     console = call.value("console-socket")

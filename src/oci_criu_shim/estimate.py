@@ -7,13 +7,13 @@ import os
 import time
 
 from oci_criu_shim import files
-from oci_criu_shim.container import all_of
+from oci_criu_shim.container.record import all_of
 from oci_criu_shim.host import process
 from oci_criu_shim.slurm import tasks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oci_criu_shim.container import Container
+    from oci_criu_shim.container.record import Container
 
 RATES = "rates"  # below the checkpoint directory: a file for each node, of bytes per second
 MEASURED = "measured"  # in a container's directory: bytes, begin and end of its last checkpoint

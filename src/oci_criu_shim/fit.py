@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
-    from oci_criu_shim.bundle import Bundle
+    from oci_criu_shim.container.bundle import Bundle
 
 CPUINFO = "/proc/cpuinfo"
 FLAGS = re.compile(r"(flags|[Ff]eatures)\s*: (.*)")

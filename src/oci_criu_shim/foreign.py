@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from oci_criu_shim.bundle import Bundle
+    from oci_criu_shim.container.bundle import Bundle
 
 ALL_IDS = [[0, 0, (1 << 32) - 1]]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.config import Settings
-    from oci_criu_shim.container import Container
+    from oci_criu_shim.container.record import Container
     from oci_criu_shim.host.signals import Signals
     from oci_criu_shim.log import Log
     from oci_criu_shim.slurm.tasks import Task

@@ -15,10 +15,10 @@ from oci_criu_shim.host.userns import Child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oci_criu_shim.bundle import Bundle
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.store import Stage, Store
-    from oci_criu_shim.container import Container
+    from oci_criu_shim.container.bundle import Bundle
+    from oci_criu_shim.container.record import Container
     from oci_criu_shim.log import Log
 
 # File systems that other nodes see, too, by their names in mountinfo, up to a dot.

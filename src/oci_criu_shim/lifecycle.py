@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import time
 
-from oci_criu_shim import bundle, runtime
-from oci_criu_shim.container import Container, all_of, is_id
+from oci_criu_shim.container import backends, bundle
+from oci_criu_shim.container.backends import Runtime
+from oci_criu_shim.container.record import Container, all_of, is_id
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
-from oci_criu_shim.runtime import Runtime
 from oci_criu_shim.slurm import tasks
 
 TYPE_CHECKING = False
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from oci_criu_shim.bundle import Bundle
     from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.log import Log
     from oci_criu_shim.planned import Asked
     from oci_criu_shim.slurm.tasks import Task
@@ -45,7 +45,7 @@ class Plan:
     ) -> None:
         self.container = container
         self.bundle: Bundle = bundle.load(path, config)
-        program = runtime.choose(globals.get("backend"), self.bundle)
+        program = backends.choose(globals.get("backend"), self.bundle)
         self.runtime = Runtime(program, container.root, globals, log)
         self.runtime.require("create", options)
         self.pid_file = pid_file
@@ -174,7 +174,7 @@ def _reserve(container: Container) -> None:
 
 def exists(container: Container) -> bool:
     """Whether the id is taken, by a container of ours or a backend's."""
-    return container.exists() or runtime.holder(container.root, container.name) is not None
+    return container.exists() or backends.holder(container.root, container.name) is not None
 
 
 def _require_free(container: Container) -> None:
@@ -189,7 +189,7 @@ def default_backend(root: str, globals: Mapping[str, str], log: Log) -> Runtime:
     """The backend where no bundle has a say."""
     from oci_criu_shim import config
 
-    return Runtime(globals.get("backend") or config.backend() or runtime.DEFAULT, root, globals, log)
+    return Runtime(globals.get("backend") or config.backend() or backends.DEFAULT, root, globals, log)
 
 
 def backend_of(container: Container, globals: Mapping[str, str], log: Log) -> Runtime:
@@ -200,15 +200,15 @@ def backend_of(container: Container, globals: Mapping[str, str], log: Log) -> Ru
             f"those that do are listed by `oci-criu-shim --root {container.root} list`",
         )
     record = container.load()
-    program = record.get("backend") or runtime.holder(container.root, container.name) or runtime.DEFAULT
+    program = record.get("backend") or backends.holder(container.root, container.name) or backends.DEFAULT
     return Runtime(program, container.root, globals, log, record.get("dialect"))
 
 
 def names(root: str) -> list[str]:
     """The ids of all containers below `root`."""
     found = {container.name for container in all_of(root)}
-    for program in runtime.programs(root):
-        found.update(name for name in os.listdir(runtime.directory(root, program)) if is_id(name))
+    for program in backends.programs(root):
+        found.update(name for name in os.listdir(backends.directory(root, program)) if is_id(name))
     return sorted(found)
 
 

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.compression import Compression
     from oci_criu_shim.checkpoints.store import Store
-    from oci_criu_shim.container import Container
+    from oci_criu_shim.container.record import Container
     from oci_criu_shim.log import Log
 
 NICE = 10  # the container's own work comes first

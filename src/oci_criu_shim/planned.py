@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
-    from oci_criu_shim.bundle import Bundle
     from oci_criu_shim.checkpoints.committed import Checkpoint
-    from oci_criu_shim.container import Container
+    from oci_criu_shim.container.bundle import Bundle
+    from oci_criu_shim.container.record import Container
 
 LOG = "restore.log"
 OUTSIDE = {  # namespaces made before CRIU starts, by their name in CRIU's images: config.json's name, flag

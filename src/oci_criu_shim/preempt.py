@@ -14,7 +14,7 @@ from oci_criu_shim.slurm import tasks
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.checkpointer import Checkpointer
-    from oci_criu_shim.container import Container
+    from oci_criu_shim.container.record import Container
     from oci_criu_shim.schedule import When
 
 LAST = ".requeueing"  # in the job's run directory: somebody was the last, and has the job requeued

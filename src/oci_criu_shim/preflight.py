@@ -6,8 +6,8 @@ import errno
 import os
 import stat
 
-from oci_criu_shim import bundle as bundles
 from oci_criu_shim import startup
+from oci_criu_shim.container import bundle as bundles
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import cgroups, mounts, process
 
@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from oci_criu_shim.bundle import Bundle
+    from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.host.mounts import Mount
 
 TERMINALS = range(136, 144)  # major numbers of slaves (admin-guide/devices.txt)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from oci_criu_shim.bundle import Bundle
     from oci_criu_shim.cli import Invocation
+    from oci_criu_shim.container.bundle import Bundle
 
 FLAGS = ("tcp-established", "ext-unix-sk", "shell-job", "lazy-pages")
 CGROUP_MODES = ("ignore", "soft", "full", "strict")

@@ -11,13 +11,14 @@ import base64
 import os
 import signal
 
-from oci_criu_shim import builder, files, fit, hooks, layers
-from oci_criu_shim.bundle import ROOTFS, check_restorable
+from oci_criu_shim import builder, files, fit, layers
 from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.checkpoints.committed import LAYER
 from oci_criu_shim.checkpoints.directory import joined
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.unpacking import Unpacked
+from oci_criu_shim.container import hooks
+from oci_criu_shim.container.bundle import ROOTFS, check_restorable
 from oci_criu_shim.errors import NotRestored, ShimError
 from oci_criu_shim.host import cgroups, criu, linux, mounts
 from oci_criu_shim.log import Log
@@ -28,11 +29,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from oci_criu_shim.bundle import Bundle
     from oci_criu_shim.checkpoints.committed import Checkpoint
-    from oci_criu_shim.container import Container
+    from oci_criu_shim.container.bundle import Bundle
+    from oci_criu_shim.container.record import Container
+    from oci_criu_shim.container.stdio import Stdio
     from oci_criu_shim.detached import Streams
-    from oci_criu_shim.stdio import Stdio
 
 # When CRIU says so, which hooks are run. The first finds the container's namespaces with the node's
 # mounts in them, as before pivot_root; the second all processes restored and not yet running.

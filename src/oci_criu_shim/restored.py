@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import signal
 
-from oci_criu_shim import planned, restore, runtime
+from oci_criu_shim import planned, restore
+from oci_criu_shim.container import backends
+from oci_criu_shim.container.backends import Runtime
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.runtime import Runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.container.stdio import Stdio
     from oci_criu_shim.detached import Streams
     from oci_criu_shim.lifecycle import Plan
     from oci_criu_shim.log import Log
     from oci_criu_shim.planned import Asked
-    from oci_criu_shim.stdio import Stdio
 
 
 class Restored:
@@ -28,8 +29,8 @@ class Restored:
         self.checkpoint = checkpoint
         self.log = log
         self.backend = plan.runtime
-        if self.backend.dialect != runtime.DEFAULT:  # adopt() knows the files of crun's
-            self.backend = Runtime(runtime.DEFAULT, plan.container.root, plan.runtime.globals, log)
+        if self.backend.dialect != backends.DEFAULT:  # adopt() knows the files of crun's
+            self.backend = Runtime(backends.DEFAULT, plan.container.root, plan.runtime.globals, log)
         self.group = planned.cgroup(self.container, self.bundle, checkpoint)
 
     def start(self, streams: Stdio | Streams, asked: Asked | None = None, cut: str | None = None) -> int:
@@ -44,9 +45,9 @@ class Restored:
             raise
         try:
             seccomp = restore.seccomp(self.bundle, self.checkpoint)
-            runtime.adopt(self.backend, self.container, self.bundle, pid, self.group, seccomp)
+            backends.adopt(self.backend, self.container, self.bundle, pid, self.group, seccomp)
             if self.group:
-                runtime.limit(self.backend, self.container, self.bundle)
+                backends.limit(self.backend, self.container, self.bundle)
         except (ShimError, OSError):
             self.end(pid)
             raise

@@ -12,9 +12,9 @@ import time
 
 from oci_criu_shim import config as settings
 from oci_criu_shim import files
-from oci_criu_shim.bundle import CONTAINER
 from oci_criu_shim.checkpoints.committed import SPEC
 from oci_criu_shim.checkpoints.store import Store
+from oci_criu_shim.container.bundle import CONTAINER
 from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.host.mounts import is_bind
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim import cli, files
-from oci_criu_shim.bundle import load
+from oci_criu_shim.container.bundle import load
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.log import Log
 from oci_criu_shim.slurm.tasks import BATCH_SCRIPT, BATCH_STEP, RUN_DIRECTORY

@@ -14,8 +14,8 @@ from oci_criu_shim.slurm.tasks import BATCH_SCRIPT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oci_criu_shim.bundle import Bundle
     from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.container.bundle import Bundle
 
 MODE = 0o700  # Slurm's, and CRIU compares
 

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 
-from oci_criu_shim import runtime, whose
+from oci_criu_shim.container import backends, ownership
 from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.host import linux, process
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oci_criu_shim.cli import Invocation
-    from oci_criu_shim.whose import User
+    from oci_criu_shim.container.ownership import User
 
 # The others start programs, or take files and descriptors of the caller's.
 VERBS = frozenset(("state", "kill", "delete", "list", "ps", "pause", "resume"))
@@ -41,7 +41,7 @@ def carry_out(call: Invocation, user: User, work: Callable[[], int]) -> int:
     or took too long."""
     if call.verb not in VERBS and not (call.verb == "events" and call.flag("stats")):
         said = f"{call.verb} is not for root in {call.root}, which is user {user.name}'s"
-        raise ShimError(said, whose.by(user.name))
+        raise ShimError(said, ownership.by(user.name))
     streams = [_memory(), _memory()]
     root, others = os.getpid(), process.children(os.getpid())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or another process could have the number of a child that has ended
@@ -50,7 +50,9 @@ def carry_out(call: Invocation, user: User, work: Callable[[], int]) -> int:
     def child() -> int:
         try:
             _become(user, root, streams)
-            call.globals = {key: call.globals[key] for key in OPTIONS if key in call.globals} | {runtime.KNOWN_ONLY: ""}
+            call.globals = {key: call.globals[key] for key in OPTIONS if key in call.globals} | {
+                backends.KNOWN_ONLY: ""
+            }
             call.log.path = None
             status = work()
             sys.stdout.flush()

@@ -24,8 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from oci_criu_shim.bundle import Bundle
     from oci_criu_shim.checkpointer import Checkpointer
+    from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.host.signals import Signals
     from oci_criu_shim.lifecycle import Plan
 

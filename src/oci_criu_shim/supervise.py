@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oci_criu_shim.checkpointer import Checkpointer
-    from oci_criu_shim.container import Container
+    from oci_criu_shim.container.record import Container
+    from oci_criu_shim.container.stdio import Stdio
     from oci_criu_shim.host.signals import Signals
     from oci_criu_shim.log import Log
-    from oci_criu_shim.stdio import Stdio
 
 
 class Supervisor:

@@ -6,10 +6,10 @@ import os
 import time
 
 from oci_criu_shim import files, supervise
+from oci_criu_shim.container.stdio import Stdio
 from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import START, Signals
-from oci_criu_shim.stdio import Stdio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpointer import Checkpointer
     from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.container.terminal import Terminal
     from oci_criu_shim.lifecycle import Plan
     from oci_criu_shim.planned import Asked
-    from oci_criu_shim.terminal import Terminal
 
 
 class Supervised:
@@ -129,7 +129,7 @@ class Supervised:
     def _terminal(self) -> Terminal | None:
         if not self.plan.relays_terminal:
             return None
-        from oci_criu_shim.terminal import Terminal
+        from oci_criu_shim.container.terminal import Terminal
 
         return Terminal()
 
@@ -140,7 +140,7 @@ class Supervised:
         linux.become_subreaper()
         words, console = ["create"] if self.created else ["run", "--detach"], None
         if self.plan.relays_terminal:
-            from oci_criu_shim.terminal import ConsoleSocket
+            from oci_criu_shim.container.terminal import ConsoleSocket
 
             console = ConsoleSocket(self.container.path("console.sock"))
             words.append(f"--console-socket={console.path}")

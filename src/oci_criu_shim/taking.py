@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoint import Taken
     from oci_criu_shim.checkpointer import Checkpointer
     from oci_criu_shim.checkpoints.committed import Checkpoint
-    from oci_criu_shim.container import Container
+    from oci_criu_shim.container.record import Container
 
 KILLED = "what took it was killed"
 ENDING_MS = 300  # who is about to end has ended by then

@@ -13,7 +13,7 @@ from oci_criu_shim.chain import Chain, tracked
 from oci_criu_shim.checkpoints import codec
 from oci_criu_shim.checkpoints.compression import Compression
 from oci_criu_shim.checkpoints.store import Store
-from oci_criu_shim.container import Container
+from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 
 

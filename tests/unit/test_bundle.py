@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import bundle
+from oci_criu_shim.container import bundle
 from oci_criu_shim.errors import ShimError
 
 

@@ -14,7 +14,7 @@ from oci_criu_shim import chain, config, samples, taking
 from oci_criu_shim.chain import Chain
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Stage, Store
-from oci_criu_shim.container import Container
+from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import criu, linux, process
 from tests.unit.test_schema import full_manifest

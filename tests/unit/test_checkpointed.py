@@ -16,7 +16,7 @@ from oci_criu_shim import config, history, lifecycle, script, slurm, steps, tidy
 from oci_criu_shim.checkpointed import CheckpointedTask
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import STARTED
-from oci_criu_shim.container import Container
+from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.log import Log
 from oci_criu_shim.steps import FINISHED, Step

@@ -13,7 +13,7 @@ import pytest
 from oci_criu_shim import config, estimate, schedule
 from oci_criu_shim.checkpointer import FAILED, NO_REASON, REQUEST, TAKEN, UNKNOWN, Checkpointer
 from oci_criu_shim.checkpoints.store import Store
-from oci_criu_shim.container import Container
+from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT

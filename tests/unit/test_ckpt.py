@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import cli, config, files, slurm, whose
+from oci_criu_shim import cli, config, files, slurm
 from oci_criu_shim.checkpoints import committed, images, owner
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.ckpt import look, place, report
+from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import ShimError
 from tests.unit.test_schema import full_manifest
 from tests.unit.test_slurm import seen
@@ -306,14 +307,14 @@ def test_root_changes_nothing_where_others_could_lead_it(
     """Between a look at a path and its removal, who owns a part of it can make it lead elsewhere."""
     asked = []
 
-    def user_of(path: str) -> whose.User | None:
+    def user_of(path: str) -> ownership.User | None:
         if not path.startswith(str(home)):
             return None
         asked.append(path)
         raise ShimError(f"{home} can be written by others")
 
-    monkeypatch.setattr(whose, "is_root", lambda: True)
-    monkeypatch.setattr(whose, "user_of", user_of)
+    monkeypatch.setattr(ownership, "is_root", lambda: True)
+    monkeypatch.setattr(ownership, "user_of", user_of)
     operands = [str(home / word) if word.startswith("7/") else word for word in words]
     assert f"{home} can be written by others" in refused(capfd, *operands)
     assert asked

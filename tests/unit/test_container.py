@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim.container import Container, all_of
+from oci_criu_shim.container.record import Container, all_of
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 

@@ -191,7 +191,7 @@ def test_backends(monkeypatch: Patch, named: str, found: list[str]) -> None:
     monkeypatch.setattr(config, "backend", lambda: named)
     monkeypatch.setattr(process, "find", lambda name: f"/x/{name}")
     monkeypatch.setattr(process, "output", lambda argv, env: (0, "version 1\ncommit: 0\n", ""))
-    assert node.backends() == "; ".join(f"/x/{name}: version 1" for name in found)
+    assert node.installed_backends() == "; ".join(f"/x/{name}: version 1" for name in found)
 
 
 def test_backend_that_does_not_run(monkeypatch: Patch) -> None:
@@ -199,10 +199,10 @@ def test_backend_that_does_not_run(monkeypatch: Patch) -> None:
     monkeypatch.setattr(process, "find", lambda name: f"/x/{name}")
     monkeypatch.setattr(process, "output", lambda argv, env: (127, "", "no libcrun\n"))
     with pytest.raises(ShimError, match="no libcrun"):
-        node.backends()
+        node.installed_backends()
     monkeypatch.setattr(process, "find", lambda name: None)
     with pytest.raises(ShimError, match="no crun"):
-        node.backends()
+        node.installed_backends()
 
 
 @pytest.mark.parametrize(("check", "module"), [(criu.bindings, "pycriu.images"), (node.jsonschema, "jsonschema")])
@@ -282,7 +282,7 @@ def test_settings_that_cannot_be_read(monkeypatch: Patch) -> None:
         monkeypatch.setattr(config, name, raising(ShimError("config.toml: line 1")))
     with pytest.raises(ShimError, match="line 1"):
         node.settings()
-    for check in (node.backends, node.directory, node.space):
+    for check in (node.installed_backends, node.directory, node.space):
         with pytest.raises(Skipped):
             check()
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import fit
-from oci_criu_shim.bundle import Bundle
+from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.errors import Misfit
 from oci_criu_shim.host import cgroups, criu
 

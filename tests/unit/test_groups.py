@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim.bundle import Bundle
-from oci_criu_shim.container import Container
+from oci_criu_shim.container.bundle import Bundle
+from oci_criu_shim.container.record import Container
 from oci_criu_shim.host import cgroups
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import cli, whose
+from oci_criu_shim import cli
 from oci_criu_shim.checkpointer import ANSWER, REQUEST
-from oci_criu_shim.container import Container
+from oci_criu_shim.container import ownership
+from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
@@ -53,8 +54,8 @@ def test_srun_s_status(monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]) ->
 
 def test_root_signals_nobody_whom_a_user_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(checkpoint, "RUN_DIRECTORY", str(tmp_path))
-    monkeypatch.setattr(whose, "is_root", lambda: True)
-    monkeypatch.setattr(whose, "user_of", lambda path: whose.User(1000, 1000))
+    monkeypatch.setattr(ownership, "is_root", lambda: True)
+    monkeypatch.setattr(ownership, "user_of", lambda path: ownership.User(1000, 1000))
     monkeypatch.setattr(process, "user_name", str)
     monkeypatch.setattr(checkpoint, "asked", pytest.fail)
     with pytest.raises(ShimError, match=f"{tmp_path}/12 belongs to user 1000"):

@@ -13,7 +13,7 @@ import pytest
 from oci_criu_shim import config, history, ladder, requeue, slurm
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Store
-from oci_criu_shim.container import Container
+from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import Misfit, NotRestored, ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import Signals

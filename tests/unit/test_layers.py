@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim import files, layers
-from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Stage, Store
-from oci_criu_shim.container import Container
+from oci_criu_shim.container.bundle import Bundle
+from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import mounts
 from oci_criu_shim.log import Log

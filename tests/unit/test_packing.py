@@ -15,7 +15,7 @@ from oci_criu_shim.checkpoints import integrity
 from oci_criu_shim.checkpoints.committed import Checkpoint, read
 from oci_criu_shim.checkpoints.compression import Compression
 from oci_criu_shim.checkpoints.store import Store
-from oci_criu_shim.container import Container
+from oci_criu_shim.container.record import Container
 from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
 from oci_criu_shim.packing import Packing

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim.bundle import Bundle, prepare_rootfs
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.directory import Directory
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.ckpt import podman
+from oci_criu_shim.container.bundle import Bundle, prepare_rootfs
 from oci_criu_shim.errors import ShimError
 from tests.unit.test_schema import full_manifest
 

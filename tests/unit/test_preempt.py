@@ -12,7 +12,7 @@ import pytest
 
 from oci_criu_shim import preempt, requeue, schedule, slurm, taking
 from oci_criu_shim.checkpointer import FAILED, UNKNOWN
-from oci_criu_shim.container import Container
+from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.slurm import tasks

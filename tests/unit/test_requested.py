@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import cli, requested
-from oci_criu_shim.bundle import Bundle
+from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.verbs import VERBS
 

@@ -9,11 +9,11 @@ from typing import cast
 import pytest
 
 from oci_criu_shim.checkpoints.committed import Checkpoint
-from oci_criu_shim.container import Container
+from oci_criu_shim.container.backends import Runtime
+from oci_criu_shim.container.record import Container
 from oci_criu_shim.lifecycle import Plan
 from oci_criu_shim.log import Log
 from oci_criu_shim.restored import Restored
-from oci_criu_shim.runtime import Runtime
 
 
 @pytest.mark.parametrize(("dialect", "program"), [("crun", "/opt/other"), ("runc", "crun")])

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import lifecycle, runtime
-from oci_criu_shim.bundle import Bundle
-from oci_criu_shim.container import Container
+from oci_criu_shim import lifecycle
+from oci_criu_shim.container import backends
+from oci_criu_shim.container.backends import Runtime
+from oci_criu_shim.container.bundle import Bundle
+from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
-from oci_criu_shim.runtime import Runtime
 
 
 def bundle(**annotations: str) -> Bundle:
@@ -37,26 +38,26 @@ def site(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_the_command_line_comes_first(site: pytest.MonkeyPatch) -> None:
-    assert runtime.choose("/opt/other", bundle(**{runtime.ANNOTATION: "runc"})) == "/opt/other"
+    assert backends.choose("/opt/other", bundle(**{backends.ANNOTATION: "runc"})) == "/opt/other"
 
 
 def test_then_the_annotation_then_the_site_then_crun(site: pytest.MonkeyPatch) -> None:
-    assert runtime.choose(None, bundle(**{runtime.ANNOTATION: "runc"})) == "runc"
-    assert runtime.choose(None, bundle()) == "crun"
+    assert backends.choose(None, bundle(**{backends.ANNOTATION: "runc"})) == "runc"
+    assert backends.choose(None, bundle()) == "crun"
     site.setattr("oci_criu_shim.config.backend", lambda: "runc")
-    assert runtime.choose(None, bundle()) == "runc"
+    assert backends.choose(None, bundle()) == "runc"
 
 
 def test_an_annotation_names_no_path() -> None:
     with pytest.raises(ShimError, match="names '/tmp/evil'"):
-        runtime.choose(None, bundle(**{runtime.ANNOTATION: "/tmp/evil"}))
+        backends.choose(None, bundle(**{backends.ANNOTATION: "/tmp/evil"}))
 
 
 def test_argv(tmp_path: Path) -> None:
     program = fake(tmp_path, "crun")
     given = {"log": "/l", "log-format": "json", "systemd-cgroup": "true", "root": "/r", "backend": program}
     argv = Runtime(program, "/r", given, Log()).argv("kill", "id", "9")
-    root = runtime.directory("/r", program)
+    root = backends.directory("/r", program)
     wanted = [program, "--root", root, "--log=/l", "--log-format=json", "--cgroup-manager=systemd", "kill", "id", "9"]
     assert argv == wanted
 
@@ -118,7 +119,7 @@ def test_limits_that_cannot_be_set(tmp_path: Path) -> None:
     container.reserve()
     limited = Bundle("/b", {"linux": {"resources": {"pids": {"limit": 5}}}})
     with pytest.raises(ShimError, match=r"limits of one could not be set, .*: no such controller"):
-        runtime.limit(Runtime(str(program), str(tmp_path), {}, Log()), container, limited)
+        backends.limit(Runtime(str(program), str(tmp_path), {}, Log()), container, limited)
 
 
 HELP = """\
@@ -159,10 +160,10 @@ def test_a_backend_that_a_user_does_not_name_for_root(tmp_path: Path, program: s
     """Neither by state.json nor by a directory."""
     (tmp_path / "one").mkdir()
     (tmp_path / "one/state.json").write_text(json.dumps({"backend": program}))
-    only, container = {runtime.KNOWN_ONLY: ""}, Container(str(tmp_path), "one")
+    only, container = {backends.KNOWN_ONLY: ""}, Container(str(tmp_path), "one")
     with pytest.raises(ShimError, match=f"root does not have a user run '{program}'"):
         lifecycle.backend_of(container, only, Log())
-    os.makedirs(Path(runtime.directory(str(tmp_path), program)) / "one", exist_ok=True)
+    os.makedirs(Path(backends.directory(str(tmp_path), program)) / "one", exist_ok=True)
     (tmp_path / "one/state.json").write_text("{}")
     with pytest.raises(ShimError, match="root does not have a user run"):
         lifecycle.backend_of(container, only, Log())
@@ -189,7 +190,7 @@ def test_a_state_with_debug(tmp_path: Path) -> None:
 def test_adopt_for_a_user_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     crun = Runtime("crun", str(tmp_path), {}, Log())
     monkeypatch.setattr(os, "geteuid", lambda: 4711000)
-    runtime.adopt(crun, Container(str(tmp_path), "one"), bundle(), os.getpid(), "/group", b"")
+    backends.adopt(crun, Container(str(tmp_path), "one"), bundle(), os.getpid(), "/group", b"")
     assert json.loads((tmp_path / ".crun/one/status").read_text())["owner"] == "4711000"
 
 
@@ -197,7 +198,7 @@ def test_adopt(tmp_path: Path) -> None:
     crun = Runtime("crun", str(tmp_path), {}, Log())
     container = Container(str(tmp_path), "one")
     assert not crun.knows(container)
-    runtime.adopt(crun, container, bundle(), os.getpid(), "/group", b"filter")
+    backends.adopt(crun, container, bundle(), os.getpid(), "/group", b"filter")
     assert crun.knows(container)
     status = json.loads((tmp_path / ".crun/one/status").read_text())
     assert [status["pid"], status["process-start-time"]] == process.identity(os.getpid())

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import startup
-from oci_criu_shim.bundle import Bundle
 from oci_criu_shim.checkpoints.committed import Checkpoint
+from oci_criu_shim.container.bundle import Bundle
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pty
 import select
 from collections.abc import Callable
 
+from oci_criu_shim.container.stdio import Stdio
+from oci_criu_shim.container.terminal import Terminal
 from oci_criu_shim.host import process
-from oci_criu_shim.stdio import Stdio
-from oci_criu_shim.terminal import Terminal
 
 
 def holds(claim: Callable[[], bool]) -> bool:

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import cli, stepdown, whose
+from oci_criu_shim import cli, stepdown
+from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.verbs import GROUPS, VERBS
@@ -125,7 +126,7 @@ def carried_out(verb: str, monkeypatch: Patch, *flags: str) -> None:
     monkeypatch.setattr(process, "fork", fork)
     monkeypatch.setattr(process, "user_name", str)
     call: Any = SimpleNamespace(verb=verb, root="/run/oci-criu-shim/12", flag=lambda name: name in flags)
-    stepdown.carry_out(call, whose.User(1000, 1000), lambda: 0)
+    stepdown.carry_out(call, ownership.User(1000, 1000), lambda: 0)
 
 
 @pytest.mark.parametrize("verb", [*VERBS, *GROUPS, "ckpt rm", "job checkpoint"])
@@ -153,9 +154,9 @@ def test_who_steps_down(monkeypatch: Patch, uid: int, inside: bool, user: bool, 
     """The node's root, in a user's directory; before anything of that is read."""
     seen = []
 
-    def user_of(root: str) -> whose.User | None:
+    def user_of(root: str) -> ownership.User | None:
         seen.append(root)
-        return whose.User(1000, 1000) if user else None
+        return ownership.User(1000, 1000) if user else None
 
     def done_by(name: str, *_: object) -> int:
         seen.append(name)
@@ -163,7 +164,7 @@ def test_who_steps_down(monkeypatch: Patch, uid: int, inside: bool, user: bool, 
 
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     monkeypatch.setattr(process, "in_a_user_namespace", lambda: inside)
-    monkeypatch.setattr(whose, "user_of", user_of)
+    monkeypatch.setattr(ownership, "user_of", user_of)
     monkeypatch.setattr(stepdown, "carry_out", functools.partial(done_by, "child"))
     monkeypatch.setattr(VERBS["list"], "call", functools.partial(done_by, "us"))
     assert cli.main(["--root=/run/oci-criu-shim/12", "list"]) == 0

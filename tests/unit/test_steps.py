@@ -14,7 +14,7 @@ import pytest
 from oci_criu_shim import config, files, lifecycle, preempt, requeue, schedule, script, slurm, steps, tidy
 from oci_criu_shim.checkpointer import DONE, NO_REASON, TIME_IS_UP, Checkpointer
 from oci_criu_shim.checkpoints.store import Store
-from oci_criu_shim.container import Container
+from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.log import Log

@@ -14,11 +14,11 @@ import pytest
 
 from oci_criu_shim import supervise
 from oci_criu_shim.checkpointer import UNKNOWN
-from oci_criu_shim.container import Container
+from oci_criu_shim.container.record import Container
+from oci_criu_shim.container.stdio import Stdio
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import Signals
 from oci_criu_shim.log import Log
-from oci_criu_shim.stdio import Stdio
 from oci_criu_shim.supervise import Supervisor
 from tests.cluster import wait_for
 

@@ -13,7 +13,7 @@ import pytest
 from oci_criu_shim import supervised
 from oci_criu_shim.checkpointed import CheckpointedTask
 from oci_criu_shim.checkpoints.committed import Checkpoint
-from oci_criu_shim.container import Container
+from oci_criu_shim.container.record import Container
 from oci_criu_shim.lifecycle import Plan
 from oci_criu_shim.log import Log
 from oci_criu_shim.supervised import Supervised

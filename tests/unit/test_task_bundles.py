@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import scrun_bundle, slurm_bundle
-from oci_criu_shim.bundle import CONTAINER
+from oci_criu_shim.container.bundle import CONTAINER
 from oci_criu_shim.errors import ShimError
 
 CONFIG: dict[str, Any] = {

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from oci_criu_shim import files, whose
+from oci_criu_shim import files
+from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import ShimError
 
 Patch = pytest.MonkeyPatch
@@ -64,7 +65,7 @@ def tree(monkeypatch: Patch) -> set[str]:
             raise FileNotFoundError(2, "No such file or directory", path)
         return records[path]
 
-    monkeypatch.setattr(whose, "_look", look)
+    monkeypatch.setattr(ownership, "_look", look)
     monkeypatch.setattr(files, "read_regular", read)
     return looked
 
@@ -77,7 +78,7 @@ def tree(monkeypatch: Patch) -> set[str]:
     ],
 )
 def test_roots_own(tree: set[str], path: str) -> None:
-    assert whose.user_of(path) is None
+    assert ownership.user_of(path) is None
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_roots_own(tree: set[str], path: str) -> None:
 )
 def test_a_jobs(tree: set[str], path: str) -> None:
     """Of the job's directory itself nothing is asked."""
-    user = whose.user_of(path)
+    user = ownership.user_of(path)
     assert user and (user.uid, user.gid) == (1000, 100)
     assert not {looked for looked in tree if "/12" in looked}
 
@@ -118,7 +119,7 @@ def test_a_jobs(tree: set[str], path: str) -> None:
 def test_anybody_elses(tree: set[str], monkeypatch: Patch, path: str, said: str) -> None:
     monkeypatch.setattr("oci_criu_shim.host.process.user_name", str)
     with pytest.raises(ShimError, match=said) as caught:
-        whose.user_of(path)
+        ownership.user_of(path)
     assert caught.value.hint
 
 
@@ -133,17 +134,17 @@ def test_anybody_elses(tree: set[str], monkeypatch: Patch, path: str, said: str)
 def test_records_that_say_nothing(tree: set[str], monkeypatch: Patch, text: str) -> None:
     monkeypatch.setattr(files, "read_regular", lambda path, most, owner: text.encode())
     with pytest.raises(ShimError, match=r"12\.owner does not say whose /run/oci-criu-shim/12 is"):
-        whose.user_of("/run/oci-criu-shim/12")
+        ownership.user_of("/run/oci-criu-shim/12")
 
 
 def test_what_is_looked_at(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/nowhere")
-    found, target, mount = whose._look(str(tmp_path), "")
+    found, target, mount = ownership._look(str(tmp_path), "")
     assert (found.st_ino, target) == (os.stat(tmp_path).st_ino, "")
-    assert whose._look(str(tmp_path / "link"), mount)[1:] == ("/nowhere", mount)
-    assert whose._look("/proc", mount)[2] != mount
+    assert ownership._look(str(tmp_path / "link"), mount)[1:] == ("/nowhere", mount)
+    assert ownership._look("/proc", mount)[2] != mount
     with pytest.raises(FileNotFoundError):
-        whose._look(str(tmp_path / "missing"), mount)
+        ownership._look(str(tmp_path / "missing"), mount)
 
 
 MOUNTED = """\
@@ -156,18 +157,18 @@ MOUNTED = """\
 def test_what_a_user_has_mounted_is_his(tmp_path: Path, monkeypatch: Patch, uid: int, said: str) -> None:
     """Whoever it says that it belongs to."""
     mounts, here = tmp_path / "mounts", str(tmp_path)
-    number = whose._look(here, "")[2]
+    number = ownership._look(here, "")[2]
     mounts.write_text(MOUNTED.format(number, here, uid))
-    monkeypatch.setattr(whose, "MOUNTS", str(mounts))
+    monkeypatch.setattr(ownership, "MOUNTS", str(mounts))
     if said:
         with pytest.raises(ShimError, match=said):
-            whose._look(here, "22")
+            ownership._look(here, "22")
     else:
-        whose._look(here, "22")
-    whose._look(here, number)  # its parent was looked at before
+        ownership._look(here, "22")
+    ownership._look(here, number)  # its parent was looked at before
     mounts.write_text("")
     with pytest.raises(ShimError, match="changes meanwhile"):
-        whose._look(here, "22")
+        ownership._look(here, "22")
 
 
 def test_a_user_goes_where_he_may(monkeypatch: Patch) -> None:
@@ -175,9 +176,9 @@ def test_a_user_goes_where_he_may(monkeypatch: Patch) -> None:
     for uid, inside, asked in ((1000, False, False), (0, True, False), (0, False, True)):
         monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
         monkeypatch.setattr("oci_criu_shim.host.process.in_a_user_namespace", lambda inside=inside: inside)
-        monkeypatch.setattr(whose, "user_of", lambda path: whose.User(1000, 1000))
+        monkeypatch.setattr(ownership, "user_of", lambda path: ownership.User(1000, 1000))
         if asked:
             with pytest.raises(ShimError, match="/x belongs to user"):
-                whose.require_own("/x")
+                ownership.require_own("/x")
         else:
-            whose.require_own("/x")
+            ownership.require_own("/x")

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import stdio, written
+from oci_criu_shim import written
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Store
+from oci_criu_shim.container import stdio
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.log import Log

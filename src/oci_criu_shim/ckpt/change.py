@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 
-from oci_criu_shim import files, history, slurm, units, whose
+from oci_criu_shim import files, history, slurm, units
 from oci_criu_shim.checkpoints import archive, committed, owner, unpacking
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.ckpt import look, place, podman
 from oci_criu_shim.ckpt.report import Progress, print_json
+from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import USAGE, ShimError
 
 TYPE_CHECKING = False
@@ -57,7 +58,7 @@ def _export(checkpoint: Checkpoint, path: str, call: Invocation) -> None:
 def import_(call: Invocation) -> int:
     """Make an archive's checkpoint the newest of a directory."""
     path, directory = map(os.path.abspath, call.operands)
-    whose.require_own(directory)
+    ownership.require_own(directory)
     made = not os.path.lexists(directory)
     if made:
         os.mkdir(directory, 0o700)
@@ -91,7 +92,7 @@ def remove(call: Invocation) -> int:
 
 
 def _require_own(path: str) -> None:
-    whose.require_own(os.path.dirname(path))
+    ownership.require_own(os.path.dirname(path))
     uid = os.lstat(path).st_uid
     if uid != os.geteuid():
         raise ShimError(f"{path} belongs to user {uid}", committed.OWNERS)
@@ -109,7 +110,7 @@ def prune(call: Invocation) -> int:
     keep = _number(call.value("keep"), "--keep", int, "3")
     older = _number(call.value("older-than"), "--older-than", units.parse_time, "12h or 7d")
     directory, dry_run = place.directory(call.container or None), call.flag("dry-run")
-    whose.require_own(directory)
+    ownership.require_own(directory)
     own = _own_tasks(directory)
     if call.flag("completed"):
         known, old = _not_completed(own), []

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import os
 
-from oci_criu_shim import config, preflight, runtime
+from oci_criu_shim import config, preflight
 from oci_criu_shim.checkpoints import codec
+from oci_criu_shim.container import backends
 from oci_criu_shim.doctor import sandbox
 from oci_criu_shim.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.errors import ShimError
@@ -107,10 +108,10 @@ def apparmor() -> str:
     return preflight.APPARMOR
 
 
-def backends() -> str:
+def installed_backends() -> str:
     """What creates the containers by default, and what looks after restored ones."""
     try:
-        names = dict.fromkeys((config.backend() or runtime.DEFAULT, runtime.DEFAULT))
+        names = dict.fromkeys((config.backend() or backends.DEFAULT, backends.DEFAULT))
     except ShimError:
         raise Skipped(UNUSABLE) from None
     return "; ".join(map(program_version, names))
@@ -247,7 +248,7 @@ CHECKS = (
     ("criu", criu_version),
     ("criu check", criu_features),
     ("apparmor", apparmor),
-    ("backend", backends),
+    ("backend", installed_backends),
     ("pycriu", criu.bindings),
     ("jsonschema", jsonschema),
     ("subordinate ids", subids),

@@ -13,8 +13,8 @@ from oci_criu_shim.host import mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oci_criu_shim.bundle import Bundle
-    from oci_criu_shim.container import Container
+    from oci_criu_shim.container.bundle import Bundle
+    from oci_criu_shim.container.record import Container
 
 END_SECONDS = 2.0
 CPUSET = ("cpuset.cpus", "cpuset.mems")  # a new group of version 1 has none, and takes no process without

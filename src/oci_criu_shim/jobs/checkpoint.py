@@ -7,8 +7,9 @@ import os
 import sys
 import time
 
-from oci_criu_shim import files, slurm, whose
+from oci_criu_shim import files, slurm
 from oci_criu_shim.checkpointer import ANSWER, REQUEST
+from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oci_criu_shim.cli import Invocation
-    from oci_criu_shim.container import Container
+    from oci_criu_shim.container.record import Container
 
 START = "start one with --checkpoint"
 POLL_SECONDS = 0.05
@@ -53,7 +54,7 @@ def checkpoint(call: Invocation) -> int:
 def _here(job: int, as_json: bool) -> int:
     """With --json it is no failure that there are none: another node of the job may have some."""
     node, root = os.uname().nodename, os.path.join(RUN_DIRECTORY, str(job))
-    whose.require_own(root)
+    ownership.require_own(root)
     if os.path.isdir(root) and not os.access(root, os.R_OK | os.X_OK):
         raise ShimError(f"job {job} belongs to somebody else", "it is for its owner alone")
     containers = list(asked(root))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim.bundle import Bundle
-from oci_criu_shim.container import all_of, living
+from oci_criu_shim.container.bundle import Bundle
+from oci_criu_shim.container.record import all_of, living
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from oci_criu_shim.container import Container
+    from oci_criu_shim.container.record import Container
 
 RUN_DIRECTORY = "/run/oci-criu-shim"  # of jobs on their nodes (spank/paths.h)
 BATCH_SCRIPT = "/tmp/slurm/startup"  # where Slurm has it in a container

@@ -12,8 +12,8 @@ import select
 import socket
 import termios
 
+from oci_criu_shim.container.stdio import CHUNK, Stdio
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.stdio import CHUNK, Stdio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

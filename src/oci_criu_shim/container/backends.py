@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, NoReturn
 
-    from oci_criu_shim.bundle import Bundle
-    from oci_criu_shim.container import Container
+    from oci_criu_shim.container.bundle import Bundle
+    from oci_criu_shim.container.record import Container
     from oci_criu_shim.log import Log
 
 DEFAULT = "crun"
