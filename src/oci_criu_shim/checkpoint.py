@@ -8,12 +8,13 @@ import signal
 import time
 from contextlib import suppress
 
-from oci_criu_shim import client, files, fit, layers, preflight, startup, written
+from oci_criu_shim import client, files, layers, preflight, written
 from oci_criu_shim.container import stdio
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.container.record import CHAIN
 from oci_criu_shim.errors import Killed, ShimError
 from oci_criu_shim.host import cgroups, criu, linux, wire
+from oci_criu_shim.restore import batch_script, node_fit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Dump:
         where that fails. `chain` is what it may be an increment of. `serves` is called once memory that is handed out
         lazily can be asked for."""
         begun = time.monotonic()
-        needs = fit.needs(self.bundle)
+        needs = node_fit.needs(self.bundle)
         # Where this process is killed, the job's epilog finds by it what is to be removed.
         link = self.container.path(f"stage.{os.getpid()}")
         try:
@@ -94,7 +95,7 @@ class Dump:
                 os.symlink(stage.path, link)
                 # What is known already: once all is frozen, every flush counts.
                 known = self.bundle.placed, _podman_record(self.container), _streams(self.record)
-                stage.describe(*known, startup.read(self.pid, self.bundle))
+                stage.describe(*known, batch_script.read(self.pid, self.bundle))
                 if self.options["leave_running"]:
                     written.sync(self.pid, frozen=False)
                 about = {"needs": needs, "reason": reason}

@@ -181,7 +181,7 @@ def restore(call: Invocation) -> int:
     from oci_criu_shim.checkpoints.directory import Directory
     from oci_criu_shim.checkpoints.store import newest
     from oci_criu_shim.container import bundle
-    from oci_criu_shim.planned import Asked
+    from oci_criu_shim.restore.plan import Asked
 
     console = call.value("console-socket")
     if console and not call.flag("detach"):
@@ -192,7 +192,7 @@ def restore(call: Invocation) -> int:
     bundle.prepare_rootfs(plan.bundle)
     found = newest(directory.path) or directory.read()
     if found is None:
-        from oci_criu_shim import foreign
+        from oci_criu_shim.restore import foreign
 
         found = foreign.checkpoint(directory.path, plan.bundle)
     if call.flag("detach"):

@@ -10,7 +10,7 @@ import os
 from oci_criu_shim import files
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
-from oci_criu_shim.restored import Restored
+from oci_criu_shim.restore.adopt import Restored
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.lifecycle import Plan
-    from oci_criu_shim.planned import Asked
+    from oci_criu_shim.restore.plan import Asked
 
 
 class Streams:

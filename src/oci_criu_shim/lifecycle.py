@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.log import Log
-    from oci_criu_shim.planned import Asked
+    from oci_criu_shim.restore.plan import Asked
     from oci_criu_shim.slurm.tasks import Task
 
 END_SECONDS = 10.0
@@ -121,7 +121,8 @@ def restore(plan: Plan, checkpoint: Checkpoint, asked: Asked) -> int:
 def restore_detached(plan: Plan, checkpoint: Checkpoint, asked: Asked, console: str | None) -> int:
     """Have `checkpoint` run as the container, and leave it to the caller, who takes its terminal at the socket
     `console`; the exit status."""
-    from oci_criu_shim import detached, restore
+    from oci_criu_shim import detached
+    from oci_criu_shim.restore import restore
 
     if plan.bundle.terminal and not console:
         raise ShimError("the container has a terminal, which somebody must take", "name a --console-socket")

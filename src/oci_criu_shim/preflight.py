@@ -6,10 +6,10 @@ import errno
 import os
 import stat
 
-from oci_criu_shim import startup
 from oci_criu_shim.container import bundle as bundles
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import cgroups, mounts, process
+from oci_criu_shim.restore import batch_script
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def check(pid: int, bundle: Bundle, shell_job: bool = False) -> None:
     _require_no_files(pid, inside)
     _require_one_at_a_place(inside, external)
     for entry in external:
-        if entry["kind"] == "node" and entry["key"] != startup.point(bundle):
+        if entry["kind"] == "node" and entry["key"] != batch_script.point(bundle):
             bundle.device(entry["key"])
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container.terminal import Terminal
     from oci_criu_shim.lifecycle import Plan
-    from oci_criu_shim.planned import Asked
+    from oci_criu_shim.restore.plan import Asked
 
 
 class Supervised:
@@ -183,8 +183,9 @@ class Supervised:
 
     def begin(self, checkpoint: Checkpoint, asked: Asked | None = None) -> Callable[[], int]:
         """Restore it; what then looks after it, to its end, and returns its exit status."""
-        from oci_criu_shim import restore, written
-        from oci_criu_shim.restored import Restored
+        from oci_criu_shim import written
+        from oci_criu_shim.restore import restore
+        from oci_criu_shim.restore.adopt import Restored
 
         begin = time.monotonic()
         restored = Restored(self.plan, checkpoint, self.log)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import builder
 from oci_criu_shim.errors import Misfit
 from oci_criu_shim.host import process
+from oci_criu_shim.restore import sandbox
 
 
 def test_limits_are_raised_and_never_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,13 +25,13 @@ def test_limits_are_raised_and_never_lowered(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(resource, "getrlimit", ours.__getitem__)
     monkeypatch.setattr(resource, "setrlimit", setrlimit)
-    builder._raise_limits([10, 20, 9, -1, 20])
+    sandbox._raise_limits([10, 20, 9, -1, 20])
     assert asked == {3: (5, -1), 4: (5, 20)}
 
 
 def test_ids_outside() -> None:
     mapping = [[0, 300000, 10], [10, 7, 1]]
-    assert [builder._outside(mapping, number) for number in (0, 9, 10)] == [300000, 300009, 7]
+    assert [sandbox._outside(mapping, number) for number in (0, 9, 10)] == [300000, 300009, 7]
 
 
 RANGES = [[0, 1000, 1], [1, 100000, 65536]]
@@ -51,7 +51,7 @@ def test_ranges_that_this_node_does_not_give(
     monkeypatch.setattr(process, "PATH", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(Misfit, match=said):
-        builder._map_ids(1, RANGES, RANGES)
+        sandbox._map_ids(1, RANGES, RANGES)
 
 
 def test_first_closed_directory(tmp_path: object) -> None:
@@ -60,5 +60,5 @@ def test_first_closed_directory(tmp_path: object) -> None:
     os.makedirs(path)
     for name, mode in ((f"{tmp_path}", 0o755), (f"{tmp_path}/open", 0o711), (f"{tmp_path}/open/closed", 0o700)):
         os.chmod(name, mode)
-    above = builder._first_closed(f"{tmp_path}/x")
-    assert builder._first_closed(path) == (above or f"{tmp_path}/open/closed")
+    above = sandbox._first_closed(f"{tmp_path}/x")
+    assert sandbox._first_closed(path) == (above or f"{tmp_path}/open/closed")

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import fit
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.errors import Misfit
 from oci_criu_shim.host import cgroups, criu
+from oci_criu_shim.restore import node_fit
 
 X86 = "processor\t: 0\nflags\t\t: fpu sse sse2 avx2 hypervisor md_clear xsaves\nprocessor\t: 1\nflags\t\t: other\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd sve\n"
@@ -28,14 +28,14 @@ def bundle(config: dict[str, Any]) -> Bundle:
 def node(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What this node is: to be changed by the test."""
     found = {"cpu": {"sse2", "avx2"}, "groups": {"": "/"}, "criu": (4, 2, 1)}
-    monkeypatch.setattr(fit, "cpu", lambda: found["cpu"])
+    monkeypatch.setattr(node_fit, "cpu", lambda: found["cpu"])
     monkeypatch.setattr(cgroups, "of", lambda _: found["groups"])
     monkeypatch.setattr(criu, "version", lambda _: found["criu"])
     return found
 
 
 def manifest(bundle: Bundle) -> dict[str, Any]:
-    return {"node": "n1", "criu": "4.2.1", "needs": fit.needs(bundle)}
+    return {"node": "n1", "criu": "4.2.1", "needs": node_fit.needs(bundle)}
 
 
 @pytest.mark.parametrize(
@@ -44,28 +44,28 @@ def manifest(bundle: Bundle) -> dict[str, Any]:
 def test_cpu(tmp_path: Path, text: str, wanted: set[str]) -> None:
     path = tmp_path / "cpuinfo"
     path.write_text(text)
-    assert fit.cpu(str(path)) == wanted
+    assert node_fit.cpu(str(path)) == wanted
 
 
 def test_this_nodes_cpu() -> None:
-    assert fit.cpu() or os.uname().machine not in ("x86_64", "aarch64")
+    assert node_fit.cpu() or os.uname().machine not in ("x86_64", "aarch64")
 
 
 @pytest.mark.parametrize("words", ["7:cpu,memory", "7:cpu,memory:"])
 def test_cgroup_version(node: dict[str, Any], words: str) -> None:
-    assert fit.cgroup_version() == 2
+    assert node_fit.cgroup_version() == 2
     node["groups"] = {"": "/", words: "/"}
-    assert fit.cgroup_version() == 1
+    assert node_fit.cgroup_version() == 1
 
 
 def test_fits(node: dict[str, Any], bundle: Bundle) -> None:
     noted = manifest(bundle)
     node["cpu"] = {*node["cpu"], "avx512f"}
     node["criu"] = (4, 2)
-    fit.check(noted, bundle)
+    node_fit.check(noted, bundle)
     node["cpu"] = set()
-    fit.check({"node": "n1", "criu": "9.9"}, bundle)  # of before they were noted
-    fit.check({}, bundle)  # of another runtime
+    node_fit.check({"node": "n1", "criu": "9.9"}, bundle)  # of before they were noted
+    node_fit.check({}, bundle)  # of another runtime
 
 
 CHANGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
@@ -89,7 +89,7 @@ def test_misfit(node: dict[str, Any], bundle: Bundle, change: Callable[[dict[str
     noted = manifest(bundle)
     change(node)
     with pytest.raises(Misfit) as raised:
-        fit.check(noted, bundle)
+        node_fit.check(noted, bundle)
     assert str(raised.value) == said
     assert raised.value.hint
 
@@ -98,7 +98,7 @@ def test_another_machine(node: dict[str, Any], bundle: Bundle) -> None:
     noted = manifest(bundle)
     noted["needs"]["machine"] = "vax"
     with pytest.raises(Misfit, match=r"n1, a vax, and this node is a ") as raised:
-        fit.check(noted, bundle)
+        node_fit.check(noted, bundle)
     assert raised.value.hint
 
 
@@ -114,9 +114,9 @@ def test_an_older_kernel(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, made: str, here: str, said: list[str]
 ) -> None:
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release=here))
-    found = list(fit.differences({"kernel": made}, bundle))
+    found = list(node_fit.differences({"kernel": made}, bundle))
     assert [line.removesuffix("which is older") for line in found] == said
-    assert list(fit.differences({}, bundle)) == []  # another runtime's
+    assert list(node_fit.differences({}, bundle)) == []  # another runtime's
 
 
 @pytest.mark.parametrize(
@@ -132,30 +132,30 @@ def test_another_bundle(
     bundle: Bundle, config: dict[str, Any], environment: list[str], annotations: dict[str, str], told: bool
 ) -> None:
     """An engine's are never what they were."""
-    noted = {"needs": {"image": fit.image(bundle)}}
+    noted = {"needs": {"image": node_fit.image(bundle)}}
     config = {**config, "process": {"env": environment}, "annotations": annotations}
-    assert list(fit.differences(noted, Bundle("/bundle", config))) == []
+    assert list(node_fit.differences(noted, Bundle("/bundle", config))) == []
     other = Bundle("/bundle", {**config, "hostname": "other"})
-    assert [line.partition(" (")[0] for line in fit.differences(noted, other)] == [
+    assert [line.partition(" (")[0] for line in node_fit.differences(noted, other)] == [
         *(["the bundle is not what it was at the checkpoint"] if told else [])
     ]
 
 
 def test_image_is_the_same_for_all_tasks(bundle: Bundle, config: dict[str, Any]) -> None:
-    before = fit.image(bundle)
+    before = node_fit.image(bundle)
     task = {**config, "process": {"args": ["other"]}, "mounts": [], "root": {"path": "/bundle/rootfs"}}
-    assert fit.image(Bundle("/elsewhere", task)) == before
-    assert fit.image(Bundle("/elsewhere", config)) != before
-    assert fit.image(Bundle("/bundle", {**config, "hostname": "other"})) != before
+    assert node_fit.image(Bundle("/elsewhere", task)) == before
+    assert node_fit.image(Bundle("/elsewhere", config)) != before
+    assert node_fit.image(Bundle("/bundle", {**config, "hostname": "other"})) != before
 
 
 def test_image_that_is_named(config: dict[str, Any]) -> None:
     config["annotations"] = {"org.opencontainers.image.digest": "sha256:1"}
-    assert fit.image(Bundle("/any", config)) == "sha256:1"
+    assert node_fit.image(Bundle("/any", config)) == "sha256:1"
 
 
 def test_changed(bundle: Bundle, config: dict[str, Any]) -> None:
-    noted = {"needs": {"image": fit.image(bundle)}}
+    noted = {"needs": {"image": node_fit.image(bundle)}}
     other = Bundle("/bundle", {**config, "hostname": "other"})
-    assert fit.changed(noted, bundle) == fit.changed({}, other) == ""
-    assert fit.changed(noted, other).startswith("the bundle is not what it was at the checkpoint (config.json:")
+    assert node_fit.changed(noted, bundle) == node_fit.changed({}, other) == ""
+    assert node_fit.changed(noted, other).startswith("the bundle is not what it was at the checkpoint (config.json:")

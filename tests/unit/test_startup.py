@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import startup
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.container.bundle import Bundle
+from oci_criu_shim.restore import batch_script
 
 
 @pytest.fixture
@@ -33,24 +33,24 @@ def checkpoint(tmp_path: Path, content: str | None) -> Checkpoint:
 
 def test_read(tmp_path: Path, bundle: Bundle) -> None:
     """The container's own, of which its directory in /proc tells; none where nothing is mounted."""
-    assert startup.point(bundle) == "/private/slurm/startup"
-    assert startup.read(os.getpid(), bundle) is None  # taken away by the container
+    assert batch_script.point(bundle) == "/private/slurm/startup"
+    assert batch_script.read(os.getpid(), bundle) is None  # taken away by the container
     bundle.config["mounts"][0]["destination"] = "/elsewhere"
-    assert startup.read(os.getpid(), bundle) is None
+    assert batch_script.read(os.getpid(), bundle) is None
 
 
 @pytest.mark.parametrize(("content", "needed"), [("own", False), ("another", True), (None, False)])
 def test_copy(tmp_path: Path, bundle: Bundle, content: str | None, needed: bool) -> None:
-    assert startup.copy(checkpoint(tmp_path, content), bundle) == (f"{tmp_path}/startup" if needed else None)
+    assert batch_script.copy(checkpoint(tmp_path, content), bundle) == (f"{tmp_path}/startup" if needed else None)
 
 
 def test_copy_where_there_is_no_other(tmp_path: Path, bundle: Bundle) -> None:
     (tmp_path / "own").unlink()
-    assert startup.copy(checkpoint(tmp_path, "own"), bundle) == f"{tmp_path}/startup"
+    assert batch_script.copy(checkpoint(tmp_path, "own"), bundle) == f"{tmp_path}/startup"
 
 
 def test_put(tmp_path: Path) -> None:
     checkpoint(tmp_path, "echo")
-    startup.put(f"{tmp_path}/startup", f"{tmp_path}/made")
+    batch_script.put(f"{tmp_path}/startup", f"{tmp_path}/made")
     assert (tmp_path / "made").read_text() == "echo"
     assert (tmp_path / "made").stat().st_mode & 0o7777 == 0o700

@@ -41,7 +41,7 @@ def test_nothing_runs_on_that_nobody_looks_after(
 ) -> None:
     """The next checkpoint would be restored beside it."""
     Restored.ended = []
-    monkeypatch.setattr("oci_criu_shim.restored.Restored", Restored)
+    monkeypatch.setattr("oci_criu_shim.restore.adopt.Restored", Restored)
     monkeypatch.setattr(supervised, "Signals", lambda: None)
     container = Container(str(tmp_path / "run"), "c")
     container.reserve()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 
-from oci_criu_shim import planned, restore
 from oci_criu_shim.container import backends
 from oci_criu_shim.container.backends import Runtime
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.restore import restore
+from oci_criu_shim.restore.plan import cgroup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.detached import Streams
     from oci_criu_shim.lifecycle import Plan
     from oci_criu_shim.log import Log
-    from oci_criu_shim.planned import Asked
+    from oci_criu_shim.restore.plan import Asked
 
 
 class Restored:
@@ -31,7 +32,7 @@ class Restored:
         self.backend = plan.runtime
         if self.backend.dialect != backends.DEFAULT:  # adopt() knows the files of crun's
             self.backend = Runtime(backends.DEFAULT, plan.container.root, plan.runtime.globals, log)
-        self.group = planned.cgroup(self.container, self.bundle, checkpoint)
+        self.group = cgroup(self.container, self.bundle, checkpoint)
 
     def start(self, streams: Stdio | Streams, asked: Asked | None = None, cut: str | None = None) -> int:
         """Have it run: the pid of its init, a child of ours; `cut` as restore.start() has it.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import builder, startup
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, criu, linux, mounts
+from oci_criu_shim.restore import batch_script, sandbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Plan:
         self.program = criu.program()
         self.manifest = checkpoint.manifest
         self.images = checkpoint.images
-        self.inventory = container.path(builder.INVENTORY)
+        self.inventory = container.path(sandbox.INVENTORY)
         self.log = os.path.join(asked.work or container.directory, LOG)
         self.stage = container.path("stage")
         self.root = f"{self.stage}/root"
@@ -71,7 +71,7 @@ class Plan:
         self.cgroup = cgroup(container, bundle, checkpoint)
         self.ids = _write_inventory(self.images, self.inventory)
         self.own = {k for k, own in self.ids["own"].items() if own != self.ids["root"].get(k)}
-        self.sources = self._sources(startup.copy(checkpoint, bundle))
+        self.sources = self._sources(batch_script.copy(checkpoint, bundle))
         # Root's container with ids that are nobody's on the node, for whom root's files and directories are closed.
         self.estranged = os.geteuid() == 0 and self.own_ids
         if self.estranged and asked.fields.get("lazy_pages"):
@@ -136,7 +136,7 @@ class Plan:
     def options(self) -> dict[str, Any]:
         """CRIU's request: its field names and values (criu's images/rpc.proto)."""
         inherited = [
-            {"key": name, "fd": builder.STREAMS + stream}
+            {"key": name, "fd": sandbox.STREAMS + stream}
             for stream, name in enumerate(self.manifest["streams"])
             if name.startswith("pipe:[")
         ]
@@ -156,12 +156,12 @@ class Plan:
             "link_remap": True,
             "orphan_pts_master": not self.shell_job,
             "notify_scripts": True,
-            **({"config_file": f"{self.stage}/{builder.CONFIGURATION}"} if self.asked.work else {}),
+            **({"config_file": f"{self.stage}/{sandbox.CONFIGURATION}"} if self.asked.work else {}),
             **self.asked.fields,
         }
 
     def _sources(self, script: str | None) -> list[Source]:
-        node, place = mounts.read(), startup.point(self.bundle)
+        node, place = mounts.read(), batch_script.point(self.bundle)
         found = []
         for number, entry in enumerate(self.manifest["external"]):
             staged, is_script = f"{self.stage}/{number}", entry["key"] == place
@@ -188,7 +188,7 @@ def _write_inventory(images: str, path: str) -> dict[str, dict[str, int]]:
     It is mounted over the checkpoint's, which stays as it is. (A directory of links to the images
     would not do: CRIU opens some of them when it is in the container's mount namespace already.)
     """
-    inventory = criu.load_image(os.path.join(images, builder.INVENTORY))
+    inventory = criu.load_image(os.path.join(images, sandbox.INVENTORY))
     own = criu.load_image(os.path.join(images, "ids-1.img"))["entries"][0]
     root = inventory["entries"][0]["root_ids"]
     before = dict(root)

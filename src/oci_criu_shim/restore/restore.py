@@ -11,7 +11,7 @@ import base64
 import os
 import signal
 
-from oci_criu_shim import builder, files, fit, layers
+from oci_criu_shim import files, layers
 from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.checkpoints.committed import LAYER
 from oci_criu_shim.checkpoints.directory import joined
@@ -22,7 +22,8 @@ from oci_criu_shim.container.bundle import ROOTFS, check_restorable
 from oci_criu_shim.errors import NotRestored, ShimError
 from oci_criu_shim.host import cgroups, criu, linux, mounts
 from oci_criu_shim.log import Log
-from oci_criu_shim.planned import Asked, Plan, cgroup
+from oci_criu_shim.restore import node_fit, sandbox
+from oci_criu_shim.restore.plan import Asked, Plan, cgroup
 from oci_criu_shim.written import Rollback
 
 TYPE_CHECKING = False
@@ -68,8 +69,8 @@ def start(
     def attempt(found: Checkpoint) -> tuple[int, int | None]:
         verification = Verification(found)
         check_restorable(bundle)
-        fit.check(found.manifest, bundle)
-        for difference in fit.differences(found.manifest, bundle):
+        node_fit.check(found.manifest, bundle)
+        for difference in node_fit.differences(found.manifest, bundle):
             log.event(f"{found.path} is tried all the same: {difference}")
         if os.path.exists(container.path("stage")):
             undo(container, cgroup(container, bundle, found))  # an attempt before
@@ -105,7 +106,7 @@ def _restore(
 
 
 def _carry_out(plan: Plan, verification: Verification, steps: _Steps, stdio: Stdio | Streams) -> tuple[int, int | None]:
-    swrk = builder.start(plan, stdio)
+    swrk = sandbox.start(plan, stdio)
     try:
         verification.start()
         response = swrk.request("RESTORE", plan.options(), steps.notified)
@@ -196,13 +197,13 @@ def seccomp(bundle: Bundle, checkpoint: Checkpoint) -> bytes:
 def _failure(plan: Plan, response: Any) -> ShimError:
     lines = criu.errors(plan.log)
     said = " | ".join(lines) or response.cr_errmsg or f"error {response.cr_errno}"
-    hint = criu.meaning(lines) or fit.changed(plan.manifest, plan.bundle)
+    hint = criu.meaning(lines) or node_fit.changed(plan.manifest, plan.bundle)
     return NotRestored(f"CRIU could not restore {plan.container.name}: {said}", hint)
 
 
 def undo(container: Container, group: str) -> None:
     """Remove what a failed start() left in the container's directory, but for CRIU's log, and its control group."""
-    files.remove_if_there(container.path(builder.INVENTORY))
+    files.remove_if_there(container.path(sandbox.INVENTORY))
     try:
         os.rmdir(container.path("stage"))
     except FileNotFoundError:

@@ -11,9 +11,9 @@ import os
 import socket
 import stat
 
-from oci_criu_shim import startup
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts, process
+from oci_criu_shim.restore import batch_script
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.container.stdio import Stdio
     from oci_criu_shim.detached import Streams
-    from oci_criu_shim.planned import Plan
+    from oci_criu_shim.restore.plan import Plan
 
 INVENTORY = "inventory.img"
 STATISTICS, CONFIGURATION = "stats-restore", "criu.conf"  # names of CRIU's own
@@ -179,7 +179,7 @@ def _mount(plan: Plan) -> None:
         if source.device:
             _make_device(source.path, source.device, plan)
         if source.script:
-            startup.put(source.script, source.path)
+            batch_script.put(source.script, source.path)
         _bind(source.path, source.staged)
         linux.mount(None, source.staged, None, linux.MS_REMOUNT | linux.MS_BIND | source.flags)
     if plan.asked.work:

@@ -1,0 +1,1 @@
+"""Starting a container from a checkpoint."""
