@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import config, history, layers, packing, preflight, script, tidy
+from oci_criu_shim import config, history, packing, script, tidy
 from oci_criu_shim.checkpointer import Checkpointer
 from oci_criu_shim.checkpoints.store import Store
+from oci_criu_shim.dump import preflight, rootfs
 from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.ladder import Ladder
 from oci_criu_shim.steps import KILLED, Step
@@ -79,7 +80,7 @@ class CheckpointedTask:
 
     def _begin(self, container: Supervised) -> int:
         """From its beginning, or where an earlier run of its job left off."""
-        layers.begin(self.store, self.plan.bundle, self.settings.layers, self.log)
+        rootfs.begin(self.store, self.plan.bundle, self.settings.layers, self.log)
         if not self.task.restarts or not self.store.started():
             self.store.mark_started()
             if not self.task.restart_dir:

@@ -139,10 +139,11 @@ def pass_on(call: Invocation) -> int:
 
 def checkpoint(call: Invocation) -> int:
     """Checkpoint a running container into a directory."""
-    from oci_criu_shim import checkpoint as checkpointing
-    from oci_criu_shim import client, requested
+    from oci_criu_shim import requested
     from oci_criu_shim.checkpoints.directory import Directory
     from oci_criu_shim.container import bundle
+    from oci_criu_shim.dump import client
+    from oci_criu_shim.dump import dump as checkpointing
     from oci_criu_shim.slurm import tasks
 
     container = Container(call.root, call.container)

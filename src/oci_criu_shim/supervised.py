@@ -183,7 +183,7 @@ class Supervised:
 
     def begin(self, checkpoint: Checkpoint, asked: Asked | None = None) -> Callable[[], int]:
         """Restore it; what then looks after it, to its end, and returns its exit status."""
-        from oci_criu_shim import written
+        from oci_criu_shim.dump import open_files
         from oci_criu_shim.restore import restore
         from oci_criu_shim.restore.adopt import Restored
 
@@ -192,7 +192,7 @@ class Supervised:
         self.runtime = restored.backend
         stdio = self._terminal() or Stdio(restore.pending_input(checkpoint), checkpoint.manifest["streams"])
         self.container.update(**self._record(stdio=stdio.record()))  # what hooks are told of it
-        cut = written.place(checkpoint, self.task) if self.task and self.rollback else None
+        cut = open_files.place(checkpoint, self.task) if self.task and self.rollback else None
         pid = restored.start(stdio, asked, cut)
         try:
             files.write_atomically(self.pid_file, str(pid).encode())

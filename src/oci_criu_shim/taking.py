@@ -7,8 +7,10 @@ import os
 import select
 import time
 
-from oci_criu_shim import chain, checkpoint, client, files, schedule, slurm
+from oci_criu_shim import files, schedule, slurm
 from oci_criu_shim.checkpointer import ANSWER, ENDING, FAILED, LOST, NO_REASON, TAKEN
+from oci_criu_shim.dump import chain, client
+from oci_criu_shim.dump.dump import Dump, Taken
 from oci_criu_shim.errors import Killed, ShimError
 from oci_criu_shim.slurm import tasks
 
@@ -16,7 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
 
-    from oci_criu_shim.checkpoint import Taken
     from oci_criu_shim.checkpointer import Checkpointer
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container.record import Container
@@ -90,7 +91,7 @@ def _take(of: Checkpointer, pid: int, reason: str, goes_on: bool, connection: so
 
 
 def _take_one(of: Checkpointer, pid: int, reason: str, link: chain.Chain, connection: socket.socket | None) -> Taken:
-    dump = checkpoint.Dump(of.container, pid, {"leave_running": reason not in ENDING})
+    dump = Dump(of.container, pid, {"leave_running": reason not in ENDING})
     connection = connection or client.connect(tasks.helper_socket(of.container.root, of.task))
     taken = dump.take(of.store, reason, connection, link)
     if dump.left_out:
@@ -157,7 +158,7 @@ def failed(of: Checkpointer, error: ShimError) -> tuple[str, int]:
 def say_ended_by(of: Checkpointer, found: Checkpoint, failed: str) -> str:
     """Say that the container ended by that checkpoint, and what failed then; that line."""
     frozen = found.manifest["frozen_seconds"]
-    taken = checkpoint.Taken(found, frozen, time.monotonic() - frozen)
+    taken = Taken(found, frozen, time.monotonic() - frozen)
     said = f"checkpointed {of.task.describe()} to {taken.describe()}, but then something failed: {failed}"
     of.log.event(said, "checkpointed", **taken.facts(), runs_on=False)
     return said

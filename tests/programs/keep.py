@@ -8,12 +8,12 @@ import time
 sys.path.insert(0, "/usr/lib/oci-criu-shim")
 sys.path.append("/usr/lib/python3/dist-packages")
 
-from oci_criu_shim import checkpoint, client
-from oci_criu_shim.chain import Chain, tracked
 from oci_criu_shim.checkpoints import codec
 from oci_criu_shim.checkpoints.compression import Compression
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container.record import Container
+from oci_criu_shim.dump import client, dump
+from oci_criu_shim.dump.chain import Chain, tracked
 from oci_criu_shim.errors import ShimError
 
 
@@ -28,7 +28,7 @@ def main(root: str, name: str, directory: str, helper: str, leave_running: str, 
         store.prepare()
         options = {"leave_running": leave_running == "yes"}
         chain = Chain(container, leave_running == "yes" and tracked(container)[0])
-        checkpoint.Dump(container, pid, options).take(store, "preempt", client.connect(helper or None), chain)
+        dump.Dump(container, pid, options).take(store, "preempt", client.connect(helper or None), chain)
     except (ShimError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import chain, config, samples, taking
-from oci_criu_shim.chain import Chain
+from oci_criu_shim import config, taking
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Stage, Store
 from oci_criu_shim.container.record import Container
+from oci_criu_shim.dump import chain, moved_pages
+from oci_criu_shim.dump.chain import Chain
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import criu, linux, process
 from tests.unit.test_schema import full_manifest
@@ -29,7 +30,7 @@ Dump = Callable[[Chain], tuple[dict[str, Any], Checkpoint]]
 @pytest.fixture(autouse=True)
 def criu_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(criu, "prepare_pagemap", lambda: None)
-    monkeypatch.setattr(samples, "take", lambda *_: SUMS)
+    monkeypatch.setattr(moved_pages, "take", lambda *_: SUMS)
     monkeypatch.setattr(chain, "MERGING", "/nonexistent")
 
 
@@ -110,7 +111,7 @@ def test_a_whole_one_where_it_is_not_safe(
         raise OSError(5, "Input/output error")
 
     if what == "unreadable":
-        monkeypatch.setattr(samples, "take", unreadable)
+        monkeypatch.setattr(moved_pages, "take", unreadable)
     first = dump(Chain(container, True))[1]
     if what == "damaged":
         Path(first.images, "pages-1.img").unlink()
@@ -126,7 +127,7 @@ def test_an_increment_whose_memory_cannot_be_compared(
     container: Container, store: Store, dump: Dump, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dump(Chain(container, True))
-    monkeypatch.setattr(samples, "take", lambda *_: os.stat("/nonexistent"))
+    monkeypatch.setattr(moved_pages, "take", lambda *_: os.stat("/nonexistent"))
     link = Chain(container, True)
     with store.stage() as stage:
         link.begin(stage)
@@ -192,7 +193,7 @@ def test_a_failed_increment_is_followed_by_a_whole_one(
 
 @pytest.fixture
 def memory() -> Iterator[mmap.mmap]:
-    with mmap.mmap(-1, 100 * samples.PAGE) as made:
+    with mmap.mmap(-1, 100 * moved_pages.PAGE) as made:
         made[:] = os.urandom(len(made))
         yield made
 
@@ -203,17 +204,17 @@ def test_memory_that_was_moved(monkeypatch: pytest.MonkeyPatch, memory: mmap.mma
     monkeypatch.undo()
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     runs: list[tuple[int, int, bool]] = [(address, 100, False)]
-    own = samples._numbers(os.getpid())[-1]
+    own = moved_pages._numbers(os.getpid())[-1]
     (tmp_path / f"pagemap-{own}.img").touch()
     monkeypatch.setattr(criu, "pagemap", lambda _: runs)
-    before = samples.take(os.getpid(), str(tmp_path), None)
+    before = moved_pages.take(os.getpid(), str(tmp_path), None)
     assert len(before[own]) in (3, 4)
-    runs[:] = [(address, 40, True), (address + 40 * samples.PAGE, 60, True)]
-    assert samples.take(os.getpid(), str(tmp_path), before) == before
+    runs[:] = [(address, 40, True), (address + 40 * moved_pages.PAGE, 60, True)]
+    assert moved_pages.take(os.getpid(), str(tmp_path), before) == before
     with pytest.raises(ShimError, match="was moved"):
-        samples.take(os.getpid(), str(tmp_path), {})
+        moved_pages.take(os.getpid(), str(tmp_path), {})
     memory[:] = os.urandom(len(memory))
     with pytest.raises(ShimError, match="was moved"):
-        samples.take(os.getpid(), str(tmp_path), before)
+        moved_pages.take(os.getpid(), str(tmp_path), before)
     runs[:] = [(address, 100, False)]
-    assert samples.take(os.getpid(), str(tmp_path), before) != before
+    assert moved_pages.take(os.getpid(), str(tmp_path), before) != before

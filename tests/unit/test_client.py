@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import client
+from oci_criu_shim.dump import client
 from oci_criu_shim.errors import Killed, ShimError
 from oci_criu_shim.host import wire
 

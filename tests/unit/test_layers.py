@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import files, layers
+from oci_criu_shim import files
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Stage, Store
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.container.record import Container
+from oci_criu_shim.dump import rootfs
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import mounts
 from oci_criu_shim.log import Log
@@ -49,7 +50,7 @@ def test_where_they_are_wanted(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(mounts, "read", lambda: mounts.parse(LINE.format(kind)))
-    layers.begin(store, bundle, setting, Log())
+    rootfs.begin(store, bundle, setting, Log())
     assert bool(os.listdir(store.path)) == wanted
 
 
@@ -59,13 +60,13 @@ def test_where_there_is_nothing_to_keep(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     bundle.config["root"]["readonly"] = readonly
-    layers.begin(store, bundle, "always", Log())
+    rootfs.begin(store, bundle, "always", Log())
     assert os.listdir(store.path) == []
 
 
 def taken(store: Store, bundle: Bundle, container: Container, frozen: bool) -> tuple[Stage, int]:
     stage = store.stage()
-    taking = layers.take(container, bundle, os.getpid(), stage)
+    taking = rootfs.take(container, bundle, os.getpid(), stage)
     assert taking
     if frozen:
         Path(stage.images, "files.img").touch()
@@ -85,8 +86,8 @@ def container(tmp_path: Path) -> Container:
 def test_taken_and_put_back(
     bundle: Bundle, store: Store, container: Container, monkeypatch: pytest.MonkeyPatch, frozen: bool
 ) -> None:
-    monkeypatch.setattr(layers, "_are_wanted", lambda *_: True)
-    layers.begin(store, bundle, "auto", Log())
+    monkeypatch.setattr(rootfs, "_are_wanted", lambda *_: True)
+    rootfs.begin(store, bundle, "auto", Log())
     root = Path(bundle.rootfs)
     (root / "deleted").unlink()
     (root / "made").write_text("made")
@@ -95,34 +96,34 @@ def test_taken_and_put_back(
     assert {"rootfs-diff.tar", "deleted.files"} <= stage.sizes().keys()
     (root / "made").unlink()
     checkpoint = Checkpoint(stage.path, {})
-    layers.put_back(checkpoint, container, bundle)
+    rootfs.put_back(checkpoint, container, bundle)
     assert [path.name for path in root.iterdir()] == ["made"]
     assert files.read_json(container.path("layer")) == [[".", "made"], ["deleted"]]
     root.rename(root.with_name("aside"))
     with pytest.raises(Misfit):
-        layers.put_back(checkpoint, container, bundle)
+        rootfs.put_back(checkpoint, container, bundle)
 
 
 def test_none_where_nothing_was_noted(bundle: Bundle, store: Store, container: Container) -> None:
-    assert layers.take(container, bundle, os.getpid(), store.stage()) is None
+    assert rootfs.take(container, bundle, os.getpid(), store.stage()) is None
 
 
 def test_what_cannot_be_noted_is_said(
     bundle: Bundle, store: Store, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The job is none the worse for it on this node."""
-    monkeypatch.setattr(layers, "_are_wanted", lambda *_: True)
+    monkeypatch.setattr(rootfs, "_are_wanted", lambda *_: True)
     os.rmdir(store.path)
-    layers.begin(store, bundle, "auto", Log())
+    rootfs.begin(store, bundle, "auto", Log())
     assert "checkpoints will be without what is changed in" in capfd.readouterr().err
 
 
 def test_what_went_wrong(bundle: Bundle, store: Store, container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "_are_wanted", lambda *_: True)
-    layers.begin(store, bundle, "auto", Log())
+    monkeypatch.setattr(rootfs, "_are_wanted", lambda *_: True)
+    rootfs.begin(store, bundle, "auto", Log())
     stage = store.stage()
     Path(stage.path, "rootfs-diff.tar").touch()
-    taking = layers.take(container, bundle, os.getpid(), stage)
+    taking = rootfs.take(container, bundle, os.getpid(), stage)
     assert taking
     with pytest.raises(ShimError, match=r"what has changed in .*/rootfs can't be kept: File exists"):
         taking.finish()
@@ -131,10 +132,10 @@ def test_what_went_wrong(bundle: Bundle, store: Store, container: Container, mon
 
 def test_stopped(bundle: Bundle, store: Store, container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is waiting for the dump."""
-    monkeypatch.setattr(layers, "_are_wanted", lambda *_: True)
-    layers.begin(store, bundle, "auto", Log())
+    monkeypatch.setattr(rootfs, "_are_wanted", lambda *_: True)
+    rootfs.begin(store, bundle, "auto", Log())
     stage = store.stage()
-    taking = layers.take(container, bundle, os.getpid(), stage)
+    taking = rootfs.take(container, bundle, os.getpid(), stage)
     assert taking
     taking.stop()
     assert "rootfs-diff.tar" not in stage.sizes()

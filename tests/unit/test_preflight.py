@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from oci_criu_shim import preflight
+from oci_criu_shim.dump import preflight
 from oci_criu_shim.errors import ShimError
 
 

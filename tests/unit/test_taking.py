@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import checkpoint, client, layers, preempt, schedule, taking
+from oci_criu_shim import preempt, schedule, taking
 from oci_criu_shim.checkpointer import ANSWER, DONE, FAILED, LOST, NO_REASON, TAKEN, TIME_IS_UP, Checkpointer
 from oci_criu_shim.checkpoints import committed
+from oci_criu_shim.dump import client, rootfs
+from oci_criu_shim.dump.dump import Dump
 from oci_criu_shim.errors import Killed, ShimError
 from oci_criu_shim.host import process
 from tests.unit.test_checkpointer import make
@@ -61,14 +63,14 @@ def directory(of: Checkpointer) -> Path:
 def fails(monkeypatch: pytest.MonkeyPatch, killed: int | None = None, kind: type[ShimError] = ShimError) -> None:
     """Have dumps fail; the process `killed` ends meanwhile."""
 
-    monkeypatch.setattr("oci_criu_shim.chain.tracked", lambda _: (False, False))
+    monkeypatch.setattr("oci_criu_shim.dump.chain.tracked", lambda _: (False, False))
 
     def dump(*_: object) -> None:
         if killed is not None:
             os.kill(killed, signal.SIGKILL)
         raise kind(WORDS)
 
-    monkeypatch.setattr(checkpoint, "Dump", dump)
+    monkeypatch.setattr(taking, "Dump", dump)
 
 
 @pytest.mark.parametrize("begin", [taking.run_on, preempt.go])
@@ -211,7 +213,7 @@ def test_a_container_that_ended_right_after_the_commit(
     monkeypatch: pytest.MonkeyPatch, init: subprocess.Popen[bytes]
 ) -> None:
     """There is nothing to be ended any more."""
-    dump = object.__new__(checkpoint.Dump)
+    dump = object.__new__(Dump)
     dump.pid, dump.pidfd, dump.options = init.pid, os.pidfd_open(init.pid), {"leave_running": False}
     one = committed.Checkpoint("/1", {"frozen_seconds": 0.5})
 
@@ -223,7 +225,7 @@ def test_a_container_that_ended_right_after_the_commit(
 
     monkeypatch.setattr(dump, "_ask", ask)
     monkeypatch.setattr(dump, "_commit", lambda *_: one)
-    monkeypatch.setattr(layers, "take", lambda *_: None)
+    monkeypatch.setattr(rootfs, "take", lambda *_: None)
     dump.container = dump.bundle = SimpleNamespace()  # type: ignore[assignment]
     stage: Any = SimpleNamespace(images="", work=None)
     connection: Any = None
@@ -296,7 +298,7 @@ def test_a_time_limit_is_noted_without_the_grace_time(
 
 def test_what_a_layer_is_without(of: Checkpointer, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
     done = SimpleNamespace(left_out=3, take=lambda *_: "taken")
-    monkeypatch.setattr(checkpoint, "Dump", lambda *_: done)
+    monkeypatch.setattr(taking, "Dump", lambda *_: done)
     connection: Any = object()
     link: Any = None
     assert taking._take_one(of, 1, schedule.PREEMPT, link, connection) == "taken"  # type: ignore[comparison-overlap]

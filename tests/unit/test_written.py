@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import written
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import stdio
+from oci_criu_shim.dump import open_files
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
@@ -72,7 +72,7 @@ def test_what_is_open_for_writing(run: Run, tmp_path: Path) -> None:
     read = os.open(tmp_path / "read", os.O_RDONLY)
     gone = os.open(tmp_path / "gone", os.O_WRONLY)
     (tmp_path / "gone").unlink()
-    rows = written.look(run(plain, read, gone, os.dup(plain)))
+    rows = open_files.look(run(plain, read, gone, os.dup(plain)))
     row = find(rows, tmp_path / "plain")
     assert row and (row["size"], row["inode"], "others" in row) == (5, os.stat(tmp_path / "plain").st_ino, False)
     assert find(rows, tmp_path / "read") is find(rows, tmp_path / "gone") is None
@@ -88,7 +88,7 @@ def test_who_appended_last(run: Run, tmp_path: Path, own: bytes, more: bytes, ot
     os.write(descriptor, own)
     with path.open("ab") as stream:
         stream.write(more)
-    row = find(written.look(run(descriptor)), path)
+    row = find(open_files.look(run(descriptor)), path)
     assert row and row["others"] is others
 
 
@@ -97,7 +97,7 @@ def test_the_newest_of_several_descriptors_counts(run: Run, tmp_path: Path) -> N
     first, second = (os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) for _ in range(2))
     os.write(first, b"one")
     os.write(second, b"two")
-    row = find(written.look(run(first, second)), path)
+    row = find(open_files.look(run(first, second)), path)
     assert row and row["others"] is False
 
 
@@ -122,10 +122,10 @@ def test_a_zombie_has_nothing_open(run: Run, tmp_path: Path, monkeypatch: pytest
     descriptor = os.open(tmp_path / "one", os.O_WRONLY | os.O_CREAT)
     init, tree = run(descriptor), process.tree
     monkeypatch.setattr(process, "tree", lambda pid: [*tree(pid), zombie])
-    assert find(written.look(init), tmp_path / "one")
-    written.sync(init, frozen=True)
+    assert find(open_files.look(init), tmp_path / "one")
+    open_files.sync(init, frozen=True)
     with pytest.raises(PermissionError):  # an init that has ended is no container
-        written.look(zombie)
+        open_files.look(zombie)
 
 
 @pytest.mark.parametrize("call", ["listdir", "lstat", "stat", "open"])
@@ -143,10 +143,10 @@ def test_what_comes_and_goes_is_not_waited_for(
         return real(path, *arguments)
 
     monkeypatch.setattr(os, call, fails)
-    written.sync(init, frozen=False)
+    open_files.sync(init, frozen=False)
     if (call, number) != ("open", errno.EPERM):
         with pytest.raises(OSError, match=os.strerror(number)):
-            written.sync(init, frozen=True)
+            open_files.sync(init, frozen=True)
 
 
 def test_what_can_not_be_flushed_is_an_error_in_any_case(
@@ -158,7 +158,7 @@ def test_what_can_not_be_flushed_is_an_error_in_any_case(
     init = run(os.open(tmp_path / "one", os.O_WRONLY | os.O_CREAT))
     monkeypatch.setattr(os, "fsync", fails)
     with pytest.raises(OSError, match="Input/output error"):
-        written.sync(init, frozen=False)
+        open_files.sync(init, frozen=False)
 
 
 def row_of(path: Path, size: int, **more: object) -> dict[str, Any]:
@@ -172,10 +172,10 @@ def task(tmp_path: Path) -> Path:
     return path
 
 
-def rollback(task: Path, base: Path, *rows: dict[str, Any]) -> tuple[written.Rollback, Lines]:
+def rollback(task: Path, base: Path, *rows: dict[str, Any]) -> tuple[open_files.Rollback, Lines]:
     checkpoint = Checkpoint(str(task / "1"), {"written": list(rows)})
     log = Lines()
-    return written.Rollback(checkpoint, str(task / "cut"), {"/data": str(base)}, log), log
+    return open_files.Rollback(checkpoint, str(task / "cut"), {"/data": str(base)}, log), log
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_gone_and_unknown_stay(task: Path, base: Path) -> None:
 def test_a_file_that_is_mounted_itself(task: Path, base: Path) -> None:
     row = {**row_of(base / "ledger", 7), "name": ""}
     log = Lines()
-    found = written.Rollback(
+    found = open_files.Rollback(
         Checkpoint(str(task / "1"), {"written": [row]}), str(task / "cut"), {"/data": str(base / "ledger")}, log
     )
     found.run()
@@ -305,8 +305,8 @@ def test_only_where_the_container_has_run_since(
 ) -> None:
     checkpoint = Checkpoint(str(task / "1"), {"left_running": left_running, "restarts": taken})
     environment = {"SLURM_JOB_ID": "12", "SLURM_STEP_ID": "0", "SLURM_RESTART_COUNT": str(restarts)}
-    assert written.place(checkpoint, tasks.Task(environment)) == (str(task / "cut") if goes_back else None)
-    assert written.place(checkpoint, tasks.Task({**environment, "SLURM_JOB_ID": "2"})) is None
+    assert open_files.place(checkpoint, tasks.Task(environment)) == (str(task / "cut") if goes_back else None)
+    assert open_files.place(checkpoint, tasks.Task({**environment, "SLURM_JOB_ID": "2"})) is None
 
 
 def test_what_was_cut_off_outlives_the_checkpoints(tmp_path: Path) -> None:

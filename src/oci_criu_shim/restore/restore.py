@@ -11,7 +11,7 @@ import base64
 import os
 import signal
 
-from oci_criu_shim import files, layers
+from oci_criu_shim import files
 from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.checkpoints.committed import LAYER
 from oci_criu_shim.checkpoints.directory import joined
@@ -19,12 +19,13 @@ from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.unpacking import Unpacked
 from oci_criu_shim.container import hooks
 from oci_criu_shim.container.bundle import ROOTFS, check_restorable
+from oci_criu_shim.dump import rootfs
+from oci_criu_shim.dump.open_files import Rollback
 from oci_criu_shim.errors import NotRestored, ShimError
 from oci_criu_shim.host import cgroups, criu, linux, mounts
 from oci_criu_shim.log import Log
 from oci_criu_shim.restore import node_fit, sandbox
 from oci_criu_shim.restore.plan import Asked, Plan, cgroup
-from oci_criu_shim.written import Rollback
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class _Steps:
                 hooks.run(self.hooks, "createContainer", state, inside=pid)
                 # No file of the container's has been opened yet.
                 if self.has_layer:
-                    layers.put_back(self.verification.checkpoint, self.container, self.bundle)
+                    rootfs.put_back(self.verification.checkpoint, self.container, self.bundle)
                 if self.rollback:
                     self.rollback.run()
             elif event == AT_RESTORED:

@@ -6,9 +6,10 @@ checkpoint is whole again: the kernel's marks are gone once a dump was tried.
 
 from __future__ import annotations
 
-from oci_criu_shim import config, files, samples
+from oci_criu_shim import config, files
 from oci_criu_shim.checkpoints import committed, increments
 from oci_criu_shim.container.record import CHAIN
+from oci_criu_shim.dump import moved_pages
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import criu, linux
 
@@ -82,7 +83,7 @@ class Chain:
         if not (self.is_increment or self.goes_on):
             return
         try:
-            self.samples = samples.take(init, images, self.before)
+            self.samples = moved_pages.take(init, images, self.before)
         except OSError as error:
             if self.is_increment:
                 raise ShimError(f"its memory can't be compared: {error}") from None

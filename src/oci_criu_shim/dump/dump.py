@@ -8,10 +8,11 @@ import signal
 import time
 from contextlib import suppress
 
-from oci_criu_shim import client, files, layers, preflight, written
+from oci_criu_shim import files
 from oci_criu_shim.container import stdio
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.container.record import CHAIN
+from oci_criu_shim.dump import client, open_files, preflight, rootfs
 from oci_criu_shim.errors import Killed, ShimError
 from oci_criu_shim.host import cgroups, criu, linux, wire
 from oci_criu_shim.restore import batch_script, node_fit
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from oci_criu_shim.chain import Chain
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.directory import Directory
     from oci_criu_shim.checkpoints.store import Stage, Store
     from oci_criu_shim.container.record import Container
+    from oci_criu_shim.dump.chain import Chain
 
 
 class Taken:
@@ -97,7 +98,7 @@ class Dump:
                 known = self.bundle.placed, _podman_record(self.container), _streams(self.record)
                 stage.describe(*known, batch_script.read(self.pid, self.bundle))
                 if self.options["leave_running"]:
-                    written.sync(self.pid, frozen=False)
+                    open_files.sync(self.pid, frozen=False)
                 about = {"needs": needs, "reason": reason}
                 taken = Taken(*self._checkpoint(stage, connection, about, chain, serves), begun)
         finally:
@@ -135,7 +136,7 @@ class Dump:
             committed.append(self._commit(stage, report | about))
 
         options = self.options | (chain.begin(stage) if chain else {})
-        layer = layers.take(self.container, self.bundle, self.pid, stage)
+        layer = rootfs.take(self.container, self.bundle, self.pid, stage)
         try:
             frozen = self._ask(connection, options, (stage.images, stage.work), commit, serves)
         except ShimError:
@@ -175,8 +176,8 @@ class Dump:
         manifest = self._manifest(report, stage.sizes())
         if self.options["leave_running"]:
             _require_names(stage.images)
-            written.sync(self.pid, frozen=True)  # what was written since the dump began; most was before
-        return stage.commit({**manifest, "written": written.look(self.pid)})
+            open_files.sync(self.pid, frozen=True)  # what was written since the dump began; most was before
+        return stage.commit({**manifest, "written": open_files.look(self.pid)})
 
     def _manifest(self, report: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
         outside = _outside_of_input(self.record)

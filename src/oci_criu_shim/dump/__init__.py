@@ -1,0 +1,1 @@
+"""Taking a checkpoint of a running container."""
