@@ -22,11 +22,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from oci_criu_shim.checkpointer import Checkpointer
     from oci_criu_shim.container.record import Container
     from oci_criu_shim.container.stdio import Stdio
     from oci_criu_shim.host.signals import Signals
     from oci_criu_shim.log import Log
+    from oci_criu_shim.task.policy import Checkpointer
 
 
 class Supervisor:
@@ -200,8 +200,8 @@ class Supervisor:
                 self._checkpointed(self.checkpointer, code)
 
     def _checkpointed(self, checkpointer: Checkpointer, code: int) -> None:
-        from oci_criu_shim.checkpointer import NO_REASON, UNKNOWN
-        from oci_criu_shim.schedule import PREEMPT
+        from oci_criu_shim.task.policy import NO_REASON, UNKNOWN
+        from oci_criu_shim.task.schedule import PREEMPT
 
         self.child = None
         self.killed = code < 0 and not self.killed

@@ -15,11 +15,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from oci_criu_shim.checkpointer import Checkpointer
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container.terminal import Terminal
     from oci_criu_shim.lifecycle import Plan
     from oci_criu_shim.restore.plan import Asked
+    from oci_criu_shim.task.policy import Checkpointer
 
 
 class Supervised:
@@ -111,7 +111,7 @@ class Supervised:
         files.write_atomically(self.container.path("pid"), str(os.getpid()).encode())
         if self.task is None or not self.task.asked:
             return self.create()
-        from oci_criu_shim.checkpointed import CheckpointedTask
+        from oci_criu_shim.task.life import CheckpointedTask
 
         task = CheckpointedTask(self.plan, self.task)
         self.checkpointer, self.log, self.rollback = task.checkpointer, task.log, task.settings.rollback
@@ -226,14 +226,14 @@ class Supervised:
 
     def _take(self, reason: str) -> int:
         """In a child: see to it that a checkpoint is taken for `reason`."""
-        from oci_criu_shim import preempt, taking
-        from oci_criu_shim.checkpointer import ENDING, LOST
-        from oci_criu_shim.schedule import LOOK
+        from oci_criu_shim.task import preempt, take
+        from oci_criu_shim.task.policy import ENDING, LOST
+        from oci_criu_shim.task.schedule import LOOK
 
         assert self.checkpointer is not None
         if reason == LOOK:
-            return taking.look(self.checkpointer)
-        status = (preempt.go if reason in ENDING else taking.run_on)(self.checkpointer, reason)
+            return take.look(self.checkpointer)
+        status = (preempt.go if reason in ENDING else take.run_on)(self.checkpointer, reason)
         if status == LOST:
             preempt.lost(self.checkpointer)
         return status

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import config, taking
+from oci_criu_shim import config
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Stage, Store
 from oci_criu_shim.container.record import Container
@@ -18,6 +18,7 @@ from oci_criu_shim.dump import chain, moved_pages
 from oci_criu_shim.dump.chain import Chain
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import criu, linux, process
+from oci_criu_shim.task import take
 from tests.unit.test_schema import full_manifest
 
 SUMS = {"1": {"31": 5}}
@@ -176,19 +177,19 @@ def test_a_failed_increment_is_followed_by_a_whole_one(
     dump(Chain(container, True))
     container.save({"init": process.identity(os.getpid())})
 
-    def take(_: object, __: int, ___: str, link: Chain, ____: None) -> str:
+    def take_one(_: object, __: int, ___: str, link: Chain, ____: None) -> str:
         with store.stage() as stage:
             if link.begin(stage)["incremental"]:
                 raise ShimError("moved")
         return "taken"
 
-    monkeypatch.setattr(taking, "_take_one", take)
+    monkeypatch.setattr(take, "_take_one", take_one)
     job: Any = Job(container, store)
-    assert str(taking._take(job, 1, "interval", True, None)) == "taken"
+    assert str(take._take(job, 1, "interval", True, None)) == "taken"
     assert job.said == ["the checkpoint of job 7 is a whole one: moved"]
-    monkeypatch.setattr(taking, "_take_one", lambda *_: os.stat("/nonexistent"))
+    monkeypatch.setattr(take, "_take_one", lambda *_: os.stat("/nonexistent"))
     with pytest.raises(FileNotFoundError):
-        taking._take(job, 1, "interval", True, None)
+        take._take(job, 1, "interval", True, None)
 
 
 @pytest.fixture

@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import config, history, lifecycle, script, slurm, steps, tidy
-from oci_criu_shim.checkpointed import CheckpointedTask
+from oci_criu_shim import config, lifecycle, slurm
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import STARTED
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.log import Log
-from oci_criu_shim.steps import FINISHED, Step
+from oci_criu_shim.task import history, prune, script_end, steps
+from oci_criu_shim.task.life import CheckpointedTask
+from oci_criu_shim.task.steps import FINISHED, Step
 from tests.unit.test_ckpt import made as checkpoint
 
 FRESH, RESTORED = 5, 6
@@ -96,7 +97,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path, bundle_path: Path, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Site:
     (tmp_path / "store").mkdir(mode=0o700)
-    monkeypatch.setattr(tidy, "begin", lambda *_: None)
+    monkeypatch.setattr(prune, "begin", lambda *_: None)
     monkeypatch.setattr("oci_criu_shim.config.load", lambda: settings)
     monkeypatch.setattr("oci_criu_shim.host.process.fork", lambda work: 0)
     return Site(tmp_path, bundle_path, config)
@@ -186,7 +187,7 @@ def test_another_clusters(site: Site) -> None:
 def test_what_comes_too_late(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     outlived: list[str] = []
     monkeypatch.setattr(Step, "is_too_late", lambda _: True)
-    monkeypatch.setattr(script, "outlive", lambda task, _: outlived.append(task.key))
+    monkeypatch.setattr(script_end, "outlive", lambda task, _: outlived.append(task.key))
     assert site.run() == (steps.KILLED, ["pretend"])
     assert outlived == ["7/0.0"]
 

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import config, estimate, schedule
-from oci_criu_shim.checkpointer import FAILED, NO_REASON, REQUEST, TAKEN, UNKNOWN, Checkpointer
+from oci_criu_shim import config
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
 from oci_criu_shim.log import Log
-from oci_criu_shim.packing import Packing
 from oci_criu_shim.slurm.tasks import Task
+from oci_criu_shim.task import estimate, schedule
+from oci_criu_shim.task.compress import Packing
+from oci_criu_shim.task.policy import FAILED, NO_REASON, REQUEST, TAKEN, UNKNOWN, Checkpointer
 
 Make = Callable[..., Checkpointer]
 

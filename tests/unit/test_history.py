@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import cli, config, history, slurm
+from oci_criu_shim import cli, config, slurm
 from oci_criu_shim.checkpoints import quota
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.ckpt import place
 from oci_criu_shim.log import Log
 from oci_criu_shim.slurm import tasks
+from oci_criu_shim.task import history
 
 Capture = pytest.CaptureFixture[str]
 TAKEN = {"bytes": 5, "reason": "preempt", "runs_on": False, "seconds": 0.5, "frozen": 0.25, "at": 1.0}

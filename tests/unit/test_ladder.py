@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import config, history, ladder, requeue, slurm
+from oci_criu_shim import config, slurm
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import Misfit, NotRestored, ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import Signals
-from oci_criu_shim.ladder import Ladder
 from oci_criu_shim.log import Log
 from oci_criu_shim.slurm.tasks import Task
+from oci_criu_shim.task import history, ladder, requeue
+from oci_criu_shim.task.ladder import Ladder
 from tests.unit.test_slurm import seen
 from tests.unit.test_store import commit
 

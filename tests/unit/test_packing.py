@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import packing
 from oci_criu_shim.checkpoints import integrity
 from oci_criu_shim.checkpoints.committed import Checkpoint, read
 from oci_criu_shim.checkpoints.compression import Compression
@@ -18,7 +17,8 @@ from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
-from oci_criu_shim.packing import Packing
+from oci_criu_shim.task import compress
+from oci_criu_shim.task.compress import Packing
 from tests.unit.test_schema import full_manifest
 
 PAGES = bytes(50000)
@@ -31,7 +31,7 @@ def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def compression() -> Compression:
-    made = packing.compression("zstd:3", 7, Log())
+    made = compress.compression("zstd:3", 7, Log())
     assert made
     return made
 
@@ -68,7 +68,7 @@ def is_compressed(checkpoint: Checkpoint) -> bool:
 
 
 def test_off() -> None:
-    assert packing.compression("off", 7, Log()) is None
+    assert compress.compression("off", 7, Log()) is None
 
 
 def test_it_is_compressed(store: Store, container: Container) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import preempt, requeue, schedule, slurm, taking
-from oci_criu_shim.checkpointer import FAILED, UNKNOWN
+from oci_criu_shim import slurm
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.slurm import tasks
+from oci_criu_shim.task import preempt, requeue, schedule, take
+from oci_criu_shim.task.policy import FAILED, UNKNOWN
 from tests.unit.test_checkpointer import Make, make
 from tests.unit.test_slurm import seen
 
@@ -25,7 +26,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(autouse=True)
 def no_helper(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(taking, "connect_early", lambda _: None)
+    monkeypatch.setattr(take, "connect_early", lambda _: None)
 
 
 def neighbour(root: Path) -> Container:
@@ -75,8 +76,8 @@ def test_a_dump_that_fails_before_the_time_limit(
         os.makedirs(f"{made.store.path}/1")
     monkeypatch.setattr(preempt, "_why", lambda *_: schedule.TIMEOUT)
     monkeypatch.setattr(tasks, "asked", lambda _: [made.container])
-    monkeypatch.setattr(taking, "dump", dump)
-    monkeypatch.setattr(taking, "ENDING_MS", 0)
+    monkeypatch.setattr(take, "dump", dump)
+    monkeypatch.setattr(take, "ENDING_MS", 0)
     monkeypatch.setattr(slurm, "job", lambda *_, **__: seen())
     monkeypatch.setattr(slurm, "requeue_before_limit", requeued.append)
     monkeypatch.setattr("oci_criu_shim.config.load", lambda: SimpleNamespace(feature=""))

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from oci_criu_shim import schedule
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.schedule import Schedule, parse
+from oci_criu_shim.task import schedule
+from oci_criu_shim.task.schedule import Schedule, parse
 
 
 class Clock:

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import preempt, requeue, schedule, slurm
+from oci_criu_shim import slurm
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.slurm import commands, library
 from oci_criu_shim.slurm.job import Job
+from oci_criu_shim.task import preempt, requeue, schedule
 
 
 def seen(**changes: Any) -> Job:

@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import config, files, lifecycle, preempt, requeue, schedule, script, slurm, steps, tidy
-from oci_criu_shim.checkpointer import DONE, NO_REASON, TIME_IS_UP, Checkpointer
+from oci_criu_shim import config, files, lifecycle, slurm
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
 from oci_criu_shim.slurm import tasks
-from oci_criu_shim.steps import Step
+from oci_criu_shim.task import preempt, prune, requeue, schedule, script_end, steps
+from oci_criu_shim.task.policy import DONE, NO_REASON, TIME_IS_UP, Checkpointer
+from oci_criu_shim.task.steps import Step
 from tests.cluster import wait_for
 from tests.unit.test_ckpt import made as checkpoint
 from tests.unit.test_slurm import seen
@@ -222,7 +223,7 @@ def test_the_script_on_this_node_is_outlived(
     pid = process.spawn(["/bin/sh", str(program)], {}, {})
     wait_for(Path(f"/proc/{pid}/cmdline").read_text, 10, "its command line, which comes a little later than itself")
     step = make(SLURMD_NODENAME="n1")
-    script.outlive(step.task, step.signals)
+    script_end.outlive(step.task, step.signals)
     assert (tmp_path / "ended").exists()
     process.wait(pid)
 
@@ -327,7 +328,7 @@ def test_what_ended_jobs_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     """Once a day what is old goes."""
     monkeypatch.setattr(slurm, "known_jobs", lambda: {12})
     day = 86400
-    stamp = tmp_path / tidy.STAMP
+    stamp = tmp_path / prune.STAMP
     old = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 8 * day))
     for key, created in (("7/0.0", ""), ("8/0.0", old), ("12/0.0", old)):
         checkpoint(tmp_path, key, created=created)
@@ -338,7 +339,7 @@ def test_what_ended_jobs_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
         os.utime(tmp_path / key, (0, 0))
 
     def pruned() -> list[str]:
-        tidy.begin(str(tmp_path), 7 * day)
+        prune.begin(str(tmp_path), 7 * day)
         try:
             os.wait()
         except ChildProcessError:

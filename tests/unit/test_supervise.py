@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim import supervise
-from oci_criu_shim.checkpointer import UNKNOWN
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.container.stdio import Stdio
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import Signals
 from oci_criu_shim.log import Log
 from oci_criu_shim.supervise import Supervisor
+from oci_criu_shim.task.policy import UNKNOWN
 from tests.cluster import wait_for
 
 

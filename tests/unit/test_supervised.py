@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import supervised
-from oci_criu_shim.checkpointed import CheckpointedTask
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.lifecycle import Plan
 from oci_criu_shim.log import Log
 from oci_criu_shim.supervised import Supervised
+from oci_criu_shim.task.life import CheckpointedTask
 
 INIT = 4711
 
@@ -61,7 +61,7 @@ def made(tmp_path: Path, bundle_path: Path, config: dict[str, Any], monkeypatch:
     config["process"]["env"] = [f"{name}={value}" for name, value in environment.items()]
     (bundle_path / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr(supervised, "Signals", lambda: None)
-    monkeypatch.setattr("oci_criu_shim.tidy.begin", lambda *_: None)
+    monkeypatch.setattr("oci_criu_shim.task.prune.begin", lambda *_: None)
     container = Container(str(tmp_path / "run"), "one")
     container.reserve()
     return Supervised(Plan(container, str(bundle_path), {}, [], None, Log()))

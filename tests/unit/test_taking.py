@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import preempt, schedule, taking
-from oci_criu_shim.checkpointer import ANSWER, DONE, FAILED, LOST, NO_REASON, TAKEN, TIME_IS_UP, Checkpointer
 from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.dump import client, rootfs
 from oci_criu_shim.dump.dump import Dump
 from oci_criu_shim.errors import Killed, ShimError
 from oci_criu_shim.host import process
+from oci_criu_shim.task import preempt, schedule, take
+from oci_criu_shim.task.policy import ANSWER, DONE, FAILED, LOST, NO_REASON, TAKEN, TIME_IS_UP, Checkpointer
 from tests.unit.test_checkpointer import make
 from tests.unit.test_ckpt import made
 from tests.unit.test_slurm import seen
@@ -70,10 +70,10 @@ def fails(monkeypatch: pytest.MonkeyPatch, killed: int | None = None, kind: type
             os.kill(killed, signal.SIGKILL)
         raise kind(WORDS)
 
-    monkeypatch.setattr(taking, "Dump", dump)
+    monkeypatch.setattr(take, "Dump", dump)
 
 
-@pytest.mark.parametrize("begin", [taking.run_on, preempt.go])
+@pytest.mark.parametrize("begin", [take.run_on, preempt.go])
 def test_what_failed_is_told(
     of: Checkpointer, monkeypatch: pytest.MonkeyPatch, capfd: Capture, begin: Callable[[Checkpointer, str], int]
 ) -> None:
@@ -94,13 +94,13 @@ def test_a_job_that_gets_no_further_is_not_requeued_for_ever(
     monkeypatch.setattr(preempt, "_why", lambda *_: schedule.TIMEOUT)
     monkeypatch.setattr(preempt, "mark", lambda *_: None)
     monkeypatch.setattr(of.schedule, "is_futile", lambda: futile)
-    monkeypatch.setattr(taking, "dump", lambda *_: (path / "2").mkdir())
+    monkeypatch.setattr(take, "dump", lambda *_: (path / "2").mkdir())
     assert preempt.go(of, schedule.TIMEOUT) == TAKEN
     assert json.loads((path / "tries.json").read_text()) == tries
     assert ("hardly ran before its time limit was near" in capfd.readouterr().err) is futile
 
 
-@pytest.mark.parametrize("begin", [taking.run_on, preempt.go])
+@pytest.mark.parametrize("begin", [take.run_on, preempt.go])
 @pytest.mark.parametrize("verbose", [False, True])
 def test_a_program_that_ends_meanwhile_is_no_failure(
     of: Checkpointer,
@@ -111,7 +111,7 @@ def test_a_program_that_ends_meanwhile_is_no_failure(
     verbose: bool,
 ) -> None:
     fails(monkeypatch, init.pid)
-    monkeypatch.setattr(taking, "ENDING_MS", 60_000)  # the kernel takes its time on a busy machine
+    monkeypatch.setattr(take, "ENDING_MS", 60_000)  # the kernel takes its time on a busy machine
     of.log.verbose = verbose
     assert begin(of, schedule.INTERVAL) == NO_REASON
     said = f"oci-criu-shim: job 7 step batch task 0 ended while it was checkpointed: {WORDS}\n"
@@ -119,7 +119,7 @@ def test_a_program_that_ends_meanwhile_is_no_failure(
     assert not Path(of.container.path(DONE)).exists()
 
 
-@pytest.mark.parametrize(("again", "why"), [(False, WORDS), (True, taking.KILLED)])
+@pytest.mark.parametrize(("again", "why"), [(False, WORDS), (True, take.KILLED)])
 def test_what_fails_after_the_commit_leaves_the_checkpoint(
     of: Checkpointer,
     init: subprocess.Popen[bytes],
@@ -130,7 +130,7 @@ def test_what_fails_after_the_commit_leaves_the_checkpoint(
 ) -> None:
     """`again` is a second child, since the first one, which took it, was killed."""
     fails(monkeypatch, init.pid)
-    monkeypatch.setattr(taking, "ENDING_MS", 60_000)
+    monkeypatch.setattr(take, "ENDING_MS", 60_000)
     marks: list[str] = []
     monkeypatch.setattr(preempt, "mark", lambda _, __, word: marks.append(word))
     path = made(directory(of), of.task.key, left_running=False, restarts=0)
@@ -166,9 +166,9 @@ def test_what_can_not_be_removed_fails_no_checkpoint(
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "/store/1")
 
     taken = Taken(made(directory(of), of.task.key))
-    monkeypatch.setattr(taking, "_take", lambda *_: taken)
+    monkeypatch.setattr(take, "_take", lambda *_: taken)
     monkeypatch.setattr(of.store, "keep", stale)
-    assert taking.dump(of, schedule.PREEMPT) == "there"
+    assert take.dump(of, schedule.PREEMPT) == "there"
     said = "older checkpoints of job 7 step batch task 0 could not be removed: /store/1: Stale file handle"
     assert capfd.readouterr().err == f"oci-criu-shim: {said}\n"
 
@@ -182,10 +182,10 @@ def test_checksums_are_part_of_what_a_checkpoint_takes(
     taken = Taken(made(directory(of), of.task.key))
     taken.checkpoint.manifest |= about
     measured: list[float] = []
-    monkeypatch.setattr(taking, "_take", lambda *_: taken)
+    monkeypatch.setattr(take, "_take", lambda *_: taken)
     monkeypatch.setattr(time, "monotonic", lambda: 60.0)
     monkeypatch.setattr(of.estimate, "measured", lambda _, begin, end: measured.append(end - begin))
-    taking.dump(of, schedule.PREEMPT)
+    take.dump(of, schedule.PREEMPT)
     assert measured == [seconds]
 
 
@@ -200,12 +200,12 @@ def test_checksums_are_part_of_what_a_checkpoint_takes(
 def test_a_full_disk_in_words(
     of: Checkpointer, monkeypatch: pytest.MonkeyPatch, number: int, file: str | None, line: str
 ) -> None:
-    def take(*_: object) -> None:
+    def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number), file)
 
-    monkeypatch.setattr(taking, "_take", take)
+    monkeypatch.setattr(take, "_take", refuse)
     with pytest.raises(ShimError) as caught:
-        taking.dump(of, schedule.PREEMPT)
+        take.dump(of, schedule.PREEMPT)
     assert caught.value.line().startswith(line)
 
 
@@ -232,7 +232,7 @@ def test_a_container_that_ended_right_after_the_commit(
     assert dump._checkpoint(stage, connection, {}, None, None) == (one, 0.5)
 
 
-@pytest.mark.parametrize("begin", [taking.run_on, preempt.go])
+@pytest.mark.parametrize("begin", [take.run_on, preempt.go])
 def test_a_program_that_ends_with_who_was_at_work_in_it(
     of: Checkpointer,
     init: subprocess.Popen[bytes],
@@ -241,7 +241,7 @@ def test_a_program_that_ends_with_who_was_at_work_in_it(
     begin: Callable[[Checkpointer, str], int],
 ) -> None:
     fails(monkeypatch, init.pid, Killed)
-    monkeypatch.setattr(taking, "ENDING_MS", 60_000)
+    monkeypatch.setattr(take, "ENDING_MS", 60_000)
     assert begin(of, schedule.INTERVAL) == LOST
     said = "job 7 step batch task 0 ended while it was checkpointed, since what did that was killed"
     assert capfd.readouterr().err == f"oci-criu-shim: error: {said}: {WORDS}\n"
@@ -274,7 +274,7 @@ def test_who_asked_is_told_that_it_ended(
 ) -> None:
     init.kill()
     init.wait()
-    assert taking.run_on(of, schedule.REQUEST) == NO_REASON
+    assert take.run_on(of, schedule.REQUEST) == NO_REASON
     text = Path(of.container.path(ANSWER)).read_text()
     assert text == f"{NO_REASON} job 7 step batch task 0 ended while it was checkpointed"
 
@@ -291,15 +291,15 @@ def test_a_time_limit_is_noted_without_the_grace_time(
     monkeypatch.setattr("oci_criu_shim.slurm.grace_time", silent)
     monkeypatch.setattr("oci_criu_shim.slurm.job", lambda _: seen(end_time=2000000000))
     made = make(when)
-    assert taking.look(made) == NO_REASON
+    assert take.look(made) == NO_REASON
     path = Path(made.container.path("limits"))
     assert (path.read_text() if path.exists() else None) == noted
 
 
 def test_what_a_layer_is_without(of: Checkpointer, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
     done = SimpleNamespace(left_out=3, take=lambda *_: "taken")
-    monkeypatch.setattr(taking, "Dump", lambda *_: done)
+    monkeypatch.setattr(take, "Dump", lambda *_: done)
     connection: Any = object()
     link: Any = None
-    assert taking._take_one(of, 1, schedule.PREEMPT, link, connection) == "taken"  # type: ignore[comparison-overlap]
+    assert take._take_one(of, 1, schedule.PREEMPT, link, connection) == "taken"  # type: ignore[comparison-overlap]
     assert "job 7 step batch task 0 is without 3 files of the root file system" in capfd.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from oci_criu_shim import files, history, slurm, units
+from oci_criu_shim import files, slurm, units
 from oci_criu_shim.checkpoints import archive, committed, owner, unpacking
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
@@ -14,6 +14,7 @@ from oci_criu_shim.ckpt import look, place, podman
 from oci_criu_shim.ckpt.report import Progress, print_json
 from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import USAGE, ShimError
+from oci_criu_shim.task import history
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import config, estimate, schedule, slurm, units
+from oci_criu_shim import config, slurm, units
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.task import estimate, schedule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import history, slurm, units
+from oci_criu_shim import slurm, units
 from oci_criu_shim.ckpt import place
 from oci_criu_shim.ckpt.report import print_json, print_table
 from oci_criu_shim.errors import USAGE, ShimError
 from oci_criu_shim.jobs import story
 from oci_criu_shim.jobs.place import is_name, job_number
 from oci_criu_shim.jobs.story import name, when
+from oci_criu_shim.task import history
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

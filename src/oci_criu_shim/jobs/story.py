@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from oci_criu_shim import history
+from oci_criu_shim.task import history
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 
-from oci_criu_shim import estimate, files, schedule, units
+from oci_criu_shim import files, units
 from oci_criu_shim.checkpoints import store
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.estimate import Estimate
 from oci_criu_shim.host.signals import CHECKPOINT
-from oci_criu_shim.packing import Packing
-from oci_criu_shim.schedule import Schedule
+from oci_criu_shim.task import estimate, schedule
+from oci_criu_shim.task.compress import Packing
+from oci_criu_shim.task.estimate import Estimate
+from oci_criu_shim.task.schedule import Schedule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,20 +14,21 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import files, script
-from oci_criu_shim.checkpointer import DONE, ENDING, TIME_IS_UP
+from oci_criu_shim import files
 from oci_criu_shim.checkpoints import owner
 from oci_criu_shim.checkpoints.store import STARTED, Store
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.task import script_end
+from oci_criu_shim.task.policy import DONE, ENDING, TIME_IS_UP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from oci_criu_shim.checkpointer import Checkpointer
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.host.signals import Signals
     from oci_criu_shim.lifecycle import Plan
+    from oci_criu_shim.task.policy import Checkpointer
 
 FINISHED = "finished.json"
 VERSION = 1
@@ -125,20 +126,20 @@ class Step:
         why = self._why_it_must_go()
         if not why:
             return False
-        from oci_criu_shim import preempt
+        from oci_criu_shim.task import preempt
 
         self.log.event(f"{self.task.describe()} is not started: its job is about to be requeued")
         preempt.mark(self.of, why, "taken")
         return True
 
     def _why_it_must_go(self) -> str:
-        from oci_criu_shim import schedule
+        from oci_criu_shim.task import schedule
 
         if os.path.exists(os.path.join(self.root, TIME_IS_UP)):
             return schedule.TIMEOUT
         if not os.path.exists(os.path.join(self.root, SIGNALLED)):
             return ""
-        from oci_criu_shim import preempt
+        from oci_criu_shim.task import preempt
 
         try:
             return preempt.why_it_goes(self.of.when, self.task.job)
@@ -149,7 +150,7 @@ class Step:
         """It has ended with `status`; `told`, where signals that may end a program had been passed on to it."""
         mark = self._mark_late() or self._mark()
         if mark == "taken":
-            script.outlive(self.task, self.signals)
+            script_end.outlive(self.task, self.signals)
         if mark in ("taken", "lost"):
             return
         began = os.path.exists(self.plan.pid_file or self.plan.container.path("init.pid"))
@@ -183,9 +184,9 @@ class Step:
         taken = self.of.ended_by() if self.of.silent in ENDING else None
         if taken is None:
             return ""
-        from oci_criu_shim import preempt, taking
+        from oci_criu_shim.task import preempt, take
 
-        taking.say_ended_by(self.of, taken, taking.KILLED)
+        take.say_ended_by(self.of, taken, take.KILLED)
         preempt.mark(self.of, taken.manifest["reason"], "taken")
         return "taken"
 
@@ -229,14 +230,14 @@ class Step:
     def _expect_requeue(self) -> None:
         """Slurm (24.11) requeues a job again at its end if its grace time was over before: that is not to take long."""
         if self.task.restarts:
-            from oci_criu_shim import requeue
+            from oci_criu_shim.task import requeue
 
             requeue.mark(self.root, self.task, self.log)
 
     def _hold_nobody_up(self) -> None:
         """Where others of the job are checkpointed meanwhile, the last of them to be ready has the job requeued."""
         if why := self._why_it_must_go():
-            from oci_criu_shim import preempt
+            from oci_criu_shim.task import preempt
 
             preempt.mark(self.of, why, "ended")
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import config, history, packing, script, tidy
-from oci_criu_shim.checkpointer import Checkpointer
+from oci_criu_shim import config
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.dump import preflight, rootfs
 from oci_criu_shim.errors import ShimError, line_of
-from oci_criu_shim.ladder import Ladder
-from oci_criu_shim.steps import KILLED, Step
+from oci_criu_shim.task import compress, history, prune, script_end
+from oci_criu_shim.task.ladder import Ladder
+from oci_criu_shim.task.policy import Checkpointer
+from oci_criu_shim.task.steps import KILLED, Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class CheckpointedTask:
         self.settings = config.load()
         preflight.check_bundle(plan.bundle)
         preflight.require_no_group(plan.own_group)
-        compression = packing.compression(self.settings.compress, task.job, plan.log)
+        compression = compress.compression(self.settings.compress, task.job, plan.log)
         directory = task.directory or self.settings.checkpoint_dir
         self.store = Store(directory, task.key, self.settings.quota, compression)
         if task.directory is None:
@@ -39,7 +40,7 @@ class CheckpointedTask:
             self._ask_for_restarts()
         self.log = history.Log(plan.log, directory, task)
         self.checkpointer = Checkpointer(plan.container, task, self.store, self.settings, self.log)
-        tidy.begin(directory, self.settings.keep_ended)
+        prune.begin(directory, self.settings.keep_ended)
 
     def _ask_for_restarts(self) -> None:
         """There is something of this task, or of an earlier job of that number; how often the job was restarted
@@ -59,7 +60,7 @@ class CheckpointedTask:
             return status
         if step.is_too_late():
             container.pretend()
-            script.outlive(self.task, container.signals)
+            script_end.outlive(self.task, container.signals)
             return KILLED
         try:
             status = self._begin(container)

@@ -7,20 +7,21 @@ import os
 import select
 import time
 
-from oci_criu_shim import files, schedule, slurm
-from oci_criu_shim.checkpointer import ANSWER, ENDING, FAILED, LOST, NO_REASON, TAKEN
+from oci_criu_shim import files, slurm
 from oci_criu_shim.dump import chain, client
 from oci_criu_shim.dump.dump import Dump, Taken
 from oci_criu_shim.errors import Killed, ShimError
 from oci_criu_shim.slurm import tasks
+from oci_criu_shim.task import schedule
+from oci_criu_shim.task.policy import ANSWER, ENDING, FAILED, LOST, NO_REASON, TAKEN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
 
-    from oci_criu_shim.checkpointer import Checkpointer
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container.record import Container
+    from oci_criu_shim.task.policy import Checkpointer
 
 KILLED = "what took it was killed"
 ENDING_MS = 300  # who is about to end has ended by then

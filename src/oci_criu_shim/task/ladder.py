@@ -9,11 +9,12 @@ import select
 import signal
 import time
 
-from oci_criu_shim import files, history
+from oci_criu_shim import files
 from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.checkpoints.store import REFUSED, Store
 from oci_criu_shim.errors import Misfit, NotRestored, ShimError, line_of
 from oci_criu_shim.host import process
+from oci_criu_shim.task import history
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ class Ladder:
 
     def _go_elsewhere(self) -> bool:
         """Whether the job has been requeued, to start on another node."""
-        from oci_criu_shim import requeue, slurm
+        from oci_criu_shim import slurm
+        from oci_criu_shim.task import requeue
 
         limit, task = self.settings.max_restarts, self.task
         if limit and self.tries.count >= limit:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import fcntl
 import os
 
-from oci_criu_shim import requeue, schedule, slurm, taking
-from oci_criu_shim.checkpointer import DONE, FAILED, LOST, NO_REASON, TAKEN, TIME_IS_UP, UNKNOWN
+from oci_criu_shim import slurm
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host.signals import CHECKPOINT
 from oci_criu_shim.slurm import tasks
+from oci_criu_shim.task import requeue, schedule, take
+from oci_criu_shim.task.policy import DONE, FAILED, LOST, NO_REASON, TAKEN, TIME_IS_UP, UNKNOWN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oci_criu_shim.checkpointer import Checkpointer
     from oci_criu_shim.container.record import Container
-    from oci_criu_shim.schedule import When
+    from oci_criu_shim.task.policy import Checkpointer
+    from oci_criu_shim.task.schedule import When
 
 LAST = ".requeueing"  # in the job's run directory: somebody was the last, and has the job requeued
 
@@ -27,7 +28,7 @@ class Stays(ShimError):
 def go(of: Checkpointer, asked: str) -> int:
     """In a child of the supervisor, when the job may have to go: checkpoint the container, and see to it that the job
     is requeued; one of checkpointer's results."""
-    connection = taking.connect_early(of)
+    connection = take.connect_early(of)
     try:
         why = _why(of, asked)
     except Stays as error:
@@ -41,12 +42,12 @@ def go(of: Checkpointer, asked: str) -> int:
     futile = why == schedule.TIMEOUT and asked == why and of.schedule.is_futile()
     before = of.store.numbers()
     try:
-        of.log.event(f"checkpointed {of.task.describe()} to {taking.dump(of, why, connection)}")
+        of.log.event(f"checkpointed {of.task.describe()} to {take.dump(of, why, connection)}")
         status = TAKEN
         if futile:
             _note_futility(of, before)
     except ShimError as error:
-        status = taking.failed(of, error)[1]
+        status = take.failed(of, error)[1]
     if status in (NO_REASON, LOST):
         return status  # steps.py, or lost(), sees to the rest
     mark(of, why, "taken" if status == TAKEN else "failed" if of.store.numbers() else "stuck")
@@ -55,7 +56,7 @@ def go(of: Checkpointer, asked: str) -> int:
 
 def _note_futility(of: Checkpointer, before: list[int]) -> None:
     """The new checkpoint is hardly further than those `before`: a job must not be requeued for ever."""
-    from oci_criu_shim.ladder import TRIES, Tries
+    from oci_criu_shim.task.ladder import TRIES, Tries
 
     tries = Tries(os.path.join(of.store.path, TRIES), max(before, default=0))
     try:
@@ -95,7 +96,7 @@ def _time_is_up(of: Checkpointer) -> str:
     """TIMEOUT, unless the time limit was changed. The job's other containers on this node, which are due a little
     later, are told to go, too."""
     found = slurm.job(of.task.job)
-    taking.limits(of, found.end_time)
+    take.limits(of, found.end_time)
     of.schedule.looked(found.end_time)
     if of.schedule.due() != schedule.TIMEOUT:
         return ""
