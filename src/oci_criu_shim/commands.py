@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from oci_criu_shim import files, lifecycle
+from oci_criu_shim import files
 from oci_criu_shim.container import backends
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.supervisor import lifecycle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

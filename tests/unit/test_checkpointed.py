@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import config, lifecycle, slurm
+from oci_criu_shim import config, slurm
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import STARTED
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.log import Log
+from oci_criu_shim.supervisor import lifecycle
 from oci_criu_shim.task import history, prune, script_end, steps
 from oci_criu_shim.task.life import CheckpointedTask
 from oci_criu_shim.task.steps import FINISHED, Step

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import lifecycle
 from oci_criu_shim.container.backends import Runtime
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
+from oci_criu_shim.supervisor import lifecycle
 
 ENDED = [os.getpid(), 1]  # another process of that number
 

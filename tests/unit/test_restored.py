@@ -11,9 +11,9 @@ import pytest
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.container.backends import Runtime
 from oci_criu_shim.container.record import Container
-from oci_criu_shim.lifecycle import Plan
 from oci_criu_shim.log import Log
 from oci_criu_shim.restore.adopt import Restored
+from oci_criu_shim.supervisor.lifecycle import Plan
 
 
 @pytest.mark.parametrize(("dialect", "program"), [("crun", "/opt/other"), ("runc", "crun")])

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import lifecycle
 from oci_criu_shim.container import backends
 from oci_criu_shim.container.backends import Runtime
 from oci_criu_shim.container.bundle import Bundle
@@ -16,6 +15,7 @@ from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
+from oci_criu_shim.supervisor import lifecycle
 
 
 def bundle(**annotations: str) -> Bundle:

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import config, files, lifecycle, slurm
+from oci_criu_shim import config, files, slurm
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
 from oci_criu_shim.slurm import tasks
+from oci_criu_shim.supervisor import lifecycle
 from oci_criu_shim.task import preempt, prune, requeue, schedule, script_end, steps
 from oci_criu_shim.task.policy import DONE, NO_REASON, TIME_IS_UP, Checkpointer
 from oci_criu_shim.task.steps import Step

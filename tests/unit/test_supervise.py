@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import supervise
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.container.stdio import Stdio
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import Signals
 from oci_criu_shim.log import Log
-from oci_criu_shim.supervise import Supervisor
+from oci_criu_shim.supervisor import loop
+from oci_criu_shim.supervisor.loop import Supervisor
 from oci_criu_shim.task.policy import UNKNOWN
 from tests.cluster import wait_for
 
@@ -113,7 +113,7 @@ def test_a_child_that_was_killed_is_followed_by_another_one(
 
     def supervised() -> int:
         monkeypatch.setattr(process, "tracer", lambda _: tracers.pop(0))
-        monkeypatch.setattr(supervise, "PAUSE", 0.01)
+        monkeypatch.setattr(loop, "PAUSE", 0.01)
         due = Due()
         status = supervisor(container, take, due).run()
         return status if due.ended == [("interval", 0)] else 1
@@ -133,8 +133,8 @@ def test_slurm_is_asked_again_for_a_while(
         return UNKNOWN if asked.stat().st_size < 3 else 0
 
     def supervised() -> int:
-        monkeypatch.setattr(supervise, "RETRY", 0.01)
-        monkeypatch.setattr(supervise, "TRIES", tries)
+        monkeypatch.setattr(loop, "RETRY", 0.01)
+        monkeypatch.setattr(loop, "TRIES", tries)
         due = Due()
         status = supervisor(container, take, due).run()
         return status if due.ended == [("interval", wanted)] else 1
@@ -162,7 +162,7 @@ def test_a_checkpoint_waits_for_a_process_to_take_it(
         due = Due()
         made = supervisor(container, due=due)
         monkeypatch.setattr(os, "fork", fails_once(os.fork, errno.EAGAIN))
-        monkeypatch.setattr(supervise, "RETRY", 0.01)
+        monkeypatch.setattr(loop, "RETRY", 0.01)
         status = made.run()
         return status if due.ended == [("interval", 0)] else 1
 

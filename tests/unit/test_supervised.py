@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import supervised
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.container.record import Container
-from oci_criu_shim.lifecycle import Plan
 from oci_criu_shim.log import Log
-from oci_criu_shim.supervised import Supervised
+from oci_criu_shim.supervisor import launch
+from oci_criu_shim.supervisor.launch import Supervised
+from oci_criu_shim.supervisor.lifecycle import Plan
 from oci_criu_shim.task.life import CheckpointedTask
 
 INIT = 4711
@@ -42,13 +42,13 @@ def test_nothing_runs_on_that_nobody_looks_after(
     """The next checkpoint would be restored beside it."""
     Restored.ended = []
     monkeypatch.setattr("oci_criu_shim.restore.adopt.Restored", Restored)
-    monkeypatch.setattr(supervised, "Signals", lambda: None)
+    monkeypatch.setattr(launch, "Signals", lambda: None)
     container = Container(str(tmp_path / "run"), "c")
     container.reserve()
     plan = Plan(container, str(bundle_path), {}, [], str(tmp_path / "none/pid"), Log())
     manifest: dict[str, Any] = {"input": "", "streams": ["", "", ""]}
     with pytest.raises(FileNotFoundError):
-        supervised.Supervised(plan).begin(Checkpoint(str(tmp_path), manifest))
+        launch.Supervised(plan).begin(Checkpoint(str(tmp_path), manifest))
     assert Restored.ended == [INIT]
 
 
@@ -60,7 +60,7 @@ def made(tmp_path: Path, bundle_path: Path, config: dict[str, Any], monkeypatch:
     environment = {"SLURM_JOB_ID": "7", "SLURM_CHECKPOINT": "preempt", "SLURM_CHECKPOINT_DIR": str(store)}
     config["process"]["env"] = [f"{name}={value}" for name, value in environment.items()]
     (bundle_path / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(supervised, "Signals", lambda: None)
+    monkeypatch.setattr(launch, "Signals", lambda: None)
     monkeypatch.setattr("oci_criu_shim.task.prune.begin", lambda *_: None)
     container = Container(str(tmp_path / "run"), "one")
     container.reserve()

@@ -15,10 +15,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container.stdio import Stdio
-    from oci_criu_shim.detached import Streams
-    from oci_criu_shim.lifecycle import Plan
     from oci_criu_shim.log import Log
     from oci_criu_shim.restore.plan import Asked
+    from oci_criu_shim.supervisor.detached import Streams
+    from oci_criu_shim.supervisor.lifecycle import Plan
 
 
 class Restored:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.container.record import Container
     from oci_criu_shim.container.stdio import Stdio
-    from oci_criu_shim.detached import Streams
+    from oci_criu_shim.supervisor.detached import Streams
 
 # When CRIU says so, which hooks are run. The first finds the container's namespaces with the node's
 # mounts in them, as before pivot_root; the second all processes restored and not yet running.

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oci_criu_shim.container.stdio import Stdio
-    from oci_criu_shim.detached import Streams
     from oci_criu_shim.restore.plan import Plan
+    from oci_criu_shim.supervisor.detached import Streams
 
 INVENTORY = "inventory.img"
 STATISTICS, CONFIGURATION = "stats-restore", "criu.conf"  # names of CRIU's own

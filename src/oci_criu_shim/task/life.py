@@ -16,9 +16,9 @@ from oci_criu_shim.task.steps import KILLED, Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oci_criu_shim.lifecycle import Plan
     from oci_criu_shim.slurm.tasks import Task
-    from oci_criu_shim.supervised import Supervised
+    from oci_criu_shim.supervisor.launch import Supervised
+    from oci_criu_shim.supervisor.lifecycle import Plan
 
 
 class CheckpointedTask:

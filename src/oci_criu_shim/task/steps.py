@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.host.signals import Signals
-    from oci_criu_shim.lifecycle import Plan
+    from oci_criu_shim.supervisor.lifecycle import Plan
     from oci_criu_shim.task.policy import Checkpointer
 
 FINISHED = "finished.json"

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import socket
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
-    from oci_criu_shim.lifecycle import Plan
     from oci_criu_shim.restore.plan import Asked
+    from oci_criu_shim.supervisor.lifecycle import Plan
 
 
 class Streams:

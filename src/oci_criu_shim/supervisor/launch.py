@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 
-from oci_criu_shim import files, supervise
+from oci_criu_shim import files
 from oci_criu_shim.container.stdio import Stdio
 from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import START, Signals
+from oci_criu_shim.supervisor import loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container.terminal import Terminal
-    from oci_criu_shim.lifecycle import Plan
     from oci_criu_shim.restore.plan import Asked
+    from oci_criu_shim.supervisor.lifecycle import Plan
     from oci_criu_shim.task.policy import Checkpointer
 
 
@@ -81,7 +82,7 @@ class Supervised:
         proxy = None
         try:
             if path := self.plan.proxy:
-                from oci_criu_shim.proxy import Proxy
+                from oci_criu_shim.supervisor.proxy import Proxy
 
                 proxy = Proxy(path)
                 proxy.take_streams()
@@ -211,7 +212,7 @@ class Supervised:
 
     def _supervise(self, main: int, stdio: Stdio) -> int:
         stdio.started()
-        supervisor = supervise.Supervisor(
+        supervisor = loop.Supervisor(
             *(self.container, main, self.pid_file, stdio, self.signals, self.log),
             *(self.checkpointer, self._take, self.owner),
         )

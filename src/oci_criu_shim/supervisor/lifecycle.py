@@ -101,7 +101,7 @@ def run(plan: Plan, keep: bool = False) -> int:
         _require_free(plan.container)
         plan.runtime.become("run", *(["--keep"] if keep else []), *_pid_file(plan), *plan.options)
     _reserve(plan.container)
-    from oci_criu_shim.supervised import Supervised
+    from oci_criu_shim.supervisor.launch import Supervised
 
     return Supervised(plan).run(keep)
 
@@ -113,7 +113,7 @@ def _pid_file(plan: Plan) -> list[str]:
 def restore(plan: Plan, checkpoint: Checkpoint, asked: Asked) -> int:
     """Run `checkpoint` as the container in the foreground; its exit status."""
     _reserve(plan.container)
-    from oci_criu_shim.supervised import Supervised
+    from oci_criu_shim.supervisor.launch import Supervised
 
     return Supervised(plan).restore(checkpoint, asked)
 
@@ -121,8 +121,8 @@ def restore(plan: Plan, checkpoint: Checkpoint, asked: Asked) -> int:
 def restore_detached(plan: Plan, checkpoint: Checkpoint, asked: Asked, console: str | None) -> int:
     """Have `checkpoint` run as the container, and leave it to the caller, who takes its terminal at the socket
     `console`; the exit status."""
-    from oci_criu_shim import detached
     from oci_criu_shim.restore import restore
+    from oci_criu_shim.supervisor import detached
 
     if plan.bundle.terminal and not console:
         raise ShimError("the container has a terminal, which somebody must take", "name a --console-socket")
@@ -135,7 +135,7 @@ def create(plan: Plan) -> int:
     """Create the container and leave it to `start`; the exit status."""
     if plan.task is not None and (plan.supervised or plan.proxy):
         _reserve(plan.container)
-        from oci_criu_shim.supervised import Supervised
+        from oci_criu_shim.supervisor.launch import Supervised
 
         return Supervised(plan).create_in_background()
     return _backend_creates(plan, "create")

@@ -1,0 +1,1 @@
+"""Looking after a container from its start to its end."""
