@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from oci_criu_shim import cli
+from oci_criu_shim.cli import parse
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.log import Log
 
@@ -25,7 +25,7 @@ def main() -> int:
 def run() -> int:
     """Run the command line; the exit status."""
     try:
-        return cli.main(sys.argv[1:])
+        return parse.main(sys.argv[1:])
     except ShimError as error:
         Log().error(error.line())
         return error.status

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import cli, files
+from oci_criu_shim import files
+from oci_criu_shim.cli import parse
 from oci_criu_shim.container.bundle import load
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.log import Log
@@ -32,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
         os.makedirs(made, mode=0o700, exist_ok=True)
         changed = configured(config, bundle, command, environment, int(step) == BATCH_STEP, os.isatty(0))
         files.write_json(os.path.join(made, "config.json"), changed)
-        return cli.main([f"--root={root}", "run", f"--bundle={made}", name])
+        return parse.main([f"--root={root}", "run", f"--bundle={made}", name])
     except ShimError as error:
         Log().error(error.line())
         return error.status

@@ -36,7 +36,7 @@ def _prune(directory: str, keep: int) -> int:
     """Runs in a child of the supervisor, and keeps nothing of its open: others wait for the end of those pipes."""
     import signal
 
-    from oci_criu_shim.ckpt import change
+    from oci_criu_shim.cli.ckpt import change
     from oci_criu_shim.errors import ShimError
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import commands
+from oci_criu_shim.cli import commands
+from oci_criu_shim.cli.verbs import GLOBAL, GROUPS, HELP, VERBS
 from oci_criu_shim.errors import USAGE, ShimError, line_of
 from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
-from oci_criu_shim.verbs import GLOBAL, GROUPS, HELP, VERBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from oci_criu_shim.verbs import Group, Option, Verb
+    from oci_criu_shim.cli.verbs import Group, Option, Verb
 
 
 class Invocation:
@@ -141,7 +141,7 @@ def _carry_out(call: Invocation, verb: Verb) -> int:
         from oci_criu_shim.container import ownership
 
         if ownership.is_root() and (user := ownership.user_of(call.root)):
-            from oci_criu_shim import stepdown
+            from oci_criu_shim.cli import stepdown
 
             return stepdown.carry_out(call, user, lambda: _report(call, lambda: verb.call(call)))
     return verb.call(call)

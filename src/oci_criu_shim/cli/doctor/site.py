@@ -8,7 +8,7 @@ import os
 import shlex
 
 from oci_criu_shim import slurm
-from oci_criu_shim.doctor.verdicts import Caution, Skipped
+from oci_criu_shim.cli.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.slurm.tasks import RUN_DIRECTORY
 
@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from oci_criu_shim.doctor import Check
+    from oci_criu_shim.cli.doctor import Check
 
 PLUGIN = "oci_criu_shim_spank.so"
 PROGRAM = "oci-criu-shim"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from oci_criu_shim.cli import Invocation
+    from oci_criu_shim.cli.parse import Invocation
     from oci_criu_shim.container.bundle import Bundle
 
 FLAGS = ("tcp-established", "ext-unix-sk", "shell-job", "lazy-pages")

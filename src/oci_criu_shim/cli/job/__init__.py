@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from oci_criu_shim.jobs import checkpoint, foresee, status
-from oci_criu_shim.verbs import Option, Verb
+from oci_criu_shim.cli.job import checkpoint, foresee, status
+from oci_criu_shim.cli.verbs import Option, Verb
 
 STATUS = (
     Option("--json", "", "as JSON"),

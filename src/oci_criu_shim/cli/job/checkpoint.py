@@ -8,11 +8,11 @@ import sys
 import time
 
 from oci_criu_shim import files, slurm
+from oci_criu_shim.cli.job.place import is_name, job_number
 from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
-from oci_criu_shim.jobs.place import is_name, job_number
 from oci_criu_shim.slurm.tasks import RUN_DIRECTORY, asked
 from oci_criu_shim.task.policy import ANSWER, REQUEST
 
@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from oci_criu_shim.cli import Invocation
+    from oci_criu_shim.cli.parse import Invocation
     from oci_criu_shim.container.record import Container
 
 START = "start one with --checkpoint"

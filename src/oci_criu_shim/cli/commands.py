@@ -12,7 +12,7 @@ from oci_criu_shim.supervisor import lifecycle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oci_criu_shim.cli import Invocation
+    from oci_criu_shim.cli.parse import Invocation
     from oci_criu_shim.container.backends import Runtime
 
 CREATION = ("config", "console-socket", "preserve-fds", "no-pivot", "no-new-keyring")
@@ -140,8 +140,8 @@ def pass_on(call: Invocation) -> int:
 
 def checkpoint(call: Invocation) -> int:
     """Checkpoint a running container into a directory."""
-    from oci_criu_shim import requested
     from oci_criu_shim.checkpoints.directory import Directory
+    from oci_criu_shim.cli import criu_options
     from oci_criu_shim.container import bundle
     from oci_criu_shim.dump import client
     from oci_criu_shim.dump import dump as checkpointing
@@ -157,13 +157,13 @@ def checkpoint(call: Invocation) -> int:
             "inside Slurm, submit with --checkpoint; outside of it, run and checkpoint as root",
         )
     found = bundle.Bundle(record["bundle"], record["config"])
-    options = requested.dump(call, found, backend.dialect)
+    options = criu_options.dump(call, found, backend.dialect)
     task = tasks.of(found.environment())
     helper = tasks.helper_socket(container.root, task) if task else None
     elsewhere = "page_server" in options and "lazy_pages" not in options
     places = call.value("image-path") or "checkpoint", call.value("work-path")
     directory = Directory(*places, elsewhere=elsewhere, parent=call.value("parent-path") or "")
-    serves = requested.serves(call)
+    serves = criu_options.serves(call)
     directory.prepare()
     dump = checkpointing.Dump(container, pid, options)
     if call.flag("pre-dump"):
@@ -179,9 +179,9 @@ def checkpoint(call: Invocation) -> int:
 
 def restore(call: Invocation) -> int:
     """Restore a container from a directory that `checkpoint`, or that of runc or crun, wrote, or from a job's."""
-    from oci_criu_shim import requested
     from oci_criu_shim.checkpoints.directory import Directory
     from oci_criu_shim.checkpoints.store import newest
+    from oci_criu_shim.cli import criu_options
     from oci_criu_shim.container import bundle
     from oci_criu_shim.restore.plan import Asked
 
@@ -189,7 +189,7 @@ def restore(call: Invocation) -> int:
     if console and not call.flag("detach"):
         raise ShimError("--console-socket is for --detach", "leave it out: the terminal is copied to this one")
     directory = Directory(call.value("image-path") or "checkpoint")
-    asked = Asked(requested.restore(call), call.value("work-path"))
+    asked = Asked(criu_options.restore(call), call.value("work-path"))
     plan = _plan(call)
     bundle.prepare_rootfs(plan.bundle)
     found = newest(directory.path) or directory.read()
@@ -232,7 +232,7 @@ def features(call: Invocation) -> int:
 
 def doctor(call: Invocation) -> int:
     """Check this node and its Slurm, and say what to do."""
-    from oci_criu_shim import doctor as examination
+    from oci_criu_shim.cli import doctor as examination
 
     return examination.main(as_json=call.flag("json"))
 

@@ -10,8 +10,8 @@ from oci_criu_shim.checkpoints import archive, committed, owner, unpacking
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.tree import Tree
-from oci_criu_shim.ckpt import look, place, podman
-from oci_criu_shim.ckpt.report import Progress, print_json
+from oci_criu_shim.cli.ckpt import look, place, podman
+from oci_criu_shim.cli.ckpt.report import Progress, print_json
 from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import USAGE, ShimError
 from oci_criu_shim.task import history
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
-    from oci_criu_shim.cli import Invocation
+    from oci_criu_shim.cli.parse import Invocation
 
 FOREVER = float("inf")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from oci_criu_shim.ckpt import change, look
-from oci_criu_shim.verbs import Option, Verb
+from oci_criu_shim.cli.ckpt import change, look
+from oci_criu_shim.cli.verbs import Option, Verb
 
 ROOTFS = Option("--rootfs", "", "with the root file system, for podman where the bundle is not")
 JSON = Option("--json", "", "as JSON")

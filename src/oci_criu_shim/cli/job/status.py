@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim import slurm, units
-from oci_criu_shim.ckpt import place
-from oci_criu_shim.ckpt.report import print_json, print_table
+from oci_criu_shim.cli.ckpt import place
+from oci_criu_shim.cli.ckpt.report import print_json, print_table
+from oci_criu_shim.cli.job import story
+from oci_criu_shim.cli.job.place import is_name, job_number
+from oci_criu_shim.cli.job.story import name, when
 from oci_criu_shim.errors import USAGE, ShimError
-from oci_criu_shim.jobs import story
-from oci_criu_shim.jobs.place import is_name, job_number
-from oci_criu_shim.jobs.story import name, when
 from oci_criu_shim.task import history
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from oci_criu_shim.cli import Invocation
-    from oci_criu_shim.jobs.story import Run, Story, Task
+    from oci_criu_shim.cli.job.story import Run, Story, Task
+    from oci_criu_shim.cli.parse import Invocation
 
 
 def status(call: Invocation) -> int:
@@ -31,7 +31,7 @@ def status(call: Invocation) -> int:
         return _list(directory, call.flag("json"))
     found = _find(directory, call.container)
     if picture:
-        from oci_criu_shim.jobs.timeline import draw
+        from oci_criu_shim.cli.job.timeline import draw
 
         draw(found, picture)
     elif call.flag("json"):

@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from oci_criu_shim.cli import Invocation
+    from oci_criu_shim.cli.parse import Invocation
     from oci_criu_shim.container.ownership import User
 
 # The others start programs, or take files and descriptors of the caller's.

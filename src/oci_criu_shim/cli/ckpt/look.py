@@ -9,8 +9,8 @@ import time
 from oci_criu_shim import units
 from oci_criu_shim.checkpoints import committed, images
 from oci_criu_shim.checkpoints.integrity import Verification
-from oci_criu_shim.ckpt import place
-from oci_criu_shim.ckpt.report import Progress, print_json, print_table
+from oci_criu_shim.cli.ckpt import place
+from oci_criu_shim.cli.ckpt.report import Progress, print_json, print_table
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
-    from oci_criu_shim.cli import Invocation
+    from oci_criu_shim.cli.parse import Invocation
 
 MANIFEST_KEYS = ("container", "created", "node", "kernel", "criu", "reason", "bytes")
 # How many of its bytes were written for it, and the number of the one that has the others; None where it has them all.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from oci_criu_shim import commands
+from oci_criu_shim.cli import commands
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from oci_criu_shim.cli import Invocation
+    from oci_criu_shim.cli.parse import Invocation
 
 
 class Option:
@@ -165,15 +165,15 @@ UPDATE = (
 
 
 def _checkpoints() -> dict[str, Verb]:
-    from oci_criu_shim import ckpt
+    from oci_criu_shim.cli import ckpt
 
     return ckpt.VERBS
 
 
 def _jobs() -> dict[str, Verb]:
-    from oci_criu_shim import jobs
+    from oci_criu_shim.cli import job
 
-    return jobs.VERBS
+    return job.VERBS
 
 
 VERBS = {

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.committed import Checkpoint
 
 CONFIG = DESCRIPTIONS[0]
-# Of the installation: <prefix>/lib/oci-criu-shim/oci_criu_shim/ckpt/podman.py
+# Of the installation: <prefix>/lib/oci-criu-shim/oci_criu_shim/cli/ckpt/podman.py
 PREFIX = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 4))
 RUNTIME = os.path.join(PREFIX, "bin/oci-criu-shim")  # podman restores by the one that is named, and by no other
 IMAGE = f"oci:{PREFIX}/share/oci-criu-shim/image:localhost/oci-criu-shim"

@@ -7,9 +7,9 @@ import os
 
 from oci_criu_shim import config
 from oci_criu_shim.checkpoints import codec
+from oci_criu_shim.cli.doctor import sandbox
+from oci_criu_shim.cli.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.container import backends
-from oci_criu_shim.doctor import sandbox
-from oci_criu_shim.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.dump import preflight
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import criu, linux, mounts, process

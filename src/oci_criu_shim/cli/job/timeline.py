@@ -9,8 +9,8 @@ import io
 import os
 
 from oci_criu_shim import files, units
+from oci_criu_shim.cli.job import story
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.jobs import story
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from oci_criu_shim.jobs.story import Run, Story, Task
+    from oci_criu_shim.cli.job.story import Run, Story, Task
 
 FORMATS = ("svg", "png")
 # Okabe and Ito's colours, which the colour-blind can tell apart; what is lost is hatched besides.

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from oci_criu_shim.cli import Invocation
+    from oci_criu_shim.cli.parse import Invocation
     from oci_criu_shim.config import Settings
 
 OPTIONS = ("mem", "mem-per-cpu", "cpus-per-task", "ntasks", "ntasks-per-node", "nodes")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 
-from oci_criu_shim.doctor import node, site
-from oci_criu_shim.doctor.verdicts import Caution, Skipped
+from oci_criu_shim.cli.doctor import node, site
+from oci_criu_shim.cli.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
