@@ -5,6 +5,6 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from oci_criu_shim import scrun_bundle  # the path comes first
+from oci_criu_shim.bundles import scrun  # the path comes first
 
-sys.exit(scrun_bundle.main(sys.argv[1:]))
+sys.exit(scrun.main(sys.argv[1:]))

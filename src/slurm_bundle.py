@@ -6,6 +6,6 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.path.append("/usr/lib/python3/dist-packages")
 
-from oci_criu_shim import slurm_bundle  # the path comes first
+from oci_criu_shim.bundles import slurm  # the path comes first
 
-sys.exit(slurm_bundle.main(sys.argv[1:]))
+sys.exit(slurm.main(sys.argv[1:]))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from oci_criu_shim.doctor import site
+from oci_criu_shim.cli.doctor import site
 from tests import NAME
 from tests.cluster import Cluster, wait_for
 from tests.cluster.conf import PLAIN_CRUN

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import cli
+from oci_criu_shim.cli import parse
 from tests import NAME, jobs
 from tests.cluster import Cluster, wait_for
 from tests.jobs import Job, Work, quoting
@@ -65,7 +65,7 @@ def drawn(cluster: Cluster, job: Job, directory: Path) -> str:
     shutil.copytree(cluster.home / "alice/ckpt/history", directory / "history")
     picture = directory / "timeline.svg"
     words = ["--checkpoint-dir", str(directory), "--timeline", str(picture)]
-    assert cli.main(["job", "status", *words, job.number]) == 0
+    assert parse.main(["job", "status", *words, job.number]) == 0
     return picture.read_text()
 
 

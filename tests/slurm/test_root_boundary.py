@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from oci_criu_shim.doctor import site
+from oci_criu_shim.cli.doctor import site
 from tests import NAME, jobs, leftovers
 from tests.cluster import Cluster, ClusterError, wait_for
 from tests.jobs import Job, Work

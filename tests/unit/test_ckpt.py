@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import cli, config, files, slurm
+from oci_criu_shim import config, files, slurm
 from oci_criu_shim.checkpoints import committed, images, owner
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
-from oci_criu_shim.ckpt import look, place, report
+from oci_criu_shim.cli import parse
+from oci_criu_shim.cli.ckpt import look, place, report
 from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import ShimError
 from tests.unit.test_schema import full_manifest
@@ -79,7 +80,7 @@ DESCRIBED = {
 
 def ran(capfd: Capture, *words: object, status: int = 0) -> str:
     """What `ckpt …` prints."""
-    assert cli.main(["ckpt", *map(str, words)]) == status
+    assert parse.main(["ckpt", *map(str, words)]) == status
     printed = capfd.readouterr()
     assert status or not printed.err
     return printed.out
@@ -88,7 +89,7 @@ def ran(capfd: Capture, *words: object, status: int = 0) -> str:
 def refused(capfd: Capture, *words: object) -> str:
     """The one line that it refuses a command line with."""
     try:
-        assert cli.main(["ckpt", *map(str, words)]) != 0
+        assert parse.main(["ckpt", *map(str, words)]) != 0
     except ShimError as error:
         return error.line()
     printed = capfd.readouterr()
@@ -208,7 +209,7 @@ def test_verify_of_a_directory(home: Path, capfd: Capture) -> None:
 
 def test_verify_json(home: Path, capfd: Capture) -> None:
     Path(home, "7/batch.0/2/checkpoint/core-1.img").write_text("cope")
-    assert cli.main(["ckpt", "verify", "--json", str(home / "7")]) == 1
+    assert parse.main(["ckpt", "verify", "--json", str(home / "7")]) == 1
     printed = capfd.readouterr()
     assert json.loads(printed.out) == [
         {"path": f"{home}/7/batch.0/1", "verified": True, "damaged": None},
@@ -227,7 +228,7 @@ def test_verify_without_checksums(home: Path, capfd: Capture, monkeypatch: pytes
 
 def test_verify_finds_damage(home: Path, capfd: Capture) -> None:
     Path(home, "7/batch.0/1/checkpoint/core-1.img").write_text("cope")
-    assert cli.main(["ckpt", "verify", "7/batch.0/1", "12/3.1/1"]) == 1
+    assert parse.main(["ckpt", "verify", "7/batch.0/1", "12/3.1/1"]) == 1
     printed = capfd.readouterr()
     assert printed.out == f"{home}/7/batch.0/1: damaged\n{home}/12/3.1/1: ok\n"
     said = f"{home}/7/batch.0/1/checkpoint/core-1.img is damaged: its checksum is not what it was"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import cli
+from oci_criu_shim.cli import parse
+from oci_criu_shim.cli.verbs import VERBS
 from oci_criu_shim.errors import USAGE, ShimError
-from oci_criu_shim.verbs import VERBS
 
-Calls = list[cli.Invocation]
+Calls = list[parse.Invocation]
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """What the verbs are called with, instead of their being carried out."""
     seen: Calls = []
 
-    def note(call: cli.Invocation) -> int:
+    def note(call: parse.Invocation) -> int:
         seen.append(call)
         return 0
 
@@ -28,61 +28,61 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 
 def test_slurms_command_line(calls: Calls) -> None:
-    assert cli.main(["--root=/run/x/7", "run", "--bundle", "/b", "n1.alice.7.0.0"]) == 0
+    assert parse.main(["--root=/run/x/7", "run", "--bundle", "/b", "n1.alice.7.0.0"]) == 0
     assert (calls[0].root, calls[0].container, calls[0].value("bundle")) == ("/run/x/7", "n1.alice.7.0.0", "/b")
 
 
 @pytest.mark.parametrize("words", [["--force"], ["-f"], ["-force"], ["--force=true"], ["--force=1"]])
 def test_flag_forms(calls: Calls, words: list[str]) -> None:
-    cli.main(["delete", *words, "id"])
+    parse.main(["delete", *words, "id"])
     assert calls[0].flag("force")
 
 
 @pytest.mark.parametrize("words", [["-f", "json", "-q"], ["-fjson", "-q"], ["-qfjson"], ["-qf", "json"]])
 def test_short_options_together(calls: Calls, words: list[str]) -> None:
-    cli.main(["list", *words])
+    parse.main(["list", *words])
     assert (calls[0].flag("quiet"), calls[0].value("format")) == (True, "json")
 
 
 @pytest.mark.parametrize("word", ["--force=false", "--force=0"])
 def test_flag_denied(calls: Calls, word: str) -> None:
-    cli.main(["delete", word, "id"])
+    parse.main(["delete", word, "id"])
     assert not calls[0].flag("force")
 
 
 @pytest.mark.parametrize("words", [["-b", "/b"], ["--bundle=/b"], ["--bundle", "/b"], ["-bundle", "/b"]])
 def test_value_forms(calls: Calls, words: list[str]) -> None:
-    cli.main(["run", *words, "id"])
+    parse.main(["run", *words, "id"])
     assert calls[0].value("bundle") == "/b"
 
 
 def test_options_after_the_operand(calls: Calls) -> None:
-    cli.main(["kill", "id", "-a", "KILL"])
+    parse.main(["kill", "id", "-a", "KILL"])
     assert (calls[0].flag("all"), calls[0].optional) == (True, "KILL")
 
 
 def test_double_dash_ends_options(calls: Calls) -> None:
-    cli.main(["kill", "--", "-odd-id"])
+    parse.main(["kill", "--", "-odd-id"])
     assert calls[0].container == "-odd-id"
 
 
 def test_options_of_others_are_accepted(calls: Calls) -> None:
     words = ["--systemd-cgroup", "--rootless", "true", "--cgroup-manager=cgroupfs", "--log-format", "json"]
-    assert cli.main([*words, "--criu=/usr/sbin/criu", "--log-level", "debug", "state", "id"]) == 0
+    assert parse.main([*words, "--criu=/usr/sbin/criu", "--log-level", "debug", "state", "id"]) == 0
     assert (calls[0].container, calls[0].log.verbose) == ("id", True)
 
 
 @pytest.mark.parametrize("form", ["{}", "file:{}"])
 def test_log(calls: Calls, tmp_path: Path, form: str) -> None:
     """crun makes the file, too."""
-    cli.main(["--log", form.format(tmp_path / "log"), "state", "id"])
+    parse.main(["--log", form.format(tmp_path / "log"), "state", "id"])
     assert calls[0].globals["log"] == calls[0].log.path == str(tmp_path / "log")
     assert (tmp_path / "log").read_text() == ""
 
 
 def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ShimError, match="cannot write the log /dev/null/log: Not a directory"):
-        cli.main(["--log=/dev/null/log", "state", "id"])
+        parse.main(["--log=/dev/null/log", "state", "id"])
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
 )
 def test_refused(calls: Calls, words: list[str], said: str) -> None:
     with pytest.raises(ShimError, match=said) as caught:
-        cli.main(words)
+        parse.main(words)
     assert caught.value.status == USAGE
     assert not calls
 
@@ -114,14 +114,14 @@ def test_refused(calls: Calls, words: list[str], said: str) -> None:
 @pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.least])
 def test_hostile_ids(verb: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for name in ("../x", "", "x" * 300, "a\nb", "a b", ".", "/", "ü"):
-        status = cli.main(["--root", str(tmp_path / "root"), verb, "--", name])
+        status = parse.main(["--root", str(tmp_path / "root"), verb, "--", name])
         said = capfd.readouterr().err
         assert (status, said.count("\n"), "invalid container id" in said) == (1, 1, True), name
     assert not list(tmp_path.iterdir())
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--help"]) == 0
+    assert parse.main(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(verb in text for verb in VERBS)
 
@@ -130,7 +130,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_of_each_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     texts = []
     for words in ([verb, "--help"], [verb, "-?"], ["help", verb]):
-        assert cli.main(words) == 0
+        assert parse.main(words) == 0
         texts.append(capsys.readouterr().out)
     assert f"oci-criu-shim [GLOBAL OPTIONS] {verb}" in texts[0]
     assert len(set(texts)) == 1
@@ -138,41 +138,41 @@ def test_help_of_each_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize("words", [["help", "ckpt"], ["ckpt", "--help"], ["ckpt", "help"]])
 def test_help_of_a_group(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(words) == 0
+    assert parse.main(words) == 0
     assert "ckpt COMMAND [OPTIONS]" in capsys.readouterr().out
 
 
 def test_help_of_a_verb_of_a_group(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["help", "ckpt", "list"], ["ckpt", "help", "list"], ["ckpt", "list", "--help"]):
-        assert cli.main(words) == 0
+        assert parse.main(words) == 0
         assert "[GLOBAL OPTIONS] ckpt list" in capsys.readouterr().out
 
 
 def test_nothing_asked(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([]) == USAGE
+    assert parse.main([]) == USAGE
     assert "usage:" in capsys.readouterr().out
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--version"]) == 0
+    assert parse.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("oci-criu-shim version ")
 
 
 def test_error_is_logged_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "log"
-    status = cli.main(["--root", str(tmp_path), "--log", str(log), "--log-format", "json", "state", "none"])
+    status = parse.main(["--root", str(tmp_path), "--log", str(log), "--log-format", "json", "state", "none"])
     assert status == 1
     assert capfd.readouterr().err.count("does not exist") == 1
     assert log.read_text().count('"level": "error"') == 1
 
 
 def test_a_regular_expression_that_is_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--root", str(tmp_path), "delete", "--regex", "("]) == 1
+    assert parse.main(["--root", str(tmp_path), "delete", "--regex", "("]) == 1
     assert "'(' is no regular expression" in capfd.readouterr().err
 
 
 def test_delete_force_of_nothing(tmp_path: Path) -> None:
-    assert cli.main(["--root", str(tmp_path), "delete", "--force", "none"]) == 0
+    assert parse.main(["--root", str(tmp_path), "delete", "--force", "none"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -192,4 +192,4 @@ def test_default_root(monkeypatch: pytest.MonkeyPatch, user: int, runtime: str |
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     if runtime:
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
-    assert cli.default_root() == root
+    assert parse.default_root() == root

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from oci_criu_shim import config, doctor
+from oci_criu_shim import config
 from oci_criu_shim.checkpoints import codec
-from oci_criu_shim.doctor import node, sandbox, site
-from oci_criu_shim.doctor.verdicts import Caution, Skipped
+from oci_criu_shim.cli import doctor
+from oci_criu_shim.cli.doctor import node, sandbox, site
+from oci_criu_shim.cli.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.dump import preflight
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import criu, process

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import doctor, slurm
-from oci_criu_shim.doctor import site
+from oci_criu_shim import slurm
+from oci_criu_shim.cli import doctor
+from oci_criu_shim.cli.doctor import site
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.slurm import commands
 

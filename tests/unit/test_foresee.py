@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import cli, config, slurm
+from oci_criu_shim import config, slurm
+from oci_criu_shim.cli import parse
+from oci_criu_shim.cli.job.foresee import memory
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.jobs.foresee import memory
 
 Capture = pytest.CaptureFixture[str]
 NONE = {"DefMemPerNode": "0", "DefMemPerCPU": "0"}
@@ -29,7 +30,7 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> config.Settings:
 
 
 def told(capfd: Capture, *words: str) -> str:
-    assert cli.main(["job", "foresee", *words]) == 0
+    assert parse.main(["job", "foresee", *words]) == 0
     said = capfd.readouterr()
     assert not said.out
     return said.err

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import cli, config, slurm
+from oci_criu_shim import config, slurm
 from oci_criu_shim.checkpoints import quota
 from oci_criu_shim.checkpoints.store import Store
-from oci_criu_shim.ckpt import place
+from oci_criu_shim.cli import parse
+from oci_criu_shim.cli.ckpt import place
 from oci_criu_shim.log import Log
 from oci_criu_shim.slurm import tasks
 from oci_criu_shim.task import history
@@ -183,6 +184,6 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_prune(site: Path, capfd: Capture) -> None:
     for words in (["--dry-run"], []):
         assert history.jobs(str(site)) == [7, 8, 9]
-        assert cli.main(["ckpt", "prune", *words]) == 0
+        assert parse.main(["ckpt", "prune", *words]) == 0
         assert capfd.readouterr().out.splitlines()[0] == f"{site}/history/7"
     assert history.jobs(str(site)) == [8, 9]

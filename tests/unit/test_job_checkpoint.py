@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import cli
+from oci_criu_shim.cli import parse
+from oci_criu_shim.cli.job import checkpoint
 from oci_criu_shim.container import ownership
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
-from oci_criu_shim.jobs import checkpoint
 from oci_criu_shim.task.policy import ANSWER, REQUEST
 
 NONE = {"job": 12, "node": "n1", "container": None, "taken": False, "said": "job 12 has no container on n1"}
@@ -31,7 +31,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, lines: list[str], status: int = 0, **op
         return status
 
     monkeypatch.setattr("oci_criu_shim.slurm.run_on_nodes", run)
-    return checkpoint.checkpoint(cli.Invocation("job", {}, options, ["12"]))
+    return checkpoint.checkpoint(parse.Invocation("job", {}, options, ["12"]))
 
 
 def test_a_node_may_have_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +59,7 @@ def test_root_signals_nobody_whom_a_user_names(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(process, "user_name", str)
     monkeypatch.setattr(checkpoint, "asked", pytest.fail)
     with pytest.raises(ShimError, match=f"{tmp_path}/12 belongs to user 1000"):
-        checkpoint.checkpoint(cli.Invocation("job", {}, {"here": ""}, ["12"]))
+        checkpoint.checkpoint(parse.Invocation("job", {}, {"here": ""}, ["12"]))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from oci_criu_shim.checkpoints.directory import Directory
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.tree import Tree
-from oci_criu_shim.ckpt import podman
+from oci_criu_shim.cli.ckpt import podman
 from oci_criu_shim.container.bundle import Bundle, prepare_rootfs
 from oci_criu_shim.errors import ShimError
 from tests.unit.test_schema import full_manifest

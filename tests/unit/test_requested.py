@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import cli, requested
+from oci_criu_shim.cli import criu_options, parse
+from oci_criu_shim.cli.verbs import VERBS
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.verbs import VERBS
 
 ACCEPTED = ("--file-locks", "--link-remap", "--auto-dedup", "--manage-cgroups-mode=soft")
 
@@ -22,10 +22,10 @@ def root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oci_criu_shim.host.process.in_a_user_namespace", lambda: False)
 
 
-def call(verb: str, *words: str) -> cli.Invocation:
+def call(verb: str, *words: str) -> parse.Invocation:
     values: dict[str, str] = {}
-    operands = cli._options([*words, "id"], VERBS[verb].options, values, stop=False)
-    return cli.Invocation(verb, {}, values, operands)
+    operands = parse._options([*words, "id"], VERBS[verb].options, values, stop=False)
+    return parse.Invocation(verb, {}, values, operands)
 
 
 def bundle(*namespaces: dict[str, str]) -> Bundle:
@@ -50,12 +50,12 @@ def bundle(*namespaces: dict[str, str]) -> Bundle:
 )
 def test_dump(words: tuple[str, ...], asked: dict[str, Any]) -> None:
     expected = {"leave_running": False, "network": "dumped", "for": "crun", **asked}
-    assert requested.dump(call("checkpoint", *words), bundle({"type": "network"}), "crun") == expected
+    assert criu_options.dump(call("checkpoint", *words), bundle({"type": "network"}), "crun") == expected
 
 
 def test_dump_of_a_named_network_for_runc() -> None:
     named = bundle({"type": "network", "path": "/run/netns/one"})
-    asked = requested.dump(call("checkpoint"), named, "runc")
+    asked = criu_options.dump(call("checkpoint"), named, "runc")
     assert (asked["network"], asked["for"]) == ("joined", "runc")
 
 
@@ -70,7 +70,7 @@ def test_dump_of_a_named_network_for_runc() -> None:
     ],
 )
 def test_restore(words: tuple[str, ...], asked: dict[str, Any]) -> None:
-    assert requested.restore(call("restore", *words)) == asked
+    assert criu_options.restore(call("restore", *words)) == asked
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,13 @@ def test_restore(words: tuple[str, ...], asked: dict[str, Any]) -> None:
 )
 def test_refused(words: tuple[str, ...], said: str) -> None:
     with pytest.raises(ShimError, match=said):
-        requested.dump(call("checkpoint", *words), bundle(), "crun")
+        criu_options.dump(call("checkpoint", *words), bundle(), "crun")
 
 
 def test_root_of_a_user_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oci_criu_shim.host.process.in_a_user_namespace", lambda: True)
     with pytest.raises(ShimError, match="root of a user namespace has no right to a dump"):
-        requested.dump(call("checkpoint"), bundle(), "crun")
+        criu_options.dump(call("checkpoint"), bundle(), "crun")
 
 
 @pytest.mark.parametrize("user", [0, 1000])
@@ -109,13 +109,13 @@ def test_root_of_a_user_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_restore_is_refused(monkeypatch: pytest.MonkeyPatch, user: int, word: str, said: str) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: user)
     with pytest.raises(ShimError, match=said):
-        requested.restore(call("restore", word))
+        criu_options.restore(call("restore", word))
 
 
 def test_lazily(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("--page-server=host:1", "--lazy-pages")
     monkeypatch.setattr(fcntl, "fcntl", lambda *_: 0)
-    asked = requested.dump(call("checkpoint", *words), bundle(), "crun")
+    asked = criu_options.dump(call("checkpoint", *words), bundle(), "crun")
     assert (asked["page_server"], asked["lazy_pages"]) == (["host", 1], True)
 
     def refuse(*_: object) -> int:
@@ -123,12 +123,12 @@ def test_lazily(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(fcntl, "fcntl", refuse)
     with pytest.raises(ShimError, match="needs pipes of 4 MiB"):
-        requested.dump(call("checkpoint", *words), bundle(), "crun")
+        criu_options.dump(call("checkpoint", *words), bundle(), "crun")
 
 
 def test_told_that_memory_is_served() -> None:
     reader, writer = os.pipe()
-    tell = requested.serves(call("checkpoint", f"--status-fd={writer}"))
+    tell = criu_options.serves(call("checkpoint", f"--status-fd={writer}"))
     os.close(writer)
     tell()
     with open(reader, "rb") as stream:
@@ -136,22 +136,22 @@ def test_told_that_memory_is_served() -> None:
 
 
 def test_nobody_is_told() -> None:
-    requested.serves(call("checkpoint"))()
+    criu_options.serves(call("checkpoint"))()
     with pytest.raises(ShimError, match="--status-fd is the number of an open descriptor, not 'x'"):
-        requested.serves(call("checkpoint", "--status-fd=x"))
+        criu_options.serves(call("checkpoint", "--status-fd=x"))
 
 
 def test_a_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert requested.dump(call("checkpoint", *ACCEPTED), bundle(), "crun") == {"leave_running": False}
-    assert requested.restore(call("restore", *ACCEPTED)) == {}
+    assert criu_options.dump(call("checkpoint", *ACCEPTED), bundle(), "crun") == {"leave_running": False}
+    assert criu_options.restore(call("restore", *ACCEPTED)) == {}
     labels = ("--lsm-profile=apparmor:p", "--lsm-mount-context=c")
-    assert requested.restore(call("restore", *labels)) == {"lsm_profile": "apparmor:p", "lsm_mount_context": "c"}
+    assert criu_options.restore(call("restore", *labels)) == {"lsm_profile": "apparmor:p", "lsm_mount_context": "c"}
     with pytest.raises(ShimError, match="--shell-job is for root's containers only"):
-        requested.dump(call("checkpoint", "--shell-job"), bundle(), "crun")
+        criu_options.dump(call("checkpoint", "--shell-job"), bundle(), "crun")
     with pytest.raises(ShimError, match="--page-server is for root's containers only"):
-        requested.dump(call("checkpoint", "--page-server=host:1"), bundle(), "crun")
+        criu_options.dump(call("checkpoint", "--page-server=host:1"), bundle(), "crun")
     with pytest.raises(ShimError, match="--parent-path is for root's containers only"):
-        requested.dump(call("checkpoint", "--parent-path=../pre"), bundle(), "crun")
+        criu_options.dump(call("checkpoint", "--parent-path=../pre"), bundle(), "crun")
     with pytest.raises(ShimError, match="--tcp-close is for root's containers only"):
-        requested.restore(call("restore", "--tcp-close"))
+        criu_options.restore(call("restore", "--tcp-close"))

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import cli, config, slurm
+from oci_criu_shim import config, slurm
+from oci_criu_shim.cli import parse
+from oci_criu_shim.cli.job import story
+from oci_criu_shim.cli.job.story import Story
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.jobs import story
-from oci_criu_shim.jobs.story import Story
 
 Capture = pytest.CaptureFixture[str]
 BEGIN = 1763800000.0  # 2025-11-22T08:26:40Z
@@ -147,7 +148,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def ran(capfd: Capture, *words: object) -> str:
     """What `job status` prints."""
-    assert cli.main(["job", "status", *map(str, words)]) == 0
+    assert parse.main(["job", "status", *map(str, words)]) == 0
     printed = capfd.readouterr()
     assert not printed.err
     return printed.out
@@ -200,7 +201,7 @@ def test_a_component_of_a_heterogeneous_job(site: Path, capfd: Capture) -> None:
 def test_somebody_elses(site: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     uid = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
-    assert cli.main(["job", "status", "12"]) == 1
+    assert parse.main(["job", "status", "12"]) == 1
     assert f"error: the history of job 12 belongs to user {uid} " in capfd.readouterr().err
 
 
@@ -254,7 +255,7 @@ def test_one_that_runs(site: Path, capfd: Capture, known: set[int] | None, monke
 )
 def test_refused(site: Path, capfd: Capture, words: list[str], said: str, status: int) -> None:
     try:
-        found = cli.main(["job", "status", *words])
+        found = parse.main(["job", "status", *words])
         line = capfd.readouterr().err
     except ShimError as error:
         found, line = error.status, error.line() + "\n"
@@ -336,7 +337,7 @@ def test_timeline_without_matplotlib(site: Path, capfd: Capture, monkeypatch: py
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert cli.main(["job", "status", "12", "--timeline", str(site / "a.svg")]) == 1
+    assert parse.main(["job", "status", "12", "--timeline", str(site / "a.svg")]) == 1
     line = capfd.readouterr().err
     assert "a timeline is drawn by matplotlib: " in line
     assert "(hint: install python3-matplotlib)" in line

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import cli, stepdown
+from oci_criu_shim.cli import parse, stepdown
+from oci_criu_shim.cli.verbs import GROUPS, VERBS
 from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
-from oci_criu_shim.verbs import GROUPS, VERBS
 
 Patch = pytest.MonkeyPatch
 
@@ -167,5 +167,5 @@ def test_who_steps_down(monkeypatch: Patch, uid: int, inside: bool, user: bool, 
     monkeypatch.setattr(ownership, "user_of", user_of)
     monkeypatch.setattr(stepdown, "carry_out", functools.partial(done_by, "child"))
     monkeypatch.setattr(VERBS["list"], "call", functools.partial(done_by, "us"))
-    assert cli.main(["--root=/run/oci-criu-shim/12", "list"]) == 0
+    assert parse.main(["--root=/run/oci-criu-shim/12", "list"]) == 0
     assert seen == [*(["/run/oci-criu-shim/12"] if uid == 0 and not inside else []), by]

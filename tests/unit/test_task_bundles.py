@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import scrun_bundle, slurm_bundle
+from oci_criu_shim.bundles import scrun, slurm
 from oci_criu_shim.container.bundle import CONTAINER
 from oci_criu_shim.errors import ShimError
 
@@ -22,7 +22,7 @@ CONFIG: dict[str, Any] = {
 
 
 def test_job_wins_over_image() -> None:
-    made = slurm_bundle.configured(CONFIG, "/b", ["/bin/echo", "a b"], {"PATH": "/job"}, False, False)
+    made = slurm.configured(CONFIG, "/b", ["/bin/echo", "a b"], {"PATH": "/job"}, False, False)
     assert made["process"]["args"] == ["/bin/echo", "a b"]
     assert made["process"]["env"] == ["PATH=/job", "OF_IMAGE=1"]
     assert made["root"]["path"] == "/b/rootfs"
@@ -31,7 +31,7 @@ def test_job_wins_over_image() -> None:
 
 
 def test_batch_script_is_mounted() -> None:
-    made = slurm_bundle.configured(CONFIG, "/b", ["/spool/script", "x"], {}, True, False)
+    made = slurm.configured(CONFIG, "/b", ["/spool/script", "x"], {}, True, False)
     assert made["process"]["args"] == ["/tmp/slurm/startup", "x"]
     added = {"destination": "/tmp/slurm/startup", "type": "none", "source": "/spool/script", "options": ["bind", "ro"]}
     assert made["mounts"][-1] == added
@@ -39,14 +39,14 @@ def test_batch_script_is_mounted() -> None:
 
 def test_environment_file(tmp_path: Path) -> None:
     (tmp_path / "environment").write_text("A=1\nB=x=y\n")
-    assert slurm_bundle.read_environment(str(tmp_path / "environment")) == {"A": "1", "B": "x=y"}
+    assert slurm.read_environment(str(tmp_path / "environment")) == {"A": "1", "B": "x=y"}
 
 
 @pytest.mark.parametrize("document", [[], {}, {"ociVersion": "1.0.2", "process": 3}, None])
 def test_a_bad_bundle_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str], document: object) -> None:
     if document is not None:
         (tmp_path / "config.json").write_text(json.dumps(document))
-    assert slurm_bundle.main([str(tmp_path), "/spool", "alice", "1000", "n1", "1", "0", "0", "true"]) == 1
+    assert slurm.main([str(tmp_path), "/spool", "alice", "1000", "n1", "1", "0", "0", "true"]) == 1
     said = capfd.readouterr().err
     assert (said.count("\n"), f"{tmp_path}/config.json" in said, "(hint: " in said) == (1, True, True)
 
@@ -62,7 +62,7 @@ def test_what_podman_prepared_for_its_node() -> None:
             {"destination": "/sys", "type": "sysfs", "source": "sysfs"},
         ],
     }
-    made = scrun_bundle.configured(config, "/b", 1000, 1001)
+    made = scrun.configured(config, "/b", 1000, 1001)
     assert "hooks" not in made
     assert made["linux"].keys() == {"maskedPaths", "namespaces", "uidMappings", "gidMappings"}
     assert made["linux"]["uidMappings"] == [{"containerID": 5, "hostID": 1000, "size": 1}]
@@ -71,16 +71,16 @@ def test_what_podman_prepared_for_its_node() -> None:
     assert made["process"]["user"] == {"uid": 5, "gid": 6}
     assert [(mount["destination"], mount["options"]) for mount in made["mounts"]] == [
         ("/dev/pts", ["newinstance"]),
-        ("/dev/shm", scrun_bundle.SHM_OPTIONS),
+        ("/dev/shm", scrun.SHM_OPTIONS),
     ]
 
 
 def test_only_small_files_are_copied(tmp_path: Path) -> None:
     small, large = tmp_path / "hosts", tmp_path / "data"
     small.write_text("x")
-    large.write_bytes(bytes(scrun_bundle.LARGEST + 1))
+    large.write_bytes(bytes(scrun.LARGEST + 1))
     kinds = [{"source": str(path), "options": ["bind"]} for path in (small, large, tmp_path)]
-    assert [scrun_bundle.is_small_file(mount) for mount in kinds] == [True, False, False]
+    assert [scrun.is_small_file(mount) for mount in kinds] == [True, False, False]
 
 
 class Asking:
@@ -95,7 +95,7 @@ class Asking:
         self.config = CONFIG | {"annotations": {**named, CONTAINER: "c1"}}
 
     def options(self, job: str) -> list[str]:
-        return scrun_bundle.options(self.config, str(self.record), job)
+        return scrun.options(self.config, str(self.record), job)
 
     def checkpointed(self, job: str, container: str) -> str:
         """A task of that job's, with a checkpoint."""
@@ -116,7 +116,7 @@ def test_options_of_a_container(tmp_path: Path) -> None:
 
 
 def test_container_that_asks_for_nothing(tmp_path: Path) -> None:
-    assert scrun_bundle.options(CONFIG, str(tmp_path / "c1.job"), "8") == []
+    assert scrun.options(CONFIG, str(tmp_path / "c1.job"), "8") == []
     assert not (tmp_path / "c1.job").exists()
 
 
@@ -153,5 +153,5 @@ def test_old_records_are_removed(tmp_path: Path) -> None:
 
 def test_a_user_whom_the_node_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
     """scrun's log has the line."""
-    assert scrun_bundle.main(["/c/config.json", "/c", "bundles/c", "7", "987654", "987654"]) == 1
+    assert scrun.main(["/c/config.json", "/c", "bundles/c", "7", "987654", "987654"]) == 1
     assert capsys.readouterr().out.startswith("user 987654 is not known on this node (hint: ")

@@ -1,0 +1,1 @@
+"""Preparing bundles for Slurm's own way of starting containers."""
