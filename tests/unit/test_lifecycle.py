@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim.container.backends import Runtime
+from oci_criu_shim.container.backends import Backend
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
@@ -29,8 +29,8 @@ def container(tmp_path: Path) -> Container:
 
 
 @pytest.fixture
-def backend(tmp_path: Path) -> Runtime:
-    return Runtime("crun", str(tmp_path), {}, Log())
+def backend(tmp_path: Path) -> Backend:
+    return Backend("crun", str(tmp_path), {}, Log())
 
 
 def test_unknown(container: Container) -> None:
@@ -54,7 +54,7 @@ def test_the_backend_that_created_it(container: Container) -> None:
         ({"supervisor": ENDED, "held": True}, "stopped"),
     ],
 )
-def test_states(container: Container, backend: Runtime, fields: dict[str, object], status: str) -> None:
+def test_states(container: Container, backend: Backend, fields: dict[str, object], status: str) -> None:
     container.update(**fields, bundle="/b", config={"annotations": {"a": "b"}})
     found = lifecycle.state(container, backend)
     assert (found["status"], found["pid"]) == (status, os.getpid() if status == "created" else 0)
@@ -72,7 +72,7 @@ def held(container: Container) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.parametrize("number", [0, signal.SIGCONT, signal.SIGCHLD, signal.SIGSTOP, signal.SIGTSTP])
 def test_what_does_not_end_one_that_is_held(
-    container: Container, backend: Runtime, held: subprocess.Popen[bytes], number: int
+    container: Container, backend: Backend, held: subprocess.Popen[bytes], number: int
 ) -> None:
     assert lifecycle.signal_itself(container, backend, number, to_all=False)
     assert lifecycle.state(container, backend)["status"] == "created"
@@ -81,7 +81,7 @@ def test_what_does_not_end_one_that_is_held(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1, signal.SIGRTMIN])
 def test_what_ends_one_that_is_held(
-    container: Container, backend: Runtime, held: subprocess.Popen[bytes], number: int
+    container: Container, backend: Backend, held: subprocess.Popen[bytes], number: int
 ) -> None:
     assert lifecycle.signal_itself(container, backend, number, to_all=True)
     assert held.wait() == -signal.SIGKILL
@@ -142,14 +142,14 @@ def test_a_container_of_the_backends_alone(tmp_path: Path) -> None:
     assert lifecycle.names(str(tmp_path)) == ["one"]
 
 
-def test_delete_spares_a_supervised_one(container: Container, backend: Runtime) -> None:
+def test_delete_spares_a_supervised_one(container: Container, backend: Backend) -> None:
     container.update(supervisor=process.identity(os.getpid()))
     with pytest.raises(ShimError, match="not stopped"):
         lifecycle.delete(container, backend, force=False)
     assert container.exists()
 
 
-def test_delete(container: Container, backend: Runtime) -> None:
+def test_delete(container: Container, backend: Backend) -> None:
     container.update(supervisor=ENDED)
     assert lifecycle.delete(container, backend, force=False) == 0
     assert not container.exists()

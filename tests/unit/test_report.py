@@ -144,7 +144,7 @@ def test_nothing_was_asked(ends: Ends, ready: bool) -> None:
 PROGRAM = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from oci_criu_shim import process
+from oci_criu_shim.host import process
 from oci_criu_shim.privileged.report import Report
 
 reader, writer = os.pipe()

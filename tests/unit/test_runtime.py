@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim.container import backends
-from oci_criu_shim.container.backends import Runtime
+from oci_criu_shim.container.backends import Backend
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
@@ -56,7 +56,7 @@ def test_an_annotation_names_no_path() -> None:
 def test_argv(tmp_path: Path) -> None:
     program = fake(tmp_path, "crun")
     given = {"log": "/l", "log-format": "json", "systemd-cgroup": "true", "root": "/r", "backend": program}
-    argv = Runtime(program, "/r", given, Log()).argv("kill", "id", "9")
+    argv = Backend(program, "/r", given, Log()).argv("kill", "id", "9")
     root = backends.directory("/r", program)
     wanted = [program, "--root", root, "--log=/l", "--log-format=json", "--cgroup-manager=systemd", "kill", "id", "9"]
     assert argv == wanted
@@ -79,7 +79,7 @@ def test_control_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: int, name: str, given: dict[str, str], wanted: list[str]
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: user)
-    argv = Runtime(fake(tmp_path, name), "/r", given, Log()).argv("state", "id")
+    argv = Backend(fake(tmp_path, name), "/r", given, Log()).argv("state", "id")
     assert [word for word in argv if "cgroup" in word] == wanted
     assert not (tmp_path / f"{name}.log").exists()  # those two need not be asked
 
@@ -88,7 +88,7 @@ def test_control_groups(
 def test_control_groups_that_are_refused(tmp_path: Path, name: str, said: str) -> None:
     given = {"cgroup-manager": "other" if said else "disabled"}
     with pytest.raises(ShimError, match=said or "runc has no --cgroup-manager=disabled"):
-        Runtime(fake(tmp_path, name), "/r", given, Log()).argv("state", "id")
+        Backend(fake(tmp_path, name), "/r", given, Log()).argv("state", "id")
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,10 @@ def test_control_groups_that_are_refused(tmp_path: Path, name: str, said: str) -
 def test_a_backend_says_what_it_is(tmp_path: Path, version: str, dialect: str) -> None:
     """Once, and never again where it was noted."""
     program = fake(tmp_path, "other", version)
-    backend = Runtime(program, "/r", {}, Log())
+    backend = Backend(program, "/r", {}, Log())
     assert (backend.dialect, backend.leaves_streams) == (dialect, dialect == "crun")
     assert backend.record() == {"backend": program, "dialect": dialect}
-    assert Runtime(program, "/r", {}, Log(), dialect).dialect == dialect
+    assert Backend(program, "/r", {}, Log(), dialect).dialect == dialect
     assert (tmp_path / "other.log").read_text().count("asked") == 1
 
 
@@ -119,7 +119,7 @@ def test_limits_that_cannot_be_set(tmp_path: Path) -> None:
     container.reserve()
     limited = Bundle("/b", {"linux": {"resources": {"pids": {"limit": 5}}}})
     with pytest.raises(ShimError, match=r"limits of one could not be set, .*: no such controller"):
-        backends.limit(Runtime(str(program), str(tmp_path), {}, Log()), container, limited)
+        backends.limit(Backend(str(program), str(tmp_path), {}, Log()), container, limited)
 
 
 HELP = """\
@@ -147,7 +147,7 @@ def test_what_not_all_backends_have(tmp_path: Path, verb: str, words: list[str],
     program = tmp_path / "other"
     program.write_text("#!/bin/sh\n" + (HELP if words else "exit 1"))
     program.chmod(0o755)
-    backend = Runtime(str(program), "/r", {}, Log())
+    backend = Backend(str(program), "/r", {}, Log())
     if not lacks:
         backend.require(verb, words)
         return
@@ -173,14 +173,14 @@ def test_a_backend_that_a_user_does_not_name_for_root(tmp_path: Path, program: s
 
 def test_a_backend_that_is_not_there() -> None:
     with pytest.raises(ShimError, match="no nonesuch in") as raised:
-        Runtime("nonesuch", "/r", {}, Log()).argv("state", "id")
+        Backend("nonesuch", "/r", {}, Log()).argv("state", "id")
     assert "--backend" in raised.value.hint
 
 
 def test_a_state_with_debug(tmp_path: Path) -> None:
     program = Path(fake(tmp_path, "crun"))
     program.write_text("""#!/bin/sh\necho 'Using debug verbosity' >&2\necho '{"status": "running"}'\n""")
-    crun, container = Runtime(str(program), "/r", {"debug": "true"}, Log()), Container("/r", "one")
+    crun, container = Backend(str(program), "/r", {"debug": "true"}, Log()), Container("/r", "one")
     assert crun.state(container) == {"status": "running"}
     program.write_text("#!/bin/sh\necho '{}'\necho 'no such container' >&2\nexit 1\n")
     with pytest.raises(ShimError, match=r"^no such container$"):
@@ -188,14 +188,14 @@ def test_a_state_with_debug(tmp_path: Path) -> None:
 
 
 def test_adopt_for_a_user_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    crun = Runtime("crun", str(tmp_path), {}, Log())
+    crun = Backend("crun", str(tmp_path), {}, Log())
     monkeypatch.setattr(os, "geteuid", lambda: 4711000)
     backends.adopt(crun, Container(str(tmp_path), "one"), bundle(), os.getpid(), "/group", b"")
     assert json.loads((tmp_path / ".crun/one/status").read_text())["owner"] == "4711000"
 
 
 def test_adopt(tmp_path: Path) -> None:
-    crun = Runtime("crun", str(tmp_path), {}, Log())
+    crun = Backend("crun", str(tmp_path), {}, Log())
     container = Container(str(tmp_path), "one")
     assert not crun.knows(container)
     backends.adopt(crun, container, bundle(), os.getpid(), "/group", b"filter")

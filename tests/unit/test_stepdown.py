@@ -24,9 +24,10 @@ Patch = pytest.MonkeyPatch
 PROGRAM = """
 import os, subprocess, sys, time
 from types import SimpleNamespace
-from oci_criu_shim import linux, stepdown
+from oci_criu_shim.cli import stepdown
+from oci_criu_shim.container.ownership import User
+from oci_criu_shim.host import linux
 from oci_criu_shim.log import Log
-from oci_criu_shim.whose import User
 
 def work():
     {work}

@@ -27,7 +27,7 @@ class Restored:
     ended: list[int]
 
     def __init__(self, plan: Plan, checkpoint: Checkpoint, log: Log) -> None:
-        self.backend = plan.runtime
+        self.backend = plan.backend
 
     def start(self, *_: object) -> int:
         return INIT

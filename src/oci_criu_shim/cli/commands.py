@@ -13,7 +13,7 @@ from oci_criu_shim.supervisor import lifecycle
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.cli.parse import Invocation
-    from oci_criu_shim.container.backends import Runtime
+    from oci_criu_shim.container.backends import Backend
 
 CREATION = ("config", "console-socket", "preserve-fds", "no-pivot", "no-new-keyring")
 
@@ -47,7 +47,7 @@ def _plan(call: Invocation) -> lifecycle.Plan:
     )
 
 
-def _backend(call: Invocation, container: Container) -> Runtime:
+def _backend(call: Invocation, container: Container) -> Backend:
     return lifecycle.backend_of(container, call.globals, call.log)
 
 

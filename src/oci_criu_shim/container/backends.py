@@ -71,7 +71,7 @@ def directory(root: str, program: str) -> str:
     return os.path.join(root, "." + program.replace("/", ":"))
 
 
-class Runtime:
+class Backend:
     """One backend, whose state is in `<root>/.<its name>/`.
 
     `globals` are the caller's options that it is to have as well: --log, --systemd-cgroup and the like; `dialect` is
@@ -204,7 +204,7 @@ def environment(given: Sequence[str], container: Container) -> list[str]:
     return [f"--env={entry}" for entry in entries if entry.partition("=")[0] not in names]
 
 
-def adopt(crun: Runtime, container: Container, bundle: Bundle, pid: int, cgroup: str, seccomp: bytes) -> None:
+def adopt(crun: Backend, container: Container, bundle: Bundle, pid: int, cgroup: str, seccomp: bytes) -> None:
     """Make crun take the restored process `pid` for a container that it created itself.
 
     Its verbs (exec, ps, pause, …) then serve restored containers too. What they read is its `status` file, its copy of
@@ -232,7 +232,7 @@ def adopt(crun: Runtime, container: Container, bundle: Bundle, pid: int, cgroup:
     files.write_json(os.path.join(place, "status"), status)
 
 
-def limit(crun: Runtime, container: Container, bundle: Bundle) -> None:
+def limit(crun: Backend, container: Container, bundle: Bundle) -> None:
     """Have crun set config.json's limits for the control group of a restored container; ShimError where it can't."""
     resources = bundle.config["linux"].get("resources")
     if not resources:

@@ -6,7 +6,7 @@ import os
 import signal
 
 from oci_criu_shim.container import backends
-from oci_criu_shim.container.backends import Runtime
+from oci_criu_shim.container.backends import Backend
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.restore import restore
 from oci_criu_shim.restore.plan import cgroup
@@ -29,9 +29,9 @@ class Restored:
         self.bundle = plan.bundle
         self.checkpoint = checkpoint
         self.log = log
-        self.backend = plan.runtime
+        self.backend = plan.backend
         if self.backend.dialect != backends.DEFAULT:  # adopt() knows the files of crun's
-            self.backend = Runtime(backends.DEFAULT, plan.container.root, plan.runtime.globals, log)
+            self.backend = Backend(backends.DEFAULT, plan.container.root, plan.backend.globals, log)
         self.group = cgroup(self.container, self.bundle, checkpoint)
 
     def start(self, streams: Stdio | Streams, asked: Asked | None = None, cut: str | None = None) -> int:

@@ -29,7 +29,7 @@ class Supervised:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.container = plan.container
-        self.runtime = plan.runtime
+        self.backend = plan.backend
         self.task = plan.task
         self.log = plan.log
         self.signals = Signals()
@@ -49,7 +49,7 @@ class Supervised:
         try:
             return self._run()
         finally:
-            if not (keep and self.runtime.knows(self.container)):
+            if not (keep and self.backend.knows(self.container)):
                 self._clear()
 
     def restore(self, checkpoint: Checkpoint, asked: Asked) -> int:
@@ -101,8 +101,8 @@ class Supervised:
     def _clear(self) -> None:
         """What can't be removed changes nothing about how the container ended."""
         try:
-            if self.runtime.knows(self.container):
-                self.runtime.output("delete", "--force", self.container.name)
+            if self.backend.knows(self.container):
+                self.backend.output("delete", "--force", self.container.name)
             self.container.release()
         except (ShimError, OSError) as error:
             self.log.error(f"container {self.container.name} has ended, and is not all removed: {error}")
@@ -123,7 +123,7 @@ class Supervised:
         self.log.note("started")
         stdio = self._terminal() or Stdio()
         self.container.update(**self._record(stdio=stdio.record()))
-        if self.runtime.leaves_streams and not self.created and not self.plan.relays_terminal and not self.keep:
+        if self.backend.leaves_streams and not self.created and not self.plan.relays_terminal and not self.keep:
             return self._supervise(self._spawn(stdio, "run"), stdio)
         return self._create_detached(stdio)
 
@@ -161,7 +161,7 @@ class Supervised:
 
     def _spawn(self, stdio: Stdio, verb: str, *words: str) -> int:
         words = (*words, f"--pid-file={self.pid_file}", *self.plan.options)
-        return self.runtime.spawn(verb, *words, fds=stdio.inside)
+        return self.backend.spawn(verb, *words, fds=stdio.inside)
 
     def hold(self) -> None:
         """Be a created container until `start`, which waits until what it is held for runs."""
@@ -190,7 +190,7 @@ class Supervised:
 
         begin = time.monotonic()
         restored = Restored(self.plan, checkpoint, self.log)
-        self.runtime = restored.backend
+        self.backend = restored.backend
         stdio = self._terminal() or Stdio(restore.pending_input(checkpoint), checkpoint.manifest["streams"])
         self.container.update(**self._record(stdio=stdio.record()))  # what hooks are told of it
         cut = open_files.place(checkpoint, self.task) if self.task and self.rollback else None
@@ -208,7 +208,7 @@ class Supervised:
 
     def _record(self, **fields: object) -> dict[str, object]:
         record = self.plan.record(supervisor=process.identity(os.getpid()), **fields)
-        return {**record, **self.runtime.record()}
+        return {**record, **self.backend.record()}
 
     def _supervise(self, main: int, stdio: Stdio) -> int:
         stdio.started()

@@ -10,7 +10,7 @@ import os
 import time
 
 from oci_criu_shim.container import backends, bundle
-from oci_criu_shim.container.backends import Runtime
+from oci_criu_shim.container.backends import Backend
 from oci_criu_shim.container.record import Container, all_of, is_id
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
@@ -46,8 +46,8 @@ class Plan:
         self.container = container
         self.bundle: Bundle = bundle.load(path, config)
         program = backends.choose(globals.get("backend"), self.bundle)
-        self.runtime = Runtime(program, container.root, globals, log)
-        self.runtime.require("create", options)
+        self.backend = Backend(program, container.root, globals, log)
+        self.backend.require("create", options)
         self.pid_file = pid_file
         self.options = [f"--bundle={self.bundle.path}", *options, container.name]
         self.preserved = _preserved(options)
@@ -64,7 +64,7 @@ class Plan:
     @property
     def own_group(self) -> bool:
         """Whether it is an ordinary user's, with a control group of its own."""
-        return os.geteuid() != 0 and self.runtime.makes_groups
+        return os.geteuid() != 0 and self.backend.makes_groups
 
     @property
     def proxy(self) -> str | None:
@@ -80,7 +80,7 @@ class Plan:
     def record(self, **fields: object) -> dict[str, Any]:
         """What other verbs must know of the container (Container.save())."""
         about: dict[str, Any] = {"restarts": self.task.restarts} if self.task else {}  # the environment may not tell
-        about |= {"preserved": self.preserved, "own_group": self.own_group, **self.runtime.record()}
+        about |= {"preserved": self.preserved, "own_group": self.own_group, **self.backend.record()}
         return {"bundle": self.bundle.path, "config": self.bundle.config, **about, **fields}
 
 
@@ -99,7 +99,7 @@ def run(plan: Plan, keep: bool = False) -> int:
     if not plan.supervised:
         # No record of ours: nobody could remove it when the container has ended.
         _require_free(plan.container)
-        plan.runtime.become("run", *(["--keep"] if keep else []), *_pid_file(plan), *plan.options)
+        plan.backend.become("run", *(["--keep"] if keep else []), *_pid_file(plan), *plan.options)
     _reserve(plan.container)
     from oci_criu_shim.supervisor.launch import Supervised
 
@@ -144,17 +144,17 @@ def create(plan: Plan) -> int:
 def run_detached(plan: Plan) -> int:
     """Create and start the container; the exit status."""
     if plan.task is not None and plan.supervised:
-        return create(plan) or start(plan.container, plan.runtime)
+        return create(plan) or start(plan.container, plan.backend)
     return _backend_creates(plan, "run", "--detach")
 
 
 def _backend_creates(plan: Plan, verb: str, *words: str) -> int:
     """Have the backend create the container on our own streams; it forgets a container that it could not create."""
-    plan.runtime.argv(verb)  # where it is not there, no id is taken
+    plan.backend.argv(verb)  # where it is not there, no id is taken
     _reserve(plan.container)
     streams = ["" if plan.bundle.terminal else _stream(number) for number in range(3)]
     plan.container.save(plan.record(stdio={"streams": streams}))
-    status = plan.runtime.call(verb, *words, *_pid_file(plan), *plan.options)
+    status = plan.backend.call(verb, *words, *_pid_file(plan), *plan.options)
     if status:
         plan.container.release()
     return status
@@ -186,14 +186,14 @@ def _require_free(container: Container) -> None:
         )
 
 
-def default_backend(root: str, globals: Mapping[str, str], log: Log) -> Runtime:
+def default_backend(root: str, globals: Mapping[str, str], log: Log) -> Backend:
     """The backend where no bundle has a say."""
     from oci_criu_shim import config
 
-    return Runtime(globals.get("backend") or config.backend() or backends.DEFAULT, root, globals, log)
+    return Backend(globals.get("backend") or config.backend() or backends.DEFAULT, root, globals, log)
 
 
-def backend_of(container: Container, globals: Mapping[str, str], log: Log) -> Runtime:
+def backend_of(container: Container, globals: Mapping[str, str], log: Log) -> Backend:
     """The backend that looks after `container`; ShimError where there is no such container."""
     if not exists(container):
         raise ShimError(
@@ -202,7 +202,7 @@ def backend_of(container: Container, globals: Mapping[str, str], log: Log) -> Ru
         )
     record = container.load()
     program = record.get("backend") or backends.holder(container.root, container.name) or backends.DEFAULT
-    return Runtime(program, container.root, globals, log, record.get("dialect"))
+    return Backend(program, container.root, globals, log, record.get("dialect"))
 
 
 def names(root: str) -> list[str]:
@@ -226,12 +226,12 @@ def states(root: str, globals: Mapping[str, str], log: Log) -> list[dict[str, An
     return found
 
 
-def is_the_backends(container: Container, backend: Runtime) -> bool:
+def is_the_backends(container: Container, backend: Backend) -> bool:
     """Whether the backend can answer for it: it has been created, and is not held for a restore."""
     return backend.knows(container) and not container.load().get("held")
 
 
-def state(container: Container, backend: Runtime) -> dict[str, Any]:
+def state(container: Container, backend: Backend) -> dict[str, Any]:
     """The state that the OCI runtime specification asks for (runtime.md, State)."""
     if is_the_backends(container, backend):
         return backend.state(container)
@@ -254,7 +254,7 @@ def not_running(container: Container) -> ShimError:
     return ShimError(f"container {container.name!r} is not running", hint)
 
 
-def signal_itself(container: Container, backend: Runtime, number: int, to_all: bool) -> bool:
+def signal_itself(container: Container, backend: Backend, number: int, to_all: bool) -> bool:
     """Send a signal where the backend can't: to one that is held, or to all in a pid namespace. Whether that was done;
     ShimError where there is nobody to send it to."""
     if not is_the_backends(container, backend):
@@ -284,7 +284,7 @@ def _signal_held(container: Container, number: int) -> None:
         os.kill(holder, signal.SIGKILL)
 
 
-def start(container: Container, backend: Runtime) -> int:
+def start(container: Container, backend: Backend) -> int:
     """Start the program of a created container; the exit status."""
     if not container.load().get("held"):
         return backend.call("start", container.name)
@@ -304,7 +304,7 @@ def start(container: Container, backend: Runtime) -> int:
     return 0 if container.exists() else 1
 
 
-def delete(container: Container, backend: Runtime, force: bool) -> int:
+def delete(container: Container, backend: Backend, force: bool) -> int:
     """Remove a stopped container, or, by `force`, any; the exit status."""
     ended = "init" in container.load() and container.alive("init") is None
     if container.alive("supervisor") and not (ended and _is_left(container)):
@@ -321,7 +321,7 @@ def delete(container: Container, backend: Runtime, force: bool) -> int:
     return status
 
 
-def forget(container: Container, backend: Runtime, pid: int) -> None:
+def forget(container: Container, backend: Backend, pid: int) -> None:
     """Remove a container whose init, `pid`, a dump has ended: the checkpoint is all that is left of it."""
     if not _in_time(lambda: process.start_time(pid) is None):
         raise _endless(container)
@@ -340,7 +340,7 @@ def _endless(container: Container) -> ShimError:
     )
 
 
-def _end(container: Container, backend: Runtime) -> None:
+def _end(container: Container, backend: Backend) -> None:
     """End the container, and give its supervisor the time to clear up after it."""
     import signal
 
@@ -370,7 +370,7 @@ def _in_time(over: Callable[[], bool]) -> bool:
     return True
 
 
-def init_of(container: Container, backend: Runtime) -> int:
+def init_of(container: Container, backend: Backend) -> int:
     """The pid of the running container's init; ShimError where it does not run its program."""
     pid = container.alive("init")
     if backend.knows(container):
