@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import config, slurm
+from oci_criu_shim import config
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import STARTED
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.log import Log
+from oci_criu_shim.slurm import controller
 from oci_criu_shim.supervisor import lifecycle
 from oci_criu_shim.task import history, prune, script_end, steps
 from oci_criu_shim.task.life import CheckpointedTask
@@ -113,7 +114,7 @@ def restarts(monkeypatch: pytest.MonkeyPatch, answer: int | Exception) -> None:
             raise answer
         return types.SimpleNamespace(restarts=answer)
 
-    monkeypatch.setattr(slurm, "job", job)
+    monkeypatch.setattr(controller, "job", job)
 
 
 def test_first_run(site: Site) -> None:

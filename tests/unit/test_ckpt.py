@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import config, files, slurm
+from oci_criu_shim import config, files
 from oci_criu_shim.checkpoints import committed, images, owner
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
@@ -18,6 +18,7 @@ from oci_criu_shim.cli import parse
 from oci_criu_shim.cli.ckpt import look, place, report
 from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.slurm import controller
 from tests.unit.test_schema import full_manifest
 from tests.unit.test_slurm import seen
 
@@ -43,7 +44,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     settings = config.load(str(tmp_path / "none"))
     settings.checkpoint_dir = str(directory)
     monkeypatch.setattr(config, "load", lambda: settings)
-    monkeypatch.setattr(slurm, "known_jobs", lambda: {12, 13})
+    monkeypatch.setattr(controller, "known_jobs", lambda: {12, 13})
     monkeypatch.setattr(images, "describe", lambda path: DESCRIBED[path.split("/")[-2]])
     for key in ("7/batch.0", "7/batch.0", "12/3.1"):
         made(directory, key)
@@ -283,7 +284,7 @@ def test_rm(home: Path, capfd: Capture) -> None:
 
 def test_rm_of_a_job_that_may_need_it(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Slurm still knows job 12" in refused(capfd, "rm", "7/batch.0/1", "12/3.1/1")
-    monkeypatch.setattr(slurm, "known_jobs", unreachable)
+    monkeypatch.setattr(controller, "known_jobs", unreachable)
     assert "cannot tell which jobs have ended: no squeue" in refused(capfd, "rm", "7/batch.0/1")
     assert len(place.find(str(home))) == 3
     assert not ran(capfd, "rm", "--force", "7/batch.0/1", "12/3.1/1")
@@ -346,7 +347,7 @@ def test_prune_json(home: Path, capfd: Capture) -> None:
 
 def test_prune_of_completed_jobs(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slurm knows both jobs; 12 was requeued."""
-    monkeypatch.setattr(slurm, "job", lambda number: seen(states=["COMPLETED" if number == 7 else "PENDING"]))
+    monkeypatch.setattr(controller, "job", lambda number: seen(states=["COMPLETED" if number == 7 else "PENDING"]))
     (home / "7/0.0").mkdir()
     for directory in (home / "7", home / "12"):
         ran(capfd, "prune", "--completed", directory)
@@ -369,7 +370,7 @@ def test_prune_of_another_cluster(
 ) -> None:
     """Slurm here does not know whether its job 7 still runs."""
     owner.claim(str(home / "7"), "red")
-    monkeypatch.setattr(slurm, "configuration", lambda: {"ClusterName": here})
+    monkeypatch.setattr(controller, "configuration", lambda: {"ClusterName": here})
     ran(capfd, "prune")
     assert sorted(path.name for path in home.iterdir()) == left
 
@@ -395,7 +396,7 @@ def test_prune_by_age(home: Path, capfd: Capture) -> None:
 
 
 def test_prune_without_slurm(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm, "known_jobs", unreachable)
+    monkeypatch.setattr(controller, "known_jobs", unreachable)
     assert "cannot tell which jobs have ended" in refused(capfd, "prune")
     assert len(place.find(str(home))) == 3
 
@@ -413,7 +414,7 @@ def test_known_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     squeue.write_text('#!/bin/sh\necho "$*" >$0.args; printf "7\\n12\\n"\n')
     squeue.chmod(0o755)
     monkeypatch.setattr("oci_criu_shim.host.process.PATH", str(tmp_path))
-    assert slurm.known_jobs() == {7, 12}
+    assert controller.known_jobs() == {7, 12}
     assert {"--me", "--states=all", "--array"} <= set((tmp_path / "squeue.args").read_text().split())
 
 

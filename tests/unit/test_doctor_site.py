@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import slurm
 from oci_criu_shim.cli import doctor
 from oci_criu_shim.cli.doctor import site
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.slurm import commands
+from oci_criu_shim.slurm import commands, controller
 
 Patch = pytest.MonkeyPatch
 
@@ -42,10 +41,10 @@ def healthy(monkeypatch: Patch, tmp_path: Path) -> Path:
     program.touch(mode=0o755)
     (tmp_path / "plugstack.conf").write_text(f"# the plugin\nrequired {plugin} # ours\n")
     (tmp_path / "oci.conf").write_text(OCI.format(program=program))
-    monkeypatch.setattr(slurm, "conf_directory", lambda: str(tmp_path))
-    monkeypatch.setattr(slurm, "configuration", lambda: dict(HEALTHY))
-    monkeypatch.setattr(slurm, "partitions", lambda: PARTITIONS)
-    monkeypatch.setattr(slurm, "asked_by", lambda: "its commands")
+    monkeypatch.setattr(controller, "conf_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(controller, "configuration", lambda: dict(HEALTHY))
+    monkeypatch.setattr(controller, "partitions", lambda: PARTITIONS)
+    monkeypatch.setattr(controller, "asked_by", lambda: "its commands")
     return tmp_path
 
 
@@ -65,7 +64,7 @@ def test_healthy(healthy: Path) -> None:
 
 
 def test_no_slurm(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(slurm, "conf_directory", lambda: None)
+    monkeypatch.setattr(controller, "conf_directory", lambda: None)
     assert {(result["status"], result["found"]) for result in results().values()} == {
         ("skipped", "no slurm.conf on this machine")
     }
@@ -76,7 +75,7 @@ def no_answer() -> dict[str, str]:
 
 
 def test_no_answer(monkeypatch: Patch, healthy: Path) -> None:
-    monkeypatch.setattr(slurm, "configuration", no_answer)
+    monkeypatch.setattr(controller, "configuration", no_answer)
     found = {name: result["status"] for name, result in results().items()}
     files = {name: found.pop(name) for name in ("plugstack.conf", "oci.conf")}
     assert set(files.values()) == {"ok"}
@@ -96,24 +95,24 @@ def test_no_answer(monkeypatch: Patch, healthy: Path) -> None:
     ],
 )
 def test_rules(monkeypatch: Patch, healthy: Path, key: str, value: str, status: str) -> None:
-    monkeypatch.setattr(slurm, "configuration", lambda: {**HEALTHY, key: value})
+    monkeypatch.setattr(controller, "configuration", lambda: {**HEALTHY, key: value})
     result = one_wrong(key, status)
     assert result["found"].startswith(f"{key}={value}: ")
     assert result["hint"].startswith(f"slurm.conf: {key}=")
 
 
 def test_preemption_by_qos(monkeypatch: Patch, healthy: Path) -> None:
-    monkeypatch.setattr(slurm, "configuration", lambda: {**HEALTHY, "PreemptType": "preempt/qos"})
-    monkeypatch.setattr(slurm, "grace_times", lambda: {"normal": 0, "scavenger": 60})
+    monkeypatch.setattr(controller, "configuration", lambda: {**HEALTHY, "PreemptType": "preempt/qos"})
+    monkeypatch.setattr(controller, "grace_times", lambda: {"normal": 0, "scavenger": 60})
     result = results()["preemption"]
     assert (result["status"], result["found"]) == ("ok", "QOS scavenger GraceTime=60")
-    monkeypatch.setattr(slurm, "grace_times", lambda: {"normal": 0})
+    monkeypatch.setattr(controller, "grace_times", lambda: {"normal": 0})
     assert "no QOS has a GraceTime" in one_wrong("preemption", "warning")["found"]
 
     def silent() -> dict[str, int]:
         raise ShimError("sacctmgr show qos: Connection refused")
 
-    monkeypatch.setattr(slurm, "grace_times", silent)
+    monkeypatch.setattr(controller, "grace_times", silent)
     result = one_wrong("preemption", "warning")
     assert "no job is told of one that is too short: sacctmgr show qos: Conn" in result["found"]
     assert "slurmdbd" in result["hint"]
@@ -128,7 +127,7 @@ def test_preemption_by_qos(monkeypatch: Patch, healthy: Path) -> None:
     ],
 )
 def test_preemption(monkeypatch: Patch, healthy: Path, low: dict[str, str], said: str) -> None:
-    monkeypatch.setattr(slurm, "partitions", lambda: [{**PARTITIONS[0], **low}, PARTITIONS[1]])
+    monkeypatch.setattr(controller, "partitions", lambda: [{**PARTITIONS[0], **low}, PARTITIONS[1]])
     assert said in one_wrong("preemption")["found"]
 
 
@@ -270,24 +269,24 @@ PARTITION = "PartitionName=low AllowGroups=ALL Default=YES QoS=N/A PriorityTier=
 
 def test_what_scontrol_says(monkeypatch: Patch) -> None:
     monkeypatch.setattr(commands, "run", lambda *argv: CONFIG if argv[2] == "config" else PARTITION)
-    slurm = commands.Commands()
-    assert slurm.configuration() == {"PrologFlags": "Alloc,Contain", "PriorityFlags": ""}
-    assert slurm.partitions()[0]["GraceTime"] == "20"
+    asked = commands.Commands()
+    assert asked.configuration() == {"PrologFlags": "Alloc,Contain", "PriorityFlags": ""}
+    assert asked.partitions()[0]["GraceTime"] == "20"
 
 
 def test_where_slurm_conf_is(monkeypatch: Patch, tmp_path: Path) -> None:
-    monkeypatch.setattr(slurm, "CONF", (str(tmp_path / "none"), str(tmp_path / "slurm.conf")))
+    monkeypatch.setattr(controller, "CONF", (str(tmp_path / "none"), str(tmp_path / "slurm.conf")))
     monkeypatch.delenv("SLURM_CONF", raising=False)
-    assert slurm.conf_directory() is None
+    assert controller.conf_directory() is None
     (tmp_path / "slurm.conf").touch()
-    assert slurm.conf_directory() == str(tmp_path)
+    assert controller.conf_directory() == str(tmp_path)
     monkeypatch.setenv("SLURM_CONF", "/nonexistent/slurm.conf")
-    assert slurm.conf_directory() is None
+    assert controller.conf_directory() is None
 
 
 def test_submission(healthy: Path, monkeypatch: Patch) -> None:
     assert results()["submission"]["found"].startswith("off: nobody is told at submission")
-    monkeypatch.setattr(slurm, "configuration", lambda: {**HEALTHY, "CliFilterPlugins": "user_defaults,lua"})
+    monkeypatch.setattr(controller, "configuration", lambda: {**HEALTHY, "CliFilterPlugins": "user_defaults,lua"})
     assert "nothing can be submitted" in one_wrong("submission")["found"]
     path = healthy / "cli_filter.lua"
     path.write_text("function slurm_cli_pre_submit(options, offset) end")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import config, slurm
+from oci_criu_shim import config
 from oci_criu_shim.cli import parse
 from oci_criu_shim.cli.job.foresee import memory
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.slurm import controller
 
 Capture = pytest.CaptureFixture[str]
 NONE = {"DefMemPerNode": "0", "DefMemPerCPU": "0"}
@@ -24,8 +25,8 @@ SAID = "oci-criu-shim: the job may use 8.0 GiB of memory, of which a checkpoint 
 def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> config.Settings:
     settings = config.Settings({**config.DEFAULTS, "checkpoint-dir": str(tmp_path)})
     monkeypatch.setattr(config, "load", lambda: settings)
-    monkeypatch.setattr(slurm, "partitions", lambda: [HIGH, LOW, LONG])
-    monkeypatch.setattr(slurm, "configuration", dict)
+    monkeypatch.setattr(controller, "partitions", lambda: [HIGH, LOW, LONG])
+    monkeypatch.setattr(controller, "configuration", dict)
     return settings
 
 
@@ -46,8 +47,8 @@ def test_too_short(capfd: Capture) -> None:
 
 def test_by_qos(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which one it is where none is named, only slurmctld knows."""
-    monkeypatch.setattr(slurm, "configuration", lambda: {"PreemptType": "preempt/qos"})
-    monkeypatch.setattr(slurm, "grace_times", lambda: {"long": 60, "short": 30})
+    monkeypatch.setattr(controller, "configuration", lambda: {"PreemptType": "preempt/qos"})
+    monkeypatch.setattr(controller, "grace_times", lambda: {"long": 60, "short": 30})
     assert "a preemption in partition low gives 30 s" in told(capfd, *ASKED, "--qos=short")
     for words in ((), ("--qos=long",), ("--qos=other",)):
         assert told(capfd, *ASKED, *words) == ""
@@ -92,7 +93,7 @@ def test_it_holds_nobody_up(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> 
     def fails() -> None:
         raise ShimError("slurmctld does not answer")
 
-    for module, name in ((slurm, "partitions"), (config, "load")):
+    for module, name in ((controller, "partitions"), (config, "load")):
         monkeypatch.setattr(module, name, fails)
         assert told(capfd, *ASKED) == ""
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import config, slurm
+from oci_criu_shim import config
 from oci_criu_shim.checkpoints import quota
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.cli import parse
 from oci_criu_shim.cli.ckpt import place
 from oci_criu_shim.log import Log
-from oci_criu_shim.slurm import tasks
+from oci_criu_shim.slurm import controller, tasks
 from oci_criu_shim.task import history
 
 Capture = pytest.CaptureFixture[str]
@@ -169,7 +169,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     settings = config.load(str(tmp_path / "none"))
     settings.checkpoint_dir = str(tmp_path)
     monkeypatch.setattr(config, "load", lambda: settings)
-    monkeypatch.setattr(slurm, "known_jobs", lambda: {9})
+    monkeypatch.setattr(controller, "known_jobs", lambda: {9})
     for number in (7, 8, 9):
         log(tmp_path, number).note("started")
         log(tmp_path, number, SLURM_STEP_ID="1").note("started")

@@ -30,7 +30,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, lines: list[str], status: int = 0, **op
             hear(line)
         return status
 
-    monkeypatch.setattr("oci_criu_shim.slurm.run_on_nodes", run)
+    monkeypatch.setattr("oci_criu_shim.slurm.controller.run_on_nodes", run)
     return checkpoint.checkpoint(parse.Invocation("job", {}, options, ["12"]))
 
 

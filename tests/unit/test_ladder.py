@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import config, slurm
+from oci_criu_shim import config
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container.record import Container
@@ -18,6 +18,7 @@ from oci_criu_shim.errors import Misfit, NotRestored, ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import Signals
 from oci_criu_shim.log import Log
+from oci_criu_shim.slurm import controller
 from oci_criu_shim.slurm.tasks import Task
 from oci_criu_shim.task import history, ladder, requeue
 from oci_criu_shim.task.ladder import Ladder
@@ -77,10 +78,10 @@ class Site:
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     made = Site(tmp_path)
     monkeypatch.setattr(process, "fork", lambda work: work())
-    monkeypatch.setattr(slurm, "remark", lambda job, mark, text: made.comments.append(f"{job} {mark}{text}"))
-    monkeypatch.setattr(slurm, "has_another_node", lambda job, node: made.other_nodes)
-    monkeypatch.setattr(slurm, "job", lambda _: seen())
-    monkeypatch.setattr(slurm, "requeue", lambda job: made.requeued.append(job))
+    monkeypatch.setattr(controller, "remark", lambda job, mark, text: made.comments.append(f"{job} {mark}{text}"))
+    monkeypatch.setattr(controller, "has_another_node", lambda job, node: made.other_nodes)
+    monkeypatch.setattr(controller, "job", lambda _: seen())
+    monkeypatch.setattr(controller, "requeue", lambda job: made.requeued.append(job))
     return made
 
 
@@ -210,7 +211,7 @@ def test_slurm_does_not_requeue(site: Site, monkeypatch: pytest.MonkeyPatch, cap
     def refuse(_: int) -> None:
         raise ShimError("scontrol requeue 7: Access denied")
 
-    monkeypatch.setattr(slurm, "requeue", refuse)
+    monkeypatch.setattr(controller, "requeue", refuse)
     site.commit(2)
     site.errors[2] = Misfit("no avx2")
     assert site.climb() == LIFE
@@ -356,7 +357,7 @@ def test_the_mark_asks_for_the_sites_feature(site: Site, monkeypatch: pytest.Mon
 
 
 def test_the_mark_of_another_task_stays(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm, "job", lambda _: seen())
+    monkeypatch.setattr(controller, "job", lambda _: seen())
     for exclude in ("n1", ""):
         requeue.mark(site.container.root, Task(site.environment), Log(), exclude)
     assert "ExcNodeList=n1\n" in (Path(site.container.root) / requeue.MARK).read_text()
@@ -366,7 +367,7 @@ def test_the_mark_is_left_where_slurm_does_not_answer(site: Site, monkeypatch: p
     def silent(*_: object) -> Any:
         raise ShimError("Unable to contact slurm controller")
 
-    monkeypatch.setattr(slurm, "job", silent)
+    monkeypatch.setattr(controller, "job", silent)
     requeue.mark(site.container.root, Task(site.environment), Log(), "n1")
     assert Path(site.container.root, requeue.MARK).read_text() == "JobId=7\n"
 

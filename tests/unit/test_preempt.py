@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import slurm
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
-from oci_criu_shim.slurm import tasks
+from oci_criu_shim.slurm import controller, tasks
 from oci_criu_shim.task import preempt, requeue, schedule, take
 from oci_criu_shim.task.policy import FAILED, UNKNOWN
 from tests.unit.test_checkpointer import Make, make
@@ -78,8 +77,8 @@ def test_a_dump_that_fails_before_the_time_limit(
     monkeypatch.setattr(tasks, "asked", lambda _: [made.container])
     monkeypatch.setattr(take, "dump", dump)
     monkeypatch.setattr(take, "ENDING_MS", 0)
-    monkeypatch.setattr(slurm, "job", lambda *_, **__: seen())
-    monkeypatch.setattr(slurm, "requeue_before_limit", requeued.append)
+    monkeypatch.setattr(controller, "job", lambda *_, **__: seen())
+    monkeypatch.setattr(controller, "requeue_before_limit", requeued.append)
     monkeypatch.setattr("oci_criu_shim.config.load", lambda: SimpleNamespace(feature=""))
     assert preempt.go(made, schedule.TIMEOUT) == FAILED
     assert requeued == calls
@@ -91,7 +90,7 @@ def test_a_run_directory_that_is_full(make: Make, monkeypatch: pytest.MonkeyPatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     made = make("timeout")
-    monkeypatch.setattr(slurm, "job", lambda *_, **__: seen())
+    monkeypatch.setattr(controller, "job", lambda *_, **__: seen())
     monkeypatch.setattr(type(made), "note_limits", full)
     assert preempt.go(made, schedule.TIMEOUT) == UNKNOWN
     monkeypatch.setattr(tasks, "asked", full)

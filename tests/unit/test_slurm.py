@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import slurm
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
-from oci_criu_shim.slurm import commands, library
+from oci_criu_shim.slurm import commands, controller, library
 from oci_criu_shim.slurm.job import Job
 from oci_criu_shim.task import preempt, requeue, schedule
 
@@ -51,8 +50,8 @@ class Slurm:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Slurm:
     made = Slurm()
-    monkeypatch.setattr(slurm, "run", made.run)
-    monkeypatch.setattr(slurm, "job", lambda number, soon=False: made.job)
+    monkeypatch.setattr(controller, "run", made.run)
+    monkeypatch.setattr(controller, "job", lambda number, soon=False: made.job)
     return made
 
 
@@ -67,7 +66,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Slurm:
 )
 def test_requeue(fake: Slurm, change: dict[str, Any], calls: list[str]) -> None:
     fake.job = seen(**change)
-    slurm.requeue(12)
+    controller.requeue(12)
     assert fake.calls == calls
 
 
@@ -82,7 +81,7 @@ def test_requeue(fake: Slurm, change: dict[str, Any], calls: list[str]) -> None:
 )
 def test_the_users_comment_stays(fake: Slurm, before: str, after: str) -> None:
     fake.job = seen(comment=before)
-    slurm.remark(12, "shim: ", "new")
+    controller.remark(12, "shim: ", "new")
     assert fake.calls == [f"scontrol update JobId=12 Comment={after}"]
 
 
@@ -100,7 +99,7 @@ def test_the_users_comment_stays(fake: Slurm, before: str, after: str) -> None:
 )
 def test_another_node(fake: Slurm, change: dict[str, Any], wanted: bool) -> None:
     fake.job = seen(**change)
-    assert slurm.has_another_node(12, "n1") is wanted
+    assert controller.has_another_node(12, "n1") is wanted
 
 
 def test_what_the_user_set_for_his_own_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,8 +111,8 @@ def test_what_the_user_set_for_his_own_calls(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setenv(name, "x")
     monkeypatch.setattr("oci_criu_shim.host.process.PATH", str(tmp_path))
     answer(monkeypatch, RECORD)
-    slurm.end_batch_step("12")
-    assert slurm.run_on_nodes("12", ["true"], print) == 0
+    controller.end_batch_step("12")
+    assert controller.run_on_nodes("12", ["true"], print) == 0
     for name in ("scancel", "srun"):
         found = re.findall(r"export (\w+)=", (tmp_path / f"{name}.set").read_text())
         assert set(found) - {"OLDPWD", "PWD"} == {"LANG", "PATH", *commands.LEFT}
@@ -180,14 +179,14 @@ def test_requeued_without_a_checkpoint(
     task = SimpleNamespace(job=12, name="12_3", is_batch=True)
     monkeypatch.setattr("oci_criu_shim.config.load", lambda: SimpleNamespace(feature=""))
     monkeypatch.setattr("oci_criu_shim.slurm.tasks.asked", lambda _: [container])
-    monkeypatch.setattr(slurm, "end_batch_step_after_grace", lambda _: None)
+    monkeypatch.setattr(controller, "end_batch_step_after_grace", lambda _: None)
     preempt.mark(SimpleNamespace(container=container, task=task, log=None), why, word)  # type: ignore[arg-type]
     assert (tmp_path / requeue.MARK).exists() is left
     assert fake.calls == []
 
 
 def test_slurm_is_not_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm, "job", None)
+    monkeypatch.setattr(controller, "job", None)
     assert preempt.why_it_goes(schedule.parse("interval:30m"), 12) == ""
 
 
@@ -199,7 +198,7 @@ def test_nobody_to_wait_for_the_end(fake: Slurm, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(process, "find", lambda name: f"/bin/{name}")
     fake.job = seen(end_time=1)
     with pytest.raises(ShimError, match=r"nothing can be started that would wait .* Resource temp"):
-        slurm.requeue_before_limit(12)
+        controller.requeue_before_limit(12)
 
 
 @pytest.mark.parametrize("changed", [False, True])
@@ -214,7 +213,7 @@ def test_a_requeue_before_the_limit(
     fake.job = seen(end_time=1)
     spawn, started = process.spawn, []
     monkeypatch.setattr(process, "spawn", lambda *words: started.append(spawn(*words)))
-    slurm.requeue_before_limit(12)
+    controller.requeue_before_limit(12)
     process.wait(started[0])
     ran = tmp_path / "scontrol.ran"
     assert (ran.read_text() if ran.exists() else "") == ("" if changed else "requeue 12\n")
@@ -300,12 +299,12 @@ def test_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
     records[1]["job_state"] = ["PENDING"]
     answer(monkeypatch, *records)
     ran: list[int] = []
-    monkeypatch.setattr(slurm, "_run_on_nodes", lambda part, *_: ran.append(part["job"]))
+    monkeypatch.setattr(controller, "_run_on_nodes", lambda part, *_: ran.append(part["job"]))
     for name in ("14", "12", "14_2", "14_1"):
-        slurm.run_on_nodes(name, ["true"], print)
+        controller.run_on_nodes(name, ["true"], print)
     assert ran == [12, 14, 12, 14, 13]
     with pytest.raises(ShimError, match="job 14_4 has not begun"):
-        slurm.run_on_nodes("14_4", ["true"], print)
+        controller.run_on_nodes("14_4", ["true"], print)
 
 
 @pytest.mark.parametrize(
@@ -318,7 +317,7 @@ def test_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_step_for_that_job(monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str) -> None:
     answer(monkeypatch, {**RECORD, **change})
     with pytest.raises(ShimError, match=said):
-        slurm.run_on_nodes("12", ["true"], print)
+        controller.run_on_nodes("12", ["true"], print)
 
 
 @pytest.mark.parametrize("record", [{}, {**RECORD, "array_task_id": None}])
@@ -358,12 +357,12 @@ def pyslurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (package / "__init__.py").write_text("from pyslurm.version import __version__\n")
     (package / "version.py").write_text('# a comment\n__version__ = "24.5.1"\n')
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(slurm, "CONF", (str(package),))
+    monkeypatch.setattr(controller, "CONF", (str(package),))
     monkeypatch.delenv("SLURM_CONF", raising=False)
     monkeypatch.setattr(commands, "run", lambda *argv: "slurm 24.05.4\n" if argv == VERSION else "")
-    slurm._slurm.cache_clear()
+    controller._slurm.cache_clear()
     yield package / "version.py"
-    slurm._slurm.cache_clear()
+    controller._slurm.cache_clear()
     for name in ("pyslurm", "pyslurm.version"):
         sys.modules.pop(name, None)
 
@@ -373,28 +372,28 @@ VERSION = ("scontrol", "--version")
 
 def test_by_pyslurm(pyslurm: Path) -> None:
     flags = sys.getdlopenflags()
-    assert slurm.asked_by() == "pyslurm 24.5.1"
+    assert controller.asked_by() == "pyslurm 24.5.1"
     assert sys.getdlopenflags() == flags
 
 
 def test_pyslurm_of_another_version(pyslurm: Path) -> None:
     pyslurm.write_text('__version__ = "24.11.0"\n')
     pyslurm.with_name("__init__.py").write_text("raise AssertionError('imported')\n")
-    assert slurm.asked_by() == "its commands (pyslurm 24.11.0 is not for Slurm 24.05.4)"
+    assert controller.asked_by() == "its commands (pyslurm 24.11.0 is not for Slurm 24.05.4)"
 
 
 @pytest.mark.parametrize("does", ["raise ImportError('libslurmfull.so')", "raise SystemExit('libslurmfull.so')"])
 def test_pyslurm_that_does_not_start(pyslurm: Path, does: str) -> None:
     pyslurm.with_name("__init__.py").write_text(f"import sys\nsys.setdlopenflags(sys.getdlopenflags() ^ 256)\n{does}\n")
     flags = sys.getdlopenflags()
-    assert slurm.asked_by() == "its commands (pyslurm 24.5.1 can't be imported: libslurmfull.so)"
+    assert controller.asked_by() == "its commands (pyslurm 24.5.1 can't be imported: libslurmfull.so)"
     assert sys.getdlopenflags() == flags
 
 
 def test_pyslurm_without_slurm(pyslurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would end the process."""
-    monkeypatch.setattr(slurm, "CONF", ())
-    assert slurm.asked_by() == "its commands (there is no slurm.conf)"
+    monkeypatch.setattr(controller, "CONF", ())
+    assert controller.asked_by() == "its commands (there is no slurm.conf)"
 
 
 class Bindings:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim import slurm
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.slurm import commands
+from oci_criu_shim.slurm import commands, controller
 
 WARNING = "scontrol: error: Ignoring ControlMachine since SlurmctldHost is set."
 
@@ -42,10 +41,10 @@ def test_the_grace_time_of_a_qos(scontrol: Path) -> None:
     [("qos", "bulk", 90), ("qos", "other", 0), ("partition_prio", "bulk", 20), ("none", "", 20)],
 )
 def test_what_a_job_has_at_a_preemption(monkeypatch: pytest.MonkeyPatch, kind: str, qos: str, seconds: int) -> None:
-    monkeypatch.setattr(slurm, "configuration", lambda: {"PreemptType": f"preempt/{kind}"})
-    monkeypatch.setattr(slurm, "grace_times", lambda: {"bulk": 90})
-    monkeypatch.setattr(slurm, "partitions", lambda: [{"PartitionName": "low", "GraceTime": "20"}])
-    assert slurm.grace_time("low", qos) == seconds
+    monkeypatch.setattr(controller, "configuration", lambda: {"PreemptType": f"preempt/{kind}"})
+    monkeypatch.setattr(controller, "grace_times", lambda: {"bulk": 90})
+    monkeypatch.setattr(controller, "partitions", lambda: [{"PartitionName": "low", "GraceTime": "20"}])
+    assert controller.grace_time("low", qos) == seconds
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import config, slurm
+from oci_criu_shim import config
 from oci_criu_shim.cli import parse
 from oci_criu_shim.cli.job import story
 from oci_criu_shim.cli.job.story import Story
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.slurm import controller
 
 Capture = pytest.CaptureFixture[str]
 BEGIN = 1763800000.0  # 2025-11-22T08:26:40Z
@@ -138,7 +139,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     settings = config.load(str(tmp_path / "none"))
     settings.checkpoint_dir = str(tmp_path)
     monkeypatch.setattr(config, "load", lambda: settings)
-    monkeypatch.setattr(slurm, "known_jobs", lambda ended: set())
+    monkeypatch.setattr(controller, "known_jobs", lambda ended: set())
     for number, events in ((12, preempted()), (13, unlucky()), (14, preempted()[:5])):
         path = tmp_path / f"history/{number}/batch.0.jsonl"
         path.parent.mkdir(parents=True)
@@ -230,7 +231,7 @@ def test_one_that_runs(site: Path, capfd: Capture, known: set[int] | None, monke
             raise ShimError("no squeue")
         return known
 
-    monkeypatch.setattr(slurm, "known_jobs", known_jobs)
+    monkeypatch.setattr(controller, "known_jobs", known_jobs)
     assert ran(capfd, 14).startswith("job 14: running; ")
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim import config, files, slurm
+from oci_criu_shim import config, files
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
-from oci_criu_shim.slurm import tasks
+from oci_criu_shim.slurm import controller, tasks
 from oci_criu_shim.supervisor import lifecycle
 from oci_criu_shim.task import preempt, prune, requeue, schedule, script_end, steps
 from oci_criu_shim.task.policy import DONE, NO_REASON, TIME_IS_UP, Checkpointer
@@ -73,7 +73,7 @@ def marks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 def says(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
     """Have Slurm say of the job that it runs, but for `changes`."""
-    monkeypatch.setattr(slurm, "job", lambda number, soon=False: seen(**changes))
+    monkeypatch.setattr(controller, "job", lambda number, soon=False: seen(**changes))
 
 
 def silent(*_: object, **__: object) -> None:
@@ -144,7 +144,7 @@ def test_where_a_signal_had_part_slurm_is_asked(
 
 
 def test_what_slurm_does_not_say_has_not_finished(make: Make, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
-    monkeypatch.setattr(slurm, "job", silent)
+    monkeypatch.setattr(controller, "job", silent)
     step = make()
     run(step, 137)
     assert kept(step) == ["started"]
@@ -293,7 +293,7 @@ def test_a_signal_that_meant_nothing(make: Make, monkeypatch: pytest.MonkeyPatch
     Path(step.root, steps.SIGNALLED).touch()
     says(monkeypatch)
     assert not step.is_too_late()
-    monkeypatch.setattr(slurm, "job", silent)
+    monkeypatch.setattr(controller, "job", silent)
     assert not step.is_too_late()
 
 
@@ -327,7 +327,7 @@ def test_keep(make: Make) -> None:
 
 def test_what_ended_jobs_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
     """Once a day what is old goes."""
-    monkeypatch.setattr(slurm, "known_jobs", lambda: {12})
+    monkeypatch.setattr(controller, "known_jobs", lambda: {12})
     day = 86400
     stamp = tmp_path / prune.STAMP
     old = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 8 * day))

@@ -260,7 +260,7 @@ def test_what_is_lost_goes_on_from_an_older_one(
 ) -> None:
     marks: list[tuple[str, str]] = []
     monkeypatch.setattr(preempt, "mark", lambda _, *words: marks.append(words))
-    monkeypatch.setattr("oci_criu_shim.slurm.job", lambda _: seen(requeue=requeueable))
+    monkeypatch.setattr("oci_criu_shim.slurm.controller.job", lambda _: seen(requeue=requeueable))
     if older:
         os.makedirs(f"{of.store.path}/1")
     preempt.lost(of)
@@ -288,8 +288,8 @@ def test_a_time_limit_is_noted_without_the_grace_time(
     def silent(*_: str) -> int:
         raise ShimError("sacctmgr show qos: Connection refused")
 
-    monkeypatch.setattr("oci_criu_shim.slurm.grace_time", silent)
-    monkeypatch.setattr("oci_criu_shim.slurm.job", lambda _: seen(end_time=2000000000))
+    monkeypatch.setattr("oci_criu_shim.slurm.controller.grace_time", silent)
+    monkeypatch.setattr("oci_criu_shim.slurm.controller.job", lambda _: seen(end_time=2000000000))
     made = make(when)
     assert take.look(made) == NO_REASON
     path = Path(made.container.path("limits"))

@@ -276,7 +276,7 @@ def test_what_another_task_has_open_stays(
         return alive
 
     monkeypatch.setattr("oci_criu_shim.checkpoints.store.read", read)
-    monkeypatch.setattr("oci_criu_shim.slurm.known_jobs", known_jobs)
+    monkeypatch.setattr("oci_criu_shim.slurm.controller.known_jobs", known_jobs)
     found, log = rollback(task, base, row)
     found.run()
     assert (base / "ledger").read_text() == ("before after" if stays else "before ")

@@ -239,10 +239,10 @@ def _is_shared(row: Mapping[str, Any], others: list[tuple[int, Mapping[str, Any]
     jobs = {job for job, r in others if r["inode"] == row["inode"] or (r["mount"], r["name"]) == name}
     if not jobs or 0 in jobs:
         return bool(jobs)
-    from oci_criu_shim import slurm
+    from oci_criu_shim.slurm import controller
 
     try:
-        return not jobs.isdisjoint(slurm.known_jobs(ended=False))
+        return not jobs.isdisjoint(controller.known_jobs(ended=False))
     except ShimError:
         return True  # it may not have ended
 

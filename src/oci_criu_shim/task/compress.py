@@ -22,12 +22,12 @@ def compression(setting: str, job: int, log: Log) -> Compression | None:
     """What the setting `compress` has done to a job's checkpoints."""
     if setting == "off":
         return None
-    from oci_criu_shim import slurm
     from oci_criu_shim.checkpoints import codec
     from oci_criu_shim.checkpoints.compression import Compression
+    from oci_criu_shim.slurm import controller
 
     chosen = codec.parse(setting)
-    return Compression(chosen, lambda: slurm.job(job).seconds_left(), log.debug) if chosen else None
+    return Compression(chosen, lambda: controller.job(job).seconds_left(), log.debug) if chosen else None
 
 
 class Packing:

@@ -150,7 +150,7 @@ class Ladder:
 
     def _go_elsewhere(self) -> bool:
         """Whether the job has been requeued, to start on another node."""
-        from oci_criu_shim import slurm
+        from oci_criu_shim.slurm import controller
         from oci_criu_shim.task import requeue
 
         limit, task = self.settings.max_restarts, self.task
@@ -158,13 +158,13 @@ class Ladder:
             self.log.event(f"{self.what} was tried {self.tries.count} times, which is max-restarts: on no other node")
             return False
         try:
-            if not slurm.has_another_node(task.job, task.node):
+            if not controller.has_another_node(task.job, task.node):
                 self.log.event(f"job {task.job} can go to no other node than {task.node}")
                 return False
             requeue.mark(self.container.root, task, self.log, exclude=task.node)
             self.log.event(f"requeueing job {task.job}, to go on on another node than {task.node}", "requeued")
             self._tell(f"requeued from {task.node}")
-            slurm.requeue(task.job)
+            controller.requeue(task.job)
         except ShimError as error:
             hint = error.hint or f"`scontrol requeue {task.name}` does that by hand, where it does not go on here"
             self.log.error(ShimError(f"job {task.job} could not be requeued to another node: {error}", hint).line())
@@ -180,11 +180,11 @@ class Ladder:
 
     def _tell(self, outcome: str) -> int:
         """Say it in the job's comment, with the reasons; 0."""
-        from oci_criu_shim import slurm
+        from oci_criu_shim.slurm import controller
 
         text = " ".join(": ".join([outcome, "; ".join(self.reasons)] if self.reasons else [outcome]).split())
         try:
-            slurm.remark(self.task.job, MARK, text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
+            controller.remark(self.task.job, MARK, text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
         except ShimError as error:
             self.log.debug(f"job {self.task.job} got no comment: {error.line()}")
         return 0

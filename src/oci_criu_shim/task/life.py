@@ -45,9 +45,9 @@ class CheckpointedTask:
     def _ask_for_restarts(self) -> None:
         """There is something of this task, or of an earlier job of that number; how often the job was restarted
         may have been kept from its environment (`env -i … srun`)."""
-        from oci_criu_shim import slurm
+        from oci_criu_shim.slurm import controller
 
-        self.task.restarts = slurm.job(self.task.job).restarts
+        self.task.restarts = controller.job(self.task.job).restarts
         if not self.task.restarts:
             self.store.clear()
             self.store.prepare(self.task.cluster)

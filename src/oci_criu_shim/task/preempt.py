@@ -5,10 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 
-from oci_criu_shim import slurm
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host.signals import CHECKPOINT
-from oci_criu_shim.slurm import tasks
+from oci_criu_shim.slurm import controller, tasks
 from oci_criu_shim.task import requeue, schedule, take
 from oci_criu_shim.task.policy import DONE, FAILED, LOST, NO_REASON, TAKEN, TIME_IS_UP, UNKNOWN
 
@@ -86,7 +85,7 @@ def why_it_goes(when: When, number: int) -> str:
     """
     if not (when.preempt or when.timeout):
         return ""
-    found = slurm.job(number, soon=True)
+    found = controller.job(number, soon=True)
     if found.is_preempted:
         return schedule.PREEMPT if when.preempt else ""
     return schedule.TIMEOUT if when.timeout and found.is_requeued else ""
@@ -95,7 +94,7 @@ def why_it_goes(when: When, number: int) -> str:
 def _time_is_up(of: Checkpointer) -> str:
     """TIMEOUT, unless the time limit was changed. The job's other containers on this node, which are due a little
     later, are told to go, too."""
-    found = slurm.job(of.task.job)
+    found = controller.job(of.task.job)
     take.limits(of, found.end_time)
     of.schedule.looked(found.end_time)
     if of.schedule.due() != schedule.TIMEOUT:
@@ -119,7 +118,7 @@ def lost(of: Checkpointer) -> None:
     on from there, with the job's other containers."""
     task = of.task
     try:
-        again = bool(of.store.numbers()) and slurm.job(task.job).is_requeueable
+        again = bool(of.store.numbers()) and controller.job(task.job).is_requeueable
         with open(of.container.path(DONE), "w", encoding="ascii") as stream:
             stream.write("lost")
         if again:
@@ -152,7 +151,7 @@ def mark(of: Checkpointer, why: str, word: str) -> None:
 def _leave_word(of: Checkpointer, why: str) -> None:
     """All have ended by themselves, and the job is requeued nevertheless: at the end of its grace time, or another node
     has seen to it."""
-    if why == schedule.PREEMPT or slurm.job(of.task.job, soon=True).waits:
+    if why == schedule.PREEMPT or controller.job(of.task.job, soon=True).waits:
         requeue.mark(of.container.root, of.task, of.log)
 
 
@@ -160,7 +159,7 @@ def _requeue(of: Checkpointer, why: str, marks: set[str]) -> None:
     """Slurm requeues a preempted job whose batch script ends in its grace time: a container that is the batch step just
     ends, for others the script is ended. At a time limit it is asked to."""
     task, taken = of.task, marks.isdisjoint(("failed", "stuck"))
-    if not task.is_batch and not slurm.job(task.job, soon=True).is_batch:
+    if not task.is_batch and not controller.job(task.job, soon=True).is_batch:
         if taken:
             goes_on = f"a job with --restart-dir={task.job} goes on from there"
             of.log.event(f"job {task.job} has no batch script, so Slurm does not requeue it: {goes_on}")
@@ -168,11 +167,11 @@ def _requeue(of: Checkpointer, why: str, marks: set[str]) -> None:
     if not taken:
         if why == schedule.PREEMPT:
             requeue.mark(of.container.root, task, of.log)
-            slurm.end_batch_step_after_grace(task.job)
+            controller.end_batch_step_after_grace(task.job)
         elif "stuck" not in marks:
             of.log.event(f"job {task.job} is requeued just before its time limit, to go on from an older checkpoint")
             requeue.mark(of.container.root, task, of.log)
-            slurm.requeue_before_limit(task.job)
+            controller.requeue_before_limit(task.job)
         return
     try:
         os.close(os.open(os.path.join(of.container.root, LAST), os.O_CREAT | os.O_EXCL))
@@ -181,9 +180,9 @@ def _requeue(of: Checkpointer, why: str, marks: set[str]) -> None:
     of.log.event(f"requeueing job {task.job}", "requeued")
     requeue.mark(of.container.root, task, of.log)
     if why == schedule.TIMEOUT:
-        slurm.requeue(task.job)
+        controller.requeue(task.job)
     elif not task.is_batch:
-        slurm.end_batch_step(task.name)
+        controller.end_batch_step(task.name)
 
 
 def _mark(other: Container) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import config, files, slurm
+from oci_criu_shim import config, files
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.slurm import controller
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def mark(root: str, task: Task, log: Log, exclude: str = "") -> None:
     try:
         feature = config.load().feature
         if exclude or feature:
-            found = slurm.job(job)
+            found = controller.job(job)
             settings += [found.excluding(exclude)] if exclude else []
             settings += [found.wanting(feature)] if feature else []
     except ShimError as error:

@@ -30,10 +30,10 @@ def outlive(task: Task, signals: Signals) -> None:
 
 
 def _runs(task: Task) -> bool:
-    from oci_criu_shim import slurm
+    from oci_criu_shim.slurm import controller
 
     try:
-        job = slurm.job(task.job)
+        job = controller.job(task.job)
     except ShimError:
         return True  # it will end us in any case
     if job.batch_host != task.node:

@@ -193,10 +193,10 @@ class Step:
     def _ended_by_itself(self, status: int, told: bool) -> bool:
         if status < 128 and not told:
             return True
-        from oci_criu_shim import slurm
+        from oci_criu_shim.slurm import controller
 
         try:
-            return slurm.job(self.task.job).goes_on(self.task.restarts)
+            return controller.job(self.task.job).goes_on(self.task.restarts)
         except ShimError as error:
             self.log.event(
                 f"{self.task.describe()} ended with status {status}, and counts as unfinished if its job is restarted: "

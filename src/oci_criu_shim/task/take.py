@@ -7,11 +7,11 @@ import os
 import select
 import time
 
-from oci_criu_shim import files, slurm
+from oci_criu_shim import files
 from oci_criu_shim.dump import chain, client
 from oci_criu_shim.dump.dump import Dump, Taken
 from oci_criu_shim.errors import Killed, ShimError
-from oci_criu_shim.slurm import tasks
+from oci_criu_shim.slurm import controller, tasks
 from oci_criu_shim.task import schedule
 from oci_criu_shim.task.policy import ANSWER, ENDING, FAILED, LOST, NO_REASON, TAKEN
 
@@ -104,7 +104,7 @@ def _take_one(of: Checkpointer, pid: int, reason: str, link: chain.Chain, connec
 def look(of: Checkpointer) -> int:
     """Ask Slurm what bounds a checkpoint, and tell the supervisor."""
     try:
-        limits(of, slurm.job(of.task.job).end_time if of.when.timeout else 0)
+        limits(of, controller.job(of.task.job).end_time if of.when.timeout else 0)
     except (ShimError, OSError) as error:
         of.log.debug(str(error))
     return NO_REASON
@@ -116,7 +116,7 @@ def limits(of: Checkpointer, end: int) -> None:
     grace = of.grace
     if of.when.preempt and not grace:
         try:
-            grace = slurm.grace_time(of.task.partition, of.task.qos)
+            grace = controller.grace_time(of.task.partition, of.task.qos)
         except ShimError as error:
             if not of.when.timeout:
                 raise

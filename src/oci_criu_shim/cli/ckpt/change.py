@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from oci_criu_shim import files, slurm, units
+from oci_criu_shim import files, units
 from oci_criu_shim.checkpoints import archive, committed, owner, unpacking
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
@@ -14,6 +14,7 @@ from oci_criu_shim.cli.ckpt import look, place, podman
 from oci_criu_shim.cli.ckpt.report import Progress, print_json
 from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import USAGE, ShimError
+from oci_criu_shim.slurm import controller
 from oci_criu_shim.task import history
 
 TYPE_CHECKING = False
@@ -101,7 +102,7 @@ def _require_own(path: str) -> None:
 
 def _known_jobs(hint: str) -> set[int]:
     try:
-        return slurm.known_jobs()
+        return controller.known_jobs()
     except ShimError as error:
         raise ShimError(f"cannot tell which jobs have ended: {error}", hint) from None
 
@@ -140,7 +141,7 @@ def _tell_pruned(call: Invocation, gone: dict[str, int], histories: list[str], l
 
 def prune_ended(directory: str, older: int) -> None:
     """The same, without options and a word, but for tasks and checkpoints younger than `older` seconds."""
-    known = slurm.known_jobs()
+    known = controller.known_jobs()
     history.prune(directory, known, dry_run=False)
     for path in _without(_own_tasks(directory), known):
         if time.time() - os.stat(path).st_mtime >= older:
@@ -151,7 +152,7 @@ def _own_tasks(directory: str) -> list[str]:
     """The directories of the caller's tasks on this cluster: Slurm knows nothing of another one's jobs."""
     own = [path for path in _task_directories(directory) if os.lstat(path).st_uid == os.geteuid()]
     names = {path: owner.cluster_of(os.path.dirname(path)) for path in own}
-    here = slurm.configuration().get("ClusterName", "") if any(names.values()) else ""
+    here = controller.configuration().get("ClusterName", "") if any(names.values()) else ""
     return [path for path in own if names[path] in ("", here)]
 
 
@@ -161,7 +162,7 @@ def _without(tasks: list[str], jobs: set[int]) -> list[str]:
 
 def _not_completed(tasks: list[str]) -> set[int]:
     """The jobs whose these are, but for those that have completed, of which Slurm still knows."""
-    return {job for job in {place.label(f"{path}/0").job for path in tasks} if not slurm.job(job).has_completed}
+    return {job for job in {place.label(f"{path}/0").job for path in tasks} if not controller.job(job).has_completed}
 
 
 def _number(text: str | None, option: str, parse: Callable[[str], int], example: str) -> int:

@@ -7,9 +7,9 @@ import glob
 import os
 import shlex
 
-from oci_criu_shim import slurm
 from oci_criu_shim.cli.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.slurm import controller
 from oci_criu_shim.slurm.tasks import RUN_DIRECTORY
 
 TYPE_CHECKING = False
@@ -52,7 +52,7 @@ class Rule:
 RULES = (
     Rule("PrologFlags", ("Contain",), "no job has the extern step, which is the one that is told of a preemption"),
     Rule("ProctrackType", ("proctrack/cgroup",), "the extern step's signals do not reach the plugin's watcher"),
-    Rule("PreemptType", ("preempt/partition_prio", slurm.BY_QOS), "no job is ever preempted"),
+    Rule("PreemptType", ("preempt/partition_prio", controller.BY_QOS), "no job is ever preempted"),
     Rule("JobRequeue", ("1",), "a preempted job is cancelled unless it asked for --requeue"),
     Rule("JobFileAppend", ("1",), "a requeued job's output begins empty, but with --open-mode=append", Caution),
 )
@@ -66,7 +66,7 @@ class Site:
 
     def directory(self) -> str:
         """Where slurm.conf is; Skipped where there is none."""
-        found = slurm.conf_directory()
+        found = controller.conf_directory()
         if found is None:
             raise Skipped("no slurm.conf on this machine")
         return found
@@ -81,16 +81,16 @@ class Site:
     def answer(self) -> str:
         """Ask slurmctld."""
         where = self.directory()
-        self.said = slurm.configuration()
+        self.said = controller.configuration()
         version = self.said.get("SLURM_VERSION", "unknown version")
-        return f"{version}, configuration in {where}; asked by {slurm.asked_by()}"
+        return f"{version}, configuration in {where}; asked by {controller.asked_by()}"
 
     def preemption(self) -> str:
         """Some partition's jobs must be preempted by requeueing them, after a time to write a checkpoint."""
         kind = self.configuration().get("PreemptType", "")
-        if kind == slurm.BY_QOS:
+        if kind == controller.BY_QOS:
             return preemption_by_qos()
-        partitions = slurm.partitions()
+        partitions = controller.partitions()
         top = max((int(entry["PriorityTier"]) for entry in partitions), default=0)
         lower = [entry for entry in partitions if int(entry["PriorityTier"]) < top]
         requeued = [entry for entry in lower if "REQUEUE" in entry["PreemptMode"]]
@@ -165,7 +165,7 @@ class Site:
 def preemption_by_qos() -> str:
     """The GraceTime of each QOS that has one; which of them are preempted, and how, is not looked at."""
     try:
-        found = {name: seconds for name, seconds in slurm.grace_times().items() if seconds}
+        found = {name: seconds for name, seconds in controller.grace_times().items() if seconds}
     except ShimError as error:
         said = f"the GraceTime of no QOS is known here, so no job is told of one that is too short: {error}"
         raise Caution(said, error.hint or "let nodes and submit hosts reach slurmdbd, which sacctmgr asks") from None

@@ -7,12 +7,13 @@ import os
 import sys
 import time
 
-from oci_criu_shim import files, slurm
+from oci_criu_shim import files
 from oci_criu_shim.cli.job.place import is_name, job_number
 from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
+from oci_criu_shim.slurm import controller
 from oci_criu_shim.slurm.tasks import RUN_DIRECTORY, asked
 from oci_criu_shim.task.policy import ANSWER, REQUEST
 
@@ -45,7 +46,7 @@ def checkpoint(call: Invocation) -> int:
             print(line, file=sys.stderr, flush=True)  # a task prolog's
 
     words = [os.path.abspath(sys.argv[0]), "job", "checkpoint", "--here", "--json"]
-    status = process.exit_status(slurm.run_on_nodes(name, words, hear))
+    status = process.exit_status(controller.run_on_nodes(name, words, hear))
     if status == 0 and not found:
         raise ShimError(f"job {name} has no container to be checkpointed", START)
     return status

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import config, slurm, units
+from oci_criu_shim import config, units
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.slurm import controller
 from oci_criu_shim.task import estimate, schedule
 
 TYPE_CHECKING = False
@@ -27,7 +28,7 @@ def foresee(call: Invocation) -> int:
     """Say so where it could not; 0."""
     try:
         settings, named = config.load(), call.value("partition")
-        for partition in slurm.partitions():
+        for partition in controller.partitions():
             chosen = named.split(",") if named else [partition["PartitionName"]] * (partition["Default"] == "YES")
             if partition["PartitionName"] in chosen and (said := _warning(call, partition, settings)):
                 call.log.event(said)
@@ -40,7 +41,7 @@ def foresee(call: Invocation) -> int:
 def _warning(call: Invocation, partition: Mapping[str, str], settings: Settings) -> str:
     """What is wrong with it in that partition; empty where nothing is."""
     name = partition["PartitionName"]
-    grace = slurm.grace_time(name, call.value("qos") or "")
+    grace = controller.grace_time(name, call.value("qos") or "")
     text = call.value("checkpoint") or ""
     when = schedule.parse(settings.when(name) if text in WITHOUT_VALUE else text, call.value("checkpoint-interval"))
     size = memory(call.values, partition)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import slurm, units
+from oci_criu_shim import units
 from oci_criu_shim.cli.ckpt import place
 from oci_criu_shim.cli.ckpt.report import print_json, print_table
 from oci_criu_shim.cli.job import story
 from oci_criu_shim.cli.job.place import is_name, job_number
 from oci_criu_shim.cli.job.story import name, when
 from oci_criu_shim.errors import USAGE, ShimError
+from oci_criu_shim.slurm import controller
 from oci_criu_shim.task import history
 
 TYPE_CHECKING = False
@@ -76,7 +77,7 @@ def _tell(directory: str, jobs: Iterable[int]) -> list[Story]:
     if all(one.state != story.RUNNING for one in found):
         return found
     try:
-        known = slurm.known_jobs(ended=False)
+        known = controller.known_jobs(ended=False)
     except ShimError:
         return found
     return [one if one.job in known else story.tell(directory, one.job, alive=False) or one for one in found]

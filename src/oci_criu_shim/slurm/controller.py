@@ -1,0 +1,196 @@
+"""Slurm as its user sees it: the only package that asks it anything.
+
+What it is asked is answered by pyslurm where that is installed and of Slurm's own version, else by Slurm's commands.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
+from oci_criu_shim.slurm.commands import Commands, environment, program, run
+from oci_criu_shim.slurm.job import Job
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oci_criu_shim.slurm.commands import Part
+
+# Where slurm.conf is: the site's own, or what a node without one was sent (configless Slurm).
+CONF = ("/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf")
+# A signal that nobody catches. It does not reach a job that is being requeued already: SIGKILL would cancel that
+# (job_signal() in slurmctld). scancel itself leaves out a job that does not run, or it would try again for minutes.
+END_BATCH_STEP = ("scancel", "--state=RUNNING", "--batch", f"--signal={signal.SIGRTMAX}")
+BY_QOS = "preempt/qos"  # a PreemptType
+# Seconds before the end of the grace time, for a signal to get to the batch step, and word of its end back; and seconds
+# before the time limit.
+MARGIN = 2
+# What requeues a job then, unless its limit was changed meanwhile: squeue tells when it ends.
+REQUEUE = 'end=$("$1" -hj "$3" -o %e) && sleep "$0" && [ "$("$1" -hj "$3" -o %e)" = "$end" ] && exec "$2" requeue "$3"'
+
+
+def conf_directory() -> str | None:
+    """The directory of this node's slurm.conf; None where there is none: clients would ask DNS, and wait."""
+    named = os.environ.get("SLURM_CONF")
+    for path in [named] if named else CONF:
+        if os.path.exists(path):
+            return os.path.dirname(path)
+    return None
+
+
+@functools.cache
+def _slurm() -> Commands:
+    """Who is asked."""
+    if conf_directory():
+        from oci_criu_shim.slurm import library
+
+        try:
+            return library.Library(library.load())
+        except ShimError as error:
+            return Commands(str(error))
+    return Commands("there is no slurm.conf")
+
+
+def job(number: int, soon: bool = False) -> Job:
+    """A look at a job; ShimError where Slurm can't tell.
+
+    Where it is wanted `soon`, by a command: importing pyslurm takes 0.1 s, in which scontrol answers five times.
+    """
+    return Job((Commands() if soon else _slurm()).job(number))
+
+
+def configuration() -> dict[str, str]:
+    """{name: value} of slurm.conf, as slurmctld has it."""
+    return _slurm().configuration()
+
+
+def partitions() -> list[dict[str, str]]:
+    """{name: value} of each partition: those of commands.PARTITION, and of commands.MEMORY in MiB, 0 for none."""
+    return _slurm().partitions()
+
+
+def grace_times() -> dict[str, int]:
+    """{QOS: seconds that a job of it has when it is preempted, where PreemptType says preempt/qos}."""
+    return _slurm().grace_times()
+
+
+def grace_time(partition: str, qos: str) -> int:
+    """Seconds that a job of `partition` and `qos` has when it is preempted."""
+    if configuration().get("PreemptType") == BY_QOS:
+        return grace_times().get(qos, 0)
+    return next((int(found["GraceTime"]) for found in partitions() if found["PartitionName"] == partition), 0)
+
+
+def known_jobs(ended: bool = True) -> set[int]:
+    """The ids of the user's jobs that slurmctld knows: those to come, those that run, and where `ended`, for a while
+    (MinJobAge) those that have ended, which could still be requeued."""
+    return _slurm().known_jobs(ended)
+
+
+def asked_by() -> str:
+    """Who answers these questions."""
+    return _slurm().describe()
+
+
+def end_batch_step(name: str) -> None:
+    """End the batch script of the job `name` (job.Task.name), which is in its grace time: slurmctld then requeues the
+    job. Nothing happens where that is under way.
+
+    `scontrol requeue` would leave slurmctld's mark of the grace time on the job, and when the job
+    has run to its end the next time, the mark would have it requeued once more (Slurm 24.11,
+    _slurm_rpc_complete_batch_script() and _job_complete() in slurmctld).
+    """
+    run(*END_BATCH_STEP, name)
+
+
+def end_batch_step_after_grace(number: int) -> None:
+    """The same, just before slurmctld would requeue the job at the end of its grace time, with that mark left on it.
+
+    Returns at once; what waits is a process that the end of its step ends too.
+    """
+    found = job(number)
+    _at_the_end(found, 'sleep "$0" && exec "$@"', program(END_BATCH_STEP[0]), *END_BATCH_STEP[1:], found.name)
+
+
+def requeue_before_limit(number: int) -> None:
+    """Have a job start again just before its time limit, alike."""
+    found = job(number)
+    _at_the_end(found, REQUEUE, program("squeue"), program("scontrol"), found.name)
+
+
+def _at_the_end(found: Job, script: str, *words: str) -> None:
+    """Have a shell run `script`, whose $0 is the time to wait."""
+    rest = max(found.seconds_left() - MARGIN, 0)
+    try:
+        process.spawn(["/bin/sh", "-c", script, f"{rest:.1f}", *words], environment(), {})
+    except OSError as error:
+        hint = f"scontrol requeue {found.name}, once it has ended"
+        raise ShimError(f"nothing can be started that would wait for its end: {error.strerror}", hint) from None
+
+
+def run_on_nodes(name: str, argv: list[str], hear: Callable[[str], None]) -> int:
+    """Run `argv`, and the job's number after it, once on each node of a running job, beside its own steps, and have
+    `hear` hear each line of that. srun's exit status as of os.waitstatus_to_exitcode. ShimError where it does not run.
+
+    `name` is a number, an array's 12_3 or a heterogeneous job's 12+1. Of a whole array or heterogeneous job, it is done
+    one after the other: each has its number, and a step of it.
+    """
+    parts = Commands().parts(name)
+    running = [part for part in parts if "RUNNING" in part["states"]] or parts
+    return next(filter(None, [_run_on_nodes(part, argv, hear) for part in running]), 0)
+
+
+def _run_on_nodes(part: Part, argv: list[str], hear: Callable[[str], None]) -> int:
+    number, nodes = part["job"], str(part["nodes"])
+    if part["uid"] != os.geteuid():
+        raise ShimError(f"job {number} belongs to user {part['uid']}", "it is for its owner alone")
+    if "RUNNING" not in part["states"]:
+        hint = "`squeue --me --states=running` lists those that do"
+        raise ShimError(f"job {number} does not run: it is {' '.join(part['states'])}", hint)
+    words = [f"--jobid={part['leader']}", *([] if part["group"] is None else [f"--het-group={part['group']}"])]
+    words += ["--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--chdir=/", "--quiet"]
+    output, end = os.pipe()
+    with open(output, encoding="utf-8", errors="replace") as lines:
+        try:
+            pid = process.spawn([program("srun"), *words, *argv, str(number)], environment(), {1: end, 2: 2})
+        finally:
+            os.close(end)
+        for line in lines:
+            hear(line.rstrip("\n"))
+    return process.wait(pid)
+
+
+def requeue(number: int) -> None:
+    """Have a job start again; as good where that is under way already."""
+    found = job(number)
+    if found.waits:
+        return
+    if found.is_preempted:
+        end_batch_step(found.name)
+    else:
+        run("scontrol", "requeue", found.name)
+
+
+def remark(number: int, mark: str, text: str) -> None:
+    """Have a job's comment end with `mark` and `text`, in place of what it said after `mark` before."""
+    found = job(number)
+    users = found.fields["comment"].partition(mark)[0].rstrip(" |")
+    run("scontrol", "update", f"JobId={found.name}", f"Comment={users}{' | ' if users else ''}{mark}{text}")
+
+
+def has_another_node(number: int, node: str) -> bool:
+    """Whether a job can be requeued, and its partition has as many nodes as it wants without `node` and those that it
+    excludes."""
+    wanted = job(number).fields
+    if not (wanted["requeue"] and wanted["batch"]) or wanted["required_nodes"]:
+        return False
+    words = ("sinfo", f"--partition={wanted['partition']}", "--Node", "--noheader", "--format=%N")
+    return len(set(run(*words).split()) - {node, *_expand(wanted["excluded_nodes"])}) >= wanted["node_count"]
+
+
+def _expand(nodes: str) -> list[str]:
+    return run("scontrol", "show", "hostnames", nodes).split() if nodes else []
