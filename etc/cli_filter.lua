@@ -1,10 +1,11 @@
--- cli_filter.lua of Slurm (CliFilterPlugins=lua): who submits a job with --checkpoint is told before that if it may use
--- more memory than can be written in its partition's GraceTime. Nothing is refused, and nothing changed. Copy it to
--- /etc/slurm/cli_filter.lua where jobs are submitted. This is run by sbatch, salloc and srun, as the user: slurmctld's
--- job_submit.lua is not told of GraceTime.
+-- Slurm's cli_filter.lua (CliFilterPlugins=lua): warn at the submission of a job with --checkpoint
+-- if it may use more memory than can be written in its partition's GraceTime. It refuses nothing
+-- and changes nothing. Copy it to /etc/slurm/cli_filter.lua on hosts that submit jobs. sbatch,
+-- salloc and srun run it, as the user: slurmctld's job_submit.lua is not told of GraceTime.
 --
--- A cli_filter.lua of the site's own begins with dofile("/etc/oci-criu-shim/cli_filter.lua"), and calls
--- oci_criu_shim_foresee(options) in its slurm_cli_pre_submit.
+-- If the site has a cli_filter.lua of its own, begin that with
+-- dofile("/etc/oci-criu-shim/cli_filter.lua"), and call oci_criu_shim_foresee(options) in its
+-- slurm_cli_pre_submit.
 
 local program = "/usr/bin/oci-criu-shim"
 local ours = {"checkpoint", "checkpoint-interval", "checkpoint-dir"}
@@ -20,7 +21,7 @@ function oci_criu_shim_foresee(options)
 		return
 	end
 	if options.type == "srun" and os.getenv("SLURM_JOB_ID") then
-		return -- a step: its job's memory and partition are what they are
+		return -- a step: its job's memory and partition are already decided
 	end
 	local words = {program, "job", "foresee"}
 	for _, name in ipairs(ours) do

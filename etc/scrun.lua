@@ -1,16 +1,17 @@
--- scrun.lua of Slurm (scrun(1)): containers of Podman and Docker as steps of Slurm, where their storage is on a file
--- system that all nodes share. Copy it to /etc/slurm/scrun.lua on all nodes.
+-- Slurm's scrun.lua (scrun(1)): run containers of Podman and Docker as steps of Slurm, with their
+-- storage on a file system that all nodes share. Copy it to /etc/slurm/scrun.lua on all nodes.
 --
--- Nothing of an image is copied: a bundle is made, with a config.json as oci.conf's runtimes want it. This needs no
--- library for JSON, which neither Lua nor Slurm has.
+-- It copies nothing of an image: it makes a bundle, with a config.json as oci.conf's runtimes want
+-- it. It needs no library for JSON, which neither Lua nor Slurm has.
 
--- Below the user's home directory, a bundle is made there for the time of a container.
+-- Below the user's home directory. A bundle is there as long as its container.
 local bundles = ".local/share/oci-criu-shim/scrun"
 local maker = "/usr/bin/python3 -IS /usr/lib/oci-criu-shim/scrun_bundle.py"
 
--- With a job of its own, scrun of Slurm 24.11 now and then goes round in circles when its work is done (watch() in
--- src/conmgr), and Podman waits for its end. The parent of the command is scrun, which kills the command's process group
--- when that is over: what is to outlive it must have left by then.
+-- With a job of its own, Slurm 24.11's scrun now and then goes round in circles when its work is
+-- done (watch() in src/conmgr), and Podman waits for its end. The command's parent is scrun, which
+-- kills the command's process group when the command has ended: whatever must outlive it leaves
+-- before.
 local end_of_scrun = [[
 	setsid --wait sh -c '(sleep 5; case $(cat "/proc/$0/comm") in scrun*) kill -KILL "$0" ;; esac) &' $PPID </dev/null >/dev/null 2>&1
 ]]
