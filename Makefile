@@ -35,9 +35,9 @@ check: $(VENV)/.ready
 
 # Root's part is run by absolute names: sudo has a PATH of its own. What takes longest begins first.
 test: check
-	$(AS_ROOT) $(abspath $(RUN)) -B -m tests.spank
+	$(AS_ROOT) $(abspath $(RUN)) -B -m tests.plugin
 	$(AS_ROOT) $(abspath $(RUN)) -B -m pytest -p no:cacheprovider -n 5 --dist loadfile --no-loadscope-reorder \
-		tests/machine tests/slurm tests/engines tests/system tests/conformance
+		tests/vm/test_machine.py tests/slurm tests/engines tests/node tests/conformance
 
 chaos: $(VENV)/.ready
 	$(AS_ROOT) env CHAOS_ROUNDS=$(ROUNDS) $(if $(SEED),CHAOS_SEED=$(SEED)) \

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from bench import preempt, startup, store, verbs
 from bench.report import Progress, Result
-from tests.cluster import ClusterError
+from tests.harness.cluster import ClusterError
 
 BENCHES: dict[str, Callable[[Progress], Result]] = {
     "startup": startup.measure,

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 from bench.report import Measure, Progress, Result, versions
 from bench.startup import BUNDLE, timed
-from tests import jobs
-from tests.cluster import Cluster, ClusterError, wait_for
-from tests.cluster.process import run
-from tests.jobs import Job, Work
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, ClusterError, wait_for
+from tests.harness.cluster.process import run
+from tests.harness.jobs import Job, Work
 
 RUNS = 3
 SIZES = (64, 256, 1024)

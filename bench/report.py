@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import Cluster
-from tests.cluster.settings import REPOSITORY
+from tests.harness.cluster import Cluster
+from tests.harness.cluster.settings import REPOSITORY
 
 RESULTS = REPOSITORY / "build/bench"
 QUIET_SECONDS = 2.0

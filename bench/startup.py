@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from bench.report import Measure, Progress, Result, versions
-from tests import jobs
-from tests.cluster import Cluster, ClusterError, wait_for
-from tests.cluster.conf import PLAIN_CRUN
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, ClusterError, wait_for
+from tests.harness.cluster.conf import PLAIN_CRUN
 
 RUNS = 20
 WARM_UP = 2

@@ -16,9 +16,9 @@ from typing import Any
 from bench.report import Measure, Progress, Result, versions
 from bench.startup import BUNDLE
 from bench.verbs import make_bundle_of_root
-from tests import jobs
-from tests.cluster import Cluster, ClusterError
-from tests.cluster.settings import REPOSITORY
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, ClusterError
+from tests.harness.cluster.settings import REPOSITORY
 
 SIZES = {64: 3, 256: 3, 1024: 2, 4096: 1}  # MiB: runs
 CODECS = (256, 2)  # MiB, runs

@@ -12,9 +12,9 @@ import statistics
 from pathlib import Path
 
 from bench.report import Measure, Progress, Result, versions
-from tests.cluster import Cluster
-from tests.cluster.bundle import make_bundle
-from tests.cluster.settings import REPOSITORY
+from tests.harness.cluster import Cluster
+from tests.harness.cluster.bundle import make_bundle
+from tests.harness.cluster.settings import REPOSITORY
 
 RUNS = 20
 GOAL = 0.010

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests import jobs, leftovers
-from tests.cluster import Cluster, ClusterError
-from tests.jobs import Job, Work
+from tests.harness import jobs, leftovers
+from tests.harness.cluster import Cluster, ClusterError
+from tests.harness.jobs import Job, Work
 
 GRACE_TIME = 20
 SLURMS_DELAY = 120

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from tests import NAME
-from tests.cluster import Cluster
-from tests.cluster.bundle import make_bundle
 from tests.conformance import runtime as runtimes
 from tests.conformance.runtime import Bundle, Runtime
+from tests.harness.cluster import Cluster
+from tests.harness.cluster.bundle import make_bundle
 
 PLACES = [(program, user) for program in runtimes.runtimes() for user in ("root", "alice")]
 IDS = [f"{Path(program).name}-{user}" for program, user in PLACES]

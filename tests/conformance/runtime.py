@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import Cluster
+from tests.harness.cluster import Cluster
 
 NODE = "n1"
 SHARED = "/shared"

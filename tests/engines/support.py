@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster import Cluster, wait_for
-from tests.cluster.bundle import BUNDLE, quiet
-from tests.cluster.process import run
-from tests.cluster.rootfs import ensure
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.cluster.bundle import BUNDLE, quiet
+from tests.harness.cluster.process import run
+from tests.harness.cluster.rootfs import ensure
 
 SHIM = "/usr/bin/oci-criu-shim"
 STORAGE = ("--root=/run/podman/root", "--runroot=/run/podman/run", "--storage-driver=vfs", "--events-backend=none")

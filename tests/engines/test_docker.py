@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests import NAME
-from tests.cluster import Cluster, wait_for
 from tests.engines.support import COUNT, ECHO, SHIM, Engine, export_root
+from tests.harness.cluster import Cluster, wait_for
 
 HOST = "--host=unix:///run/docker/sock"
 DAEMON = (

@@ -10,12 +10,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests import NAME, jobs, verdict
-from tests.cluster import Cluster, wait_for
+from tests import NAME
 from tests.engines.support import PODMAN, SHIM, Engine, leftovers
-from tests.jobs import CHECKPOINTS, Job, Work
+from tests.harness import jobs, verdict
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.jobs import CHECKPOINTS, Job, Work
+from tests.node.support import Site
 from tests.slurm.test_checkpoints import keep
-from tests.system.support import Site
 
 # It reads a line, another one when it may, then the end of its input, and counts from the second one on.
 READING = (

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests import NAME
-from tests.cluster import Cluster, wait_for
 from tests.engines.support import COUNT, ECHO, PODMAN, SHIM, Engine, export_root, leftovers, write
+from tests.harness.cluster import Cluster, wait_for
 
 # A loopback connection of a program with itself: each number is sent, received and printed.
 TCP = """\

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests import NAME, jobs, leftovers
-from tests.cluster import Cluster, wait_for
-from tests.cluster.settings import REPOSITORY
+from tests import NAME
 from tests.engines.support import COUNT, Done, export_root
-from tests.jobs import Work, quoting
+from tests.harness import jobs, leftovers
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.cluster.settings import REPOSITORY
+from tests.harness.jobs import Work, quoting
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
 

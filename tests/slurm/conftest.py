@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import NAME, jobs, leftovers
-from tests.cluster import Cluster
+from tests import NAME
+from tests.harness import jobs, leftovers
+from tests.harness.cluster import Cluster
 
 QUICK = ("MessageTimeout=2", "SlurmdTimeout=10")
 SALLOC = ("LaunchParameters=use_interactive_step",)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import Cluster, wait_for
+from tests.harness.cluster import Cluster, wait_for
 
 PACKAGES = "/usr/lib/python3/dist-packages"
 ASK = f"""

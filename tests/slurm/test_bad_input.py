@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import Cluster, wait_for
+from tests.harness.cluster import Cluster, wait_for
 
 HOME = "/home/alice/bad"
 ROOT = f"{HOME}/root"

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests import jobs
-from tests.cluster import Cluster, wait_for
-from tests.jobs import Job, Work
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.jobs import Job, Work
 
 LONG = Work(ticks=60)
 LARGE = Work(ticks=30, mib=256)

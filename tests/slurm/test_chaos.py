@@ -15,10 +15,10 @@ from itertools import product
 
 import pytest
 
-from tests import jobs
-from tests.cluster import Cluster, ClusterError, wait_for
-from tests.jobs import Job, Work
-from tests.verdict import ledger_failures
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, ClusterError, wait_for
+from tests.harness.jobs import Job, Work
+from tests.harness.verdict import ledger_failures
 
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "6"))
 SEED = int(os.environ.get("CHAOS_SEED", time.time()))
@@ -100,7 +100,7 @@ class Disaster:
             self.killed = node
             self.take_power(node)
             return
-        argv = ["python3", "-ISB", "/src/tests/programs/victim.py", self.round.victim, self.job.number]
+        argv = ["python3", "-ISB", "/src/tests/harness/programs/victim.py", self.round.victim, self.job.number]
         argv += [str(self.round.delay), "6"]
         self.killed = self.cluster.exec(node, argv, "root").stdout.strip()
         if self.round.victim == "slurmstepd" and self.killed:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tests import NAME, jobs
-from tests.cluster import Cluster, wait_for
-from tests.cluster.bundle import make_bundle
-from tests.jobs import Job, Work, quoting
-from tests.system.support import SHIM, Life, Site, home
-from tests.verdict import ledger_failures
+from tests import NAME
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.cluster.bundle import make_bundle
+from tests.harness.jobs import Job, Work, quoting
+from tests.harness.verdict import ledger_failures
+from tests.node.support import SHIM, Life, Site, home
 
 USERS = pytest.mark.parametrize("user", ["root", "alice"])
 IDS = {"root": 0, "alice": 1000}
@@ -71,7 +72,7 @@ def keep(
     """Checkpoint it into a store; it ends by that, unless it is to run on."""
     helper = "" if life.user == "root" else f"{home(life.user)}/run/helper.0.sock"
     leave = "yes" if leave_running else "no"
-    program = ["python3", "-I", "/src/tests/programs/keep.py"]
+    program = ["python3", "-I", "/src/tests/harness/programs/keep.py"]
     argv = [*program, f"{home(life.user)}/run", life.name, life.images, helper, leave, compress]
     done = life.site.exec(argv, life.user, check)
     if life.process and not leave_running:

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from tests import NAME
-from tests.cluster import Cluster, ClusterError, wait_for
-from tests.cluster.bundle import make_bundle
-from tests.cluster.cgroups import hierarchies
-from tests.cluster.settings import DATA, REPOSITORY, STATE
+from tests.harness.cluster import Cluster, ClusterError, wait_for
+from tests.harness.cluster.bundle import make_bundle
+from tests.harness.cluster.cgroups import hierarchies
+from tests.harness.cluster.settings import DATA, REPOSITORY, STATE
 
 # Whoever runs the tests in the background has SIGINT ignored, in all that they start.
 STARTER = """
 import signal, sys, time
-from tests.cluster import Cluster
+from tests.harness.cluster import Cluster
 signal.signal(signal.SIGINT, signal.default_int_handler)
 with Cluster(sys.argv[1], nodes=1, install=False) as cluster:
     print(cluster.node_pid("n1"), flush=True)

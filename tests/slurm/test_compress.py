@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests import NAME, jobs
-from tests.cluster import Cluster, wait_for
-from tests.jobs import Job, Work
+from tests import NAME
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.jobs import Job, Work
+from tests.node.support import SHIM
 from tests.slurm.conftest import QUICK
-from tests.system.support import SHIM
 
 WORK = Work(ticks=40, tick=0.3, mib=2)  # random bytes: what shrinks is the interpreter's
 EVERY = ("--checkpoint=preempt,interval:2s", *jobs.OPTIONS[1:])

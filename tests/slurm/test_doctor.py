@@ -10,8 +10,8 @@ import pytest
 
 from oci_criu_shim.cli.doctor import site
 from tests import NAME
-from tests.cluster import Cluster, wait_for
-from tests.cluster.conf import PLAIN_CRUN
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.cluster.conf import PLAIN_CRUN
 
 # alice's home is on the disk of this machine: it can't be told that all nodes see it.
 NOT_OK = {"root": {"checkpoint-dir": "skipped", "free space": "skipped"}, "alice": {"checkpoint-dir": "warning"}}

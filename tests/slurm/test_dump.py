@@ -6,11 +6,11 @@ import re
 import subprocess
 import time
 
-from tests import jobs
-from tests.cluster import Cluster, wait_for
-from tests.jobs import quoting
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.jobs import quoting
+from tests.harness.verdict import ledger_failures
 from tests.slurm.test_preemption import KINDS, Submit
-from tests.verdict import ledger_failures
 
 # CAP_SYS_CHROOT and CAP_SYS_ADMIN: what a dump is lent.
 LENT = f"{1 << 18 | 1 << 21:016x}"
@@ -92,7 +92,7 @@ def test_a_container_that_ends_with_criu(shim_cluster: Cluster, shim_bundle: str
         request = ["oci-criu-shim", "job", "checkpoint", "--here", job.number]
         shim_cluster.exec(node, request)
         job.wait_ticks(job.ticks() + 3)
-        trap = shim_cluster.argv(node, ["python3", "-I", "/src/tests/programs/trap.py", job.number], "root")
+        trap = shim_cluster.argv(node, ["python3", "-I", "/src/tests/harness/programs/trap.py", job.number], "root")
         with subprocess.Popen(trap) as trapping:
             time.sleep(0.5)
             refused = shim_cluster.exec(node, request, check=False)
@@ -112,7 +112,7 @@ def test_what_takes_a_checkpoint_is_killed_after_the_commit(shim_cluster: Cluste
     with quoting(job):
         node = job.wait_running()
         job.wait_ticks(3)
-        late = ["python3", "-I", "/src/tests/programs/late.py", job.number]
+        late = ["python3", "-I", "/src/tests/harness/programs/late.py", job.number]
         with subprocess.Popen(shim_cluster.argv(node, late, "root")) as killing:
             job.preempt()
             assert killing.wait() == 0

@@ -8,9 +8,9 @@ import subprocess
 import pytest
 
 from oci_criu_shim.slurm.tasks import BATCH_STEP
-from tests import jobs
-from tests.cluster import Cluster, wait_for
-from tests.jobs import Job, quoting
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.jobs import Job, quoting
 
 FILLED = "head -c 40m /dev/zero >/dev/shm/filled; exec {command}"  # a tmpfs that takes a while to be packed
 PRELOAD = "/usr/lib/oci-criu-shim/criu_preload.so"
@@ -36,7 +36,7 @@ def test_what_dumps_a_container_is_not_its_users_to_trace(shim_cluster: Cluster,
     with quoting(job):
         node = job.wait_running()
         job.wait_ticks(2)
-        argv = ["python3", "-I", "/src/tests/programs/tracer.py", init_of(job, node), "4"]
+        argv = ["python3", "-I", "/src/tests/harness/programs/tracer.py", init_of(job, node), "4"]
         with subprocess.Popen(shim_cluster.argv(node, argv), stdout=subprocess.PIPE, text=True) as tracer:
             assert tracer.stdout and tracer.stdout.readline() == "ready\n"
             done = checkpoint(job, node)
@@ -63,7 +63,7 @@ def test_nothing_leads_criu_elsewhere(shim_cluster: Cluster, shim_bundle: str, n
         job.wait_ticks(2)
         shim_cluster.exec(node, ["sh", "-ec", LINKS.format(name=name)])
         helper = f"/run/oci-criu-shim/{job.number}/helper.{BATCH_STEP}.sock"
-        ask = ["python3", "-I", "/src/tests/programs/asking.py", helper]
+        ask = ["python3", "-I", "/src/tests/harness/programs/asking.py", helper]
         refused = shim_cluster.exec(node, [*ask, init_of(job, node), "/home/alice/links"]).stdout
         shim_cluster.exec(node, ["rm", "-r", "links/" + name])
         aborted = shim_cluster.exec(node, [*ask, init_of(job, node), "/home/alice/links"]).stdout

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from oci_criu_shim.cli import parse
-from tests import NAME, jobs
-from tests.cluster import Cluster, wait_for
-from tests.jobs import Job, Work, quoting
+from tests import NAME
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.jobs import Job, Work, quoting
 from tests.slurm.conftest import QUICK
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
@@ -116,7 +117,7 @@ def test_a_dump_that_fails(cluster: Cluster, bundle: str) -> None:
         assert [(one["event"], one["node"]) for one in task["problems"]] == [("checkpoint-failed", node)]
         assert "TCP" in task["problems"][0]["reason"]
         socket = f"/run/oci-criu-shim/{job.number}/helper.0.sock"
-        tried = cluster.exec(node, ["python3", "-IB", "/src/tests/programs/peek.py", socket]).stdout
+        tried = cluster.exec(node, ["python3", "-IB", "/src/tests/harness/programs/peek.py", socket]).stdout
         assert tried == "5\n"
         assert metrics(cluster, node) == before | {name: 1}
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from oci_criu_shim.checkpoints import integrity
-from tests import jobs
-from tests.cluster import Cluster, wait_for
-from tests.jobs import Job, Work
-from tests.verdict import ledger_failures
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.jobs import Job, Work
+from tests.harness.verdict import ledger_failures
 
 WORK = Work(ticks=60)
 DIFFERS = " is tried all the same: "

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests import jobs
-from tests.cluster import Cluster, wait_for
-from tests.jobs import Job, Work
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.jobs import Job, Work
 from tests.slurm.test_ladder import displaced
 
 WORK = Work(ticks=16)

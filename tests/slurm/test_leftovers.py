@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests import jobs, leftovers
-from tests.cluster import Cluster, ClusterError
+from tests.harness import jobs, leftovers
+from tests.harness.cluster import Cluster, ClusterError
 
 SOCKET = "import socket; socket.socket(socket.AF_UNIX).bind('/run/left.sock')"
 THINGS = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from tests import jobs
-from tests.cluster import Cluster, wait_for
-from tests.jobs import Job, Work, quoting
-from tests.verdict import ledger_failures
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.jobs import Job, Work, quoting
+from tests.harness.verdict import ledger_failures
 
 DIR = jobs.OPTIONS[1:]
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests import jobs
-from tests.cluster import Cluster, wait_for
-from tests.jobs import Job, Work
-from tests.verdict import ledger_failures
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.jobs import Job, Work
+from tests.harness.verdict import ledger_failures
 
 INTERVAL = ("--checkpoint=preempt,interval:2s", *jobs.OPTIONS[1:])
 Kill = Callable[[str], None]

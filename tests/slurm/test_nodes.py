@@ -7,11 +7,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests import NAME, jobs
-from tests.cluster import Cluster, wait_for
-from tests.jobs import Job, Work, quoting
+from tests import NAME
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.jobs import Job, Work, quoting
+from tests.harness.verdict import ledger_failures
 from tests.slurm.conftest import QUICK
-from tests.verdict import ledger_failures
 
 WORK = Work(ticks=30)
 TASKS = (0, 1)

@@ -10,10 +10,11 @@ from itertools import groupby
 
 import pytest
 
-from tests import NAME, jobs, leftovers
-from tests.cluster import Cluster, wait_for
-from tests.cluster.settings import REPOSITORY
-from tests.jobs import Job, Work, quoting
+from tests import NAME
+from tests.harness import jobs, leftovers
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.cluster.settings import REPOSITORY
+from tests.harness.jobs import Job, Work, quoting
 from tests.slurm.conftest import QUICK
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")

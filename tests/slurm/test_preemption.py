@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests import jobs
-from tests.cluster import Cluster, wait_for
-from tests.jobs import Job, Work, quoting
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.jobs import Job, Work, quoting
 
 WORK = Work()
 LONG = Work(ticks=60)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from tests import jobs
-from tests.cluster import Cluster, wait_for
-from tests.jobs import Work
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.jobs import Work
 
 BECOME_ANOTHER = "exec setpriv --reuid=33 --regid=33 --clear-groups -- {command}"
 RANGES = "0 1000 1 1 100000 65536"

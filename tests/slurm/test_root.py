@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import verdict
-from tests.cluster import Cluster, wait_for
+from tests.harness import verdict
+from tests.harness.cluster import Cluster, wait_for
 
 DIRECTORY = "/home/root-containers"
 TICKS, TICK = 40, 0.1

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import pytest
 
 from oci_criu_shim.cli.doctor import site
-from tests import NAME, jobs, leftovers
-from tests.cluster import Cluster, ClusterError, wait_for
-from tests.jobs import Job, Work
+from tests import NAME
+from tests.harness import jobs, leftovers
+from tests.harness.cluster import Cluster, ClusterError, wait_for
+from tests.harness.jobs import Job, Work
 from tests.slurm.conftest import QUICK
 from tests.slurm.test_oci_conf import CALL, FILES, FUSE, MULTI, NOTED, NVIDIA, PROGRAMS, install
 

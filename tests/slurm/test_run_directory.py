@@ -8,11 +8,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests import NAME, jobs, leftovers
-from tests.cluster import Cluster, wait_for
-from tests.jobs import Work, quoting
+from tests import NAME
+from tests.harness import jobs, leftovers
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.jobs import Work, quoting
+from tests.harness.verdict import ledger_failures
 from tests.slurm.conftest import QUICK
-from tests.verdict import ledger_failures
 
 RUN = "/run/oci-criu-shim"
 HERE = f"{RUN}/$SLURM_JOB_ID"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import jobs
-from tests.cluster import Cluster, wait_for
-from tests.cluster.settings import REPOSITORY
-from tests.jobs import CHECKPOINTS, Job, Work, quoting
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.cluster.settings import REPOSITORY
+from tests.harness.jobs import CHECKPOINTS, Job, Work, quoting
 
 CREATE = REPOSITORY / "etc/oci.conf.d/crun-create.conf"
 ASKED = f"--checkpoint --checkpoint-dir={CHECKPOINTS}"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.cluster import Cluster
+from tests.harness.cluster import Cluster
 
 CONF = "/home/alice/submit"
 FILTER = "/etc/oci-criu-shim/cli_filter.lua"

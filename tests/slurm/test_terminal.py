@@ -16,9 +16,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests import jobs
-from tests.cluster import Cluster
-from tests.jobs import Job, Work
+from tests.harness import jobs
+from tests.harness.cluster import Cluster
+from tests.harness.jobs import Job, Work
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
 

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from oci_criu_shim.host import linux
-from tests import jobs
-from tests.cluster import Cluster, wait_for
-from tests.jobs import Job, Work, quoting
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.jobs import Job, Work, quoting
 from tests.slurm.test_preemption import KINDS, Submit
 
 DIR = jobs.OPTIONS[1:]

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests import NAME, jobs
-from tests.cluster import Cluster, wait_for
-from tests.jobs import Job, Work, quoting
+from tests import NAME
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.jobs import Job, Work, quoting
 from tests.slurm.conftest import QUICK
 from tests.slurm.test_cancel import HOLD
 
@@ -74,7 +75,7 @@ def groups(job: Job, node: str = "n1") -> list[str]:
 
 def placed(job: Job, node: str) -> dict[tuple[str, str], set[str]]:
     """{(program, controllers): paths} of all that takes part in a checkpoint of it, as placed.py prints it."""
-    watch = job.cluster.argv(node, ["python3", "-ISB", "/src/tests/programs/placed.py", job.number], "root")
+    watch = job.cluster.argv(node, ["python3", "-ISB", "/src/tests/harness/programs/placed.py", job.number], "root")
     with subprocess.Popen(watch, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout and watching.stdout.readline() == "ready\n"
         assert "checkpointed" in checkpoint(job, node)

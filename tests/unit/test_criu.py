@@ -12,7 +12,7 @@ import pytest
 
 from oci_criu_shim.errors import Killed, ShimError
 from oci_criu_shim.host import criu, process
-from tests.cluster import wait_for
+from tests.harness.cluster import wait_for
 
 
 @pytest.fixture(autouse=True)

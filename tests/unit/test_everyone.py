@@ -1,4 +1,4 @@
-"""Whose namespace it is, to which a signal goes; that it gets there is tests/system's."""
+"""Whose namespace it is, to which a signal goes; that it gets there is tests/node's."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.privileged import dump, report, worker
-from tests.cluster.settings import REPOSITORY
+from tests.harness.cluster.settings import REPOSITORY
 
 GOOD = {"op": "dump", "leave_running": True}
 JOB = (7, "freezer:/slurm/job_7")

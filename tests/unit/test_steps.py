@@ -22,7 +22,7 @@ from oci_criu_shim.supervisor import lifecycle
 from oci_criu_shim.task import preempt, prune, requeue, schedule, script_end, steps
 from oci_criu_shim.task.policy import DONE, NO_REASON, TIME_IS_UP, Checkpointer
 from oci_criu_shim.task.steps import Step
-from tests.cluster import wait_for
+from tests.harness.cluster import wait_for
 from tests.unit.test_ckpt import made as checkpoint
 from tests.unit.test_slurm import seen
 

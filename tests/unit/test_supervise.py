@@ -20,7 +20,7 @@ from oci_criu_shim.log import Log
 from oci_criu_shim.supervisor import loop
 from oci_criu_shim.supervisor.loop import Supervisor
 from oci_criu_shim.task.policy import UNKNOWN
-from tests.cluster import wait_for
+from tests.harness.cluster import wait_for
 
 
 class Due:

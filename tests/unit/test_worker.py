@@ -19,7 +19,7 @@ from oci_criu_shim.errors import Killed, ShimError
 from oci_criu_shim.host import cgroups, wire
 from oci_criu_shim.privileged import dump, worker
 from oci_criu_shim.privileged.report import Report
-from tests.cluster.settings import REPOSITORY
+from tests.harness.cluster.settings import REPOSITORY
 
 GOOD: dict[str, Any] = {"op": "dump", "leave_running": True}
 

@@ -1,1 +1,0 @@
-"""A virtual machine with another kernel: `python3 -m tests.machine --help`."""

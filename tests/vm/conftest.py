@@ -1,0 +1,5 @@
+"""The node that these tests share: that of tests/node."""
+
+from tests.node.conftest import site
+
+__all__ = ["site"]
