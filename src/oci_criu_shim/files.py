@@ -14,6 +14,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    Document = dict[str, Any]
+    """A JSON object whose shape is somebody else's to say, as that of config.json is."""
+
 
 def write_atomically(path: str, data: bytes, mode: int = 0o600, durable: bool = False) -> None:
     """Replace `path` by `data`; with `durable` the data is on disk before the name is."""
@@ -31,7 +34,7 @@ def write_atomically(path: str, data: bytes, mode: int = 0o600, durable: bool = 
         raise
 
 
-def write_json(path: str, document: Any, durable: bool = False) -> None:
+def write_json(path: str, document: object, durable: bool = False) -> None:
     """`document` as JSON, written by write_atomically()."""
     import json
 
