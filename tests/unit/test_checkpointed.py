@@ -34,7 +34,7 @@ class Asked:
 
     signals = None
 
-    def __init__(self, plan: lifecycle.Plan) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.init = plan.container.path("init.pid")
         self.asked: list[str] = []
         self.told = self.orphaned = False
@@ -69,7 +69,7 @@ class Site:
     def store(self) -> Path:
         return self.path / "store/7/0.0"
 
-    def plan(self, **environment: str) -> lifecycle.Plan:
+    def plan(self, **environment: str) -> Plan:
         slurms = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_CHECKPOINT": "preempt", **environment}
         slurms["SLURM_CHECKPOINT_DIR"] = str(self.path / "store")
         self.config["process"]["env"] = [f"{name}={value}" for name, value in slurms.items()]
@@ -77,7 +77,7 @@ class Site:
         self.runs += 1
         container = Container(str(self.path / "run"), f"c{self.runs}")
         container.reserve()
-        return lifecycle.Plan(container, str(self.bundle), {}, [], None, Log())
+        return Plan(container, str(self.bundle), {}, [], None, Log())
 
     def run(self, **environment: str) -> tuple[int, list[str]]:
         """Its exit status, and what the container was asked."""

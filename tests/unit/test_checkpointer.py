@@ -20,9 +20,9 @@ from oci_criu_shim.log import Log
 from oci_criu_shim.slurm.tasks import Task
 from oci_criu_shim.task import estimate, schedule
 from oci_criu_shim.task.compress import Packing
-from oci_criu_shim.task.policy import FAILED, NO_REASON, REQUEST, TAKEN, UNKNOWN, Checkpointer
+from oci_criu_shim.task.policy import FAILED, NO_REASON, REQUEST, TAKEN, UNKNOWN, Policy
 
-Make = Callable[..., Checkpointer]
+Make = Callable[..., Policy]
 
 
 def record(init: int, supervisor: int) -> dict[str, object]:
@@ -33,7 +33,7 @@ def record(init: int, supervisor: int) -> dict[str, object]:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    def made(when: str, environment: dict[str, str] | None = None, **settings: object) -> Checkpointer:
+    def made(when: str, environment: dict[str, str] | None = None, **settings: object) -> Policy:
         container = Container(str(tmp_path / "run"), "one")
         if not container.exists():
             container.reserve()
@@ -41,7 +41,7 @@ def make(tmp_path: Path) -> Make:
         slurms = {"SLURM_JOB_ID": "7", "SLURM_CHECKPOINT": when, "SLURM_JOB_PARTITION": "low"}
         task = Task({**slurms, **(environment or {})})
         known = config.Settings({**config.DEFAULTS, **settings})
-        return Checkpointer(container, task, Store(str(tmp_path / "store"), task.key), known, Log())
+        return Policy(container, task, Store(str(tmp_path / "store"), task.key), known, Log())
 
     return made
 

@@ -36,12 +36,12 @@ def backend(tmp_path: Path) -> Backend:
 def test_unknown(container: Container) -> None:
     other = Container(container.root, "other")
     with pytest.raises(ShimError, match="'other' does not exist"):
-        lifecycle.backend_of(other, {}, Log())
+        registry.backend_of(other, {}, Log())
 
 
 def test_the_backend_that_created_it(container: Container) -> None:
     container.update(backend="/usr/sbin/other", dialect="crun")
-    found = lifecycle.backend_of(container, {"backend": "crun"}, Log())
+    found = registry.backend_of(container, {"backend": "crun"}, Log())
     assert (found.name, found.dialect) == ("other", "crun")
 
 
@@ -56,7 +56,7 @@ def test_the_backend_that_created_it(container: Container) -> None:
 )
 def test_states(container: Container, backend: Backend, fields: dict[str, object], status: str) -> None:
     container.update(**fields, bundle="/b", config={"annotations": {"a": "b"}})
-    found = lifecycle.state(container, backend)
+    found = registry.state(container, backend)
     assert (found["status"], found["pid"]) == (status, os.getpid() if status == "created" else 0)
     assert (found["bundle"], found["annotations"]) == ("/b", {"a": "b"})
 
@@ -75,8 +75,8 @@ def test_what_does_not_end_one_that_is_held(
     container: Container, backend: Backend, held: subprocess.Popen[bytes], number: int
 ) -> None:
     assert lifecycle.signal_itself(container, backend, number, to_all=False)
-    assert lifecycle.state(container, backend)["status"] == "created"
-    assert str(lifecycle.not_running(container)).endswith("is not running yet")
+    assert registry.state(container, backend)["status"] == "created"
+    assert str(registry.not_running(container)).endswith("is not running yet")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1, signal.SIGRTMIN])
@@ -85,7 +85,7 @@ def test_what_ends_one_that_is_held(
 ) -> None:
     assert lifecycle.signal_itself(container, backend, number, to_all=True)
     assert held.wait() == -signal.SIGKILL
-    assert lifecycle.state(container, backend)["status"] == "stopped"
+    assert registry.state(container, backend)["status"] == "stopped"
     with pytest.raises(ShimError, match=r"is not running$"):
         lifecycle.signal_itself(container, backend, number, to_all=True)
 
@@ -97,14 +97,14 @@ def test_a_group_of_its_own(
     """Root's have one in any case, and it comes back."""
     monkeypatch.setattr(os, "geteuid", lambda: user)
     given = {"backend": "crun", **({"cgroup-manager": manager} if manager else {})}
-    plan = lifecycle.Plan(container, str(bundle_path), given, [], None, Log())
+    plan = Plan(container, str(bundle_path), given, [], None, Log())
     assert plan.record()["own_group"] == own
 
 
 @pytest.mark.parametrize("given", [{"backend": "nonesuch"}, {"backend": "/bin/true", "cgroup-manager": "nonesuch"}])
 def test_what_no_backend_can_do_takes_no_id(tmp_path: Path, bundle_path: Path, given: dict[str, str]) -> None:
     container = Container(str(tmp_path / "run"), "one")
-    plan = lifecycle.Plan(container, str(bundle_path), given, [], None, Log())
+    plan = Plan(container, str(bundle_path), given, [], None, Log())
     for make in (lifecycle.create, lifecycle.run_detached):
         with pytest.raises(ShimError, match="nonesuch"):
             make(plan)
@@ -131,15 +131,15 @@ def test_one_that_goes_while_all_are_listed(container: Container, monkeypatch: p
 
     going = threading.Timer(0.1, container.release)
     monkeypatch.setattr(lifecycle, "state", state)
-    assert lifecycle.states(container.root, {}, Log()) == []
+    assert registry.states(container.root, {}, Log()) == []
 
 
 def test_a_container_of_the_backends_alone(tmp_path: Path) -> None:
     (tmp_path / ".:opt:bin:other/one").mkdir(parents=True)
     (tmp_path / ".lock").touch()
     container = Container(str(tmp_path), "one")
-    assert lifecycle.backend_of(container, {}, Log()).program == "/opt/bin/other"
-    assert lifecycle.names(str(tmp_path)) == ["one"]
+    assert registry.backend_of(container, {}, Log()).program == "/opt/bin/other"
+    assert registry.names(str(tmp_path)) == ["one"]
 
 
 def test_delete_spares_a_supervised_one(container: Container, backend: Backend) -> None:

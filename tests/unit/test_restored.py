@@ -13,7 +13,7 @@ from oci_criu_shim.container.backends import Backend
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.log import Log
 from oci_criu_shim.restore.adopt import Restored
-from oci_criu_shim.supervisor.lifecycle import Plan
+from oci_criu_shim.container.plan import Plan
 
 
 @pytest.mark.parametrize(("dialect", "program"), [("crun", "/opt/other"), ("runc", "crun")])

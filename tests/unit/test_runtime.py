@@ -162,13 +162,13 @@ def test_a_backend_that_a_user_does_not_name_for_root(tmp_path: Path, program: s
     (tmp_path / "one/state.json").write_text(json.dumps({"backend": program}))
     only, container = {backends.KNOWN_ONLY: ""}, Container(str(tmp_path), "one")
     with pytest.raises(ShimError, match=f"root does not have a user run '{program}'"):
-        lifecycle.backend_of(container, only, Log())
+        registry.backend_of(container, only, Log())
     os.makedirs(Path(backends.directory(str(tmp_path), program)) / "one", exist_ok=True)
     (tmp_path / "one/state.json").write_text("{}")
     with pytest.raises(ShimError, match="root does not have a user run"):
-        lifecycle.backend_of(container, only, Log())
+        registry.backend_of(container, only, Log())
     (tmp_path / "one/state.json").write_text('{"backend": "crun"}')
-    assert lifecycle.backend_of(container, only, Log()).program == "crun"
+    assert registry.backend_of(container, only, Log()).program == "crun"
 
 
 def test_a_backend_that_is_not_there() -> None:

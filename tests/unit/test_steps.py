@@ -20,7 +20,7 @@ from oci_criu_shim.log import Log
 from oci_criu_shim.slurm import controller, tasks
 from oci_criu_shim.supervisor import lifecycle
 from oci_criu_shim.task import preempt, prune, requeue, schedule, script_end, steps
-from oci_criu_shim.task.policy import DONE, NO_REASON, TIME_IS_UP, Checkpointer
+from oci_criu_shim.task.policy import DONE, NO_REASON, TIME_IS_UP, Policy
 from oci_criu_shim.task.steps import Step
 from tests.harness.cluster import wait_for
 from tests.unit.test_ckpt import made as checkpoint
@@ -48,12 +48,12 @@ def make(tmp_path: Path, bundle_path: Path, config: dict[str, Any]) -> Make:
         container = Container(str(tmp_path / "run"), f"c{len(list(tmp_path.glob('run/*')))}")
         container.reserve()
         Path(container.path("init.pid")).touch()
-        plan = lifecycle.Plan(container, str(bundle_path), {}, [], None, Log())
+        plan = Plan(container, str(bundle_path), {}, [], None, Log())
         assert plan.task
         store = Store(str(tmp_path / "store"), plan.task.key)
         os.makedirs(store.directory, exist_ok=True)
         store.prepare()
-        of = Checkpointer(container, plan.task, store, settings(), plan.log)
+        of = Policy(container, plan.task, store, settings(), plan.log)
         return Step(plan, of, NoSignals())  # type: ignore[arg-type]
 
     return made

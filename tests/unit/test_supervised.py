@@ -15,7 +15,7 @@ from oci_criu_shim.container.record import Container
 from oci_criu_shim.log import Log
 from oci_criu_shim.supervisor import launch
 from oci_criu_shim.supervisor.launch import Supervised
-from oci_criu_shim.supervisor.lifecycle import Plan
+from oci_criu_shim.container.plan import Plan
 from oci_criu_shim.task.life import CheckpointedTask
 
 INIT = 4711

@@ -21,13 +21,13 @@ from oci_criu_shim.dump.dump import Dump
 from oci_criu_shim.errors import Killed, ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.task import preempt, schedule, take
-from oci_criu_shim.task.policy import ANSWER, DONE, FAILED, LOST, NO_REASON, TAKEN, TIME_IS_UP, Checkpointer
+from oci_criu_shim.task.policy import ANSWER, DONE, FAILED, LOST, NO_REASON, TAKEN, TIME_IS_UP, Policy
 from tests.unit.test_checkpointer import make
 from tests.unit.test_ckpt import made
 from tests.unit.test_slurm import seen
 
 __all__ = ["make"]
-Make = Callable[..., Checkpointer]
+Make = Callable[..., Policy]
 Capture = pytest.CaptureFixture[str]
 WORDS = "CRIU could not dump one: Error"
 
@@ -41,7 +41,7 @@ def init() -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.fixture
-def of(make: Make, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> Checkpointer:
+def of(make: Make, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> Policy:
     made = make("preempt,interval:1h")
     made.container.save(made.container.load() | {"init": process.identity(init.pid)})
 
@@ -53,7 +53,7 @@ def of(make: Make, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatc
     return made
 
 
-def directory(of: Checkpointer) -> Path:
+def directory(of: Policy) -> Path:
     """Where checkpoints can be made."""
     path = Path(of.store.directory)
     path.mkdir()
@@ -75,7 +75,7 @@ def fails(monkeypatch: pytest.MonkeyPatch, killed: int | None = None, kind: type
 
 @pytest.mark.parametrize("begin", [take.run_on, preempt.go])
 def test_what_failed_is_told(
-    of: Checkpointer, monkeypatch: pytest.MonkeyPatch, capfd: Capture, begin: Callable[[Checkpointer, str], int]
+    of: Policy, monkeypatch: pytest.MonkeyPatch, capfd: Capture, begin: Callable[[Policy, str], int]
 ) -> None:
     fails(monkeypatch)
     monkeypatch.setattr(preempt, "mark", lambda *_: None)
@@ -86,7 +86,7 @@ def test_what_failed_is_told(
 
 @pytest.mark.parametrize(("futile", "tries"), [(True, {"newest": 2, "tries": 3}), (False, {"newest": 1, "tries": 3})])
 def test_a_job_that_gets_no_further_is_not_requeued_for_ever(
-    of: Checkpointer, monkeypatch: pytest.MonkeyPatch, capfd: Capture, futile: bool, tries: dict[str, int]
+    of: Policy, monkeypatch: pytest.MonkeyPatch, capfd: Capture, futile: bool, tries: dict[str, int]
 ) -> None:
     path = Path(of.store.path)
     (path / "1").mkdir(parents=True)
@@ -103,11 +103,11 @@ def test_a_job_that_gets_no_further_is_not_requeued_for_ever(
 @pytest.mark.parametrize("begin", [take.run_on, preempt.go])
 @pytest.mark.parametrize("verbose", [False, True])
 def test_a_program_that_ends_meanwhile_is_no_failure(
-    of: Checkpointer,
+    of: Policy,
     init: subprocess.Popen[bytes],
     monkeypatch: pytest.MonkeyPatch,
     capfd: Capture,
-    begin: Callable[[Checkpointer, str], int],
+    begin: Callable[[Policy, str], int],
     verbose: bool,
 ) -> None:
     fails(monkeypatch, init.pid)
@@ -121,7 +121,7 @@ def test_a_program_that_ends_meanwhile_is_no_failure(
 
 @pytest.mark.parametrize(("again", "why"), [(False, WORDS), (True, take.KILLED)])
 def test_what_fails_after_the_commit_leaves_the_checkpoint(
-    of: Checkpointer,
+    of: Policy,
     init: subprocess.Popen[bytes],
     monkeypatch: pytest.MonkeyPatch,
     capfd: Capture,
@@ -160,7 +160,7 @@ class Taken:
 
 
 def test_what_can_not_be_removed_fails_no_checkpoint(
-    of: Checkpointer, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+    of: Policy, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
     def stale(_: object) -> None:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "/store/1")
@@ -175,7 +175,7 @@ def test_what_can_not_be_removed_fails_no_checkpoint(
 
 @pytest.mark.parametrize(("packed", "seconds"), [(False, 60), (True, 1)])
 def test_checksums_are_part_of_what_a_checkpoint_takes(
-    of: Checkpointer, monkeypatch: pytest.MonkeyPatch, packed: bool, seconds: int
+    of: Policy, monkeypatch: pytest.MonkeyPatch, packed: bool, seconds: int
 ) -> None:
     """Compression is not, which takes no more than there is."""
     about = {"compressed": {"checkpoint/core-1.img": {"size": 9}}} if packed else {}
@@ -198,7 +198,7 @@ def test_checksums_are_part_of_what_a_checkpoint_takes(
     ],
 )
 def test_a_full_disk_in_words(
-    of: Checkpointer, monkeypatch: pytest.MonkeyPatch, number: int, file: str | None, line: str
+    of: Policy, monkeypatch: pytest.MonkeyPatch, number: int, file: str | None, line: str
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number), file)
@@ -234,11 +234,11 @@ def test_a_container_that_ended_right_after_the_commit(
 
 @pytest.mark.parametrize("begin", [take.run_on, preempt.go])
 def test_a_program_that_ends_with_who_was_at_work_in_it(
-    of: Checkpointer,
+    of: Policy,
     init: subprocess.Popen[bytes],
     monkeypatch: pytest.MonkeyPatch,
     capfd: Capture,
-    begin: Callable[[Checkpointer, str], int],
+    begin: Callable[[Policy, str], int],
 ) -> None:
     fails(monkeypatch, init.pid, Killed)
     monkeypatch.setattr(take, "ENDING_MS", 60_000)
@@ -252,7 +252,7 @@ def test_a_program_that_ends_with_who_was_at_work_in_it(
     [(True, True, [(schedule.TIMEOUT, "taken")]), (True, False, []), (False, True, [])],
 )
 def test_what_is_lost_goes_on_from_an_older_one(
-    of: Checkpointer,
+    of: Policy,
     monkeypatch: pytest.MonkeyPatch,
     older: bool,
     requeueable: bool,
@@ -270,7 +270,7 @@ def test_what_is_lost_goes_on_from_an_older_one(
 
 
 def test_who_asked_is_told_that_it_ended(
-    of: Checkpointer, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+    of: Policy, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     init.kill()
     init.wait()
@@ -296,7 +296,7 @@ def test_a_time_limit_is_noted_without_the_grace_time(
     assert (path.read_text() if path.exists() else None) == noted
 
 
-def test_what_a_layer_is_without(of: Checkpointer, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+def test_what_a_layer_is_without(of: Policy, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
     done = SimpleNamespace(left_out=3, take=lambda *_: "taken")
     monkeypatch.setattr(take, "Dump", lambda *_: done)
     connection: Any = object()

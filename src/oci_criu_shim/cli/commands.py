@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from oci_criu_shim import files
-from oci_criu_shim.container import backends
+from oci_criu_shim.container import backends, registry
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.supervisor import lifecycle
@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.cli.parse import Invocation
     from oci_criu_shim.container.backends import Backend
+    from oci_criu_shim.container.plan import Plan
 
 CREATION = ("config", "console-socket", "preserve-fds", "no-pivot", "no-new-keyring")
 
@@ -35,8 +36,10 @@ def run(call: Invocation) -> int:
     return lifecycle.run_detached(plan) if call.flag("detach") else lifecycle.run(plan, call.flag("keep"))
 
 
-def _plan(call: Invocation) -> lifecycle.Plan:
-    return lifecycle.Plan(
+def _plan(call: Invocation) -> Plan:
+    from oci_criu_shim.container.plan import Plan
+
+    return Plan(
         Container(call.root, call.container),
         call.value("bundle") or ".",
         call.globals,
@@ -48,16 +51,16 @@ def _plan(call: Invocation) -> lifecycle.Plan:
 
 
 def _backend(call: Invocation, container: Container) -> Backend:
-    return lifecycle.backend_of(container, call.globals, call.log)
+    return registry.backend_of(container, call.globals, call.log)
 
 
 def state(call: Invocation) -> int:
     """Print a container's state as JSON."""
     container = Container(call.root, call.container)
     backend = _backend(call, container)
-    if lifecycle.is_the_backends(container, backend):
+    if registry.is_the_backends(container, backend):
         backend.become("state", container.name)
-    _print_json(lifecycle.state(container, backend))
+    _print_json(registry.state(container, backend))
     return 0
 
 
@@ -87,7 +90,7 @@ def delete(call: Invocation) -> int:
     """Remove what is left of a stopped container."""
     force, status = call.flag("force"), 0
     for container in _chosen(call):
-        if not force or lifecycle.exists(container):
+        if not force or registry.exists(container):
             status |= lifecycle.delete(container, _backend(call, container), force)
     return status
 
@@ -102,7 +105,7 @@ def _chosen(call: Invocation) -> list[Container]:
         pattern = re.compile(call.container)
     except re.error as error:
         raise ShimError(f"{call.container!r} is no regular expression: {error}") from None
-    return [Container(call.root, name) for name in lifecycle.names(call.root) if pattern.search(name)]
+    return [Container(call.root, name) for name in registry.names(call.root) if pattern.search(name)]
 
 
 def listing(call: Invocation) -> int:
@@ -110,7 +113,7 @@ def listing(call: Invocation) -> int:
     form = call.value("format") or "table"
     if form not in ("table", "json"):
         raise ShimError(f"--format is table or json, not {form!r}")
-    states = lifecycle.states(call.root, call.globals, call.log)
+    states = registry.states(call.root, call.globals, call.log)
     if call.flag("quiet"):
         print("".join(f"{state['id']}\n" for state in states), end="")
     elif form == "json":
@@ -129,8 +132,8 @@ def pass_on(call: Invocation) -> int:
     """A verb that the backend serves for created and restored containers alike."""
     container = Container(call.root, call.container)
     backend = _backend(call, container)
-    if not lifecycle.is_the_backends(container, backend):
-        raise lifecycle.not_running(container)
+    if not registry.is_the_backends(container, backend):
+        raise registry.not_running(container)
     words = call.all_words()
     if call.verb == "exec":
         words += backends.environment(call.words("env"), container)
@@ -146,10 +149,11 @@ def checkpoint(call: Invocation) -> int:
     from oci_criu_shim.dump import client
     from oci_criu_shim.dump import dump as checkpointing
     from oci_criu_shim.slurm import tasks
+    from oci_criu_shim.slurm.rundir import RunDirectory
 
     container = Container(call.root, call.container)
     backend = _backend(call, container)
-    pid = lifecycle.init_of(container, backend)
+    pid = registry.init_of(container, backend)
     record = container.load()
     if not record:  # the backend's `run` in the foreground, of which nothing is noted
         raise ShimError(
@@ -159,7 +163,7 @@ def checkpoint(call: Invocation) -> int:
     found = bundle.Bundle(record["bundle"], record["config"])
     options = criu_options.dump(call, found, backend.dialect)
     task = tasks.of(found.environment())
-    helper = tasks.helper_socket(container.root, task) if task else None
+    helper = RunDirectory(container.root).helper_socket(task) if task else None
     elsewhere = "page_server" in options and "lazy_pages" not in options
     places = call.value("image-path") or "checkpoint", call.value("work-path")
     directory = Directory(*places, elsewhere=elsewhere, parent=call.value("parent-path") or "")
@@ -204,7 +208,7 @@ def restore(call: Invocation) -> int:
 
 def spec(call: Invocation) -> int:
     """Write a config.json to start from."""
-    backend = lifecycle.default_backend(call.root, call.globals, call.log)
+    backend = registry.default_backend(call.root, call.globals, call.log)
     backend.require("spec", call.all_words())
     backend.become("spec", *call.all_words())
 
@@ -213,7 +217,7 @@ def features(call: Invocation) -> int:
     """Print what this runtime can do: the backend's features, and ours as annotations."""
     from oci_criu_shim import __version__
 
-    backend = lifecycle.default_backend(call.root, call.globals, call.log)
+    backend = registry.default_backend(call.root, call.globals, call.log)
     status, text, errors = backend.output("features")
     if status:
         raise ShimError(f"{backend.name} features: {errors.strip()}", "the backend must know the verb `features`")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from oci_criu_shim.container.bundle import Bundle
-    from oci_criu_shim.container.record import Container
+    from oci_criu_shim.container.record import Container, Record
     from oci_criu_shim.log import Log
 
 DEFAULT = "crun"
@@ -107,7 +107,7 @@ class Backend:
             self._dialect = "crun" if any(line.startswith("crun ") for line in text.splitlines()) else "runc"
         return self._dialect
 
-    def record(self) -> dict[str, str]:
+    def record(self) -> Record:
         """What of it is in Container.save(): none of it need be found out again."""
         return {"backend": self.program, "dialect": self.dialect}
 

@@ -1,8 +1,7 @@
-"""The containers of this node: one directory each, below the runtime's root directory.
+"""Keep the record of a container: a directory below the runtime's root directory.
 
-<root>/<id>/pid          the supervisor's pid, for the node's preemption watcher
-<root>/<id>/state.json   what the verbs need of it: see Container.save()
-<root>/.<backend>/       the backend's own root directory
+<root>/<id>/              its files, whose names stand below
+<root>/.<backend>/        the backend's own root directory
 """
 
 from __future__ import annotations
@@ -15,13 +14,57 @@ from oci_criu_shim.host import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Literal, TypedDict
+
+    from oci_criu_shim.files import Document
+
+    Role = Literal["supervisor", "init"]
+
+    class Streams(TypedDict, total=False):
+        """Where the standard streams of a container lead."""
+
+        streams: list[str]  # the links in its /proc/PID/fd; empty for a terminal of its own
+        outside: list[int]  # the supervisor's descriptors of their other ends
+
+    class Record(TypedDict, total=False):
+        """What state.json has. Fields that don't apply are left out."""
+
+        bundle: str
+        config: Document  # config.json as it was at the start
+        backend: str  # name or path
+        dialect: str  # crun or runc
+        preserved: list[str]  # where descriptors of its caller's lead that it was given
+        own_group: bool  # an ordinary user's, with a control group of its own
+        restarts: int  # of its job
+        supervisor: list[int]  # who holds its streams and checkpoints it, as process.identity() gives it
+        init: list[int]  # likewise
+        held: bool  # True from `create` until it runs, for a container that is to be restored
+        stdio: Streams
+
 
 LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
 OTHERS = LETTERS | set("+.@-")
 LONGEST_ID = 200
 LARGEST_STATE = 16 << 20  # bytes of state.json, which has all of config.json
-CHAIN = "chain.json"  # in a container's directory: chain.py
+
+# In a container's directory.
+PID = "pid"  # the supervisor's, for the node's preemption watcher (spank/watcher.c)
+STATE = "state.json"  # a Record
+INIT_PID = "init.pid"  # where a backend writes the init's pid, if the caller named no file
+CONSOLE = "console.sock"  # where a backend sends the terminal's master
+STAGE = "stage"  # where a restore mounts what the container is made of
+STAGE_LINK = "stage."  # with a pid: a link to what that process writes, for the job's epilog to remove
+RESTORE_LOG = "restore.log"  # CRIU's
+RESOURCES = "resources.json"  # config.json's limits, for crun
+LAYER = "layer"  # the paths, and those deleted, of the root file system's changes that it went on from
+CHAIN = "chain.json"  # the newest checkpoint, if an increment may follow it (dump/chain.py)
+TRACKED = "tracked"  # whether the kernel tells of written memory: "1" or "0"
+REQUEST = "request"  # somebody wants a checkpoint now, and has it until they are answered
+ANSWER = "answer"  # that is what came of it; without one, whoever saw to it was killed
+LIMITS = "limits"  # what a child has heard from Slurm: "END GRACE"
+# It must go: "taken", it will start again from a checkpoint; "failed", and would from an older one, or "stuck", if
+# there is none; "ended", by itself; "lost", by a checkpoint.
+DONE = "checkpointed"
 
 
 def is_id(name: str) -> bool:
@@ -43,11 +86,11 @@ class Container:
         self.directory = os.path.join(root, name)
 
     def path(self, name: str) -> str:
-        """The path of `name` in this container's directory."""
+        """Return the path of `name` in this container's directory."""
         return os.path.join(self.directory, name)
 
     def reserve(self) -> None:
-        """Take the id; ShimError where it exists or the root directory can't be written."""
+        """Take the id. Raise ShimError if it exists, or the root directory can't be written."""
         try:
             if not os.path.isdir(self.root):
                 os.makedirs(self.root, mode=0o700)
@@ -55,15 +98,19 @@ class Container:
         except FileExistsError as error:
             if error.filename != self.directory:
                 raise ShimError(f"{self.root} is not a directory", "name another --root") from None
-            raise ShimError(
-                f"container {self.name!r} already exists",
-                f"choose another id, or end it first: oci-criu-shim delete --force {self.name}",
-            ) from None
+            raise self.is_taken() from None
         except OSError as error:
             raise ShimError(
                 f"cannot make {self.directory}: {error.strerror}",
                 "name a directory of your own with --root",
             ) from None
+
+    def is_taken(self) -> ShimError:
+        """Return the error of who wants this id, too."""
+        return ShimError(
+            f"container {self.name!r} already exists",
+            f"choose another id, or end it first: oci-criu-shim delete --force {self.name}",
+        )
 
     def exists(self) -> bool:
         """Whether the id is taken."""
@@ -73,42 +120,33 @@ class Container:
         """Forget the container."""
         files.remove_tree(self.directory)
 
-    def save(self, record: dict[str, Any]) -> None:
-        """Write state.json:
+    def save(self, record: Record) -> None:
+        """Write state.json."""
+        files.write_json(self.path(STATE), record)
 
-        `bundle`, `config` (config.json as it was at the start), `backend` (name or path) and its `dialect`,
-        `preserved`: where descriptors of its caller's lead that it was given; `own_group`: whether it is a user's, with
-        a control group of its own; and where they apply
-        `supervisor`: the process that holds its streams, and checkpoints it when its job is preempted;
-        `init`: its init; both as process.identity() gives them;
-        `held`: True from `create` until it runs for a container that is to be restored;
-        `stdio`: where its standard streams lead, as Stdio.record() gives it.
-        """
-        files.write_json(self.path("state.json"), record)
-
-    def load(self) -> dict[str, Any]:
-        """state.json; empty while it was not written yet. ShimError, OSError: somebody else has written there."""
-        path = self.path("state.json")
+    def load(self) -> Record:
+        """Return state.json; empty if it was not written yet. Raise ShimError or OSError if it is not as written."""
+        path = self.path(STATE)
         try:
-            record: Any = files.parse_json(files.read_regular(path, LARGEST_STATE).decode())
+            record: object = files.parse_json(files.read_regular(path, LARGEST_STATE).decode())
         except FileNotFoundError:
             return {}
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
             raise ShimError(f"{path} is not what was written there", f"remove the container: rm -r {self.directory}")
-        return record
+        return record  # type: ignore[return-value]  # its author is the container's own user
 
-    def update(self, **fields: object) -> None:
+    def update(self, fields: Record) -> None:
         """Change fields of state.json."""
         self.save({**self.load(), **fields})
 
-    def alive(self, role: str) -> int | None:
-        """The pid of its `supervisor` or `init` while it lives and is known."""
+    def alive(self, role: Role) -> int | None:
+        """Return the pid of its `supervisor` or `init`; None if it is not known or has ended."""
         return living(self.load(), role)
 
-    def signal(self, role: str, number: int) -> bool:
-        """Whether its `supervisor` or `init` was there to be sent a signal."""
+    def signal(self, role: Role, number: int) -> bool:
+        """Send its `supervisor` or `init` a signal; whether it was there."""
         pid = self.alive(role)
         if pid is None:
             return False
@@ -118,8 +156,8 @@ class Container:
             return False
         return True
 
-    def state(self, status: str, pid: int) -> dict[str, Any]:
-        """Its state as the OCI runtime specification has it (runtime.md, State); `pid` is 0 where there is none."""
+    def state(self, status: str, pid: int) -> Document:
+        """Return its state as the OCI runtime specification has it (runtime.md, State); `pid` is 0 if it has none."""
         record = self.load()
         config = record.get("config", {})
         return {
@@ -132,18 +170,18 @@ class Container:
         }
 
 
-def living(record: dict[str, Any], role: str) -> int | None:
-    """The pid of the `supervisor` or `init` in a `record` (Container.load()) while it lives."""
+def living(record: Record, role: Role) -> int | None:
+    """Return the pid of the `supervisor` or `init` in a `record`; None if it is not known or has ended."""
     noted = record.get(role)
     return noted[0] if noted and process.start_time(noted[0]) == noted[1] else None
 
 
 def all_of(root: str) -> list[Container]:
-    """Every container below `root`, by name; the root may be missing."""
+    """Return every container below `root`, by name; none if the root is missing."""
     try:
         names = sorted(os.listdir(root))
     except FileNotFoundError:
         return []
     found = [Container(root, name) for name in names if is_id(name)]
-    # Links are to what a job keeps (steps.KEPT).
+    # Links are to what a job keeps (RunDirectory.keep()).
     return [container for container in found if container.exists() and not os.path.islink(container.directory)]

@@ -21,7 +21,8 @@ from oci_criu_shim.host import linux
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
+
+    from oci_criu_shim.container.record import Streams
 
 CHUNK = 1 << 16
 # The container's end of each pipe is the one that a checkpoint knows; 0 is read there, 1 and 2 written.
@@ -50,7 +51,7 @@ class Stdio:
         self.lost: OSError | None = None  # why some of it did not: the first such error
         os.set_blocking(self.outside[0], False)
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Streams:
         """What a checkpoint must know: the streams, named as /proc/PID/fd does, and our ends' descriptors."""
         return {
             "streams": [self.others.get(stream, f"pipe:[{self.inodes[stream]}]") for stream in STREAMS],

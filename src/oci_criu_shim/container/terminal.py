@@ -19,6 +19,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from oci_criu_shim.container.record import Streams
+
+    Modes = list[Any]  # of tcgetattr(3), as termios has them
+
 PATIENCE = 10.0  # seconds that the backend, which has created the container, has to hand over its terminal
 HINT = "the backend must know --console-socket, as runc and crun do"
 SIZE = 8  # bytes of struct winsize (ioctl_tty(2))
@@ -34,9 +38,9 @@ class Terminal(Stdio):
         self.input_open = True
         self.output = {1: b""}
         self.lost: OSError | None = None
-        self.modes: list[Any] | None = None  # of our own terminal, if it is one, from before
+        self.modes: Modes | None = None  # of our own terminal, if it is one, from before
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Streams:
         """A checkpoint finds the container's streams in its images."""
         return {"streams": ["", "", ""]}
 

@@ -61,26 +61,37 @@ def dump(
     runs on and the exception goes to the caller. `serves` is called once memory that is handed out lazily can be asked
     for. ShimError says why a dump failed; Killed, where CRIU or the worker was.
     """
-    wire.send(connection, {"op": "dump", **options}, fds)
-    message, _ = wire.receive(connection)
-    if message.get("event") == "dumped":
-        try:
-            commit(message)
-        except BaseException:
-            wire.send(connection, {"op": "abort"})
-            message, _ = wire.receive(connection)  # when it answers, the container runs again
-            if message.get("killed"):
-                raise _failure(message) from None  # what could not be read of the container was for that
-            raise
-        wire.send(connection, {"op": "commit"})
+    try:
+        wire.send(connection, {"op": "dump", **options}, fds)
         message, _ = wire.receive(connection)
-    if message.get("event") == "serves":
-        if serves:
-            serves()
-        message, _ = wire.receive(connection)
+        if message.get("event") == "dumped":
+            message = _committed(connection, message, commit)
+        if message.get("event") == "serves":
+            if serves:
+                serves()
+            message, _ = wire.receive(connection)
+    except ConnectionError:
+        raise Killed(*wire.NO_ANSWER) from None
     if message.get("event") != "done":
         raise _failure(message)
     return float(message["frozen_ns"]) / 1e9
+
+
+def _committed(
+    connection: socket.socket, report: dict[str, Any], commit: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Have it committed; return the worker's next message."""
+    try:
+        commit(report)
+    except BaseException:
+        wire.send(connection, {"op": "abort"})
+        message, _ = wire.receive(connection)  # when it answers, the container runs again
+        if message.get("killed"):
+            raise _failure(message) from None  # what could not be read of the container was for that
+        raise
+    wire.send(connection, {"op": "commit"})
+    message, _ = wire.receive(connection)
+    return message
 
 
 def _failure(message: Mapping[str, Any]) -> ShimError:

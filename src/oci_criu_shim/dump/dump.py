@@ -1,4 +1,4 @@
-"""Taking one checkpoint of one running container."""
+"""Take one checkpoint of one running container."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import base64
 import os
 import signal
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from oci_criu_shim import files
 from oci_criu_shim.container import stdio
 from oci_criu_shim.container.bundle import Bundle
-from oci_criu_shim.container.record import CHAIN
+from oci_criu_shim.container.record import CHAIN, STAGE_LINK
 from oci_criu_shim.dump import client, open_files, preflight, rootfs
-from oci_criu_shim.errors import Killed, ShimError
-from oci_criu_shim.host import cgroups, criu, linux, wire
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import cgroups, criu, linux
 from oci_criu_shim.restore import batch_script, node_fit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.directory import Directory
     from oci_criu_shim.checkpoints.store import Stage, Store
-    from oci_criu_shim.container.record import Container
+    from oci_criu_shim.container.record import Container, Record
     from oci_criu_shim.dump.chain import Chain
 
 
@@ -90,7 +90,7 @@ class Dump:
         begun = time.monotonic()
         needs = node_fit.needs(self.bundle)
         # Where this process is killed, the job's epilog finds by it what is to be removed.
-        link = self.container.path(f"stage.{os.getpid()}")
+        link = self.container.path(f"{STAGE_LINK}{os.getpid()}")
         try:
             with store.stage() as stage:
                 os.symlink(stage.path, link)
@@ -112,7 +112,8 @@ class Dump:
         changed meanwhile. ShimError or OSError where that fails."""
         stage = directory.stage()
         with stage:
-            self._ask(connection, self.options, (stage.images, directory.work), lambda _: None)
+            with _opened(stage.images, directory.work) as directories, connection:
+                client.dump(connection, self.options, [self.pidfd, *directories], lambda _: None)
             stage.keep()
 
     def _checkpoint(
@@ -138,7 +139,8 @@ class Dump:
         options = self.options | (chain.begin(stage) if chain else {})
         layer = rootfs.take(self.container, self.bundle, self.pid, stage)
         try:
-            frozen = self._ask(connection, options, (stage.images, stage.work), commit, serves)
+            with _opened(stage.images, stage.work) as directories, connection:
+                frozen = client.dump(connection, options, [self.pidfd, *directories], commit, serves)
         except ShimError:
             if not committed or options["leave_running"] or options.get("lazy_pages"):
                 raise  # it runs on; what it did not hand out of its memory, nobody else has
@@ -150,26 +152,6 @@ class Dump:
             if layer:
                 layer.stop()
         return committed[0], frozen
-
-    def _ask(
-        self,
-        connection: socket.socket,
-        options: dict[str, Any],
-        directories: tuple[str, str | None],
-        commit: Callable[[dict[str, Any]], None],
-        serves: Callable[[], None] | None = None,
-    ) -> float:
-        """The worker's request: `directories` are for the images, and for CRIU to work in, if elsewhere. For how many
-        seconds the container was frozen."""
-        descriptors = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in directories if path]
-        try:
-            return client.dump(connection, options, [self.pidfd, *descriptors], commit, serves)
-        except ConnectionError:
-            raise Killed(*wire.NO_ANSWER) from None
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
-            connection.close()
 
     def _commit(self, stage: Stage, report: dict[str, Any]) -> Checkpoint:
         """Write what the images don't say, and commit. The container is frozen meanwhile."""
@@ -208,6 +190,17 @@ class Dump:
         }
 
 
+@contextmanager
+def _opened(*paths: str | None) -> Iterator[list[int]]:
+    """Open directories, for the images and for CRIU to work in, if that is another."""
+    descriptors = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in paths if path]
+    try:
+        yield descriptors
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
 def _require_names(images: str) -> None:
     """Raise ShimError where the checkpoint of a container that runs on could not be restored: CRIU gives a file that is
     deleted and has another name a third one, and takes it away again when the dump is over."""
@@ -219,13 +212,13 @@ def _require_names(images: str) -> None:
         )
 
 
-def _outside_of_input(record: dict[str, Any]) -> str | None:
+def _outside_of_input(record: Record) -> str | None:
     """The supervisor's end of the container's standard input; None where it has no supervisor."""
     ends = record.get("stdio", {}).get("outside")
     return f"/proc/{record['supervisor'][0]}/fd/{ends[0]}" if ends else None
 
 
-def _streams(record: dict[str, Any]) -> list[str]:
+def _streams(record: Record) -> list[str]:
     """Where the container's standard streams lead; nowhere outside, where it has a terminal of its own."""
     streams: list[str] = record.get("stdio", {}).get("streams", ["", "", ""])
     return streams

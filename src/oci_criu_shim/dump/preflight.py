@@ -1,4 +1,4 @@
-"""What can be told before anything is frozen: that a checkpoint could not be taken, or never restored."""
+"""Refuse, before anything is frozen, a checkpoint that could not be taken, or never restored."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from oci_criu_shim.container import bundle as bundles
+from oci_criu_shim.dump import bundle_faults
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import cgroups, mounts, process
 from oci_criu_shim.restore import batch_script
@@ -24,8 +24,8 @@ MOUNT_SECURITYFS = "mount -t securityfs securityfs /sys/kernel/security, and rem
 
 
 def check_bundle(bundle: Bundle) -> None:
-    """Raise ShimError where a container of this bundle could never be checkpointed on this node."""
-    bundles.check_checkpointable(bundle)
+    """Raise ShimError if a container of this bundle could never be checkpointed on this node."""
+    bundle_faults.check(bundle)
     if os.geteuid() == 0:
         return
     node = mounts.read()
@@ -60,21 +60,20 @@ def require_no_preserved(pid: int, links: list[str]) -> None:
 
 
 def check(pid: int, bundle: Bundle, shell_job: bool = False) -> None:
-    """Raise ShimError where the container of init `pid` can't be checkpointed as it is now. With `shell_job` it may
-    have the terminal that it was started on."""
-    bundles.check_checkpointable(bundle)
+    """Raise ShimError if the container of init `pid` can't be checkpointed as it is now. With `shell_job` it may have
+    the terminal that it was started on."""
+    bundle_faults.check(bundle)
     _require_running(pid)
-    node, inside = mounts.read(), mounts.read(pid)
+    node, inside, processes = mounts.read(), mounts.read(pid), process.tree(pid)
     _require_own_sharing(inside, node)
     _require_no_queues(pid, inside)
-    _require_known_profiles(pid)
+    _require_known_profiles(processes)
     external = mounts.external(inside, node)
     if os.geteuid():
-        for each in process.tree(pid):
-            _require_own(each)
+        _require_own(processes)
         _require_single_binds(bundle, external, node)
     else:
-        _require_limits(pid)
+        _require_limits(processes)
     if not shell_job:
         _require_no_terminal(pid, inside)
     _require_no_files(pid, inside)
@@ -127,11 +126,11 @@ def _require_no_queues(pid: int, inside: Iterable[Mount]) -> None:
             )
 
 
-def _require_known_profiles(pid: int) -> None:
+def _require_known_profiles(processes: Iterable[int]) -> None:
     """Without AppArmor's directory CRIU leaves out the profiles, and what is restored is confined by none."""
     if os.path.exists(APPARMOR):
         return
-    for each in process.tree(pid):
+    for each in processes:
         profile = _profile(each)
         if profile not in ("", "unconfined"):
             raise ShimError(f"it has the AppArmor profile {profile}, which CRIU can't see here", MOUNT_SECURITYFS)
@@ -204,11 +203,11 @@ def _text(path: str) -> str:
         return ""
 
 
-def _require_limits(pid: int) -> None:
+def _require_limits(processes: Iterable[int]) -> None:
     """CRIU asks for each process's limits, and only CAP_SYS_RESOURCE is told those of another user's (prlimit(2))."""
     import resource
 
-    for each in process.tree(pid):
+    for each in processes:
         try:
             resource.prlimit(each, resource.RLIMIT_CPU)
         except ProcessLookupError:
@@ -220,12 +219,13 @@ def _require_limits(pid: int) -> None:
             ) from None
 
 
-def _require_own(pid: int) -> None:
+def _require_own(processes: Iterable[int]) -> None:
     """The files in /proc of a process with an id of /etc/subuid can't be read without a DAC override."""
-    for line in _text(f"/proc/{pid}/status").splitlines():
-        if line.startswith("Uid:") and set(line.split()[1:]) != {str(os.geteuid())}:
-            raise ShimError(
-                f"process {pid} runs as a user who is not you outside (ids {' '.join(line.split()[1:])}):"
-                " a dump has no right to its memory",
-                "run it as user 0, which is you",
-            )
+    for pid in processes:
+        for line in _text(f"/proc/{pid}/status").splitlines():
+            if line.startswith("Uid:") and set(line.split()[1:]) != {str(os.geteuid())}:
+                raise ShimError(
+                    f"process {pid} runs as a user who is not you outside (ids {' '.join(line.split()[1:])}):"
+                    " a dump has no right to its memory",
+                    "run it as user 0, which is you",
+                )

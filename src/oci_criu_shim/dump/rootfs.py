@@ -1,5 +1,4 @@
-"""What a task changes in its root file system, where another node would not have it: when checkpoints have that, and
-when it is written and put back."""
+"""Keep what a task changes in its root file system, if another node would not have it."""
 
 from __future__ import annotations
 
@@ -9,13 +8,13 @@ import select
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints import baseline
 from oci_criu_shim.checkpoints.committed import DELETED, LAYER
+from oci_criu_shim.container import record
 from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.host import criu, mounts
 from oci_criu_shim.host.userns import Child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.store import Stage, Store
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.container.record import Container
@@ -26,7 +25,6 @@ SHARED = (
     *("9p", "afs", "beegfs", "ceph", "cifs", "dvs", "fuse", "gfs2", "gpfs", "lustre", "nfs", "nfs4"),
     *("ocfs2", "orangefs", "panfs", "smb3", "virtiofs", "wekafs"),
 )
-APPLIED = "layer"  # in a container's directory: the paths, and those deleted, of the layer that it went on from
 PAUSE_SECONDS = 0.001
 
 
@@ -95,7 +93,7 @@ def _wait(mark: str, told: int) -> None:
 
 def _applied(container: Container) -> tuple[list[str], list[str]]:
     try:
-        names, deleted = files.read_json(container.path(APPLIED))
+        names, deleted = files.read_json(container.path(record.LAYER))
     except FileNotFoundError:
         return [], []
     return names, deleted
@@ -105,12 +103,3 @@ def take(container: Container, bundle: Bundle, pid: int, stage: Stage) -> Taking
     """Begin with the layer of a task's checkpoint; None where it is to have none."""
     known = baseline.find(os.path.dirname(stage.path), bundle.rootfs)
     return Taking(container, bundle, pid, stage, known) if known else None
-
-
-def put_back(checkpoint: Checkpoint, container: Container, bundle: Bundle) -> None:
-    """Bring the root file system to where the checkpoint's layer had it; Misfit, ShimError where that fails."""
-    from oci_criu_shim.checkpoints import applying
-
-    layer = applying.Layer(checkpoint.path)
-    Child(applying.Application(layer, bundle.rootfs).run).result()
-    files.write_json(container.path(APPLIED), [layer.names, layer.deleted])

@@ -7,7 +7,7 @@ import json
 import os
 import re
 
-from oci_criu_shim.errors import Misfit
+from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, criu, process
 
 TYPE_CHECKING = False
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.container.bundle import Bundle
 
+# Namespaces that CRIU could not leave out of a checkpoint, and the one that a restore has to make with other clocks.
+NEVER_JOINED = ("ipc", "mount", "time", "user")
 CPUINFO = "/proc/cpuinfo"
 FLAGS = re.compile(r"(flags|[Ff]eatures)\s*: (.*)")
 DIGEST = "org.opencontainers.image.digest"
@@ -67,8 +69,18 @@ def image(bundle: Bundle) -> str:
     return "config.json:" + hashlib.sha256(text.encode()).hexdigest()
 
 
+def check_bundle(bundle: Bundle) -> None:
+    """Raise ShimError if a container of this bundle would share what a checkpoint brings along as its own."""
+    for kind in ("pid", *NEVER_JOINED):
+        if bundle.namespaces.get(kind):
+            raise ShimError(
+                f"{bundle.path}/config.json joins a namespace of type {kind}, and the checkpoint has one of its own",
+                "name no path for it in linux.namespaces; of a pod: do not --share it",
+            )
+
+
 def check(manifest: Mapping[str, Any], bundle: Bundle) -> None:
-    """Raise Misfit where this node lacks what the checkpoint needs. Mounts have their own check in planned.Plan."""
+    """Raise Misfit if this node lacks what the checkpoint needs. Mounts have their own check in RestorePlan."""
     needed = manifest.get("needs")
     if not needed:
         return  # another runtime's, or from before they were noted

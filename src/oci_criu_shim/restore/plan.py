@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
+from oci_criu_shim.container.record import RESTORE_LOG, STAGE
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, criu, linux, mounts
-from oci_criu_shim.restore import batch_script, sandbox
+from oci_criu_shim.restore import batch_script
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.container.record import Container
 
-LOG = "restore.log"
+INVENTORY = "inventory.img"
+CONFIGURATION = "criu.conf"  # CRIU's own name
+STREAMS = 4  # the first of CRIU's three descriptors that are the container's pipes
 OUTSIDE = {  # namespaces made before CRIU starts, by their name in CRIU's images: config.json's name, flag
     "net_ns_id": ("network", linux.CLONE_NEWNET),
     "uts_ns_id": ("uts", linux.CLONE_NEWUTS),
@@ -53,7 +56,7 @@ class Source:
         self.external = f"mnt[{entry.get('name', entry['key'])}]:{staged}"
 
 
-class Plan:
+class RestorePlan:
     """All that is known before anything is made."""
 
     def __init__(self, container: Container, bundle: Bundle, checkpoint: Checkpoint, asked: Asked) -> None:
@@ -63,12 +66,12 @@ class Plan:
         self.program = criu.program()
         self.manifest = checkpoint.manifest
         self.images = checkpoint.images
-        self.inventory = container.path(sandbox.INVENTORY)
-        self.log = os.path.join(asked.work or container.directory, LOG)
-        self.stage = container.path("stage")
+        self.inventory = container.path(INVENTORY)
+        self.log = os.path.join(asked.work or container.directory, RESTORE_LOG)
+        self.stage = container.path(STAGE)
         self.root = f"{self.stage}/root"
         self.staged_images = f"{self.stage}/images"
-        self.cgroup = cgroup(container, bundle, checkpoint)
+        self.cgroup = own_cgroup(container, bundle, checkpoint)
         self.ids = _write_inventory(self.images, self.inventory)
         self.own = {k for k, own in self.ids["own"].items() if own != self.ids["root"].get(k)}
         self.sources = self._sources(batch_script.copy(checkpoint, bundle))
@@ -136,7 +139,7 @@ class Plan:
     def options(self) -> dict[str, Any]:
         """CRIU's request: its field names and values (criu's images/rpc.proto)."""
         inherited = [
-            {"key": name, "fd": sandbox.STREAMS + stream}
+            {"key": name, "fd": STREAMS + stream}
             for stream, name in enumerate(self.manifest["streams"])
             if name.startswith("pipe:[")
         ]
@@ -156,7 +159,7 @@ class Plan:
             "link_remap": True,
             "orphan_pts_master": not self.shell_job,
             "notify_scripts": True,
-            **({"config_file": f"{self.stage}/{sandbox.CONFIGURATION}"} if self.asked.work else {}),
+            **({"config_file": f"{self.stage}/{CONFIGURATION}"} if self.asked.work else {}),
             **self.asked.fields,
         }
 
@@ -177,7 +180,7 @@ class Plan:
         return found
 
 
-def cgroup(container: Container, bundle: Bundle, checkpoint: Checkpoint) -> str:
+def own_cgroup(container: Container, bundle: Bundle, checkpoint: Checkpoint) -> str:
     """The control group that the container is to have for itself, as the one before had; else empty."""
     return cgroups.path_of(container, bundle) if checkpoint.manifest.get("own_cgroup") else ""
 
@@ -188,7 +191,7 @@ def _write_inventory(images: str, path: str) -> dict[str, dict[str, int]]:
     It is mounted over the checkpoint's, which stays as it is. (A directory of links to the images
     would not do: CRIU opens some of them when it is in the container's mount namespace already.)
     """
-    inventory = criu.load_image(os.path.join(images, sandbox.INVENTORY))
+    inventory = criu.load_image(os.path.join(images, INVENTORY))
     own = criu.load_image(os.path.join(images, "ids-1.img"))["entries"][0]
     root = inventory["entries"][0]["root_ids"]
     before = dict(root)

@@ -1,8 +1,8 @@
-"""Starting a container from a checkpoint, without any privilege.
+"""Start a container from a checkpoint, without any privilege.
 
-What CRIU could only rebuild with privilege is made before it starts (builder.py): user, network, UTS,
-control group and time namespaces, the last with offsets so that the clocks go on. CRIU then restores
-inside of them, and the images' inventory is told that they are its own.
+What CRIU could only rebuild with privilege is made before it starts (sandbox.py): user, network, UTS, control group and
+time namespaces, the last with offsets so that the clocks go on. CRIU then restores inside of them, and the images'
+inventory is told that they are its own.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from oci_criu_shim.checkpoints.committed import LAYER
 from oci_criu_shim.checkpoints.directory import joined
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.unpacking import Unpacked
-from oci_criu_shim.container import hooks
-from oci_criu_shim.container.bundle import ROOTFS, check_restorable
-from oci_criu_shim.dump import rootfs
-from oci_criu_shim.dump.open_files import Rollback
+from oci_criu_shim.container import backends, hooks
+from oci_criu_shim.container.backends import Backend
+from oci_criu_shim.container.bundle import ROOTFS
+from oci_criu_shim.container.record import STAGE, STAGE_LINK
 from oci_criu_shim.errors import NotRestored, ShimError
 from oci_criu_shim.host import cgroups, criu, linux, mounts
-from oci_criu_shim.log import Log
-from oci_criu_shim.restore import node_fit, sandbox
-from oci_criu_shim.restore.plan import Asked, Plan, cgroup
+from oci_criu_shim.restore import adopt, node_fit, rootfs, sandbox
+from oci_criu_shim.restore.plan import INVENTORY, Asked, RestorePlan, own_cgroup
+from oci_criu_shim.restore.rollback import Rollback
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,9 +33,14 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container.bundle import Bundle
+    from oci_criu_shim.container.plan import Plan
     from oci_criu_shim.container.record import Container
     from oci_criu_shim.container.stdio import Stdio
-    from oci_criu_shim.supervisor.detached import Streams
+    from oci_criu_shim.log import Log
+    from oci_criu_shim.restore.streams import CallersStreams
+
+    Streams = Stdio | CallersStreams
+    Started = tuple[int, int | None]  # the pid of the init, and the master of its terminal, if it has one
 
 # When CRIU says so, which hooks are run. The first finds the container's namespaces with the node's
 # mounts in them, as before pivot_root; the second all processes restored and not yet running.
@@ -43,96 +48,119 @@ AT_NAMESPACES, AT_RESTORED = "setup-namespaces", "post-restore"
 
 
 def pending_input(checkpoint: Checkpoint) -> bytes:
-    """What the container had not read yet of its standard input; ShimError where the manifest garbles it."""
+    """Return what the container had not read yet of its standard input. Raise ShimError if the manifest garbles it."""
     try:
         return base64.b64decode(checkpoint.manifest["input"], validate=True)
     except ValueError as error:
         raise ShimError(f"{checkpoint.path}: manifest.json: input: {error}") from None
 
 
-def start(
-    container: Container,
-    bundle: Bundle,
-    checkpoint: Checkpoint,
-    stdio: Stdio | Streams,
-    log: Log | None = None,
-    asked: Asked | None = None,
-    cut: str | None = None,
-) -> int:
-    """Restore `checkpoint` as `container`: the pid of its init, a child of ours. Files that have grown since are cut
-    back where `cut` is a directory for what is cut off.
+class Restore:
+    """The container of `plan`, whose id is reserved, from `checkpoint`; `backend` will look after it.
 
-    Raises ShimError, with CRIU's own words, where that fails; nothing of it is running then. Misfit: it is this node
-    that can't.
+    If `cut` is a directory, files that have grown since the checkpoint are cut back, and what is cut off is put there.
     """
-    log = log or Log()
 
-    def attempt(found: Checkpoint) -> tuple[int, int | None]:
+    def __init__(
+        self, plan: Plan, checkpoint: Checkpoint, log: Log, asked: Asked | None = None, cut: str | None = None
+    ) -> None:
+        self.container = plan.container
+        self.bundle = plan.bundle
+        self.checkpoint = checkpoint
+        self.log = log
+        self.asked = asked or Asked()
+        self.cut = cut
+        self.backend = plan.backend
+        if self.backend.dialect != backends.DEFAULT:  # adopt.py knows the files of crun's
+            self.backend = Backend(backends.DEFAULT, plan.container.root, plan.backend.globals, log)
+        self.group = own_cgroup(self.container, self.bundle, checkpoint)
+
+    def start(self, streams: Streams) -> int:
+        """Have it run; return the pid of its init, a child of ours.
+
+        Raise ShimError, with CRIU's own words, or Misfit if it is this node that can't. Nothing of it runs then, and
+        nothing is left but its directory.
+        """
+        try:
+            pid, terminal = committed.steadily(self.checkpoint, lambda found: self._attempt(found, streams))
+        except (ShimError, OSError):
+            self._undo()
+            raise
+        try:
+            if terminal is not None:
+                streams.attach(terminal)
+            for warning in hooks.warnings(self.bundle.hooks, "poststart", self.container.state("running", pid)):
+                self.log.error(warning)
+            adopt.adopt(self.backend, self.container, self.bundle, self.checkpoint, pid, self.group)
+        except (ShimError, OSError):
+            self.end(pid)
+            raise
+        return pid
+
+    def end(self, pid: int) -> None:
+        """Undo start(): nobody would know of it."""
+        os.kill(pid, signal.SIGKILL)
+        if self.backend.knows(self.container):
+            self.backend.output("delete", "--force", self.container.name)
+        self._undo()
+
+    def _attempt(self, found: Checkpoint, streams: Streams) -> Started:
         verification = Verification(found)
-        check_restorable(bundle)
-        node_fit.check(found.manifest, bundle)
-        for difference in node_fit.differences(found.manifest, bundle):
-            log.event(f"{found.path} is tried all the same: {difference}")
-        if os.path.exists(container.path("stage")):
-            undo(container, cgroup(container, bundle, found))  # an attempt before
-        with Unpacked(found, container.path(f"stage.{os.getpid()}")) as raw, joined(raw) as whole:
-            os.mkdir(container.path("stage"), 0o700)
-            return _restore(Plan(container, bundle, whole, asked or Asked()), verification, cut, stdio, log)
+        node_fit.check_bundle(self.bundle)
+        node_fit.check(found.manifest, self.bundle)
+        for difference in node_fit.differences(found.manifest, self.bundle):
+            self.log.event(f"{found.path} is tried all the same: {difference}")
+        if os.path.exists(self.container.path(STAGE)):
+            self._undo()  # an attempt before
+        link = self.container.path(f"{STAGE_LINK}{os.getpid()}")
+        with Unpacked(found, link) as raw, joined(raw) as whole:
+            os.mkdir(self.container.path(STAGE), 0o700)
+            linux.become_subreaper()
+            if (
+                ROOTFS not in self.bundle.annotations
+            ):  # a job's has a place for all mounts, and root makes nothing there
+                mounts.make_points(self.bundle.mounts, self.bundle.path, self.bundle.rootfs)
+            plan = RestorePlan(self.container, self.bundle, whole, self.asked)
+            rollback = Rollback(found, self.cut, plan.bases, self.log) if self.cut else None
+            moments = _Moments(self.container, self.bundle, verification, rollback)
+            try:
+                started = _carry_out(plan, verification, moments, streams)
+            except (ShimError, OSError):
+                moments.undone(self.log)
+                raise
+        if not verification.complete:
+            self.log.event(f"{found.path} was not verified: it has no checksums of its memory")
+        return started
 
-    pid, terminal = committed.steadily(checkpoint, attempt)
-    if terminal is not None:
-        _attach(stdio, terminal, pid)
-    for warning in hooks.warnings(bundle.hooks, "poststart", container.state("running", pid)):
-        log.error(warning)
-    return pid
+    def _undo(self) -> None:
+        """Remove what a failed attempt left in the container's directory, but for CRIU's log, and its control group."""
+        files.remove_if_there(self.container.path(INVENTORY))
+        try:
+            os.rmdir(self.container.path(STAGE))
+        except FileNotFoundError:
+            pass
+        if self.group:
+            cgroups.remove(self.group)
 
 
-def _restore(
-    plan: Plan, verification: Verification, cut: str | None, stdio: Stdio | Streams, log: Log
-) -> tuple[int, int | None]:
-    """The pid of the init, and the master of its terminal, if it has one."""
-    linux.become_subreaper()
-    if ROOTFS not in plan.bundle.annotations:  # a job's, where root is to make nothing: all that is mounted has a place
-        mounts.make_points(plan.bundle.mounts, plan.bundle.path, plan.bundle.rootfs)
-    rollback = Rollback(verification.checkpoint, cut, plan.bases, log) if cut else None
-    steps = _Steps(plan.container, plan.bundle, verification, rollback)
-    try:
-        pid, terminal = _carry_out(plan, verification, steps, stdio)
-    except (ShimError, OSError):
-        steps.undone(log)
-        raise
-    if not verification.complete:
-        log.event(f"{verification.checkpoint.path} was not verified: it has no checksums of its memory")
-    return pid, terminal
-
-
-def _carry_out(plan: Plan, verification: Verification, steps: _Steps, stdio: Stdio | Streams) -> tuple[int, int | None]:
-    swrk = sandbox.start(plan, stdio)
+def _carry_out(plan: RestorePlan, verification: Verification, moments: _Moments, streams: Streams) -> Started:
+    swrk = sandbox.start(plan, streams)
     try:
         verification.start()
-        response = swrk.request("RESTORE", plan.options(), steps.notified)
-        if not response.success and not steps.refused:
+        response = swrk.request("RESTORE", plan.options(), moments.notified)
+        if not response.success and not moments.refused:
             verification.require()  # it tells more than CRIU does
     finally:
         verification.stop()
         swrk.close()
-    if steps.refused:
-        raise steps.refused
+    if moments.refused:
+        raise moments.refused
     if not response.success:
         raise _failure(plan, response)
     return int(response.restore.pid), swrk.terminal
 
 
-def _attach(stdio: Stdio | Streams, terminal: int, pid: int) -> None:
-    """Give a terminal to whoever copies it; without one, the container is ended."""
-    try:
-        stdio.attach(terminal)
-    except (ShimError, OSError):
-        os.kill(pid, signal.SIGKILL)
-        raise
-
-
-class _Steps:
+class _Moments:
     """Runs the hooks of a start at the moments of the restore that are theirs, and lets no process run whose memory is
     not what was dumped."""
 
@@ -178,36 +206,8 @@ class _Steps:
             log.error(warning)
 
 
-def seccomp(bundle: Bundle, checkpoint: Checkpoint) -> bytes:
-    """The filter that config.json's seccomp is for the kernel, as the init had it; empty where it has none.
-
-    It is the oldest of the init's: the backend set it before the program could add any.
-    """
-    if not bundle.config.get("linux", {}).get("seccomp"):
-        return b""
-    core = criu.load_image(os.path.join(checkpoint.images, "core-1.img"))["entries"][0]
-    number = core["thread_core"].get("seccomp_filter")
-    if number is None:
-        return b""
-    filters = criu.load_image(os.path.join(checkpoint.images, "seccomp.img"))["entries"][0]["seccomp_filters"]
-    while "prev" in filters[number]:
-        number = filters[number]["prev"]
-    return base64.b64decode(filters[number]["filter"])
-
-
-def _failure(plan: Plan, response: Any) -> ShimError:
+def _failure(plan: RestorePlan, response: Any) -> ShimError:
     lines = criu.errors(plan.log)
     said = " | ".join(lines) or response.cr_errmsg or f"error {response.cr_errno}"
     hint = criu.meaning(lines) or node_fit.changed(plan.manifest, plan.bundle)
     return NotRestored(f"CRIU could not restore {plan.container.name}: {said}", hint)
-
-
-def undo(container: Container, group: str) -> None:
-    """Remove what a failed start() left in the container's directory, but for CRIU's log, and its control group."""
-    files.remove_if_there(container.path(sandbox.INVENTORY))
-    try:
-        os.rmdir(container.path("stage"))
-    except FileNotFoundError:
-        pass
-    if group:
-        cgroups.remove(group)

@@ -14,6 +14,7 @@ import stat
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts, process
 from oci_criu_shim.restore import batch_script
+from oci_criu_shim.restore.plan import CONFIGURATION, INVENTORY, STREAMS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,18 +22,17 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oci_criu_shim.container.stdio import Stdio
-    from oci_criu_shim.restore.plan import Plan
-    from oci_criu_shim.supervisor.detached import Streams
+    from oci_criu_shim.restore.plan import RestorePlan
+    from oci_criu_shim.restore.streams import CallersStreams
 
-INVENTORY = "inventory.img"
-STATISTICS, CONFIGURATION = "stats-restore", "criu.conf"  # names of CRIU's own
-CONNECTION, STREAMS = 3, 4  # CRIU's descriptors: the connection, then the three pipes
+STATISTICS = "stats-restore"  # CRIU's own name
+CONNECTION = 3  # CRIU's descriptor; the three pipes are next
 NAMESPACE_HINT = "are unprivileged user namespaces allowed on this node? (user.max_user_namespaces)"
 TEMPORARY = "/tmp"
 LONGEST = 4000  # of what the builder says, in bytes: one page of a pipe is written at once
 
 
-def start(plan: Plan, stdio: Stdio | Streams) -> criu.Swrk:
+def start(plan: RestorePlan, stdio: Stdio | CallersStreams) -> criu.Swrk:
     """`criu swrk` inside the new namespaces, a child of ours."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     log = os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -71,7 +71,7 @@ def start(plan: Plan, stdio: Stdio | Streams) -> criu.Swrk:
     return criu.Swrk(ours, int(text))
 
 
-def _build(plan: Plan, fds: Mapping[int, int], ready: int, go: int, said: int) -> None:
+def _build(plan: RestorePlan, fds: Mapping[int, int], ready: int, go: int, said: int) -> None:
     """In the builder: the namespaces, then a child in all of them (only children enter a new time
     namespace), which becomes CRIU."""
     os.setsid()
@@ -142,7 +142,7 @@ def _set_clocks(values: Mapping[str, int]) -> None:
     _write("/proc/self/timens_offsets", clocks.lines(wanted))
 
 
-def _set_up_network(plan: Plan) -> None:
+def _set_up_network(plan: RestorePlan) -> None:
     """The loopback, and config.json's sysctls: of a network namespace that it is told is external, CRIU
     keeps neither."""
     if not plan.flags & linux.CLONE_NEWNET:
@@ -157,7 +157,7 @@ def _set_up_network(plan: Plan) -> None:
                 raise ShimError(f"cannot set {name} to {value!r}: {error.strerror}", hint) from None
 
 
-def _mount(plan: Plan) -> None:
+def _mount(plan: RestorePlan) -> None:
     """The rootfs, the images, and the source of each external mount, in a mount namespace of our own.
 
     A source gets the flags that the container's mount had: CRIU 4.2 sets them itself only where they
@@ -193,14 +193,14 @@ def _is_below(path: str, directory: str) -> bool:
     return os.path.realpath(path).startswith(f"{os.path.realpath(directory)}/")
 
 
-def _root_flags(plan: Plan) -> int:
+def _root_flags(plan: RestorePlan) -> int:
     """Those that the container's root had: in its user namespace CRIU can't take off any that it has on this node."""
     image = criu.load_image(os.path.join(plan.images, f"mountpoints-{plan.ids['own']['mnt_ns_id']}.img"))
     root = next(entry for entry in image["entries"] if not entry["mountpoint"].strip("./"))
     return mounts.flags(mounts.names(root["flags"]))
 
 
-def _stage_work(path: str, staged: str, plan: Plan) -> None:
+def _stage_work(path: str, staged: str, plan: RestorePlan) -> None:
     """The directory `path` where CRIU works; where that is closed to it, it gets the one file that it writes there. A
     request could name the directory of a process only that CRIU may look into."""
     if plan.estranged:
@@ -212,7 +212,7 @@ def _stage_work(path: str, staged: str, plan: Plan) -> None:
     _write(os.path.join(plan.stage, CONFIGURATION), f'work-dir "{staged}"\n')
 
 
-def _give_away(plan: Plan, fds: Mapping[int, int]) -> None:
+def _give_away(plan: RestorePlan, fds: Mapping[int, int]) -> None:
     """Let the user who is root in the container, and whom root's directories are closed to, read the images, have the
     pipes, which CRIU opens anew, and get to what is staged."""
     uid, gid = (_outside(plan.manifest[name]) for name in ("uid_map", "gid_map"))
@@ -245,7 +245,7 @@ def _outside(mapping: list[list[int]], number: int = 0) -> int:
     return next(outside + number - inside for inside, outside, count in mapping if 0 <= number - inside < count)
 
 
-def _make_device(path: str, device: Mapping[str, Any], plan: Plan) -> None:
+def _make_device(path: str, device: Mapping[str, Any], plan: RestorePlan) -> None:
     """A device that root's container with a user namespace has of config.json (config-linux.md, Devices)."""
     kind = stat.S_IFBLK if device["type"] == "b" else stat.S_IFCHR
     os.mknod(path, kind, os.makedev(device["major"], device["minor"]))

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim.container.bundle import Bundle
-from oci_criu_shim.container.record import all_of, living
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from oci_criu_shim.container.record import Container
+    from collections.abc import Mapping
 
 RUN_DIRECTORY = "/run/oci-criu-shim"  # of jobs on their nodes (spank/paths.h)
 BATCH_SCRIPT = "/tmp/slurm/startup"  # where Slurm has it in a container
@@ -93,30 +89,9 @@ def of(environment: Mapping[str, str]) -> Task | None:
         raise ShimError(f"the environment names no Slurm task: {error}") from None
 
 
-def asked(root: str) -> Iterator[Container]:
-    """The containers of a job on this node whose checkpoints were asked for: any other begins again with the job."""
-    for container in all_of(root):
-        record = container.load()
-        if living(record, "supervisor") is None:
-            continue
-        task = of(Bundle(record["bundle"], record["config"]).environment())
-        if task is not None and task.asked:
-            yield container
-
-
 def _positive(text: str | None) -> int:
     if text is None:
         return 0
     if not text.isdecimal() or int(text) < 1:
         raise ShimError(f"--checkpoint-keep is a number of checkpoints, at least 1, not {text!r}")
     return int(text)
-
-
-def helper_socket(root: str, task: Task) -> str:
-    """Where the SPANK plugin's privileged helper of this step listens."""
-    return os.path.join(root, f"helper.{task.step}.sock")
-
-
-def proxy_socket(root: str, task: Task) -> str:
-    """Where the task's proxy listens, while Slurm is about to create and start its container (spank/proxy.c)."""
-    return os.path.join(root, f"task.{task.step}.{task.local}.sock")

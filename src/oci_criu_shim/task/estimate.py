@@ -7,9 +7,9 @@ import os
 import time
 
 from oci_criu_shim import files
+from oci_criu_shim.container import jobs
 from oci_criu_shim.container.record import all_of
 from oci_criu_shim.host import process
-from oci_criu_shim.slurm import tasks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Estimate:
         """What a checkpoint would take now; at most FRESH_SECONDS old."""
         when, found = self.known
         if time.monotonic() > when + FRESH_SECONDS:
-            inits = [container.alive("init") for container in tasks.asked(self.container.root)]
+            inits = [container.alive("init") for container in jobs.asked(self.container.root)]
             found = self.of(sum(memory(init) for init in inits if init))
             self.known = (time.monotonic(), found)
         return found

@@ -1,5 +1,5 @@
-"""What a restarted task goes on from: its newest checkpoint, an older one, its beginning where the site allows that, or
-nothing. Where it is the node that can't, the job goes to another one."""
+"""Know from what a restarted task may go on: its newest checkpoint, an older one, or, if the site allows that, its
+beginning. If it is the node that can't, the job goes to another one."""
 
 from __future__ import annotations
 
@@ -18,17 +18,14 @@ from oci_criu_shim.task import history
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
     from typing import Any
 
-    from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.config import Settings
     from oci_criu_shim.container.record import Container
     from oci_criu_shim.host.signals import Signals
     from oci_criu_shim.log import Log
     from oci_criu_shim.slurm.tasks import Task
-
-    Life = Callable[[], int]  # all that is left of a container's life; its exit status
 
 TRIES = "tries.json"
 MARK = "oci-criu-shim: "  # where our part of a job's comment begins
@@ -39,7 +36,11 @@ LIST = "oci-criu-shim ckpt list shows those that there are"
 
 
 class Ladder:
-    """The ways for `task` to go on, whose checkpoints are in `store`."""
+    """The checkpoints in `store` from which `task` may go on, and what is said if they don't do.
+
+    Who restores it takes rungs(), in their order, and tells of each whether it failed() or the task was restored();
+    then, if none did, whether the job goes_elsewhere() or the task begins_again().
+    """
 
     def __init__(
         self, container: Container, task: Task, store: Store, settings: Settings, signals: Signals, log: Log
@@ -54,41 +55,54 @@ class Ladder:
         self.newest = max(store.numbers(), default=0)
         self.tries = Tries(os.path.join(store.path, TRIES), self.newest)
         self.reasons: list[str] = []
+        self.may_try_again = False  # the rung in hand, if it fails for what passes
+        self.tries_again = False
+        self.may_do_elsewhere = False
 
-    def climb(self, begin: Callable[[Checkpoint], Life], create: Life) -> Life:
-        """Have the container begin, from the first checkpoint that will do, or from its start; what is then left to do.
-
-        ShimError where it can't go on.
-        """
-        rungs = self._rungs()
-        if rungs:
+    def rungs(self) -> Iterator[str]:
+        """Yield the paths of checkpoints to try. Raise ShimError if there were too many tries."""
+        paths = self._paths()
+        if paths:
             self._count()
-        elsewhere = False
-        for path in rungs:
-            try:
-                life = _begin_alone(begin, path)
-            except Misfit as error:
-                self._note(path, error)
-                if self._go_elsewhere():
-                    return self._end
-            except ShimError as error:
-                self._refuse(path, error)
-                elsewhere |= isinstance(error, NotRestored)
-            else:
-                self._restored(path)
-                return life
-        if elsewhere and self._go_elsewhere():
-            return self._end
-        return self._begin_again(create)
+        for path in paths:
+            for pause in (*PAUSES, None):
+                self.may_try_again, self.tries_again = pause is not None, False
+                yield path
+                if pause is None or not self.tries_again:
+                    break
+                time.sleep(pause * os.urandom(1)[0] / 255)
 
-    def _rungs(self) -> list[str]:
-        """The checkpoints to try, in this order: its own, or while it has none those of --restart-dir."""
+    def failed(self, path: str, error: ShimError | OSError) -> bool:
+        """Note that a rung did not do; whether the job has been requeued because another node may.
+
+        CRIU makes deleted files that are open anew, for a moment, under names that are the same in each restore of a
+        checkpoint (ghost_path() in criu/files-reg.c): others may be at it, in the same directory. What the node's
+        system calls refuse, an older checkpoint may not need, nor another node refuse.
+        """
+        if isinstance(error, OSError):
+            error = NotRestored(f"{path} could not be restored: {line_of(error)}")
+        if isinstance(error, NotRestored) and "ghost" in str(error) and self.may_try_again:
+            self.tries_again = True
+        elif isinstance(error, Misfit):
+            self._note(path, error)
+            return self._go_elsewhere()
+        else:
+            self._refuse(path, error)
+            self.may_do_elsewhere |= isinstance(error, NotRestored)
+        return False
+
+    def goes_elsewhere(self) -> bool:
+        """Whether, after all rungs, the job has been requeued to try them on another node."""
+        return self.may_do_elsewhere and self._go_elsewhere()
+
+    def _paths(self) -> list[str]:
+        """Return the checkpoints to try, in this order: its own, or while it has none those of --restart-dir."""
         if not self.newest and self.task.restart_dir:
             return sources(self.task.restart_dir, self.task, self.store.directory)
         return _newest_first(self.store.path)
 
     def _count(self) -> None:
-        """Note this try; ShimError where there were too many."""
+        """Note this try. Raise ShimError if there were too many."""
         limit = self.settings.max_restarts
         if limit and self.tries.count >= limit:
             after = f"checkpoint {self.newest}" if self.newest else f"--restart-dir={self.task.restart_dir}"
@@ -108,7 +122,7 @@ class Ladder:
         self.reasons.append(f"{os.path.basename(path)}: {str(error).replace(f'{path}/', '')}")
 
     def _refuse(self, path: str, error: ShimError) -> None:
-        """Keep CRIU's log, if it came to write one, with the checkpoint, unless that is another job's, and for longer
+        """Keep CRIU's log, if it came to write one: with the checkpoint, unless that is another job's, and for longer
         with the history."""
         log = self.container.path(REFUSED)
         try:
@@ -125,7 +139,8 @@ class Ladder:
                 self.log.debug(str(failure))
         self._note(path, error, self.log.keep(f"restore-{os.path.basename(path)}.log", text) if said else "")
 
-    def _restored(self, path: str) -> None:
+    def restored(self, path: str) -> None:
+        """Note that a rung did."""
         own = os.path.dirname(path) == self.store.path
         if own:
             files.remove_if_there(os.path.join(path, REFUSED))  # that was another node's fault
@@ -133,12 +148,13 @@ class Ladder:
             # Slurm may take its time, the container not.
             process.fork(lambda: self._tell(f"restored from {os.path.basename(path) if own else path}"))
 
-    def _begin_again(self, create: Life) -> Life:
+    def begins_again(self) -> None:
+        """Note that the task starts from its beginning. Raise ShimError if the site does not allow that."""
         if self.settings.fresh_start:
             reason = "it has no checkpoint to go on from"
             self.log.event(f"{self.what} starts from its beginning: {reason}", "fell-back", reason=reason)
             self._tell("started from its beginning")
-            return create
+            return
         self._tell("failed: no checkpoint to go on from")
         if not self.newest and self.task.restart_dir:
             source = f"--restart-dir={self.task.restart_dir}"
@@ -149,7 +165,7 @@ class Ladder:
         )
 
     def _go_elsewhere(self) -> bool:
-        """Whether the job has been requeued, to start on another node."""
+        """Have the job requeued, to start on another node, if there is one; whether it was."""
         from oci_criu_shim.slurm import controller
         from oci_criu_shim.task import requeue
 
@@ -171,15 +187,14 @@ class Ladder:
             return False
         return True
 
-    def _end(self) -> int:
+    def wait_for_end(self) -> None:
         """Wait for the job's end, so that nothing comes after this in its script."""
         limit = time.monotonic() + END_SECONDS
         while signal.SIGTERM not in self.signals.read() and (left := limit - time.monotonic()) > 0:
             select.select([self.signals.reader], [], [], left)
-        return 1
 
     def _tell(self, outcome: str) -> int:
-        """Say it in the job's comment, with the reasons; 0."""
+        """Say it in the job's comment, with the reasons; return 0."""
         from oci_criu_shim.slurm import controller
 
         text = " ".join(": ".join([outcome, "; ".join(self.reasons)] if self.reasons else [outcome]).split())
@@ -188,27 +203,6 @@ class Ladder:
         except ShimError as error:
             self.log.debug(f"job {self.task.job} got no comment: {error.line()}")
         return 0
-
-
-def _begin_alone(begin: Callable[[Checkpoint], Life], path: str) -> Life:
-    """CRIU makes deleted files that are open anew, for a moment, under names that are the same in each restore of a
-    checkpoint (ghost_path() in criu/files-reg.c): others may be at it, in the same directory."""
-    for pause in PAUSES:
-        try:
-            return _begin(begin, path)
-        except NotRestored as error:
-            if "ghost" not in str(error):
-                raise
-        time.sleep(pause * os.urandom(1)[0] / 255)
-    return _begin(begin, path)
-
-
-def _begin(begin: Callable[[Checkpoint], Life], path: str) -> Life:
-    """What the node's system calls refuse, an older checkpoint may not need, nor another node refuse."""
-    try:
-        return begin(committed.read(path))
-    except OSError as error:
-        raise NotRestored(f"{path} could not be restored: {line_of(error)}") from None
 
 
 class Tries:

@@ -1,4 +1,4 @@
-"""What a supervisor knows of its task's checkpoints: when one is due, and why. A child takes it (taking, preempt)."""
+"""Know when a task's checkpoint is due, and why, in its supervisor. A child takes it (take.py, preempt.py)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 
 from oci_criu_shim import files, units
 from oci_criu_shim.checkpoints import store
+from oci_criu_shim.container.record import LIMITS, REQUEST
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host.signals import CHECKPOINT
 from oci_criu_shim.task import estimate, schedule
@@ -28,21 +29,12 @@ if TYPE_CHECKING:
 TAKEN, NO_REASON, FAILED, LOST, UNKNOWN = 0, 3, 4, 5, 6
 ENDING = (schedule.PREEMPT, schedule.TIMEOUT)
 
-# In a container's directory.
-REQUEST = "request"  # somebody wants a checkpoint now, and has it until he is answered
-ANSWER = "answer"  # that is what came of it; where there is none, whoever saw to it was killed
-LIMITS = "limits"  # what a child has heard of Slurm
-# It must go: "taken", it will start again from a checkpoint; "failed", and would from an older one, or "stuck", where
-# there is none; "ended", by itself; "lost", by a checkpoint.
-DONE = "checkpointed"
-# In the job's run directory.
-TIME_IS_UP = ".timeout"  # one of its containers must go before the time limit, so all of them
 
+class Policy:
+    """What is decided about the checkpoints of a task.
 
-class Checkpointer:
-    """The supervisor asks it at_signal() and due() what there is to do, and tells it what is done().
-
-    Raises ShimError where what the job asked for can't be understood.
+    The supervisor asks at_signal() and due() what there is to do, and tells what is done(). Raise ShimError if what the
+    job asked for can't be understood.
     """
 
     def __init__(self, container: Container, task: Task, store: Store, settings: Settings, log: Log) -> None:
@@ -62,11 +54,11 @@ class Checkpointer:
         self.silent = ""  # what the last child was to see to, if it has not said what came of it
 
     def started(self) -> None:
-        """The container runs."""
+        """Note that the container runs."""
         self.schedule.started()
 
     def at_signal(self, number: int) -> list[str]:
-        """What that signal may want checkpoints for, the most urgent first; empty where it is not ours.
+        """Return what that signal may want checkpoints for, the most urgent first; nothing if it is not ours.
 
         A preemption may come while somebody's request is there: it is asked about then, too.
         """
@@ -80,16 +72,16 @@ class Checkpointer:
         return [schedule.PREEMPT, schedule.REQUEST] if requested else [schedule.PREEMPT]
 
     def due(self) -> str:
-        """Why a checkpoint is due now, or schedule.LOOK; empty where nothing is."""
+        """Return why a checkpoint is due now, or schedule.LOOK; an empty string if nothing is."""
         self._warn()
         return self.schedule.due()
 
     def sleep(self) -> float:
-        """For how many seconds there is nothing to ask due() for."""
+        """Return for how many seconds there is nothing to ask due() for."""
         return self.schedule.sleep()
 
     def ended_by(self) -> Checkpoint | None:
-        """The checkpoint that ended this run of the container; None where none did."""
+        """Return the checkpoint that ended this run of the container; None if none did."""
         try:
             newest = store.newest(self.store.path)
         except (ShimError, OSError):
@@ -99,14 +91,14 @@ class Checkpointer:
         return newest if newest.manifest.get("restarts") == self.task.restarts else None
 
     def begin(self, reason: str) -> None:
-        """A child is about to see to it."""
+        """Note that a child is about to see to it."""
         self.silent = reason
         if reason != schedule.LOOK:
             self.schedule.begun()
             self.packing.stop()
 
     def done(self, reason: str, status: int) -> None:
-        """A child that was to see to it has ended, with one of the results above, unless it failed."""
+        """Note that a child that was to see to it has ended, with one of the results above, unless it failed."""
         if status in (TAKEN, NO_REASON, FAILED, LOST):
             self.silent = ""
         if status == TAKEN and reason not in ENDING:
@@ -122,7 +114,7 @@ class Checkpointer:
             self._tell_of_slowness()
 
     def note_limits(self, end: int, grace: int) -> None:
-        """In a child: have the supervisor know the time limit (since the epoch) and the grace time; 0: none."""
+        """In a child: tell the supervisor the time limit (since the epoch) and the grace time; 0 is none."""
         files.write_atomically(self.container.path(LIMITS), f"{end} {grace}".encode())
 
     def _read_limits(self) -> None:

@@ -1,12 +1,12 @@
-"""The steps of a batch script, which begins at its top when its job is requeued: none that had finished is run twice.
+"""Know which steps of a requeued batch script have finished: the script begins at its top, and no step is run twice.
 
     <checkpoint-dir>/<job>/<step>.<task>/finished.json   {version, status, command, bundle}
                                         /started         the number of the run (restart count) that is at work on it
 
 A step that ended by itself leaves finished.json, and its checkpoints go. So does a container that is the batch step
-and ends in its job's grace time: Slurm requeues the job all the same. One that was ended because its job ends has
+and ends in its job's grace time: Slurm requeues the job all the same. A step that was ended because its job ends has
 not finished, whatever its exit status: slurmctld changes the job's state before it has anything killed, and is asked
-where a signal had part in the end. A step is known again by its number and task, and by its command and bundle, because
+if a signal had part in the end. A step is known again by its number and task, and by its command and bundle, because
 steps in the background may change their numbers from one run of the script to the next.
 """
 
@@ -17,45 +17,56 @@ import os
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints import owner
 from oci_criu_shim.checkpoints.store import STARTED, Store
+from oci_criu_shim.container.record import DONE, INIT_PID
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.slurm.rundir import RunDirectory
 from oci_criu_shim.task import script_end
-from oci_criu_shim.task.policy import DONE, ENDING, TIME_IS_UP
+from oci_criu_shim.task.policy import ENDING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import TypedDict
 
     from oci_criu_shim.container.bundle import Bundle
+    from oci_criu_shim.container.plan import Plan
     from oci_criu_shim.host.signals import Signals
-    from oci_criu_shim.supervisor.lifecycle import Plan
-    from oci_criu_shim.task.policy import Checkpointer
+    from oci_criu_shim.task.departure import Departure
+    from oci_criu_shim.task.policy import Policy
+
+    class Finished(TypedDict):
+        """What finished.json has."""
+
+        version: int
+        status: int
+        command: str  # its digest
+        bundle: str  # its path
+
 
 FINISHED = "finished.json"
 VERSION = 1
-SIGNALLED = "signalled"  # in the job's run directory: its watcher was sent a SIGTERM (spank/watcher.c)
-KEPT = "kept."  # there too: links to what the job keeps, which goes with the job (spank/rundir.c)
-KILLED = 128 + 9
 
 
 class Step:
     """A task that asked for checkpoints, on its way from its start to its end."""
 
-    def __init__(self, plan: Plan, of: Checkpointer, signals: Signals) -> None:
+    def __init__(self, plan: Plan, policy: Policy, signals: Signals) -> None:
         self.plan = plan
-        self.of = of
+        self.policy = policy
         self.signals = signals
-        self.task = of.task
-        self.root = of.container.root
-        self.store = of.store
-        self.log = of.log
-        self.path = os.path.join(of.store.path, FINISHED)
+        self.task = policy.task
+        self.directory = RunDirectory(policy.container.root)
+        self.store = policy.store
+        self.log = policy.log
+        self.path = os.path.join(policy.store.path, FINISHED)
 
     def done(self) -> int | None:
-        """The exit status of a step that had finished in an earlier run of its job; None where it is to run.
+        """Return the exit status of a step that had finished in an earlier run of its job; None if it is to run.
 
-        ShimError where that can't be known.
+        Raise ShimError if that can't be known.
         """
-        self._leave_word()
+        job = os.path.dirname(self.store.path)
+        if self.task.restarts or not self.task.is_batch:
+            self.directory.keep(job)
         record = None if self._runs_again() else self._recorded()
         if record and self._is_other(record):
             self._forget()
@@ -70,7 +81,8 @@ class Step:
         return None
 
     def _runs_again(self) -> bool:
-        """Whether it is to run even if it had finished: as the user wishes, or in an earlier job of that number."""
+        """Whether it runs even if it had finished: because the user wants that, or it did in an earlier job of that
+        number."""
         if self.task.restarts and not self.task.rerun:
             return False
         if os.path.exists(self.path):
@@ -81,9 +93,9 @@ class Step:
         self.store.clear()
         self.store.prepare(self.task.cluster)
 
-    def _recorded(self) -> dict[str, Any] | None:
+    def _recorded(self) -> Finished | None:
         try:
-            record: dict[str, Any] = files.read_json(self.path)
+            record: Finished = files.read_json(self.path)
             if record["version"] != VERSION or not 0 <= record["status"] <= 255:
                 raise ValueError("it is not one this version reads")
         except FileNotFoundError:
@@ -95,25 +107,16 @@ class Step:
             ) from None
         return record
 
-    def _is_other(self, record: dict[str, Any]) -> bool:
-        """Whether it is not this step that had finished."""
-        now = identity(self.plan.bundle)
-        other = next((key for key in now if now[key] != record.get(key)), None)
+    def _is_other(self, record: Finished) -> bool:
+        """Whether it is another step that had finished."""
+        command, bundle = identity(self.plan.bundle)
+        other = "command" if record.get("command") != command else "bundle" if record.get("bundle") != bundle else ""
         if other:
             self.log.event(f"{self.task.describe()} runs: what had finished under this number has another {other}")
-        return other is not None
-
-    def _leave_word(self) -> None:
-        """For the job's end, of what is kept until then."""
-        job = os.path.dirname(self.store.path)
-        if self.task.restarts or not self.task.is_batch:
-            try:
-                os.symlink(job, os.path.join(self.root, f"{KEPT}{os.stat(job).st_ino}"))
-            except OSError:
-                pass  # another of the job's steps has done so
+        return bool(other)
 
     def _mark_begun(self) -> None:
-        """For an earlier run of the job, on a node that Slurm has given up."""
+        """Tell an earlier run of the job, on a node that Slurm has given up."""
         if self.task.restarts and self.store.started():
             number = str(self.task.restarts).encode()
             try:
@@ -124,36 +127,37 @@ class Step:
     def is_too_late(self) -> bool:
         """Whether the job is about to be requeued: what would start now would end without a checkpoint."""
         why = self._why_it_must_go()
-        if not why:
-            return False
-        from oci_criu_shim.task import preempt
+        if why:
+            self.log.event(f"{self.task.describe()} is not started: its job is about to be requeued")
+            self._departure().mark(why, "taken")
+        return bool(why)
 
-        self.log.event(f"{self.task.describe()} is not started: its job is about to be requeued")
-        preempt.mark(self.of, why, "taken")
-        return True
+    def _departure(self) -> Departure:
+        from oci_criu_shim.task.departure import Departure
+
+        return Departure(self.policy)
 
     def _why_it_must_go(self) -> str:
         from oci_criu_shim.task import schedule
 
-        if os.path.exists(os.path.join(self.root, TIME_IS_UP)):
+        if self.directory.time_is_up:
             return schedule.TIMEOUT
-        if not os.path.exists(os.path.join(self.root, SIGNALLED)):
+        if not self.directory.was_signalled:
             return ""
-        from oci_criu_shim.task import preempt
-
         try:
-            return preempt.why_it_goes(self.of.when, self.task.job)
+            return self._departure().why()
         except ShimError:
             return ""
 
     def ended(self, status: int, told: bool) -> None:
-        """It has ended with `status`; `told`, where signals that may end a program had been passed on to it."""
+        """See to what its end, with `status`, means for its job; `told`, if signals that may end a program had been
+        passed on to it."""
         mark = self._mark_late() or self._mark()
         if mark == "taken":
             script_end.outlive(self.task, self.signals)
         if mark in ("taken", "lost"):
             return
-        began = os.path.exists(self.plan.pid_file or self.plan.container.path("init.pid"))
+        began = os.path.exists(self.plan.pid_file or self.plan.container.path(INIT_PID))
         if not began and not self.store.numbers():
             self.store.clear()  # its program never ran
         elif began and self._ended_by_itself(status, told) and self._is_newest_run():
@@ -165,14 +169,14 @@ class Step:
         self._hold_nobody_up()
 
     def _clear_job(self) -> None:
-        """But for what was cut off the files of its tasks."""
+        """Remove the job's checkpoints, but for what was cut off the files of its tasks."""
         job = os.path.dirname(self.store.path)
         for name in os.listdir(job):
             if name != owner.NAME:
                 Store(os.path.join(job, name), ".").clear()
 
     def _mark(self) -> str:
-        """What a checkpoint that ended it has left: it has not finished."""
+        """Return the mark of a checkpoint that ended it: it has not finished."""
         try:
             with open(self.plan.container.path(DONE), encoding="ascii") as mark:
                 return mark.read()
@@ -180,14 +184,14 @@ class Step:
             return ""
 
     def _mark_late(self) -> str:
-        """The same, left now, where who took the checkpoint was killed before it could see to that."""
-        taken = self.of.ended_by() if self.of.silent in ENDING else None
+        """Leave that mark now, if who took the checkpoint was killed before they could, and return it."""
+        taken = self.policy.ended_by() if self.policy.silent in ENDING else None
         if taken is None:
             return ""
-        from oci_criu_shim.task import preempt, take
+        from oci_criu_shim.task.take import KILLED, Taker
 
-        take.say_ended_by(self.of, taken, take.KILLED)
-        preempt.mark(self.of, taken.manifest["reason"], "taken")
+        Taker(self.policy).say_ended_by(taken, KILLED)
+        self._departure().mark(taken.manifest["reason"], "taken")
         return "taken"
 
     def _ended_by_itself(self, status: int, told: bool) -> bool:
@@ -205,7 +209,7 @@ class Step:
             return False
 
     def _is_newest_run(self) -> bool:
-        """Not where Slurm took this node for dead, and has started the job on another one since."""
+        """Whether Slurm has not started the job on another node since, taking this one for dead."""
         try:
             with open(os.path.join(self.store.path, STARTED), encoding="ascii") as stream:
                 return int(stream.read() or 0) <= self.task.restarts
@@ -213,7 +217,8 @@ class Step:
             return False
 
     def _record(self, status: int) -> None:
-        record = {"version": VERSION, "status": status, **identity(self.plan.bundle)}
+        command, bundle = identity(self.plan.bundle)
+        record: Finished = {"version": VERSION, "status": status, "command": command, "bundle": bundle}
         try:
             files.write_json(self.path, record, durable=True)
             files.sync_directory(self.store.path)
@@ -228,26 +233,24 @@ class Step:
         files.remove_if_there(os.path.join(self.store.path, STARTED))
 
     def _expect_requeue(self) -> None:
-        """Slurm (24.11) requeues a job again at its end if its grace time was over before: that is not to take long."""
+        """Slurm (24.11) requeues a job again at its end if its grace time was over before: have that not take long."""
         if self.task.restarts:
             from oci_criu_shim.task import requeue
 
-            requeue.mark(self.root, self.task, self.log)
+            requeue.mark(self.directory.path, self.task, self.log)
 
     def _hold_nobody_up(self) -> None:
-        """Where others of the job are checkpointed meanwhile, the last of them to be ready has the job requeued."""
+        """If others of the job are checkpointed meanwhile, have the last of them to be ready requeue the job."""
         if why := self._why_it_must_go():
-            from oci_criu_shim.task import preempt
-
-            preempt.mark(self.of, why, "ended")
+            self._departure().mark(why, "ended")
 
 
-def identity(bundle: Bundle) -> dict[str, str]:
-    """What tells one step from another that has its number: {command: its digest, bundle: path}."""
+def identity(bundle: Bundle) -> tuple[str, str]:
+    """Return what tells one step from another that has its number: the digest of its command, and its bundle's path."""
     import hashlib
     import json
 
     process = bundle.config["process"]
     command = json.dumps([process.get("args"), process.get("cwd")])
     path = bundle.environment().get("SLURM_CONTAINER") or bundle.rootfs
-    return {"command": hashlib.sha256(command.encode()).hexdigest(), "bundle": path}
+    return hashlib.sha256(command.encode()).hexdigest(), path

@@ -1,4 +1,4 @@
-"""Taking the checkpoints of a supervised task, in a child of its supervisor."""
+"""Take a supervised task's checkpoints, in a child of its supervisor."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import select
 import time
 
 from oci_criu_shim import files
+from oci_criu_shim.container.record import ANSWER
 from oci_criu_shim.dump import chain, client
 from oci_criu_shim.dump.dump import Dump, Taken
 from oci_criu_shim.errors import Killed, ShimError
-from oci_criu_shim.slurm import controller, tasks
+from oci_criu_shim.slurm import controller
+from oci_criu_shim.slurm.rundir import RunDirectory
 from oci_criu_shim.task import schedule
-from oci_criu_shim.task.policy import ANSWER, ENDING, FAILED, LOST, NO_REASON, TAKEN
+from oci_criu_shim.task.policy import ENDING, FAILED, LOST, NO_REASON, TAKEN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,148 +23,156 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container.record import Container
-    from oci_criu_shim.task.policy import Checkpointer
+    from oci_criu_shim.task.policy import Policy
 
 KILLED = "what took it was killed"
 ENDING_MS = 300  # who is about to end has ended by then
 
 
-def connect_early(of: Checkpointer) -> socket.socket | None:
-    """The helper's worker gets ready while Slurm is asked; None where it doesn't answer, and a dump will say why."""
-    try:
-        return client.connect(tasks.helper_socket(of.container.root, of.task))
-    except ShimError:
-        return None
+class Taker:
+    """Takes checkpoints as `policy` has them."""
 
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.container = policy.container
+        self.task = policy.task
+        self.store = policy.store
+        self.log = policy.log
 
-def dump(of: Checkpointer, reason: str, connection: socket.socket | None = None) -> str:
-    """Take a checkpoint: where it is, how large, how long. ShimError, with one line of why: the container runs on."""
-    try:
-        pid = of.container.alive("init")
-        if pid is None:
-            raise ShimError(KILLED if of.ended_by() else f"container {of.container.name!r} is not running")
+    def connect(self) -> socket.socket:
+        """Return a connection to the step's helper. Raise ShimError if it doesn't answer."""
+        return client.connect(RunDirectory(self.container.root).helper_socket(self.task))
+
+    def connect_early(self) -> socket.socket | None:
+        """Have the helper's worker get ready while Slurm is asked; None if it doesn't answer: a dump will say why."""
+        try:
+            return self.connect()
+        except ShimError:
+            return None
+
+    def dump(self, reason: str, connection: socket.socket | None = None) -> str:
+        """Take a checkpoint; return where it is, how large, how long it took. Raise ShimError, with one line of why,
+        if that fails: the container runs on."""
+        try:
+            pid = self.container.alive("init")
+            if pid is None:
+                said = f"container {self.container.name!r} is not running"
+                raise ShimError(KILLED if self.policy.ended_by() else said)
+            taken = self._take(pid, reason, connection)
+        except OSError as error:
+            raise _worded(error) from None
+        self.log.note("checkpointed", **taken.facts(), runs_on=reason not in ENDING)
+        try:
+            self.store.keep(self.policy.keep)
+        except OSError as error:
+            said = f"older checkpoints of {self.task.describe()} could not be removed"
+            self.log.event(f"{said}: {_worded(error).line()}")
+        if not taken.checkpoint.parent:  # what an increment takes is not in proportion to its size
+            self._measure(taken)
+        return taken.describe()
+
+    def _measure(self, taken: Taken) -> None:
+        """Note how long it took: the job waits for the checksums, too; compression takes what Slurm leaves."""
+        packed = taken.checkpoint.written != taken.checkpoint.dumped
+        end = taken.begun + taken.seconds if packed else time.monotonic()
+        self.policy.estimate.measured(taken.checkpoint.dumped, taken.begun, end)
+
+    def _tracked(self) -> bool:
+        """Whether the kernel tells of what changes; if it doesn't, the user is told once."""
+        found, first = chain.tracked(self.container)
+        if first and not found:
+            self.log.event(f"each checkpoint of {self.task.describe()} has all of its memory: none is incremental")
+        return found
+
+    def _take(self, pid: int, reason: str, connection: socket.socket | None) -> Taken:
+        """Take an increment if there can be one; a whole checkpoint if there can't, or if that failed."""
         runs_on = reason not in ENDING
-        goes_on = runs_on and _tracked(of)
-        taken = _take(of, pid, reason, goes_on, connection)
-    except OSError as error:
-        raise _worded(error) from None
-    of.log.note("checkpointed", **taken.facts(), runs_on=runs_on)
-    try:
-        of.store.keep(of.keep)
-    except OSError as error:
-        of.log.event(f"older checkpoints of {of.task.describe()} could not be removed: {_worded(error).line()}")
-    if not taken.checkpoint.parent:  # what an increment takes is not in proportion to its size
-        _measure(of, taken)
-    return taken.describe()
+        goes_on = runs_on and self._tracked()
+        dump = Dump(self.container, pid, {"leave_running": runs_on})
+        link = chain.Chain(self.container, goes_on)
+        try:
+            taken = dump.take(self.store, reason, connection or self.connect(), link)
+        except ShimError as error:
+            if not link.is_increment or isinstance(error, Killed) or self.container.alive("init") is None:
+                raise
+            self.log.event(f"the checkpoint of {self.task.describe()} is a whole one: {error.line()}")
+            dump = Dump(self.container, pid, {"leave_running": runs_on})
+            taken = dump.take(self.store, reason, self.connect(), chain.Chain(self.container, goes_on))
+        if dump.left_out:
+            what = f"{dump.left_out} files of the root file system that have changed: they belong to others"
+            self.log.event(f"the checkpoint of {self.task.describe()} is without {what}")
+        return taken
 
+    def look(self) -> int:
+        """Ask Slurm what bounds a checkpoint, and tell the supervisor."""
+        try:
+            self.note_limits(controller.job(self.task.job).end_time if self.policy.when.timeout else 0)
+        except (ShimError, OSError) as error:
+            self.log.debug(str(error))
+        return NO_REASON
 
-def _measure(of: Checkpointer, taken: Taken) -> None:
-    """The job waits for the checksums, too; compression takes no more than Slurm leaves."""
-    packed = taken.checkpoint.written != taken.checkpoint.dumped
-    end = taken.begun + taken.seconds if packed else time.monotonic()
-    of.estimate.measured(taken.checkpoint.dumped, taken.begun, end)
+    def note_limits(self, end: int) -> None:
+        """Tell the supervisor the time limit, `end`, and the grace time. Raise ShimError if Slurm doesn't tell the
+        latter, and there is nothing else to note."""
+        grace = self.policy.grace
+        if self.policy.when.preempt and not grace:
+            try:
+                grace = controller.grace_time(self.task.partition, self.task.qos)
+            except ShimError as error:
+                if not self.policy.when.timeout:
+                    raise
+                self.log.debug(error.line())
+        self.policy.note_limits(end, grace)
+
+    def run_on(self, reason: str) -> int:
+        """Take a checkpoint of a container that goes on; return one of policy's results."""
+        try:
+            said = f"checkpointed {self.task.describe()} ({reason}) to {self.dump(reason)}; it runs on"
+            status = TAKEN
+            self.log.event(said)
+        except ShimError as error:
+            said, status = self.failed(error)
+        if reason == schedule.REQUEST:
+            files.write_atomically(self.container.path(ANSWER), f"{status} {said}".encode())
+        return status
+
+    def failed(self, error: ShimError) -> tuple[str, int]:
+        """Say what went wrong; return the words, and one of policy's results.
+
+        Say nothing if the program has ended meanwhile, which no dump survives, and nobody needs one of; unless it
+        ended by a checkpoint, which there is then.
+        """
+        what = self.task.describe()
+        ended = _has_ended(self.container)
+        if ended and (found := self.policy.ended_by()):
+            return self.say_ended_by(found, error.line()), TAKEN
+        if ended and isinstance(error, Killed):
+            said = f"{what} ended while it was checkpointed, since what did that was killed: {error.line()}"
+            self.log.error(said, "checkpoint-failed", reason=error.line())
+            return said, LOST
+        if ended:
+            said = f"{what} ended while it was checkpointed"
+            self.log.debug(f"{said}: {error.line()}")
+            return said, NO_REASON
+        said = f"{what} could not be checkpointed and runs on: {error.line()}"
+        self.log.error(said, "checkpoint-failed", reason=error.line())
+        return said, FAILED
+
+    def say_ended_by(self, found: Checkpoint, failed: str) -> str:
+        """Say that the container ended by the checkpoint `found`, and what failed then; return that line."""
+        frozen = found.manifest["frozen_seconds"]
+        taken = Taken(found, frozen, time.monotonic() - frozen)
+        said = f"checkpointed {self.task.describe()} to {taken.describe()}, but then something failed: {failed}"
+        self.log.event(said, "checkpointed", **taken.facts(), runs_on=False)
+        return said
 
 
 def _worded(error: OSError) -> ShimError:
-    """It in a user's words: the file, what is wrong, and what to do where a disk or a quota is full."""
+    """Return it in a user's words: the file, what is wrong, and what to do if a disk or a quota is full."""
     text = error.strerror or str(error)
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     hint = "`oci-criu-shim ckpt rm` removes older checkpoints; another --checkpoint-dir may have more room"
     return ShimError(f"{error.filename}: {text}" if error.filename else text, hint if full else "")
-
-
-def _tracked(of: Checkpointer) -> bool:
-    """Whether the kernel tells of what changes; where it doesn't, the user is told once."""
-    found, first = chain.tracked(of.container)
-    if first and not found:
-        of.log.event(f"each checkpoint of {of.task.describe()} has all of its memory: none is incremental")
-    return found
-
-
-def _take(of: Checkpointer, pid: int, reason: str, goes_on: bool, connection: socket.socket | None) -> Taken:
-    """An increment where there can be one, and a whole checkpoint where there can't, or where that failed."""
-    link = chain.Chain(of.container, goes_on)
-    try:
-        return _take_one(of, pid, reason, link, connection)
-    except ShimError as error:
-        if not link.is_increment or isinstance(error, Killed) or of.container.alive("init") is None:
-            raise
-        of.log.event(f"the checkpoint of {of.task.describe()} is a whole one: {error.line()}")
-    return _take_one(of, pid, reason, chain.Chain(of.container, goes_on), None)
-
-
-def _take_one(of: Checkpointer, pid: int, reason: str, link: chain.Chain, connection: socket.socket | None) -> Taken:
-    dump = Dump(of.container, pid, {"leave_running": reason not in ENDING})
-    connection = connection or client.connect(tasks.helper_socket(of.container.root, of.task))
-    taken = dump.take(of.store, reason, connection, link)
-    if dump.left_out:
-        what = f"{dump.left_out} files of the root file system that have changed: they belong to others"
-        of.log.event(f"the checkpoint of {of.task.describe()} is without {what}")
-    return taken
-
-
-def look(of: Checkpointer) -> int:
-    """Ask Slurm what bounds a checkpoint, and tell the supervisor."""
-    try:
-        limits(of, controller.job(of.task.job).end_time if of.when.timeout else 0)
-    except (ShimError, OSError) as error:
-        of.log.debug(str(error))
-    return NO_REASON
-
-
-def limits(of: Checkpointer, end: int) -> None:
-    """The same, where the time limit is known to be `end`. ShimError where Slurm doesn't tell the grace time, and there
-    is nothing else to note."""
-    grace = of.grace
-    if of.when.preempt and not grace:
-        try:
-            grace = controller.grace_time(of.task.partition, of.task.qos)
-        except ShimError as error:
-            if not of.when.timeout:
-                raise
-            of.log.debug(error.line())
-    of.note_limits(end, grace)
-
-
-def run_on(of: Checkpointer, reason: str) -> int:
-    """Take a checkpoint of a container that goes on; one of checkpointer's results."""
-    try:
-        said, status = f"checkpointed {of.task.describe()} ({reason}) to {dump(of, reason)}; it runs on", TAKEN
-        of.log.event(said)
-    except ShimError as error:
-        said, status = failed(of, error)
-    if reason == schedule.REQUEST:
-        files.write_atomically(of.container.path(ANSWER), f"{status} {said}".encode())
-    return status
-
-
-def failed(of: Checkpointer, error: ShimError) -> tuple[str, int]:
-    """Say what went wrong: the words, and one of checkpointer's results. Not where the program has ended meanwhile,
-    which no dump survives, and nobody needs one of; unless it ended by a checkpoint, which there is then."""
-    what = of.task.describe()
-    ended = _has_ended(of.container)
-    if ended and (found := of.ended_by()):
-        return say_ended_by(of, found, error.line()), TAKEN
-    if ended and isinstance(error, Killed):
-        said = f"{what} ended while it was checkpointed, since what did that was killed: {error.line()}"
-        of.log.error(said, "checkpoint-failed", reason=error.line())
-        return said, LOST
-    if ended:
-        said = f"{what} ended while it was checkpointed"
-        of.log.debug(f"{said}: {error.line()}")
-        return said, NO_REASON
-    said = f"{what} could not be checkpointed and runs on: {error.line()}"
-    of.log.error(said, "checkpoint-failed", reason=error.line())
-    return said, FAILED
-
-
-def say_ended_by(of: Checkpointer, found: Checkpoint, failed: str) -> str:
-    """Say that the container ended by that checkpoint, and what failed then; that line."""
-    frozen = found.manifest["frozen_seconds"]
-    taken = Taken(found, frozen, time.monotonic() - frozen)
-    said = f"checkpointed {of.task.describe()} to {taken.describe()}, but then something failed: {failed}"
-    of.log.event(said, "checkpointed", **taken.facts(), runs_on=False)
-    return said
 
 
 def _has_ended(container: Container) -> bool:

@@ -10,12 +10,13 @@ import time
 from oci_criu_shim import files
 from oci_criu_shim.cli.job.place import is_name, job_number
 from oci_criu_shim.container import ownership
+from oci_criu_shim.container.jobs import asked
+from oci_criu_shim.container.record import ANSWER, REQUEST
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
 from oci_criu_shim.slurm import controller
-from oci_criu_shim.slurm.tasks import RUN_DIRECTORY, asked
-from oci_criu_shim.task.policy import ANSWER, REQUEST
+from oci_criu_shim.slurm.tasks import RUN_DIRECTORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

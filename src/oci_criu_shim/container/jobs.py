@@ -1,0 +1,24 @@
+"""Find the containers of a job on this node."""
+
+from __future__ import annotations
+
+from oci_criu_shim.container.bundle import Bundle
+from oci_criu_shim.container.record import all_of, living
+from oci_criu_shim.slurm import tasks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from oci_criu_shim.container.record import Container
+
+
+def asked(root: str) -> Iterator[Container]:
+    """Yield the containers of a job whose checkpoints were asked for: any other begins again with the job."""
+    for container in all_of(root):
+        record = container.load()
+        if living(record, "supervisor") is None:
+            continue
+        task = tasks.of(Bundle(record["bundle"], record["config"]).environment())
+        if task is not None and task.asked:
+            yield container

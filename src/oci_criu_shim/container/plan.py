@@ -1,0 +1,102 @@
+"""Decide what is started, and how, from a bundle and the command line."""
+
+from __future__ import annotations
+
+import os
+
+from oci_criu_shim.container import backends, bundle
+from oci_criu_shim.container.backends import Backend
+from oci_criu_shim.slurm import tasks
+from oci_criu_shim.slurm.rundir import RunDirectory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from oci_criu_shim.container.bundle import Bundle
+    from oci_criu_shim.container.record import Container, Record
+    from oci_criu_shim.log import Log
+    from oci_criu_shim.slurm.tasks import Task
+
+
+class Plan:
+    """What is started: `options` go to the backend; the init's pid is written to `pid_file`."""
+
+    def __init__(
+        self,
+        container: Container,
+        path: str,
+        globals: Mapping[str, str],
+        options: list[str],
+        pid_file: str | None,
+        log: Log,
+        config: str | None = None,
+    ) -> None:
+        self.container = container
+        self.bundle: Bundle = bundle.load(path, config)
+        program = backends.choose(globals.get("backend"), self.bundle)
+        self.backend = Backend(program, container.root, globals, log)
+        self.backend.require("create", options)
+        self.pid_file = pid_file
+        self.options = [f"--bundle={self.bundle.path}", *options, container.name]
+        self.preserved = _preserved(options)
+        self.task: Task | None = tasks.of(self.bundle.environment())
+        self.log = log
+
+    @property
+    def supervised(self) -> bool:
+        """Whether it may be checkpointed: its job asked for that, or root may want to, who needs no helper."""
+        if self.task is not None:
+            return self.task.asked
+        return os.geteuid() == 0
+
+    @property
+    def own_group(self) -> bool:
+        """Whether it is an ordinary user's, with a control group of its own."""
+        return os.geteuid() != 0 and self.backend.makes_groups
+
+    @property
+    def proxy(self) -> str | None:
+        """The socket of its task's proxy; None if Slurm has none, and the streams are our own."""
+        path = RunDirectory(self.container.root).proxy_socket(self.task) if self.task else None
+        return path if path and os.path.exists(path) else None
+
+    @property
+    def relays_terminal(self) -> bool:
+        """Whether the container's terminal is copied to ours, not handed over at a socket of the caller's."""
+        return self.bundle.terminal and not any(word.startswith("--console-socket=") for word in self.options)
+
+    @property
+    def pid_option(self) -> list[str]:
+        """The backend's option for `pid_file`."""
+        return [f"--pid-file={self.pid_file}"] if self.pid_file else []
+
+    def record(self) -> Record:
+        """Return what other verbs must know of the container (Container.save())."""
+        record: Record = {
+            "bundle": self.bundle.path,
+            "config": self.bundle.config,
+            "preserved": self.preserved,
+            "own_group": self.own_group,
+        }
+        if self.task:  # the environment may not tell
+            record["restarts"] = self.task.restarts
+        return {**record, **self.backend.record()}
+
+
+def stream(number: int) -> str:
+    """Return where a descriptor of this process leads; an empty string if it is closed."""
+    try:
+        return os.readlink(f"/proc/self/fd/{number}")
+    except OSError:
+        return ""
+
+
+def _preserved(options: list[str]) -> list[str]:
+    """Return where the caller's descriptors lead that --preserve-fds hands on to the container."""
+    for word in options:
+        name, _, count = word.partition("=")
+        if name == "--preserve-fds" and count.isdecimal():
+            last = 2 + int(count)
+            return [stream(number) for number in map(int, os.listdir("/proc/self/fd")) if 2 < number <= last]
+    return []

@@ -1,0 +1,21 @@
+"""Put back what a task had changed in its root file system."""
+
+from __future__ import annotations
+
+from oci_criu_shim import files
+from oci_criu_shim.checkpoints import applying
+from oci_criu_shim.container.record import LAYER
+from oci_criu_shim.host.userns import Child
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.container.bundle import Bundle
+    from oci_criu_shim.container.record import Container
+
+
+def put_back(checkpoint: Checkpoint, container: Container, bundle: Bundle) -> None:
+    """Bring the root file system to where the checkpoint's layer had it. Raise Misfit or ShimError if that fails."""
+    layer = applying.Layer(checkpoint.path)
+    Child(applying.Application(layer, bundle.rootfs).run).result()
+    files.write_json(container.path(LAYER), [layer.names, layer.deleted])

@@ -1,0 +1,130 @@
+"""Have children see to a container's checkpoints: one at a time, again if nothing came of it."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from oci_criu_shim.host import process
+from oci_criu_shim.task.policy import ENDING, LOST, NO_REASON, UNKNOWN
+from oci_criu_shim.task.schedule import LOOK, PREEMPT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_criu_shim.log import Log
+    from oci_criu_shim.task.policy import Policy
+
+# If the child that asked for a dump was killed: seconds until CRIU has the container, or will not any more, and those
+# that it may then take to write what nobody waits for.
+PAUSE, PATIENCE = 1.0, 120.0
+# Seconds until what could not be done about a checkpoint is tried again, and how often Slurm is asked why it should be.
+RETRY, TRIES = 3.0, 10
+
+
+class Attempts:
+    """What is wanted of `policy`, and the child that sees to it."""
+
+    def __init__(self, policy: Policy, log: Log) -> None:
+        self.policy = policy
+        self.log = log
+        self.child: int | None = None  # it sees to the first of the `reasons`; others have come since
+        self.reasons: list[str] = []
+        self.wake = 0.0  # when a checkpoint may be due, by the monotonic clock
+        self.again = 0.0  # not before then are the `reasons` seen to
+        self.complaint = ""  # the last one, which is not repeated
+        self.killed = False  # the last child was
+        self.unanswered = 0  # so many children in a row have asked Slurm in vain
+        self.terminating = False  # a SIGTERM is kept from the container until it is known what it is for
+
+    def take_signal(self, number: int) -> bool:
+        """Note what a signal may want checkpoints for; whether it wants any."""
+        reasons = self.policy.at_signal(number)
+        self.terminating |= bool(reasons) and number == signal.SIGTERM
+        for reason in reasons:
+            self._want(reason)
+        return bool(reasons)
+
+    def _want(self, reason: str) -> None:
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+
+    def timeout(self) -> float | None:
+        """Return for how many seconds there is nothing to do; None until the child ends."""
+        if self.child is not None:
+            return None
+        return max((self.again if self.reasons else self.wake) - time.monotonic(), 0)
+
+    def pursue(self) -> None:
+        """Have a child see to what is wanted or due, unless one is at work.
+
+        Do it later if there can't be a child now: at the user's or the job's limit of processes, say.
+        """
+        if self.child is not None:
+            return
+        if time.monotonic() >= self.wake:
+            if reason := self.policy.due():
+                self._want(reason)
+            self.wake = time.monotonic() + self.policy.sleep()
+        if not self.reasons or time.monotonic() < self.again:
+            return
+        self.policy.begin(self.reasons[0])
+        try:
+            self.child = process.fork(self._work)
+            self.complaint = ""
+        except OSError as error:
+            name = self.policy.container.name
+            self._complain(f"what is due for checkpoints of {name} ({self.reasons[0]}) has to wait: {error}")
+            self.again = time.monotonic() + RETRY
+
+    def _complain(self, text: str) -> None:
+        """Say it, if it was not said just before."""
+        if text != self.complaint:
+            self.log.error(text)
+        self.complaint = text
+
+    def _work(self) -> int:
+        """In the child: see to the first reason; return one of policy's results."""
+        from oci_criu_shim.task.take import Taker
+
+        if self.killed:
+            self._wait_for_criu()
+        reason = self.reasons[0]
+        if reason == LOOK:
+            return Taker(self.policy).look()
+        if reason in ENDING:
+            from oci_criu_shim.task.preempt import Preemption
+
+            status = Preemption(self.policy).go(reason)
+        else:
+            status = Taker(self.policy).run_on(reason)
+        if status == LOST:
+            from oci_criu_shim.task.departure import Departure
+
+            Departure(self.policy).lost()
+        return status
+
+    def _wait_for_criu(self) -> None:
+        """Wait until the last dump has an end, which nobody waits for: no second one can trace the same processes."""
+        container, limit = self.policy.container, time.monotonic() + PATIENCE
+        time.sleep(PAUSE)
+        while (pid := container.alive("init")) and process.tracer(pid) and time.monotonic() < limit:
+            time.sleep(PAUSE)
+
+    def ended(self, code: int) -> bool:
+        """Note how the child ended, by its exit code; whether the container is to have its SIGTERM now."""
+        self.child = None
+        self.killed = code < 0 and not self.killed
+        if self.killed:
+            return False  # nothing came of it, so another one has a try
+        reason = self.reasons.pop(0)
+        self.unanswered = self.unanswered + 1 if code == UNKNOWN else 0
+        if code == UNKNOWN and self.unanswered % TRIES:
+            self._want(reason)
+            self.again = time.monotonic() + RETRY
+            return False
+        self.policy.done(reason, code)
+        self.wake = 0.0
+        if reason != PREEMPT:
+            return False
+        terminating, self.terminating = self.terminating, False
+        return terminating and code in (NO_REASON, UNKNOWN)

@@ -1,0 +1,128 @@
+"""Have a job requeued once each of its containers on this node is ready to go."""
+
+from __future__ import annotations
+
+from oci_criu_shim.container import jobs
+from oci_criu_shim.container.record import DONE
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host.signals import CHECKPOINT
+from oci_criu_shim.slurm import controller
+from oci_criu_shim.slurm.rundir import RunDirectory
+from oci_criu_shim.task import requeue, schedule
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_criu_shim.container.record import Container
+    from oci_criu_shim.task.policy import Policy
+
+
+class Departure:
+    """The end of the container whose task's checkpoints `policy` is about, because its job must go."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.when = policy.when
+        self.container = policy.container
+        self.task = policy.task
+        self.store = policy.store
+        self.log = policy.log
+        self.directory = RunDirectory(policy.container.root)
+
+    def why(self) -> str:
+        """Return schedule.PREEMPT or TIMEOUT; an empty string if the job need not go, as Slurm has it: other nodes of
+        the job may have got it requeued meanwhile. At a time limit that can't be told from `scontrol requeue` by hand.
+
+        Raise ShimError if Slurm doesn't say.
+        """
+        if not (self.when.preempt or self.when.timeout):
+            return ""
+        found = controller.job(self.task.job, soon=True)
+        if found.is_preempted:
+            return schedule.PREEMPT if self.when.preempt else ""
+        return schedule.TIMEOUT if self.when.timeout and found.is_requeued else ""
+
+    def have_all_go(self) -> None:
+        """Tell the job's other containers on this node, which are due a little later, to go, too."""
+        self.directory.note_time_is_up()
+        for other in jobs.asked(self.container.root):
+            if other.name != self.container.name:
+                other.signal("supervisor", CHECKPOINT)
+
+    def mark(self, why: str, word: str) -> None:
+        """Mark the container as DONE, and have the job requeued once each that runs on this node has a checkpoint.
+
+        A lock makes one of them the last; if a dump failed, the job keeps the time that it has.
+        """
+        try:
+            with self.directory.lock():
+                self._note(word)
+                marks = {word, *(_mark(other) for other in jobs.asked(self.container.root))}
+            if marks == {"ended"}:
+                self._expect_requeue(why)
+            elif all(marks):
+                self._requeue(why, marks)
+        except (ShimError, OSError) as error:
+            self.log.error(f"job {self.task.job} could not be requeued: {error}")
+
+    def lost(self) -> None:
+        """The container ended by a checkpoint that nothing came of. If there is an older one, have its job requeued,
+        to go on from there, with the job's other containers."""
+        try:
+            again = bool(self.store.numbers()) and controller.job(self.task.job).is_requeueable
+            self._note("lost")
+            if again:
+                self.have_all_go()
+                self.mark(schedule.TIMEOUT, "taken")
+        except ShimError as error:
+            self.log.error(f"job {self.task.job} is not requeued: {error.line()}")
+
+    def _note(self, word: str) -> None:
+        with open(self.container.path(DONE), "w", encoding="ascii") as stream:
+            stream.write(word)
+
+    def _expect_requeue(self, why: str) -> None:
+        """All have ended by themselves, and the job is requeued nevertheless: at the end of its grace time, or another
+        node has seen to it."""
+        if why == schedule.PREEMPT or controller.job(self.task.job, soon=True).waits:
+            requeue.mark(self.container.root, self.task, self.log)
+
+    def _requeue(self, why: str, marks: set[str]) -> None:
+        """Have the job requeued, unless it can't be.
+
+        Slurm requeues a preempted job whose batch script ends in its grace time: a container that is the batch step
+        just ends, for others the script is ended. At a time limit it is asked to.
+        """
+        task, taken = self.task, marks.isdisjoint(("failed", "stuck"))
+        if not task.is_batch and not controller.job(task.job, soon=True).is_batch:
+            if taken:
+                goes_on = f"a job with --restart-dir={task.job} goes on from there"
+                self.log.event(f"job {task.job} has no batch script, so Slurm does not requeue it: {goes_on}")
+        elif not taken:
+            self._requeue_late(why, "stuck" not in marks)
+        elif self.directory.is_first_to_requeue():
+            self.log.event(f"requeueing job {task.job}", "requeued")
+            requeue.mark(self.container.root, task, self.log)
+            if why == schedule.TIMEOUT:
+                controller.requeue(task.job)
+            elif not task.is_batch:
+                controller.end_batch_step(task.name)
+
+    def _requeue_late(self, why: str, has_older: bool) -> None:
+        """A dump failed: leave the job the time that it has, and have it requeued just before that is over."""
+        task = self.task
+        if why == schedule.PREEMPT:
+            requeue.mark(self.container.root, task, self.log)
+            controller.end_batch_step_after_grace(task.job)
+        elif has_older:
+            said = f"job {task.job} is requeued just before its time limit, to go on from an older checkpoint"
+            self.log.event(said)
+            requeue.mark(self.container.root, task, self.log)
+            controller.requeue_before_limit(task.job)
+
+
+def _mark(other: Container) -> str:
+    """Return the word that a container is marked with; an empty string if it has none."""
+    try:
+        with open(other.path(DONE), encoding="ascii") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return ""

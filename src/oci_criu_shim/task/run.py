@@ -1,0 +1,95 @@
+"""Decide about one run of a task whose job asked for checkpoints: whether it runs at all, from where it goes on, and
+what its end means for its job."""
+
+from __future__ import annotations
+
+import os
+
+from oci_criu_shim import config
+from oci_criu_shim.checkpoints.store import Store
+from oci_criu_shim.dump import preflight, rootfs
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.task import compress, history, prune, script_end
+from oci_criu_shim.task.ladder import Ladder
+from oci_criu_shim.task.policy import Policy
+from oci_criu_shim.task.steps import Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_criu_shim.container.plan import Plan
+    from oci_criu_shim.host.signals import Signals
+    from oci_criu_shim.slurm.tasks import Task
+
+KILLED = 128 + 9
+
+
+class TaskRun:
+    """A run of `task`, whose container is as `plan` says; `log` is its history.
+
+    Raise ShimError if its checkpoints could not be taken or kept.
+    """
+
+    def __init__(self, plan: Plan, task: Task, signals: Signals) -> None:
+        self.plan = plan
+        self.task = task
+        self.signals = signals
+        self.settings = config.load()
+        preflight.check_bundle(plan.bundle)
+        preflight.require_no_group(plan.own_group)
+        compression = compress.compression(self.settings.compress, task.job, plan.log)
+        directory = task.directory or self.settings.checkpoint_dir
+        self.store = Store(directory, task.key, self.settings.quota, compression)
+        if task.directory is None:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        self.store.prepare(task.cluster)
+        if not task.restarts and os.listdir(self.store.path):
+            self._ask_for_restarts()
+        self.log = history.Log(plan.log, directory, task)
+        self.policy = Policy(plan.container, task, self.store, self.settings, self.log)
+        self.step = Step(plan, self.policy, signals)
+        self.is_late = False
+        prune.begin(directory, self.settings.keep_ended)
+
+    def _ask_for_restarts(self) -> None:
+        """Ask Slurm how often the job was restarted: that may have been kept from its environment (`env -i … srun`),
+        and there is something of this task, or of an earlier job of that number."""
+        from oci_criu_shim.slurm import controller
+
+        self.task.restarts = controller.job(self.task.job).restarts
+        if not self.task.restarts:
+            self.store.clear()
+            self.store.prepare(self.task.cluster)
+
+    def over(self) -> int | None:
+        """Return the exit status of a task whose container is not to run; None if it is."""
+        status = self.step.done()
+        if status is None and self.step.is_too_late():
+            self.is_late, status = True, KILLED
+        return status
+
+    def wait_for_script(self) -> None:
+        """Don't end before the batch script if the job is about to be requeued."""
+        if self.is_late:
+            script_end.outlive(self.task, self.signals)
+
+    def begin(self) -> Ladder | None:
+        """Return the checkpoints from which it may go on; None if it starts from its beginning."""
+        rootfs.begin(self.store, self.plan.bundle, self.settings.layers, self.log)
+        if not self.task.restarts or not self.store.started():
+            self.store.mark_started()
+            if not self.task.restart_dir:
+                return None
+        return Ladder(self.plan.container, self.task, self.store, self.settings, self.signals, self.log)
+
+    def ended(self, status: int, told: bool, orphaned: bool) -> None:
+        """See to what its end with `status` means for its job, unless it was `orphaned`; `told` as Step.ended() has it.
+
+        Whatever comes of that, the exit status is the container's.
+        """
+        self.log.note("ended", status=status)
+        if orphaned:
+            return
+        try:
+            self.step.ended(status, told)
+        except (ShimError, OSError) as error:
+            self.log.error(f"what {self.task.describe()} leaves, which ended with {status}, is not in order: {error}")
