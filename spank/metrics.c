@@ -25,6 +25,7 @@
 /* Others hold the lock for a moment only; a dump that waits is worth more than a number. */
 enum { LOCK_ATTEMPTS = 100, LOCK_PAUSE = 10000000 };
 
+/* From SETUP on in the order of enum report_outcome. */
 enum counter { DUMPS, BYTES, SECONDS, SETUP, REFUSED, CRIU, UNCOMMITTED, KILLED, COUNTERS };
 
 #define FAILURES "oci_criu_shim_dump_failures_total"
@@ -41,14 +42,6 @@ static const struct {
 	[CRIU] = {FAILURES, "{cause=\"criu\"}", NULL},
 	[UNCOMMITTED] = {FAILURES, "{cause=\"uncommitted\"}", NULL},
 	[KILLED] = {FAILURES, "{cause=\"killed\"}", NULL},
-};
-
-static const enum counter FAILURE_OF[] = {
-	[REPORT_SETUP] = SETUP,
-	[REPORT_REFUSED] = REFUSED,
-	[REPORT_CRIU] = CRIU,
-	[REPORT_UNCOMMITTED] = UNCOMMITTED,
-	[REPORT_KILLED] = KILLED,
 };
 
 static void add(uint64_t *sum, uint64_t number)
@@ -183,7 +176,7 @@ static int update(const char *path, const struct report *report)
 		add(&counters[BYTES], report->bytes);
 		add(&counters[SECONDS], report->nanoseconds);
 	} else {
-		add(&counters[FAILURE_OF[report->outcome]], 1);
+		add(&counters[SETUP + (report->outcome - REPORT_SETUP)], 1);
 	}
 	return write_counters(directory, counters);
 }
