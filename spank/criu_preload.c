@@ -108,7 +108,7 @@ static const uint32_t DENIED[] = {
 };
 
 /* Typing into somebody else's terminal, and holding up a file system. */
-static const uint32_t DENIED_IOCTLS[] = {TIOCSTI, TIOCLINUX, FIFREEZE, FITHAW, FITRIM};
+static const uint32_t DENIED_IOCTLS[] = { TIOCSTI, TIOCLINUX, FIFREEZE, FITHAW, FITRIM };
 
 enum { PROGRAM_SIZE = 96 };
 
@@ -179,7 +179,7 @@ static void add_ioctls(struct program *program)
 
 static struct program filter(void)
 {
-	struct program program = {.length = 0};
+	struct program program = { .length = 0 };
 
 	load(&program, offsetof(struct seccomp_data, arch));
 	unless(&program, BPF_JEQ, ARCHITECTURE, 1);
@@ -207,7 +207,7 @@ EXPORTED int confine(void);
 int confine(void)
 {
 	struct program program = filter();
-	const struct sock_fprog found = {.len = program.length, .filter = program.code};
+	const struct sock_fprog found = { .len = program.length, .filter = program.code };
 
 	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &found);
 }
@@ -233,7 +233,8 @@ static bool is_hidden(int directory, const char *path)
 	const bool parent = !strcmp(path, "parent");
 	struct stat64 status;
 
-	if (!shared || !(parent ? !shared->has_parent : !strcmp(path, "irmap-cache")) || fstat64(directory, &status) < 0)
+	if (!shared || !(parent ? !shared->has_parent : !strcmp(path, "irmap-cache")) ||
+	    fstat64(directory, &status) < 0)
 		return false;
 	if ((status.st_dev != shared->images.device || status.st_ino != shared->images.inode) &&
 	    (status.st_dev != shared->work.device || status.st_ino != shared->work.inode))

@@ -81,7 +81,7 @@ static void little_endian(unsigned char *to, uint32_t value)
 
 int main(int argc, char **argv)
 {
-	static const unsigned char header[] = {0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3};
+	static const unsigned char header[] = { 0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3 };
 	static unsigned char block[5 + BLOCK];
 	unsigned char trailer[8];
 	uint32_t crc = 0, total = 0;

@@ -110,7 +110,7 @@ static void serve(struct helper *helper, struct slot *slot)
 		close_fd(&reports[0]);
 		return;
 	}
-	*slot = (struct slot){.pid = pid, .reports = reports[0], .began = began};
+	*slot = (struct slot){ .pid = pid, .reports = reports[0], .began = began };
 }
 
 static void reap(struct helper *helper)
@@ -148,7 +148,7 @@ static void kill_children(struct helper *helper, bool workers)
 /* Wait until a child has ended; false where none has for so long. */
 static bool wait_for_child(struct helper *helper, int milliseconds)
 {
-	struct pollfd child = {.fd = helper->signals, .events = POLLIN};
+	struct pollfd child = { .fd = helper->signals, .events = POLLIN };
 	struct signalfd_siginfo info;
 
 	if (poll(&child, 1, milliseconds) <= 0)
@@ -194,9 +194,9 @@ static int open_signals(void)
 static void serve_all(struct helper *helper, int lifeline)
 {
 	struct pollfd events[] = {
-		{.fd = lifeline, .events = POLLIN},
-		{.fd = helper->signals, .events = POLLIN},
-		{.fd = helper->listener, .events = POLLIN},
+		{ .fd = lifeline, .events = POLLIN },
+		{ .fd = helper->signals, .events = POLLIN },
+		{ .fd = helper->listener, .events = POLLIN },
 	};
 
 	while (poll(events, COUNT(events), -1) > 0 && !events[0].revents) {
@@ -233,7 +233,7 @@ static size_t count_hierarchies(void)
 	size_t count = 0;
 
 	for (size_t i = 0; i < MAX_HIERARCHIES; i++)
-		given[i] = (struct pollfd){.fd = GROUPS_FD + (int)i};
+		given[i] = (struct pollfd){ .fd = GROUPS_FD + (int)i };
 	if (poll(given, MAX_HIERARCHIES, 0) < 0)
 		return 0;
 	while (count < MAX_HIERARCHIES && !(given[count].revents & POLLNVAL))
@@ -274,7 +274,7 @@ int main(int argc, char **argv)
 	CLEANUP_FD int lifeline = LIFELINE_FD;
 	CLEANUP_FD int listener = LISTENER_FD;
 	CLEANUP_FD int signals = -1;
-	struct helper helper = {.listener = listener};
+	struct helper helper = { .listener = listener };
 
 	openlog("oci-criu-shim-helper", LOG_PID | LOG_PERROR, LOG_AUTHPRIV);
 	if (!parse_arguments(argc, argv, &helper)) {

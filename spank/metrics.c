@@ -34,14 +34,14 @@ static const struct {
 	const char *family, *label;
 	const char *help; /* with the first of its family */
 } TABLE[COUNTERS] = {
-	[DUMPS] = {"oci_criu_shim_dumps_total", "", "Dumps of containers that became checkpoints."},
-	[BYTES] = {"oci_criu_shim_dump_bytes_total", "", "Bytes of CRIU's images in these."},
-	[SECONDS] = {"oci_criu_shim_dump_seconds_total", "", "Seconds that these took, commits included."},
-	[SETUP] = {FAILURES, "{cause=\"setup\"}", "Dumps that became none, by cause."},
-	[REFUSED] = {FAILURES, "{cause=\"refused\"}", NULL},
-	[CRIU] = {FAILURES, "{cause=\"criu\"}", NULL},
-	[UNCOMMITTED] = {FAILURES, "{cause=\"uncommitted\"}", NULL},
-	[KILLED] = {FAILURES, "{cause=\"killed\"}", NULL},
+	[DUMPS] = { "oci_criu_shim_dumps_total", "", "Dumps of containers that became checkpoints." },
+	[BYTES] = { "oci_criu_shim_dump_bytes_total", "", "Bytes of CRIU's images in these." },
+	[SECONDS] = { "oci_criu_shim_dump_seconds_total", "", "Seconds that these took, commits included." },
+	[SETUP] = { FAILURES, "{cause=\"setup\"}", "Dumps that became none, by cause." },
+	[REFUSED] = { FAILURES, "{cause=\"refused\"}", NULL },
+	[CRIU] = { FAILURES, "{cause=\"criu\"}", NULL },
+	[UNCOMMITTED] = { FAILURES, "{cause=\"uncommitted\"}", NULL },
+	[KILLED] = { FAILURES, "{cause=\"killed\"}", NULL },
 };
 
 static void add(uint64_t *sum, uint64_t number)
@@ -66,7 +66,7 @@ static int open_directory(const char *path)
 /* Closing it gives it back. */
 static int take_lock(int directory)
 {
-	const struct timespec pause = {.tv_nsec = LOCK_PAUSE};
+	const struct timespec pause = { .tv_nsec = LOCK_PAUSE };
 	int fd = openat(directory, LOCK_NAME, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	struct stat found;
 
@@ -131,10 +131,12 @@ static void print(FILE *file, const uint64_t *counters)
 {
 	for (enum counter i = 0; i < COUNTERS; i++) {
 		if (TABLE[i].help)
-			fprintf(file, "# HELP %s %s\n# TYPE %s counter\n", TABLE[i].family, TABLE[i].help, TABLE[i].family);
+			fprintf(file, "# HELP %s %s\n# TYPE %s counter\n", TABLE[i].family, TABLE[i].help,
+				TABLE[i].family);
 		fprintf(file, "%s%s ", TABLE[i].family, TABLE[i].label);
 		if (i == SECONDS)
-			fprintf(file, "%" PRIu64 ".%09" PRIu64 "\n", counters[i] / NANOSECONDS, counters[i] % NANOSECONDS);
+			fprintf(file, "%" PRIu64 ".%09" PRIu64 "\n", counters[i] / NANOSECONDS,
+				counters[i] % NANOSECONDS);
 		else
 			fprintf(file, "%" PRIu64 "\n", counters[i]);
 	}
@@ -166,7 +168,7 @@ static int update(const char *path, const struct report *report)
 {
 	CLEANUP_FD int directory = open_directory(path);
 	CLEANUP_FD int lock = directory < 0 ? -1 : take_lock(directory);
-	uint64_t counters[COUNTERS] = {0};
+	uint64_t counters[COUNTERS] = { 0 };
 
 	if (lock < 0)
 		return -1;
@@ -209,7 +211,7 @@ void metrics_add(const char *directory, int reports, uint64_t lived)
 	if (found < 0 || report.outcome != REPORT_BEGUN)
 		goto fail;
 	if (!(found = next(reports, &report)))
-		report = (struct report){.outcome = REPORT_KILLED};
+		report = (struct report){ .outcome = REPORT_KILLED };
 	else if (found < 0 || report.outcome == REPORT_BEGUN || report.nanoseconds > lived)
 		goto fail;
 	if (report.bytes > memory())

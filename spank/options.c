@@ -21,9 +21,9 @@ static const char *accept_source(const char *argument);
 static int take(int row, const char *argument, int remote);
 
 static const struct {
-	const char *variable;			/* of the step's environment */
-	const char *forward;			/* see above */
-	const char *(*accept)(const char *);	/* the value an argument stands for; NULL, with the reason logged */
+	const char *variable;		     /* of the step's environment */
+	const char *forward;		     /* see above */
+	const char *(*accept)(const char *); /* the value an argument stands for; NULL, with the reason logged */
 	bool is_path;
 	struct spank_option option;
 } TABLE[OPTION_COUNT] = {
@@ -88,9 +88,10 @@ static const char *accept_when(const char *argument)
 		return "off";
 	if (when_is_list(argument) || !strcmp(argument, "default"))
 		return argument;
-	slurm_error("--checkpoint=%s: not a time for checkpoints; allowed are preempt, timeout, interval:TIME (90s, 30m, 2h, "
-		    "auto), signal:NAME (USR1, …), with commas between, or none",
-		    argument);
+	slurm_error(
+		"--checkpoint=%s: not a time for checkpoints; allowed are preempt, timeout, interval:TIME (90s, 30m, 2h, "
+		"auto), signal:NAME (USR1, …), with commas between, or none",
+		argument);
 	return NULL;
 }
 

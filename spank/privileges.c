@@ -73,10 +73,10 @@ static int bound(uint64_t mask)
 /* Permitted, effective and inheritable. */
 static int hold(uint64_t mask)
 {
-	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct data[2] = {
-		{.effective = (uint32_t)mask, .permitted = (uint32_t)mask, .inheritable = (uint32_t)mask},
-		{.effective = mask >> 32, .permitted = mask >> 32, .inheritable = mask >> 32},
+		{ .effective = (uint32_t)mask, .permitted = (uint32_t)mask, .inheritable = (uint32_t)mask },
+		{ .effective = mask >> 32, .permitted = mask >> 32, .inheritable = mask >> 32 },
 	};
 
 	return (int)syscall(SYS_capset, &header, data);

@@ -44,7 +44,7 @@ static int fail(const struct step *step, const char *program)
 int watcher_start(const struct step *step)
 {
 	struct numbers numbers = numbers_of(step);
-	char *const argv[] = {WATCHER_PROGRAM, numbers.job, numbers.uid, numbers.gid, NULL};
+	char *const argv[] = { WATCHER_PROGRAM, numbers.job, numbers.uid, numbers.gid, NULL };
 	CLEANUP_FD int lifeline = -1;
 	pid_t pid;
 
@@ -52,7 +52,7 @@ int watcher_start(const struct step *step)
 		return 0;
 	if ((lifeline = lifeline_open()) < 0)
 		goto fail;
-	const struct spawn job = {.path = WATCHER_PROGRAM, .argv = argv, .fds = &lifeline, .fd_count = 1};
+	const struct spawn job = { .path = WATCHER_PROGRAM, .argv = argv, .fds = &lifeline, .fd_count = 1 };
 	if ((pid = spawn(&job)) < 0 || cgroup_enter_extern_step(pid) < 0)
 		goto fail;
 	return 0;
@@ -62,7 +62,7 @@ fail:
 
 static int bind_and_listen(int fd, int directory, uint32_t step)
 {
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	char name[sizeof("helper..sock") + NUMBER_SIZE];
 
 	snprintf(name, sizeof(name), HELPER_SOCKET, step);
@@ -107,7 +107,7 @@ int helper_start(const struct step *step, const char *metrics)
 	char *const argv[] = {
 		HELPER_PROGRAM, numbers.job, numbers.step, numbers.uid, numbers.gid, group, (char *)metrics, NULL,
 	};
-	__attribute__((cleanup(cgroup_close))) struct groups groups = {.count = 0};
+	__attribute__((cleanup(cgroup_close))) struct groups groups = { .count = 0 };
 	CLEANUP_FD int lifeline = -1;
 	CLEANUP_FD int listener = -1;
 	int fds[GROUPS_FD - LIFELINE_FD + MAX_HIERARCHIES];

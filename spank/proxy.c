@@ -24,7 +24,7 @@ struct proxy {
 	int listener, signals, runtime; /* -1: none, any more or yet */
 	pid_t child, runtime_pid;
 	int child_status; /* of wait(2) */
-	int status;       /* what the runtime told */
+	int status;	  /* what the runtime told */
 	bool child_ended, had_runtime;
 };
 
@@ -36,16 +36,17 @@ static int say(const char *text)
 
 static int send_streams(int connection)
 {
-	char control[CMSG_SPACE(STREAMS * sizeof(int))] = {0};
-	struct iovec text = {.iov_base = "s", .iov_len = 1};
+	char control[CMSG_SPACE(STREAMS * sizeof(int))] = { 0 };
+	struct iovec text = { .iov_base = "s", .iov_len = 1 };
 	struct msghdr message = {
-		.msg_iov = &text, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+		.msg_iov = &text, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)
+	};
 	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
 
 	header->cmsg_level = SOL_SOCKET;
 	header->cmsg_type = SCM_RIGHTS;
 	header->cmsg_len = CMSG_LEN(STREAMS * sizeof(int));
-	memcpy(CMSG_DATA(header), (const int[]){0, 1, 2}, STREAMS * sizeof(int));
+	memcpy(CMSG_DATA(header), (const int[]){ 0, 1, 2 }, STREAMS * sizeof(int));
 	return sendmsg(connection, &message, MSG_NOSIGNAL) < 0 ? -1 : 0;
 }
 
@@ -105,8 +106,8 @@ static void read_signals(struct proxy *proxy)
 /* All have been blocked since before this program began, see task.c. */
 static int open_signals(void)
 {
-	static const int numbers[] = {SIGCHLD, SIGHUP,	SIGINT,	 SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2,
-				      SIGALRM, SIGCONT, SIGTSTP, SIGTTIN, SIGTTOU, SIGWINCH, SIGURG};
+	static const int numbers[] = { SIGCHLD, SIGHUP,	 SIGINT,  SIGQUIT, SIGTERM, SIGUSR1,  SIGUSR2,
+				       SIGALRM, SIGCONT, SIGTSTP, SIGTTIN, SIGTTOU, SIGWINCH, SIGURG };
 	sigset_t set;
 
 	sigemptyset(&set);
@@ -120,9 +121,9 @@ static int stand_in(struct proxy *proxy)
 	/* The task ends when Slurm's code and the runtime have; the runtime may be clearing up. */
 	while (!proxy->child_ended || proxy->runtime >= 0) {
 		struct pollfd events[] = {
-			{.fd = proxy->signals, .events = POLLIN},
-			{.fd = proxy->listener, .events = POLLIN},
-			{.fd = proxy->runtime, .events = POLLIN},
+			{ .fd = proxy->signals, .events = POLLIN },
+			{ .fd = proxy->listener, .events = POLLIN },
+			{ .fd = proxy->runtime, .events = POLLIN },
 		};
 
 		if (poll(events, COUNT(events), -1) < 0 && errno != EINTR)
@@ -145,7 +146,7 @@ static int end_of_child(int status)
 
 int main(int argc, char **argv)
 {
-	struct proxy proxy = {.listener = PROXY_LISTENER_FD, .runtime = -1, .status = UNKNOWN};
+	struct proxy proxy = { .listener = PROXY_LISTENER_FD, .runtime = -1, .status = UNKNOWN };
 	uint32_t child;
 
 	if (argc != 2 || !parse_number(argv[1], INT32_MAX, &child))

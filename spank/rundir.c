@@ -272,8 +272,8 @@ static void work_as(uid_t uid, gid_t gid, int base, const struct names *names, c
 		return;
 	if (asprintf(&path, RUN_DIR "/%s", names->directory) < 0 || asprintf(&id, "JobId=%s", names->directory) < 0)
 		return;
-	char *const argv[] = {"/bin/sh", "-p", "-c", (char *)script, "oci-criu-shim", path, id, NULL};
-	const struct spawn job = {.path = argv[0], .argv = argv, .uid = uid, .gid = gid};
+	char *const argv[] = { "/bin/sh", "-p", "-c", (char *)script, "oci-criu-shim", path, id, NULL };
+	const struct spawn job = { .path = argv[0], .argv = argv, .uid = uid, .gid = gid };
 
 	if (spawn_and_wait(&job, USER_SECONDS) < 0)
 		slurm_error("oci-criu-shim: what was to be done for job %s as its user %s", names->directory,

@@ -20,13 +20,13 @@ enum { FIRST_FD = 3, MAX_FDS = 18, HIGH_FD = 64 };
 /* Milliseconds for what was killed to be gone: a process that waits for a disk, or for a file system of a user's, may stay. */
 enum { DEATH = 1000 };
 
-static char *const ENVIRONMENT[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", NULL};
+static char *const ENVIRONMENT[] = { "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", NULL };
 
 /* All from here to execve(2) runs in the child of a threaded process: only what is async-signal-safe. */
 
 static void reset_signals(void)
 {
-	struct sigaction action = {.sa_handler = SIG_DFL};
+	struct sigaction action = { .sa_handler = SIG_DFL };
 	sigset_t all;
 
 	for (int sig = 1; sig < NSIG; sig++)
@@ -174,7 +174,7 @@ static int64_t milliseconds(void)
 
 static bool ends_by(int process, int64_t deadline)
 {
-	struct pollfd event = {.fd = process, .events = POLLIN};
+	struct pollfd event = { .fd = process, .events = POLLIN };
 	int64_t left;
 	int ready;
 

@@ -56,13 +56,14 @@ static bool slurm_creates_and_starts(void)
 
 static int listen_at(const struct step *step, uint32_t task)
 {
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	CLEANUP_FD int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	int listening = fd;
 
 	if (fd < 0)
 		return -1;
-	snprintf(address.sun_path, sizeof(address.sun_path), RUN_DIR "/%" PRIu32 "/" PROXY_SOCKET, step->job, step->id, task);
+	snprintf(address.sun_path, sizeof(address.sun_path), RUN_DIR "/%" PRIu32 "/" PROXY_SOCKET, step->job, step->id,
+		 task);
 	if (unlink(address.sun_path) < 0 && errno != ENOENT)
 		return -1;
 	if (bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0 || listen(fd, 1) < 0)
@@ -75,8 +76,8 @@ static int listen_at(const struct step *step, uint32_t task)
 static void become_proxy(int listener, pid_t child)
 {
 	char number[16];
-	char *const argv[] = {PROXY_PROGRAM, number, NULL};
-	char *const environment[] = {NULL};
+	char *const argv[] = { PROXY_PROGRAM, number, NULL };
+	char *const environment[] = { NULL };
 
 	snprintf(number, sizeof(number), "%d", child);
 	if (listener == PROXY_LISTENER_FD ? fcntl(listener, F_SETFD, 0) < 0 : dup2(listener, PROXY_LISTENER_FD) < 0)

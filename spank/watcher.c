@@ -121,7 +121,7 @@ static int watch(int lifeline, const char *path)
 {
 	CLEANUP_FD int signals = open_signals();
 	struct signalfd_siginfo info;
-	struct pollfd events[] = {{.fd = lifeline, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
+	struct pollfd events[] = { { .fd = lifeline, .events = POLLIN }, { .fd = signals, .events = POLLIN } };
 
 	if (signals < 0)
 		return -1;

@@ -14,7 +14,7 @@ static bool is_one_of(const char *text, const char *const words[], size_t count)
 
 bool when_is_never(const char *text)
 {
-	static const char *const WORDS[] = {"none", "off"};
+	static const char *const WORDS[] = { "none", "off" };
 
 	return is_one_of(text, WORDS, COUNT(WORDS));
 }
@@ -25,21 +25,21 @@ bool when_is_interval(const char *text)
 
 	if (!strcmp(text, "auto"))
 		return true;
-	return digits > 0 && digits < 10 && strspn(text, "0") < digits && text[digits] && strchr("smhdw", text[digits]) &&
-	       !text[digits + 1];
+	return digits > 0 && digits < 10 && strspn(text, "0") < digits && text[digits] &&
+	       strchr("smhdw", text[digits]) && !text[digits + 1];
 }
 
 /* Those that mean nothing else to a runtime or to Slurm. */
 static bool is_signal(const char *text)
 {
-	static const char *const NAMES[] = {"HUP", "INT", "QUIT", "ALRM", "URG", "USR1", "USR2"};
+	static const char *const NAMES[] = { "HUP", "INT", "QUIT", "ALRM", "URG", "USR1", "USR2" };
 
 	return is_one_of(strncmp(text, "SIG", 3) ? text : text + 3, NAMES, COUNT(NAMES));
 }
 
 static bool is_item(const char *item)
 {
-	static const char *const WORDS[] = {"preempt", "timeout"};
+	static const char *const WORDS[] = { "preempt", "timeout" };
 
 	if (!strncmp(item, "interval:", 9))
 		return when_is_interval(item + 9);

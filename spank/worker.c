@@ -65,7 +65,7 @@ static int keep_only(int connection, int report)
 
 static int set_surroundings(void)
 {
-	const struct rlimit no_core = {0, 0};
+	const struct rlimit no_core = { 0, 0 };
 
 	umask(077);
 	if (setsid() < 0 || chdir("/") < 0)
@@ -87,7 +87,7 @@ static int end_with_helper(pid_t helper)
 /* Slurm may signal all that is in a step (SignalChildrenProcesses of cgroup.conf), and means the job's programs. */
 static void ignore_signals(void)
 {
-	const int slurms[] = {SIGHUP, SIGINT, SIGQUIT, SIGALRM, SIGTERM, SIGUSR1, SIGUSR2};
+	const int slurms[] = { SIGHUP, SIGINT, SIGQUIT, SIGALRM, SIGTERM, SIGUSR1, SIGUSR2 };
 
 	for (size_t i = 0; i < COUNT(slurms); i++)
 		signal(slurms[i], SIG_IGN);
@@ -105,9 +105,9 @@ void worker_run(const struct worker_identity *identity, int connection, int repo
 {
 	char job[12], key[sizeof(KEY_VARIABLE "=") + KEY_SIZE];
 	/* No HOME: criu would read $HOME/.criu/default.conf. */
-	char *const environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", key, NULL};
+	char *const environment[] = { "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", key, NULL };
 	char *const more = report >= 0 ? "report" : NULL;
-	char *const argv[] = {WORKER_PYTHON, "-I", "-S", WORKER_SCRIPT, job, (char *)identity->group, more, NULL};
+	char *const argv[] = { WORKER_PYTHON, "-I", "-S", WORKER_SCRIPT, job, (char *)identity->group, more, NULL };
 
 	snprintf(job, sizeof(job), "%" PRIu32, identity->job);
 	snprintf(key, sizeof(key), KEY_VARIABLE "=%s", identity->key);

@@ -12,7 +12,7 @@ struct worker_identity {
 	uint32_t job;
 	uint32_t uid;
 	uint32_t gid;
-	const char *group; /* the job's: "CONTROLLERS:PATH" */
+	const char *group;  /* the job's: "CONTROLLERS:PATH" */
 	size_t hierarchies; /* descriptors from GROUPS_FD on */
 	char key[KEY_SIZE];
 	pid_t helper;
