@@ -56,8 +56,8 @@ install:
 		install -D -m 0644 "$$file" "$(DESTDIR)$(LIBDIR)/$$file"; done
 	# Start-up is a third faster with it, but an install on a read-only or odd Python does without.
 	-python3 -m compileall -q -s '$(DESTDIR)' -p / $(DESTDIR)$(LIBDIR)
-	printf '%s\n' $(LAUNCHER) >$(DESTDIR)$(PREFIX)/bin/oci-criu-shim
-	chmod 0755 $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
+	install -m 0755 src/launcher.py $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
+	sed -i $(PLACES) $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
 	$(MAKE) -C spank install PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) BUILD=$(abspath $(BUILD))
 	set -e; cd etc; for file in oci.conf.d/*.conf slurm-oci/* scrun.lua cli_filter.lua; do \
 		mode=0644; test ! -x "$$file" || mode=0755; \
@@ -69,22 +69,9 @@ install:
 	cd etc; find image -type f -exec install -D -m 0644 {} $(DESTDIR)$(SHAREDIR)/{} \;
 	sed 's,/usr/lib/oci-criu-shim/,$(LIBDIR)/,' etc/plugstack.conf >$(DESTDIR)$(SHAREDIR)/plugstack.conf
 
-# What the files in etc/ say where things are; the sources have the usual places.
+# The sources name the usual places; an install puts in its own.
 PLACES = -e 's,/usr/bin/oci-criu,$(PREFIX)/bin/oci-criu,; s,/usr/lib/oci,$(PREFIX)/lib/oci,' \
 	-e 's,/etc/oci-criu-shim/,$(SYSCONFDIR)/oci-criu-shim/,'
-
-# Isolated, without `site`: half the start-up, and nothing of the user's environment changes what is run. Debian's
-# packages (pycriu, jsonschema) come last, for the few verbs that import them.
-LAUNCHER = '\#!/usr/bin/python3 -IS' \
-	'import gc' \
-	'import sys' \
-	'' \
-	'gc.disable()  \# most verbs are over before there is garbage' \
-	'sys.path.insert(0, "$(LIBDIR)")' \
-	'sys.path.append("/usr/lib/python3/dist-packages")' \
-	'from oci_criu_shim.__main__ import main' \
-	'' \
-	'sys.exit(main())'
 
 uninstall:
 	rm -rf $(DESTDIR)$(LIBDIR) $(DESTDIR)$(SHAREDIR)
