@@ -10,6 +10,7 @@
 #ifndef RUN_DIR
 #define RUN_DIR "/run/oci-criu-shim"
 #endif
+#define JOB_DIRECTORY RUN_DIR "/%" PRIu32
 
 /* In a job's directory: the runtime has checkpointed the job, and ended it for Slurm to requeue. Holds Slurm's name of it. */
 #define REQUEUED_MARK "requeued"

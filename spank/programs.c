@@ -82,7 +82,7 @@ static int listening_socket(const struct step *step)
 {
 	CLEANUP_FD int directory = rundir_open(step->job, step->uid);
 	CLEANUP_FD int fd = -1;
-	int listening, rc;
+	int rc;
 
 	if (directory < 0)
 		return -1;
@@ -93,11 +93,7 @@ static int listening_socket(const struct step *step)
 	rc = bind_and_listen(fd, directory, step->id);
 	setfsuid(geteuid());
 	setfsgid(getegid());
-	if (rc < 0)
-		return -1;
-	listening = fd;
-	fd = -1;
-	return listening;
+	return rc < 0 ? -1 : take_fd(&fd);
 }
 
 int helper_start(const struct step *step, const char *metrics)

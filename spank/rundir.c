@@ -32,7 +32,9 @@
 enum { MAKE_ATTEMPTS = 100 };
 
 struct names {
+	char job[24];
 	char directory[16];
+	char path[sizeof(RUN_DIR) + 16]; /* of the directory */
 	char marker[24];
 	char record[24];
 };
@@ -41,7 +43,9 @@ static struct names names_of(uint32_t job)
 {
 	struct names names;
 
+	snprintf(names.job, sizeof(names.job), "JobId=%" PRIu32, job);
 	snprintf(names.directory, sizeof(names.directory), "%" PRIu32, job);
+	snprintf(names.path, sizeof(names.path), JOB_DIRECTORY, job);
 	snprintf(names.marker, sizeof(names.marker), "%" PRIu32 ".watch", job);
 	snprintf(names.record, sizeof(names.record), "%" PRIu32 ".owner", job);
 	return names;
@@ -103,56 +107,58 @@ static bool is_tmpfs(const struct statx *place)
 	return false;
 }
 
-/* The user's tmpfs; -1 and errno where something else is there. */
-static int open_mounted(int base, const char *name, uid_t uid)
+/* Open what is in a job's place, and say if something is mounted there. -1 and errno on failure. */
+static int open_place(int base, const char *name, struct statx *found, bool *mounted)
 {
 	CLEANUP_FD int fd = openat(base, name, PLACE);
-	struct statx below, found;
-	int opened = fd;
+	struct statx below;
 
-	if (fd < 0 || look(base, &below) < 0 || look(fd, &found) < 0)
+	if (fd < 0 || look(base, &below) < 0 || look(fd, found) < 0)
 		return -1;
-	if (same_device(&below, &found) || found.stx_uid != uid || !is_tmpfs(&found)) {
+	*mounted = !same_device(&below, found);
+	return take_fd(&fd);
+}
+
+/* Open the user's tmpfs; -1 and errno if something else is there. */
+static int open_mounted(int base, const char *name, uid_t uid)
+{
+	struct statx found;
+	bool mounted;
+	CLEANUP_FD int fd = open_place(base, name, &found, &mounted);
+
+	if (fd < 0)
+		return -1;
+	if (!mounted || found.stx_uid != uid || !is_tmpfs(&found)) {
 		errno = EPERM;
 		return -1;
 	}
-	fd = -1;
-	return opened;
+	return take_fd(&fd);
 }
 
-static void unmount(const char *name)
+static void unmount(const char *path)
 {
-	CLEANUP_TEXT char *path = NULL;
-
-	if (asprintf(&path, RUN_DIR "/%s", name) < 0)
-		return;
 	while (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) == 0)
 		;
 }
 
-static int mount_on(const char *name, uid_t uid, gid_t gid)
+static int mount_on(const char *path, uid_t uid, gid_t gid)
 {
-	CLEANUP_TEXT char *path = NULL;
-	CLEANUP_TEXT char *options = NULL;
+	char options[sizeof(BOUNDS) + 64];
 
-	if (asprintf(&path, RUN_DIR "/%s", name) < 0)
-		return -1;
-	if (asprintf(&options, BOUNDS ",mode=0700,uid=%" PRIu32 ",gid=%" PRIu32, uid, gid) < 0)
-		return -1;
+	snprintf(options, sizeof(options), BOUNDS ",mode=0700,uid=%" PRIu32 ",gid=%" PRIu32, uid, gid);
 	return mount("oci-criu-shim", path, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options);
 }
 
-/* Only what make_place() made. */
+/* Remove what make_place() has made, and nothing else. */
 static int remove_place(int base, const char *name)
 {
-	CLEANUP_FD int fd = openat(base, name, PLACE);
-	struct statx below, found;
+	struct statx found;
+	bool mounted;
+	CLEANUP_FD int fd = open_place(base, name, &found, &mounted);
 
 	if (fd < 0)
 		return errno == ENOENT ? 0 : -1;
-	if (look(base, &below) < 0 || look(fd, &found) < 0)
-		return -1;
-	if (found.stx_uid != 0 || !same_device(&below, &found)) {
+	if (mounted || found.stx_uid != 0) {
 		errno = EPERM;
 		return -1;
 	}
@@ -265,14 +271,12 @@ static int set_marker(int base, const char *name, bool watched)
 static void work_as(uid_t uid, gid_t gid, int base, const struct names *names, const char *script)
 {
 	CLEANUP_FD int mounted = open_mounted(base, names->directory, uid);
-	CLEANUP_TEXT char *path = NULL;
-	CLEANUP_TEXT char *id = NULL;
 
 	if (mounted < 0)
 		return;
-	if (asprintf(&path, RUN_DIR "/%s", names->directory) < 0 || asprintf(&id, "JobId=%s", names->directory) < 0)
-		return;
-	char *const argv[] = { "/bin/sh", "-p", "-c", (char *)script, "oci-criu-shim", path, id, NULL };
+	char *const argv[] = {
+		"/bin/sh", "-p", "-c", (char *)script, "oci-criu-shim", (char *)names->path, (char *)names->job, NULL,
+	};
 	const struct spawn job = { .path = argv[0], .argv = argv, .uid = uid, .gid = gid };
 
 	if (spawn_and_wait(&job, USER_SECONDS) < 0)
@@ -289,8 +293,8 @@ int rundir_create(uint32_t job, uid_t uid, gid_t gid, bool watched)
 		return fail(names.record);
 	/* From an earlier run of the job, which had no epilog. */
 	work_as(uid, gid, base, &names, ENTER CLEAR_LINKS);
-	unmount(names.directory);
-	if (make_place(base, names.directory) < 0 || mount_on(names.directory, uid, gid) < 0)
+	unmount(names.path);
+	if (make_place(base, names.directory) < 0 || mount_on(names.path, uid, gid) < 0)
 		return fail(names.directory);
 	return set_marker(base, names.marker, watched) < 0 ? fail(names.marker) : 0;
 }
@@ -303,7 +307,7 @@ void rundir_remove(uint32_t job, uid_t uid, gid_t gid)
 	if (base < 0)
 		return;
 	work_as(uid, gid, base, &names, ENTER RELEASE_REQUEUED CLEAR_LINKS);
-	unmount(names.directory);
+	unmount(names.path);
 	if (remove_place(base, names.directory) < 0)
 		leave_alone(names.directory);
 	if (remove_file(base, names.marker) < 0 || remove_file(base, names.record) < 0)

@@ -58,7 +58,6 @@ static int listen_at(const struct step *step, uint32_t task)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	CLEANUP_FD int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	int listening = fd;
 
 	if (fd < 0)
 		return -1;
@@ -68,8 +67,7 @@ static int listen_at(const struct step *step, uint32_t task)
 		return -1;
 	if (bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0 || listen(fd, 1) < 0)
 		return -1;
-	fd = -1;
-	return listening;
+	return take_fd(&fd);
 }
 
 /* Leave the task's streams at 0 to 2, the listening socket at 3, and all signals blocked. */

@@ -21,6 +21,15 @@ static inline void close_fd(const int *fd)
 	errno = saved;
 }
 
+/* Hand a descriptor on, out of reach of its cleanup. */
+static inline int take_fd(int *fd)
+{
+	int taken = *fd;
+
+	*fd = -1;
+	return taken;
+}
+
 static inline void close_file(FILE **file)
 {
 	if (*file)
