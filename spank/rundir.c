@@ -229,57 +229,31 @@ static int set_marker(int base, const char *name, bool watched)
 	return fd < 0 ? -1 : 0;
 }
 
-/*
- * What the user's shell is told: $1 is the directory, $2 the job. All that it reads is his to make, so no more of it is read
- * than the runtime writes.
- */
-#define ENTER "cd -- \"$1\" || exit; "
+static const char SCRIPT[] =
+#include "rundir.sh.h"
+	;
 
-/*
- * A job that was requeued after its checkpoint is eligible at once: slurmctld's batch_requeue_fini() holds it back for the
- * lifetime of a credential, 121 s, unless its begin time lies in the future when its last node's epilog is done.
- * The mark says by what name, since the number of an array's last task is the whole array's too. It may say besides, a line
- * each, which nodes are to be left out and which features they must have: Slurm takes
- * that for pending jobs only. Each by itself: one that is refused must not hold back the others.
- */
-#define RELEASE_REQUEUED \
-	"job=$2; update() { \"" SCONTROL "\" update \"$job\" \"$1\" </dev/null; };" \
-	" [ -f " REQUEUED_MARK " ] && head -c 4096 " REQUEUED_MARK " | {" \
-	" IFS= read -r name; case $name in JobId=*) job=$name ;; esac;" \
-	" update StartTime=now+3seconds;" \
-	" for line in 2 3; do IFS= read -r setting;" \
-	" case $setting in ExcNodeList=*|Features=*) update \"$setting\" ;; esac;" \
-	" done; }; "
-
-/*
- * What the runtime has left links to. A runtime that writes a checkpoint keeps one to it, stage.<pid>, in its container's
- * directory: where it was killed, that leads to half a checkpoint that nobody else will remove. kept.<number> leads to what
- * there is for the job if it is started again: when it has completed, which is for the runtime to find out, since one that
- * is marked as requeued may have, all that goes.
- */
-#define CLEAR_LINKS \
-	"n=0; for link in */stage.* kept.*; do" \
-	" [ $((n += 1)) -le 256 ] || break;" \
-	" to=$(readlink -- \"$link\") || continue;" \
-	" case $to in [!/]*|*/../*|*/..) continue ;; esac;" \
-	" case $link:${to##*/} in" \
-	" kept.*) \"" RUNTIME "\" ckpt prune --completed -- \"$to\" ;;" \
-	" *:.stage.*) rm -rf --one-file-system -- \"$to\" ;;" \
-	" esac; done"
-
-/* Mounts of the user's own may hide what is mounted, and then he has nothing done. */
-static void work_as(uid_t uid, gid_t gid, int base, const struct names *names, const char *script)
+/* Run rundir.sh as the user, but not if a mount of the user's hides the job's tmpfs: then there is nothing to be done. */
+static void work_as(uid_t uid, gid_t gid, int base, const struct names *names, const char *hook)
 {
 	CLEANUP_FD int mounted = open_mounted(base, names->directory, uid);
-
-	if (mounted < 0)
-		return;
 	char *const argv[] = {
-		"/bin/sh", "-p", "-c", (char *)script, "oci-criu-shim", (char *)names->path, (char *)names->job, NULL,
+		"/bin/sh",
+		"-p",
+		"-c",
+		(char *)SCRIPT,
+		"oci-criu-shim",
+		(char *)hook,
+		(char *)names->path,
+		(char *)names->job,
+		REQUEUED_MARK,
+		SCONTROL,
+		RUNTIME,
+		NULL,
 	};
 	const struct spawn job = { .path = argv[0], .argv = argv, .uid = uid, .gid = gid };
 
-	if (spawn_and_wait(&job, USER_SECONDS) < 0)
+	if (mounted >= 0 && spawn_and_wait(&job, USER_SECONDS) < 0)
 		slurm_error("oci-criu-shim: what was to be done for job %s as its user %s", names->directory,
 			    errno == ETIMEDOUT ? "took too long, and was ended" : strerror(errno));
 }
@@ -292,7 +266,7 @@ int rundir_create(uint32_t job, uid_t uid, gid_t gid, bool watched)
 	if (base < 0)
 		return fail(names.record);
 	/* From an earlier run of the job, which had no epilog. */
-	work_as(uid, gid, base, &names, ENTER CLEAR_LINKS);
+	work_as(uid, gid, base, &names, "prolog");
 	unmount(names.path);
 	if (make_place(base, names.directory) < 0 || mount_on(names.path, uid, gid) < 0)
 		return fail(names.directory);
@@ -306,7 +280,7 @@ void rundir_remove(uint32_t job, uid_t uid, gid_t gid)
 
 	if (base < 0)
 		return;
-	work_as(uid, gid, base, &names, ENTER RELEASE_REQUEUED CLEAR_LINKS);
+	work_as(uid, gid, base, &names, "epilog");
 	unmount(names.path);
 	if (remove_place(base, names.directory) < 0)
 		leave_alone(names.directory);
