@@ -27,10 +27,17 @@ $(VENV)/.ready: pyproject.toml
 	./tools/venv $(VENV) $(PYTHON)
 	touch $@
 
+# Shell scripts, and what has prose in it.
+SCRIPTS = $(wildcard spank/*.sh tests/*/*.sh) tools/venv
+SPELLED = src spank etc docs tests bench tools Makefile pyproject.toml *.md
+
 check: $(VENV)/.ready
 	$(RUN) -m ruff check src tests bench
 	$(RUN) -m ruff format --check --quiet src tests bench
 	$(RUN) -m mypy src tests bench
+	$(VENV)/bin/clang-format --dry-run -Werror spank/*.[ch] tests/spank/*.c
+	$(VENV)/bin/shellcheck $(SCRIPTS)
+	$(RUN) -m codespell_lib $(SPELLED)
 	$(RUN) -m pytest -q -n auto tests/unit
 
 # Root's part is run by absolute names: sudo has a PATH of its own. What takes longest begins first.
