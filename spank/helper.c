@@ -10,11 +10,11 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <syslog.h>
@@ -24,6 +24,7 @@
 #include "metrics.h"
 #include "paths.h"
 #include "protocol.h"
+#include "signals.h"
 #include "util.h"
 #include "worker.h"
 
@@ -149,11 +150,10 @@ static void kill_children(struct helper *helper, bool workers)
 static bool wait_for_child(struct helper *helper, int milliseconds)
 {
 	struct pollfd child = { .fd = helper->signals, .events = POLLIN };
-	struct signalfd_siginfo info;
 
 	if (poll(&child, 1, milliseconds) <= 0)
 		return false;
-	while (read(helper->signals, &info, sizeof(info)) == sizeof(info))
+	while (signals_next(helper->signals))
 		;
 	return true;
 }
@@ -179,16 +179,6 @@ static void end_all(struct helper *helper)
 		}
 		reap(helper);
 	}
-}
-
-static int open_signals(void)
-{
-	sigset_t child;
-
-	sigemptyset(&child);
-	sigaddset(&child, SIGCHLD);
-	/* All signals have been blocked since before this program began, see spawn.h. */
-	return signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
 static void serve_all(struct helper *helper, int lifeline)
@@ -281,8 +271,8 @@ int main(int argc, char **argv)
 		syslog(LOG_ERR, "usage: helper JOBID STEPID UID GID GROUP [METRICS]");
 		return EXIT_FAILURE;
 	}
-	if ((helper.signals = signals = open_signals()) < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 ||
-	    !draw_key(helper.identity.key)) {
+	if ((helper.signals = signals = signals_open((const int[]){ SIGCHLD }, 1)) < 0 ||
+	    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 || !draw_key(helper.identity.key)) {
 		syslog(LOG_ERR, "%m");
 		return EXIT_FAILURE;
 	}

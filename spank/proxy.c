@@ -9,16 +9,21 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "protocol.h"
+#include "signals.h"
 #include "util.h"
 
 enum { STREAMS = 3, UNKNOWN = -1 };
+
+static const int SIGNALS[] = {
+	SIGCHLD, SIGHUP,  SIGINT,  SIGQUIT, SIGTERM, SIGUSR1,  SIGUSR2,
+	SIGALRM, SIGCONT, SIGTSTP, SIGTTIN, SIGTTOU, SIGWINCH, SIGURG,
+};
 
 struct proxy {
 	int listener, signals, runtime; /* -1: none, any more or yet */
@@ -94,26 +99,13 @@ static void pass_on(const struct proxy *proxy, int number)
 
 static void read_signals(struct proxy *proxy)
 {
-	struct signalfd_siginfo info;
+	int number;
 
-	while (read(proxy->signals, &info, sizeof(info)) == sizeof(info))
-		if (info.ssi_signo != SIGCHLD)
-			pass_on(proxy, (int)info.ssi_signo);
+	while ((number = signals_next(proxy->signals)))
+		if (number != SIGCHLD)
+			pass_on(proxy, number);
 	if (!proxy->child_ended && waitpid(proxy->child, &proxy->child_status, WNOHANG) == proxy->child)
 		proxy->child_ended = true;
-}
-
-/* All have been blocked since before this program began, see task.c. */
-static int open_signals(void)
-{
-	static const int numbers[] = { SIGCHLD, SIGHUP,	 SIGINT,  SIGQUIT, SIGTERM, SIGUSR1,  SIGUSR2,
-				       SIGALRM, SIGCONT, SIGTSTP, SIGTTIN, SIGTTOU, SIGWINCH, SIGURG };
-	sigset_t set;
-
-	sigemptyset(&set);
-	for (size_t i = 0; i < COUNT(numbers); i++)
-		sigaddset(&set, numbers[i]);
-	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
 static int stand_in(struct proxy *proxy)
@@ -152,7 +144,7 @@ int main(int argc, char **argv)
 	if (argc != 2 || !parse_number(argv[1], INT32_MAX, &child))
 		return say("usage: proxy CHILD");
 	proxy.child = (pid_t)child;
-	if ((proxy.signals = open_signals()) < 0 || stand_in(&proxy) < 0)
+	if ((proxy.signals = signals_open(SIGNALS, COUNT(SIGNALS))) < 0 || stand_in(&proxy) < 0)
 		return say(strerror(errno));
 	if (!proxy.had_runtime)
 		return end_of_child(proxy.child_status);

@@ -8,14 +8,15 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <syslog.h>
 
 #include "paths.h"
 #include "privileges.h"
 #include "protocol.h"
+#include "signals.h"
 #include "util.h"
 
 #define DIRECTORY (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
@@ -107,26 +108,15 @@ static void notify_job(const char *path)
 			notify_container(fd, entry->d_name);
 }
 
-static int open_signals(void)
-{
-	sigset_t term;
-
-	sigemptyset(&term);
-	sigaddset(&term, SIGTERM);
-	/* All signals have been blocked since before this program began, see spawn.h. */
-	return signalfd(-1, &term, SFD_CLOEXEC | SFD_NONBLOCK);
-}
-
 static int watch(int lifeline, const char *path)
 {
-	CLEANUP_FD int signals = open_signals();
-	struct signalfd_siginfo info;
+	CLEANUP_FD int signals = signals_open((const int[]){ SIGTERM }, 1);
 	struct pollfd events[] = { { .fd = lifeline, .events = POLLIN }, { .fd = signals, .events = POLLIN } };
 
 	if (signals < 0)
 		return -1;
 	while (poll(events, COUNT(events), -1) > 0 && !events[0].revents)
-		if (read(signals, &info, sizeof(info)) == sizeof(info))
+		if (signals_next(signals))
 			notify_job(path);
 	return 0;
 }
