@@ -18,7 +18,6 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <syslog.h>
-#include <time.h>
 
 #include "cgroup.h"
 #include "metrics.h"
@@ -61,14 +60,6 @@ static struct slot *slot_of(struct helper *helper, pid_t pid)
 static struct slot *free_slot(struct helper *helper)
 {
 	return slot_of(helper, 0);
-}
-
-static uint64_t nanoseconds(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
 static bool is_job_user(int connection, uid_t uid)
@@ -167,7 +158,7 @@ static bool has_children(void)
 
 static void end_all(struct helper *helper)
 {
-	const uint64_t limit = nanoseconds() + END_SECONDS * UINT64_C(1000000000);
+	const uint64_t limit = nanoseconds() + END_SECONDS * NANOSECONDS;
 
 	while (has_children()) {
 		const uint64_t now = nanoseconds();
@@ -209,7 +200,7 @@ static void remove_socket(const struct helper *helper)
 	CLEANUP_TEXT char *name = NULL;
 	CLEANUP_FD int directory = -1;
 
-	if (asprintf(&path, RUN_DIR "/%" PRIu32, helper->identity.job) < 0 ||
+	if (asprintf(&path, JOB_DIRECTORY, helper->identity.job) < 0 ||
 	    asprintf(&name, HELPER_SOCKET, helper->step) < 0)
 		return;
 	if ((directory = open(path, DIRECTORY)) >= 0)

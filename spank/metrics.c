@@ -20,8 +20,6 @@
 #define NEW_NAME FILE_NAME ".new" /* the collector reads *.prom */
 #define LOCK_NAME "." FILE_NAME ".lock"
 
-#define NANOSECONDS UINT64_C(1000000000)
-
 /* Others hold the lock for a moment only; a dump that waits is worth more than a number. */
 enum { LOCK_ATTEMPTS = 100, LOCK_PAUSE = 10000000 };
 

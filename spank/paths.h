@@ -12,6 +12,9 @@
 #endif
 #define JOB_DIRECTORY RUN_DIR "/%" PRIu32
 
+/* In the environment of what is started here: it is not the user's. */
+#define PROGRAMS_PATH "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
+
 /* In a job's directory: the runtime has checkpointed the job, and ended it for Slurm to requeue. Holds Slurm's name of it. */
 #define REQUEUED_MARK "requeued"
 

@@ -8,9 +8,9 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "paths.h"
 #include "privileges.h"
 #include "spawn.h"
 #include "util.h"
@@ -20,7 +20,7 @@ enum { FIRST_FD = 3, MAX_FDS = 18, HIGH_FD = 64 };
 /* Milliseconds for what was killed to be gone: a process that waits for a disk, or for a file system of a user's, may stay. */
 enum { DEATH = 1000 };
 
-static char *const ENVIRONMENT[] = { "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", NULL };
+static char *const ENVIRONMENT[] = { PROGRAMS_PATH, "LANG=C.UTF-8", NULL };
 
 /* All from here to execve(2) runs in the child of a threaded process: only what is async-signal-safe. */
 
@@ -166,10 +166,7 @@ pid_t spawn(const struct spawn *job)
 
 static int64_t milliseconds(void)
 {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+	return (int64_t)(nanoseconds() / 1000000);
 }
 
 static bool ends_by(int process, int64_t deadline)

@@ -61,8 +61,7 @@ static int listen_at(const struct step *step, uint32_t task)
 
 	if (fd < 0)
 		return -1;
-	snprintf(address.sun_path, sizeof(address.sun_path), RUN_DIR "/%" PRIu32 "/" PROXY_SOCKET, step->job, step->id,
-		 task);
+	snprintf(address.sun_path, sizeof(address.sun_path), JOB_DIRECTORY "/" PROXY_SOCKET, step->job, step->id, task);
 	if (unlink(address.sun_path) < 0 && errno != ENOENT)
 		return -1;
 	if (bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0 || listen(fd, 1) < 0)

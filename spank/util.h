@@ -1,4 +1,4 @@
-/* Cleanup attributes and number parsing; no policy. */
+/* Cleanup attributes, descriptors, time and numbers; no policy. */
 #ifndef UTIL_H
 #define UTIL_H
 
@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #define COUNT(array) (sizeof(array) / sizeof(*(array)))
@@ -52,6 +53,17 @@ static inline void free_text(char **text)
 #define CLEANUP_FILE __attribute__((cleanup(close_file)))
 #define CLEANUP_DIR __attribute__((cleanup(close_dir)))
 #define CLEANUP_TEXT __attribute__((cleanup(free_text)))
+
+#define NANOSECONDS UINT64_C(1000000000) /* of a second */
+
+/* Nanoseconds since some time in the past, not set by anybody. */
+static inline uint64_t nanoseconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * NANOSECONDS + (uint64_t)now.tv_nsec;
+}
 
 /* Nothing but decimal digits, at most `max`; no sign, no space, no leading zero. */
 static inline bool parse_number(const char *text, uint32_t max, uint32_t *number)

@@ -133,7 +133,7 @@ int main(int argc, char **argv)
 		syslog(LOG_ERR, "usage: watcher JOBID UID GID");
 		return EXIT_FAILURE;
 	}
-	if (become_user(uid, gid) < 0 || asprintf(&path, RUN_DIR "/%" PRIu32, job) < 0 || watch(lifeline, path) < 0) {
+	if (become_user(uid, gid) < 0 || asprintf(&path, JOB_DIRECTORY, job) < 0 || watch(lifeline, path) < 0) {
 		syslog(LOG_ERR, "job %" PRIu32 ": %m", job);
 		return EXIT_FAILURE;
 	}

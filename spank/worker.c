@@ -105,7 +105,7 @@ void worker_run(const struct worker_identity *identity, int connection, int repo
 {
 	char job[12], key[sizeof(KEY_VARIABLE "=") + KEY_SIZE];
 	/* No HOME: criu would read $HOME/.criu/default.conf. */
-	char *const environment[] = { "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", key, NULL };
+	char *const environment[] = { PROGRAMS_PATH, "LANG=C.UTF-8", key, NULL };
 	char *const more = report >= 0 ? "report" : NULL;
 	char *const argv[] = { WORKER_PYTHON, "-I", "-S", WORKER_SCRIPT, job, (char *)identity->group, more, NULL };
 
