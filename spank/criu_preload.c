@@ -37,8 +37,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "util.h"
+
 #define EXPORTED __attribute__((visibility("default")))
-#define COUNT(array) (sizeof(array) / sizeof(*(array)))
 
 /* The environment variable that names the descriptor of what is shared with the worker (privileged/dump.py). */
 #define MARK "OCI_CRIU_SHIM_LOADED"
