@@ -30,42 +30,42 @@ static const struct {
 	[CHECKPOINT] = {
 		"SLURM_CHECKPOINT", FORWARD_PREFIX "checkpoint", accept_when, false,
 		{"checkpoint", "[WHEN]",
-		 "checkpoint the containers of the job, and go on from there when it is started again; WHEN is one or "
-		 "more, with commas between, of preempt (before the job is preempted), timeout (before its time limit, and "
-		 "it is requeued), interval:TIME (every 90s, 30m, 2h, or auto), signal:NAME (when the step gets that "
-		 "signal), or it is none; the default is set by the site: preempt",
+		 "checkpoint the job's containers, and resume them when the job starts again; WHEN is one or more, "
+		 "with commas between, of preempt (before the job is preempted), timeout (before its time limit; it "
+		 "is then requeued), interval:TIME (every 90s, 30m, 2h, or auto) and signal:NAME (when the step gets "
+		 "that signal), or it is none; the site sets the default: preempt",
 		 OPTIONAL_ARGUMENT, CHECKPOINT, take},
 	},
 	[CHECKPOINT_DIR] = {
 		"SLURM_CHECKPOINT_DIR", FORWARD_PREFIX "checkpoint_dir", accept_path, true,
 		{"checkpoint-dir", "DIR",
-		 "keep the checkpoints of the job below DIR, which must be the same directory on all nodes; "
-		 "the default is set by the site",
+		 "keep the job's checkpoints below DIR, which must be the same directory on all nodes; the site sets "
+		 "the default",
 		 REQUIRED_ARGUMENT, CHECKPOINT_DIR, take},
 	},
 	[CHECKPOINT_INTERVAL] = {
 		"SLURM_CHECKPOINT_INTERVAL", FORWARD_PREFIX "checkpoint_interval", accept_interval, false,
 		{"checkpoint-interval", "TIME",
-		 "checkpoint the containers every TIME, too: 90s, 30m, 2h, or auto, which weighs what checkpoints cost "
-		 "against what a node's failure would",
+		 "checkpoint the job's containers also every TIME: 90s, 30m, 2h, or auto, which weighs the cost of "
+		 "checkpoints against that of a node's failure",
 		 REQUIRED_ARGUMENT, CHECKPOINT_INTERVAL, take},
 	},
 	[CHECKPOINT_KEEP] = {
 		"SLURM_CHECKPOINT_KEEP", FORWARD_PREFIX "checkpoint_keep", accept_count, false,
 		{"checkpoint-keep", "N",
-		 "keep the newest N checkpoints of each task; the default is set by the site",
+		 "keep the newest N checkpoints of each task; the site sets the default",
 		 REQUIRED_ARGUMENT, CHECKPOINT_KEEP, take},
 	},
 	[CHECKPOINT_RERUN] = {
 		"SLURM_CHECKPOINT_RERUN", FORWARD_PREFIX "checkpoint_rerun", accept_rerun, false,
 		{"checkpoint-rerun", NULL,
-		 "when the job is started again, run its finished steps again, too",
+		 "when the job starts again, run its finished steps again, too",
 		 NO_ARGUMENT, CHECKPOINT_RERUN, take},
 	},
 	[RESTART_DIR] = {
 		"SLURM_RESTART_DIR", FORWARD_PREFIX "restart_dir", accept_source, true,
 		{"restart-dir", "DIR|JOBID[:SEQ]",
-		 "begin with a checkpoint of another job: the one in DIR, or the newest of JOBID, or its number SEQ",
+		 "start from a checkpoint of another job: the one in DIR, the newest of JOBID, or its number SEQ",
 		 REQUIRED_ARGUMENT, RESTART_DIR, take},
 	},
 };
@@ -88,10 +88,9 @@ static const char *accept_when(const char *argument)
 		return "off";
 	if (when_is_list(argument) || !strcmp(argument, "default"))
 		return argument;
-	slurm_error(
-		"--checkpoint=%s: not a time for checkpoints; allowed are preempt, timeout, interval:TIME (90s, 30m, 2h, "
-		"auto), signal:NAME (USR1, …), with commas between, or none",
-		argument);
+	slurm_error("--checkpoint=%s: not a time for checkpoints; allowed are preempt, timeout, interval:TIME (90s, "
+		    "30m, 2h, auto), signal:NAME (USR1, …), with commas between, or none",
+		    argument);
 	return NULL;
 }
 
