@@ -1,8 +1,8 @@
-/* What stands after the plugin's path in plugstack.conf. */
+/* The plugin's arguments in plugstack.conf. */
 #ifndef ARGUMENTS_H
 #define ARGUMENTS_H
 
-/* The directory of metrics=DIR; NULL where there is none. What can't be understood is logged. */
+/* Return the directory of metrics=DIR, or NULL if there is none. Log any argument that is not understood. */
 const char *arguments_metrics(int argc, char *const argv[]);
 
 #endif

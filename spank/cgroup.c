@@ -10,7 +10,7 @@
 #include "cgroup.h"
 #include "util.h"
 
-/* Slurm's CgroupMountpoint, of which no other value is in use. */
+/* Slurm's CgroupMountpoint; no other value is in use. */
 #ifndef CGROUP_MOUNT_POINT
 #define CGROUP_MOUNT_POINT "/sys/fs/cgroup"
 #endif
@@ -51,8 +51,9 @@ static char *last(char *path, const char *mark)
 }
 
 /*
- * Leave the job's part of the path; false where there is none. With version 1 slurmstepd is in the job's group,
- * …/job_JOB; with version 2 in …/step_STEP/slurm below, and the job's may have another name (CgroupJobIdPaths of 26.05).
+ * Cut the path down to the job's group; false if it has none. With version 1 slurmstepd is in the job's group,
+ * …/job_JOB. With version 2 it is in …/step_STEP/slurm below the job's group, which may have another name
+ * (CgroupJobIdPaths of 26.05).
  */
 static bool cut_to_job(const struct group *group)
 {
@@ -67,7 +68,7 @@ static bool cut_to_job(const struct group *group)
 	return true;
 }
 
-/* The group by which Slurm tracks the job's processes; false and errno where this is no job's slurmstepd. */
+/* Find the group by which Slurm tracks the job's processes; false and errno if this slurmstepd is no job's. */
 static bool find_job(char line[LINE_SIZE], struct group *group)
 {
 	CLEANUP_FILE FILE *file = fopen(CGROUP_OF_SELF, "re");
@@ -108,8 +109,9 @@ static int attach(const char *controllers, const char *group, const char *below,
 }
 
 /*
- * proctrack/cgroup signals those direct children of slurmstepd that are in the step's group. With version 1 slurmstepd
- * itself is one level up, in the job's group; with version 2 it is in the step's, and so are its children from the start.
+ * proctrack/cgroup signals the direct children of slurmstepd that are in the step's group. With version 1 slurmstepd
+ * itself is one level up, in the job's group; with version 2 it is in the step's group, and so are its children from
+ * the start.
  */
 int cgroup_enter_extern_step(pid_t pid)
 {
@@ -122,8 +124,8 @@ int cgroup_enter_extern_step(pid_t pid)
 }
 
 /*
- * Version 1: the root of the hierarchy. Version 2: processes can only be in leaves; beside the jobs' groups Slurm keeps one
- * for its own use.
+ * Version 1: move to the root of the hierarchy. Version 2, in which processes can only be in leaves: move to the group
+ * that Slurm keeps for itself beside the jobs' groups.
  */
 static int leave_job(const struct group *job, pid_t pid)
 {
@@ -163,7 +165,10 @@ void cgroup_close(struct groups *groups)
 		close_fd(&groups->fds[--groups->count]);
 }
 
-/* For a process of one thread. By `tasks`, which version 2 has not, it enters without a wait for the node's others. */
+/*
+ * Open a group for a process of one thread. By `tasks`, which version 2 does not have, the process enters without
+ * waiting for the node's other processes.
+ */
 static int open_group(const char *controllers, const char *group, const char *below)
 {
 	return open_file(controllers, group, below, *controllers ? "tasks" : "cgroup.procs");
@@ -183,8 +188,8 @@ static int add(struct groups *groups, int fd)
 }
 
 /*
- * Version 1: Slurm makes the extern step's group for the freezer always, and for others as it is configured. Where the
- * job alone has one, as for accounting, there are no limits but the job's.
+ * Version 1: Slurm always makes the extern step's group in the freezer's hierarchy, and in others if it is configured
+ * to. If only the job has a group there, as for accounting, there are no limits but the job's.
  */
 static int open_hierarchy(const char *controllers, const char *job, struct groups *groups)
 {
@@ -213,9 +218,12 @@ static int open_hierarchies(const char *job, struct groups *groups)
 	return 0;
 }
 
-/* Version 2: the limits are those of …/step_extern/user, and processes can only be in a leaf below. */
+/* Version 2: the limits are those of …/step_extern/user, and processes can only be in a leaf below it. */
 #define USER "/step_extern/user"
-/* Slurm's name for the leaf of what is no task. Slurm 26.05 makes none, having no process of its own in the step. */
+/*
+ * Slurm's name for the leaf of processes that belong to no task. Slurm 26.05 does not make it, having no process of its
+ * own in the step.
+ */
 #define LEAF USER "/task_special"
 
 static int make_leaf(const char *job)

@@ -1,17 +1,18 @@
 /*
  * Loaded into a user's CRIU before its libraries.
  *
- * CRIU has the user's uid, and what keeps him from tracing it are the capabilities that he lacks. In a user namespace of
- * his own he lacks none: a process of CRIU's that enters one is his to trace, and may share CRIU's memory. So before one
- * enters, the kernel is told that it is not dumpable (PR_SET_DUMPABLE of prctl(2)): tracing it then takes a capability in
- * the namespace where CRIU was executed. (What CRIU executes in there, tar, is the user's all the same: it has nothing of
- * CRIU's but standard streams, and no right outside.)
+ * CRIU has the user's uid; only capabilities that the user lacks keep the user from tracing it. In a user namespace of
+ * their own, users lack none: they could trace a process of CRIU's that enters one, and that process may share CRIU's
+ * memory. So before a process enters one, it tells the kernel that it is not dumpable (PR_SET_DUMPABLE of prctl(2)):
+ * tracing it then takes a capability in the namespace in which CRIU was executed. (The user can still trace what CRIU
+ * executes in there, tar: it has nothing of CRIU's but standard streams, and no right outside.)
  *
- * CRIU makes images in directories of the user's, who can put links or mounts there. It follows none: what it would open
- * with its rights the user could write to, by way of tar's standard output, and that may be a process's memory.
+ * CRIU makes images in directories of the user, who can put links or mounts there. It follows none: if CRIU opened
+ * something else with its rights, the user could write to that by way of tar's standard output, and that may be a
+ * process's memory.
  *
- * From the first process that is dumped on, CRIU is confined. It can't be earlier: the kernel lets nobody who is confined
- * read or suspend the seccomp filters of others.
+ * CRIU is confined from the first process that it dumps on. That can't be earlier: the kernel does not let a confined
+ * process read or suspend the seccomp filters of others.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -41,15 +42,15 @@
 
 #define EXPORTED __attribute__((visibility("default")))
 
-/* The environment variable that names the descriptor of what is shared with the worker (privileged/dump.py). */
+/* The environment variable with the number of the descriptor shared with the worker (privileged/dump.py). */
 #define MARK "OCI_CRIU_SHIM_LOADED"
 
 static volatile struct {
 	uint64_t loaded;     /* for the worker: this library is there */
-	uint64_t has_parent; /* from the worker: the dump is an increment, and its parent one of a worker's */
+	uint64_t has_parent; /* from the worker: the dump is an increment, and a worker made its parent */
 	struct {
 		uint64_t device, inode;
-	} images, work; /* from the worker: the directories of the images, and to work in */
+	} images, work; /* from the worker: the images' directory, and the one to work in */
 } *shared;
 
 #if defined(__x86_64__)
@@ -64,13 +65,14 @@ static volatile struct {
 
 #define FIRST_OF_X32 0x40000000
 
-#ifndef SYS_open_tree_attr /* Linux 6.15, one number on all architectures */
+#ifndef SYS_open_tree_attr /* Linux 6.15; the same number on all architectures */
 #define SYS_open_tree_attr 467
 #endif
 
 /*
- * What CAP_SYS_ADMIN opens and no dump needs, and what has no business in one. What takes other capabilities (setgid(2),
- * kexec_load(2), …) is refused by the kernel, since the worker has them not even in its bounding set.
+ * System calls that CAP_SYS_ADMIN opens and no dump needs, and some that have no business in a dump. The kernel refuses
+ * those that take other capabilities (setgid(2), kexec_load(2), …), since the worker does not have them even in its
+ * bounding set.
  */
 static const uint32_t DENIED[] = {
 	SYS_acct,
@@ -108,7 +110,7 @@ static const uint32_t DENIED[] = {
 	SYS_userfaultfd,
 };
 
-/* Typing into somebody else's terminal, and holding up a file system. */
+/* For typing into somebody else's terminal, and for holding up a file system. */
 static const uint32_t DENIED_IOCTLS[] = { TIOCSTI, TIOCLINUX, FIFREEZE, FITHAW, FITRIM };
 
 enum { PROGRAM_SIZE = 96 };
@@ -128,7 +130,7 @@ static void load(struct program *program, size_t offset)
 	add(program, (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)offset));
 }
 
-/* The low half of one. */
+/* Load the low half of an argument. */
 static void load_argument(struct program *program, int number)
 {
 	const size_t low = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0 : sizeof(uint32_t);
@@ -146,7 +148,7 @@ static void deny(struct program *program)
 	answer(program, SECCOMP_RET_ERRNO | EPERM);
 }
 
-/* Skip so many instructions unless `test` (BPF_JEQ, BPF_JGE, BPF_JSET) says so. */
+/* Skip so many instructions unless `test` (BPF_JEQ, BPF_JGE, BPF_JSET) holds. */
 static void unless(struct program *program, int test, uint32_t value, unsigned char skipped)
 {
 	add(program, (struct sock_filter)BPF_JUMP((unsigned short)(BPF_JMP | BPF_K | test), value, 0, skipped));
@@ -163,7 +165,7 @@ static void add_mount(struct program *program)
 	load_argument(program, 3);
 	unless(program, BPF_JSET, MS_REMOUNT, 1);
 	deny(program);
-	unless(program, BPF_JSET, MS_BIND | MS_PRIVATE | MS_SLAVE, 1); /* the latter are how mounts propagate */
+	unless(program, BPF_JSET, MS_BIND | MS_PRIVATE | MS_SLAVE, 1); /* the last two: how mounts propagate */
 	answer(program, SECCOMP_RET_ALLOW);
 	deny(program);
 }
@@ -195,14 +197,17 @@ static struct program filter(void)
 		unless(&program, BPF_JEQ, DENIED[i], 1);
 		deny(&program);
 	}
-	/* Last: what they load is no system call's number any more. */
+	/* These come last: what they load is no system call's number any more. */
 	add_mount(&program);
 	add_ioctls(&program);
 	answer(&program, SECCOMP_RET_ALLOW);
 	return program;
 }
 
-/* Have the kernel refuse this process, and all that it starts, what no dump needs. -1 and errno on failure. */
+/*
+ * Have the kernel refuse this process, and all that it starts, the system calls that no dump needs. -1 and errno on
+ * failure.
+ */
 EXPORTED int confine(void);
 
 int confine(void)
@@ -213,7 +218,7 @@ int confine(void)
 	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &found);
 }
 
-/* CRIU makes a process's first image once it has all filters (cr_dump_tasks() in criu/cr-dump.c, 4.2). */
+/* Once CRIU makes a process's first image, it has read all filters (cr_dump_tasks() in criu/cr-dump.c, 4.2). */
 static void confine_once(const char *path)
 {
 	static bool confined;
@@ -226,8 +231,9 @@ static void confine_once(const char *path)
 }
 
 /*
- * Whatever CRIU is asked for, it reads the images in `parent` below the images' directory, and `irmap-cache` in the one to
- * work in, if there are any (open_parent() in criu/image.c, irmap_load_cache() in criu/irmap.c, 4.2). Both are the user's.
+ * Whatever the request, CRIU reads the images in `parent` below the images' directory, and `irmap-cache` in the
+ * directory to work in, if they exist (open_parent() in criu/image.c, irmap_load_cache() in criu/irmap.c, 4.2). Both
+ * are the user's.
  */
 static bool is_hidden(int directory, const char *path)
 {
@@ -254,7 +260,7 @@ static int hide(void)
 	return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 }
 
-/* A file that is made, or written anew, in a directory of the user's: there, and nowhere that a link or a mount leads to. */
+/* Make or rewrite a file in a directory of the user: there, and nowhere that a link or a mount leads to. */
 static int make(int directory, const char *path, int flags, mode_t mode)
 {
 	struct open_how how = {
@@ -270,9 +276,9 @@ static int make(int directory, const char *path, int flags, mode_t mode)
 }
 
 /*
- * CRIU opens /proc/PID/clear_refs to read it, too, though it only writes there to have the kernel track what memory a
- * process writes (do_task_reset_dirty_track() in criu/mem.c, 4.2). The file is for its owner to write and for nobody to
- * read, so without a DAC override that fails.
+ * CRIU opens /proc/PID/clear_refs for reading, too, though it only writes there, to have the kernel track which memory
+ * a process writes (do_task_reset_dirty_track() in criu/mem.c, 4.2). The file's owner may write it and nobody may read
+ * it, so without a DAC override that fails.
  */
 EXPORTED int openat64(int directory, const char *path, int flags, ...)
 {
@@ -297,7 +303,7 @@ EXPORTED int setns(int fd, int kind)
 	return hide() < 0 ? -1 : (int)syscall(SYS_setns, fd, kind);
 }
 
-/* One that it makes is the user's, too: they have one uid. */
+/* A user namespace that CRIU makes is the user's, too: they have one uid. */
 EXPORTED int unshare(int flags)
 {
 	if (flags & CLONE_NEWUSER && hide() < 0)
@@ -306,15 +312,16 @@ EXPORTED int unshare(int flags)
 }
 
 /*
- * In the process that looks whether a container's namespaces belong together, and then ends, CRIU drops its supplementary
- * groups (check_user_ns() in criu/namespaces.c, 4.2). It would take CAP_SETGID, with which one can also join any group.
+ * CRIU drops its supplementary groups in a short-lived process that checks if a container's namespaces belong together
+ * (check_user_ns() in criu/namespaces.c, 4.2). Dropping them would take CAP_SETGID, with which a process can also join
+ * any group.
  */
 EXPORTED int setgroups(size_t count, const gid_t *groups)
 {
 	return count ? (int)syscall(SYS_setgroups, count, groups) : 0;
 }
 
-/* Not in the worker, which only calls confine(); and what CRIU runs has no need of all this. */
+/* Do nothing in the worker, which only calls confine(). The programs that CRIU runs need none of this. */
 static __attribute__((constructor)) void begin(void)
 {
 	const char *mark = getenv(MARK);

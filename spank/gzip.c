@@ -1,8 +1,8 @@
 /*
- * gzip <IN >OUT: a valid gzip file (RFC 1952) whose data are stored as they are (RFC 1951, 3.2.4).
+ * gzip <IN >OUT: write a valid gzip file (RFC 1952) whose data are stored as they are (RFC 1951, 3.2.4).
  *
- * CRIU packs the contents of each tmpfs by `tar --gzip` while all processes are frozen; compressing takes most of that time.
- * The worker's PATH has this program first. Called with arguments, it leaves them to the real one.
+ * CRIU packs the contents of each tmpfs by `tar --gzip` while all processes are frozen; compressing takes most of that
+ * time. The worker's PATH has this program first. If it is called with arguments, it executes the real gzip.
  */
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -27,7 +27,7 @@ static void make_table(void)
 			table[slice][i] = table[slice - 1][i] >> 8 ^ table[0][table[slice - 1][i] & 0xff];
 }
 
-/* Eight bytes at a time: each has a table of its own, for what becomes of it by those after it. */
+/* Take eight bytes at a time. Each has a table of its own, which tells what the bytes after it make of it. */
 static uint32_t crc32(uint32_t crc, const unsigned char *data, size_t size)
 {
 	crc = ~crc;
@@ -43,7 +43,7 @@ static uint32_t crc32(uint32_t crc, const unsigned char *data, size_t size)
 	return ~crc;
 }
 
-/* As many bytes as there are, up to size; -1 where reading fails. */
+/* Read as many bytes as there are, up to size; -1 if reading fails. */
 static ssize_t fill(unsigned char *data, size_t size)
 {
 	size_t done = 0;

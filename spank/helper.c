@@ -1,10 +1,10 @@
 /*
- * helper JOBID STEPID UID GID GROUP [METRICS]: lends the capabilities of a dump to a worker, one for each connection of
+ * helper JOBID STEPID UID GID GROUP [METRICS]: lend the capabilities of a dump to a worker, one for each connection of
  * the job's user to the listening socket, until the lifeline breaks.
  *
- * The helper reads nothing that comes in over the socket. Who connects is told by the kernel, and what the worker runs
- * is fixed here; so all that a peer can choose is when. The worker is in the job's control groups, of which GROUP is the
- * one that it knows the job's processes by. Dumps are counted in the directory METRICS, if there is one.
+ * The helper reads nothing that comes in over the socket. The kernel tells who connects, and the worker's program is
+ * fixed here, so a peer can choose nothing but the time. The worker is in the job's control groups; by GROUP, one of
+ * them, it recognises the job's processes. Dumps are counted in the directory METRICS, if there is one.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -29,10 +29,10 @@
 
 #define DIRECTORY (O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 
-/* A dump is bound by the disk; more at a time gain nothing, and the others wait in the socket's queue. */
+/* Dumps are bound by the disk: more at a time gain nothing. Further connections wait in the socket's queue. */
 enum { MAX_WORKERS = 4 };
 
-/* What was killed has ended by then, or can't: it waits for a dead file server, or is frozen with its job. */
+/* A killed process has ended by then, or can't end: it waits for a dead file server, or is frozen with its job. */
 enum { END_SECONDS = 10 };
 
 struct helper {
@@ -48,7 +48,7 @@ struct helper {
 	} workers[MAX_WORKERS];
 };
 
-/* NULL where it is no worker. */
+/* Return a worker's slot; NULL if `pid` is no worker. */
 static struct slot *slot_of(struct helper *helper, pid_t pid)
 {
 	for (size_t i = 0; i < MAX_WORKERS; i++)
@@ -76,7 +76,7 @@ static bool is_job_user(int connection, uid_t uid)
 	return peer.uid == uid;
 }
 
-/* Both -1 where nothing is counted, or can't be: a dump is worth more. */
+/* Both ends are -1 if nothing is counted, or can't be: a dump is worth more than a count. */
 static void open_reports(const struct helper *helper, int ends[2])
 {
 	ends[0] = ends[1] = -1;
@@ -121,9 +121,10 @@ static void reap(struct helper *helper)
 }
 
 /*
- * What a worker leaves behind, CRIU and what CRIU runs, may hold capabilities, and has process groups and sessions of
- * its own. It becomes a child of this process, its subreaper, and once it has been killed, so do its children. A child's
- * pid is nobody else's until it is reaped, here.
+ * Kill what workers have left behind and, if asked, the workers. CRIU, and programs that CRIU runs, may outlive their
+ * worker; they may hold capabilities, and have process groups and sessions of their own. They become children of this
+ * process, their subreaper, and so do their own children once they are killed. A child's pid is nobody else's until the
+ * child is reaped, here.
  */
 static void kill_children(struct helper *helper, bool workers)
 {
@@ -137,7 +138,7 @@ static void kill_children(struct helper *helper, bool workers)
 			kill(pid, SIGKILL);
 }
 
-/* Wait until a child has ended; false where none has for so long. */
+/* Wait until a child has ended; false if none has in that time. */
 static bool wait_for_child(struct helper *helper, int milliseconds)
 {
 	struct pollfd child = { .fd = helper->signals, .events = POLLIN };
@@ -193,7 +194,7 @@ static void serve_all(struct helper *helper, int lifeline)
 	}
 }
 
-/* An entry in the user's directory, which removing doesn't follow wherever it points. */
+/* Remove an entry of the user's directory, without following it anywhere. */
 static void remove_socket(const struct helper *helper)
 {
 	CLEANUP_TEXT char *path = NULL;
@@ -207,7 +208,7 @@ static void remove_socket(const struct helper *helper)
 		unlinkat(directory, name, 0);
 }
 
-/* How many of the job's control groups a worker is to enter. Of a descriptor that isn't open, poll(2) says so. */
+/* Count the job's control groups that a worker is to enter. poll(2) tells which descriptors aren't open. */
 static size_t count_hierarchies(void)
 {
 	struct pollfd given[MAX_HIERARCHIES];
@@ -238,7 +239,7 @@ static bool parse_arguments(int argc, char **argv, struct helper *helper)
 	       identity->hierarchies > 0;
 }
 
-/* It is gone with the step, and nobody but its workers and this process has it. */
+/* Draw the step's key. Only this process and its workers have it, and it is gone with the step. */
 static bool draw_key(char key[KEY_SIZE])
 {
 	unsigned char bytes[KEY_BYTES];

@@ -5,7 +5,7 @@
 #include "lifeline.h"
 #include "util.h"
 
-/* The end to write to, held open and never written to. One slurmstepd has one program at most. */
+/* The end to write to, held open and never written to. A slurmstepd has at most one program. */
 static int held = -1;
 
 int lifeline_open(void)

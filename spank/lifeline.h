@@ -1,8 +1,11 @@
-/* What the programs of this slurmstepd live by. */
+/* The pipe that tells the programs of this slurmstepd that it is gone. */
 #ifndef LIFELINE_H
 #define LIFELINE_H
 
-/* A descriptor that reads end of file once this slurmstepd is gone, or lifeline_cut() was called. -1 and errno on failure. */
+/*
+ * Return a descriptor that reads end of file once this slurmstepd is gone or has called lifeline_cut(). -1 and errno on
+ * failure.
+ */
 int lifeline_open(void);
 
 void lifeline_cut(void);

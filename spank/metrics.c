@@ -1,5 +1,5 @@
 /*
- * All that a user can do to the file is to be counted in it: it holds names that are written here and sums of numbers that
+ * A user can do nothing to the file but be counted in it: it holds names that are written here and sums of numbers that
  * are bounded here. Helpers of several steps take turns by a lock that only root can open.
  */
 #define _GNU_SOURCE
@@ -61,7 +61,7 @@ static int open_directory(const char *path)
 	return -1;
 }
 
-/* Closing it gives it back. */
+/* Take the lock; closing the descriptor gives it back. -1 and errno on failure. */
 static int take_lock(int directory)
 {
 	const struct timespec pause = { .tv_nsec = LOCK_PAUSE };
@@ -107,7 +107,7 @@ static void read_line(const char *line, uint64_t *counters)
 	}
 }
 
-/* Where there is no file, or not ours, counting begins at 0, which Prometheus takes for a restart. */
+/* If there is no file, or it is not ours, counting begins at 0, which Prometheus takes for a restart. */
 static void read_counters(int directory, uint64_t *counters)
 {
 	CLEANUP_FILE FILE *file = NULL;
@@ -181,7 +181,10 @@ static int update(const char *path, const struct report *report)
 	return write_counters(directory, counters);
 }
 
-/* 1: there is one; 0: there is none; -1: it is not valid. That a worker was killed is for us to find. */
+/*
+ * Read the next report. 1: there is one; 0: there is none; -1: it is not valid. Only the helper can find that a worker
+ * was killed.
+ */
 static int next(int reports, struct report *report)
 {
 	const ssize_t got = read(reports, report, sizeof(*report));
@@ -191,7 +194,7 @@ static int next(int reports, struct report *report)
 	return got == sizeof(*report) && report->version == REPORT_VERSION && report->outcome < REPORT_KILLED ? 1 : -1;
 }
 
-/* The images are files of the user's, whom nothing keeps from making them longer. */
+/* The bound on an image's bytes: images are the user's files, and nothing keeps the user from making them longer. */
 static uint64_t memory(void)
 {
 	struct sysinfo info;

@@ -6,7 +6,10 @@
 #include "util.h"
 #include "when.h"
 
-/* Slurm gives the value of an option to the job in this, and in the same with SLURM_SPANK_ before it to srun in the job. */
+/*
+ * Slurm gives an option's value to the job in a variable with this prefix, and to srun in the job in one with
+ * SLURM_SPANK_ before the prefix.
+ */
 #define FORWARD_PREFIX "_SLURM_SPANK_OPTION_oci_criu_shim_"
 
 enum { CHECKPOINT, CHECKPOINT_DIR, CHECKPOINT_INTERVAL, CHECKPOINT_KEEP, CHECKPOINT_RERUN, RESTART_DIR, OPTION_COUNT };
@@ -22,8 +25,8 @@ static int take(int row, const char *argument, int remote);
 
 static const struct {
 	const char *variable;		     /* of the step's environment */
-	const char *forward;		     /* see above */
-	const char *(*accept)(const char *); /* the value an argument stands for; NULL, with the reason logged */
+	const char *forward;		     /* see FORWARD_PREFIX */
+	const char *(*accept)(const char *); /* the argument's value; NULL and a logged reason if it is refused */
 	bool is_path;
 	struct spank_option option;
 } TABLE[OPTION_COUNT] = {
@@ -70,7 +73,7 @@ static const struct {
 	},
 };
 
-/* Callbacks of options get no context but their number. */
+/* Static, since callbacks of options get no context but their number. */
 static char *values[OPTION_COUNT];
 
 static void set_value(int row, char *value)
@@ -81,7 +84,10 @@ static void set_value(int row, char *value)
 
 static const char *accept_when(const char *argument)
 {
-	/* An absent argument becomes "" or "(null)" on its way through the environment (Slurm 24.11, spank_set_job_env). */
+	/*
+	 * An absent argument becomes "" or "(null)" on its way through the environment (Slurm 24.11,
+	 * spank_set_job_env).
+	 */
 	if (!argument || !*argument || !strcmp(argument, "(null)"))
 		return "default";
 	if (when_is_never(argument))
@@ -118,7 +124,7 @@ static const char *accept_rerun(UNUSED const char *argument)
 	return "yes";
 }
 
-/* Past `mark` and the digits after it, where both are there. */
+/* Skip `mark` and the digits after it, if both are there. */
 static const char *past(const char *text, char mark)
 {
 	const size_t digits = *text == mark ? strspn(text + 1, "0123456789") : 0;
@@ -126,7 +132,7 @@ static const char *past(const char *text, char mark)
 	return digits ? text + 1 + digits : text;
 }
 
-/* A job is named by digits, or 12_3, of an array, and perhaps a colon and digits more. */
+/* A job is named by digits, or by 12_3 if it is an array's, perhaps with a colon and more digits. */
 static bool is_job(const char *text)
 {
 	const size_t digits = strspn(text, "0123456789");
@@ -169,8 +175,8 @@ static char *absolute_path(const char *path)
 }
 
 /*
- * Slurm forwards an option of srun as it was typed. What a relative path was relative to is known where it was typed only,
- * so the absolute one is taken out of the step's environment before Slurm clears that; see options_register.
+ * Slurm forwards an option of srun as it was typed. Only srun knows what a relative path is relative to, so the
+ * absolute path is taken out of the step's environment before Slurm clears that; see options_register().
  */
 static char *forwarded_path(int row, const char *path)
 {
@@ -222,7 +228,7 @@ int options_register(spank_t sp)
 	return 0;
 }
 
-/* Slurm has put the option there as it was typed just before; sbatch, salloc and srun build the job's environment next. */
+/* Slurm has just put the option there as it was typed; sbatch, salloc and srun build the job's environment next. */
 static int forward(spank_t sp, int row)
 {
 	if (setenv(TABLE[row].forward, values[row], 1) < 0)
@@ -249,7 +255,7 @@ int options_submit(spank_t sp)
 
 static spank_err_t apply(spank_t sp, int row, const char *value)
 {
-	/* Slurm 24.11 leaves some of these in, as it goes through the environment and removes from it at once. */
+	/* Slurm 24.11 leaves some of these in, since it removes them from the environment while it goes through it. */
 	spank_err_t rc = spank_unsetenv(sp, TABLE[row].forward);
 
 	if (rc != ESPANK_SUCCESS)

@@ -1,23 +1,23 @@
-/* The options that srun, sbatch and salloc get. Functions return 0, or -1 with the error logged. */
+/* The plugin's options of srun, sbatch and salloc. Functions return 0, or -1 and log the error. */
 #ifndef OPTIONS_H
 #define OPTIONS_H
 
 #include <slurm/spank.h>
 #include <stdbool.h>
 
-/* Where options are to be parsed: in the commands and in slurmstepd. */
+/* In the commands and in slurmstepd: have Slurm parse the options. */
 int options_register(spank_t sp);
 
-/* In the commands, all options being known: refuse what doesn't go together, pass the rest on to the job. */
+/* In the commands, once all options are known: refuse those that don't go together, pass the rest on to the job. */
 int options_submit(spank_t sp);
 
-/* In slurmstepd: say in the step's environment what the step asked for. */
+/* In slurmstepd: write the step's options into its environment. */
 int options_apply(spank_t sp);
 
-/* In slurmstepd: does the step want to be checkpointed? */
+/* In slurmstepd: tell if the step asked to be checkpointed. */
 bool options_step_asked(void);
 
-/* In prolog and epilog: did the job, when it was submitted, ask to be checkpointed? */
+/* In prolog and epilog: tell if the job asked to be checkpointed when it was submitted. */
 bool options_job_asked(spank_t sp);
 
 void options_forget(void);

@@ -1,4 +1,4 @@
-/* Where things are; LIBDIR and RUN_DIR may be set by the Makefile. */
+/* Paths; the Makefile sets LIBDIR, RUN_DIR and RUNTIME. */
 #ifndef PATHS_H
 #define PATHS_H
 
@@ -6,22 +6,28 @@
 #define LIBDIR "/usr/lib/oci-criu-shim"
 #endif
 
-/* Of the node, root's: <jobid>/ (the job user's, the runtime's --root), <jobid>.owner and <jobid>.watch for each job. */
+/*
+ * The node's run directory, root's. For each job: <jobid>/ (the job user's, the runtime's --root), <jobid>.owner and
+ * <jobid>.watch.
+ */
 #ifndef RUN_DIR
 #define RUN_DIR "/run/oci-criu-shim"
 #endif
 #define JOB_DIRECTORY RUN_DIR "/%" PRIu32
 
-/* In the environment of what is started here: it is not the user's. */
+/* In the environment of programs that are started here, instead of the user's PATH. */
 #define PROGRAMS_PATH "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
 
-/* In a job's directory: the runtime has checkpointed the job, and ended it for Slurm to requeue. Holds Slurm's name of it. */
+/*
+ * In a job's directory: the runtime has checkpointed the job, and ended it for Slurm to requeue. Holds Slurm's name of
+ * the job.
+ */
 #define REQUEUED_MARK "requeued"
 
-/* There too: the watcher was sent a SIGTERM. */
+/* In a job's directory: the watcher was sent a SIGTERM. */
 #define SIGNALLED_MARK "signalled"
 
-/* Slurm's client command; its PATH is not the user's. */
+/* Slurm's client command; it does not run with the user's PATH. */
 #ifndef SCONTROL
 #define SCONTROL "/usr/bin/scontrol"
 #endif
@@ -34,7 +40,7 @@
 #define WATCHER_PROGRAM LIBDIR "/watcher"
 #define PROXY_PROGRAM LIBDIR "/proxy"
 
-/* Slurm's configuration, where its environment does not say. */
+/* Slurm's configuration, unless Slurm's environment names another. */
 #ifndef SLURM_CONF_DIR
 #define SLURM_CONF_DIR "/etc/slurm"
 #endif

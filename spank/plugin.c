@@ -1,6 +1,6 @@
-/* The hooks of the SPANK plugin; they dispatch only. Slurm takes nothing but a negative result for a failure. */
+/* The hooks of the SPANK plugin; they only dispatch. Slurm takes nothing but a negative result for a failure. */
 
-/* Only what is declared in here may be seen from outside. */
+/* Only these declarations are visible from outside. */
 #pragma GCC visibility push(default)
 #include <slurm/spank.h>
 
@@ -30,9 +30,9 @@ int slurm_spank_init(spank_t sp, UNUSED int argc, UNUSED char *argv[])
 }
 
 /*
- * A step that can't be checkpointed still runs, with an error in its log: a failure here would hold the job and drain the
- * node. The programs are started here and not in slurm_spank_task_post_fork, since slurmstepd runs that one in a short-lived
- * process where job_container/tmpfs is in use, and not at all in a step without tasks.
+ * A step that can't be checkpointed still runs, with an error in its log: a failure here would hold the job and drain
+ * the node. Programs are not started in slurm_spank_task_post_fork: if job_container/tmpfs is in use, slurmstepd runs
+ * that hook in a short-lived process, and in a step without tasks not at all.
  */
 static int begin_step(spank_t sp, int argc, char *argv[])
 {

@@ -10,7 +10,10 @@
 #include "privileges.h"
 #include "util.h"
 
-/* What `criu dump --unprivileged`, with criu_preload.c in it, needs of a process of the same user; found by leaving out one at a time. */
+/*
+ * Capabilities that `criu dump --unprivileged`, with criu_preload.c in it, needs for a process of the same user; found
+ * by leaving out one at a time.
+ */
 static const int DUMP_CAPABILITIES[] = {
 	CAP_SYS_CHROOT, /* setns(2) into the container's mount namespace, to read its mounts and open files */
 	CAP_SYS_ADMIN,	/* setns(2) at all; /proc/PID/map_files, pagemap and the namespaces' ids */
@@ -19,8 +22,8 @@ static const int DUMP_CAPABILITIES[] = {
 enum { NOBODY = 65534 };
 
 /*
- * glibc's wrappers change all threads of a process, by way of signals and locks; in the child of a threaded process only
- * the bare calls are safe.
+ * glibc's wrappers change all threads of a process, by way of signals and locks. In the child of a threaded process
+ * only the bare system calls are safe.
  */
 static int set_ids(uid_t uid, gid_t real_gid, gid_t gid)
 {
@@ -44,8 +47,9 @@ int become_user(uid_t uid, gid_t gid)
 }
 
 /*
- * Only who has a process's user and all of its group ids may trace it (ptrace(2)), and the real ones last across execve(2).
- * No no_new_privs: in Linux 6.12, unlike 6.18, execve(2) then takes the effective group id for a gain, and resets it.
+ * Tracing a process takes its user and all of its group ids (ptrace(2)), and the real ones last across execve(2).
+ * no_new_privs is not set: with it, execve(2) in Linux 6.12, unlike 6.18, takes the effective group id for a gain, and
+ * resets it.
  */
 int become_untraced_user(uid_t uid, gid_t gid)
 {
@@ -61,7 +65,7 @@ static uint64_t dump_mask(void)
 	return mask;
 }
 
-/* The bounding set ends at the first number the kernel doesn't know. */
+/* Drop all else from the bounding set, which ends at the first number that the kernel doesn't know. */
 static int bound(uint64_t mask)
 {
 	for (int cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
@@ -70,7 +74,7 @@ static int bound(uint64_t mask)
 	return 0;
 }
 
-/* Permitted, effective and inheritable. */
+/* Make these the permitted, effective and inheritable capabilities. */
 static int hold(uint64_t mask)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
@@ -92,7 +96,9 @@ static int make_ambient(uint64_t mask)
 
 int become_dumper(uid_t uid, gid_t gid)
 {
-	/* KEEP_CAPS is for the change of uid below and ends with exec; it isn't locked, since criu sets it for itself. */
+	/*
+	 * KEEP_CAPS is for the change of uid below and ends with exec. It isn't locked, since criu sets it for itself.
+	 */
 	const unsigned long bits = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_KEEP_CAPS;
 	const uint64_t mask = dump_mask();
 

@@ -75,8 +75,8 @@ static int bind_and_listen(int fd, int directory, uint32_t step)
 }
 
 /*
- * The directory is the user's. What happens in it is done with this thread's file system uid and gid being the user's, so
- * that whatever he has put there, nothing is touched that he couldn't touch himself.
+ * The directory is the user's. This thread has the user's file system uid and gid for all that it does in there, so
+ * that it touches nothing that the user couldn't touch, whatever the user has put there.
  */
 static int listening_socket(const struct step *step)
 {

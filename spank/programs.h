@@ -4,10 +4,13 @@
 
 #include "step.h"
 
-/* In an extern step: the watcher, if the job asked to be checkpointed. -1 and a logged error on failure. */
+/* In an extern step: start the watcher, if the job asked to be checkpointed. -1 and a logged error on failure. */
 int watcher_start(const struct step *step);
 
-/* In any other step that asked: the helper. It counts dumps in `metrics`, unless NULL. -1 and a logged error on failure. */
+/*
+ * In any other step that asked: start the helper, which counts dumps in `metrics`, unless NULL. -1 and a logged error
+ * on failure.
+ */
 int helper_start(const struct step *step, const char *metrics);
 
 #endif

@@ -1,8 +1,8 @@
 /*
- * proxy CHILD: the task, in Slurm's eyes, of a container that Slurm creates and starts by the process CHILD.
+ * proxy CHILD: be, in Slurm's eyes, the task of a container that Slurm creates and starts by the process CHILD.
  *
- * It hands its standard streams to the runtime that connects, passes signals on to it, and ends with the exit status that it
- * tells. All of this runs as the job's user, and the socket is in his directory.
+ * It hands its standard streams to the runtime that connects, passes signals on to it, and ends with the exit status
+ * that the runtime tells. All of this runs as the job's user, and the socket is in the job's directory.
  */
 #define _GNU_SOURCE
 #include <poll.h>
@@ -26,10 +26,10 @@ static const int SIGNALS[] = {
 };
 
 struct proxy {
-	int listener, signals, runtime; /* -1: none, any more or yet */
+	int listener, signals, runtime; /* -1: none yet, or none any more */
 	pid_t child, runtime_pid;
 	int child_status; /* of wait(2) */
-	int status;	  /* what the runtime told */
+	int status;	  /* told by the runtime */
 	bool child_ended, had_runtime;
 };
 
@@ -61,7 +61,7 @@ static void forget(int *fd)
 	*fd = -1;
 }
 
-/* The first of the user's processes to connect is the runtime; the streams are its from now on. */
+/* Take the first of the user's processes that connects for the runtime, which has the streams from now on. */
 static void accept_runtime(struct proxy *proxy)
 {
 	struct ucred peer;
@@ -79,7 +79,7 @@ static void accept_runtime(struct proxy *proxy)
 	forget(&proxy->listener);
 }
 
-/* One byte, the exit status; nothing where the runtime is gone without a word. */
+/* Read one byte, the exit status; there is none if the runtime is gone without a word. */
 static void hear_runtime(struct proxy *proxy)
 {
 	unsigned char status;
@@ -110,7 +110,7 @@ static void read_signals(struct proxy *proxy)
 
 static int stand_in(struct proxy *proxy)
 {
-	/* The task ends when Slurm's code and the runtime have; the runtime may be clearing up. */
+	/* The task ends when both Slurm's code and the runtime have ended; the runtime may still be clearing up. */
 	while (!proxy->child_ended || proxy->runtime >= 0) {
 		struct pollfd events[] = {
 			{ .fd = proxy->signals, .events = POLLIN },
@@ -130,7 +130,7 @@ static int stand_in(struct proxy *proxy)
 	return 0;
 }
 
-/* What a shell would give for Slurm's code, where no runtime ever came. */
+/* Return what a shell would return for Slurm's code: no runtime ever came. */
 static int end_of_child(int status)
 {
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);

@@ -1,7 +1,7 @@
 /*
- * Nothing here follows a link that a user made, or asks a file system that he may have mounted. Names in RUN_DIR are made by
- * root only. What a job's directory holds is a tmpfs of its own, which goes as a whole; before, what is in there is read by
- * processes of the job's user only, and he is who Slurm says.
+ * Nothing here follows a link that a user made, or asks a file system that a user may have mounted. Only root makes
+ * names in RUN_DIR. The contents of a job's directory are a tmpfs of their own, which goes as a whole; before that,
+ * only processes of the job's user read them, and Slurm says who that is.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -20,7 +20,7 @@
 
 #define PLACE (O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 
-/* Of each job, for the records of its containers; what it takes is the job's own memory. */
+/* Bounds of each job's tmpfs, for the records of its containers; what it takes is the job's own memory. */
 #define BOUNDS "size=256m,nr_inodes=65536"
 
 /* Seconds for all that is done as the user: nobody's files may hold up the node. */
@@ -28,7 +28,7 @@
 #define USER_SECONDS 30
 #endif
 
-/* Others remove RUN_DIR when it is empty, at any time. */
+/* Epilogs of other jobs remove RUN_DIR when it is empty, at any time. */
 enum { MAKE_ATTEMPTS = 100 };
 
 struct names {
@@ -82,7 +82,7 @@ static int leave_alone(const char *name)
 	return -1;
 }
 
-/* What is known of a place without asking the file system that is there. */
+/* Look at a place without asking the file system that is there. */
 static int look(int fd, struct statx *found)
 {
 	return statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_UID, found);
@@ -107,7 +107,7 @@ static bool is_tmpfs(const struct statx *place)
 	return false;
 }
 
-/* Open what is in a job's place, and say if something is mounted there. -1 and errno on failure. */
+/* Open a job's place, and tell if something is mounted on it. -1 and errno on failure. */
 static int open_place(int base, const char *name, struct statx *found, bool *mounted)
 {
 	CLEANUP_FD int fd = openat(base, name, PLACE);
@@ -165,7 +165,10 @@ static int remove_place(int base, const char *name)
 	return unlinkat(base, name, AT_REMOVEDIR);
 }
 
-/* What is not the prolog's, such as a directory of version 0.1, is left as it is, but must not keep a job from starting. */
+/*
+ * Rename a directory that the prolog has not made, such as one of version 0.1: it is left as it is, but must not keep a
+ * job from starting.
+ */
 static int put_aside(int base, const char *name)
 {
 	CLEANUP_TEXT char *aside = NULL;
@@ -176,7 +179,7 @@ static int put_aside(int base, const char *name)
 	return renameat(base, name, base, aside);
 }
 
-/* Root's and closed: where nothing is mounted on it, nobody writes. */
+/* Make a directory that is root's and closed: unless something is mounted on it, nobody writes there. */
 static int make_place(int base, const char *name)
 {
 	if (mkdirat(base, name, 0) == 0)
@@ -233,7 +236,7 @@ static const char SCRIPT[] =
 #include "rundir.sh.h"
 	;
 
-/* Run rundir.sh as the user, but not if a mount of the user's hides the job's tmpfs: then there is nothing to be done. */
+/* Run rundir.sh as the user, unless a mount of the user's hides the job's tmpfs: then nothing is done for the user. */
 static void work_as(uid_t uid, gid_t gid, int base, const struct names *names, const char *hook)
 {
 	CLEANUP_FD int mounted = open_mounted(base, names->directory, uid);
@@ -265,7 +268,7 @@ int rundir_create(uint32_t job, uid_t uid, gid_t gid, bool watched)
 
 	if (base < 0)
 		return fail(names.record);
-	/* From an earlier run of the job, which had no epilog. */
+	/* Clear up after an earlier run of the job that had no epilog. */
 	work_as(uid, gid, base, &names, "prolog");
 	unmount(names.path);
 	if (make_place(base, names.directory) < 0 || mount_on(names.path, uid, gid) < 0)

@@ -1,4 +1,4 @@
-/* The run directory of the node, and that of each job in it: a small tmpfs of its user's. */
+/* The node's run directory, and in it each job's: a small tmpfs that is the job user's. */
 #ifndef RUNDIR_H
 #define RUNDIR_H
 
@@ -7,15 +7,15 @@
 #include <sys/types.h>
 
 /*
- * Make the job's directory, empty, and beside it a record of whose it is; with a marker if the job is to be watched. -1 and a
- * logged error on failure.
+ * Make the job's directory, empty, and beside it a record of its owner; and a marker, if the job is to be watched. -1
+ * and a logged error on failure.
  */
 int rundir_create(uint32_t job, uid_t uid, gid_t gid, bool watched);
 
-/* Remove them. What was not made by rundir_create() is logged and left. */
+/* Remove the job's directory, record and marker. Log and leave what rundir_create() did not make. */
 void rundir_remove(uint32_t job, uid_t uid, gid_t gid);
 
-/* A descriptor (O_PATH) of the job's directory, -1 and errno if there is none of this user: ENOENT where there is nothing. */
+/* Open the job's directory (O_PATH). -1 and errno if there is none of this user; ENOENT if there is nothing. */
 int rundir_open(uint32_t job, uid_t uid);
 
 bool rundir_is_watched(uint32_t job);

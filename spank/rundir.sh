@@ -1,19 +1,20 @@
 #!/bin/sh
-# What the plugin's prolog and epilog do with the contents of a job's run directory, as the job's user. It is built into
-# the plugin, which runs `sh -p -c` (rundir.c): nothing looks for this file at run time. The user can write all that is
-# read here, so no more of it is read than the runtime writes.
+# What the plugin's prolog and epilog do with the contents of a job's run directory, as the job's user. It is built
+# into the plugin, which runs `sh -p -c` (rundir.c): nothing looks for this file at run time. The user can write all
+# that is read here, so no more of it is read than the runtime writes.
 hook=$1 directory=$2 job=$3 mark=$4 scontrol=$5 runtime=$6
 
 update() {
 	"$scontrol" update "$job" "$1" </dev/null
 }
 
-# Make a job that was requeued after its checkpoint eligible at once. slurmctld's batch_requeue_fini() holds it back for
-# the lifetime of a credential, 121 s, unless its begin time lies in the future when the epilog of its last node is done.
+# Make a job that was requeued after its checkpoint eligible at once. slurmctld's batch_requeue_fini() holds it back
+# for the lifetime of a credential, 121 s, unless its begin time lies in the future when the epilog of its last node is
+# done.
 #
-# The mark's first line is the job's name, since the number of an array's last task is the whole array's number, too. Two
-# more lines may say which nodes to leave out and which features the nodes must have; Slurm accepts these for pending
-# jobs only. Each is an update of its own: if Slurm refuses one, the others must not be held back.
+# The mark's first line is the job's name, since the number of an array's last task is the whole array's number, too.
+# Two more lines may say which nodes to leave out and which features the nodes must have; Slurm accepts these for
+# pending jobs only. Each is an update of its own: if Slurm refuses one, the others must not be held back.
 release_requeued() {
 	[ -f "$mark" ] || return
 	head -c 4096 "$mark" | {
@@ -27,10 +28,10 @@ release_requeued() {
 	}
 }
 
-# Remove what the runtime has left links to. While it writes a checkpoint, stage.<pid> in its container's directory leads to
-# it: if the runtime was killed, that is half a checkpoint, which nobody else will remove. kept.<number> leads to the
-# checkpoints that the job would start from again. They go once the job has completed, and the runtime finds out if it
-# has, since even a job that is marked as requeued may have completed.
+# Remove what the runtime has left links to. While it writes a checkpoint, stage.<pid> in its container's directory
+# leads to it: if the runtime was killed, that is half a checkpoint, which nobody else will remove. kept.<number> leads
+# to the checkpoints that the job would start from again. They go once the job has completed, and the runtime finds out
+# if it has, since even a job that is marked as requeued may have completed.
 clear_links() {
 	count=0
 	for link in */stage.* kept.*; do

@@ -1,4 +1,4 @@
-/* Signals by a descriptor, for programs that were started with all signals blocked (spawn.h, task.h): none is missed. */
+/* Signals by a descriptor, for programs started with all signals blocked (spawn.h, task.c), which so miss none. */
 #ifndef SIGNALS_H
 #define SIGNALS_H
 

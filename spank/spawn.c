@@ -17,12 +17,12 @@
 
 enum { FIRST_FD = 3, MAX_FDS = 18, HIGH_FD = 64 };
 
-/* Milliseconds for what was killed to be gone: a process that waits for a disk, or for a file system of a user's, may stay. */
+/* Milliseconds for killed processes to be gone; one that waits for a disk, or for a user's file system, may stay. */
 enum { DEATH = 1000 };
 
 static char *const ENVIRONMENT[] = { PROGRAMS_PATH, "LANG=C.UTF-8", NULL };
 
-/* All from here to execve(2) runs in the child of a threaded process: only what is async-signal-safe. */
+/* All from here to execve(2) runs in the child of a threaded process: only async-signal-safe functions. */
 
 static void reset_signals(void)
 {
@@ -47,12 +47,12 @@ static int null_streams(void)
 	return 0;
 }
 
-/* Leave 0 to 2 on /dev/null, 3 and on as given, and `status` close-on-exec after them. */
+/* Leave 0 to 2 on /dev/null, those given at 3 and on, and `status` close-on-exec after them. */
 static int place_fds(const struct spawn *job, int *status)
 {
 	int high[MAX_FDS], last = FIRST_FD + (int)job->fd_count;
 
-	/* Out of the way first: any of them may be where another has to go. */
+	/* Move them out of the way first: any of them may have the number that another is to get. */
 	if ((*status = fcntl(*status, F_DUPFD_CLOEXEC, HIGH_FD)) < 0)
 		return -1;
 	for (size_t i = 0; i < job->fd_count; i++)
@@ -68,7 +68,7 @@ static int place_fds(const struct spawn *job, int *status)
 	return (int)syscall(SYS_close_range, last + 1, ~0U, 0);
 }
 
-/* slurmstepd shields itself from the out-of-memory killer; what it starts is no more worth than any process. */
+/* slurmstepd shields itself from the out-of-memory killer; a program that it starts is worth no more than any other. */
 static void unshield_from_oom(void)
 {
 	CLEANUP_FD int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -127,13 +127,16 @@ static void reap(pid_t pid, int options)
 	errno = saved;
 }
 
-/* fork(2), with flags of clone(2); a namespace of pids is entered by being its first process. */
+/* fork(2) with flags of clone(2): a process enters a new pid namespace only by being its first. */
 static pid_t fork_with(unsigned long flags)
 {
 	return (pid_t)syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, NULL);
 }
 
-/* `status` is to read from: what the child can't do, see run(). */
+/*
+ * Start the program. If the child fails, it writes the reason into a pipe, and `status` is the end to read from; see
+ * run().
+ */
 static pid_t start(const struct spawn *job, unsigned long flags, int *status)
 {
 	CLEANUP_FD int writing = -1;
@@ -191,12 +194,12 @@ int spawn_and_wait(const struct spawn *job, unsigned int seconds)
 
 	if (pid < 0)
 		return -1;
-	/* Not for execve(2) first: a user may stop what is his already. */
+	/* Don't wait for execve(2) first: the child may be the user's already, who may stop it. */
 	if (ends_by(process, deadline)) {
 		reap(pid, WNOHANG);
 		return wait_for_exec(status);
 	}
-	/* With the first process of their namespace all others go. */
+	/* When its first process is killed, all of the namespace is. */
 	kill(pid, SIGKILL);
 	ends_by(process, milliseconds() + DEATH);
 	reap(pid, WNOHANG);

@@ -18,16 +18,16 @@ struct spawn {
 
 /*
  * Start a program in a session of its own, with a fixed environment, /dev/null as standard streams and no other
- * descriptors than those given, all signals default and blocked, so that a program which takes signals by signalfd(2)
- * misses none. A user's may not be traced by him (privileges.h). Returns its pid once the program runs; -1 and errno when
- * it doesn't.
+ * descriptors than those given. All signals are at their defaults and blocked, so that a program which takes signals by
+ * signalfd(2) misses none. A user's program can't be traced by the user (privileges.h). Return its pid once the program
+ * runs; -1 and errno if it doesn't.
  */
 pid_t spawn(const struct spawn *job);
 
 /*
- * The same, to its end: in a pid namespace of its own, so that nothing it has started outlives it, and for so many seconds
- * at most, then all of it is killed. Never waits longer, even for what can't be killed. -1 and errno when it could not
- * be started or had to be killed (ETIMEDOUT); what it exits with says nothing.
+ * Run a program as spawn() does, to its end, in a pid namespace of its own, so that nothing that it has started
+ * outlives it. After so many seconds kill all of it. Never wait longer, even for what can't be killed. -1 and errno if
+ * it could not be started or had to be killed (ETIMEDOUT); its exit status is not looked at.
  */
 int spawn_and_wait(const struct spawn *job, unsigned int seconds);
 

@@ -1,4 +1,4 @@
-/* Which job and step a hook is called for. Functions return 0, or -1 with the error logged. */
+/* The job and step that a hook is called for. Functions return 0, or -1 and log the error. */
 #ifndef STEP_H
 #define STEP_H
 

@@ -26,7 +26,7 @@ static bool has_container(spank_t sp)
 	return spank_getenv(sp, "SLURM_CONTAINER", bundle, sizeof(bundle)) == ESPANK_SUCCESS;
 }
 
-/* oci.conf is where slurm.conf is; slurmd says where that is in its environment, which slurmstepd has. */
+/* oci.conf is beside slurm.conf. slurmd puts the path of slurm.conf into its environment, which slurmstepd has, too. */
 static FILE *open_oci_conf(void)
 {
 	CLEANUP_TEXT char *path = NULL;
@@ -95,7 +95,10 @@ static bool is_other_end_of(const struct stat *pipe, int fd)
 	       status.st_ino == pipe->st_ino;
 }
 
-/* slurmstepd's end of the task's input: held by a process that never executes anything, no end of file would ever come. */
+/*
+ * Close slurmstepd's end of the task's input: if a process that never executes anything held it, no end of file would
+ * ever come.
+ */
 static void close_input(void)
 {
 	CLEANUP_DIR DIR *fds = opendir("/proc/self/fd");

@@ -56,7 +56,7 @@ static inline void free_text(char **text)
 
 #define NANOSECONDS UINT64_C(1000000000) /* of a second */
 
-/* Nanoseconds since some time in the past, not set by anybody. */
+/* Nanoseconds of a clock that nobody sets. */
 static inline uint64_t nanoseconds(void)
 {
 	struct timespec now;
@@ -65,7 +65,7 @@ static inline uint64_t nanoseconds(void)
 	return (uint64_t)now.tv_sec * NANOSECONDS + (uint64_t)now.tv_nsec;
 }
 
-/* Nothing but decimal digits, at most `max`; no sign, no space, no leading zero. */
+/* Parse decimal digits, at most `max`; no sign, no space, no leading zero. */
 static inline bool parse_number(const char *text, uint32_t max, uint32_t *number)
 {
 	uint64_t value = 0;

@@ -1,8 +1,9 @@
 /*
- * watcher JOBID UID GID: passes Slurm's SIGTERM on to the runtimes of a job, as the job's user, until the lifeline breaks.
+ * watcher JOBID UID GID: pass Slurm's SIGTERM on to the runtimes of a job, as the job's user, until the lifeline
+ * breaks.
  *
- * Slurm tells the extern step of a preemption but not the batch step. That the runtimes are told is all there is to do: what
- * the signal means, and whether there is something to do about it, is theirs to find out.
+ * Slurm tells the extern step of a preemption but not the batch step. The watcher only passes that on: the runtimes
+ * find out what the signal means, and if there is something to do about it.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -24,7 +25,7 @@
 /* More than any kernel's pid_max; 1 is no runtime. */
 enum { MAX_PID = 1 << 22 };
 
-/* Read a whole small file, which may be anything a user can make; false unless it is a regular one that fits. */
+/* Read a whole small file, which may be anything a user can make; false unless it is a regular file that fits. */
 static bool read_small(int directory, const char *name, char *text, size_t size)
 {
 	CLEANUP_FD int fd = openat(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
@@ -54,8 +55,9 @@ static bool read_pid(int directory, pid_t *pid)
 }
 
 /*
- * The number may be another process's by now, and the signal ends whatever doesn't expect it. A runtime does: it catches,
- * ignores or blocks it (but mustn't sit in sigwait(3), for the time of which Linux shows a signal as not blocked).
+ * By now the number may be another process's, and the signal ends any process that doesn't expect it. A runtime does:
+ * it catches, ignores or blocks it (but mustn't sit in sigwait(3): for that time Linux shows the signal as not
+ * blocked).
  */
 static bool expects_signal(pid_t pid)
 {
@@ -97,7 +99,7 @@ static void notify_job(const char *path)
 
 	if (fd < 0)
 		return;
-	/* First of all: a runtime that is about to start looks for it when it can be found here. */
+	/* The mark comes first: a runtime that is about to start looks for it once it can be found here. */
 	mark = openat(fd, SIGNALLED_MARK, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
 	if (!(containers = fdopendir(fd))) {
 		close_fd(&fd);

@@ -29,7 +29,7 @@ bool when_is_interval(const char *text)
 	       strchr("smhdw", text[digits]) && !text[digits + 1];
 }
 
-/* Those that mean nothing else to a runtime or to Slurm. */
+/* Only signals that mean nothing else to a runtime or to Slurm. */
 static bool is_signal(const char *text)
 {
 	static const char *const NAMES[] = { "HUP", "INT", "QUIT", "ALRM", "URG", "USR1", "USR2" };

@@ -16,7 +16,7 @@
 #include "util.h"
 #include "worker.h"
 
-/* As root, who alone can leave them again. */
+/* Enter the job's groups, as root, who alone can leave them again. */
 static int enter_groups(size_t hierarchies)
 {
 	for (size_t i = 0; i < hierarchies; i++)
@@ -26,8 +26,8 @@ static int enter_groups(size_t hierarchies)
 }
 
 /*
- * A dump's memory is the job's. Where that is too little, the kernel is to end the dump, and not the job's program,
- * which goes on without a checkpoint. The user, whose processes these are, can't lower what root has set.
+ * A dump's memory is the job's. If that is too little, the kernel is to end the dump and not the job's program, which
+ * goes on without a checkpoint. The processes are the user's, who can't lower what root has set.
  */
 static int be_first_out_of_memory(void)
 {
@@ -36,7 +36,7 @@ static int be_first_out_of_memory(void)
 	return fd < 0 || write(fd, "1000", 4) != 4 ? -1 : 0;
 }
 
-/* What is mounted by a dump is seen by nobody else. */
+/* Leave the other mounts: nobody else sees what a dump mounts. */
 static int leave_mounts(void)
 {
 	return unshare(CLONE_NEWNS) < 0 ? -1 : mount("none", "/", "", MS_SLAVE | MS_REC, NULL);
@@ -48,7 +48,7 @@ static int keep_only(int connection, int report)
 
 	if (null < 0)
 		return -1;
-	/* Out of the way of 0 to 4. */
+	/* Move them out of the way of 0 to 4. */
 	if ((connection = fcntl(connection, F_DUPFD_CLOEXEC, REPORT_FD + 1)) < 0)
 		return -1;
 	if (report >= 0 && (report = fcntl(report, F_DUPFD_CLOEXEC, REPORT_FD + 1)) < 0)
@@ -73,7 +73,7 @@ static int set_surroundings(void)
 	return setrlimit(RLIMIT_CORE, &no_core);
 }
 
-/* Should the helper itself be killed. It is lost at a change of ids, and not at an exec that gives no right. */
+/* End if the helper itself is killed. This is lost at a change of ids, but not at an exec that gives no right. */
 static int end_with_helper(pid_t helper)
 {
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
@@ -84,7 +84,10 @@ static int end_with_helper(pid_t helper)
 	return -1;
 }
 
-/* Slurm may signal all that is in a step (SignalChildrenProcesses of cgroup.conf), and means the job's programs. */
+/*
+ * Ignore what Slurm means for the job's programs: it may signal all that is in a step (SignalChildrenProcesses of
+ * cgroup.conf).
+ */
 static void ignore_signals(void)
 {
 	const int slurms[] = { SIGHUP, SIGINT, SIGQUIT, SIGALRM, SIGTERM, SIGUSR1, SIGUSR2 };

@@ -1,4 +1,4 @@
-/* The process that a connection gets. */
+/* The process that serves a connection. */
 #ifndef WORKER_H
 #define WORKER_H
 
@@ -18,7 +18,7 @@ struct worker_identity {
 	pid_t helper;
 };
 
-/* Become the worker, for good; `report` is where it is to report to, or -1. */
+/* Become the worker, for good; it reports to `report`, unless that is -1. */
 _Noreturn void worker_run(const struct worker_identity *identity, int connection, int report);
 
 #endif

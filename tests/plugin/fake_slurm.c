@@ -1,9 +1,10 @@
 /*
- * fake_slurm PLUGIN CONTEXT [NAME=VALUE ...]: loads the plugin and calls its hooks as Slurm does in one of its contexts, which
- * are local, remote, prolog and epilog. Prints the results of the hooks and what the plugin has set.
+ * fake_slurm PLUGIN CONTEXT [NAME=VALUE ...]: load the plugin, call its hooks as Slurm does in a context (local,
+ * remote, prolog or epilog), and print the results of the hooks and what the plugin has set.
  *
- * job, step, uid, gid, groups (comma separated) tell the step. option:NAME=VALUE is an option given by the user, and
- * option:NAME one without a value, and argument:TEXT one of the plugin's line in plugstack.conf. In the remote context it goes on like slurmstepd until its standard input ends.
+ * job, step, uid, gid and groups (with commas between) tell the step. option:NAME=VALUE is an option that the user
+ * gave, option:NAME one without a value, and argument:TEXT an argument of the plugin in plugstack.conf. In the remote
+ * context the program goes on like slurmstepd until its standard input ends.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
