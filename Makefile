@@ -35,7 +35,7 @@ check: $(VENV)/.ready
 	$(RUN) -m ruff check src tests bench
 	$(RUN) -m ruff format --check --quiet src tests bench
 	$(RUN) -m mypy src tests bench
-	$(VENV)/bin/clang-format --dry-run -Werror spank/*.[ch] tests/spank/*.c
+	$(VENV)/bin/clang-format --dry-run -Werror spank/*.[ch] tests/plugin/*.c
 	$(VENV)/bin/shellcheck $(SCRIPTS)
 	$(RUN) -m codespell_lib $(SPELLED)
 	$(RUN) -m pytest -q -n auto tests/unit
