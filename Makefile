@@ -28,7 +28,7 @@ $(VENV)/.ready: pyproject.toml
 	touch $@
 
 # Shell scripts, and what has prose in it.
-SCRIPTS = $(wildcard spank/*.sh tests/*/*.sh) tools/venv
+SCRIPTS = $(wildcard spank/*.sh tests/*/*.sh tests/*/*/*.sh) tools/venv
 SPELLED = src spank etc docs tests bench tools Makefile pyproject.toml *.md
 
 check: $(VENV)/.ready
