@@ -11,11 +11,6 @@ import time
 
 from oci_criu_shim.host import mounts
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from oci_criu_shim.container.bundle import Bundle
-    from oci_criu_shim.container.record import Container
-
 END_SECONDS = 2.0
 CPUSET = ("cpuset.cpus", "cpuset.mems")  # a new group of version 1 has none, and takes no process without
 
@@ -48,21 +43,6 @@ def _says(directory: str, name: str, line: str) -> bool:
         return line in _read(os.path.join(directory, name)).splitlines()
     except OSError:
         return False  # no such group here, or no such controller
-
-
-def path_of(container: Container, bundle: Bundle) -> str:
-    """Where crun has the container's group, in each hierarchy; of systemd's form, SLICE:PREFIX:NAME, in that slice."""
-    configured: str = bundle.config.get("linux", {}).get("cgroupsPath", "")
-    if configured.count(":") == 2:
-        place, prefix, name = configured.split(":")
-        configured = f"{_slice(place or 'system.slice')}/{'-'.join(filter(None, (prefix, name)))}.scope"
-    return os.path.normpath("/" + (configured.lstrip("/") or container.name))
-
-
-def _slice(name: str) -> str:
-    """Where a slice is: `a-b.slice` is in `a.slice` (systemd.slice(5))."""
-    parts = name.removesuffix(".slice").split("-")
-    return "/".join("-".join(parts[: number + 1]) + ".slice" for number in range(len(parts)))
 
 
 def directories(path: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from oci_criu_shim.container import cgroup_path
 from oci_criu_shim.container.record import RESTORE_LOG, STAGE
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, criu, linux, mounts
@@ -182,7 +183,7 @@ class RestorePlan:
 
 def own_cgroup(container: Container, bundle: Bundle, checkpoint: Checkpoint) -> str:
     """The control group that the container is to have for itself, as the one before had; else empty."""
-    return cgroups.path_of(container, bundle) if checkpoint.manifest.get("own_cgroup") else ""
+    return cgroup_path.find(container, bundle) if checkpoint.manifest.get("own_cgroup") else ""
 
 
 def _write_inventory(images: str, path: str) -> dict[str, dict[str, int]]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from oci_criu_shim.container import cgroup_path
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.container.record import Container
-from oci_criu_shim.host import cgroups
 
 
 @pytest.mark.parametrize(
@@ -26,4 +26,4 @@ from oci_criu_shim.host import cgroups
     ],
 )
 def test_path(tmp_path: Path, linux: dict[str, Any], path: str) -> None:
-    assert cgroups.path_of(Container(str(tmp_path), "one"), Bundle("/b", {"linux": linux})) == path
+    assert cgroup_path.find(Container(str(tmp_path), "one"), Bundle("/b", {"linux": linux})) == path
