@@ -205,7 +205,7 @@ def test_memory_that_was_moved(monkeypatch: pytest.MonkeyPatch, memory: mmap.mma
     monkeypatch.undo()
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     runs: list[tuple[int, int, bool]] = [(address, 100, False)]
-    own = moved_pages._numbers(os.getpid())[-1]
+    own = process.status(os.getpid())["NSpid"][-1]
     (tmp_path / f"pagemap-{own}.img").touch()
     monkeypatch.setattr(criu, "pagemap", lambda _: runs)
     before = moved_pages.take(os.getpid(), str(tmp_path), None)

@@ -67,6 +67,17 @@ def test_signals_of_a_child_are_not_its_parents() -> None:
     assert process.wait(process.fork(parent)) == 0
 
 
+def test_status() -> None:
+    found = process.status(os.getpid())
+    assert found["NSpid"][0] == str(os.getpid())
+    assert found["Uid"] == [str(number) for number in (*os.getresuid(), os.geteuid())]
+    assert int(found["RssAnon"][0]) > 0
+    child = process.fork(lambda: 0)
+    process.wait(child)
+    with pytest.raises(ProcessLookupError):
+        process.status(child)
+
+
 def test_who_traces_a_process() -> None:
     def traced() -> int:
         ctypes.CDLL(None).ptrace(0, 0, 0, 0)  # PTRACE_TRACEME

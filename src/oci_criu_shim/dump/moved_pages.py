@@ -55,12 +55,6 @@ def _sums(pid: int, pagemap: str, before: Mapping[str, int]) -> dict[str, int]:
 
 def _processes(init: int) -> Iterator[tuple[int, str]]:
     """(pid, pid in the container) of each process."""
-    level = len(_numbers(init)) - 1
+    level = len(process.status(init)["NSpid"]) - 1  # its pids in the pid namespaces from ours to its own
     for pid in process.tree(init):
-        yield pid, _numbers(pid)[level]
-
-
-def _numbers(pid: int) -> list[str]:
-    """Its pids in the pid namespaces from ours to its own."""
-    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as stream:
-        return next(line.split()[1:] for line in stream if line.startswith("NSpid:"))
+        yield pid, process.status(pid)["NSpid"][level]

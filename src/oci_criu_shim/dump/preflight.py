@@ -222,10 +222,13 @@ def _require_limits(processes: Iterable[int]) -> None:
 def _require_own(processes: Iterable[int]) -> None:
     """The files in /proc of a process with an id of /etc/subuid can't be read without a DAC override."""
     for pid in processes:
-        for line in _text(f"/proc/{pid}/status").splitlines():
-            if line.startswith("Uid:") and set(line.split()[1:]) != {str(os.geteuid())}:
-                raise ShimError(
-                    f"process {pid} runs as a user who is not you outside (ids {' '.join(line.split()[1:])}):"
-                    " a dump has no right to its memory",
-                    "run it as user 0, which is you",
-                )
+        try:
+            ids = process.status(pid)["Uid"]
+        except ProcessLookupError:
+            continue
+        if set(ids) != {str(os.geteuid())}:
+            raise ShimError(
+                f"process {pid} runs as a user who is not you outside (ids {' '.join(ids)}):"
+                " a dump has no right to its memory",
+                "run it as user 0, which is you",
+            )

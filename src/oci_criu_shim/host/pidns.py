@@ -16,9 +16,8 @@ from oci_criu_shim.host import linux, process
 def is_led_by(pid: int) -> bool:
     """Whether `pid` is the first of a pid namespace below ours: all in there are then of one container."""
     try:
-        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as stream:
-            numbers = next(line.split()[1:] for line in stream if line.startswith("NSpid:"))
-    except (FileNotFoundError, ProcessLookupError):
+        numbers = process.status(pid)["NSpid"]
+    except ProcessLookupError:
         return False  # it has ended
     return len(numbers) > 1 and numbers[-1] == "1"
 

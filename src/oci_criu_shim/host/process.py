@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -148,12 +149,23 @@ def start_time(pid: int) -> int | None:
     return int(fields[19]) if fields and fields[0] not in "ZX" else None
 
 
-def tracer(pid: int) -> int:
-    """Who traces `pid` (TracerPid of proc_pid_status(5)): a pid, or 0, also where there is no such process."""
+def status(pid: int) -> dict[str, list[str]]:
+    """Return {field: words of its value} of /proc/PID/status (proc_pid_status(5)); ProcessLookupError if it has ended.
+
+    Kernel threads and zombies lack the fields about memory.
+    """
     try:
         with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as stream:
-            return next((int(line.split()[1]) for line in stream if line.startswith("TracerPid:")), 0)
-    except (FileNotFoundError, ProcessLookupError):
+            return {name: value.split() for name, _, value in (line.partition(":") for line in stream)}
+    except FileNotFoundError:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
+
+
+def tracer(pid: int) -> int:
+    """Return the pid of the process that traces `pid`; 0 if none does, or `pid` has ended."""
+    try:
+        return int(status(pid)["TracerPid"][0])
+    except ProcessLookupError:
         return 0
 
 

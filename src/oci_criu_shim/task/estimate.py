@@ -111,8 +111,7 @@ def memory(init: int) -> int:
 
 def _own(pid: int) -> int:
     try:
-        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as stream:
-            lines = [line.split() for line in stream if line.startswith(("RssAnon:", "RssShmem:", "VmSwap:"))]
-    except (FileNotFoundError, ProcessLookupError):
+        status = process.status(pid)
+    except ProcessLookupError:
         return 0
-    return sum(int(words[1]) * 1024 for words in lines)
+    return sum(int(status[name][0]) * 1024 for name in ("RssAnon", "RssShmem", "VmSwap") if name in status)
