@@ -10,6 +10,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 LIBDIR := $(PREFIX)/lib/oci-criu-shim
 SHAREDIR := $(PREFIX)/share/oci-criu-shim
+MANDIR := $(PREFIX)/share/man
+# Programs in Python without a suffix.
+TOOLS := tools/config_toml $(wildcard tools/man_*)
 # Namespaces and overlays need root; what doesn't is run before, as whoever calls.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -19,6 +22,7 @@ help:
 	@echo 'make chaos    jobs of which something is killed at random: ROUNDS=50 of them, SEED= of an earlier run (root)'
 	@echo 'make bench    measure start-up and preemption: BENCH=startup for one of them (root)'
 	@echo 'make check    linters, types and unit tests: seconds, no root'
+	@echo 'make man      make the manual pages in build/man'
 	@echo 'make install  install on this node: PREFIX=$(PREFIX) SYSCONFDIR=$(SYSCONFDIR) DESTDIR=$(DESTDIR)'
 	@echo 'make uninstall, make clean'
 
@@ -32,9 +36,9 @@ SCRIPTS = $(wildcard spank/*.sh tests/*/*.sh tests/*/*/*.sh) tools/venv
 SPELLED = src spank etc docs tests bench tools Makefile pyproject.toml *.md
 
 check: $(VENV)/.ready
-	$(RUN) -m ruff check src tests bench
-	$(RUN) -m ruff format --check --quiet src tests bench
-	$(RUN) -m mypy src tests bench
+	$(RUN) -m ruff check src tests bench $(TOOLS)
+	$(RUN) -m ruff format --check --quiet src tests bench $(TOOLS)
+	$(RUN) -m mypy --scripts-are-modules src tests bench $(TOOLS)
 	$(VENV)/bin/clang-format --dry-run -Werror spank/*.[ch] tests/plugin/*.c
 	$(VENV)/bin/shellcheck $(SCRIPTS)
 	$(RUN) -m codespell_lib $(SPELLED)
@@ -56,6 +60,14 @@ demo: $(VENV)/.ready
 bench: $(VENV)/.ready
 	@$(AS_ROOT) $(abspath $(RUN)) -B -m bench $(BENCH)
 
+# Manual pages, made from the texts that the program itself has. An install makes them where they are to be.
+MAN1 = build/man
+MAN5 = build/man
+man:
+	install -d $(MAN1) $(MAN5)
+	$(PYTHON) -B tools/man_config >$(MAN5)/oci-criu-shim-config.5
+	test ! -e tools/man_command || $(PYTHON) -B tools/man_command >$(MAN1)/oci-criu-shim.1
+
 install:
 	install -d $(DESTDIR)$(LIBDIR) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SHAREDIR)
 	install -m 0644 src/worker.py src/slurm_bundle.py src/scrun_bundle.py $(DESTDIR)$(LIBDIR)
@@ -74,6 +86,7 @@ install:
 	test -e $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/config.toml || \
 		install -D -m 0644 etc/config.toml $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/config.toml
 	cd etc; find image -type f -exec install -D -m 0644 {} $(DESTDIR)$(SHAREDIR)/{} \;
+	$(MAKE) man MAN1=$(DESTDIR)$(MANDIR)/man1 MAN5=$(DESTDIR)$(MANDIR)/man5
 	sed 's,/usr/lib/oci-criu-shim/,$(LIBDIR)/,' etc/plugstack.conf >$(DESTDIR)$(SHAREDIR)/plugstack.conf
 
 # The sources name the usual places; an install puts in its own.
@@ -83,6 +96,7 @@ PLACES = -e 's,/usr/bin/oci-criu,$(PREFIX)/bin/oci-criu,; s,/usr/lib/oci,$(PREFI
 uninstall:
 	rm -rf $(DESTDIR)$(LIBDIR) $(DESTDIR)$(SHAREDIR)
 	rm -f $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
+	rm -f $(DESTDIR)$(MANDIR)/man1/oci-criu-shim.1 $(DESTDIR)$(MANDIR)/man5/oci-criu-shim-config.5
 	cd etc; for file in oci.conf.d/* slurm-oci/* scrun.lua cli_filter.lua; do rm -f "$(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/$$file"; done
 	@echo 'left: $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim, with config.toml and what the site has put there'
 
@@ -90,4 +104,4 @@ clean:
 	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info src/*.egg-info
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help check test chaos demo bench install uninstall clean
+.PHONY: help check test chaos demo bench man install uninstall clean

@@ -1,4 +1,8 @@
-"""The site's settings: /etc/oci-criu-shim/config.toml, read only when a checkpoint is concerned."""
+"""Read the site's settings from /etc/oci-criu-shim/config.toml; SETTINGS describes each of them.
+
+etc/config.toml (tools/config_toml) and oci-criu-shim-config(5) (tools/man_config) are made from SETTINGS.
+The file is read only by commands that concern checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -9,76 +13,315 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable, Mapping
+
+    from oci_criu_shim.files import Document
+
+    Kind = tuple[str, Callable[..., object]]
+    """What an error says of fitting values, and a function from a value in the file to one of Settings, which raises
+    ValueError if the value doesn't fit."""
 
 PATH = "/etc/oci-criu-shim/config.toml"
-# Every setting, its default and its type; etc/config.toml explains them.
-DEFAULTS: dict[str, Any] = {
-    "backend": "",
-    "checkpoint-dir": "~/.local/state/oci-criu-shim",
-    "keep": 2,
-    "quota": "",
-    "fresh-start": False,
-    "keep-ended": "7d",
-    "rollback": True,
-    "layers": "auto",
-    "increments": True,
-    "max-restarts": 3,
-    "feature": "",
-    "compress": "off",
-    "checkpoint": "preempt",
-    "partitions": {},
-    "margin": "10s",
-    "mtbf": "30d",
-    "dump-rate": "200M",
-}
-LAYERS = ("auto", "always", "never")  # when checkpoints have what has changed in the root file system
+INTRODUCTION = """
+Settings of oci-criu-shim, the same on all nodes. Each is shown with its default. An unknown setting is an error.
+"""
+LAYERS = ("auto", "always", "never")  # when checkpoints include changes to the root file system
 PER_PARTITION = ("checkpoint",)
-SIZE, TIME = "size such as 20G or 1.5T", "time such as 90s, 30m or 7d"
-UNITS = (
-    ("quota", units.parse_size, SIZE),
-    ("keep-ended", units.parse_time, TIME),
-    ("margin", units.parse_time, TIME),
-    ("mtbf", units.parse_time, TIME),
-    ("dump-rate", units.parse_size, SIZE),
+COMPRESSION = {"zstd": range(1, 20), "lz4": range(13)}  # levels; the first is the default: see docs/checkpoints.md
+
+
+def parse_compression(text: str) -> tuple[str, int] | None:
+    """Return (name, level) of `zstd`, `zstd:LEVEL`, `lz4` or `lz4:LEVEL`, None of `off`; ValueError for any other."""
+    name, colon, level = text.partition(":")
+    if text == "off":
+        return None
+    number = int(level) if colon else COMPRESSION.get(name, (0,))[0]
+    if number not in COMPRESSION.get(name, ()):
+        raise ValueError(text)
+    return name, number
+
+
+def _compression(text: str) -> str:
+    parse_compression(text)
+    return text
+
+
+def _at_least(least: int) -> Kind:
+    def read(number: int) -> int:
+        if number < least:
+            raise ValueError(number)
+        return number
+
+    return f"must be at least {least}", read
+
+
+def _feature(name: str) -> str:
+    if not all(character.isalnum() or character in "_.-" for character in name):
+        raise ValueError(name)
+    return name
+
+
+def _layers(word: str) -> str:
+    if word not in LAYERS:
+        raise ValueError(word)
+    return word
+
+
+def _partitions(tables: Document) -> Document:
+    for name, table in tables.items():
+        where = f"[partitions.{name}]"
+        if not isinstance(table, dict) or not set(table) <= set(PER_PARTITION):
+            raise ShimError(f"{where} may have {', '.join(PER_PARTITION)} only")
+        for key, value in table.items():
+            SETTINGS[key].require_type(f"{where}: ", value)
+    return tables
+
+
+ANY: Kind = "", lambda value: value
+PLACE: Kind = "", os.path.expanduser
+SIZE: Kind = "is a size such as 20G or 1.5T", units.parse_size
+QUOTA: Kind = SIZE[0], lambda text: units.parse_size(text or "0")
+TIME: Kind = "is a time such as 90s, 30m or 7d", units.parse_time
+FEATURE: Kind = "is a node's feature", _feature
+LAYER: Kind = f"is {', '.join(LAYERS[:2])} or {LAYERS[2]}", _layers
+LEVELS = ", ".join(f"{name}:{min(levels)} to {name}:{max(levels)}" for name, levels in COMPRESSION.items())
+COMPRESS: Kind = f"is off, zstd, lz4, or {LEVELS}", _compression
+
+
+class Setting:
+    """One setting: its name and default in the file, the kind of its values, and the text that describes it.
+
+    `example` holds lines of the file that are shown in place of the default.
+    """
+
+    def __init__(self, name: str, default: object, kind: Kind, text: str, example: str = "") -> None:
+        self.name = name
+        self.default = default
+        self.must, self.convert = kind
+        self.text = " ".join(text.split())
+        self.example = example
+
+    def read(self, value: object) -> object:
+        """Return a value of the file as Settings has it; ShimError if it doesn't fit."""
+        self.require_type("", value)
+        try:
+            return self.convert(value)
+        except ValueError:
+            raise ShimError(f"{self.name} {self.must}, not {value!r}") from None
+
+    def lines(self) -> str:
+        """Return the setting's lines of config.toml (which writes these values as JSON does)."""
+        import json
+
+        return self.example or f"{self.name} = {json.dumps(self.default)}"
+
+    def require_type(self, where: str, value: object) -> None:
+        """Raise ShimError, which begins with `where`, unless a value has the type of the default."""
+        if type(value) is not type(self.default):
+            raise ShimError(f"{where}{self.name} must be of type {type(self.default).__name__}, not {value!r}")
+
+
+_SETTINGS = (
+    Setting(
+        "backend",
+        "",
+        ANY,
+        """
+        The runtime that creates containers: crun, runc, nvidia-container-runtime, or the path of another one with
+        runc's command line. The option --backend of a command line in oci.conf overrides this, and so does the
+        annotation oci-criu-shim.backend of a config.json, which may name one of the three. Empty means crun.
+        """,
+    ),
+    Setting(
+        "checkpoint-dir",
+        "~/.local/state/oci-criu-shim",
+        PLACE,
+        """
+        The directory for checkpoints if a job gives no --checkpoint-dir. It must be the same directory on all nodes,
+        and the job's user must own it. It is made if its parent allows that to the user. ~ is the user's home
+        directory.
+        """,
+    ),
+    Setting(
+        "keep",
+        2,
+        _at_least(1),
+        """
+        How many checkpoints of a task are kept. A restart falls back on an older one if the newest is damaged. At
+        least 1.
+        """,
+    ),
+    Setting(
+        "quota",
+        "",
+        QUOTA,
+        """
+        How large all checkpoints in a user's checkpoint directory together may be: "20G", "1.5T". If a checkpoint
+        would be too large even without the task's older ones, it is refused, and its container runs on. Another
+        --checkpoint-dir has a quota of its own: to bound a user, use the file system's quota. Empty means as large as
+        the file system lets them.
+        """,
+    ),
+    Setting(
+        "fresh-start",
+        False,
+        ANY,
+        """
+        Whether a restarted job that has no usable checkpoint may begin again from its beginning. If false, it fails
+        and says why, since its work so far would be done twice.
+        """,
+    ),
+    Setting(
+        "keep-ended",
+        "7d",
+        TIME,
+        """
+        How long checkpoints of failed or cancelled jobs stay. After that, a later job of the same user removes them:
+        "12h", "7d". Those of completed jobs go at once.
+        """,
+    ),
+    Setting(
+        "rollback",
+        True,
+        ANY,
+        """
+        Whether files that a job had open for writing, and that have grown since the checkpoint from which the job goes
+        on, are cut back to their length at it. The part that is cut off is kept beside the job's checkpoints. If
+        false, a job that had such files open for appending writes once more what is there already, and any other job
+        can't go on from that checkpoint.
+        """,
+    ),
+    Setting(
+        "layers",
+        "auto",
+        LAYER,
+        """
+        Whether checkpoints include the job's changes to its root file system, so that another node has them, too:
+        "auto", if that is on a file system of the node's own and not read-only; "always", also if it is on a shared
+        one; or "never".
+        """,
+    ),
+    Setting(
+        "increments",
+        True,
+        ANY,
+        """
+        Whether checkpoints of a job that runs on may have only the memory that has changed since the previous one, if
+        the kernel tells. For each, CRIU reads page maps of the previous checkpoint, with capabilities that the user
+        lacks, although these files belong to the user. They are compared with what was written, but if this is false,
+        no dump reads any.
+        """,
+    ),
+    Setting(
+        "max-restarts",
+        3,
+        _at_least(0),
+        """
+        How often a job is restored from the same checkpoint, or tried in vain on another node, before it fails and
+        says why. Otherwise a job that ends each time before it has a newer checkpoint would be started for ever. 0
+        means for ever.
+        """,
+    ),
+    Setting(
+        "feature",
+        "",
+        FEATURE,
+        """
+        A feature of nodes (slurm.conf) that requeued jobs ask for, besides what they ask for themselves. Name one that
+        all nodes have which can restore each other's checkpoints. Empty means none.
+        """,
+    ),
+    Setting(
+        "checkpoint",
+        "preempt",
+        ANY,
+        """
+        The meaning of --checkpoint without a value: preempt, timeout, interval:30m, interval:auto, signal:USR1, any of
+        them with commas between, or none.
+        """,
+    ),
+    Setting(
+        "margin",
+        "10s",
+        TIME,
+        """
+        How long before its time limit a job with `timeout` has its checkpoint done. The time that the checkpoint takes
+        is predicted.
+        """,
+    ),
+    Setting(
+        "mtbf",
+        "30d",
+        TIME,
+        """
+        The mean time between failures of one node. interval:auto computes its interval from it (Young's optimum), by
+        the number of a job's nodes.
+        """,
+    ),
+    Setting(
+        "dump-rate",
+        "200M",
+        SIZE,
+        """
+        Assumed checkpoint speed of a node, in bytes per second, until one has been measured.
+        """,
+    ),
+    Setting(
+        "compress",
+        "off",
+        COMPRESS,
+        """
+        How memory in checkpoints is compressed, when they are committed: "off", "zstd", "lz4", or either with a level,
+        as "zstd:3" (1 to 19, by default 1) or "lz4:9" (0 to 12, by default 0). A node needs python3-zstandard or
+        python3-lz4, to restore them too. All processors that the job may use take part.
+        """,
+    ),
+    Setting(
+        "partitions",
+        dict[str, object](),
+        ("", _partitions),
+        """
+        `checkpoint` for one partition, instead of the one above. Put this at the end of the file.
+        """,
+        example='[partitions.low]\ncheckpoint = "preempt,timeout"',
+    ),
 )
+SETTINGS = {setting.name: setting for setting in _SETTINGS}
+DEFAULTS = {name: setting.default for name, setting in SETTINGS.items()}
 
 
 class Settings:
-    """`backend` is a runtime's name or path, or empty; `checkpoint_dir` is absolute; `keep` counts checkpoints; `quota`
-    is in bytes, 0 where there is none; `fresh_start` allows a restarted task to begin again where it has none;
-    `rollback` has files that have grown since a checkpoint cut back to their length at it; `layers` is one of LAYERS;
-    `increments` lets checkpoints have only what changed since the one before;
-    `max_restarts` is how often it is restored without getting further, 0 for ever; `feature` is one of nodes, which
-    requeued jobs ask for, or empty; `compress` is what codec.parse() reads; `keep_ended`, `margin` and `mtbf` are
-    seconds, `dump_rate` bytes per second (schedule.Schedule, estimate.Estimate)."""
+    """The values of SETTINGS, under their names with `_` for `-`: sizes are in bytes, times in seconds."""
 
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.backend: str = values["backend"]
-        self.checkpoint_dir: str = os.path.expanduser(values["checkpoint-dir"])
-        self.keep: int = values["keep"]
-        self.quota: int = units.parse_size(values["quota"] or "0")
-        self.fresh_start: bool = values["fresh-start"]
-        self.keep_ended: int = units.parse_time(values["keep-ended"])
-        self.rollback: bool = values["rollback"]
-        self.layers: str = values["layers"]
-        self.increments: bool = values["increments"]
-        self.max_restarts: int = values["max-restarts"]
-        self.feature: str = values["feature"]
-        self.compress: str = values["compress"]
-        self.checkpoint: str = values["checkpoint"]
-        self.partitions: dict[str, dict[str, str]] = values["partitions"]
-        self.margin: int = units.parse_time(values["margin"])
-        self.mtbf: int = units.parse_time(values["mtbf"])
-        self.dump_rate: int = units.parse_size(values["dump-rate"])
+    backend: str
+    checkpoint_dir: str  # absolute
+    keep: int
+    quota: int  # 0: none
+    fresh_start: bool
+    keep_ended: int
+    rollback: bool
+    layers: str
+    increments: bool
+    max_restarts: int
+    feature: str
+    checkpoint: str
+    margin: int
+    mtbf: int
+    dump_rate: int
+    compress: str  # as parse_compression() reads it
+    partitions: dict[str, dict[str, str]]
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        for setting in _SETTINGS:
+            setattr(self, setting.name.replace("-", "_"), setting.read(values[setting.name]))
 
     def when(self, partition: str) -> str:
-        """What `--checkpoint` without a value means in a partition."""
+        """Return the meaning of `--checkpoint` without a value in a partition."""
         return self.partitions.get(partition, {}).get("checkpoint", self.checkpoint)
 
 
 def load(path: str = PATH) -> Settings:
-    """The settings in `path`, which may be missing; ShimError names what is wrong in it."""
+    """Return the settings in `path`, which may be missing; ShimError names what is wrong in it."""
     import tomllib
 
     try:
@@ -89,57 +332,26 @@ def load(path: str = PATH) -> Settings:
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ShimError(f"{path}: {error}", "correct the file") from None
     for name in values:
-        if name not in DEFAULTS:
-            raise ShimError(f"{path}: unknown setting {name!r}", f"known: {', '.join(DEFAULTS)}")
-    _check_types(path, values)
-    for name, least in (("keep", 1), ("max-restarts", 0)):
-        if values.get(name, least) < least:
-            raise ShimError(f"{path}: {name} must be at least {least}, not {values[name]}")
-    if not all(character.isalnum() or character in "_.-" for character in values.get("feature", "")):
-        raise ShimError(f"{path}: feature is a node's feature, not {values['feature']!r}")
-    if values.get("layers", "auto") not in LAYERS:
-        raise ShimError(f"{path}: layers is {', '.join(LAYERS[:2])} or {LAYERS[2]}, not {values['layers']!r}")
-    _check_compress(path, values.get("compress", "off"))
-    for partition, table in values.get("partitions", {}).items():
-        if not isinstance(table, dict) or not set(table) <= set(PER_PARTITION):
-            raise ShimError(f"{path}: [partitions.{partition}] may have {', '.join(PER_PARTITION)} only")
-        _check_types(f"{path}: [partitions.{partition}]", table)
-    for name, parse, such_as in UNITS:
-        try:
-            parse(values.get(name) or DEFAULTS[name] or "0")
-        except ValueError as error:
-            raise ShimError(f"{path}: {name} is a {such_as}, not {str(error)!r}") from None
-    return Settings({**DEFAULTS, **values})
-
-
-def _check_types(where: str, values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        if type(value) is not type(DEFAULTS[name]):
-            raise ShimError(f"{where}: {name} must be of type {type(DEFAULTS[name]).__name__}, not {value!r}")
-
-
-def _check_compress(path: str, value: str) -> None:
-    from oci_criu_shim.checkpoints import codec
-
+        if name not in SETTINGS:
+            raise ShimError(f"{path}: unknown setting {name!r}", f"known: {', '.join(SETTINGS)}")
     try:
-        codec.parse(value)
-    except ValueError:
-        known = ", ".join(f"{name}:{min(levels)} to {name}:{max(levels)}" for name, levels in codec.LEVELS.items())
-        raise ShimError(f"{path}: compress is off, zstd, lz4, or {known}, not {value!r}") from None
+        return Settings(DEFAULTS | values)
+    except ShimError as error:
+        raise ShimError(f"{path}: {error}") from None
 
 
 def backend(path: str = PATH) -> str:
-    """The setting `backend`, of which every start of a container asks."""
-    return load(path).backend if _mentions(path, "backend") else ""
+    """Return the setting `backend`, for which every start of a container asks."""
+    return load(path).backend if _mentions(path, "backend") else str(DEFAULTS["backend"])
 
 
 def increments(path: str = PATH) -> bool:
-    """The setting `increments`, of which every increment's worker asks."""
-    return load(path).increments if _mentions(path, "increments") else True
+    """Return the setting `increments`, for which the worker of every increment asks."""
+    return load(path).increments if _mentions(path, "increments") else bool(DEFAULTS["increments"])
 
 
 def _mentions(path: str, name: str) -> bool:
-    """Whether the file is to be parsed for a setting."""
+    """Return whether a line of the file begins with a setting's name; if not, it needs no parser."""
     try:
         with open(path, encoding="utf-8") as stream:
             return any(line.lstrip().startswith(name) for line in stream)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
+from subprocess import PIPE
+from typing import get_origin, get_type_hints
 
 import pytest
 
 from oci_criu_shim import config
 from oci_criu_shim.errors import ShimError
 
-SHIPPED = Path(__file__).resolve().parents[2] / "etc/config.toml"
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "etc/config.toml"
 
 
 def written(tmp_path: Path, text: str) -> str:
@@ -45,6 +51,7 @@ def test_quota(tmp_path: Path) -> None:
         ("keep = true", "keep must be of type int, not True"),
         ('quota = "many"', "quota is a size such as 20G or 1.5T, not 'many'"),
         ('quota = "1.2.3G"', "quota is a size such as 20G or 1.5T, not '1.2.3G'"),
+        ('margin = ""', "margin is a time such as 90s, 30m or 7d, not ''"),
         ("keep = 0", "keep must be at least 1, not 0"),
         ("max-restarts = -1", "max-restarts must be at least 0, not -1"),
         ("feature = 'a b'", "feature is a node's feature, not 'a b'"),
@@ -66,11 +73,38 @@ def test_unreadable(tmp_path: Path) -> None:
         config.load(str(tmp_path))
 
 
-def test_shipped_file_shows_every_setting_with_its_default() -> None:
+def printed(tool: str) -> str:
+    """Return the output of a program in tools/."""
+    return subprocess.run([sys.executable, "-B", ROOT / "tools" / tool], stdout=PIPE, text=True, check=True).stdout
+
+
+def test_shipped_file_shows_every_setting_with_its_default(tmp_path: Path) -> None:
     text = SHIPPED.read_text()
+    assert text == printed("config_toml"), "run: tools/config_toml >etc/config.toml"
+    assert max(map(len, text.splitlines())) <= 100
     assert tomllib.loads(text) == {}
-    shown = [line.removeprefix("#") for line in text.splitlines() if line.startswith("#") and line[1:2].isalpha()]
-    assert {**tomllib.loads("\n".join(shown)), "partitions": {}} == config.DEFAULTS
+    shown = "".join(f"{line[1:]}\n" for line in text.splitlines() if line[:1] == "#" and line[1:2] not in " ")
+    partitions = {"low": {"checkpoint": "preempt,timeout"}}
+    assert tomllib.loads(shown) == config.DEFAULTS | {"partitions": partitions}
+    assert config.load(written(tmp_path, shown)).when("low") == "preempt,timeout"
+
+
+def test_settings_are_of_the_types_that_are_annotated() -> None:
+    settings = config.Settings(config.DEFAULTS)
+    hints = get_type_hints(config.Settings)
+    assert {name: type(value) for name, value in vars(settings).items()} == {
+        name: get_origin(hint) or hint for name, hint in hints.items()
+    }
+
+
+@pytest.mark.skipif(not shutil.which("groff"), reason="there is no groff")
+def test_manual_page_has_every_setting() -> None:
+    argv = ["groff", "-man", "-Tutf8", "-P-cbou", "-ww"]
+    done = subprocess.run(argv, input=printed("man_config"), capture_output=True, text=True, check=True)
+    assert done.stderr == ""  # warnings
+    words = " ".join(done.stdout.split())
+    for setting in config.SETTINGS.values():
+        assert f"{' '.join(setting.lines().split())} {setting.text.replace('`', '')}" in words
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 
+from oci_criu_shim import config
 from oci_criu_shim.errors import Misfit
 
 TYPE_CHECKING = False
@@ -21,7 +22,6 @@ WORTH = 0.95  # a file that would not become smaller than so much of it stays as
 SKIPPED = 0x184D2A5C  # zstd_compression_format.md and lz4_Frame_format.md: skippable frames
 HEAD = struct.Struct("<II")  # of a skippable frame: that number, and the bytes that follow
 SUFFIXES = {"zstd": ".zst", "lz4": ".lz4"}
-LEVELS = {"zstd": range(1, 20), "lz4": range(13)}  # the first is the default: see docs/checkpoints.md
 MODULES = {"zstd": "zstandard", "lz4": "lz4.frame"}
 PACKAGES = {"zstd": "python3-zstandard", "lz4": "python3-lz4"}
 
@@ -77,14 +77,9 @@ class Codec:
 
 
 def parse(text: str) -> Codec | None:
-    """The setting `compress`: off (None), zstd, zstd:LEVEL, lz4, lz4:LEVEL; ValueError where it is none of these."""
-    name, colon, level = text.partition(":")
-    if text == "off":
-        return None
-    number = int(level) if colon else LEVELS.get(name, (0,))[0]
-    if number not in LEVELS.get(name, ()):
-        raise ValueError(text)
-    return Codec(name, number)
+    """Return the codec of the setting `compress`, None if it is off; ValueError as of parse_compression()."""
+    found = config.parse_compression(text)
+    return Codec(*found) if found else None
 
 
 def original(name: str) -> str:
