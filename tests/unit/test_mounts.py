@@ -27,7 +27,7 @@ CONTAINER = r"""
 """.strip()
 
 
-def found() -> dict[str, dict[str, Any]]:
+def found() -> dict[str, mounts.External]:
     return {entry["key"]: entry for entry in mounts.external(mounts.parse(CONTAINER), mounts.parse(NODE))}
 
 

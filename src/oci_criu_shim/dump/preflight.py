@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from oci_criu_shim.container.bundle import Bundle
-    from oci_criu_shim.host.mounts import Mount
+    from oci_criu_shim.host.mounts import External, Mount
 
 TERMINALS = range(136, 144)  # major numbers of slaves (admin-guide/devices.txt)
 APPARMOR = "/sys/kernel/security/apparmor"  # where CRIU looks for it (kerndat_lsm() in criu/lsm.c)
@@ -83,7 +83,7 @@ def check(pid: int, bundle: Bundle, shell_job: bool = False) -> None:
             bundle.device(entry["key"])
 
 
-def _require_single_binds(bundle: Bundle, external: list[dict[str, str]], node: Iterable[Mount]) -> None:
+def _require_single_binds(bundle: Bundle, external: list[External], node: Iterable[Mount]) -> None:
     for entry in external:
         if entry["kind"] in ("bind", "sysfs"):
             source = mounts.bind_source(entry["key"], bundle.mounts, bundle.path, bundle.rootfs)
@@ -93,7 +93,7 @@ def _require_single_binds(bundle: Bundle, external: list[dict[str, str]], node: 
                 mounts.require_none_below(entry["key"], source, node)
 
 
-def _require_one_at_a_place(inside: Iterable[Mount], external: list[dict[str, str]]) -> None:
+def _require_one_at_a_place(inside: Iterable[Mount], external: list[External]) -> None:
     """CRIU knows an external mount by its place, and takes all that are there for the same."""
     points = [mount.point for mount in inside]
     for entry in external:

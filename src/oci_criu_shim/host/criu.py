@@ -1,4 +1,4 @@
-"""CRIU through its RPC, and its images: the only module that imports pycriu."""
+"""Talk to CRIU by its RPC, and read its images: the only module that imports pycriu."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ from oci_criu_shim.host import process
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from types import ModuleType
     from typing import Any
+
+    from oci_criu_shim.files import Document
+
+    Message = Any
+    """A protobuf message, for which pycriu has no types."""
 
 NEEDED = (4, 2)  # older ones can't dump inet sockets on kernels from 6.16 on (SO_PASSCRED)
 RESPONSE = 1 << 20
 NO_ANSWER = "CRIU ended without an answer", "it was killed, by the kernel for want of memory perhaps: see dmesg"
-FROZEN_MARK = "files.img"  # made once every task is frozen and known: the first image that tells so
+FROZEN_MARK = "files.img"  # the first image that is made only once every task is frozen and known
 PAGEMAP_HEAD = 8  # bytes before the entries: two magic numbers
 PE_PARENT = 1  # of an entry's flags (criu/include/pagemap.h)
-# What it says of every container: it can't raise limits, and of a network namespace that a restore makes anew it looks
-# for a sysfs, which the worker's filter refuses (spank/criu_preload.c), and goes on without.
+# Errors that it logs for every container and goes on: it can't raise limits, and for a network namespace that a restore
+# makes anew it looks for a sysfs, which the worker's filter refuses (spank/criu_preload.c).
 IDLE = ("RLIMIT_NOFILE", "the sysfs file system")
 ERROR_LINE = re.compile(r"^(?:\(\d+\.\d+\))?\s*(?:pie: )?(?:\d+: )?(Error .*)$")
 # Debian's packages of pycriu and jsonschema, for a Python that was started without `site`.
@@ -32,14 +38,14 @@ SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
 
 
 def program() -> str:
-    """The path of criu; ShimError where there is none."""
+    """Return the path of criu; Misfit if there is none."""
     path = process.find("criu")
     if path is None:
         raise Misfit("criu is not installed on this node", "install CRIU 4.2 or newer")
     return path
 
 
-def _import(name: str) -> Any:
+def _import(name: str) -> ModuleType:
     if SYSTEM_PACKAGES not in sys.path:
         sys.path.append(SYSTEM_PACKAGES)
     import importlib
@@ -52,7 +58,7 @@ def _import(name: str) -> Any:
 
 
 def _bare_package(name: str) -> None:
-    """Have a package's modules importable without its __init__: pycriu's imports all of them, for 80 ms."""
+    """Make a package's modules importable without its __init__: pycriu's imports all of them, which takes 80 ms."""
     if name in sys.modules:
         return
     from importlib.machinery import ModuleSpec, PathFinder
@@ -69,8 +75,8 @@ def _bare_package(name: str) -> None:
 class Swrk:
     """A conversation with one `criu swrk` process, CRIU's service for a single client (criu(8)).
 
-    `terminal` is the master of the container's terminal, once a restore with `orphan_pts_master` has made
-    it (the event `orphan-pts-master`); it is the caller's to close. `leads`: it has a process group of its own.
+    `terminal` is the master of the container's terminal, once a restore with `orphan_pts_master` has made it (the event
+    `orphan-pts-master`); the caller closes it. If it `leads`, the process has a process group of its own.
     """
 
     def __init__(self, connection: socket.socket, pid: int, leads: bool = False) -> None:
@@ -80,9 +86,13 @@ class Swrk:
         self.leads = leads
         self.terminal: int | None = None
 
-    def request(self, kind: str, options: Mapping[str, Any], notified: Callable[[str, int], bool] | None = None) -> Any:
-        """Send one request; the response. `notified` answers CRIU's events: their name, and the pid of
-        the init where one comes along, else 0."""
+    def request(
+        self, kind: str, options: Mapping[str, object], notified: Callable[[str, int], bool] | None = None
+    ) -> Message:
+        """Send one request, and return the response.
+
+        `notified` answers CRIU's events: it gets their name, and the pid of the init if there is one, else 0.
+        """
         request = self.rpc.criu_req()
         request.type = getattr(self.rpc, kind)
         fill(request.opts, options)
@@ -95,7 +105,7 @@ class Swrk:
             self._answer(notified is None or notified(event.script, event.pid))
 
     def version(self) -> tuple[int, ...]:
-        """CRIU's version, as version() gives it."""
+        """Ask for CRIU's version, as (4, 2, 1)."""
         request = self.rpc.criu_req()
         request.type = self.rpc.VERSION
         request.keep_open = True
@@ -103,7 +113,7 @@ class Swrk:
         found = self._receive().version
         return found.major_number, found.minor_number, *([found.sublevel] if found.sublevel else [])
 
-    def _receive(self) -> Any:
+    def _receive(self) -> Message:
         try:
             self._wait()
             data, descriptors, _, _ = socket.recv_fds(self.socket, RESPONSE, 1, socket.MSG_CMSG_CLOEXEC)
@@ -118,8 +128,11 @@ class Swrk:
         return response
 
     def _wait(self) -> None:
-        """Until there is something to receive, or it has ended: children of its, which try what the kernel can, have
-        its end of the socket, and one that it traced never goes on."""
+        """Wait until there is something to receive; Killed if the process has ended.
+
+        The end of the socket doesn't tell: children of the process, which try what the kernel can do, have it too, and
+        one of them that was traced never goes on.
+        """
         ended = os.pidfd_open(self.pid)
         try:
             poll = select.poll()
@@ -136,14 +149,14 @@ class Swrk:
         answer.notify_success = success
         self._send(answer)
 
-    def _send(self, message: Any) -> None:
+    def _send(self, message: Message) -> None:
         try:
             self.socket.send(message.SerializeToString())
         except ConnectionError:
             raise Killed(*NO_ANSWER) from None
 
     def close(self) -> None:
-        """End the conversation, and with it the process, and its children where it leads them."""
+        """End the conversation, and with it the process, and its children if it leads them."""
         self.socket.close()
         if self.leads:
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # until it is reaped, its group is nobody else's
@@ -152,16 +165,16 @@ class Swrk:
 
 
 def start(env: Mapping[str, str], log: int, more: Mapping[int, int] | None = None) -> Swrk:
-    """A `criu swrk` process with the environment `env`, its connection, `log` as standard error and `more` descriptors
-    ({number there: number here})."""
+    """Start a `criu swrk` process with the environment `env`, `log` as standard error, its connection, and `more`
+    descriptors ({number there: number here})."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = process.spawn([program(), "swrk", "3"], env, {3: theirs.fileno(), 2: log, **(more or {})}, leads=True)
     theirs.close()
     return Swrk(ours, pid, leads=True)
 
 
-def fill(message: Any, values: Mapping[str, Any]) -> None:
-    """Set the protobuf `message` to `values`: lists of strings, and dicts, also in lists, for submessages."""
+def fill(message: Message, values: Mapping[str, object]) -> None:
+    """Set the fields of a protobuf `message`: lists of strings, and dicts, also in lists, for submessages."""
     for name, value in values.items():
         if isinstance(value, list):
             field = getattr(message, name)
@@ -180,7 +193,7 @@ def fill(message: Any, values: Mapping[str, Any]) -> None:
 
 
 def errors(log: str, limit: int = 6) -> list[str]:
-    """The first of CRIU's error lines in the log file `log`, as the user should see them."""
+    """Return the first error lines of CRIU's log file `log`, as the user should see them."""
     try:
         with open(log, encoding="utf-8", errors="replace") as stream:
             found = [match[1] for line in stream if (match := ERROR_LINE.match(line.rstrip("\n")))]
@@ -189,7 +202,7 @@ def errors(log: str, limit: int = 6) -> list[str]:
     return [line for line in found if not any(words in line for words in IDLE)][:limit]
 
 
-# What CRIU says -> what it means for a container here. The first that fits is shown.
+# (pattern of CRIU's error line, its meaning for a container here). The first that fits is shown.
 MEANINGS = (
     (r"Tracking memory is not available", "the kernel must be one that tracks what memory is written (soft-dirty)"),
     (r"io_uring", "a process uses io_uring, which CRIU cannot dump"),
@@ -210,7 +223,7 @@ MEANINGS = (
 
 
 def meaning(lines: list[str]) -> str:
-    """What CRIU's error lines mean, in a user's words; empty where we don't know."""
+    """Return the meaning of CRIU's error lines in a user's words; empty if it isn't known."""
     text = "\n".join(lines)
     for pattern, words in MEANINGS:
         if re.search(pattern, text, re.IGNORECASE):
@@ -218,30 +231,30 @@ def meaning(lines: list[str]) -> str:
     return ""
 
 
-def load_image(path: str) -> dict[str, Any]:
-    """CRIU's image file `path` as pycriu.images presents it."""
+def load_image(path: str) -> Document:
+    """Return CRIU's image file `path` as pycriu.images presents it."""
     images = _import("pycriu.images")
     with open(path, "rb") as stream:
-        image: dict[str, Any] = images.load(stream, pretty=False)
+        image: Document = images.load(stream, pretty=False)
     return image
 
 
-def dump_image(path: str, image: Mapping[str, Any]) -> None:
-    """Write `image` as load_image() gave it."""
+def dump_image(path: str, image: Document) -> None:
+    """Write an image as load_image() returns it."""
     images = _import("pycriu.images")
     with open(path, "wb") as stream:
         images.dump(image, stream)
 
 
-def prepare_pagemap() -> Any:
-    """Import what pagemap() needs, for 80 ms."""
+def prepare_pagemap() -> Message:
+    """Import and return the type of pagemap()'s entries, which takes 80 ms."""
     return _import("pycriu.images.pagemap_pb2").pagemap_entry
 
 
 def pagemap(path: str) -> Iterator[tuple[int, int, bool]]:
-    """(address, number of pages, whether the parent has them) of each run of pages in a pagemap's image.
+    """Yield (address, number of pages, whether the parent has them) of each run of pages in a pagemap's image.
 
-    Not by load_image(), which takes thirty times as long.
+    load_image() would take thirty times as long.
     """
     entry, offset = prepare_pagemap(), PAGEMAP_HEAD
     with open(path, "rb") as stream:
@@ -255,8 +268,10 @@ def pagemap(path: str) -> Iterator[tuple[int, int, bool]]:
 
 
 def names_deleted_files(directory: str) -> bool:
-    """Whether a file that was deleted under the name that it is open by, and has another, has got a third one by CRIU
-    (create_link_remap() in criu/files-reg.c)."""
+    """Return whether CRIU has given a third name to a file (create_link_remap() in criu/files-reg.c).
+
+    It does so if the name by which the file is open was deleted, and the file has another one.
+    """
     path = os.path.join(directory, "remap-fpath.img")
     return os.path.exists(path) and any(e.get("remap_type") in (None, "LINKED") for e in load_image(path)["entries"])
 
@@ -264,7 +279,7 @@ def names_deleted_files(directory: str) -> bool:
 def leave_groups(directory: str) -> None:
     """Have the images' processes stay in the control group that a restore starts in.
 
-    CRIU moves them where their groups are not those of the CRIU that dumped (prepare_task_cgroup() in criu/cgroup.c).
+    CRIU moves them if their groups are not those of the CRIU that dumped (prepare_task_cgroup() in criu/cgroup.c).
     """
     path = os.path.join(directory, "inventory.img")
     inventory = load_image(path)
@@ -274,7 +289,7 @@ def leave_groups(directory: str) -> None:
 
 
 def version(env: Mapping[str, str]) -> tuple[int, ...]:
-    """CRIU's version, as (4, 2, 1)."""
+    """Run `criu --version`, and return the version as (4, 2, 1)."""
     status, text, errors = process.output([program(), "--version"], env)
     match = re.search(r"Version: (\d+(?:\.\d+)*)", text)
     if status or not match:
@@ -283,18 +298,18 @@ def version(env: Mapping[str, str]) -> tuple[int, ...]:
 
 
 def supports(program: str, feature: str) -> bool:
-    """Whether CRIU finds a kernel feature, by a name of `criu check --feature`; it looks for no cache of its."""
+    """Return whether CRIU finds a kernel feature, by a name of `criu check --feature`, without its cache."""
     argv = [program, "check", "--unprivileged", "--feature", feature]
     return process.output(argv, {"PATH": process.PATH, "LANG": "C.UTF-8"})[0] == 0
 
 
 def bindings() -> str:
-    """Where pycriu is; ShimError where it can't be imported."""
+    """Return the path of pycriu; ShimError if it can't be imported."""
     return str(_import("pycriu.images").__file__)
 
 
 def require_version(found: tuple[int, ...]) -> None:
-    """Raise ShimError where CRIU is too old for this kernel."""
+    """Raise ShimError if CRIU is too old for this kernel."""
     release = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
     if found < NEEDED and release >= (6, 16):
         raise ShimError(

@@ -1,4 +1,4 @@
-"""What /proc/PID/mountinfo says, and which of a container's mounts lead out of it (pure functions)."""
+"""Read /proc/PID/mountinfo, and tell which of a container's mounts lead out of it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,34 @@ from oci_criu_shim.errors import ShimError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Any
+    from typing import Any, NotRequired, TypedDict
 
-# mount(2)'s flags, by their names in mountinfo; the first six can't be taken off in a user namespace.
+    from oci_criu_shim.files import Document
+
+    class External(TypedDict):
+        """A mount that CRIU must be told of.
+
+        `key` is the mount point in the container, `root` as in mountinfo, `name` what CRIU is told instead of the key.
+        `kind` says where its source is at a restore: "device" in the node's /dev; "cgroup" in the node's control
+        groups; "sysfs" and "mqueue" (of a network or ipc namespace that is the node's) in the node's; "bind" in
+        config.json's mounts; "node" in its linux.devices.
+        """
+
+        key: str
+        root: str
+        options: list[str]
+        kind: str
+        name: NotRequired[str]
+        controllers: NotRequired[str]
+
+
+# mount(2)'s flags, by their names in mountinfo; a user namespace can't take off the first six.
 LOCKED = ("ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime")
 FLAGS = dict(zip((*LOCKED, "relatime"), (1, 2, 4, 8, 1024, 2048, 1 << 21), strict=True))
 LONGEST = 16 << 20  # characters of mountinfo: those of 100000 mounts, the kernel's limit, with usual names
 LINKS = 40  # as many as the kernel follows
+# What External calls mounts of these file systems.
+KINDS = {"devtmpfs": "device", "cgroup": "cgroup", "cgroup2": "cgroup", "sysfs": "sysfs", "mqueue": "mqueue"}
 ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
@@ -40,24 +61,24 @@ class Mount:
 
     @property
     def controllers(self) -> str:
-        """Of a version 1 control group mount: its controllers, as "cpu,cpuacct"; else empty."""
+        """The controllers of a version 1 control group mount, as "cpu,cpuacct"; else empty."""
         if self.kind != "cgroup":
             return ""
         return ",".join(o for o in self.super_options if o not in ("rw", "ro", "xattr"))
 
 
 def unescape(text: str) -> str:
-    """mountinfo writes space, tab, newline and backslash in octal."""
+    """Return a name of mountinfo, which writes space, tab, newline and backslash in octal."""
     return ESCAPED.sub(lambda match: chr(int(match[1], 8)), text)
 
 
 def parse(text: str) -> list[Mount]:
-    """The mounts of a mountinfo file's text."""
+    """Return the mounts in a mountinfo file's text."""
     return [Mount(line) for line in text.split("\n") if line]
 
 
 def read(pid: int | str = "self") -> list[Mount]:
-    """The mounts that process `pid` sees; ShimError where they are too many to look at."""
+    """Return the mounts that process `pid` sees; ShimError if they are too many to look at."""
     with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
         text = stream.read(LONGEST + 1)
     if len(text) > LONGEST:
@@ -66,19 +87,16 @@ def read(pid: int | str = "self") -> list[Mount]:
 
 
 def deepest(path: str, mounted: Iterable[Mount]) -> Mount | None:
-    """The mount that `path`, absolute and without links, is on: the last of those nearest to it."""
+    """Return the mount that holds `path`, which is absolute and without links; None if none does."""
     found = [m for m in mounted if path == m.point or path.startswith(m.point.rstrip("/") + "/")]
     return max(reversed(found), key=lambda mount: len(mount.point), default=None)
 
 
-def external(container: Iterable[Mount], node: Iterable[Mount]) -> list[dict[str, Any]]:
-    """The container's mounts of file systems that are the node's: CRIU must be told of each.
+def external(container: Iterable[Mount], node: Iterable[Mount]) -> list[External]:
+    """Return the container's mounts of file systems that belong to the node; ShimError if CRIU can't be told of one.
 
-    `key` is the mount point in the container; `kind` says where its source is at a restore: "device"
-    in the node's /dev, "cgroup" in the node's control groups, "sysfs" and "mqueue" (of a network or ipc
-    namespace that is the node's) where the node has those, "bind" in config.json, "node" in its linux.devices: crun
-    makes these in a tmpfs that is mounted nowhere, where the container has a user namespace and is root's. So does a
-    restore of ours with a batch script that is not the job's (startup.py). ShimError where CRIU can't be told of one.
+    Those of kind "node" are on a tmpfs that is mounted nowhere. crun makes it for a container of root's that has a user
+    namespace, and so does a restore of ours for a batch script that is not the job's (restore/batch_script.py).
     """
     container = list(container)
     devices = {mount.device for mount in node}
@@ -89,18 +107,10 @@ def external(container: Iterable[Mount], node: Iterable[Mount]) -> list[dict[str
         if mount.point == "/" or not (made or mount.device in devices):
             continue
         _require_text(mount.point)
-        entry: dict[str, Any] = {"key": mount.point, "root": mount.root, "options": mount.options}
-        if made:
-            entry["kind"] = "node"
-        elif mount.kind == "devtmpfs":
-            entry["kind"] = "device"
-        elif mount.kind in ("cgroup", "cgroup2"):
-            entry["kind"] = "cgroup"
+        kind = "node" if made else KINDS.get(mount.kind, "bind")
+        entry: External = {"key": mount.point, "root": mount.root, "options": mount.options, "kind": kind}
+        if kind == "cgroup":
             entry["controllers"] = mount.controllers
-        elif mount.kind in ("sysfs", "mqueue"):
-            entry["kind"] = mount.kind
-        else:
-            entry["kind"] = "bind"
         found.append(entry)
     return found
 
@@ -113,8 +123,8 @@ def _require_text(point: str) -> None:
         raise ShimError(said, "mount it elsewhere") from None
 
 
-def bind_source(key: str, mounts: Iterable[Mapping[str, Any]], bundle: str, rootfs: str) -> str | None:
-    """Where the bind mount at `key` comes from by config.json's `mounts`; None where none fits.
+def bind_source(key: str, mounts: Iterable[Document], bundle: str, rootfs: str) -> str | None:
+    """Return the source of the bind mount at `key` by config.json's `mounts`; None if none fits.
 
     A mount below a recursive bind has its source below the bind's source.
     """
@@ -128,9 +138,11 @@ def bind_source(key: str, mounts: Iterable[Mapping[str, Any]], bundle: str, root
     return best[1] if best else None
 
 
-def make_points(mounts: Iterable[Mapping[str, Any]], bundle: str, rootfs: str) -> None:
-    """Make the places of config.json's `mounts` that are missing in the root file system: another runtime made
-    them when it created the container, and an image that is restored elsewhere has none."""
+def make_points(mounts: Iterable[Document], bundle: str, rootfs: str) -> None:
+    """Make the mount points of config.json's `mounts` that are missing in the root file system.
+
+    Another runtime made them when it created the container; an image that is restored elsewhere has none.
+    """
     points: list[str] = []
     for mount in mounts:
         point = resolve(rootfs, mount["destination"])
@@ -147,7 +159,7 @@ def make_points(mounts: Iterable[Mapping[str, Any]], bundle: str, rootfs: str) -
 
 
 def node_source(kind: str, root: str, node: Iterable[Mount]) -> str | None:
-    """Where the node has `root` of its only file system of type `kind`; None where it has none."""
+    """Return the path of `root` in the node's only file system of type `kind`; None if the node has none."""
     for mount in node:
         if mount.kind == kind and mount.root == "/":
             return mount.point + root.rstrip("/")
@@ -155,15 +167,15 @@ def node_source(kind: str, root: str, node: Iterable[Mount]) -> str | None:
 
 
 def is_bind(mount: Mapping[str, Any]) -> bool:
-    """Whether an entry of config.json's `mounts` is a bind mount (config.md, Mounts)."""
+    """Return whether an entry of config.json's `mounts` is a bind mount (config.md, Mounts)."""
     return mount.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(mount.get("options", []))
 
 
 def require_none_below(key: str, source: str, node: Iterable[Mount]) -> None:
-    """Raise ShimError where a user's bind mount of `source` at `key` has mounts of the node's below it.
+    """Raise ShimError if a user's bind mount of `source` at `key` has mounts of the node below it.
 
-    CRIU makes each mount by itself, and the kernel (has_locked_children() in fs/namespace.c) lets a
-    user namespace have such a directory with all of its mounts only.
+    CRIU makes each mount by itself, and the kernel (has_locked_children() in fs/namespace.c) gives a user namespace
+    such a directory only together with all the mounts below it.
     """
     prefix = os.path.realpath(source).rstrip("/") + "/"
     found = sorted({mount.point for mount in node if mount.point.startswith(prefix)})
@@ -175,23 +187,26 @@ def require_none_below(key: str, source: str, node: Iterable[Mount]) -> None:
 
 
 def flags(options: Iterable[str]) -> int:
-    """mount(2)'s flags for a mount's options in mountinfo."""
+    """Return mount(2)'s flags for a mount's options in mountinfo."""
     return sum(FLAGS[option] for option in options if option in FLAGS)
 
 
 def names(flags: int) -> list[str]:
-    """The options of these flags."""
+    """Return the options of mountinfo for mount(2)'s flags."""
     return [name for name, flag in FLAGS.items() if flags & flag]
 
 
 def locked(path: str, node: Iterable[Mount]) -> int:
-    """The flags of the node's mount that holds `path` which a user namespace can't take off (mount_namespaces(7))."""
+    """Return the flags of the node's mount that holds `path`, as far as a user namespace can't take them off.
+
+    See mount_namespaces(7).
+    """
     holding = deepest(os.path.realpath(path), node)
     return flags(option for option in holding.options if option in LOCKED) if holding else 0
 
 
 def resolve(rootfs: str, path: str) -> str:
-    """`path` as the container sees it, with every symbolic link followed inside of `rootfs`."""
+    """Return `path` as the container sees it, with every symbolic link followed inside `rootfs`."""
     done: list[str] = []
     rest = [part for part in reversed(path.split("/")) if part not in ("", ".")]
     links = 0

@@ -1,4 +1,4 @@
-"""The one way this package starts other programs."""
+"""Start programs, the one way in this package, and tell of processes by /proc."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import Any, NoReturn
+    from typing import NoReturn
 
     from oci_criu_shim.log import Log
 
-# SIGPIPE and SIGXFSZ: Python ignores them; what it starts must not. (signal takes longer to import than os.)
+# SIGPIPE and SIGXFSZ: Python ignores them; programs that it starts must not. (signal takes longer to import than os.)
 DEFAULTS = (13, 25)
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8"}  # of programs that have no business with the caller's
+ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8"}  # for programs that have no business with the caller's
 
 
 def find(program: str) -> str | None:
-    """The absolute path of `program`, looked for in the fixed PATH; None where there is none."""
+    """Return the absolute path of `program` in the fixed PATH; None if there is none."""
     if "/" in program:
         return program if os.access(program, os.X_OK) else None
     for directory in PATH.split(":"):
@@ -38,35 +38,35 @@ def spawn(
     program: str | None = None,
     leads: bool = False,
 ) -> int:
-    """Start `argv` with exactly the descriptors `fds` ({number in the child: number here}); its pid.
+    """Start `argv` with exactly the descriptors `fds` ({number in the child: number here}), and return its pid.
 
-    `program` is its path where argv[0] is not. Standard descriptors not named are /dev/null. Where it `leads`, it has a
-    process group of its own. Raises OSError where the program can't be started.
+    `program` is its path if argv[0] is not. Standard descriptors that are not named are /dev/null. If it `leads`, it
+    has a process group of its own. Raise OSError if the program can't be started.
     """
     if log:
         log.debug("running: " + " ".join(argv))
-    # Copies out of the way first, so that no dup2 overwrites a descriptor that is still needed.
+    # First copy out of the way, so that no dup2 overwrites a descriptor that is still needed.
     free = max([2, *fds, *fds.values()]) + 1
     copies = {target: free + n for n, target in enumerate(sorted(fds))}
     actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = []
     actions += [(os.POSIX_SPAWN_DUP2, fds[target], copy) for target, copy in copies.items()]
     actions += [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in range(3) if number not in fds]
     actions += [(os.POSIX_SPAWN_DUP2, copy, target) for target, copy in copies.items()]
-    group: dict[str, Any] = {"setpgroup": 0} if leads else {}
+    group = {"setpgroup": 0} if leads else {}
     close = [(os.POSIX_SPAWN_CLOSE, copy) for copy in copies.values()]
     return os.posix_spawn(
         *(program or argv[0], list(argv), dict(env)),
         file_actions=[*actions, *close],
         setsigmask=[],
         setsigdef=DEFAULTS,
-        **group,
+        **group,  # type: ignore[arg-type]  # mypy can't tell which keyword this is
     )
 
 
 def become(argv: Sequence[str], env: Mapping[str, str], fds: Mapping[int, int]) -> NoReturn:
     """Turn this (forked) process into `argv`, with descriptors as spawn() gives them.
 
-    For children that must be real forks: a kernel before 6.3 lets no vfork into a new time namespace.
+    This is for children that must be real forks: a kernel before 6.3 lets no vfork into a new time namespace.
     """
     free = max([2, *fds, *fds.values()]) + 1
     for offset, target in enumerate(sorted(fds)):
@@ -83,9 +83,9 @@ def become(argv: Sequence[str], env: Mapping[str, str], fds: Mapping[int, int]) 
 
 
 def output(argv: Sequence[str], env: Mapping[str, str], log: Log | None = None) -> tuple[int, str, str]:
-    """Run `argv` to its end: (exit status as of os.waitstatus_to_exitcode, its output, its errors).
+    """Run `argv` to its end; return (exit status as of os.waitstatus_to_exitcode, output, errors).
 
-    Programs warn on standard error, and succeed: it is no part of what they were asked for.
+    Errors are kept apart, since programs that succeed may warn.
     """
     with open(os.memfd_create("errors"), "r+", encoding="utf-8", errors="replace") as errors:
         reader, writer = os.pipe()
@@ -104,9 +104,9 @@ def output(argv: Sequence[str], env: Mapping[str, str], log: Log | None = None) 
 
 
 def fork(work: Callable[[], int]) -> int:
-    """Run `work` in a child, which exits with its result; the child's pid.
+    """Run `work` in a child, which exits with its result, and return the child's pid.
 
-    Signals that the child is sent are noted by nobody: its parent would take them for its own (signals.py).
+    The child notes no signals: its parent would take them for its own (signals.py).
     """
     pid = os.fork()
     if pid:
@@ -123,17 +123,17 @@ def fork(work: Callable[[], int]) -> int:
 
 
 def wait(pid: int) -> int:
-    """The child's exit status; the negative signal number where a signal ended it."""
+    """Wait for a child, and return its exit status; the negative signal number if a signal ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def exit_status(code: int) -> int:
-    """What a shell would exit with for a child whose wait() gave `code`."""
+    """Return a shell's exit status for a child for which wait() returned `code`."""
     return code if code >= 0 else 128 - code
 
 
 def identity(pid: int) -> list[int]:
-    """[pid, its start time], also of one that has ended but was not waited for; ProcessLookupError: there is none."""
+    """Return [pid, its start time], also of one that has ended but was not waited for; else ProcessLookupError."""
     fields = stat_fields(pid)
     if fields is None:
         raise ProcessLookupError(pid)
@@ -141,7 +141,7 @@ def identity(pid: int) -> list[int]:
 
 
 def start_time(pid: int) -> int | None:
-    """When `pid` started, in clock ticks since boot; None where there is no such process.
+    """Return the start time of `pid`, in clock ticks since boot; None if it has ended.
 
     A pid and its start time name a process for good (proc_pid_stat(5), field 22).
     """
@@ -170,7 +170,7 @@ def tracer(pid: int) -> int:
 
 
 def stat_fields(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat from the state on; None where there is no such process."""
+    """Return the fields of /proc/PID/stat from the state on; None if there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
             return stream.read().rpartition(")")[2].split()
@@ -179,7 +179,7 @@ def stat_fields(pid: int) -> list[str] | None:
 
 
 def user_name(uid: int) -> str:
-    """The user's name; its number where it has none, or who knows it (LDAP, say) does not answer."""
+    """Return a user's name; the number if it has none, or the directory of users (LDAP, say) does not answer."""
     import pwd
 
     try:
@@ -189,7 +189,7 @@ def user_name(uid: int) -> str:
 
 
 def tree(pid: int) -> Iterator[int]:
-    """The pids of a process and all that descend from it. Of those that end meanwhile, descendants may be left out."""
+    """Yield the pids of a process and its descendants; descendants of one that ends meanwhile may be left out."""
     found = [pid]
     for each in found:
         yield each
@@ -197,18 +197,18 @@ def tree(pid: int) -> Iterator[int]:
 
 
 def children(pid: int) -> list[int]:
-    """The pids of a process's children, those that nobody has waited for yet among them."""
+    """Return the pids of a process's children, including those that nobody has waited for yet."""
     found: list[int] = []
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as stream:
                 found += map(int, stream.read().split())
     except (FileNotFoundError, ProcessLookupError):
-        pass  # it, or that thread, has ended
+        pass  # the process, or that thread, has ended
     return found
 
 
 def in_a_user_namespace() -> bool:
-    """Whether this is not the node's own user namespace: root may be a user then, as under rootless podman."""
+    """Return whether this is not the node's own user namespace: root may be a user then, as under rootless podman."""
     with open("/proc/self/uid_map", encoding="ascii") as stream:
         return stream.read().split() != ["0", "0", "4294967295"]
