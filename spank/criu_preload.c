@@ -42,7 +42,7 @@
 
 #define EXPORTED __attribute__((visibility("default")))
 
-/* The environment variable with the number of the descriptor shared with the worker (privileged/dump.py). */
+/* The environment variable with the number of the descriptor shared with the worker (privileged/guard.py). */
 #define MARK "OCI_CRIU_SHIM_LOADED"
 
 static volatile struct {

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import criu, mounts
 from oci_criu_shim.privileged import dump
+from oci_criu_shim.privileged.guard import Guard
+
+if TYPE_CHECKING:
+    from oci_criu_shim.host.wire import DumpReport
 
 SECOND = 10**9
 WATCH = dump.FreezeWatch
@@ -26,6 +29,7 @@ class Criu:
 
     version = (4, 2)
     log = -1
+    guard = None
 
     def __init__(self, images: Path, pre_dump: bool) -> None:
         self.swrk = self
@@ -54,9 +58,9 @@ def test_the_commit_is_part_of_the_pause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pre_dump: bool, frozen: int
 ) -> None:
     criu = Criu(tmp_path, pre_dump)
-    reports: list[dict[str, Any]] = []
+    reports: list[DumpReport] = []
 
-    def commit(report: dict[str, Any]) -> bool:
+    def commit(report: DumpReport) -> bool:
         reports.append(report)
         criu.now += 3 * SECOND
         return True
@@ -67,17 +71,18 @@ def test_the_commit_is_part_of_the_pause(
     monkeypatch.setattr(time, "monotonic_ns", lambda: criu.now)
     monkeypatch.setattr(dump, "FreezeWatch", criu.made)
     monkeypatch.setattr(dump, "options", lambda *_: {})
-    ready: Any = criu
-    assert dump.dump(ready, target, [-1], {}, commit, lambda: None) == frozen * SECOND
+    service: Any = criu
+    assert dump.dump(service, target, [-1], {}, commit, lambda: None) == frozen * SECOND
     assert [report["frozen_ns"] for report in reports] == ([] if pre_dump else [2 * SECOND])
 
 
 def test_criu_must_say_that_it_is_guarded() -> None:
-    with mmap.mmap(-1, mmap.PAGESIZE) as mark:
-        with pytest.raises(ShimError, match=r"CRIU runs without .*/criu_preload\.so"):
-            dump._require_guarded(mark)
-        mark[0] = 1
-        dump._require_guarded(mark)
+    guarded = Guard()
+    with pytest.raises(ShimError, match=r"CRIU runs without .*/criu_preload\.so"):
+        guarded.require_loaded()
+    guarded.mark[0] = 1
+    guarded.require_loaded()
+    os.close(guarded.descriptor)
 
 
 def test_a_log_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:

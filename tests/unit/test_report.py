@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.privileged import dump, report, worker
+from oci_criu_shim.privileged import dump, report, target, worker
 from tests.harness.cluster.settings import REPOSITORY
 
 GOOD = {"op": "dump", "leave_running": True}
@@ -59,7 +59,7 @@ def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ends:
         (tmp_path / name).write_bytes(bytes(size))
     made = Ends(tmp_path)
     monkeypatch.setattr(dump, "dump", made.dump)
-    monkeypatch.setattr(dump, "Target", lambda *_: None)
+    monkeypatch.setattr(target, "Target", lambda *_: None)
     return made
 
 
@@ -74,7 +74,7 @@ def reports(ends: Ends, ready: bool = True) -> list[tuple[int, int, int]]:
             if ready:
                 worker._serve(ends, JOB, told, None)  # type: ignore[arg-type]
             else:
-                patch.setattr(dump, "Ready", unready)
+                patch.setattr(dump, "Service", unready)
                 worker.serve(ends, JOB, told)  # type: ignore[arg-type]
             told.end(True)
         except ShimError:
@@ -122,7 +122,7 @@ def test_not_of_the_job(ends: Ends, monkeypatch: pytest.MonkeyPatch, ended: bool
     def none(*_: object) -> None:
         raise ShimError("the process is not one of job 7")
 
-    monkeypatch.setattr(dump, "Target", none)
+    monkeypatch.setattr(target, "Target", none)
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
         ends.pidfd = os.pidfd_open(process.pid)
         if ended:

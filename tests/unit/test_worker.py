@@ -17,7 +17,7 @@ import pytest
 from oci_criu_shim import config
 from oci_criu_shim.errors import Killed, ShimError
 from oci_criu_shim.host import cgroups, wire
-from oci_criu_shim.privileged import dump, worker
+from oci_criu_shim.privileged import dump, target, worker
 from oci_criu_shim.privileged.report import Report
 from tests.harness.cluster.settings import REPOSITORY
 
@@ -174,7 +174,7 @@ def connected(directory: Path, message: str = "") -> Iterator[tuple[worker.Clien
 def test_who_asks_has_ended(tmp_path: Path) -> None:
     with connected(tmp_path) as (client, process):
         process.communicate()
-        with pytest.raises(Killed, match="who asked for the dump has ended"):
+        with pytest.raises(Killed, match="the process that asked for the dump has ended"):
             client.receive()
 
 
@@ -201,7 +201,7 @@ def test_it_has_ended_by_the_time_of_the_commit(tmp_path: Path, monkeypatch: pyt
         return 7
 
     monkeypatch.setattr(dump, "dump", dumped)
-    monkeypatch.setattr(dump, "Target", lambda *_: None)
+    monkeypatch.setattr(target, "Target", lambda *_: None)
     monkeypatch.setattr(worker, "check", lambda *_: {})
     receive = wire.receive
     monkeypatch.setattr(wire, "receive", lambda connection: (receive(connection)[0], [-1, -1]))
@@ -252,12 +252,12 @@ def test_the_jobs_own_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cgr
     (tmp_path / "cgroup").write_bytes(cgroup.encode())
     of = cgroups.of
     monkeypatch.setattr(cgroups, "of", lambda _: of(f"..{tmp_path}"))
-    target = dump.Target.__new__(dump.Target)
-    target.pid = 1
+    init = target.Target.__new__(target.Target)
+    init.pid = 1
     if fits:
-        return target._check_job(7, "freezer:/slurm/job_7")
+        return init._check_job(7, "freezer:/slurm/job_7")
     with pytest.raises(ShimError, match="not one of job 7"):
-        target._check_job(7, "freezer:/slurm/job_7")
+        init._check_job(7, "freezer:/slurm/job_7")
 
 
 def test_arguments() -> None:

@@ -1,7 +1,7 @@
-"""What the helper is told of a dump, for the node's counters: `struct report` of spank/protocol.h, twice.
+"""Report a dump to the helper, for the node's counters: `struct report` of spank/protocol.h, at its begin and its end.
 
-Numbers only, on a descriptor that nobody else has: CRIU does not inherit it, and the user lacks this process's
-capabilities, and so may not trace it while it stays out of their namespaces.
+A report consists of numbers only, and goes to a descriptor that nobody else has: CRIU does not inherit it, and the user
+lacks the worker's capabilities, and so may not trace the worker while it stays out of their namespaces.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ BEGUN, DONE, SETUP, REFUSED, CRIU, UNCOMMITTED = range(6)
 
 
 class Report:
-    """Nothing is said unless `wanted`, and nothing where no dump is asked for: the user connects early."""
+    """The reports of one dump, if they are `wanted`.
+
+    None is written before a dump is asked for: the user connects early.
+    """
 
     def __init__(self, wanted: bool) -> None:
         self.wanted = wanted
@@ -28,22 +31,22 @@ class Report:
             os.set_inheritable(DESCRIPTOR, False)
 
     def begin(self) -> None:
-        """A dump is asked for."""
+        """Report that a dump is asked for."""
         self.begun = time.monotonic_ns()
         self._write(BEGUN, 0)
 
     def dumped(self, images: int) -> None:
-        """All images are in the directory `images`."""
+        """Note that all images are in the directory `images`."""
         self.reached = UNCOMMITTED
         if self.wanted:
             try:
                 with os.scandir(images) as entries:
                     self.bytes = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
             except OSError:
-                pass  # the user has them, too, and no dump fails by being counted
+                pass  # the user can change them, and counting must not make a dump fail
 
     def end(self, done: bool) -> None:
-        """It is over."""
+        """Report the end of the dump, if one was asked for."""
         if self.begun is not None:
             self._write(DONE if done else self.reached, time.monotonic_ns() - self.begun)
 

@@ -1,8 +1,8 @@
-"""By what a worker knows images of its step's workers again, when a dump is to leave out what they have.
+"""Seal images, so that a worker knows again what its step's workers wrote, before an increment leaves it out.
 
-The images are the user's, and CRIU reads some of them with capabilities. A seal is a hash of those that the user can't
-make, since it is keyed. They can still exchange them between CRIU's writing and the seal, and between the look at the
-seal and CRIU's reading: sites whose users may be hostile to CRIU itself set `increments = false`.
+Images belong to the user, and CRIU reads some of them with capabilities. A seal is a keyed hash of those, which the
+user can't make. The user can still exchange them between CRIU's writing and the seal, and between the check of the seal
+and CRIU's reading: sites whose users may be hostile to CRIU itself set `increments = false`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ import stat
 
 from oci_criu_shim.errors import ShimError
 
-PARENT = "parent"  # below images: those that they are an increment of (CRIU's name)
-READ = ("pagemap-", "inventory")  # of a parent's, what CRIU interprets while it dumps
+PARENT = "parent"  # below images: the images that they are an increment of (CRIU's name)
+READ = ("pagemap-", "inventory")  # a parent's images that CRIU interprets while it dumps
 UNREAD = "pagemap-shmem-"  # shared memory is always whole
 DEEPEST = 32  # parents of parents
 CHUNK = 1 << 20
 
 
 def of(key: bytes, images: int, parent: str) -> str:
-    """The seal, in hexadecimal, of what a dump has just made in the directory `images`, as an increment of what has the
-    seal `parent`, if any; ShimError, OSError if it can't be."""
+    """Return the seal, in hexadecimal, of the directory `images` that a dump has just written.
+
+    `parent` is the seal of the images that these are an increment of, or empty. Raise ShimError or OSError if `images`
+    can't be sealed.
+    """
     return _seal(key, images, parent)
 
 
@@ -30,11 +33,11 @@ def require(key: bytes, images: int, seal: str) -> None:
     import hmac
 
     if not hmac.compare_digest(_of_parent(key, images, 1), seal):
-        raise ShimError("the checkpoint before is not as it was written", "the next one is whole")
+        raise ShimError("the previous checkpoint is not as it was written", "the next one is whole")
 
 
 def _of_parent(key: bytes, directory: int, depth: int) -> str:
-    """The seal of the parent below a directory; empty where there is none below a parent."""
+    """Return the seal of the parent below a directory; empty if there is none, which only a parent may lack."""
     if depth > DEEPEST:
         raise ShimError("a checkpoint has too many others below it", "the next one is whole")
     try:

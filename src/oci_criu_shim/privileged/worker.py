@@ -1,7 +1,7 @@
-"""The worker that the privileged helper starts for one dump: one connection, one request.
+"""Serve one connection and one request for a dump: the worker that the step's privileged helper starts.
 
-Runs isolated (python3 -I -S), with nothing of the user's in its environment; it answers on
-descriptor 3. The request's form is closed; whatever else comes is refused.
+It runs isolated (python3 -I -S), with nothing of the user's in its environment, and answers on descriptor 3. Requests
+have a closed form (host/wire.py); anything else is refused.
 """
 
 from __future__ import annotations
@@ -14,39 +14,40 @@ import sys
 from oci_criu_shim import config
 from oci_criu_shim.errors import Killed, ShimError, line_of
 from oci_criu_shim.host import wire
-from oci_criu_shim.privileged import dump
+from oci_criu_shim.privileged import dump, target
 from oci_criu_shim.privileged.report import CRIU, REFUSED, Report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+    from collections.abc import Callable, Mapping
+
+    from oci_criu_shim.files import Document
 
     Fits = Callable[[object], bool]
 
 CONNECTION = 3
 NEWNET = 1 << 30  # CLONE_NEWNET
 PATIENCE_SECONDS = 6 * 3600  # no flush of a checkpoint takes longer
-LONGEST = 4096  # characters of what is told of a failure: with all of them escaped, it fits into a message
+LONGEST = 4096  # characters of an error: with all of them escaped, it fits into a message
 
 
 def _one_of(*values: object) -> Fits:
-    """Whether it is one of these; True is not 1 here."""
+    """Return a check for these values; True is not 1 here."""
     return lambda value: any(type(value) is type(other) and value == other for other in values)
 
 
 def _is_server(value: object) -> bool:
-    """Whether it is [address, port]."""
+    """Return whether a value is [address, port]."""
     return isinstance(value, list) and [type(part) for part in value] == [str, int]
 
 
 def _is_seal(value: object) -> bool:
-    """Whether it is as seal.of() gives it."""
+    """Return whether a value is of the form that seal.of() gives."""
     return isinstance(value, str) and len(value) == 128 and set(value) <= set("0123456789abcdef")
 
 
 FLAG = _one_of(False, True)
-# What anybody may ask for, and what root may besides: his containers can reach out of themselves in any case.
+# Options that anybody may ask for, and those for root besides: root's containers can reach out of themselves anyway.
 OPTIONS: dict[str, Fits] = {"leave_running": FLAG, "track_mem": FLAG, "incremental": FLAG, "seal": _is_seal}
 ROOTS: dict[str, Fits] = {
     "tcp_established": FLAG,
@@ -63,40 +64,46 @@ ROOTS: dict[str, Fits] = {
 
 
 class Client:
-    """Who asks for a dump, at the other end of the connection."""
+    """The process that asks for a dump, at the other end of the connection."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
-        # The pid of the process that connected (SO_PEERCRED of unix(7)): others may have its end, too, for ever.
+        # The process that connected (SO_PEERCRED of unix(7)): others may hold the other end, too, for ever.
         peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         self.process = os.pidfd_open(int.from_bytes(peer[:4], sys.byteorder))
 
-    def receive(self) -> tuple[dict[str, Any], list[int]]:
-        """Its next message, and the descriptors that came with it; Killed where it has ended, ShimError where it sends
-        none, or what is none."""
+    def receive(self) -> tuple[Document, list[int]]:
+        """Return the client's next message, and the descriptors that came with it.
+
+        Raise Killed if the client has ended, ShimError if it sends nothing, or no valid message.
+        """
         poll = select.poll()
         poll.register(self.connection, select.POLLIN)
         poll.register(self.process, select.POLLIN)
         ready = [descriptor for descriptor, _ in poll.poll(PATIENCE_SECONDS * 1000)]
         if not ready:
-            raise ShimError(f"nothing was heard for {PATIENCE_SECONDS} s of who asked for the dump")
+            raise ShimError(f"nothing was heard for {PATIENCE_SECONDS} s from the process that asked for the dump")
         if self.connection.fileno() not in ready:
-            raise Killed("who asked for the dump has ended")
+            raise Killed("the process that asked for the dump has ended")
         return wire.receive(self.connection)
 
-    def send(self, message: dict[str, Any]) -> None:
-        """OSError where it is gone, ShimError where the message is too long."""
+    def send(self, message: Mapping[str, object]) -> None:
+        """Send a message; OSError if the client is gone, ShimError if the message is too long."""
         wire.send(self.connection, message)
 
 
 def main(job: tuple[int, str] | None, reporting: bool) -> int:
-    """Serve the connection; the exit status. `job` is the number of that which the container must belong to, and its
-    control group as in /proc/PID/cgroup, "CONTROLLERS:PATH"; with `reporting` the helper counts dumps."""
+    """Serve the connection; return the exit status.
+
+    `job` is the number and the control group, "CONTROLLERS:PATH" as in /proc/PID/cgroup, of the job to which the
+    container must belong. With `reporting` the helper counts dumps.
+    """
     report = Report(reporting)
     try:
         client = Client(socket.socket(fileno=CONNECTION))
     except ProcessLookupError:
-        return 1  # it is gone already
+        return 1  # the client is gone already
+    answer: wire.Done | wire.Failed
     try:
         answer = {"event": "done", "frozen_ns": serve(client, job, report)}
     except (ShimError, OSError) as error:
@@ -105,43 +112,47 @@ def main(job: tuple[int, str] | None, reporting: bool) -> int:
     try:
         client.send(answer)
     except OSError:
-        return 1  # whoever asked is gone
+        return 1  # the client is gone
     return 0 if answer["event"] == "done" else 1
 
 
-def failed(error: ShimError | OSError) -> dict[str, Any]:
-    """The answer that says so."""
-    hint = error.hint if isinstance(error, ShimError) else ""
-    about = {"hint": hint[:LONGEST], "killed": isinstance(error, Killed)}
-    text = str(error) if isinstance(error, ShimError) else line_of(error)
-    return {"event": "failed", "error": text[:LONGEST], **about}
+def failed(error: ShimError | OSError) -> wire.Failed:
+    """Return the answer that tells the client of an error."""
+    text, hint = (str(error), error.hint) if isinstance(error, ShimError) else (line_of(error), "")
+    return {
+        "event": "failed",
+        "error": text[:LONGEST],
+        "hint": hint[:LONGEST],
+        "killed": isinstance(error, Killed),
+    }
 
 
 def serve(client: Client, job: tuple[int, str] | None, report: Report) -> int:
-    """Take the request, dump, and ask for the commit while the container is frozen; for how many nanoseconds it was.
+    """Take the request, dump, and ask for the commit while the container is frozen.
 
-    The user connects as soon as there might be something to dump, so CRIU is started before he asks for it.
+    Return for how many nanoseconds it was frozen. The user connects as soon as there might be something to dump, so
+    CRIU is started before the request arrives.
     """
     try:
-        ready = dump.Ready()
+        service = dump.Service()
     except (ShimError, OSError):
         client.receive()  # an answer to a request that is still unread would be lost
         report.begin()
         raise
     try:
-        return _serve(client, job, report, ready)
+        return _serve(client, job, report, service)
     finally:
-        ready.swrk.close()
+        service.swrk.close()
 
 
-def _serve(client: Client, job: tuple[int, str] | None, report: Report, ready: dump.Ready) -> int:
+def _serve(client: Client, job: tuple[int, str] | None, report: Report, service: dump.Service) -> int:
     message, fds = client.receive()
     report.begin()
     report.reached = REFUSED
     asked = check(message, fds)
     pidfd, *directories = fds
 
-    def commit(about: dict[str, Any]) -> bool:
+    def commit(about: wire.DumpReport) -> bool:
         report.dumped(directories[0])
         client.send({"event": "dumped", **about})
         answer, _ = client.receive()
@@ -154,18 +165,21 @@ def _serve(client: Client, job: tuple[int, str] | None, report: Report, ready: d
         client.send({"event": "serves"})
 
     try:
-        target = dump.Target(pidfd, job)
+        init = target.Target(pidfd, job)
     except (ShimError, OSError):
         if select.select([pidfd], [], [], 0)[0]:
-            report.reached = CRIU  # it has ended meanwhile, and nothing is wrong with who asked
+            report.reached = CRIU  # it has ended meanwhile, and the request was not at fault
         raise
     report.reached = CRIU
-    return dump.dump(ready, target, directories, asked, commit, serves)
+    return dump.dump(service, init, directories, asked, commit, serves)
 
 
-def check(message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-    """The request's options; ShimError unless it is {"op": "dump", …} with nothing but options of the closed set,
-    a pidfd and one or two directories: for the images, and to work in."""
+def check(message: Document, fds: list[int]) -> wire.Options:
+    """Return the options of a request {"op": "dump", …}.
+
+    Raise ShimError unless it has nothing but options of the closed set, and comes with a pidfd and one or two
+    directories.
+    """
     options = {name: value for name, value in message.items() if name != "op"}
     known = {**OPTIONS, **(ROOTS if os.geteuid() == 0 else {})}
     fits = all(name in known and known[name](value) for name, value in options.items())
@@ -177,4 +191,4 @@ def check(message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         raise ShimError(f"increments are off in {config.PATH}", "the next checkpoint is whole")
     if not all(os.path.isdir(f"/proc/self/fd/{descriptor}") for descriptor in fds[1:]):
         raise ShimError("no image directory was passed")
-    return options
+    return options  # type: ignore[return-value]  # each fits its name

@@ -1,0 +1,70 @@
+"""Guard CRIU from the user for whom it dumps: by a library that is loaded into it, and a filter on the worker.
+
+The library (spank/criu_preload.c) keeps the user out of CRIU, and CRIU out of everything that no dump needs. It shares
+a file with the worker, the mark: six numbers of 64 bits. The library sets the first one, Guard.admit() the others.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import criu, linux
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Where we are installed.
+HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+LIBRARY = f"{HOME}/criu_preload.so"
+MARK = 5  # CRIU's descriptor of the mark
+ENVIRONMENT = {"LD_PRELOAD": LIBRARY, "OCI_CRIU_SHIM_LOADED": str(MARK)}  # of CRIU, besides the usual one
+
+
+class Guard:
+    """The worker's side of the mark that it shares with one CRIU."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.memfd_create("mark")
+        os.ftruncate(self.descriptor, mmap.PAGESIZE)
+        self.mark = mmap.mmap(self.descriptor, mmap.PAGESIZE)
+
+    def start(self, environment: Mapping[str, str], log: int) -> criu.Swrk:
+        """Start CRIU with the library, once."""
+        try:
+            return criu.start({**environment, **ENVIRONMENT}, log, {MARK: self.descriptor})
+        finally:
+            os.close(self.descriptor)
+
+    def require_loaded(self) -> None:
+        """Raise ShimError if CRIU, which has answered, runs without the library.
+
+        ld.so only warns about a missing library, and a static program has no ld.so.
+        """
+        if not any(self.mark[:8]):
+            said = f"CRIU runs without {LIBRARY}, which guards it from the container's user"
+            raise ShimError(said, "install oci-criu-shim again, and a CRIU that is linked dynamically")
+
+    def admit(self, directories: list[int], has_parent: bool) -> None:
+        """Let CRIU open the `directories` for images and work, and see a parent in the first if `has_parent`.
+
+        CRIU opens them by the worker's /proc entry, which stays open until the worker is made undumpable again.
+        """
+        images, work = os.fstat(directories[0]), os.fstat(directories[-1])
+        places = images.st_dev, images.st_ino, work.st_dev, work.st_ino
+        struct.pack_into("=5Q", self.mark, 8, has_parent, *places)
+        linux.make_dumpable()
+
+
+def confine() -> None:
+    """Have the kernel refuse this process what no dump needs, as it refuses CRIU from the first dumped process on."""
+    import ctypes
+
+    library = ctypes.CDLL(LIBRARY, use_errno=True)
+    if library.confine() < 0:
+        said = f"the worker can't be confined: {os.strerror(ctypes.get_errno())}"
+        raise ShimError(said, "the kernel must have seccomp filters")
+    linux.make_undumpable()
