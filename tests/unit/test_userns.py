@@ -1,4 +1,4 @@
-"""Work on the user's own files that their modes close to him."""
+"""Work on the user's own files although their modes forbid it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The node: its kernel's interfaces, and the programs that stand on it."""
+"""The node: interfaces of its kernel, and programs that are installed on it."""

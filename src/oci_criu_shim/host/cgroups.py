@@ -1,6 +1,7 @@
-"""The control groups of root's containers: crun makes one for each, and a restore makes it again.
+"""Read, make and remove control groups.
 
-A user's container stays in the group that Slurm made for its task. Limits are set by crun's `update`.
+crun makes one for each container of root's, and a restore makes it again. A user's container stays in the group that
+Slurm made for its task. Limits are set by crun's `update`.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ CPUSET = ("cpuset.cpus", "cpuset.mems")  # a new group of version 1 has none, an
 
 
 def of(pid: int | str) -> dict[str, str]:
-    """{controllers: path} of a process, as in /proc/PID/cgroup; version 2 is ""."""
+    """Return {controllers: path} of a process, as in /proc/PID/cgroup; the controllers of version 2 are ""."""
     # A name can have any character but "/" and the newline.
     with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
         return dict(line.rstrip("\n").split(":", 2)[1:] for line in stream)
 
 
 def has_own(pid: int) -> bool:
-    """Whether a process is in groups that this one is not in."""
+    """Return whether a process is in other groups than this one."""
     return of(pid) != of("self")
 
 
 def frozen(pid: int) -> str | None:
-    """The directory of the group that keeps a process frozen; None where it runs."""
+    """Return the directory of the group that keeps a process frozen; None if the process runs."""
     paths = of(pid)
     for mount in mounts.read():
         if mount.kind in ("cgroup", "cgroup2") and mount.controllers in paths:
@@ -46,10 +47,10 @@ def _says(directory: str, name: str, line: str) -> bool:
 
 
 def directories(path: str) -> list[str]:
-    """`path` in each hierarchy of the node that has controllers: those of version 1, or else version 2."""
+    """Return the directories of a group: in each hierarchy of version 1 with controllers, or else in version 2."""
     hierarchies = [m for m in mounts.read() if m.kind in ("cgroup", "cgroup2") and m.controllers != "name=systemd"]
-    first = [mount for mount in hierarchies if mount.controllers]
-    return [os.path.normpath(mount.point + path) for mount in first or hierarchies]
+    version_1 = [mount for mount in hierarchies if mount.controllers]
+    return [os.path.normpath(mount.point + path) for mount in version_1 or hierarchies]
 
 
 def join(path: str) -> None:
@@ -76,7 +77,7 @@ def _make(directory: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Remove the groups `path`, whose processes have been killed, and are given the time to end."""
+    """Remove the group `path` in each hierarchy; its processes have been killed, and get the time to end."""
     limit = time.monotonic() + END_SECONDS
     for directory in directories(path):
         while not _try_remove(directory) and time.monotonic() < limit:

@@ -1,4 +1,4 @@
-"""Monotonic and boot clocks of a time namespace (time_namespaces(7)), in nanoseconds."""
+"""Read and convert the monotonic and boot clocks of time namespaces (time_namespaces(7)), in nanoseconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECOND = 1_000_000_000
 
 
 def offsets(pid: int | str = "self") -> dict[str, int]:
-    """By how much the clocks of `pid`'s time namespace differ from the machine's."""
+    """Return the offsets of the clocks in `pid`'s time namespace from those of the machine."""
     found = {}
     with open(f"/proc/{pid}/timens_offsets", encoding="ascii") as stream:
         for line in stream:
@@ -23,16 +23,16 @@ def offsets(pid: int | str = "self") -> dict[str, int]:
 
 
 def now(theirs: Mapping[str, int], ours: Mapping[str, int]) -> dict[str, int]:
-    """The clocks as seen in a namespace with the offsets `theirs`, from one with `ours`."""
+    """Return the clocks of a namespace with the offsets `theirs`, called in one with `ours`."""
     return {n: time.clock_gettime_ns(c) - ours[n] + theirs[n] for n, c in NAMES.items()}
 
 
 def going_on(values: Mapping[str, int], ours: Mapping[str, int]) -> dict[str, int]:
-    """The offsets with which the clocks show `values` now, for a process in a namespace with `ours`."""
+    """Return the offsets with which clocks show `values` now, called in a namespace with the offsets `ours`."""
     return {n: values[n] - (time.clock_gettime_ns(c) - ours[n]) for n, c in NAMES.items()}
 
 
 def lines(wanted: Mapping[str, int]) -> str:
-    """The offsets as /proc/self/timens_offsets takes them."""
+    """Return offsets in the form that /proc/self/timens_offsets takes."""
     parts = [f"{name} {value // SECOND} {value % SECOND}" for name, value in wanted.items()]
     return "\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""System calls that Python has no function for; no policy here. All raise OSError."""
+"""Make system calls for which Python has no function; no policy here. All raise OSError."""
 
 from __future__ import annotations
 
@@ -80,20 +80,20 @@ def keep_capabilities() -> None:
 
 
 def begin_writing(descriptor: int, offset: int, size: int) -> None:
-    """sync_file_range(2) with SYNC_FILE_RANGE_WRITE: have those bytes on their way to the disk."""
-    where = ctypes.c_int64(offset), ctypes.c_int64(size)
-    _check(_libc.sync_file_range(descriptor, *where, SYNC_FILE_RANGE_WRITE), "sync_file_range")
+    """sync_file_range(2) with SYNC_FILE_RANGE_WRITE: start writing those bytes to the disk."""
+    extent = ctypes.c_int64(offset), ctypes.c_int64(size)
+    _check(_libc.sync_file_range(descriptor, *extent, SYNC_FILE_RANGE_WRITE), "sync_file_range")
 
 
 def tee(source: int, target: int, size: int) -> int:
-    """tee(2): copy at most `size` bytes from one pipe to another, and leave them in the first; how many."""
+    """tee(2): copy at most `size` bytes from one pipe to another, and leave them in the first; return how many."""
     copied = _libc.tee(source, target, ctypes.c_size_t(size), 0)
     _check(copied, "tee")
     return int(copied)
 
 
 def io_priority(pid: int) -> int:
-    """ioprio_get(2) of a process (0: this one); 0, the kernel's default, where its number isn't known here."""
+    """ioprio_get(2) of a process (0: this one); 0, the kernel's default, if the call's number isn't known here."""
     if os.uname().machine not in IOPRIO:
         return 0
     value = _libc.syscall(IOPRIO[os.uname().machine][0], IOPRIO_WHO_PROCESS, pid)
@@ -112,33 +112,33 @@ def set_personality(value: int) -> None:
 
 
 def become_subreaper() -> None:
-    """Orphaned descendants become children of this process (PR_SET_CHILD_SUBREAPER of prctl(2))."""
+    """Have orphaned descendants become children of this process (PR_SET_CHILD_SUBREAPER of prctl(2))."""
     _check(_libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
 
 
 def end_with_parent() -> None:
-    """This process is killed when its parent ends (PR_SET_PDEATHSIG of prctl(2))."""
+    """Have this process killed when its parent ends (PR_SET_PDEATHSIG of prctl(2))."""
     _check(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
 
 
 def make_dumpable() -> None:
-    """/proc/self is this user's again, after a change of user id (PR_SET_DUMPABLE of prctl(2))."""
+    """Give /proc/self back to this user after a change of user id (PR_SET_DUMPABLE of prctl(2))."""
     _check(_libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "prctl")
 
 
 def make_undumpable() -> None:
-    """/proc/self is root's, and this process not to be traced by others (PR_SET_DUMPABLE of prctl(2))."""
+    """Give /proc/self to root, and let no other process trace this one (PR_SET_DUMPABLE of prctl(2))."""
     _check(_libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")
 
 
 def gain_no_privileges() -> None:
-    """No program that is run from here on gives more rights than the caller has (PR_SET_NO_NEW_PRIVS of prctl(2))."""
+    """Let no program that runs from here on give more rights than its caller has (PR_SET_NO_NEW_PRIVS of prctl(2))."""
     _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
 
 
 def leave_session_keyring() -> None:
-    """Have a session keyring with nothing in it (keyctl(2), KEYCTL_JOIN_SESSION_KEYRING); the same one as before where
-    the number of the call isn't known here."""
+    """Join a new, empty session keyring (keyctl(2), KEYCTL_JOIN_SESSION_KEYRING); keep the old one if the call's number
+    isn't known here."""
     if number := KEYCTL.get(os.uname().machine):
         _check(_libc.syscall(number, KEYCTL_JOIN_SESSION_KEYRING, None), "keyctl")
 
@@ -152,8 +152,11 @@ def link_up(name: str) -> None:
 
 
 def tracks_writes() -> bool:
-    """Whether the kernel tells what memory was written since a moment (Documentation/admin-guide/mm/soft-dirty.rst),
-    tried on our own. (CRIU knows, too, but tells nobody without CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE.)"""
+    """Return whether the kernel tells which memory was written since a moment; it is tried on our own memory.
+
+    See Documentation/admin-guide/mm/soft-dirty.rst. CRIU knows, too, but tells nobody without CAP_SYS_ADMIN or
+    CAP_CHECKPOINT_RESTORE.
+    """
     written = ctypes.create_string_buffer(1)
     try:
         with open("/proc/self/clear_refs", "w", encoding="ascii") as stream:

@@ -1,6 +1,6 @@
-"""A signal to all of a container's processes: those of the pid namespace that its init is the first of.
+"""Signal all processes of a container: those in the pid namespace whose first process is its init.
 
-Backends find them by the container's control group, and a user's container has none of its own: runc 1.1 fails then;
+Backends find them by the container's control group, and a user's container has none of its own. runc 1.1 fails then;
 crun 1.21 signals nobody, and says nothing (cgroup_killall_path() in src/libcrun/cgroup-utils.c).
 """
 
@@ -14,7 +14,7 @@ from oci_criu_shim.host import linux, process
 
 
 def is_led_by(pid: int) -> bool:
-    """Whether `pid` is the first of a pid namespace below ours: all in there are then of one container."""
+    """Return whether `pid` is the first process of a pid namespace below ours, which is then one container's."""
     try:
         numbers = process.status(pid)["NSpid"]
     except ProcessLookupError:
@@ -23,8 +23,10 @@ def is_led_by(pid: int) -> bool:
 
 
 def signal(pid: int, number: int) -> None:
-    """Send the signal to all that are in the namespace of the init `pid`, and in those below; to the init last, whose
-    end would be theirs. ShimError where only the init could be sent it."""
+    """Send a signal to all processes in the namespace of the init `pid`, and in those below.
+
+    The init is sent it last, since all others end with it. Raise ShimError if only the init could be sent it.
+    """
     status = process.wait(process.fork(lambda: _inside(pid, number)))
     try:
         os.kill(pid, number)
@@ -38,7 +40,7 @@ def signal(pid: int, number: int) -> None:
 
 
 def _inside(pid: int, number: int) -> int:
-    """In a child: have one of its own send the signal in the namespace, which only a child enters; an errno, or 0."""
+    """In a child: have a child of its own, as only that is in the namespace, send the signal; return an errno, or 0."""
     try:
         _enter(pid)
         return max(process.wait(process.fork(lambda: _signal_others(number))), 0)
@@ -47,19 +49,19 @@ def _inside(pid: int, number: int) -> int:
 
 
 def _enter(pid: int) -> None:
-    """Enter the pid namespace of `pid`; OSError where that is ours, where the signal would go to the node's."""
+    """Enter the pid namespace of `pid`; OSError if that is ours, and the signal would go to the node's processes."""
     handles = {kind: os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY) for kind in ("user", "pid")}
     ours = {kind: os.stat(f"/proc/self/ns/{kind}").st_ino for kind in handles}
     if os.fstat(handles["pid"]).st_ino == ours["pid"]:
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
     if os.fstat(handles["user"]).st_ino != ours["user"]:
-        linux.enter(handles["user"])  # which gives the right to the other
+        linux.enter(handles["user"])  # gives the right to enter the other
     linux.enter(handles["pid"])
 
 
 def _signal_others(number: int) -> int:
     try:
-        os.kill(-1, number)  # but to this one, and the init
+        os.kill(-1, number)  # to all but this process and the init
     except ProcessLookupError:
-        pass  # there are no others
+        pass  # there are none
     return 0

@@ -1,4 +1,4 @@
-"""Signals as bytes to read: none is lost, none interrupts what is being done."""
+"""Read signals as bytes from a descriptor: none is lost, and none interrupts anything."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 
-# The plugin's watcher sends it when Slurm signals the job's extern step (spank/protocol.h).
+# The plugin's watcher sends this when Slurm signals the job's extern step (spank/protocol.h).
 CHECKPOINT = signal.SIGRTMIN + 3
-# `start` sends it to the supervisor of a container that is held until then.
+# `start` sends this to the supervisor of a container that is held until then.
 START = signal.SIGRTMIN + 4
 
 PASSED_ON = (
@@ -20,13 +20,13 @@ PASSED_ON = (
     *(signal.SIGALRM, signal.SIGCONT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
     *(signal.SIGWINCH, signal.SIGURG),
 )
-# Those that end no program, whether it knows them or not; and those that only halt it.
+# Signals that end no program, whether it knows them or not; and signals that only halt it.
 HARMLESS = (signal.SIGCHLD, signal.SIGCONT, signal.SIGWINCH, signal.SIGURG)
 STOPPING = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 
 class Signals:
-    """From its making on, CHECKPOINT, START, SIGCHLD and PASSED_ON arrive at the descriptor `reader`."""
+    """Has CHECKPOINT, START, SIGCHLD and PASSED_ON arrive at the descriptor `reader` from now on."""
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
@@ -37,14 +37,14 @@ class Signals:
             signal.signal(number, _noted)
 
     def read(self) -> bytes:
-        """The numbers of the signals that came since, one byte each."""
+        """Return the numbers of the signals that came since the last call, one byte each."""
         try:
             return os.read(self.reader, 512)
         except BlockingIOError:
             return b""
 
     def wait_for(self, number: int) -> None:
-        """Until that one has come; what else has is there for read()."""
+        """Wait for one signal, and leave all others to read()."""
         came = b""
         while number not in came:
             select.select([self.reader], [], [])
@@ -53,4 +53,4 @@ class Signals:
 
 
 def _noted(number: int, frame: FrameType | None) -> None:
-    """The wake-up descriptor has it."""
+    """Do nothing: the wake-up descriptor has the signal."""

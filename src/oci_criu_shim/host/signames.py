@@ -1,7 +1,7 @@
-"""Signals by name and number.
+"""Parse names and numbers of signals.
 
-From the table that the interpreter has anyway: signal makes enumerations of it, which takes as long as all else that
-`kill` needs.
+They come from the table that the interpreter has anyway: the module signal makes enumerations of it, which takes as
+long as everything else in `kill`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ except ImportError:
 
 
 def parse(text: str) -> int:
-    """The number of the signal `text`: `15`, `TERM` or `SIGTERM`, also `0`, which only tells whether it could be sent;
-    ShimError for any other."""
+    """Return the number of the signal `15`, `TERM` or `SIGTERM`, also `0`, which only tells whether one could be sent;
+    ShimError for any other text."""
     number = int(text) if _is_number(text) else _named(text.upper().removeprefix("SIG"))
     if number is None or not 0 <= number < table.NSIG:
         raise ShimError(f"invalid signal {text!r}", "name one, or its number: kill -l")
@@ -28,7 +28,7 @@ def _is_number(text: str) -> bool:
 
 
 def _named(name: str) -> int | None:
-    """Also `RTMIN+3` and `RTMAX-1`; None where there is none of that name."""
+    """Return the number of a name, also of `RTMIN+3` and `RTMAX-1`; None if no signal has it."""
     base, sign, offset = name.partition("-" if "-" in name else "+")
     found = getattr(table, f"SIG{base}", None) if base.isalnum() else None
     if found is None or not sign:

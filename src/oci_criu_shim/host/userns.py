@@ -1,6 +1,7 @@
-"""Work on the user's own files that not even their modes keep from him, as they don't keep the root of his containers.
+"""Run a function as root of a private user namespace, so that the modes of the user's own files don't stop it.
 
-It is done by a child in a user namespace, with all capabilities there, over what belongs to the user and his group.
+A child runs it, with all capabilities in that namespace, over files of the user and the user's group. The root of a
+user's container isn't stopped by their modes either.
 """
 
 from __future__ import annotations
@@ -15,32 +16,36 @@ from oci_criu_shim.host import linux, process
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+
+    from oci_criu_shim.files import Document, Json
 
 
 class Child:
-    """Does `work`, and its result, a JSON document, can be had once."""
+    """A child that does `work`, whose result is JSON."""
 
-    def __init__(self, work: Callable[[], Any]) -> None:
+    def __init__(self, work: Callable[[], object]) -> None:
         self.answer, writer = os.pipe()
         self.pid: int | None = process.fork(lambda: _run(work, writer))
         os.close(writer)
 
-    def result(self) -> Any:
-        """Wait for it; ShimError, Misfit where it raised that, or OSError."""
+    def result(self) -> Json:
+        """Wait for the child, and return the result, once.
+
+        Raise Misfit if `work` raised it, ShimError if it raised another one or OSError.
+        """
         with open(self.answer, encoding="utf-8") as stream:
             text = stream.read()
         pid, self.pid = self.pid, None
         status = process.wait(pid) if pid else 0
         if not text:
-            raise ShimError(f"a process of ours ended with {status}")
+            raise ShimError(f"a child process ended with {status}")
         found = json.loads(text)
         if "error" in found:
             raise (Misfit if found["misfit"] else ShimError)(found["error"], found["hint"])
         return found["result"]
 
     def end(self) -> None:
-        """End it, wherever it is."""
+        """Kill the child, however far it has come."""
         if self.pid:
             os.close(self.answer)
             os.kill(self.pid, signal.SIGKILL)
@@ -48,7 +53,8 @@ class Child:
             self.pid = None
 
 
-def _run(work: Callable[[], Any], writer: int) -> int:
+def _run(work: Callable[[], object], writer: int) -> int:
+    found: Document
     try:
         if os.geteuid():
             _enter()
@@ -62,7 +68,7 @@ def _run(work: Callable[[], Any], writer: int) -> int:
 
 
 def _enter() -> None:
-    """A user namespace in which the user and his group are who they are."""
+    """Enter a new user namespace in which the user and their group keep their numbers."""
     ids = {"uid_map": os.geteuid(), "gid_map": os.getegid()}
     linux.unshare(linux.CLONE_NEWUSER)
     for name, text in {"setgroups": "deny", **{name: f"{number} {number} 1" for name, number in ids.items()}}.items():
