@@ -1,4 +1,4 @@
-"""Entry point: signals to defaults, parse, run; exceptions become exit statuses here."""
+"""Run the command line of this process; exceptions become exit statuses here."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from oci_criu_shim.log import Log
 
 
 def main() -> int:
-    """Run the command line of this process and end it; the exit status where its output can't be written."""
+    """Run the command line of this process and end it; return the exit status if its output can't be written."""
     status = run()
     try:
         for stream in (sys.stdout, sys.stderr):
-            if stream:  # None where the descriptor was closed
+            if stream:  # None if the descriptor was closed
                 stream.flush()
     except OSError:
-        return status  # Python's own end has words for it
-    os._exit(status)  # that end takes the interpreter apart, for milliseconds of each call
+        return status  # Python's own exit reports that
+    os._exit(status)  # that exit takes the interpreter apart, which costs milliseconds
 
 
 def run() -> int:
-    """Run the command line; the exit status."""
+    """Run the command line; return the exit status."""
     try:
         return parse.main(sys.argv[1:])
     except ShimError as error:

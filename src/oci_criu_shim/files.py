@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a crash, sees all of the old one or all of the new one."""
+"""Write files so that a reader, or a crash, sees all of the old one or all of the new one; read and remove files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import stat
 import time
 
-TEMPORARY = ".tmp"  # what the names of files end in that are not all there
+TEMPORARY = ".tmp"  # suffix of files that are not complete yet
 BLANKS = " \t\n\r"  # of JSON (RFC 8259)
 
 TYPE_CHECKING = False
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     Document = dict[str, Any]
-    """A JSON object whose shape is somebody else's to say, as that of config.json is."""
+    """A JSON object whose shape others define, such as config.json."""
+    Json = Any
+    """Any JSON value."""
 
 
 def write_atomically(path: str, data: bytes, mode: int = 0o600, durable: bool = False) -> None:
-    """Replace `path` by `data`; with `durable` the data is on disk before the name is."""
+    """Replace `path` by `data`; if `durable`, the data is on disk before the name is."""
     temporary = f"{path}.{os.getpid()}{TEMPORARY}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     try:
@@ -35,22 +37,24 @@ def write_atomically(path: str, data: bytes, mode: int = 0o600, durable: bool = 
 
 
 def write_json(path: str, document: object, durable: bool = False) -> None:
-    """`document` as JSON, written by write_atomically()."""
+    """Replace `path` by `document` as JSON, with write_atomically()."""
     import json
 
     write_atomically(path, json.dumps(document, indent=1).encode(), durable=durable)
 
 
-def read_json(path: str) -> Any:
-    """The JSON document in `path`; OSError or ValueError where it is none."""
+def read_json(path: str) -> Json:
+    """Return the JSON document in `path`; OSError or ValueError if there is none."""
     with open(path, encoding="utf-8") as stream:
         return parse_json(stream.read())
 
 
 def read_regular(path: str, most: int, owner: int | None = None) -> bytes:
-    """What the regular file `path` has, of at most `most` bytes; OSError where it is anything else: a link is not
-    followed, and nobody is waited for, as open(2) waits at a FIFO. With `owner` it is that user's, who alone can write
-    it."""
+    """Return the content of the regular file `path`, of at most `most` bytes; OSError if it is anything else.
+
+    It follows no link, and doesn't wait, as open(2) does for a FIFO. If `owner` is given, the file must belong to that
+    user, and no other user may write it.
+    """
     with open(path, "rb", opener=_carefully) as stream:
         status = os.fstat(stream.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -66,28 +70,28 @@ def _carefully(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
 
 
-def parse_json(text: str) -> Any:
-    """What json.loads() makes of `text`; ValueError where it is no JSON.
+def parse_json(text: str) -> Json:
+    """Return json.loads() of `text`; ValueError if it is no JSON.
 
-    By CPython's scanner in C alone where that will do: importing json takes longer than Python's own start, and every
+    CPython's scanner in C does it alone if it can: importing json takes longer than Python's own start, and every
     container waits for it.
     """
     try:
         from _json import make_scanner
 
-        scan: Any = make_scanner(_Scanning())  # type: ignore[arg-type]  # typeshed has the class itself there
+        scan: Json = make_scanner(_Scanning())  # type: ignore[arg-type]  # typeshed has the class itself there
         document, end = scan(text, len(text) - len(text.lstrip(BLANKS)))
         if not text[end:].strip(BLANKS):
             return document
     except (ImportError, StopIteration, ValueError):
-        pass  # json knows what is wrong, and where
+        pass  # json says what is wrong, and where
     import json
 
     return json.loads(text)
 
 
 class _Scanning:
-    """The scanner's options, as json.JSONDecoder has them."""
+    """Options of the scanner, as json.JSONDecoder has them."""
 
     strict = True
     object_hook = object_pairs_hook = None
@@ -96,13 +100,13 @@ class _Scanning:
 
 
 def read_number(path: str) -> int:
-    """The decimal number in `path`; OSError or ValueError where there is none."""
+    """Return the decimal number in `path`; OSError or ValueError if there is none."""
     with open(path, encoding="ascii") as stream:
         return int(stream.read())
 
 
 def remove_if_there(path: str, parent: int | None = None) -> None:
-    """Unlink `path` (below `parent`, if any); not being there is as good."""
+    """Unlink `path` (below the directory `parent`, if any), if it is there."""
     try:
         os.unlink(path, dir_fd=parent)
     except FileNotFoundError:
@@ -110,10 +114,10 @@ def remove_if_there(path: str, parent: int | None = None) -> None:
 
 
 def remove_tree(path: str, parent: int | None = None) -> None:
-    """Remove the directory `path` (below `parent`, if any) and all in it; not being there is as good.
+    """Remove the directory `path` (below the directory `parent`, if any) and everything in it, if it is there.
 
-    Follows no symbolic link. What can't be removed keeps nothing else: the first such error is raised at the end.
-    Not shutil's, because importing that takes longer than all that is removed here.
+    It follows no symbolic link, and removes all that it can: the first error is raised at the end. Importing shutil,
+    which has such a function, takes longer than to remove what is removed here.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
@@ -138,7 +142,7 @@ def remove_tree(path: str, parent: int | None = None) -> None:
 
 
 def make_directories(path: str) -> None:
-    """The owner's alone, each of them; os.makedirs() takes its mode for the last one only."""
+    """Make a directory and its parents, for their owner alone; os.makedirs() uses its mode for the last one only."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
@@ -160,7 +164,7 @@ def link_tree(source: str, target: str) -> None:
 
 
 def tree_size(path: str) -> int:
-    """The bytes of all regular files below `path`; what can't be read counts as nothing."""
+    """Return the bytes of all regular files below `path`; those that can't be read count as nothing."""
     total = 0
     for directory, _, names in os.walk(path):
         for name in names:
@@ -181,5 +185,5 @@ def sync_directory(path: str) -> None:
 
 
 def timestamp() -> str:
-    """Now, in UTC, as JSON documents of containers have it (RFC 3339)."""
+    """Return the time in UTC, as JSON documents of containers have it (RFC 3339)."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,4 +1,4 @@
-"""Where messages go: one line each, to standard error and to the file of --log."""
+"""Print messages, a line each, to standard error and to the file of --log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import time
 
 NAME = "oci-criu-shim"
-PATIENCE_MS = 1000  # with somebody who does not read what he is told: a preemption can't wait for him
+PATIENCE_MS = 1000  # how long to wait for a reader of standard error: a preemption can't wait longer
 
 
 class Log:
@@ -19,27 +19,27 @@ class Log:
         self.verbose = debug
 
     def event(self, text: str, kind: str = "", **facts: object) -> None:
-        """One line for the user, in the job's output; `kind` and `facts` as for note()."""
+        """Print a line for the user, in the job's output; with a `kind`, note() it, too."""
         self._print(text)
         self._record("info", text)
         if kind:
             self.note(kind, **facts)
 
     def note(self, kind: str, **facts: object) -> None:
-        """An event for the history of the job, where that has one: history.py."""
+        """Note an event in the job's history, if it has one (task/history.py)."""
 
     def keep(self, name: str, data: bytes) -> str:
-        """Keep `data` with that history, in a file whose name ends in `name`; its path, empty where there is none."""
+        """Keep `data` with the history, in a file whose name ends in `name`; return its path, empty without history."""
         return ""
 
     def debug(self, text: str) -> None:
-        """One line for whoever asked for --debug."""
+        """Print a line if --debug was given."""
         if self.verbose:
             self._print(text)
             self._record("debug", text)
 
     def error(self, text: str, kind: str = "", **facts: object) -> None:
-        """One line saying what failed; callers of an OCI runtime read it from the log file."""
+        """Print a line that says what failed; callers of an OCI runtime read it from the log file."""
         self._print(f"error: {text}")
         self._record("error", text)
         if kind:
@@ -70,4 +70,4 @@ class Log:
             with open(self.path, "a", encoding="utf-8") as stream:
                 stream.write(line + "\n")
         except OSError:
-            pass  # a full disk, say: what is being done goes on
+            pass  # the disk is full, say; the log must not make anything else fail

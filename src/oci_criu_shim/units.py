@@ -1,4 +1,4 @@
-"""Sizes and times as they are typed and shown."""
+"""Parse and format sizes and times as users write and read them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 def parse_size(text: str) -> int:
-    """Bytes of `512M`, `20G`, `1.5T` (powers of 1024; a B or iB may follow); ValueError where it is none."""
+    """Return the bytes of `512M`, `20G`, `1.5T` (powers of 1024; a B or iB may follow); ValueError for other text."""
     number = text.strip().upper().removesuffix("B").removesuffix("I")
     power = POWERS.find(number[-1:]) + 1 if number else 0
     try:
@@ -19,14 +19,14 @@ def parse_size(text: str) -> int:
 
 
 def parse_time(text: str) -> int:
-    """Seconds of `90s`, `15m`, `12h`, `7d`, `2w`; ValueError where it is none."""
+    """Return the seconds of `90s`, `15m`, `12h`, `7d`, `2w`; ValueError for other text."""
     if text[-1:] not in SECONDS or not text[:-1].isdecimal():
         raise ValueError(text)
     return int(text[:-1]) * SECONDS[text[-1]]
 
 
 def size(count: int) -> str:
-    """`count` bytes, as `16.3 MiB`."""
+    """Return a text of `count` bytes, as `16.3 MiB`."""
     value, unit = float(count), "B"
     for power in POWERS:
         if value < 1024:
@@ -36,7 +36,7 @@ def size(count: int) -> str:
 
 
 def time(seconds: float) -> str:
-    """`seconds`, as `3d` or `40s`: in the largest unit that it has two of."""
+    """Return a text of `seconds`, as `3d` or `40s`, in the largest unit of which there are two."""
     for unit in ("w", "d", "h", "m"):
         if seconds >= 2 * SECONDS[unit]:
             return f"{int(seconds // SECONDS[unit])}{unit}"
