@@ -107,7 +107,7 @@ def test_what_the_user_set_for_his_own_calls(tmp_path: Path, monkeypatch: pytest
         (tmp_path / name).write_text('#!/bin/sh\nexport -p >"$0.set"\n')
         (tmp_path / name).chmod(0o755)
     users = ("SCANCEL_STATE", "SCONTROL_ALL", "SLURM_CLUSTERS", "SLURM_JOB_ID", "SLURM_JSON", "SRUN_CONTAINER")
-    for name in (*users, *commands.LEFT):
+    for name in (*users, *commands.KEPT):
         monkeypatch.setenv(name, "x")
     monkeypatch.setattr("oci_criu_shim.host.process.PATH", str(tmp_path))
     answer(monkeypatch, RECORD)
@@ -115,7 +115,7 @@ def test_what_the_user_set_for_his_own_calls(tmp_path: Path, monkeypatch: pytest
     assert controller.run_on_nodes("12", ["true"], print) == 0
     for name in ("scancel", "srun"):
         found = re.findall(r"export (\w+)=", (tmp_path / f"{name}.set").read_text())
-        assert set(found) - {"OLDPWD", "PWD"} == {"LANG", "PATH", *commands.LEFT}
+        assert set(found) - {"OLDPWD", "PWD"} == {"LANG", "PATH", *commands.KEPT}
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_requeued_without_a_checkpoint(
     container = SimpleNamespace(root=str(tmp_path), path=tmp_path.joinpath)
     task = SimpleNamespace(job=12, name="12_3", is_batch=True)
     monkeypatch.setattr("oci_criu_shim.config.load", lambda: SimpleNamespace(feature=""))
-    monkeypatch.setattr("oci_criu_shim.slurm.tasks.asked", lambda _: [container])
+    monkeypatch.setattr("oci_criu_shim.container.jobs.asked", lambda _: [container])
     monkeypatch.setattr(controller, "end_batch_step_after_grace", lambda _: None)
     preempt.mark(SimpleNamespace(container=container, task=task, log=None), why, word)  # type: ignore[arg-type]
     assert (tmp_path / requeue.MARK).exists() is left
@@ -197,7 +197,7 @@ def test_nobody_to_wait_for_the_end(fake: Slurm, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(process, "spawn", spawn)
     monkeypatch.setattr(process, "find", lambda name: f"/bin/{name}")
     fake.job = seen(end_time=1)
-    with pytest.raises(ShimError, match=r"nothing can be started that would wait .* Resource temp"):
+    with pytest.raises(ShimError, match=r"start a process that waits .* Resource temp"):
         controller.requeue_before_limit(12)
 
 

@@ -1,1 +1,1 @@
-"""Slurm: what it is asked and told, and what it says of a task."""
+"""Slurm: questions and commands to it, and its description of a task."""

@@ -1,4 +1,4 @@
-"""Slurm's commands, and what they answer."""
+"""Run Slurm's commands, and parse their answers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from oci_criu_shim.host import process
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Literal, TypedDict, TypeVar
+    from typing import Literal, TypedDict, TypeVar
 
+    from oci_criu_shim.files import Document
     from oci_criu_shim.slurm.job import Fields
 
     Answer = TypeVar("Answer")
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
 
 PARTITION = ("PartitionName", "PriorityTier", "PreemptMode", "GraceTime", "Default")
 MEMORY = ("DefMemPerNode", "DefMemPerCPU")
-KNOWN = "`squeue --me --states=all` lists those of yours that it knows"
-LEFT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # of the environment: where Slurm is, and who asks
+KNOWN = "`squeue --me --states=all` lists your jobs that it knows"
+KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # variables that name the cluster and the user
 
 
 def program(name: str) -> str:
-    """The path of one of them; ShimError where there is none."""
+    """Return the path of a command; ShimError if there is none."""
     path = process.find(name)
     if path is None:
         raise ShimError(f"no {name} in {process.PATH}", "install Slurm's client commands")
@@ -46,13 +47,16 @@ def program(name: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Theirs. What the user has set for his own calls, such as SCANCEL_STATE, SQUEUE_FORMAT or SLURM_CLUSTERS, would
-    have them do something else, or wait for an answer."""
-    return {**process.ENVIRONMENT, **{name: os.environ[name] for name in LEFT if name in os.environ}}
+    """Return the environment of the commands.
+
+    Variables that users have set for their own calls, such as SCANCEL_STATE, SQUEUE_FORMAT or SLURM_CLUSTERS, would
+    have the commands do something else, or wait for an answer.
+    """
+    return {**process.ENVIRONMENT, **{name: os.environ[name] for name in KEPT if name in os.environ}}
 
 
 def run(*argv: str) -> str:
-    """Run one: its output. ShimError where it fails."""
+    """Run a command, and return its output; ShimError if it fails."""
     path = program(argv[0])
     try:
         status, text, errors = process.output([path, *argv[1:]], environment())
@@ -64,25 +68,28 @@ def run(*argv: str) -> str:
 
 
 class Commands:
-    """Slurm asked by its commands: by their JSON, and as text where that says more. ShimError where it can't tell."""
+    """Asks Slurm by its commands, for JSON, or for text if that has more. All raise ShimError if Slurm can't tell.
+
+    `why` says why the commands are asked, for describe().
+    """
 
     def __init__(self, why: str = "") -> None:
         self.why = why
 
     def describe(self) -> str:
-        """Who answers."""
+        """Return a text that names what answers."""
         return f"its commands ({self.why})" if self.why else "its commands"
 
     def job(self, number: int) -> Fields:
-        """One job."""
-        # All of an array, and of a heterogeneous job, where it has the number of that.
+        """Return a job."""
+        # All jobs of an array or heterogeneous job are listed, if that has the number.
         found = [job for job in _ask(str(number), _fields) if job["job_id"] == number]
         if not found:
             raise ShimError(f"Slurm knows no job {number}", KNOWN)
         return found[0]
 
     def parts(self, name: str) -> list[Part]:
-        """The job of that number, and all of an array or heterogeneous job that has it; of 12_3 and 12+1, that one."""
+        """Return the job of a number, or all of an array or heterogeneous job that has it; of 12_3 and 12+1, one."""
         number, *part = map(int, re.split("[_+]", name))
         found = _ask(name, _part)
         which: Literal["group", "task"] = "group" if "+" in name else "task"
@@ -95,28 +102,27 @@ class Commands:
         return found
 
     def configuration(self) -> dict[str, str]:
-        """{name: value} of slurm.conf, as slurmctld has it."""
+        """Return {name: value} of slurm.conf, as slurmctld has it."""
         return dict(re.findall(r"^(\S+) *= (.*?) *$", run("scontrol", "show", "config"), re.MULTILINE))
 
     def partitions(self) -> list[dict[str, str]]:
-        """{name: value} of each partition, the names being those of PARTITION, and of MEMORY: in MiB, 0 where there is
-        none."""
-        # As text: the JSON of Slurm 24.11 is without PreemptMode.
+        """Return {name: value} of each partition: the names of PARTITION, and of MEMORY, in MiB, 0 for none."""
+        # As text: the JSON of Slurm 24.11 lacks PreemptMode.
         lines = run("scontrol", "show", "partition", "--oneliner").splitlines()
         found = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines if line.startswith("PartitionName=")]
         return [{name: values[name] for name in PARTITION} | _default_memory(values) for values in found]
 
     def grace_times(self) -> dict[str, int]:
-        """{name: GraceTime in seconds} of each QOS.
+        """Return {name: GraceTime in seconds} of each QOS.
 
-        slurmdbd's answer, which any user gets: slurmctld's lacks it (scontrol show assoc_mgr of Slurm 24.11).
+        slurmdbd tells any user; slurmctld's answer lacks it (scontrol show assoc_mgr of Slurm 24.11).
         """
         text = run("sacctmgr", "--noheader", "--parsable2", "show", "qos", "format=Name,GraceTime")
         found = re.findall(r"^(.+)\|(?:(\d+)-)?(\d+):(\d+):(\d+)$", text, re.MULTILINE)
         return {name: ((int(d or 0) * 24 + int(h)) * 60 + int(m)) * 60 + int(s) for name, d, h, m, s in found}
 
     def known_jobs(self, ended: bool) -> set[int]:
-        """The ids of the user's jobs that slurmctld knows; those too, where `ended`, that have ended."""
+        """Return the ids of the user's jobs that slurmctld knows, including those that have ended if `ended`."""
         states = ["--states=all"] if ended else []
         return set(map(int, run("squeue", "--me", *states, "--array", "--noheader", "--format=%A").split()))
 
@@ -125,8 +131,8 @@ def _default_memory(values: dict[str, str]) -> dict[str, str]:
     return {name: values[name] if values.get(name, "").isdecimal() else "0" for name in MEMORY}
 
 
-def _ask(name: str, reads: Callable[[dict[str, Any]], Answer]) -> list[Answer]:
-    """The jobs of that name, at least one, as `reads` has their records."""
+def _ask(name: str, reads: Callable[[Document], Answer]) -> list[Answer]:
+    """Return `reads` of the record of each job of that name, at least one."""
     text = run("scontrol", "show", "job", name, "--json")
     try:
         found = [reads(record) for record in json.loads(text)["jobs"]]
@@ -138,7 +144,7 @@ def _ask(name: str, reads: Callable[[dict[str, Any]], Answer]) -> list[Answer]:
     return found
 
 
-def _part(record: dict[str, Any]) -> Part:
+def _part(record: Document) -> Part:
     leader = _number(record["het_job_id"])
     return {
         "job": record["job_id"],
@@ -152,7 +158,7 @@ def _part(record: dict[str, Any]) -> Part:
     }
 
 
-def _fields(record: dict[str, Any]) -> Fields:
+def _fields(record: Document) -> Fields:
     task = record["array_task_id"]
     return {
         "job_id": record["job_id"],
@@ -174,8 +180,8 @@ def _fields(record: dict[str, Any]) -> Fields:
     }
 
 
-def _number(field: dict[str, Any] | int) -> int:
-    """0 where it is not set (data_parser: {set, infinite, number})."""
+def _number(field: Document | int) -> int:
+    """Return the number of a field of data_parser, {set, infinite, number}; 0 if it is not set."""
     if isinstance(field, dict):
         return int(field["number"]) if field["set"] else 0
     return field

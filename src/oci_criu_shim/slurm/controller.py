@@ -1,6 +1,6 @@
-"""Slurm as its user sees it: the only package that asks it anything.
+"""Ask Slurm, and give it commands, as its user: no other package does.
 
-What it is asked is answered by pyslurm where that is installed and of Slurm's own version, else by Slurm's commands.
+pyslurm answers questions if it is installed and of Slurm's own version, else Slurm's commands do.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.slurm.commands import Part
 
-# Where slurm.conf is: the site's own, or what a node without one was sent (configless Slurm).
+# Paths of slurm.conf: the site's own, or the one that a node without it was sent (configless Slurm).
 CONF = ("/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf")
-# A signal that nobody catches. It does not reach a job that is being requeued already: SIGKILL would cancel that
+# A signal that no program catches. It does not reach a job that is being requeued already: SIGKILL would cancel that
 # (job_signal() in slurmctld). scancel itself leaves out a job that does not run, or it would try again for minutes.
 END_BATCH_STEP = ("scancel", "--state=RUNNING", "--batch", f"--signal={signal.SIGRTMAX}")
 BY_QOS = "preempt/qos"  # a PreemptType
-# Seconds before the end of the grace time, for a signal to get to the batch step, and word of its end back; and seconds
-# before the time limit.
+# Seconds before the end of the grace time, in which a signal gets to the batch step, and slurmctld hears that the step
+# has ended; and seconds before the time limit.
 MARGIN = 2
-# What requeues a job then, unless its limit was changed meanwhile: squeue tells when it ends.
+# A shell's script that requeues a job then, unless its limit was changed meanwhile: squeue tells when it ends.
 REQUEUE = 'end=$("$1" -hj "$3" -o %e) && sleep "$0" && [ "$("$1" -hj "$3" -o %e)" = "$end" ] && exec "$2" requeue "$3"'
 
 
 def conf_directory() -> str | None:
-    """The directory of this node's slurm.conf; None where there is none: clients would ask DNS, and wait."""
+    """Return the directory of this node's slurm.conf; None if there is none: clients would ask DNS, and wait."""
     named = os.environ.get("SLURM_CONF")
     for path in [named] if named else CONF:
         if os.path.exists(path):
@@ -44,7 +44,7 @@ def conf_directory() -> str | None:
 
 @functools.cache
 def _slurm() -> Commands:
-    """Who is asked."""
+    """Return the library or the commands that answer questions."""
     if conf_directory():
         from oci_criu_shim.slurm import library
 
@@ -56,88 +56,91 @@ def _slurm() -> Commands:
 
 
 def job(number: int, soon: bool = False) -> Job:
-    """A look at a job; ShimError where Slurm can't tell.
+    """Look at a job; ShimError if Slurm can't tell.
 
-    Where it is wanted `soon`, by a command: importing pyslurm takes 0.1 s, in which scontrol answers five times.
+    If the answer is wanted `soon`, a command gives it: importing pyslurm takes 0.1 s, in which scontrol answers five
+    times.
     """
     return Job((Commands() if soon else _slurm()).job(number))
 
 
 def configuration() -> dict[str, str]:
-    """{name: value} of slurm.conf, as slurmctld has it."""
+    """Return {name: value} of slurm.conf, as slurmctld has it."""
     return _slurm().configuration()
 
 
 def partitions() -> list[dict[str, str]]:
-    """{name: value} of each partition: those of commands.PARTITION, and of commands.MEMORY in MiB, 0 for none."""
+    """Return {name: value} of each partition, as Commands.partitions() does."""
     return _slurm().partitions()
 
 
 def grace_times() -> dict[str, int]:
-    """{QOS: seconds that a job of it has when it is preempted, where PreemptType says preempt/qos}."""
+    """Return {QOS: seconds that its jobs have when they are preempted, if PreemptType is preempt/qos}."""
     return _slurm().grace_times()
 
 
 def grace_time(partition: str, qos: str) -> int:
-    """Seconds that a job of `partition` and `qos` has when it is preempted."""
+    """Return the seconds that a job of `partition` and `qos` has when it is preempted."""
     if configuration().get("PreemptType") == BY_QOS:
         return grace_times().get(qos, 0)
     return next((int(found["GraceTime"]) for found in partitions() if found["PartitionName"] == partition), 0)
 
 
 def known_jobs(ended: bool = True) -> set[int]:
-    """The ids of the user's jobs that slurmctld knows: those to come, those that run, and where `ended`, for a while
-    (MinJobAge) those that have ended, which could still be requeued."""
+    """Return the ids of the user's jobs that slurmctld knows: those that wait and those that run.
+
+    If `ended`, it includes those that ended a while ago (MinJobAge), which could still be requeued.
+    """
     return _slurm().known_jobs(ended)
 
 
 def asked_by() -> str:
-    """Who answers these questions."""
+    """Return a text that names what answers these questions."""
     return _slurm().describe()
 
 
 def end_batch_step(name: str) -> None:
-    """End the batch script of the job `name` (job.Task.name), which is in its grace time: slurmctld then requeues the
-    job. Nothing happens where that is under way.
+    """End the batch script of the job `name` (tasks.Task.name) in its grace time, so that slurmctld requeues the job.
 
-    `scontrol requeue` would leave slurmctld's mark of the grace time on the job, and when the job
-    has run to its end the next time, the mark would have it requeued once more (Slurm 24.11,
+    Nothing happens if slurmctld does so already. `scontrol requeue` would leave slurmctld's mark of the grace time on
+    the job, and when the job has run to its end the next time, the mark would have it requeued once more (Slurm 24.11,
     _slurm_rpc_complete_batch_script() and _job_complete() in slurmctld).
     """
     run(*END_BATCH_STEP, name)
 
 
 def end_batch_step_after_grace(number: int) -> None:
-    """The same, just before slurmctld would requeue the job at the end of its grace time, with that mark left on it.
+    """Have end_batch_step() done just before the end of a job's grace time, and return at once.
 
-    Returns at once; what waits is a process that the end of its step ends too.
+    At that end slurmctld would requeue the job itself, and leave its mark on it. The process that waits ends with its
+    step.
     """
     found = job(number)
     _at_the_end(found, 'sleep "$0" && exec "$@"', program(END_BATCH_STEP[0]), *END_BATCH_STEP[1:], found.name)
 
 
 def requeue_before_limit(number: int) -> None:
-    """Have a job start again just before its time limit, alike."""
+    """Have a job requeued just before its time limit, and return at once; the process that waits ends with its step."""
     found = job(number)
     _at_the_end(found, REQUEUE, program("squeue"), program("scontrol"), found.name)
 
 
 def _at_the_end(found: Job, script: str, *words: str) -> None:
-    """Have a shell run `script`, whose $0 is the time to wait."""
+    """Have a shell run `script` with `words`; its $0 is the time to wait, in seconds."""
     rest = max(found.seconds_left() - MARGIN, 0)
     try:
         process.spawn(["/bin/sh", "-c", script, f"{rest:.1f}", *words], environment(), {})
     except OSError as error:
         hint = f"scontrol requeue {found.name}, once it has ended"
-        raise ShimError(f"nothing can be started that would wait for its end: {error.strerror}", hint) from None
+        raise ShimError(f"can't start a process that waits for the job's end: {error.strerror}", hint) from None
 
 
 def run_on_nodes(name: str, argv: list[str], hear: Callable[[str], None]) -> int:
-    """Run `argv`, and the job's number after it, once on each node of a running job, beside its own steps, and have
-    `hear` hear each line of that. srun's exit status as of os.waitstatus_to_exitcode. ShimError where it does not run.
+    """Run `argv` once on each node of a running job, beside its own steps; call `hear` with each line of output.
 
-    `name` is a number, an array's 12_3 or a heterogeneous job's 12+1. Of a whole array or heterogeneous job, it is done
-    one after the other: each has its number, and a step of it.
+    Return srun's exit status as of os.waitstatus_to_exitcode; ShimError if the job doesn't run. The job's number is
+    added to `argv`. `name` is a number, an array's 12_3 or a heterogeneous job's 12+1. The jobs of a whole array or
+    heterogeneous job are taken one after the other, each with its own number and step.
     """
     parts = Commands().parts(name)
     running = [part for part in parts if "RUNNING" in part["states"]] or parts
@@ -147,9 +150,9 @@ def run_on_nodes(name: str, argv: list[str], hear: Callable[[str], None]) -> int
 def _run_on_nodes(part: Part, argv: list[str], hear: Callable[[str], None]) -> int:
     number, nodes = part["job"], str(part["nodes"])
     if part["uid"] != os.geteuid():
-        raise ShimError(f"job {number} belongs to user {part['uid']}", "it is for its owner alone")
+        raise ShimError(f"job {number} belongs to user {part['uid']}", "only the job's owner may do this")
     if "RUNNING" not in part["states"]:
-        hint = "`squeue --me --states=running` lists those that do"
+        hint = "`squeue --me --states=running` lists the jobs that do"
         raise ShimError(f"job {number} does not run: it is {' '.join(part['states'])}", hint)
     words = [f"--jobid={part['leader']}", *([] if part["group"] is None else [f"--het-group={part['group']}"])]
     words += ["--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--chdir=/", "--quiet"]
@@ -165,7 +168,7 @@ def _run_on_nodes(part: Part, argv: list[str], hear: Callable[[str], None]) -> i
 
 
 def requeue(number: int) -> None:
-    """Have a job start again; as good where that is under way already."""
+    """Have a job start again, unless that is under way already."""
     found = job(number)
     if found.waits:
         return
@@ -176,15 +179,14 @@ def requeue(number: int) -> None:
 
 
 def remark(number: int, mark: str, text: str) -> None:
-    """Have a job's comment end with `mark` and `text`, in place of what it said after `mark` before."""
+    """Have a job's comment end with `mark` and `text`, in place of any earlier `mark` and its text."""
     found = job(number)
     users = found.fields["comment"].partition(mark)[0].rstrip(" |")
     run("scontrol", "update", f"JobId={found.name}", f"Comment={users}{' | ' if users else ''}{mark}{text}")
 
 
 def has_another_node(number: int, node: str) -> bool:
-    """Whether a job can be requeued, and its partition has as many nodes as it wants without `node` and those that it
-    excludes."""
+    """Return whether a job can be requeued, and its partition has enough nodes besides `node` and those it excludes."""
     wanted = job(number).fields
     if not (wanted["requeue"] and wanted["batch"]) or wanted["required_nodes"]:
         return False

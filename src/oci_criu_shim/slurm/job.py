@@ -1,4 +1,4 @@
-"""A job as Slurm has it at one moment."""
+"""Describe a job as Slurm has it at one moment."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from typing import TypedDict
 
     class Fields(TypedDict):
-        """What is asked for. Times are in seconds since the epoch, 0 where there is none; so are texts empty."""
+        """The fields that are used. Times are in seconds since the epoch, or 0; texts may be empty."""
 
         job_id: int
-        name: str  # what Slurm's commands know it by: the number of an array's last task is that of the whole array
+        name: str  # for Slurm's commands: the number of an array's last task would name the whole array
         states: list[str]  # the base state, and flags
         restarts: int
         preempt_time: int
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Job:
-    """One look at a job: several questions that are asked at one moment get answers of one moment."""
+    """One look at a job: several answers about the same moment."""
 
     def __init__(self, fields: Fields) -> None:
         self.fields = fields
@@ -40,55 +40,58 @@ class Job:
         self.restarts = fields["restarts"]
         self.is_batch = fields["batch"]  # any other is never requeued
         self.is_requeueable = fields["requeue"]  # by sbatch --requeue, or the site's JobRequeue
-        self.batch_host = fields["batch_host"]  # where its batch script runs, or ran
+        self.batch_host = fields["batch_host"]  # the node on which its batch script runs, or ran
         self.has_completed = "COMPLETED" in fields["states"]  # with status 0, and is not to run again
 
     @property
     def waits(self) -> bool:
-        """Whether it is to start, perhaps again, when what is left of its last run has ended."""
+        """Whether the job is to start, perhaps again, once the rest of its last run has ended."""
         return "PENDING" in self.fields["states"]
 
     @property
     def _ends_to_restart(self) -> bool:
-        """Whether slurmctld has requeued it, and some of its steps have yet to end."""
+        """Whether slurmctld has requeued the job, and some of its steps have yet to end."""
         return self.waits and "COMPLETING" in self.fields["states"]
 
     @property
     def is_preempted(self) -> bool:
-        """Whether its preemption has begun, and some of it still runs: in its grace time, or already requeued, because
-        its batch script has ended meanwhile (batch_requeue_fini() in slurmctld ends both)."""
+        """Whether the job's preemption has begun, and some of the job still runs.
+
+        It is in its grace time, or already requeued, because its batch script has ended meanwhile (batch_requeue_fini()
+        in slurmctld ends both).
+        """
         return self.fields["preempt_time"] > 0 and (self.runs or self._ends_to_restart)
 
     @property
     def is_requeued(self) -> bool:
-        """Whether somebody else than a preemption has it start again, and some of it still runs."""
+        """Whether the job was requeued other than by a preemption, and some of it still runs."""
         return self.fields["preempt_time"] == 0 and self._ends_to_restart
 
     def goes_on(self, restarts: int) -> bool:
-        """Whether it still runs, in the run of it after so many restarts, and nothing is about to end it."""
+        """Return whether the job's run after so many restarts still runs, and no preemption has begun."""
         return self.runs and self.restarts == restarts and not self.fields["preempt_time"]
 
     @property
     def has_script(self) -> bool:
-        """Whether its batch script runs."""
+        """Whether the job has a batch script that runs."""
         return self.fields["batch"] and self.runs
 
     @property
     def end_time(self) -> int:
-        """Its time limit, in seconds since the epoch; 0 where it has none."""
+        """The job's time limit, in seconds since the epoch; 0 if it has none."""
         return self.fields["end_time"] if self.fields["limited"] else 0
 
     def seconds_left(self) -> float:
-        """Until Slurm ends it: at the end of its grace time, or at its time limit."""
+        """Return the seconds until Slurm ends the job, at the end of its grace time or at its time limit."""
         return self.fields["end_time"] - time.time()
 
     def excluding(self, node: str) -> str:
-        """What `scontrol update` takes, while it is pending, to keep it away from `node` too."""
+        """Return the word of `scontrol update` that keeps the job, while it is pending, away from `node` too."""
         excluded = self.fields["excluded_nodes"]
         return f"ExcNodeList={excluded},{node}" if excluded else f"ExcNodeList={node}"
 
     def wanting(self, feature: str) -> str:
-        """The same, to have it want `feature` besides the features that it wants; empty where it does already."""
+        """Return the word of `scontrol update` that has the job want `feature`, too; empty if it does already."""
         wanted = self.fields["features"]
         if feature in re.split(r"[^\w.-]+", wanted):
             return ""

@@ -1,7 +1,7 @@
-"""Slurm's library, by pyslurm: where that is of Slurm's own version, it answers instead of the commands.
+"""Ask Slurm by its library, with pyslurm, if that is of Slurm's own version.
 
-It is asked only. What Slurm is to do it is told by the commands: pyslurm 24.11 can't name one task of an array, and may
-take an earlier call's errno for what became of a signal (Job.send_signal()).
+The library answers questions only. Commands go by Slurm's programs: pyslurm 24.11 can't name one task of an array, and
+may take an earlier call's errno for the result of a signal (Job.send_signal()).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from oci_criu_shim.slurm.job import Fields
 
     Answer = TypeVar("Answer")
+    Pyslurm = Any
+    """pyslurm, or an object of its own: it has no types."""
 
 RUNS = ("PENDING", "RUNNING", "SUSPENDED")
 ENDED = (
@@ -29,11 +31,11 @@ ENDED = (
 )
 
 
-def load() -> Any:
-    """pyslurm. ShimError, which says why, where it can't be had.
+def load() -> Pyslurm:
+    """Import and return pyslurm; ShimError says why if it can't be used.
 
-    Not imported before it is known to match: it makes itself at home in whatever libslurmfull.so it finds, and ends the
-    process where that can't make sense of slurm.conf, as scontrol then does its own.
+    It is not imported before its version is known to match: it loads any libslurmfull.so that it finds, and ends the
+    process if that can't parse slurm.conf, as scontrol then ends, too.
     """
     version = _version()
     slurm = commands.run("scontrol", "--version").split()[-1]
@@ -45,7 +47,7 @@ def load() -> Any:
     except (ImportError, SystemExit) as error:
         raise ShimError(f"pyslurm {version} can't be imported: {error}") from None
     finally:
-        sys.setdlopenflags(flags)  # it changes them, for all that is imported later
+        sys.setdlopenflags(flags)  # pyslurm changes them for all later imports
     return pyslurm
 
 
@@ -62,14 +64,14 @@ def _version() -> str:
 
 
 def _release(version: str) -> list[int]:
-    """Major and minor: 24.05 of Slurm is 24.5 of pyslurm."""
+    """Return major and minor number: Slurm's 24.05 is pyslurm's 24.5."""
     return [int(number) for number in re.findall(r"\d+", version)[:2]]
 
 
 class Library(commands.Commands):
-    """Slurm asked by its library; what that can't answer, by the commands."""
+    """Asks Slurm by its library; if that can't answer a question, by the commands."""
 
-    def __init__(self, pyslurm: Any) -> None:
+    def __init__(self, pyslurm: Pyslurm) -> None:
         self.pyslurm = pyslurm
 
     def describe(self) -> str:
@@ -77,7 +79,7 @@ class Library(commands.Commands):
 
     def job(self, number: int) -> Fields:
         found = self._ask(f"job {number}", lambda: self.pyslurm.Job.load(number))
-        # Of an array or a heterogeneous job it takes the first, and of a state a flag instead of the state itself.
+        # It takes the first job of an array or heterogeneous job, and a flag instead of the state itself.
         if found.id != number or found.state not in RUNS + ENDED:
             return super().job(number)
         return _fields(found)
@@ -102,7 +104,7 @@ class Library(commands.Commands):
         ]
 
     def known_jobs(self, ended: bool) -> set[int]:
-        # Of the older interface: the newer one has slurmctld send the jobs of all users.
+        # By the older interface: the newer one has slurmctld send the jobs of all users.
         found = self._ask("jobs", lambda: self.pyslurm.job().find_user(os.geteuid()))
         return {number for number, job in found.items() if ended or job["job_state"] not in ENDED}
 
@@ -117,8 +119,8 @@ def _mebibytes(value: int | str | None) -> str:
     return str(value) if isinstance(value, int) else "0"
 
 
-def _fields(job: Any) -> Fields:
-    # Of an array, a number of 0 is None, too; tasks that wait have none, and no record of their own.
+def _fields(job: Pyslurm) -> Fields:
+    # In an array, the number 0 is None, too; tasks that wait have none, and no record of their own.
     is_task = job.array_id and not job.array_tasks_waiting
     return {
         "job_id": job.id,

@@ -1,4 +1,4 @@
-"""What a container's environment says of the Slurm step it belongs to."""
+"""Tell the Slurm task of a container from its environment."""
 
 from __future__ import annotations
 
@@ -11,49 +11,41 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 RUN_DIRECTORY = "/run/oci-criu-shim"  # of jobs on their nodes (spank/paths.h)
-BATCH_SCRIPT = "/tmp/slurm/startup"  # where Slurm has it in a container
+BATCH_SCRIPT = "/tmp/slurm/startup"  # the batch script's path in a container
 BATCH_STEP = 4294967291  # SLURM_BATCH_SCRIPT of slurm.h: batch steps have no SLURM_STEP_ID
 
 
 class Task:
-    """One task of a step: `job`, `step` and `rank` are Slurm's numbers, `local` its number on this
-    node, `restarts` how often the job was requeued (0, too, where the environment does not tell), `end` its time limit
-    in seconds since the epoch and `memory` what it may use on the node in bytes (0: not told), `when` the value of
-    --checkpoint ("off" where it was not given, "default" where it had none), and `interval`, `directory` and
-    `restart_dir` those of --checkpoint-interval, --checkpoint-dir and --restart-dir, None where they were not given;
-    `node` is Slurm's name of this node, `cluster` of this cluster, empty where it is not told, `nodes` how many the job
-    has.
-    `keep` is that of --checkpoint-keep, 0 where it was not given; `rerun` tells whether steps that have finished are to
-    run again. `name` is what Slurm's commands take for the job and nothing else: the number of an array's last task is
-    the array's, too."""
+    """One task of a step, from the environment that Slurm and its plugin give to a container."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.job = int(environment["SLURM_JOB_ID"])
         self.step = int(environment.get("SLURM_STEP_ID", BATCH_STEP))
         self.rank = int(environment.get("SLURM_PROCID", "0"))
-        self.local = int(environment.get("SLURM_LOCALID", "0"))
-        self.restarts = int(environment.get("SLURM_RESTART_COUNT", "0"))
+        self.local = int(environment.get("SLURM_LOCALID", "0"))  # the task's number on this node
+        self.restarts = int(environment.get("SLURM_RESTART_COUNT", "0"))  # how often the job was requeued
         self.partition = environment.get("SLURM_JOB_PARTITION", "")
         self.qos = environment.get("SLURM_JOB_QOS", "")
         nodes = environment.get("SLURM_JOB_NUM_NODES") or environment.get("SLURM_NNODES") or "1"
         self.nodes = max(int(nodes), 1)
-        self.end = int(environment.get("SLURM_JOB_END_TIME", "0"))
+        self.end = int(environment.get("SLURM_JOB_END_TIME", "0"))  # time limit in seconds since the epoch; 0: unknown
         each = int(environment.get("SLURM_MEM_PER_CPU", "0")) * int(environment.get("SLURM_CPUS_ON_NODE", "0"))
-        self.memory = int(environment.get("SLURM_MEM_PER_NODE", each)) << 20
-        self.when = environment.get("SLURM_CHECKPOINT", "off")
-        self.interval = environment.get("SLURM_CHECKPOINT_INTERVAL")
-        self.directory = environment.get("SLURM_CHECKPOINT_DIR")
-        self.restart_dir = environment.get("SLURM_RESTART_DIR")
-        self.keep = _positive(environment.get("SLURM_CHECKPOINT_KEEP"))
-        self.rerun = environment.get("SLURM_CHECKPOINT_RERUN") == "yes"
+        self.memory = int(environment.get("SLURM_MEM_PER_NODE", each)) << 20  # bytes on this node; 0: unknown
+        self.when = environment.get("SLURM_CHECKPOINT", "off")  # --checkpoint; "default": without a value
+        self.interval = environment.get("SLURM_CHECKPOINT_INTERVAL")  # --checkpoint-interval
+        self.directory = environment.get("SLURM_CHECKPOINT_DIR")  # --checkpoint-dir
+        self.restart_dir = environment.get("SLURM_RESTART_DIR")  # --restart-dir
+        self.keep = _positive(environment.get("SLURM_CHECKPOINT_KEEP"))  # --checkpoint-keep; 0: not given
+        self.rerun = environment.get("SLURM_CHECKPOINT_RERUN") == "yes"  # steps that have finished run again
+        # What Slurm's commands take for this job alone: the number of an array's last task names the array, too.
         array = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
         self.name = "_".join(map(str, array)) if all(array) else str(self.job)
-        self.node = environment.get("SLURMD_NODENAME", os.uname().nodename)
+        self.node = environment.get("SLURMD_NODENAME", os.uname().nodename)  # Slurm's name of this node
         self.cluster = environment.get("SLURM_CLUSTER_NAME", "")
 
     @property
     def key(self) -> str:
-        """`<job>/<step>.<task>`: where the store keeps this task's checkpoints."""
+        """`<job>/<step>.<task>`: the place of this task's checkpoints in the store."""
         return f"{self.job}/{self.step_name}.{self.rank}"
 
     @property
@@ -77,9 +69,9 @@ class Task:
 
 
 def of(environment: Mapping[str, str]) -> Task | None:
-    """The task a container with this environment belongs to; None outside Slurm.
+    """Return the task of a container with this environment; None outside Slurm.
 
-    Raises ShimError where one of Slurm's variables is not a number.
+    Raise ShimError if one of Slurm's variables is not a number.
     """
     if "SLURM_JOB_ID" not in environment:
         return None
