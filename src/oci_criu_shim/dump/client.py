@@ -40,7 +40,8 @@ def connect(helper: str | None) -> socket.socket:
 
 def _own_worker() -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    worker = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "worker.py")
+    source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    worker = os.path.join(source, "worker.py")
     argv = [sys.executable, "-I", "-S", worker]
     process.spawn(argv, process.ENVIRONMENT, {3: theirs.fileno(), 2: 2})
     theirs.close()
