@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from oci_criu_shim.files import Document
 
     Kind = tuple[str, Callable[..., object]]
-    """What an error says of fitting values, and a function from a value in the file to one of Settings, which raises
-    ValueError if the value doesn't fit."""
+    """An error's words about a value that doesn't fit, as "must be at least 1"; and a function that converts a value of
+    the file to one of Settings, and raises ValueError if it doesn't fit."""
 
 PATH = "/etc/oci-criu-shim/config.toml"
 INTRODUCTION = """
@@ -69,11 +69,11 @@ def _layers(word: str) -> str:
 
 def _partitions(tables: Document) -> Document:
     for name, table in tables.items():
-        where = f"[partitions.{name}]"
+        place = f"[partitions.{name}]"
         if not isinstance(table, dict) or not set(table) <= set(PER_PARTITION):
-            raise ShimError(f"{where} may have {', '.join(PER_PARTITION)} only")
+            raise ShimError(f"{place} may have {', '.join(PER_PARTITION)} only")
         for key, value in table.items():
-            SETTINGS[key].require_type(f"{where}: ", value)
+            SETTINGS[key].require_type(f"{place}: ", value)
     return tables
 
 
@@ -115,10 +115,10 @@ class Setting:
 
         return self.example or f"{self.name} = {json.dumps(self.default)}"
 
-    def require_type(self, where: str, value: object) -> None:
-        """Raise ShimError, which begins with `where`, unless a value has the type of the default."""
+    def require_type(self, place: str, value: object) -> None:
+        """Raise ShimError, which begins with `place`, unless a value has the type of the default."""
         if type(value) is not type(self.default):
-            raise ShimError(f"{where}{self.name} must be of type {type(self.default).__name__}, not {value!r}")
+            raise ShimError(f"{place}{self.name} must be of type {type(self.default).__name__}, not {value!r}")
 
 
 _SETTINGS = (
@@ -321,7 +321,7 @@ class Settings:
 
 
 def load(path: str = PATH) -> Settings:
-    """Return the settings in `path`, which may be missing; ShimError names what is wrong in it."""
+    """Return the settings in `path`, which may be missing; ShimError names the first fault in it."""
     import tomllib
 
     try:

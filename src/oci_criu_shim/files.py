@@ -84,7 +84,7 @@ def parse_json(text: str) -> Json:
         if not text[end:].strip(BLANKS):
             return document
     except (ImportError, StopIteration, ValueError):
-        pass  # json says what is wrong, and where
+        pass  # json names the fault and its place
     import json
 
     return json.loads(text)

@@ -117,7 +117,7 @@ class Swrk:
         try:
             self._wait()
             data, descriptors, _, _ = socket.recv_fds(self.socket, RESPONSE, 1, socket.MSG_CMSG_CLOEXEC)
-        except ConnectionError:  # it had not read what it was sent last
+        except ConnectionError:  # it ended before it had read the last message
             raise Killed(*NO_ANSWER) from None
         if descriptors:
             self.terminal = descriptors[0]

@@ -44,7 +44,7 @@ ESCAPED = re.compile(r"\\([0-7]{3})")
 
 class Mount:
     """One line of mountinfo (proc_pid_mountinfo(5)): `id` is fdinfo's mnt_id, `device` is "major:minor", `root` the
-    mounted directory or file within its file system, `point` where it is seen."""
+    mounted directory or file within its file system, `point` the path that it is seen at."""
 
     def __init__(self, line: str) -> None:
         fields = line.split(" ")  # names have no space, and can have any other character

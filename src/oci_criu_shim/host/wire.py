@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     )
 
     class DumpReport(TypedDict):
-        """What is known of a container that is dumped and still frozen.
+        """Facts about a container that is dumped and still frozen.
 
         `clock` is what clocks.now() gave when it froze, `frozen_ns` is how long ago that was, `criu` is CRIU's version,
         and `seal` knows the images again (privileged/seal.py).

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Where we are installed.
+# The directory of this installation.
 HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 LIBRARY = f"{HOME}/criu_preload.so"
 MARK = 5  # CRIU's descriptor of the mark
