@@ -8,7 +8,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import NoReturn
 
     from oci_criu_shim.log import Log
@@ -188,12 +188,12 @@ def user_name(uid: int) -> str:
         return str(uid)
 
 
-def tree(pid: int) -> Iterator[int]:
-    """Yield the pids of a process and its descendants; descendants of one that ends meanwhile may be left out."""
+def tree(pid: int) -> list[int]:
+    """Return the pids of a process and its descendants; descendants of one that ends meanwhile may be left out."""
     found = [pid]
     for each in found:
-        yield each
         found += children(each)
+    return found
 
 
 def children(pid: int) -> list[int]:
