@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim.cli import parse
+from oci_criu_shim.cli import invocation, parse
+from oci_criu_shim.cli.invocation import Invocation
 from oci_criu_shim.cli.verbs import VERBS
 from oci_criu_shim.errors import USAGE, ShimError
 
-Calls = list[parse.Invocation]
+Calls = list[Invocation]
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """What the verbs are called with, instead of their being carried out."""
     seen: Calls = []
 
-    def note(call: parse.Invocation) -> int:
+    def note(call: Invocation) -> int:
         seen.append(call)
         return 0
 
@@ -58,7 +59,7 @@ def test_value_forms(calls: Calls, words: list[str]) -> None:
 
 def test_options_after_the_operand(calls: Calls) -> None:
     parse.main(["kill", "id", "-a", "KILL"])
-    assert (calls[0].flag("all"), calls[0].optional) == (True, "KILL")
+    assert (calls[0].flag("all"), calls[0].operand(1)) == (True, "KILL")
 
 
 def test_double_dash_ends_options(calls: Calls) -> None:
@@ -102,6 +103,7 @@ def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
         (["state"], "state takes ID"),
         (["state", "a", "b"], "state takes ID"),
         (["kill", "a", "TERM", "b"], r"kill takes ID \[SIGNAL\]"),
+        (["list", "--format=xml"], "--format is table or json, not 'xml'"),
     ],
 )
 def test_refused(calls: Calls, words: list[str], said: str) -> None:
@@ -111,7 +113,7 @@ def test_refused(calls: Calls, words: list[str], said: str) -> None:
     assert not calls
 
 
-@pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.least])
+@pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.operands.startswith("ID")])
 def test_hostile_ids(verb: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for name in ("../x", "", "x" * 300, "a\nb", "a b", ".", "/", "ü"):
         status = parse.main(["--root", str(tmp_path / "root"), verb, "--", name])
@@ -192,4 +194,4 @@ def test_default_root(monkeypatch: pytest.MonkeyPatch, user: int, runtime: str |
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     if runtime:
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
-    assert parse.default_root() == root
+    assert invocation.default_root() == root

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim.cli import parse
+from oci_criu_shim.cli.invocation import Invocation
 from oci_criu_shim.cli.job import checkpoint
 from oci_criu_shim.container import ownership
 from oci_criu_shim.container.record import Container
@@ -23,7 +23,7 @@ NONE = {"job": 12, "node": "n1", "container": None, "taken": False, "said": "job
 TAKEN = {"job": 12, "node": "n2", "container": "c", "taken": True, "said": "checkpointed job 12"}
 
 
-def ask(monkeypatch: pytest.MonkeyPatch, lines: list[str], status: int = 0, **options: str) -> int:
+def ask(monkeypatch: pytest.MonkeyPatch, lines: list[str], status: int = 0, *flags: str) -> int:
     def run(name: str, _: list[str], hear: Callable[[str], None]) -> int:
         assert name == "12"
         for line in lines:
@@ -31,14 +31,14 @@ def ask(monkeypatch: pytest.MonkeyPatch, lines: list[str], status: int = 0, **op
         return status
 
     monkeypatch.setattr("oci_criu_shim.slurm.controller.run_on_nodes", run)
-    return checkpoint.checkpoint(parse.Invocation("job", {}, options, ["12"]))
+    return checkpoint.checkpoint(Invocation("job", {}, {name: [] for name in flags}, ["12"]))
 
 
 def test_a_node_may_have_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     said = [json.dumps(NONE), json.dumps(TAKEN)]
     assert ask(monkeypatch, [said[0], "a prolog's", said[1]]) == 0
     assert capsys.readouterr() == (f"n1: {NONE['said']}\nn2: {TAKEN['said']}\n", "a prolog's\n")
-    assert ask(monkeypatch, said, json="") == 0
+    assert ask(monkeypatch, said, 0, "json") == 0
     assert capsys.readouterr().out.splitlines() == said
 
 
@@ -59,7 +59,7 @@ def test_root_signals_nobody_whom_a_user_names(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(process, "user_name", str)
     monkeypatch.setattr(checkpoint, "asked", pytest.fail)
     with pytest.raises(ShimError, match=f"{tmp_path}/12 belongs to user 1000"):
-        checkpoint.checkpoint(parse.Invocation("job", {}, {"here": ""}, ["12"]))
+        checkpoint.checkpoint(Invocation("job", {}, {"here": []}, ["12"]))
 
 
 @pytest.fixture

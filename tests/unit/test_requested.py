@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim.cli import criu_options, parse
+from oci_criu_shim.cli.invocation import Invocation
 from oci_criu_shim.cli.verbs import VERBS
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.errors import ShimError
@@ -22,10 +23,10 @@ def root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oci_criu_shim.host.process.in_a_user_namespace", lambda: False)
 
 
-def call(verb: str, *words: str) -> parse.Invocation:
-    values: dict[str, str] = {}
-    operands = parse._options([*words, "id"], VERBS[verb].options, values, stop=False)
-    return parse.Invocation(verb, {}, values, operands)
+def call(verb: str, *words: str) -> Invocation:
+    given: dict[str, list[str]] = {}
+    operands = parse.options([*words, "id"], VERBS[verb].options, given, stop=False)
+    return Invocation(verb, {}, given, operands)
 
 
 def bundle(*namespaces: dict[str, str]) -> Bundle:
@@ -80,7 +81,7 @@ def test_restore(words: tuple[str, ...], asked: dict[str, Any]) -> None:
         (("--page-server=host",), "--page-server is ADDRESS:PORT, not 'host'"),
         (("--page-server=host:0",), "--page-server is ADDRESS:PORT"),
         (("--page-server=host:65536",), "--page-server is ADDRESS:PORT"),
-        (("--network-lock=tape",), "--network-lock is iptables, nftables, skip"),
+        (("--network-lock=tape",), "--network-lock is iptables, nftables or skip"),
         (("--manage-cgroups-mode=none",), "--manage-cgroups-mode is ignore"),
         (("--empty-ns=ipc",), "--empty-ns is network, not 'ipc'"),
         (("--auto-dedup", "--parent-path=../pre"), "--auto-dedup would take from --parent-path"),
@@ -102,7 +103,7 @@ def test_root_of_a_user_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     ("word", "said"),
     [
         ("--lsm-profile=p", "--lsm-profile is TYPE:NAME, not 'p'"),
-        ("--network-lock=tape", "--network-lock is iptables, nftables, skip"),
+        ("--network-lock=tape", "--network-lock is iptables, nftables or skip"),
         ("--empty-ns=ipc", "--empty-ns is network"),
     ],
 )

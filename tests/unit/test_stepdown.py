@@ -23,20 +23,19 @@ Patch = pytest.MonkeyPatch
 # In a program of its own, since it takes in what others leave. Nobody becomes another user here.
 PROGRAM = """
 import os, subprocess, sys, time
-from types import SimpleNamespace
 from oci_criu_shim.cli import stepdown
+from oci_criu_shim.cli.invocation import Invocation
 from oci_criu_shim.container.ownership import User
 from oci_criu_shim.host import linux
-from oci_criu_shim.log import Log
 
-def work():
+def work(call):
     {work}
 
 for name in ("setgroups", "setresgid", "setresuid"):
     setattr(os, name, lambda *_: None)
 stepdown.SECONDS = {seconds}
-words = {{"debug": "true", "log": "/l", "backend": "/b"}}
-call = SimpleNamespace(verb="state", root="/r", globals=words, log=Log("/l"))
+call = Invocation("state", {{"debug": "true", "root": "/r", "backend": "/b"}}, {{}}, [])
+call.log.path = "/l"
 sys.exit(stepdown.carry_out(call, User(os.geteuid(), os.getegid()), work))
 """
 
@@ -127,7 +126,7 @@ def carried_out(verb: str, monkeypatch: Patch, *flags: str) -> None:
     monkeypatch.setattr(process, "fork", fork)
     monkeypatch.setattr(process, "user_name", str)
     call: Any = SimpleNamespace(verb=verb, root="/run/oci-criu-shim/12", flag=lambda name: name in flags)
-    stepdown.carry_out(call, ownership.User(1000, 1000), lambda: 0)
+    stepdown.carry_out(call, ownership.User(1000, 1000), lambda _: 0)
 
 
 @pytest.mark.parametrize("verb", [*VERBS, *GROUPS, "ckpt rm", "job checkpoint"])

@@ -1,4 +1,7 @@
-"""The verbs: each handler takes the parsed command line and makes one call."""
+"""Handle the verbs: each handler takes the parsed command line and makes one call.
+
+The first paragraph of a handler's docstring is its verb's help.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from oci_criu_shim.supervisor import lifecycle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oci_criu_shim.cli.parse import Invocation
+    from oci_criu_shim.cli.invocation import Invocation
     from oci_criu_shim.container.backends import Backend
     from oci_criu_shim.container.plan import Plan
 
@@ -71,10 +74,11 @@ def _print_json(document: object) -> None:
 
 
 def kill(call: Invocation) -> int:
-    """Send a signal to a container's init, or to all of its processes."""
+    """Send a signal to a container's init; TERM by default."""
     from oci_criu_shim.host import signames
 
-    number, status = signames.parse("TERM" if call.optional is None else call.optional), 0
+    name = call.operand(1)
+    number, status = signames.parse("TERM" if name is None else name), 0
     for container in _chosen(call):
         backend = _backend(call, container)
         if lifecycle.signal_itself(container, backend, number, call.flag("all")):
@@ -87,7 +91,7 @@ def kill(call: Invocation) -> int:
 
 
 def delete(call: Invocation) -> int:
-    """Remove what is left of a stopped container."""
+    """Remove a stopped container."""
     force, status = call.flag("force"), 0
     for container in _chosen(call):
         if not force or registry.exists(container):
@@ -96,7 +100,7 @@ def delete(call: Invocation) -> int:
 
 
 def _chosen(call: Invocation) -> list[Container]:
-    """The container that is named, or with crun's --regex all whose ids match."""
+    """Return the container that is named or, with crun's --regex, all whose ids match."""
     if not call.flag("regex"):
         return [Container(call.root, call.container)]
     import re
@@ -110,13 +114,10 @@ def _chosen(call: Invocation) -> list[Container]:
 
 def listing(call: Invocation) -> int:
     """List the containers."""
-    form = call.value("format") or "table"
-    if form not in ("table", "json"):
-        raise ShimError(f"--format is table or json, not {form!r}")
     states = registry.states(call.root, call.globals, call.log)
     if call.flag("quiet"):
         print("".join(f"{state['id']}\n" for state in states), end="")
-    elif form == "json":
+    elif call.value("format") == "json":
         _print_json(states)
     else:
         keys = ["id", "pid", "status", "bundle", "created", "owner"]
@@ -129,7 +130,7 @@ def listing(call: Invocation) -> int:
 
 
 def pass_on(call: Invocation) -> int:
-    """A verb that the backend serves for created and restored containers alike."""
+    """Hand the verb to the backend, which serves it for created and restored containers alike."""
     container = Container(call.root, call.container)
     backend = _backend(call, container)
     if not registry.is_the_backends(container, backend):
@@ -155,7 +156,7 @@ def checkpoint(call: Invocation) -> int:
     backend = _backend(call, container)
     pid = registry.init_of(container, backend)
     record = container.load()
-    if not record:  # the backend's `run` in the foreground, of which nothing is noted
+    if not record:  # it runs by the backend's `run` in the foreground, which leaves no record
         raise ShimError(
             f"container {container.name!r} was not started to be checkpointed",
             "inside Slurm, submit with --checkpoint; outside of it, run and checkpoint as root",
@@ -182,7 +183,10 @@ def checkpoint(call: Invocation) -> int:
 
 
 def restore(call: Invocation) -> int:
-    """Restore a container from a directory that `checkpoint`, or that of runc or crun, wrote, or from a job's."""
+    """Restore a container, and wait for its end.
+
+    The directory is one that `checkpoint`, ours or that of runc or crun, has written, or a job's.
+    """
     from oci_criu_shim.checkpoints.directory import Directory
     from oci_criu_shim.checkpoints.store import newest
     from oci_criu_shim.cli import criu_options
@@ -214,7 +218,10 @@ def spec(call: Invocation) -> int:
 
 
 def features(call: Invocation) -> int:
-    """Print what this runtime can do: the backend's features, and ours as annotations."""
+    """Print as JSON what this runtime can do.
+
+    These are the backend's features, with ours as annotations.
+    """
     from oci_criu_shim import __version__
 
     backend = registry.default_backend(call.root, call.globals, call.log)
@@ -235,14 +242,14 @@ def features(call: Invocation) -> int:
 
 
 def doctor(call: Invocation) -> int:
-    """Check this node and its Slurm, and say what to do."""
+    """Check this node and its Slurm, and say how to mend what is wrong."""
     from oci_criu_shim.cli import doctor as examination
 
     return examination.main(as_json=call.flag("json"))
 
 
 def version() -> int:
-    """Print the version; the last line is how those who look for it know that checkpoints can be made."""
+    """Print the version; callers look for its last line to find out whether a runtime can make checkpoints."""
     from oci_criu_shim import __version__
 
     sys.stdout.write(f"oci-criu-shim version {__version__}\nspec: 1.2.0\n+CRIU\n")

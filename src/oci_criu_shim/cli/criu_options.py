@@ -1,4 +1,7 @@
-"""What runc's and crun's options of `checkpoint` and `restore` ask CRIU for; what can't be had is refused at once."""
+"""Translate runc's and crun's options of `checkpoint` and `restore` into what CRIU is asked for.
+
+What can't be had is refused at once.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,20 @@ from oci_criu_shim.host import linux, process
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
-    from oci_criu_shim.cli.parse import Invocation
+    from oci_criu_shim.cli.invocation import Invocation
     from oci_criu_shim.container.bundle import Bundle
+    from oci_criu_shim.files import Document
 
 FLAGS = ("tcp-established", "ext-unix-sk", "shell-job", "lazy-pages")
-CGROUP_MODES = ("ignore", "soft", "full", "strict")
 PIPE = 1 << 22  # bytes: what CRIU asks for (PIPE_MAX_SIZE in criu/include/page-pipe.h), as a power of two
-LOCKS = {"iptables": "IPTABLES", "nftables": "NFTABLES", "skip": "SKIP"}
 
 
-def dump(call: Invocation, bundle: Bundle, dialect: str) -> dict[str, Any]:
-    """The options of the worker's request (worker.check())."""
-    _check(call)
+def dump(call: Invocation, bundle: Bundle, dialect: str) -> Document:
+    """Return the options of the request to the worker, of its closed set (privileged/worker.py, check())."""
     if call.flag("auto-dedup") and call.flag("parent-path"):
-        raise ShimError("--auto-dedup would take from --parent-path what the new one has, too", "leave it out")
-    asked: dict[str, Any] = {"leave_running": call.flag("leave-running")}
+        raise ShimError("--auto-dedup would take from --parent-path what the new dump has, too", "leave it out")
+    asked: Document = {"leave_running": call.flag("leave-running")}
     if os.geteuid():
         _require_root(call)
         return asked
@@ -40,14 +40,13 @@ def dump(call: Invocation, bundle: Bundle, dialect: str) -> dict[str, Any]:
     asked["network"] = "joined" if bundle.namespaces.get("network") else "dumped"
     if call.flag("empty-ns"):
         asked["empty_ns"] = linux.CLONE_NEWNET
-    asked["for"] = dialect  # who else is to understand the images
+    asked["for"] = dialect  # the runtime that must understand the images as well
     return asked | _common(call)
 
 
-def restore(call: Invocation) -> dict[str, Any]:
-    """Fields of CRIU's request (criu's images/rpc.proto)."""
-    _check(call)
-    asked: dict[str, Any] = {}
+def restore(call: Invocation) -> Document:
+    """Return fields of CRIU's request (criu's images/rpc.proto)."""
+    asked: Document = {}
     if ":" not in (call.value("lsm-profile") or ":"):
         raise ShimError(f"--lsm-profile is TYPE:NAME, not {call.value('lsm-profile')!r}")
     for name in ("lsm-profile", "lsm-mount-context"):
@@ -61,16 +60,16 @@ def restore(call: Invocation) -> dict[str, Any]:
     return asked | _common(call)
 
 
-def _common(call: Invocation) -> dict[str, Any]:
-    asked: dict[str, Any] = {name.replace("-", "_"): True for name in FLAGS if call.flag(name)}
+def _common(call: Invocation) -> Document:
+    asked: Document = {name.replace("-", "_"): True for name in FLAGS if call.flag(name)}
     lock = call.value("network-lock")
     if lock or call.flag("tcp-established"):
-        asked["network_lock"] = LOCKS[lock or "nftables"]
+        asked["network_lock"] = (lock or "nftables").upper()
     return asked
 
 
-def _page_server(call: Invocation) -> dict[str, Any]:
-    """Where memory goes instead of files: to a page server, or, lazily, to whoever asks for it there."""
+def _page_server(call: Invocation) -> Document:
+    """Return the address that memory is sent to instead of files or, with --lazy-pages, handed out at."""
     server = call.value("page-server")
     if server is None:
         if call.flag("lazy-pages"):
@@ -85,7 +84,10 @@ def _page_server(call: Invocation) -> dict[str, Any]:
 
 
 def _require_large_pipes() -> None:
-    """CRIU hands memory out through pipes, and would find out that they are too small when it is asked for."""
+    """Raise ShimError if pipes can't be as large as CRIU needs them to hand memory out.
+
+    CRIU itself would find out only when the memory is asked for.
+    """
     reader, writer = os.pipe()
     try:
         fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE)
@@ -100,7 +102,7 @@ def _require_large_pipes() -> None:
 
 
 def serves(call: Invocation) -> Callable[[], None]:
-    """What to do once memory can be asked for: a null byte to --status-fd tells the caller."""
+    """Return what tells the caller that memory can be asked for: it writes a null byte to --status-fd."""
     text = call.value("status-fd")
     if text is None:
         return lambda: None
@@ -116,18 +118,11 @@ def serves(call: Invocation) -> Callable[[], None]:
     return tell
 
 
-def _check(call: Invocation) -> None:
-    """Of these, runc knows no other values."""
-    values = {"manage-cgroups-mode": CGROUP_MODES, "network-lock": tuple(LOCKS), "empty-ns": ("network",)}
-    for name, known in values.items():
-        value = call.value(name)
-        if value is not None and value not in known:
-            raise ShimError(f"--{name} is {', '.join(known)}, not {value!r}")
-
-
 def _require_root(call: Invocation) -> None:
-    """A user's dump and restore have no right to what these options are about; his helper makes no pre-dump
-    (privileged/worker.py), so there is none to build upon."""
+    """Raise ShimError if an option needs rights that a user's dump and restore don't have.
+
+    A user's worker makes no pre-dump (privileged/worker.py), so there is none to build upon.
+    """
     for name in (*FLAGS, "tcp-close", "page-server", "pre-dump", "parent-path"):
         if call.flag(name):
             raise ShimError(f"--{name} is for root's containers only", "leave it out")

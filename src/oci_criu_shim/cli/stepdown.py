@@ -16,14 +16,14 @@ import sys
 import time
 
 from oci_criu_shim.container import backends, ownership
-from oci_criu_shim.errors import ShimError, line_of
+from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import linux, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from oci_criu_shim.cli.parse import Invocation
+    from oci_criu_shim.cli.invocation import Invocation
     from oci_criu_shim.container.ownership import User
 
 # The others start programs, or take files and descriptors of the caller's.
@@ -36,9 +36,11 @@ LARGEST = 1 << 20  # bytes of each stream
 OOM = "/proc/self/oom_score_adj"
 
 
-def carry_out(call: Invocation, user: User, work: Callable[[], int]) -> int:
-    """Have `work` done by a child that is the user; its exit status. ShimError where it is none that the child may do,
-    or took too long."""
+def carry_out(call: Invocation, user: User, work: Callable[[Invocation], int]) -> int:
+    """Have a child that is the user do `work`; return its exit status.
+
+    Raise ShimError if the call's verb is none that the child may do, or took too long.
+    """
     if call.verb not in VERBS and not (call.verb == "events" and call.flag("stats")):
         said = f"{call.verb} is not for root in {call.root}, which is user {user.name}'s"
         raise ShimError(said, ownership.by(user.name))
@@ -54,11 +56,13 @@ def carry_out(call: Invocation, user: User, work: Callable[[], int]) -> int:
                 backends.KNOWN_ONLY: ""
             }
             call.log.path = None
-            status = work()
+            try:
+                status = work(call)
+            except (ShimError, OSError) as error:
+                status = call.failed(error)
             sys.stdout.flush()
         except OSError as error:
-            call.log.error(line_of(error))
-            return 1
+            return call.failed(error)
         return status
 
     pid = process.fork(child)

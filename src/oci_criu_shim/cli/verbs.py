@@ -1,88 +1,40 @@
-"""The verbs and their options: runc's and crun's, in one table."""
+"""The table of the command line: runc's and crun's verbs and options, and ours.
+
+Help is made from it.
+"""
 
 from __future__ import annotations
 
 from oci_criu_shim.cli import commands
+from oci_criu_shim.cli.option import Group, Option, Verb
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from oci_criu_shim.cli.parse import Invocation
-
-
-class Option:
-    """`names` as they are typed, the first long one being its key; `metavar` where it takes a value."""
-
-    def __init__(self, names: str, metavar: str, help: str) -> None:
-        self.names = names.split()
-        self.key = next(name for name in self.names if name.startswith("--"))[2:]
-        self.metavar = metavar
-        self.help = help
-
-
-class Verb:
-    """`operands` as usage shows them: in brackets where they may be left out, with dots where more follow: of the same
-    kind (`ID...`, `[ID]...`), or a command line of its own (`[COMMAND...]`).
-
-    The first one is a container id unless there are none.
-    """
-
-    def __init__(
-        self, call: Callable[[Invocation], int], operands: str, help: str, options: Sequence[Option] = ()
-    ) -> None:
-        self.call = call
-        self.operands = operands
-        self.help = help
-        self.options = options
-
-    @property
-    def least(self) -> int:
-        """How many operands it must have."""
-        return sum(not word.startswith("[") for word in self.operands.split())
-
-    @property
-    def most(self) -> int | None:
-        """How many it may have; None where that is not limited."""
-        return None if "..." in self.operands else len(self.operands.split())
-
-    @property
-    def ends_options(self) -> bool:
-        """Whether what follows the first operand is a command line of its own."""
-        return "...]" in self.operands
-
-
-class Group:
-    """A verb that stands before others: `table` gives them, and is asked only where one is called."""
-
-    def __init__(self, table: Callable[[], dict[str, Verb]], help: str) -> None:
-        self.table = table
-        self.help = help
-
+    from collections.abc import Mapping
 
 HELP = Option("--help -h -? --usage", "", "show this help")
 GLOBAL = (
-    Option("--root", "DIR", "where the containers' state is kept"),
-    Option("--backend", "NAME", "the runtime that creates the containers: crun, runc, … or a path"),
+    Option("--root", "DIR", "keep the containers' state in DIR"),
+    Option("--backend", "NAME", "the runtime that creates containers: crun, runc, … or a path"),
     Option("--log", "FILE", "write errors to FILE as well"),
-    Option("--log-format", "FORMAT", "text or json"),
-    Option("--log-level", "LEVEL", "error, warning or debug, which is --debug"),
-    Option("--debug", "", "say what is done"),
-    Option("--systemd-cgroup", "", "have the backend make control groups by systemd"),
-    Option("--cgroup-manager", "NAME", "cgroupfs, systemd (as --systemd-cgroup) or, of crun, disabled"),
-    Option("--rootless", "BOOL", "accepted for runc's sake; the user id tells"),
-    Option("--criu", "FILE", "accepted for runc's sake; CRIU is found where programs are"),
-    Option("--slurm-conf -f", "FILE", "Slurm's configuration, where it is not at its usual place"),
+    Option("--log-format", "text|json", "the format of the --log file; text by default"),
+    Option("--log-level", "error|warning|debug", "debug is the same as --debug"),
+    Option("--debug", "", "report each step"),
+    Option("--systemd-cgroup", "", "have the backend make control groups through systemd"),
+    Option("--cgroup-manager", "cgroupfs|systemd|disabled", "systemd is --systemd-cgroup; disabled is for crun only"),
+    Option("--rootless", "BOOL", "accepted for compatibility with runc; the user id decides"),
+    Option("--criu", "FILE", "accepted for compatibility with runc; CRIU is looked for in the system's directories"),
+    Option("--slurm-conf -f", "FILE", "Slurm's configuration file, if it is not at its usual place"),
     HELP,
     Option("--version -v -V", "", "show the version"),
 )
 
 BUNDLE = Option("--bundle -b", "DIR", "the bundle; the current directory by default")
 PID_FILE = Option("--pid-file", "FILE", "write the pid of the container's init to FILE")
-CONSOLE = Option("--console-socket", "SOCKET", "send the terminal's master to this socket")
-DETACH = Option("--detach -d", "", "do not wait for its end")
-KEEP = Option("--keep", "", "leave it, stopped, to `delete` when it has ended")
-PRESERVE = Option("--preserve-fds", "N", "pass N more descriptors on")
+CONSOLE = Option("--console-socket", "SOCKET", "send the terminal's master end to SOCKET")
+DETACH = Option("--detach -d", "", "return once it runs, without waiting for its end")
+KEEP = Option("--keep", "", "keep the ended container, stopped, until `delete`")
+PRESERVE = Option("--preserve-fds", "N", "pass on N descriptors besides the standard ones")
 CREATION = (
     BUNDLE,
     PID_FILE,
@@ -90,69 +42,73 @@ CREATION = (
     PRESERVE,
     Option("--no-pivot", "", "use chroot instead of pivot_root"),
     Option("--no-new-keyring", "", "keep the session keyring"),
-    Option("--no-subreaper", "", "accepted: its caller is told of the container's end"),
-    Option("--config -f", "FILE", "in the place of config.json, where the backend can"),
+    Option("--no-subreaper", "", "accepted: its caller is told when the container ends"),
+    Option("--config -f", "FILE", "use FILE instead of config.json, if the backend can"),
 )
 IMAGES = Option("--image-path", "DIR", "the checkpoint's directory; ./checkpoint by default")
-# runc's and crun's. Those of root's containers need no helper and may reach out of them; those that are "accepted" have
-# no meaning here, because what they ask for is always done, or never.
+# runc's and crun's. Those marked (root) are for root's containers, which need no helper and may reach out of
+# themselves; those that are "accepted" mean nothing here, because what they ask for is always done, or never.
 REACHING_OUT = (
-    Option("--work-path", "DIR", "for CRIU's log and statistics; the checkpoint's directory by default"),
+    Option("--work-path", "DIR", "put CRIU's log and statistics there; the checkpoint's directory by default"),
     Option("--tcp-established", "", "keep open TCP connections (root)"),
-    Option("--ext-unix-sk", "", "allow unix sockets that lead out of it (root)"),
-    Option("--shell-job", "", "the terminal that it was started on stays behind; a restore gives it its own (root)"),
-    Option("--network-lock", "METHOD", "of connections that are kept: nftables (default), iptables or skip"),
-    Option("--file-locks", "", "accepted: they are always kept"),
+    Option("--ext-unix-sk", "", "allow unix sockets that lead out of the container (root)"),
+    Option("--shell-job", "", "leave the container's terminal behind; a restore uses that of its caller (root)"),
+    Option("--network-lock", "iptables|nftables|skip", "how to lock connections that are kept; nftables by default"),
+    Option("--file-locks", "", "accepted: file locks are always kept"),
     Option("--link-remap", "", "accepted: deleted files are always kept"),
-    Option("--manage-cgroups-mode", "MODE", "accepted: a restored container gets config.json's group and limits"),
-    Option("--empty-ns", "KIND", "network: what it has of interfaces is left out; a restore never makes them"),
+    Option(
+        "--manage-cgroups-mode",
+        "ignore|soft|full|strict",
+        "accepted: a restored container gets the control group and limits of its config.json",
+    ),
+    Option("--empty-ns", "network", "leave the network namespace's interfaces out; a restore never makes them"),
     Option("--auto-dedup", "", "accepted: earlier dumps stay as they are (not with --parent-path)"),
-    Option("--lazy-pages", "", "hand memory out at --page-server's port; fetch it when needed (root)"),
+    Option("--lazy-pages", "", "hand memory out at the port of --page-server; fetch it when needed (root)"),
 )
 CHECKPOINT = (
     IMAGES,
-    Option("--leave-running -R", "", "let it run on afterwards"),
+    Option("--leave-running -R", "", "let the container run on"),
     *REACHING_OUT,
-    Option("--pre-dump", "", "memory only, and it runs on: where the kernel tracks what is written (root)"),
-    Option("--parent-path", "DIR", "only memory that changed since this pre-dump, as seen from --image-path (root)"),
+    Option("--pre-dump", "", "dump memory only, and let it run on; the kernel must track writes (root)"),
+    Option("--parent-path", "DIR", "dump only what changed since the pre-dump in DIR, relative to --image-path (root)"),
     Option("--page-server", "ADDRESS:PORT", "send memory to this `criu page-server` (root)"),
-    Option("--status-fd", "N", "write a null byte to this descriptor once lazy pages can be fetched"),
+    Option("--status-fd", "N", "write a null byte to descriptor N once lazy pages can be fetched"),
 )
 RESTORE = (
     BUNDLE,
     IMAGES,
     PID_FILE,
     CONSOLE,
-    Option("--detach -d", "", "leave it to the caller, on the caller's streams"),
+    Option("--detach -d", "", "leave the container to the caller, on the caller's streams"),
     *REACHING_OUT,
     Option("--tcp-close", "", "close TCP connections (root)"),
-    Option("--lsm-profile", "TYPE:NAME", "the label or profile of its processes"),
-    Option("--lsm-mount-context", "CONTEXT", "the context of its mounts"),
+    Option("--lsm-profile", "TYPE:NAME", "the security label or profile of the processes"),
+    Option("--lsm-mount-context", "CONTEXT", "the security context of the mounts"),
     Option("--no-pivot", "", "accepted: CRIU changes the root"),
-    Option("--no-subreaper", "", "accepted: the caller is told of the init's end if it is one"),
+    Option("--no-subreaper", "", "accepted: the caller is told when the init ends if it is a subreaper"),
 )
-FORMAT = Option("--format -f", "FORMAT", "table or json")
-REGEX = Option("--regex -r", "", "ID is a regular expression, and all that match are meant")
+FORMAT = Option("--format -f", "table|json", "how to print; table by default")
+REGEX = Option("--regex -r", "", "take ID as a regular expression, for all containers that match")
 EXEC = (
     CONSOLE,
     DETACH,
     PID_FILE,
     PRESERVE,
     Option("--cwd", "DIR", "the working directory"),
-    Option("--env -e", "NAME=VALUE", "add to the environment"),
+    Option("--env -e", "NAME=VALUE", "add to the environment; may be repeated", repeats=True),
     Option("--tty -t", "", "give it a terminal"),
     Option("--user -u", "UID[:GID]", "run as this user"),
-    Option("--additional-gids -g", "GID", "a further group"),
-    Option("--process -p", "FILE", "take all of it from this process.json"),
-    Option("--process-label", "LABEL", "its label (SELinux)"),
-    Option("--apparmor", "PROFILE", "its AppArmor profile"),
+    Option("--additional-gids -g", "GID", "add a group; may be repeated", repeats=True),
+    Option("--process -p", "FILE", "read all of this from FILE, a process.json"),
+    Option("--process-label", "LABEL", "the process's SELinux label"),
+    Option("--apparmor", "PROFILE", "the process's AppArmor profile"),
     Option("--no-new-privs", "", "set no_new_privs"),
-    Option("--cap -c", "CAPABILITY", "add a capability"),
+    Option("--cap -c", "CAPABILITY", "add a capability; may be repeated", repeats=True),
     Option("--cgroup", "PATH", "a control group below the container's"),
-    Option("--ignore-paused", "", "even in a paused container, where the backend can"),
+    Option("--ignore-paused", "", "run even in a paused container, if the backend can"),
 )
 UPDATE = (
-    Option("--resources -r", "FILE", "take all limits from this JSON file"),
+    Option("--resources -r", "FILE", "take all limits from FILE, in JSON"),
     *(
         Option(f"--{name}", "VALUE", "as in linux.resources of config.json")
         for name in (
@@ -164,82 +120,55 @@ UPDATE = (
 )
 
 
-def _checkpoints() -> dict[str, Verb]:
+VERBS = {
+    "create": Verb(commands.create, "ID", CREATION),
+    "start": Verb(commands.start, "ID"),
+    "run": Verb(commands.run, "ID", (*CREATION, DETACH, KEEP)),
+    "state": Verb(commands.state, "ID"),
+    "kill": Verb(commands.kill, "ID [SIGNAL]", (Option("--all -a", "", "send it to all processes"), REGEX)),
+    "delete": Verb(commands.delete, "ID", (Option("--force -f", "", "end the container first if it runs"), REGEX)),
+    "list": Verb(commands.listing, "", (FORMAT, Option("--quiet -q", "", "print ids only"))),
+    "ps": Verb(commands.pass_on, "ID [PS-OPTIONS...]", (FORMAT,), "list a container's processes"),
+    "exec": Verb(commands.pass_on, "ID [COMMAND...]", EXEC, "run one more program in a running container"),
+    "pause": Verb(commands.pass_on, "ID", help="freeze a container"),
+    "resume": Verb(commands.pass_on, "ID", help="let a paused container run on"),
+    "update": Verb(commands.pass_on, "ID", UPDATE, "change a container's limits"),
+    "events": Verb(
+        commands.pass_on,
+        "ID",
+        (Option("--interval", "TIME", "how often"), Option("--stats", "", "once only")),
+        "print a container's statistics, if the backend can",
+    ),
+    "checkpoint": Verb(commands.checkpoint, "ID", CHECKPOINT),
+    "restore": Verb(commands.restore, "ID", RESTORE),
+    "spec": Verb(
+        commands.spec,
+        "",
+        (
+            BUNDLE,
+            Option("--rootless", "", "for a user without privileges"),
+            Option("--file -f", "FILE", "write to FILE instead, if the backend can"),
+        ),
+    ),
+    "features": Verb(commands.features, ""),
+    "doctor": Verb(commands.doctor, "", (Option("--json", "", "print an array of {name, status, found, hint}"),)),
+}
+
+
+def _checkpoints() -> Mapping[str, Verb]:
     from oci_criu_shim.cli import ckpt
 
     return ckpt.VERBS
 
 
-def _jobs() -> dict[str, Verb]:
+def _jobs() -> Mapping[str, Verb]:
     from oci_criu_shim.cli import job
 
     return job.VERBS
 
 
-VERBS = {
-    "create": Verb(commands.create, "ID", "create a container, without starting its program", CREATION),
-    "start": Verb(commands.start, "ID", "start the program of a created container"),
-    "run": Verb(commands.run, "ID", "create and start a container, and wait for its end", (*CREATION, DETACH, KEEP)),
-    "state": Verb(commands.state, "ID", "print a container's state as JSON"),
-    "kill": Verb(
-        commands.kill,
-        "ID [SIGNAL]",
-        "send a signal to a container's init (TERM by default)",
-        (Option("--all -a", "", "to all its processes"), REGEX),
-    ),
-    "delete": Verb(
-        commands.delete,
-        "ID",
-        "remove what is left of a stopped container",
-        (Option("--force -f", "", "end it first if it runs"), REGEX),
-    ),
-    "list": Verb(
-        commands.listing,
-        "",
-        "list the containers",
-        (FORMAT, Option("--quiet -q", "", "ids only")),
-    ),
-    "ps": Verb(commands.pass_on, "ID [PS-OPTIONS...]", "list a container's processes", (FORMAT,)),
-    "exec": Verb(commands.pass_on, "ID [COMMAND...]", "run one more program in a running container", EXEC),
-    "pause": Verb(commands.pass_on, "ID", "freeze a container"),
-    "resume": Verb(commands.pass_on, "ID", "let a paused container go on"),
-    "update": Verb(commands.pass_on, "ID", "change a container's limits", UPDATE),
-    "events": Verb(
-        commands.pass_on,
-        "ID",
-        "print a container's statistics, where the backend can",
-        (
-            Option("--interval", "TIME", "how often"),
-            Option("--stats", "", "once"),
-        ),
-    ),
-    "checkpoint": Verb(
-        commands.checkpoint,
-        "ID",
-        "checkpoint a running container",
-        CHECKPOINT,
-    ),
-    "restore": Verb(commands.restore, "ID", "restore a container, and wait for its end", RESTORE),
-    "spec": Verb(
-        commands.spec,
-        "",
-        "write a config.json to start from",
-        (
-            BUNDLE,
-            Option("--rootless", "", "for a user without privileges"),
-            Option("--file -f", "FILE", "what it is called, where the backend can"),
-        ),
-    ),
-    "features": Verb(commands.features, "", "print what this runtime can do as JSON"),
-    "doctor": Verb(
-        commands.doctor,
-        "",
-        "check this node and its Slurm, and say what to do",
-        (Option("--json", "", "an array of {name, status, found, hint}"),),
-    ),
-}
-
 GROUPS = {
     "ckpt": Group(_checkpoints, "look after the checkpoints of jobs: `ckpt --help` lists how"),
-    "job": Group(_jobs, "what becomes of a job that asked for checkpoints: `job --help`"),
+    "job": Group(_jobs, "checkpoint a job now, or show what became of it: `job --help` lists how"),
 }
+PROGRAM = Group(lambda: {**VERBS, **GROUPS}, "An OCI runtime that checkpoints and restores Slurm's container jobs")

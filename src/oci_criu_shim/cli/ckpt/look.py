@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
-    from oci_criu_shim.cli.parse import Invocation
+    from oci_criu_shim.cli.invocation import Invocation
 
 MANIFEST_KEYS = ("container", "created", "node", "kernel", "criu", "reason", "bytes")
 # How many of its bytes were written for it, and the number of the one that has the others; None where it has them all.

@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from oci_criu_shim.cli.parse import Invocation
+    from oci_criu_shim.cli.invocation import Invocation
     from oci_criu_shim.container.record import Container
 
 START = "start one with --checkpoint"

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from oci_criu_shim.cli.parse import Invocation
+    from oci_criu_shim.cli.invocation import Invocation
     from oci_criu_shim.config import Settings
 
 OPTIONS = ("mem", "mem-per-cpu", "cpus-per-task", "ntasks", "ntasks-per-node", "nodes")
@@ -44,7 +44,7 @@ def _warning(call: Invocation, partition: Mapping[str, str], settings: Settings)
     grace = controller.grace_time(name, call.value("qos") or "")
     text = call.value("checkpoint") or ""
     when = schedule.parse(settings.when(name) if text in WITHOUT_VALUE else text, call.value("checkpoint-interval"))
-    size = memory(call.values, partition)
+    size = memory({name: call.value(name) or "" for name in call.given}, partition)
     directory = os.path.abspath(call.value("checkpoint-dir") or settings.checkpoint_dir)
     seconds = estimate.seconds(size, estimate.slowest(directory, settings.dump_rate))
     if not when.preempt or not grace or seconds <= grace:

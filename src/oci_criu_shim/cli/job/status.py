@@ -18,8 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from oci_criu_shim.cli.invocation import Invocation
     from oci_criu_shim.cli.job.story import Run, Story, Task
-    from oci_criu_shim.cli.parse import Invocation
 
 
 def status(call: Invocation) -> int:
