@@ -104,6 +104,7 @@ def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
         (["state", "a", "b"], "state takes ID"),
         (["kill", "a", "TERM", "b"], r"kill takes ID \[SIGNAL\]"),
         (["list", "--format=xml"], "--format is table or json, not 'xml'"),
+        (["completion", "fish"], "completion takes bash, not 'fish'"),
     ],
 )
 def test_refused(calls: Calls, words: list[str], said: str) -> None:

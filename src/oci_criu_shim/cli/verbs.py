@@ -1,6 +1,6 @@
 """The table of the command line: runc's and crun's verbs and options, and ours.
 
-Help is made from it.
+Help, the manual page and bash's completion are made from it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from oci_criu_shim.cli.option import Group, Option, Verb
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from oci_criu_shim.cli.invocation import Invocation
 
 HELP = Option("--help -h -? --usage", "", "show this help")
 GLOBAL = (
@@ -120,6 +122,17 @@ UPDATE = (
 )
 
 
+def _complete(call: Invocation) -> int:
+    """Print a script that completes this command's words in bash.
+
+    The script calls this verb again, with the words before the cursor, and then it prints what may stand there.
+    """
+    from oci_criu_shim.cli import completion
+
+    print(completion.answer(call.operands[1:], PROGRAM, GLOBAL))
+    return 0
+
+
 VERBS = {
     "create": Verb(commands.create, "ID", CREATION),
     "start": Verb(commands.start, "ID"),
@@ -152,6 +165,7 @@ VERBS = {
     ),
     "features": Verb(commands.features, ""),
     "doctor": Verb(commands.doctor, "", (Option("--json", "", "print an array of {name, status, found, hint}"),)),
+    "completion": Verb(_complete, "bash [WORD...]"),
 }
 
 

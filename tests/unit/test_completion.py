@@ -1,0 +1,109 @@
+"""Completion of the command line: what the table says, and what bash makes of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from oci_criu_shim.cli import completion, parse
+from oci_criu_shim.cli.verbs import GLOBAL, GROUPS, PROGRAM, VERBS
+
+BASH = shutil.which("bash")
+# What readline does: it splits the line, and calls the function with the program, the word and the one before.
+READLINE = """
+{script}
+compopt() {{ :; }}
+COMP_WORDS=({words}) COMP_CWORD={last}
+_oci_criu_shim {program} {word} before
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+def answer(*words: str) -> list[str]:
+    return completion.answer(words, PROGRAM, GLOBAL).splitlines()
+
+
+def test_commands() -> None:
+    assert answer("") == answer("st") == answer("--debug", "--log", "run", "") == [*VERBS, *GROUPS]
+    assert answer("ckpt", "") == [*GROUPS["ckpt"].table()]
+    assert answer("fly", "") == answer("ckpt", "fly", "") == answer("ckpt", "fly", "-") == []
+
+
+def test_options() -> None:
+    assert answer("-") == [f"--{option.key}" for option in GLOBAL]
+    assert answer("delete", "--fo") == answer("delete", "id", "-f", "-") == ["--force", "--regex"]
+    assert "--older-than" in answer("ckpt", "prune", "--")
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (("--log-format", ""), ["text", "json"]),
+        (("--log-format", "="), ["text", "json"]),
+        (("--log-format", "=", "js"), ["text", "json"]),
+        (("--log", ""), ["FILE"]),
+        (("--root", "=", "/r", "--log", "=", "/va"), ["FILE"]),
+        (("run", "-b", ""), ["DIR"]),
+        (("list", "--format", ""), ["table", "json"]),
+        (("state", ""), ["ID"]),
+        (("--root", "/r", "state", "x"), ["ID", "--root=/r"]),
+        (("--root", "=", "/r", "state", "x"), ["ID", "--root=/r"]),
+        (("state", "x", ""), []),
+        (("kill", "x", ""), []),
+        (("exec", "--tty", ""), ["ID"]),
+        (("exec", "x", "ls", "-"), []),
+        (("ckpt", "list", ""), ["DIR"]),
+        (("ckpt", "rm", "1", "2", ""), ["DIR"]),
+        (("ckpt", "export", "1", ""), ["FILE"]),
+        (("ckpt", "import", "1", ""), ["DIR"]),
+        (("completion", ""), ["bash"]),
+        (("completion", "bash", ""), []),
+    ],
+)
+def test_values_and_operands(words: tuple[str, ...], wanted: list[str]) -> None:
+    assert answer(*words) == wanted
+
+
+def test_by_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse.main(["completion", "bash", "--root", "=", "/r", "kill", ""]) == 0
+    assert capsys.readouterr().out == "ID\n--root=/r\n"
+    assert parse.main(["completion", "bash"]) == 0
+    assert capsys.readouterr().out == completion.SCRIPT + "\n"
+
+
+def completed(directory: Path, *words: str) -> list[str]:
+    """What bash has for the last of `words`, in `directory`."""
+    program = directory / "program"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m oci_criu_shim "$@"\n')
+    program.chmod(0o755)
+    line = ["oci-criu-shim", *words]
+    quoted = " ".join(f"'{word}'" for word in line)
+    word = words[-1].removeprefix("=") or "''"
+    text = READLINE.format(script=completion.SCRIPT, words=quoted, last=len(words), program=program, word=word)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [BASH or "bash", "-c", text], cwd=directory, env=environment, check=True, capture_output=True, text=True
+    )
+    assert not done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(not BASH, reason="no bash")
+def test_in_bash(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "image.tar").touch()
+    for name in ("one", "other"):
+        (tmp_path / f"root/{name}").mkdir(parents=True)
+        (tmp_path / f"root/{name}/state.json").write_text("{}")
+    assert completed(tmp_path, "st") == ["start", "state"]
+    assert completed(tmp_path, "ckpt", "") == [*GROUPS["ckpt"].table()]
+    assert completed(tmp_path, "--log-format", "=") == ["text", "json"]
+    assert completed(tmp_path, "--log-format", "=", "j") == ["json"]
+    assert completed(tmp_path, "restore", "--image-path", "im") == ["images"]
+    assert sorted(completed(tmp_path, "ckpt", "export", "1", "im")) == ["image.tar", "images"]
+    assert completed(tmp_path, "--root", "=", f"{tmp_path}/root", "kill", "o") == ["one", "other"]
