@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,13 +21,13 @@ Capture = pytest.CaptureFixture[str]
 TAKEN = {"bytes": 5, "reason": "preempt", "runs_on": False, "seconds": 0.5, "frozen": 0.25, "at": 1.0}
 
 
-def log(directory: Path, job_id: int = 12, **environment: str) -> history.Log:
+def log(directory: Path, job_id: int = 12, **environment: str) -> history.History:
     task = tasks.of({"SLURM_JOB_ID": str(job_id), "SLURM_RESTART_COUNT": "1", **environment})
     assert task
-    return history.Log(Log(debug=True), str(directory), task)
+    return history.History(Log(debug=True), str(directory), task)
 
 
-def events(directory: Path, job_id: int = 12) -> list[dict[str, Any]]:
+def events(directory: Path, job_id: int = 12) -> list[history.Event]:
     return history.read(str(directory), job_id).get("batch.0", [])
 
 

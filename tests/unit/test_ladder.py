@@ -59,7 +59,7 @@ class Site:
         signals = object.__new__(Signals)
         signals.read = lambda: bytes([15])  # type: ignore[method-assign]
         task = Task(self.environment)
-        log = history.Log(Log(), str(self.path), task)
+        log = history.History(Log(), str(self.path), task)
         made = Ladder(self.container, task, self.store, self.settings, signals, log)
         return made.climb(self.begin, lambda: 0)()
 
@@ -284,7 +284,7 @@ def source(site: Site) -> Store:
 )
 def test_restart_dir(site: Site, source: Store, value: str, wanted: list[int]) -> None:
     array = {"SLURM_JOB_ID": "5", "SLURM_ARRAY_JOB_ID": "4", "SLURM_ARRAY_TASK_ID": "3"}
-    history.Log(Log(), str(site.path), Task(array)).note("started")
+    history.History(Log(), str(site.path), Task(array)).note("started")
     value = value.format(path=source.path, job=os.path.dirname(source.path))
     found = ladder.sources(value, Task(site.environment), str(site.path))
     assert found == [os.path.join(source.path, str(seq)) for seq in wanted]

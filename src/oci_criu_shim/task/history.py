@@ -1,11 +1,10 @@
-"""What happened to a job's tasks, kept beside their checkpoints and for longer than those:
+"""Keep what happened to a job's tasks, beside their checkpoints and for longer than those:
 
     <checkpoint directory>/history/<job>/<step>.<task>.jsonl    a line of JSON for each event
                                         /<step>.<task>.<restarts>.restore-<seq>.log    CRIU's, of a refused checkpoint
 
-A line has `time` (seconds since the epoch), `node`, the job's `restarts` and `name` (12_3 in an array), `event`, the
-facts that EVENTS lists, and `seq`, the number of a checkpoint whose `path` is among them.
-The words for it, if the user is told of it, are where it is noted: log.event() and log.error() take both.
+A line is an Event, and has `seq` besides: the number of a checkpoint whose `path` is among the facts.
+The words that tell the user of it are given together with it: log.event() and log.error() take both.
 """
 
 from __future__ import annotations
@@ -17,9 +16,28 @@ from oci_criu_shim import files, log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NotRequired, TypedDict
 
     from oci_criu_shim.slurm.tasks import Task
+
+    class Event(TypedDict):
+        """What a line says; each kind of event has the facts that EVENTS lists."""
+
+        time: float  # seconds since the epoch
+        node: str
+        restarts: int  # of the job, by then
+        name: str  # the job's: 12_3 in an array
+        event: str
+        path: NotRequired[str]  # of the checkpoint
+        bytes: NotRequired[int]
+        reason: NotRequired[str]
+        runs_on: NotRequired[bool]  # whether the processes went on after the checkpoint
+        seconds: NotRequired[float]
+        frozen: NotRequired[float]  # seconds
+        at: NotRequired[float]  # when the processes froze
+        log: NotRequired[str]  # the file with what was kept of a refused checkpoint, if anything
+        status: NotRequired[int]
+
 
 DIRECTORY = "history"
 SUFFIX = ".jsonl"
@@ -28,10 +46,9 @@ FLAGS = os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_WRONLY
 NUMBER = (int, float)
 LARGEST = 1 << 60  # no number in a history is larger, nor is any below 0
 LATEST = 1 << 37  # seconds; what time.gmtime() and pictures can show
-# The facts of each event and their types. `at` is when the processes froze; `runs_on` says whether they went on after
-# the checkpoint; `refused` is a checkpoint that was not taken, after which comes another one, or `fell-back`: a start
-# from the beginning; `log` is what was kept of it, if anything. `failed` is a run that could not begin.
-EVENTS: dict[str, dict[str, Any]] = {
+# The facts of each event and their types. `refused` is a checkpoint that was not restored: another one follows, or
+# `fell-back`, a start from the beginning. `failed` is a run that could not begin.
+EVENTS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "started": {},
     "checkpointed": {
         **{"path": str, "bytes": int, "reason": str, "runs_on": bool},
@@ -47,8 +64,8 @@ EVENTS: dict[str, dict[str, Any]] = {
 }
 
 
-class Log(log.Log):
-    """Writes the history of `task`, whose checkpoints are kept below `directory`, besides what the user is told."""
+class History(log.Log):
+    """A log that also writes the history of `task`, whose checkpoints are kept below `directory`."""
 
     def __init__(self, other: log.Log, directory: str, task: Task) -> None:
         super().__init__(other.path, other.form, other.verbose)
@@ -56,7 +73,7 @@ class Log(log.Log):
         self.about = {"restarts": task.restarts, "name": task.name}
 
     def note(self, kind: str, **facts: object) -> None:
-        """Add an event. Where that fails, the job loses nothing else by it."""
+        """Add an event. If that fails, the job loses nothing else by it."""
         import json
 
         about = {"time": time.time(), "node": os.uname().nodename, **self.about, "event": kind}
@@ -80,7 +97,7 @@ class Log(log.Log):
 
 
 def _append(path: str, line: bytes) -> None:
-    """All of it in one write, so that no two lines mix."""
+    """Append the line in one write, so that no two lines mix."""
     try:
         descriptor = os.open(path, FLAGS, 0o600)
     except FileNotFoundError:
@@ -93,7 +110,7 @@ def _append(path: str, line: bytes) -> None:
 
 
 def prune(directory: str, known: set[int], dry_run: bool) -> list[str]:
-    """Remove the old histories of the caller's jobs that are not in `known`; their paths."""
+    """Remove the old histories of the caller's jobs that are not in `known`; return their paths."""
     limit = time.time() - KEPT_SECONDS
     old = [path for job, path in _jobs(directory) if job not in known and _newest(path) < limit]
     if not dry_run:
@@ -103,7 +120,7 @@ def prune(directory: str, known: set[int], dry_run: bool) -> list[str]:
 
 
 def jobs(directory: str) -> list[int]:
-    """The jobs of the caller's that have a history below a checkpoint `directory`."""
+    """Return the caller's jobs that have a history below a checkpoint `directory`."""
     return sorted(job for job, _ in _jobs(directory))
 
 
@@ -130,20 +147,20 @@ def _newest(path: str) -> float:
 
 
 def owner(directory: str, job: int) -> int:
-    """The user whose the history of a job is. OSError where there is none, or that can't be seen."""
+    """Return the owner of a job's history; raise OSError if there is none, or it can't be seen."""
     return os.lstat(os.path.join(directory, DIRECTORY, str(job))).st_uid
 
 
 def job_named(directory: str, name: str) -> int | None:
-    """The newest job of the caller's of that `name`, 12_3 of an array; None where none has a history."""
+    """Return the caller's newest job of that `name`, 12_3 of an array; None if none has a history."""
     for job in reversed(jobs(directory)):
         if any(event["name"] == name for events in read(directory, job).values() for event in events):
             return job
     return None
 
 
-def read(directory: str, job: int) -> dict[str, list[dict[str, Any]]]:
-    """{`<step>.<task>`: its events in order} of a job of the caller's; empty where it has no history."""
+def read(directory: str, job: int) -> dict[str, list[Event]]:
+    """Return {`<step>.<task>`: its events in order} of a job of the caller's; empty if it has no history."""
     path = os.path.join(directory, DIRECTORY, str(job))
     try:
         own = owner(directory, job) == os.geteuid()
@@ -154,17 +171,17 @@ def read(directory: str, job: int) -> dict[str, list[dict[str, Any]]]:
     return {key: events for key, events in found.items() if events}
 
 
-def _events(path: str) -> list[dict[str, Any]]:
+def _events(path: str) -> list[Event]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, encoding="utf-8", errors="replace") as stream:
             return [event for line in stream if (event := _event(line))]
     except OSError:
-        return []  # not a file, or not his
+        return []  # not a file, or another user's
 
 
-def _event(line: str) -> dict[str, Any] | None:
-    """The event in a line; the last one where an unfinished line stands before it; None where there is none."""
+def _event(line: str) -> Event | None:
+    """Return the event in a line, the last one if an unfinished line stands before it; None if there is none."""
     try:
         event = {"name": "", "log": "", **files.parse_json(line[max(line.rfind('{"time"'), 0) :])}
         types = {"time": NUMBER, "node": str, "restarts": int, "name": str, **EVENTS[event["event"]]}
@@ -177,7 +194,8 @@ def _event(line: str) -> dict[str, Any] | None:
     if not all(isinstance(value, str) or 0 <= value < LARGEST for value in facts.values()):
         return None
     shown = {name: _printable(value) if isinstance(value, str) else value for name, value in facts.items()}
-    return {"event": event["event"], **shown}
+    checked: Any = {"event": event["event"], **shown}
+    return checked  # type: ignore[no-any-return]
 
 
 def _printable(text: str) -> str:

@@ -44,7 +44,7 @@ class TaskRun:
         self.store.prepare(task.cluster)
         if not task.restarts and os.listdir(self.store.path):
             self._ask_for_restarts()
-        self.log = history.Log(plan.log, directory, task)
+        self.log = history.History(plan.log, directory, task)
         self.policy = Policy(plan.container, task, self.store, self.settings, self.log)
         self.step = Step(plan, self.policy, signals)
         self.is_late = False
