@@ -74,7 +74,7 @@ def container(tmp_path: Path) -> Container:
     ("said", "lives", "wanted"),
     [
         ("0 checkpointed it", True, (0, "checkpointed it")),
-        (None, True, (1, "container c was not checkpointed: what did that died")),
+        (None, True, (1, "container c was not checkpointed: the process doing it died")),
         (None, False, (1, "container c has ended")),
     ],
 )

@@ -18,13 +18,17 @@ from oci_criu_shim.cli.job.story import Story
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.slurm import controller
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_criu_shim.task.history import Event
+
 Capture = pytest.CaptureFixture[str]
 BEGIN = 1763800000.0  # 2025-11-22T08:26:40Z
-Event = dict[str, Any]
 
 
 def event(time: float, node: str, restarts: int, kind: str, **facts: object) -> Event:
-    return {"time": BEGIN + time, "node": node, "restarts": restarts, "name": "12", "event": kind, **facts}
+    made: Any = {"time": BEGIN + time, "node": node, "restarts": restarts, "name": "12", "event": kind, **facts}
+    return made  # type: ignore[no-any-return]
 
 
 def taken(seq: int, at: float, reason: str = "preempt", frozen: float = 1.0) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`job checkpoint`: have the containers of a running job checkpointed now; they run on."""
+"""`job checkpoint`: checkpoint the containers of a running job now; they run on."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from oci_criu_shim.slurm.tasks import RUN_DIRECTORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from oci_criu_shim.cli.invocation import Invocation
+    from oci_criu_shim.cli.job.documents import Answer
     from oci_criu_shim.container.record import Container
 
 START = "start one with --checkpoint"
@@ -31,7 +30,7 @@ PROGRESS_SECONDS = 2.0
 
 
 def checkpoint(call: Invocation) -> int:
-    """On the job's nodes, by a step of its; --here: on this one."""
+    """Checkpoint a running job's containers now."""
     as_json = call.flag("json")
     if call.flag("here"):
         return _here(job_number(call.container), as_json)
@@ -40,11 +39,11 @@ def checkpoint(call: Invocation) -> int:
 
     def hear(line: str) -> None:
         try:
-            fields = json.loads(line)
-            found.extend([fields["container"]] if fields["container"] else [])
-            _tell(fields, as_json)
+            answer: Answer = json.loads(line)
+            found.extend([answer["container"]] if answer["container"] else [])
+            _tell(answer, as_json)
         except (KeyError, TypeError, ValueError):
-            print(line, file=sys.stderr, flush=True)  # a task prolog's
+            print(line, file=sys.stderr, flush=True)  # from a task prolog
 
     words = [os.path.abspath(sys.argv[0]), "job", "checkpoint", "--here", "--json"]
     status = process.exit_status(controller.run_on_nodes(name, words, hear))
@@ -54,7 +53,10 @@ def checkpoint(call: Invocation) -> int:
 
 
 def _here(job: int, as_json: bool) -> int:
-    """With --json it is no failure that there are none: another node of the job may have some."""
+    """Checkpoint the job's containers on this node.
+
+    With --json it is no failure if there are none: another node of the job may have some.
+    """
     node, root = os.uname().nodename, os.path.join(RUN_DIRECTORY, str(job))
     ownership.require_own(root)
     if os.path.isdir(root) and not os.access(root, os.R_OK | os.X_OK):
@@ -75,15 +77,15 @@ def _here(job: int, as_json: bool) -> int:
     return int(failed)
 
 
-def _tell(fields: dict[str, Any], as_json: bool) -> None:
-    print(json.dumps(fields) if as_json else f"{fields['node']}: {fields['said']}", flush=True)
+def _tell(answer: Answer, as_json: bool) -> None:
+    print(json.dumps(answer) if as_json else f"{answer['node']}: {answer['said']}", flush=True)
 
 
 def _request(container: Container) -> None:
     try:
         os.close(os.open(container.path(REQUEST), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
-        container.signal("supervisor", CHECKPOINT)  # who asked may have been killed before
+        container.signal("supervisor", CHECKPOINT)  # the process that asked may have been killed before it did this
         raise ShimError(f"container {container.name} is being checkpointed already", "wait for its end") from None
     except FileNotFoundError:
         return  # it has ended meanwhile
@@ -92,7 +94,7 @@ def _request(container: Container) -> None:
 
 
 def _answer(container: Container) -> tuple[int, str]:
-    """What came of it: 0 and a line, or another number and why not."""
+    """Wait for the checkpoint; return 0 and a line for the user, or another number and why there is none."""
     said = time.monotonic() + PROGRESS_SECONDS
     while os.path.exists(container.path(REQUEST)) and container.alive("supervisor"):
         if time.monotonic() > said:
@@ -106,4 +108,7 @@ def _answer(container: Container) -> tuple[int, str]:
         return int(status), text
     except FileNotFoundError:
         ended = container.alive("supervisor") is None
-        return 1, f"container {container.name} {'has ended' if ended else 'was not checkpointed: what did that died'}"
+        return (
+            1,
+            f"container {container.name} {'has ended' if ended else 'was not checkpointed: the process doing it died'}",
+        )

@@ -1,7 +1,7 @@
-"""`job foresee`: whether a job that is about to be submitted could be checkpointed in its partition's grace time.
+"""`job foresee`: warn if a job that is being submitted can't be checkpointed in its partition's grace time.
 
-Called by etc/cli_filter.lua, with the options of sbatch, salloc and srun as Slurm gives them there. It says one line or
-nothing, and never fails: a submission is not held up by it.
+etc/cli_filter.lua calls it with the options of sbatch, salloc and srun as Slurm gives them there. It prints one line or
+nothing, and never fails, so that it holds up no submission.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WITHOUT_VALUE = ("set", "default")  # of --checkpoint, in Slurm's words and in o
 
 
 def foresee(call: Invocation) -> int:
-    """Say so where it could not; 0."""
+    """Warn if a job's grace time would be too short for a checkpoint."""
     try:
         settings, named = config.load(), call.value("partition")
         for partition in controller.partitions():
@@ -39,7 +39,7 @@ def foresee(call: Invocation) -> int:
 
 
 def _warning(call: Invocation, partition: Mapping[str, str], settings: Settings) -> str:
-    """What is wrong with it in that partition; empty where nothing is."""
+    """Return what is wrong with the job in that partition; empty if nothing is."""
     name = partition["PartitionName"]
     grace = controller.grace_time(name, call.value("qos") or "")
     text = call.value("checkpoint") or ""
@@ -54,7 +54,7 @@ def _warning(call: Invocation, partition: Mapping[str, str], settings: Settings)
 
 
 def memory(options: Mapping[str, str], partition: Mapping[str, str]) -> int:
-    """The bytes that a job with these `options` may use on a node of `partition`; 0 where that is not known."""
+    """Return how many bytes a job with these `options` may use on a node of `partition`; 0 if that is not known."""
     default = "0" if "mem-per-cpu" in options else partition["DefMemPerNode"]
     if "mem" in options or default != "0":
         return _bytes(options.get("mem", default))
@@ -65,7 +65,7 @@ def memory(options: Mapping[str, str], partition: Mapping[str, str]) -> int:
 
 
 def _bytes(text: str) -> int:
-    """Of Slurm's `4000`, which are MiB, or `4G`; 0 where it is neither, or all that a node has."""
+    """Return the bytes of Slurm's `4000`, which are MiB, or `4G`; 0 if it is neither, or all that a node has."""
     try:
         return int(text) << 20 if text.isdecimal() else units.parse_size(text)
     except ValueError:
@@ -73,6 +73,6 @@ def _bytes(text: str) -> int:
 
 
 def _number(text: str) -> int:
-    """Of `4` or `4-8`; 0 where none is set, of which Slurm has several words."""
+    """Return the first number of `4` or `4-8`; 0 if none is set, for which Slurm has several words."""
     first = text.partition("-")[0]
     return int(first) if first.isdecimal() else 0

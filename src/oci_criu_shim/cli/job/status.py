@@ -1,4 +1,4 @@
-"""`job status`: runs, checkpoints and restores of one job, or one line for each job."""
+"""`job status`: show runs, checkpoints and restores of one job, or a line for each job."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from oci_criu_shim.cli.invocation import Invocation
-    from oci_criu_shim.cli.job.story import Run, Story, Task
+    from oci_criu_shim.cli.job.story import Run, Story, TaskRuns
 
 
 def status(call: Invocation) -> int:
-    """Show one job, or list all that have a history."""
+    """Show a job's runs, checkpoints and restores, or list the jobs that have a history."""
     picture = call.value("timeline")
     if picture and not call.container:
         raise ShimError("--timeline draws one job: it needs a JOBID", status=USAGE)
@@ -43,9 +43,10 @@ def status(call: Invocation) -> int:
 
 
 def _find(directory: str, word: str) -> Story:
-    """The job that `word` names, which Slurm need not know any more; ShimError where it has no history.
+    """Return the job that `word` names; raise ShimError if it has no history. Slurm need not know it any more.
 
-    The tasks of a heterogeneous job are all its first component's; those of an array have the name in their history.
+    All tasks of a heterogeneous job are kept as its first component's. The tasks of an array have its name in their
+    history.
     """
     if is_name(word) and "_" in word:
         found = _tell(directory, filter(None, [history.job_named(directory, word)]))
@@ -54,7 +55,7 @@ def _find(directory: str, word: str) -> Story:
         _require_own(directory, job)
         found = _tell(directory, [job])
     if not found:
-        hint = "`oci-criu-shim job status` lists those that have one; --checkpoint-dir names another directory"
+        hint = "`oci-criu-shim job status` lists jobs that have one; --checkpoint-dir names another directory"
         raise ShimError(f"job {word} has no history in {directory}", hint)
     return found[-1]
 
@@ -72,7 +73,7 @@ def _require_own(directory: str, job: int) -> None:
 
 
 def _tell(directory: str, jobs: Iterable[int]) -> list[Story]:
-    """Their stories. Slurm is asked where one has no end: its node may have died, or all of it been killed."""
+    """Return the jobs' stories. If one has no end, ask Slurm: its node may have died, or all of it been killed."""
     found = [one for job in jobs if (one := story.tell(directory, job))]
     if all(one.state != story.RUNNING for one in found):
         return found
@@ -127,7 +128,7 @@ def _show(found: Story) -> None:
                 print(f"{when(problem['time'])} {problem['event']} on {problem['node']}: {problem['reason']}{see}")
 
 
-def _runs(task: Task) -> list[list[object]]:
+def _runs(task: TaskRuns) -> list[list[object]]:
     rows: list[list[object]] = [["RUN", "NODE", "BEGIN", "END", "FROM", "OUTCOME", "KEPT", "LOST", "WAITED"]]
     for number, run in enumerate(task.runs, 1):
         end = when(run.end) if run.end is not None else "-"
@@ -145,7 +146,7 @@ def _origin(run: Run) -> str:
     return "the start" if run.begun else "-"
 
 
-def _checkpoints(task: Task) -> list[list[object]]:
+def _checkpoints(task: TaskRuns) -> list[list[object]]:
     rows: list[list[object]] = [["SEQ", "RUN", "AT", "WHY", "SIZE", "SECONDS", "FROZEN"]]
     for number, run in enumerate(task.runs, 1):
         for event in run.checkpoints:

@@ -1,4 +1,4 @@
-"""What a job's history (history.py) amounts to: runs, from one start or restore to their end, and what they kept.
+"""Make runs of a job's history (task/history.py): from a start or restore to its end, with the work kept and lost.
 
 Times are seconds since the epoch, lengths are seconds.
 """
@@ -12,41 +12,45 @@ from oci_criu_shim.task import history
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any
+
+    from oci_criu_shim.cli.job.documents import JobDocument, RunDocument, TaskDocument
+    from oci_criu_shim.task.history import Event
 
 BEGINNINGS = ("started", "restored")
 PROBLEMS = ("checkpoint-failed", "refused", "fell-back", "failed")
-# Outcomes of runs: `died` is one whose end nobody saw, `requeued` one that did not begin, and is to on another node.
+# Outcomes of runs: nobody saw the end of one that `died`; one that was `requeued` is to begin on another node.
 RUNNING, CHECKPOINTED, REQUEUED, DIED = "running", "checkpointed", "requeued", "died"
 FAILED, COMPLETED = "failed", "completed"
 WAITING = "waiting"
-# What a job is, by its tasks' last runs: the first of these that one of them is.
+# The state of a job, by the outcomes of its tasks' last runs: that of the first outcome here that one of them has.
 STATES = {RUNNING: RUNNING, CHECKPOINTED: WAITING, REQUEUED: WAITING, DIED: DIED, FAILED: FAILED, COMPLETED: COMPLETED}
 
 
 class Run:
-    """A task's life from a start or restore to its end. `end` is None while it runs, or where nobody saw it (its node
-    died). `checkpoints` are its events of that kind, and `source` is the last of them that is of use. `lost` may be
-    known as a bound only."""
+    """A task's life from a start or restore to its end.
 
-    def __init__(self, first: dict[str, Any]) -> None:
-        self.node: str = first["node"]
-        self.restarts: int = first["restarts"]
-        self.begin: float = first["time"] - first.get("seconds", 0)
+    `end` is None while it runs, or if nobody saw it (the node died). `checkpoints` are the events of that kind, and
+    `source` is the last of them that is of use. `lost` may be known as a bound only.
+    """
+
+    def __init__(self, first: Event) -> None:
+        self.node = first["node"]
+        self.restarts = first["restarts"]
+        self.begin = first["time"] - first.get("seconds", 0)
         self.end: float | None = None
-        self.restored: dict[str, Any] | None = None
+        self.restored: Event | None = None
         self.begun = False
-        self.checkpoints: list[dict[str, Any]] = []
-        self.problems: list[dict[str, Any]] = []
+        self.checkpoints: list[Event] = []
+        self.problems: list[Event] = []
         self.status: int | None = None
         self.outcome = RUNNING
-        self.last: float = self.begin
-        self.source: dict[str, Any] | None = None
+        self.last = self.begin
+        self.source: Event | None = None
         self.waited: float | None = None
         self.kept = self.lost = 0.0
         self.bound = ""
 
-    def add(self, event: dict[str, Any]) -> None:
+    def add(self, event: Event) -> None:
         """Take the next event of this run."""
         kind = event["event"]
         self.last = event["time"]
@@ -67,30 +71,41 @@ class Run:
 
     @property
     def until(self) -> float:
-        """Its end, as far as that is known."""
+        """The end, as far as it is known."""
         if self.end is not None:
             return self.end
-        return float(max(self.last, time.time()) if self.outcome == RUNNING else self.last)
+        return max(self.last, time.time()) if self.outcome == RUNNING else self.last
 
     @property
     def lost_from(self) -> float:
-        """When what it lost, if anything, began."""
-        return float(self.source["at"]) + float(self.source["frozen"]) if self.source else self.begin
+        """When the work that it lost, if any, began."""
+        return self.source["at"] + self.source["frozen"] if self.source else self.begin
 
-    def is_of(self, event: dict[str, Any]) -> bool:
-        """Whether the next event of the task is this run's."""
+    def is_of(self, event: Event) -> bool:
+        """Return whether the task's next event belongs to this run."""
         return self.restarts == event["restarts"] and not (self.begun and event["event"] in BEGINNINGS)
 
-    def describe(self) -> dict[str, Any]:
-        """For JSON."""
-        names = ("node", "restarts", "begin", "end", "outcome", "status", "waited", "kept", "lost", "bound")
-        return {name: getattr(self, name) for name in names} | {"restored": self.restored}
+    def describe(self) -> RunDocument:
+        """Return it for JSON."""
+        return {
+            "node": self.node,
+            "restarts": self.restarts,
+            "begin": self.begin,
+            "end": self.end,
+            "outcome": self.outcome,
+            "status": self.status,
+            "waited": self.waited,
+            "kept": self.kept,
+            "lost": self.lost,
+            "bound": self.bound,
+            "restored": self.restored,
+        }
 
 
-class Task:
-    """The runs of one task, `key` being `<step>.<task>`. The last one may still be running where the job is `alive`."""
+class TaskRuns:
+    """The runs of one task, `key` being `<step>.<task>`. The last one may still be running if the job is `alive`."""
 
-    def __init__(self, key: str, events: Iterable[dict[str, Any]], alive: bool) -> None:
+    def __init__(self, key: str, events: Iterable[Event], alive: bool) -> None:
         self.key = key
         self.runs: list[Run] = []
         for event in events:
@@ -108,28 +123,28 @@ class Task:
                 before.outcome = DIED
             _weigh(before, after)
 
-    def _find_source(self, restored: dict[str, Any], number: int) -> None:
-        """Note, with the run that took the checkpoint that run `number` was restored from, that it was of use."""
+    def _find_source(self, restored: Event, number: int) -> None:
+        """Note the checkpoint that run `number` was restored from as of use, with the run that took it."""
         for run in reversed(self.runs[:number]):
             for checkpoint in reversed(run.checkpoints):
                 if checkpoint["path"] == restored["path"]:
-                    run.source = max(run.source or checkpoint, checkpoint, key=lambda one: float(one["at"]))
+                    run.source = max(run.source or checkpoint, checkpoint, key=lambda one: one["at"])
                     return
 
     @property
-    def checkpoints(self) -> list[dict[str, Any]]:
-        """All of them, oldest first."""
+    def checkpoints(self) -> list[Event]:
+        """The checkpoints of all runs, oldest first."""
         return [checkpoint for run in self.runs for checkpoint in run.checkpoints]
 
-    def describe(self) -> dict[str, Any]:
-        """For JSON."""
+    def describe(self) -> TaskDocument:
+        """Return it for JSON."""
         problems = [problem for run in self.runs for problem in run.problems]
         runs = [run.describe() for run in self.runs]
         return {"task": self.key, "runs": runs, "checkpoints": self.checkpoints, "problems": problems}
 
 
 def _weigh(run: Run, after: Run | None) -> None:
-    """What of a run's work was kept and what was lost, once it is over but for its own end."""
+    """Set how much of a run's work was kept and lost, unless it runs or completed, and how long the next one waited."""
     if after and run.end is not None:
         after.waited = max(after.begin - run.end, 0.0)
     if run.outcome in (RUNNING, COMPLETED) or not run.begun:
@@ -142,12 +157,12 @@ def _weigh(run: Run, after: Run | None) -> None:
 
 
 class Story:
-    """A job's tasks, with the sums of theirs. `alive` says whether Slurm still knows it."""
+    """A job's tasks and their sums; `alive` says whether Slurm still knows the job."""
 
-    def __init__(self, job: int, events: dict[str, list[dict[str, Any]]], alive: bool) -> None:
+    def __init__(self, job: int, events: dict[str, list[Event]], alive: bool) -> None:
         self.job = job
-        self.name: str = next(iter(events.values()))[-1]["name"] or str(job)
-        self.tasks = [Task(key, events[key], alive) for key in sorted(events, key=_order)]
+        self.name = next(iter(events.values()))[-1]["name"] or str(job)
+        self.tasks = [TaskRuns(key, events[key], alive) for key in sorted(events, key=_order)]
         self.runs = [run for task in self.tasks for run in task.runs]
         self.checkpoints = [checkpoint for task in self.tasks for checkpoint in task.checkpoints]
         self.restores = [run.restored for run in self.runs if run.restored]
@@ -164,37 +179,49 @@ class Story:
 
     @property
     def nodes(self) -> list[str]:
-        """Where it ran, in order."""
+        """The nodes it ran on, in order."""
         return list(dict.fromkeys(run.node for run in sorted(self.runs, key=lambda run: run.begin)))
 
     @property
     def title(self) -> str:
-        """Its number, and what Slurm calls it where that is something else."""
+        """Its number, and Slurm's name for it if that differs."""
         return str(self.job) if self.name == str(self.job) else f"{self.job} ({self.name})"
 
-    def describe(self) -> dict[str, Any]:
-        """For JSON."""
-        names = ("job", "name", "state", "begin", "end", "nodes", "kept", "lost", "bound", "waited", "frozen")
-        return {name: getattr(self, name) for name in names} | {"tasks": [task.describe() for task in self.tasks]}
+    def describe(self) -> JobDocument:
+        """Return it for JSON."""
+        return {
+            "job": self.job,
+            "name": self.name,
+            "state": self.state,
+            "begin": self.begin,
+            "end": self.end,
+            "nodes": self.nodes,
+            "kept": self.kept,
+            "lost": self.lost,
+            "bound": self.bound,
+            "waited": self.waited,
+            "frozen": self.frozen,
+            "tasks": [task.describe() for task in self.tasks],
+        }
 
 
-def _order(key: str) -> tuple[bool, int, int]:
-    """`batch` before the steps, and those by their numbers."""
+def _order(key: str) -> tuple[int, int]:
+    """Return a key that sorts `batch` before the steps, and these by their numbers."""
     step, _, task = key.partition(".")
-    return step.isdecimal(), *(int(word) if word.isdecimal() else 0 for word in (step, task))  # type: ignore[return-value]
+    return int(step) if step.isdecimal() else -1, int(task) if task.isdecimal() else 0
 
 
 def when(seconds: float) -> str:
-    """A time as `ckpt list` shows it."""
+    """Return a time as `ckpt list` shows it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-def name(event: dict[str, Any]) -> str:
-    """The number of the checkpoint that an event tells of."""
-    return str(event["path"]).rpartition("/")[2]
+def name(event: Event) -> str:
+    """Return the number of the checkpoint that an event is about."""
+    return event["path"].rpartition("/")[2]
 
 
 def tell(directory: str, job: int, alive: bool = True) -> Story | None:
-    """The story of a job whose checkpoints are below `directory`; None where it has no history there."""
+    """Return the story of a job whose checkpoints are below `directory`; None if it has no history there."""
     events = history.read(directory, job)
     return Story(job, events, alive) if events else None

@@ -1,6 +1,6 @@
-"""A picture of a job's runs for a report: one bar for each run, in a row for each node.
+"""Draw a job's runs for a report: one bar for each run, in a row for each node.
 
-The only module that imports matplotlib. Every drawn thing has an id in the SVG: run-1, restore-2, checkpoint-1, ….
+Only this module imports matplotlib. Everything drawn has an id in the SVG: work-1, restore-2, checkpoint-1, ….
 """
 
 from __future__ import annotations
@@ -10,18 +10,23 @@ import os
 
 from oci_criu_shim import files, units
 from oci_criu_shim.cli.job import story
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import USAGE, ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-    from oci_criu_shim.cli.job.story import Run, Story, Task
+    from oci_criu_shim.cli.job.story import Run, Story, TaskRuns
+    from oci_criu_shim.task.history import Event
+
+    Style = dict[str, Any]
+    """Keyword arguments of matplotlib's."""
 
 FORMATS = ("svg", "png")
-# Okabe and Ito's colours, which the colour-blind can tell apart; what is lost is hatched besides.
+# Okabe and Ito's colours, which the colour-blind can tell apart; lost work is hatched besides.
 WORK, DUMP, RESTORE, LOST, WAIT = "#56B4E9", "#E69F00", "#009E73", "#D55E00", "#999999"
 LABELS = {
     "work": "running",
@@ -43,7 +48,7 @@ STYLE: dict[Any, Any] = {
 }
 WIDTH, ROW, REST = 10.0, 0.55, 2.1  # inches
 BAR, THIN = 0.5, 0.1  # of a row
-HOLLOW: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": LOST, "markersize": 8}
+HOLLOW: Style = {"markerfacecolor": "white", "markeredgecolor": LOST, "markersize": 8}
 PROBLEMS = {"checkpoint-failed": ("untaken", "v", -BAR / 2), "refused": ("refused", "^", BAR / 4)}
 DPI = 150
 LEGEND = 6  # at most, in a row
@@ -52,10 +57,10 @@ MARKER, DIGIT = 0.011, 0.011  # of the picture's width
 
 
 def draw(found: Story, path: str) -> None:
-    """Write the picture to `path`, an SVG or PNG by its name; ShimError where it can't be made."""
+    """Write the picture to `path`, an SVG or PNG by its name; raise ShimError if it can't be made."""
     form = os.path.splitext(path)[1][1:].lower()
     if form not in FORMATS:
-        raise ShimError(f"{path} is not named as a picture", "name it .svg or .png", status=2)
+        raise ShimError(f"{path} is not named as a picture", "name it .svg or .png", status=USAGE)
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -77,7 +82,7 @@ def _rows(found: Story) -> list[str]:
     return list(dict.fromkeys(_row(found, task, run) for task in found.tasks[:MOST_TASKS] for run in task.runs))
 
 
-def _row(found: Story, task: Task, run: Run) -> str:
+def _row(found: Story, task: TaskRuns, run: Run) -> str:
     return f"{task.key} on {run.node}" if found.tasks[1:] else run.node
 
 
@@ -89,12 +94,12 @@ class _Picture:
         span = max(found.end - found.begin, 1.0)
         self.unit, self.scale = next((unit, scale) for least, unit, scale in SCALES if span >= least)
         self.span = span / self.scale
-        self.known: dict[str, Any] = {}  # what the legend has to name
+        self.known: dict[str, Artist] = {}  # what the legend has to name
         self.counts: dict[str, int] = {}
-        self.last: dict[tuple[str, int], float] = {}  # (what, row): where the last of these stands
+        self.last: dict[tuple[str, int], float] = {}  # {(what, row): the place of the last one}
 
-    def draw(self, task: Task) -> None:
-        """All runs of a task, and what lies between them."""
+    def draw(self, task: TaskRuns) -> None:
+        """Draw all runs of a task, and the waits between them."""
         before: Run | None = None
         for run in task.runs:
             row = self.rows[_row(self.found, task, run)]
@@ -106,8 +111,8 @@ class _Picture:
     def _x(self, time: float) -> float:
         return (time - self.found.begin) / self.scale
 
-    def _name(self, kind: str, artist: Any) -> None:
-        """Give it its id, and the first of its kind a place in the legend."""
+    def _name(self, kind: str, artist: Artist) -> None:
+        """Give the artist its id, and the first of each kind a place in the legend."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         artist.set_gid(f"{kind}-{self.counts[kind]}")
         self.known.setdefault(kind, artist)
@@ -137,7 +142,7 @@ class _Picture:
         if run.outcome in (story.FAILED, story.DIED):
             self._marker("failed", row, end, marker="X", color=LOST, markersize=11)
 
-    def _checkpoint(self, event: dict[str, Any], row: int) -> None:
+    def _checkpoint(self, event: Event, row: int) -> None:
         self._bar("frozen", row, event["at"], event["at"] + event["frozen"], color=DUMP, edgecolor=DUMP, linewidth=0.8)
         if not self._has_room("markers", row, event["at"], MARKER):
             return
@@ -145,18 +150,18 @@ class _Picture:
         name, place = story.name(event), self._x(event["at"])
         if not self._has_room("numbers", row, event["at"], DIGIT * (1 + len(name))):
             return
-        above: dict[str, Any] = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+        above: Style = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "va": "bottom"}
         behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
         self.axes.annotate(name, (place, row - BAR / 2), fontsize=9, bbox=behind, **above)
 
-    def _problem(self, event: dict[str, Any], row: int) -> None:
-        """A checkpoint that was not taken, or one that was not restored."""
+    def _problem(self, event: Event, row: int) -> None:
+        """Draw a checkpoint that was not taken, or not restored."""
         if event["event"] in PROBLEMS and self._has_room(event["event"], row, event["time"], MARKER):
             kind, marker, place = PROBLEMS[event["event"]]
             self._marker(kind, row + place, event["time"], marker=marker, **HOLLOW)
 
     def _has_room(self, what: str, row: int, time: float, width: float) -> bool:
-        """Whether one as wide (of the picture's width) fits beside the last one in its row; it is noted then."""
+        """Return whether a thing this wide (of the picture) fits beside the last one in its row; if so, note it."""
         place = self._x(time)
         if place - self.last.get((what, row), -self.span) < width * self.span:
             return False
@@ -164,7 +169,7 @@ class _Picture:
         return True
 
     def _gap(self, before: Run, run: Run, from_row: int, row: int) -> None:
-        """From the end of a run, as far as it is known, down or up to the next one's row, and along it."""
+        """Draw a line from a run's end, as far as it is known, to the next run's row and along it."""
         end = before.until
         self.axes.plot([self._x(end)] * 2, [from_row, row], color=WAIT, linewidth=1, zorder=0)
         if before.end is not None:
@@ -178,7 +183,7 @@ class _Picture:
             self.axes.text(middle, row - THIN, text, ha="center", va="bottom", fontsize=9, color="#444444")
 
     def finish(self) -> None:
-        """Axes, title, legend."""
+        """Draw axes, title and legend."""
         from matplotlib.ticker import MaxNLocator
 
         axes, found = self.axes, self.found
@@ -196,7 +201,7 @@ class _Picture:
         handles = {name: self.known[kind] for kind, name in LABELS.items() if kind in self.known}
         rows = -(-len(handles) // LEGEND)
         assert axes.figure
-        style: dict[str, Any] = {"loc": "outside lower center", "columnspacing": 1.4, "frameon": False}
+        style: Style = {"loc": "outside lower center", "columnspacing": 1.4, "frameon": False}
         axes.figure.legend(handles.values(), handles.keys(), ncols=-(-len(handles) // rows), **style)
 
     def _title(self) -> str:

@@ -1,0 +1,60 @@
+"""Types of what `job` prints with --json. Times are seconds since the epoch, lengths are seconds.
+
+Only types are here: other modules import them under TYPE_CHECKING.
+"""
+
+from typing import TypedDict
+
+from oci_criu_shim.task.history import Event
+
+
+class Answer(TypedDict):
+    """What `job checkpoint` says of one container, or of a node that has none."""
+
+    job: int
+    node: str
+    container: str | None
+    taken: bool
+    said: str
+
+
+class RunDocument(TypedDict):
+    """A run: see story.Run."""
+
+    node: str
+    restarts: int
+    begin: float
+    end: float | None
+    outcome: str
+    status: int | None
+    waited: float | None
+    kept: float
+    lost: float
+    bound: str
+    restored: Event | None
+
+
+class TaskDocument(TypedDict):
+    """The runs of one task, `<step>.<task>`, and what happened in all of them."""
+
+    task: str
+    runs: list[RunDocument]
+    checkpoints: list[Event]
+    problems: list[Event]
+
+
+class JobDocument(TypedDict):
+    """A job with the sums of its tasks: see story.Story."""
+
+    job: int
+    name: str
+    state: str
+    begin: float
+    end: float
+    nodes: list[str]
+    kept: float
+    lost: float
+    bound: str
+    waited: float
+    frozen: float
+    tasks: list[TaskDocument]
