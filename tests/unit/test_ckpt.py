@@ -439,5 +439,5 @@ def test_no_progress_in_a_file(capfd: Capture, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_size_before_compression() -> None:
-    assert look._compression({"compressed": [], "dumped": 3 << 20}) == ""
-    assert look._compression({"compressed": ["lz4", "zstd"], "dumped": 3 << 20}) == ", 3.0 MiB before lz4, zstd"
+    assert look._compression(3 << 20, []) == ""
+    assert look._compression(3 << 20, ["lz4", "zstd"]) == ", 3.0 MiB before lz4, zstd"

@@ -20,16 +20,16 @@ from oci_criu_shim.task import history
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.cli.ckpt.documents import Exported, Pruned, Removed
     from oci_criu_shim.cli.invocation import Invocation
 
 FOREVER = float("inf")
 
 
 def export(call: Invocation) -> int:
-    """Write a checkpoint to an archive, once it has proved to be whole."""
+    """Write a checkpoint to FILE.tar, .tar.gz or .tar.zst, as podman does, after verifying it."""
     path = os.path.abspath(call.operands[1])
     archive.require_new(path)
     checkpoint = place.checkpoint(call.operands[0])
@@ -38,8 +38,8 @@ def export(call: Invocation) -> int:
     return 0
 
 
-def _tell(call: Invocation, text: str, document: dict[str, Any]) -> None:
-    """What was done, as the user wants it."""
+def _tell(call: Invocation, text: str, document: Exported | Removed | Pruned) -> None:
+    """Print what was done, as the user wants it."""
     if call.flag("json"):
         print_json(document)
     elif text:
@@ -58,7 +58,7 @@ def _export(checkpoint: Checkpoint, path: str, call: Invocation) -> None:
 
 
 def import_(call: Invocation) -> int:
-    """Make an archive's checkpoint the newest of a directory."""
+    """Make a checkpoint that `export` wrote the newest in DIR."""
     path, directory = map(os.path.abspath, call.operands)
     ownership.require_own(directory)
     made = not os.path.lexists(directory)
@@ -111,7 +111,7 @@ def prune(call: Invocation) -> int:
     """Remove the checkpoints of jobs that Slurm no longer knows."""
     keep = _number(call.value("keep"), "--keep", int, "3")
     older = _number(call.value("older-than"), "--older-than", units.parse_time, "12h or 7d")
-    directory, dry_run = place.directory(call.container or None), call.flag("dry-run")
+    directory, dry_run = place.directory(call.operand(0)), call.flag("dry-run")
     ownership.require_own(directory)
     own = _own_tasks(directory)
     if call.flag("completed"):
@@ -129,13 +129,18 @@ def prune(call: Invocation) -> int:
 
 
 def _tell_pruned(call: Invocation, gone: dict[str, int], histories: list[str], left: int) -> None:
-    """`gone` is {path: bytes}, `left` the number of tasks that were left alone."""
+    """Print what was removed; `gone` is {path: bytes}, `left` the number of tasks that were left alone."""
     total, dry_run = sum(gone.values()), call.flag("dry-run")
     lines = [f"{path}  {units.size(size)}" for path, size in gone.items()] + histories
     alone = f"; left alone: {left} of jobs that Slurm still knows" if left else ""
     lines.append(f"{'would remove' if dry_run else 'removed'} {units.size(total)}{alone}")
-    removed = [{"path": path, "bytes": size} for path, size in gone.items()]
-    document = {"dry_run": dry_run, "removed": removed, "histories": histories, "bytes": total, "tasks_left": left}
+    document: Pruned = {
+        "dry_run": dry_run,
+        "removed": [{"path": path, "bytes": size} for path, size in gone.items()],
+        "histories": histories,
+        "bytes": total,
+        "tasks_left": left,
+    }
     _tell(call, "\n".join(lines), document)
 
 

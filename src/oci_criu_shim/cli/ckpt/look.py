@@ -15,55 +15,77 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable, Mapping, Sequence
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.cli.ckpt.documents import (
+        Changes,
+        Comparison,
+        Description,
+        File,
+        Mount,
+        Process,
+        Row,
+        Thing,
+        Verified,
+    )
     from oci_criu_shim.cli.invocation import Invocation
 
-MANIFEST_KEYS = ("container", "created", "node", "kernel", "criu", "reason", "bytes")
-# How many of its bytes were written for it, and the number of the one that has the others; None where it has them all.
-SHARES = ("written", "increment_of")
 COLUMNS = ("JOB", "STEP", "TASK", "SEQ", "CREATED", "AGE", "NODE", "SIZE", "WRITTEN", "REASON", "PATH")
 PAUSE = 0.05
 
 
 def listing(call: Invocation) -> int:
-    """List the checkpoints in a directory."""
-    found = [_row(path) for path in place.find(place.directory(call.container or None))]
+    """List the checkpoints in DIR, or in the site's directory."""
+    found = [_row(path) for path in place.find(place.directory(call.operand(0)))]
     if call.flag("json"):
         print_json(found)
-        return 0
-    rows: list[list[object]] = [list(COLUMNS)]
-    for row in found:
-        rows.append(["-" if row[key] is None else row[key] for key in ("job", "step", "task", "seq")])
-        if row["damaged"]:
-            rows[-1] += [*"-----", "damaged", row["path"]]
-        else:
-            parent = f" more than {row['increment_of']}" if row["increment_of"] else ""
-            sizes = units.size(row["bytes"]), units.size(row["written"]) + parent
-            rows[-1] += [row["created"], units.time(row["age"]), row["node"], *sizes, row["reason"], row["path"]]
-    print_table(rows)
+    else:
+        print_table([list(COLUMNS), *map(_fields, found)])
     return 0
 
 
-def _row(path: str) -> dict[str, Any]:
-    row = {**place.label(path).fields(), "seq": int(path.rpartition("/")[2]), "path": path, "damaged": None}
-    keys = ("created", "node", "bytes", "reason")
+def _row(path: str) -> Row:
+    row: Row = {
+        **place.label(path).fields(),
+        "seq": int(path.rpartition("/")[2]),
+        "path": path,
+        "damaged": None,
+        "created": None,
+        "node": None,
+        "bytes": None,
+        "reason": None,
+        "written": None,
+        "increment_of": None,
+        "age": None,
+    }
     try:
         found = committed.read(path)
     except ShimError as error:
-        return {**row, **dict.fromkeys((*keys, *SHARES, "age")), "damaged": str(error)}
-    said = {key: found.manifest[key] for key in keys}
-    return {**row, **said, **_shares(found), "age": age(said["created"])}
+        return {**row, "damaged": str(error)}
+    return {
+        **row,
+        "created": found.manifest["created"],
+        "node": found.manifest["node"],
+        "bytes": found.manifest["bytes"],
+        "reason": found.manifest["reason"],
+        "written": found.written,
+        "increment_of": found.parent,
+        "age": age(found.manifest["created"]),
+    }
 
 
-def _shares(checkpoint: Checkpoint) -> dict[str, int | None]:
-    """What it has by itself: see SHARES."""
-    return dict(zip(SHARES, (checkpoint.written, checkpoint.parent), strict=True))
+def _fields(row: Row) -> list[object]:
+    label = ["-" if field is None else field for field in (row["job"], row["step"], row["task"], row["seq"])]
+    if row["damaged"]:
+        return [*label, *"-----", "damaged", row["path"]]
+    written = units.size(row["written"] or 0) + (f" more than {row['increment_of']}" if row["increment_of"] else "")
+    sizes = units.size(row["bytes"] or 0), written
+    return [*label, row["created"], units.time(row["age"] or 0), row["node"], *sizes, row["reason"], row["path"]]
 
 
 def age(created: str) -> int:
-    """How many seconds ago a manifest's time was; 0 where it is none."""
+    """Return how many seconds ago a manifest's time was; 0 if it is none."""
     try:
         return max(int(time.time()) - calendar.timegm(time.strptime(created, "%Y-%m-%dT%H:%M:%SZ")), 0)
     except ValueError:
@@ -71,13 +93,14 @@ def age(created: str) -> int:
 
 
 def show(call: Invocation) -> int:
-    """Show what is in a checkpoint."""
-    found = _describe(place.checkpoint(call.container))
+    """Show the processes, memory, files, sockets and mounts in a checkpoint."""
+    found = _describe(place.checkpoint(call.operands[0]))
     if call.flag("json"):
         print_json(found)
         return 0
     task = f"{found['job']}, step {found['step']}, task {found['task']}" if found["job"] else "none"
     where = f"on {found['node']}, Linux {found['kernel']}, CRIU {found['criu']}"
+    size = units.size(found["bytes"]) + _increment(found) + _compression(found["dumped"], found["compressed"])
     print_table(
         [
             ["checkpoint", found["path"]],
@@ -85,21 +108,23 @@ def show(call: Invocation) -> int:
             ["container", found["container"]],
             ["created", f"{found['created']} ({units.time(age(found['created']))} ago) {where}"],
             ["reason", found["reason"]],
-            ["size", units.size(found["bytes"]) + _increment(found) + _compression(found)],
+            ["size", size],
             ["memory", units.size(found["memory"])],
         ]
     )
-    tree = {"processes": _forest(found["processes"])}
-    _print_list("processes", tree, ("pid", "ppid", "threads", "memory", "command"))
-    _print_list("files", found, ("pid", "fd", "kind", "name"))
-    _print_list("sockets", found, ("pid", "fd", "kind", "name"))
-    _print_list("mounts", found, ("mountpoint", "source", "root"))
+    processes = [{**row, "memory": units.size(row["memory"])} for row in _forest(found["processes"])]
+    _print_list("processes", processes, ("pid", "ppid", "threads", "memory", "command"))
+    _print_list("files", found["files"], ("pid", "fd", "kind", "name"))
+    _print_list("sockets", found["sockets"], ("pid", "fd", "kind", "name"))
+    _print_list("mounts", found["mounts"], ("mountpoint", "source", "root"))
     return 0
 
 
-def _forest(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same with commands below their parents', as `ps --forest` has them. In images a process comes after its
-    parent and before that one's next child (pstree_item_next() in criu/pstree.c)."""
+def _forest(processes: list[Process]) -> list[Process]:
+    """Return the processes with their commands indented below their parents', as `ps --forest` has them.
+
+    In images a process comes after its parent and before that one's next child (pstree_item_next() in criu/pstree.c).
+    """
     depths: dict[int, int] = {}
     for row in processes:
         depths[row["pid"]] = depths.get(row["ppid"], -1) + 1
@@ -107,40 +132,54 @@ def _forest(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, "command": branches[row["pid"]] + row["command"]} for row in processes]
 
 
-def _print_list(name: str, found: dict[str, Any], keys: tuple[str, ...]) -> None:
-    print(f"{name}: {len(found[name])}")
-    if found[name]:
-        rows = [[units.size(row[key]) if key == "memory" else row[key] for key in keys] for row in found[name]]
-        print_table([[key.upper() for key in keys], *rows], "  ")
+def _print_list(name: str, found: Sequence[Mapping[str, object]], keys: Sequence[str]) -> None:
+    print(f"{name}: {len(found)}")
+    if found:
+        print_table([[key.upper() for key in keys], *([row[key] for key in keys] for row in found)], "  ")
 
 
-def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    Verification(checkpoint)  # what is damaged is named, and not interpreted
-    known = {"path": checkpoint.path, **place.label(checkpoint.path).fields()}
-    known.update((key, checkpoint.manifest[key]) for key in MANIFEST_KEYS)
-    known |= _shares(checkpoint)
-    packed = checkpoint.manifest.get("compressed", {})
-    known |= {"dumped": checkpoint.dumped, "compressed": sorted({about["codec"] for about in packed.values()})}
-    return {**known, **images.describe(checkpoint.images)}
+def _describe(checkpoint: Checkpoint) -> Description:
+    Verification(checkpoint)  # names what is damaged, before anything interprets it
+    manifest, contents = checkpoint.manifest, images.describe(checkpoint.images)
+    return {
+        "path": checkpoint.path,
+        **place.label(checkpoint.path).fields(),
+        "container": manifest["container"],
+        "created": manifest["created"],
+        "node": manifest["node"],
+        "kernel": manifest["kernel"],
+        "criu": manifest["criu"],
+        "reason": manifest["reason"],
+        "bytes": manifest["bytes"],
+        "written": checkpoint.written,
+        "increment_of": checkpoint.parent,
+        "dumped": checkpoint.dumped,
+        "compressed": sorted({about["codec"] for about in manifest.get("compressed", {}).values()}),
+        "memory": contents["memory"],
+        "processes": contents["processes"],
+        "files": contents["files"],
+        "sockets": contents["sockets"],
+        "mounts": contents["mounts"],
+    }
 
 
-def _increment(found: dict[str, Any]) -> str:
-    """`, 3.0 MiB more than 2`; nothing where it is whole."""
+def _increment(found: Description) -> str:
+    """Return `, 3.0 MiB more than 2`; empty if the checkpoint is whole by itself."""
     return f", {units.size(found['written'])} more than {parent}" if (parent := found["increment_of"]) else ""
 
 
-def _compression(found: dict[str, Any]) -> str:
-    """`, 200.0 MiB before zstd`; nothing where it was not compressed."""
-    return f", {units.size(found['dumped'])} before {', '.join(codecs)}" if (codecs := found["compressed"]) else ""
+def _compression(dumped: int, codecs: Sequence[str]) -> str:
+    """Return `, 200.0 MiB before zstd`; empty if there was no compression."""
+    return f", {units.size(dumped)} before {', '.join(codecs)}" if codecs else ""
 
 
 def verify(call: Invocation) -> int:
-    """Compare checkpoints with their checksums; the exit status."""
+    """Compare all bytes of checkpoints with their checksums; by default those of all checkpoints."""
     named = [path for word in call.operands for path in place.paths_of(word)]
     paths = named if call.operands else place.find(place.directory(None))
-    rows = []
+    rows: list[Verified] = []
     for number, path in enumerate(paths, 1):
-        row: dict[str, Any] = {"path": path, "verified": False, "damaged": None}
+        row: Verified = {"path": path, "verified": False, "damaged": None}
         said = "not verified: it has no checksums of its memory"
         try:
             what = f"verifying {number} of {len(paths)}"
@@ -157,7 +196,10 @@ def verify(call: Invocation) -> int:
 
 
 def check(checkpoint: Checkpoint, what: str) -> bool:
-    """Compare all of it; whether there was a checksum of all. ShimError where it is damaged."""
+    """Compare a checkpoint with its checksums; return whether they cover all of it.
+
+    Raise ShimError if it is damaged.
+    """
     verification = Verification(checkpoint)
     verification.start()
     try:
@@ -178,47 +220,59 @@ def diff(call: Invocation) -> int:
     if call.flag("json"):
         print_json(found)
         return 0
-    for key in ("bytes", "memory"):
-        print(f"{key}: {units.size(found[key][0])} to {units.size(found[key][1])}")
+    for name, sizes in (("bytes", found["bytes"]), ("memory", found["memory"])):
+        print(f"{name}: {' to '.join(map(units.size, sizes))}")
     for process in found["processes"]["changed"]:
-        sizes = " to ".join(map(units.size, process["memory"]))
-        print(f"~ process {process['pid']} {process['command']}: {sizes}")
-    for kind, texts in (("processes", _process), ("files", _file), ("sockets", _file), ("mounts", _mount)):
-        for sign, rows in (("-", found[kind]["gone"]), ("+", found[kind]["new"])):
-            for row in rows:
-                print(f"{sign} {texts(row)}")
+        sizes = process["memory"]
+        print(f"~ process {process['pid']} {process['command']}: {' to '.join(map(units.size, sizes))}")
+    _print_changes(found["processes"], _process)
+    _print_changes(found["files"], _file)
+    _print_changes(found["sockets"], _file)
+    _print_changes(found["mounts"], _mount)
     return 0
 
 
-def compare(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """What changed: `bytes` and `memory` of both; of each list what is `gone` and what is `new`, and of processes
-    that are in both those whose memory `changed`."""
-    found: dict[str, Any] = {key: [before[key], after[key]] for key in ("bytes", "memory")}
-    for kind in ("files", "sockets", "mounts"):
-        old, new = (list(map(_lasting, one[kind])) for one in (before, after))
-        found[kind] = {"gone": [row for row in old if row not in new], "new": [row for row in new if row not in old]}
+def _print_changes(changes: Changes[Thing], text: Callable[[Thing], str]) -> None:
+    for row in changes["gone"]:
+        print(f"- {text(row)}")
+    for row in changes["new"]:
+        print(f"+ {text(row)}")
+
+
+def compare(before: Description, after: Description) -> Comparison:
+    """Return what changed. A process is the same one in both if its pid and command are."""
     was, now = ({(row["pid"], row["command"]): row for row in one["processes"]} for one in (before, after))
-    both = [key for key in was if key in now and was[key]["memory"] != now[key]["memory"]]
-    found["processes"] = {
-        "gone": [row for key, row in was.items() if key not in now],
-        "new": [row for key, row in now.items() if key not in was],
-        "changed": [{**now[key], "memory": [was[key]["memory"], now[key]["memory"]]} for key in both],
+    both = [(row, now[key]) for key, row in was.items() if key in now and row["memory"] != now[key]["memory"]]
+    return {
+        "bytes": [before["bytes"], after["bytes"]],
+        "memory": [before["memory"], after["memory"]],
+        "files": _changes(_lasting(before["files"]), _lasting(after["files"])),
+        "sockets": _changes(before["sockets"], after["sockets"]),
+        "mounts": _changes(before["mounts"], after["mounts"]),
+        "processes": {
+            "gone": [row for key, row in was.items() if key not in now],
+            "new": [row for key, row in now.items() if key not in was],
+            "changed": [{**new, "memory": [old["memory"], new["memory"]]} for old, new in both],
+        },
     }
-    return found
 
 
-def _lasting(row: dict[str, Any]) -> dict[str, Any]:
-    """Without a pipe's number, which is another one after each restore."""
-    return {**row, "name": ""} if row.get("kind") == "PIPE" else row
+def _changes(before: list[Thing], after: list[Thing]) -> Changes[Thing]:
+    return {"gone": [row for row in before if row not in after], "new": [row for row in after if row not in before]}
 
 
-def _process(row: dict[str, Any]) -> str:
+def _lasting(files: list[File]) -> list[File]:
+    """Return the files without the numbers of pipes, which are others after each restore."""
+    return [{**row, "name": ""} if row["kind"] == "PIPE" else row for row in files]
+
+
+def _process(row: Process) -> str:
     return f"process {row['pid']} {row['command']}, {units.size(row['memory'])}"
 
 
-def _file(row: dict[str, Any]) -> str:
+def _file(row: File) -> str:
     return f"process {row['pid']} descriptor {row['fd']}: {row['kind']} {row['name']}"
 
 
-def _mount(row: dict[str, Any]) -> str:
+def _mount(row: Mount) -> str:
     return f"mount {row['mountpoint']} of {row['source']} {row['root']}"

@@ -1,4 +1,4 @@
-"""Where checkpoints are, and whose job's they are."""
+"""Find checkpoints by what operands name, and the jobs that they are of."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from oci_criu_shim.slurm import tasks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from oci_criu_shim.cli.ckpt.documents import Owner
 
 LARGEST_SPEC = 16 << 20  # bytes of config.json
 DEPTH = 3  # <job>/<step>.<task>/<seq>
@@ -22,20 +22,20 @@ LIST = "oci-criu-shim ckpt list shows them"
 
 
 class Label:
-    """Which task a checkpoint is of; `job` is 0 and the others are empty where it is no job's."""
+    """The task that a checkpoint is of; `job` is 0 and the others are empty if it is no job's."""
 
     def __init__(self, job: int = 0, step: str = "", task: str = "") -> None:
         self.job = job
         self.step = step
         self.task = task
 
-    def fields(self) -> dict[str, Any]:
-        """For JSON."""
+    def fields(self) -> Owner:
+        """Return it for JSON."""
         return {"job": self.job or None, "step": self.step or None, "task": int(self.task) if self.task else None}
 
 
 def directory(word: str | None) -> str:
-    """The directory that an operand names, or the site's; ShimError where there is none."""
+    """Return the directory that an operand names, or the site's; raise ShimError if it is not there."""
     path = os.path.abspath(word or config.load().checkpoint_dir)
     try:
         os.scandir(path).close()
@@ -47,7 +47,7 @@ def directory(word: str | None) -> str:
 
 
 def find(directory: str, depth: int = DEPTH) -> list[str]:
-    """The paths of the committed checkpoints in `directory`, damaged ones too, those of one task oldest first."""
+    """Return the paths of the committed checkpoints in `directory`, damaged or not; a task's oldest first."""
     if is_one(directory):
         return [directory]
     if not depth:
@@ -55,7 +55,7 @@ def find(directory: str, depth: int = DEPTH) -> list[str]:
     try:
         names = [name for name in os.listdir(directory) if not name.startswith(".")]
     except OSError:
-        return []  # somebody else's, or removed meanwhile
+        return []  # another user's, or removed meanwhile
     return [
         path
         for name in sorted(names, key=lambda name: (not name.isdecimal(), name.zfill(20)))
@@ -65,13 +65,13 @@ def find(directory: str, depth: int = DEPTH) -> list[str]:
 
 
 def is_one(path: str) -> bool:
-    """Whether `path` is a committed checkpoint, or was one before it was damaged."""
+    """Return whether `path` is a committed checkpoint, or was one before it was damaged."""
     inside = (committed.MANIFEST, committed.IMAGES)
     return os.path.basename(path).isdecimal() and any(os.path.lexists(os.path.join(path, name)) for name in inside)
 
 
 def path_of(word: str) -> str:
-    """The checkpoint that an operand names: by its path, or by that below the site's directory."""
+    """Return the path of the checkpoint that an operand names: itself, or below the site's directory."""
     path = os.path.abspath(word)
     if not is_one(path):
         _require_visible(path)
@@ -91,18 +91,18 @@ def _require_visible(path: str) -> None:
 
 
 def paths_of(word: str) -> list[str]:
-    """The checkpoint that an operand names, or those in the directory that it names."""
+    """Return the path of the checkpoint that an operand names, or those in the directory that it names."""
     found = find(os.path.abspath(word)) if os.path.isdir(word) else []
     return found or [path_of(word)]
 
 
 def checkpoint(word: str) -> Checkpoint:
-    """The same, its manifest read; ShimError where it is damaged."""
+    """Return the checkpoint that an operand names, its manifest read; raise ShimError if it is damaged."""
     return committed.read(path_of(word))
 
 
 def label(path: str) -> Label:
-    """Whose it is: as its place says, or else its description."""
+    """Return the task of a checkpoint: as its path says, else as its config.json says."""
     key = KEY.fullmatch(path)
     if key:
         return Label(int(key["job"]), key["step"], key["task"])

@@ -1,4 +1,4 @@
-"""What is printed: tables, JSON, and how far long work is."""
+"""Print tables, JSON, and how far long work has come."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PERIOD = 0.1
 
 
 def print_json(document: object) -> None:
-    """As one document."""
+    """Print one JSON document."""
     print(json.dumps(document, indent=2))
 
 
 def print_table(rows: Sequence[Sequence[object]], indent: str = "") -> None:
-    """Columns as wide as they must be; the first row is the heading."""
+    """Print columns as wide as they must be."""
     texts = [[str(field) for field in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     for row in texts:
@@ -31,8 +31,10 @@ def print_table(rows: Sequence[Sequence[object]], indent: str = "") -> None:
 
 
 class Progress:
-    """One line on standard error, where that is a terminal; gone when it is done. `total` bytes are the whole, 0 where
-    that isn't known."""
+    """One line on standard error, if that is a terminal; it goes when the work is done.
+
+    `total` is how many bytes there are to do, 0 if that isn't known.
+    """
 
     def __init__(self, what: str, total: int = 0) -> None:
         self.what = what
@@ -49,7 +51,7 @@ class Progress:
             self._print("")
 
     def tell(self, done: int) -> None:
-        """`done` bytes are done."""
+        """Show that `done` bytes are done."""
         if self.terminal and time.monotonic() >= self.next:
             self.next, self.shown = time.monotonic() + PERIOD, True
             whole = f", {100 * done // self.total} %" if self.total else ""

@@ -1,0 +1,153 @@
+"""Types of what `ckpt` prints with --json. Sizes are in bytes.
+
+Only types are here: other modules import them under TYPE_CHECKING.
+"""
+
+from typing import Generic, TypedDict, TypeVar
+
+Thing = TypeVar("Thing")
+
+
+class Owner(TypedDict):
+    """The task that a checkpoint is of; all are None if it is no job's."""
+
+    job: int | None
+    step: str | None
+    task: int | None
+
+
+class Row(Owner):
+    """A checkpoint in a list. If it is `damaged`, that says how, and all that follows is None."""
+
+    seq: int
+    path: str
+    damaged: str | None
+    created: str | None
+    node: str | None
+    bytes: int | None
+    reason: str | None
+    written: int | None  # for this checkpoint alone
+    increment_of: int | None  # the number of the checkpoint that has the rest; None if this one has it all
+    age: int | None  # seconds
+
+
+class Process(TypedDict):
+    """A process in a checkpoint."""
+
+    pid: int
+    ppid: int
+    command: str
+    threads: int
+    memory: int
+
+
+class File(TypedDict):
+    """A descriptor of a process: CRIU's kind of it (REG, PIPE, INETSK, …), and the file or socket."""
+
+    pid: int
+    fd: int
+    kind: str
+    name: str
+
+
+class Mount(TypedDict):
+    """A mount in a checkpoint."""
+
+    mountpoint: str
+    source: str
+    root: str
+
+
+class Description(Owner):
+    """What is in a checkpoint."""
+
+    path: str
+    container: str
+    created: str
+    node: str
+    kernel: str
+    criu: str
+    reason: str
+    bytes: int
+    written: int  # as in Row
+    increment_of: int | None
+    dumped: int  # as `written`, before compression
+    compressed: list[str]  # the codecs
+    memory: int
+    processes: list[Process]
+    files: list[File]
+    sockets: list[File]
+    mounts: list[Mount]
+
+
+class Verified(TypedDict):
+    """Whether all of a checkpoint was compared and is right; what is damaged."""
+
+    path: str
+    verified: bool
+    damaged: str | None
+
+
+class Changes(TypedDict, Generic[Thing]):
+    """What one checkpoint has and the next has not, and the other way round."""
+
+    gone: list[Thing]
+    new: list[Thing]
+
+
+class Resized(TypedDict):
+    """A process whose memory changed: as in Process, but `memory` is its size before and after."""
+
+    pid: int
+    ppid: int
+    command: str
+    threads: int
+    memory: list[int]
+
+
+class ProcessChanges(Changes[Process]):
+    """Changes of processes, and those that both checkpoints have."""
+
+    changed: list[Resized]
+
+
+class Comparison(TypedDict):
+    """What changed from one checkpoint to another; `bytes` and `memory` are those of both."""
+
+    bytes: list[int]
+    memory: list[int]
+    files: Changes[File]
+    sockets: Changes[File]
+    mounts: Changes[Mount]
+    processes: ProcessChanges
+
+
+class Exported(TypedDict):
+    """What `export` and `import` did; `bytes` are the size of what was written."""
+
+    checkpoint: str
+    archive: str
+    bytes: int
+
+
+class Removed(TypedDict):
+    """What `rm` removed."""
+
+    removed: list[str]
+
+
+class Gone(TypedDict):
+    """A checkpoint that `prune` removed, or what rolled back files had lost (`cut`)."""
+
+    path: str
+    bytes: int
+
+
+class Pruned(TypedDict):
+    """What `prune` removed, or would remove in a `dry_run`."""
+
+    dry_run: bool
+    removed: list[Gone]
+    histories: list[str]
+    bytes: int
+    tasks_left: int  # of jobs that Slurm still knows
