@@ -1,10 +1,10 @@
-"""What podman is told of a job's checkpoint, so that `podman container restore --import` makes a container of it.
+"""Describe a job's checkpoint to podman, so that `podman container restore --import` makes a container of it.
 
-podman makes a container of an image, which it wants even where a directory would do. Ours is one with nothing in it
-(etc/image): rootfs-diff.tar is the container's whole root file system, which podman puts over it; without that, an
-annotation tells our `restore` of the bundle's. What else is in an archive lands in the container's bundle: the images
-with a manifest of their own, as the verb `checkpoint` leaves them, and in `artifacts`, which podman itself hands on,
-the files that Slurm has mounted, whose places are gone with the job. (podman 5.4:
+podman makes containers of images only, even if a directory would do. Ours is an empty image (etc/image): podman puts
+rootfs-diff.tar, the container's whole root file system, over it; without that, an annotation tells our `restore` of
+the bundle's root file system. All else in an archive goes to the container's bundle: the images with a manifest of
+their own, as the verb `checkpoint` leaves them, and in `artifacts`, which podman itself hands on, the files that Slurm
+has mounted, whose places are gone with the job. (podman 5.4:
 pkg/checkpoint/checkpoint_restore.go, libpod/container_internal_common.go, libpod/container_config.go.)
 """
 
@@ -29,10 +29,10 @@ from oci_criu_shim.slurm.tasks import BATCH_SCRIPT
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from oci_criu_shim.checkpoints.archive import Addition
     from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.files import Document
 
 CONFIG = DESCRIPTIONS[0]
 # Of the installation: <prefix>/lib/oci-criu-shim/oci_criu_shim/cli/ckpt/podman.py
@@ -40,16 +40,18 @@ PREFIX = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 
 RUNTIME = os.path.join(PREFIX, "bin/oci-criu-shim")  # podman restores by the one that is named, and by no other
 IMAGE = f"oci:{PREFIX}/share/oci-criu-shim/image:localhost/oci-criu-shim"
 IMAGE_ID = "bebe4a5663981087f3a38fe5bc180c4ffe6f40301357685636d8b843351fcf57"  # the digest of its configuration
-# Where slurmstepd mounts what in a container, and from where (Slurm 24.11, container.c).
+# What slurmstepd mounts in a container: the places in it, and the directory on the node (Slurm 24.11, container.c).
 STREAMS = tuple(f"/tmp/slurm/{name}" for name in ("stdin", "stdout", "stderr"))
 SPOOL = re.compile(r"/.*/oci-job\d+-[^/]+/task-\d+")
 DEFAULTS = {"stopSignal": 15, "stopTimeout": 10, "shmSize": 65536000, "logDriver": "k8s-file", "passwd": False}
 
 
 def additions(checkpoint: Checkpoint, rootfs: bool) -> dict[str, Addition]:
-    """{name in the archive: what is there} besides `checkpoint`, whose images are raw; its root file system, too, where
-    `rootfs`."""
-    config: dict[str, Any] = files.read_json(os.path.join(checkpoint.path, SPEC))
+    """Return {name in the archive: content} of what an archive has besides `checkpoint`, whose images are raw.
+
+    With `rootfs`, its root file system is among them.
+    """
+    config: Document = files.read_json(os.path.join(checkpoint.path, SPEC))
     about = files.read_json(os.path.join(checkpoint.path, CONFIG))
     tree = {ROOT: _tree(checkpoint, config)} if rootfs else {}
     return {
@@ -61,17 +63,19 @@ def additions(checkpoint: Checkpoint, rootfs: bool) -> dict[str, Addition]:
     }
 
 
-def _tree(checkpoint: Checkpoint, config: dict[str, Any]) -> Tree:
-    """The root file system; what the container was writing is as long as it was, and what the checkpoint has of it is
-    as it was."""
+def _tree(checkpoint: Checkpoint, config: Document) -> Tree:
+    """Return the root file system as it was at the checkpoint, as far as that is known.
+
+    Files that the container was writing have the length they had, and those in the checkpoint have its content.
+    """
     written = checkpoint.manifest.get("written", [])
     lengths = {row["name"]: row["size"] for row in written if row["mount"] == "/"}
     layer = Layer(checkpoint.path) if LAYER in checkpoint.manifest["files"] else None
     return Tree(config["root"]["path"], lengths, layer)
 
 
-def _container(checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str, Any]:
-    """What of podman's ContainerConfig it can't do without."""
+def _container(checkpoint: Checkpoint, config: Document) -> Document:
+    """Return the fields of podman's ContainerConfig that it can't do without."""
     bundle = Bundle("/", config)
     user = config["process"].get("user", {})
     network = bundle.namespaces.get("network")
@@ -93,8 +97,8 @@ def _container(checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def _specification(checkpoint: Checkpoint, config: dict[str, Any], rootfs: bool) -> dict[str, Any]:
-    """config.json for podman's container."""
+def _specification(checkpoint: Checkpoint, config: Document, rootfs: bool) -> Document:
+    """Return config.json for podman's container."""
     linux = dict(config.get("linux", {}))
     if any(entry["type"] == "user" for entry in linux.get("namespaces", [])):
         for kind in ("uid", "gid"):
@@ -104,29 +108,29 @@ def _specification(checkpoint: Checkpoint, config: dict[str, Any], rootfs: bool)
     mark = {ROOTFS_MODE: f"{stat.S_IMODE(os.stat(root).st_mode):o}"} if rootfs else {ROOTFS: root}
     annotations = {**config.get("annotations", {}), **mark}
     moved = [{**m, "source": place} if (place := _artifact(m)) else m for m in config.get("mounts", [])]
-    # Of those that are added to it later, none belongs to a job.
+    # Processes that are added to the container later (`exec`) belong to no job.
     environment = [entry for entry in config["process"].get("env", []) if not entry.startswith("SLURM")]
     process = {**config["process"], "env": environment}
     return {**config, "process": process, "linux": linux, "annotations": annotations, "mounts": moved}
 
 
-def _artifact(mount: Mapping[str, Any]) -> str | None:
-    """Where in the archive, and then below podman's bundle, what Slurm has mounted is; None where somebody else did."""
+def _artifact(mount: Document) -> str | None:
+    """Return the place in the archive, and below podman's bundle, of what Slurm has mounted; None for other mounts."""
     point = mount["destination"].rstrip("/")
     if point in (BATCH_SCRIPT, *STREAMS):
         return f"{ARTIFACTS}/{os.path.basename(point)}"
     return f"{ARTIFACTS}/spool" if SPOOL.fullmatch(mount.get("source", "").rstrip("/")) else None
 
 
-def _slurms(checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str, Addition]:
-    """The task's spool directory and the job's streams, with nothing in them; the script is the checkpoint's."""
+def _slurms(checkpoint: Checkpoint, config: Document) -> dict[str, Addition]:
+    """Return the task's spool directory and the job's streams, empty; the script comes with the checkpoint."""
     kept = f"{ARTIFACTS}/{SCRIPT}" if SCRIPT in checkpoint.manifest["files"] else None
     names = [name for mount in config.get("mounts", []) if (name := _artifact(mount)) not in (None, kept)]
     return {name: None if name.endswith("/spool") else b"" for name in names if name}
 
 
 def _manifests(checkpoint: Checkpoint) -> dict[str, Addition]:
-    """What the verb `checkpoint` leaves beside the images. podman's containers have a control group of their own."""
+    """Return what the verb `checkpoint` leaves beside the images; podman's containers have their own control groups."""
     manifest, sums = checkpoint.manifest, integrity.checksums(checkpoint)
     sizes = _inner(manifest["files"])
     inner = {"files": sizes, "bytes": sum(sizes.values()), "sha256": _inner(manifest["sha256"]), "own_cgroup": True}
@@ -138,8 +142,8 @@ def _manifests(checkpoint: Checkpoint) -> dict[str, Addition]:
     return {f"{IMAGES}/{name}": _json(document) for name, document in documents.items()}
 
 
-def _inner(named: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of the images alone, by their names there."""
+def _inner(named: Mapping[str, object]) -> Document:
+    """Return the entries of the images alone, by their names in their directory."""
     found = {name.removeprefix(f"{IMAGES}/"): value for name, value in named.items() if name.startswith(f"{IMAGES}/")}
     return {name: value for name, value in found.items() if name not in LOGS}
 
