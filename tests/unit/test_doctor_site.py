@@ -13,6 +13,10 @@ from oci_criu_shim.cli.doctor import site
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.slurm import commands, controller
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_criu_shim.cli.doctor.verdicts import Result
+
 Patch = pytest.MonkeyPatch
 
 HEALTHY = {
@@ -48,11 +52,11 @@ def healthy(monkeypatch: Patch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def results() -> dict[str, doctor.Result]:
+def results() -> dict[str, Result]:
     return {name: doctor.examine(name, check) for name, check in site.checks()}
 
 
-def one_wrong(name: str, status: str = "failed") -> doctor.Result:
+def one_wrong(name: str, status: str = "failed") -> Result:
     """The result of the one check that is not ok."""
     wrong = {key: result["status"] for key, result in results().items() if result["status"] != "ok"}
     assert wrong == {name: status}
@@ -114,7 +118,7 @@ def test_preemption_by_qos(monkeypatch: Patch, healthy: Path) -> None:
 
     monkeypatch.setattr(controller, "grace_times", silent)
     result = one_wrong("preemption", "warning")
-    assert "no job is told of one that is too short: sacctmgr show qos: Conn" in result["found"]
+    assert "no job is warned of one that is too short: sacctmgr show qos: Conn" in result["found"]
     assert "slurmdbd" in result["hint"]
 
 
@@ -285,7 +289,7 @@ def test_where_slurm_conf_is(monkeypatch: Patch, tmp_path: Path) -> None:
 
 
 def test_submission(healthy: Path, monkeypatch: Patch) -> None:
-    assert results()["submission"]["found"].startswith("off: nobody is told at submission")
+    assert results()["submission"]["found"].startswith("off: sbatch does not warn")
     monkeypatch.setattr(controller, "configuration", lambda: {**HEALTHY, "CliFilterPlugins": "user_defaults,lua"})
     assert "nothing can be submitted" in one_wrong("submission")["found"]
     path = healthy / "cli_filter.lua"

@@ -1,8 +1,9 @@
-"""What root does with a user's containers is done by a child that is that user. So nothing in his directory can have
-root run, read or signal anything. (Slurm calls some of the verbs as root when a step ends, and so do administrators.)
+"""Have a child that is the user do what root asks for in the user's directory.
 
-The child, and whatever a container's hooks leave behind, is waited for so long and no longer: slurmstepd waits for us
-without an end. What is said goes to memory first, which they may hold as long as they like.
+So nothing in that directory can make root run, read or signal anything. (Slurm calls some of the verbs as root when a
+step ends, and so do administrators.) The child, and what a container's hooks leave behind, have a limited time to end,
+because slurmstepd waits for us without a limit. Their output goes to memory first, which they may hold as long as they
+like.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.cli.invocation import Invocation
     from oci_criu_shim.container.ownership import User
 
-# The others start programs, or take files and descriptors of the caller's.
+# The other verbs start programs, or take the caller's files and descriptors.
 VERBS = frozenset(("state", "kill", "delete", "list", "ps", "pause", "resume"))
 # Options that name no file and no program.
 OPTIONS = ("debug", "systemd-cgroup", "cgroup-manager")
@@ -46,7 +47,7 @@ def carry_out(call: Invocation, user: User, work: Callable[[Invocation], int]) -
         raise ShimError(said, ownership.by(user.name))
     streams = [_memory(), _memory()]
     root, others = os.getpid(), process.children(os.getpid())
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or another process could have the number of a child that has ended
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else another process could get the number of a child that has ended
     linux.become_subreaper()
 
     def child() -> int:
@@ -80,7 +81,7 @@ def carry_out(call: Invocation, user: User, work: Callable[[Invocation], int]) -
 
 
 def _memory() -> int:
-    """A file of LARGEST bytes that can't grow."""
+    """Return a descriptor of a file in memory, of LARGEST bytes, that can't grow."""
     made = os.memfd_create("said", os.MFD_ALLOW_SEALING)
     os.ftruncate(made, LARGEST)
     fcntl.fcntl(made, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
@@ -88,21 +89,24 @@ def _memory() -> int:
 
 
 def _said(stream: int) -> str:
-    """What was written there, with nothing in it that a terminal would obey."""
+    """Return what was written to a stream, with nothing in it that a terminal would obey."""
     text = os.pread(stream, LARGEST, 0).rstrip(b"\0").decode(errors="replace")
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
 
 
 def _above_streams(descriptor: int) -> int:
-    """The same, at a number that is no standard stream's: these may be closed here."""
+    """Move a descriptor above the numbers of the standard streams, which may be closed here; return the new number."""
     moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
     os.close(descriptor)
     return moved
 
 
 def _become(user: User, root: int, streams: list[int]) -> None:
-    """Be the user, with nothing that is root's: no terminal, key, descriptor, directory, environment, group or
-    capability, nor what slurmstepd has against being killed; and end with `root`, who waits."""
+    """Become the user, without anything of root's, and end when `root`, the process that waits, ends.
+
+    No terminal, key, descriptor, directory, environment, group or capability is left, nor slurmstepd's protection from
+    the OOM killer.
+    """
     os.setsid()
     _leave_keys()
     _have_streams(streams)
@@ -115,7 +119,7 @@ def _become(user: User, root: int, streams: list[int]) -> None:
     os.setresgid(user.gid, user.gid, user.gid)
     os.setresuid(user.uid, user.uid, user.uid)
     linux.gain_no_privileges()
-    linux.make_undumpable()  # until it is another program, what root's memory had is in it
+    linux.make_undumpable()  # root's memory is still in this process, until it runs another program
     linux.end_with_parent()
     if os.getppid() != root:
         os._exit(1)
@@ -125,12 +129,15 @@ def _leave_keys() -> None:
     try:
         linux.leave_session_keyring()
     except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.EPERM):  # no keys here, or a seccomp filter that the user has, too
+        if error.errno not in (
+            errno.ENOSYS,
+            errno.EPERM,
+        ):  # no keys here, or a seccomp filter, which the user has as well
             raise
 
 
 def _have_streams(streams: list[int]) -> None:
-    """Standard input has nothing, the other two are `streams`, and there is no other descriptor."""
+    """Make standard input empty and `streams` the other two; close all other descriptors."""
     null = _above_streams(os.open("/dev/null", os.O_RDWR))
     for number, descriptor in enumerate((null, *streams)):
         os.dup2(descriptor, number)
@@ -139,7 +146,7 @@ def _have_streams(streams: list[int]) -> None:
             try:
                 os.close(descriptor)
             except OSError as error:
-                if error.errno != errno.EBADF:  # that of the listing
+                if error.errno != errno.EBADF:  # the listing's own
                     raise
 
 
@@ -152,7 +159,7 @@ def _be_mortal() -> None:
 
 
 def _end_of(pid: int) -> int | None:
-    """How the child ended, as process.wait(); None where it has not in time."""
+    """Return how the child ended, as process.wait() does; None if it did not end in time."""
     poll = select.poll()
     ended = os.pidfd_open(pid)
     try:
@@ -163,9 +170,11 @@ def _end_of(pid: int) -> int | None:
 
 
 def _end_all_but(others: list[int]) -> None:
-    """Kill what is left of the child and of all that descend from it: each becomes our child when its parent has ended,
-    and only our own children are signalled, whose numbers are nobody else's before we have waited for them. Those that
-    hang in the kernel are left."""
+    """Kill what is left of the child and its descendants, but not `others`.
+
+    Each becomes our child when its parent has ended. Only our own children are signalled: nobody else can have their
+    numbers before we have waited for them. Those that hang in the kernel are left.
+    """
     limit = time.monotonic() + END_SECONDS
     while time.monotonic() < limit:
         left = [pid for pid in process.children(os.getpid()) if pid not in others]

@@ -1,7 +1,7 @@
-"""Whether this node can checkpoint and restore containers, and what to do where it can't.
+"""Check whether this node can checkpoint and restore containers, and say what to do if it can't.
 
-Each check is a function that returns what it found, or raises: ShimError for what is wrong, Caution
-for what may be, Skipped for what can't be asked here. Nothing is changed, and no privilege is needed.
+Each check is a function that returns what it found, or raises ShimError if something is wrong, Caution if something
+may be wrong, or Skipped if it can't be checked here. Checks change nothing and need no privilege.
 """
 
 from __future__ import annotations
@@ -14,21 +14,20 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
-    Check = tuple[str, Callable[[], str]]
-    Result = dict[str, str]
+    from oci_criu_shim.cli.doctor.verdicts import Result
 
 
 def main(as_json: bool) -> int:
-    """Print a line for each check, or JSON: [{name, status, found, hint}]; 1 where one has failed."""
+    """Print a line for each check, or JSON: [{name, status, found, hint}]; return 1 if a check has failed."""
     results = [examine(name, check) for name, check in (*node.CHECKS, *site.checks())]
     print(json.dumps(results, indent=2) if as_json else table(results))
     return int(any(result["status"] == "failed" for result in results))
 
 
 def examine(name: str, check: Callable[[], str]) -> Result:
-    """One check's result; `status` is ok, warning, failed or skipped."""
+    """Run a check; return its result."""
     try:
         return {"name": name, "status": "ok", "found": check(), "hint": ""}
     except Skipped as reason:
@@ -42,9 +41,8 @@ def examine(name: str, check: Callable[[], str]) -> Result:
     return {"name": name, "status": status, "found": str(error), "hint": error.hint}
 
 
-def table(results: Iterable[Result]) -> str:
-    """A line for each result, and one for each line of a hint."""
-    results = list(results)
+def table(results: Sequence[Result]) -> str:
+    """Return a line for each result, and one for each line of a hint."""
     width = max(len(result["name"]) for result in results)
     lines = []
     for result in results:

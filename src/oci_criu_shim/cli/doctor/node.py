@@ -1,4 +1,4 @@
-"""The node itself: kernel, CRIU, backend, Python's packages, settings, checkpoint directory."""
+"""Check the node itself: kernel, CRIU, backend, Python's packages, settings, checkpoint directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from oci_criu_shim.dump import preflight
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import criu, linux, mounts, process
 
-# What CRIU calls the kernel features that a restore is built on; `criu check --feature`.
+# The kernel features that a restore is built on, by the names of `criu check --feature`.
 FEATURES = ("timens", "external_net_ns", "cgroupns", "mnt_id", "fdinfo_lock", "timerfd", "get_rseq_conf")
 NAMESPACES = {
     "mount": linux.CLONE_NEWNS,
@@ -38,14 +38,14 @@ APPARMOR_ENABLED = "/sys/module/apparmor/parameters/enabled"
 
 
 def user_namespaces() -> str:
-    """A restore begins with a user namespace that the user makes."""
+    """Check that a user can make a user namespace, with which a restore begins."""
     if error := sandbox.run(lambda: None):
         raise ShimError(f"a user can't make a user namespace: {error}", sysctl_hint())
     return "a user can make one"
 
 
 def namespaces() -> str:
-    """And goes on with the others, which are made in it."""
+    """Check that a user can make the other namespaces in that one, with which a restore goes on."""
     refused = {}
     for name, flag in NAMESPACES.items():
         if error := sandbox.run(functools.partial(linux.unshare, flag)):
@@ -57,7 +57,7 @@ def namespaces() -> str:
 
 
 def sysctl_hint() -> str:
-    """The setting that is in the way, else what else may be."""
+    """Return how to change the sysctl that is in the way, or what else may be."""
     for name, bad, good in SYSCTLS:
         if sysctl(name) == bad:
             return f"sysctl -w {name}={good}, and the same in /etc/sysctl.d"
@@ -65,7 +65,7 @@ def sysctl_hint() -> str:
 
 
 def sysctl(name: str) -> str:
-    """The value of a kernel parameter; empty where this kernel has none of that name."""
+    """Return the value of a kernel parameter; empty if this kernel has none of that name."""
     try:
         with open("/proc/sys/" + name.replace(".", "/"), encoding="ascii") as stream:
             return stream.read().strip()
@@ -74,7 +74,7 @@ def sysctl(name: str) -> str:
 
 
 def criu_version() -> str:
-    """CRIU, new enough for this kernel."""
+    """Check that CRIU is there, and new enough for this kernel."""
     path = criu.program()
     found = criu.version(os.environ)
     criu.require_version(found)
@@ -82,7 +82,7 @@ def criu_version() -> str:
 
 
 def criu_features() -> str:
-    """What CRIU says of the kernel, asked where a restore runs: by a user, in a user namespace."""
+    """Check the kernel by CRIU's own check, run as a restore is: by a user, in a user namespace."""
     program = criu.program()
 
     def ask() -> None:
@@ -95,7 +95,7 @@ def criu_features() -> str:
 
 
 def apparmor() -> str:
-    """CRIU keeps the profiles of containers where it sees that there are any."""
+    """Check that CRIU can see AppArmor profiles; if it can't, it doesn't keep those of containers."""
     try:
         with open(APPARMOR_ENABLED, encoding="ascii") as stream:
             enabled = stream.read().strip() == "Y"
@@ -110,7 +110,7 @@ def apparmor() -> str:
 
 
 def installed_backends() -> str:
-    """What creates the containers by default, and what looks after restored ones."""
+    """Check the programs that create containers by default and look after restored ones."""
     try:
         names = dict.fromkeys((config.backend() or backends.DEFAULT, backends.DEFAULT))
     except ShimError:
@@ -119,7 +119,7 @@ def installed_backends() -> str:
 
 
 def program_version(name: str) -> str:
-    """Where a program is, and what it says it is."""
+    """Return a program's path and what it says its version is."""
     path = process.find(name)
     if path is None:
         raise ShimError(f"no {name} in {process.PATH}", f"install {name}")
@@ -130,7 +130,7 @@ def program_version(name: str) -> str:
 
 
 def jsonschema() -> str:
-    """Only words the faults of a config.json."""
+    """Check for jsonschema, which only words the faults of a config.json."""
     try:
         import jsonschema as module
     except ImportError as error:
@@ -139,7 +139,7 @@ def jsonschema() -> str:
 
 
 def subids() -> str:
-    """Ranges of ids are mapped by two setuid programs, when a container that has them is restored."""
+    """Check for the two setuid programs that map ranges of ids when a container that has them is restored."""
     found = [path for path in ("/etc/subuid", "/etc/subgid") if has_range(path)]
     if not found:
         raise Skipped("no ranges in /etc/subuid and /etc/subgid")
@@ -150,7 +150,7 @@ def subids() -> str:
 
 
 def has_range(path: str) -> bool:
-    """Whether the file gives ids to this user; for root, to anybody."""
+    """Return whether the file gives ids to this user; for root, to anybody."""
     uid = os.geteuid()
     names = {str(uid), process.user_name(uid)}
     try:
@@ -162,14 +162,14 @@ def has_range(path: str) -> bool:
 
 
 def settings() -> str:
-    """config.toml."""
+    """Check that config.toml can be used."""
     loaded = config.load()
     where = config.PATH if os.path.exists(config.PATH) else "defaults"
     return f"{where}: keep {loaded.keep}, fresh-start {str(loaded.fresh_start).lower()}"
 
 
 def compression() -> str:
-    """The library of the setting `compress`; without it, checkpoints stay as they are."""
+    """Check for the library of the setting `compress`, without which checkpoints stay as they are."""
     try:
         setting = config.load().compress
     except ShimError:
@@ -183,7 +183,7 @@ def compression() -> str:
 
 
 def directory() -> str:
-    """Where checkpoints go by default: a user must be able to write there, and other nodes to read it."""
+    """Check that a user can write where checkpoints go by default, and that other nodes can read it."""
     path = checkpoint_directory()
     there = existing(path)
     if not os.access(there, os.W_OK | os.X_OK):
@@ -200,7 +200,7 @@ def directory() -> str:
 
 
 def space() -> str:
-    """Room for one checkpoint of all of this node's memory."""
+    """Check for room for one checkpoint of all of this node's memory."""
     path = checkpoint_directory()
     stat = os.statvfs(existing(path))
     free, memory = stat.f_bavail * stat.f_frsize, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -214,7 +214,7 @@ def space() -> str:
 
 
 def checkpoint_directory() -> str:
-    """The site's checkpoint-dir as this user has it; Skipped where it is another one for each."""
+    """Return the site's checkpoint-dir as this user has it; raise Skipped if each user has another one."""
     try:
         path = os.path.abspath(config.load().checkpoint_dir)
     except ShimError:
@@ -225,21 +225,21 @@ def checkpoint_directory() -> str:
 
 
 def existing(path: str) -> str:
-    """The nearest directory upwards that exists: what is missing is made by the first job."""
+    """Return the nearest directory upwards that exists: the first job makes the missing ones."""
     while not os.path.exists(path):
         path = os.path.dirname(path)
     return path
 
 
 def filesystem(path: str) -> str:
-    """The type of the file system that `path` is on."""
+    """Return the type of the file system that `path` is on."""
     path = os.path.realpath(path)
     best = mounts.deepest(path, mounts.read())
     return best.kind if best else "an unknown file system"
 
 
 def gib(size: int) -> str:
-    """Bytes for people."""
+    """Return bytes for people to read."""
     return f"{size / (1 << 30):.1f} GiB"
 
 

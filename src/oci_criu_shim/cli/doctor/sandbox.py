@@ -1,4 +1,4 @@
-"""Trying things as a user of this node in a user namespace of his own, as a restore does them."""
+"""Try things as a user of this node, in that user's own user namespace, as a restore does them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOBODY = 65534
 
 
 def run(work: Callable[[], None]) -> str:
-    """Run `work` in a child: what went wrong in words, empty where nothing did."""
+    """Run `work` in a child; return what went wrong, in words, empty if nothing did."""
     reader, writer = os.pipe()
 
     def child() -> int:
@@ -38,7 +38,7 @@ def run(work: Callable[[], None]) -> str:
 
 
 def _enter() -> None:
-    """Be nobody where we are root, whom nothing is forbidden; then in a user namespace."""
+    """Enter a user namespace; as nobody if we are root, since root is forbidden nothing."""
     if os.geteuid() == 0:
         _become_nobody()
     os.chdir("/")  # CRIU opens the current directory

@@ -1,4 +1,4 @@
-"""Slurm on this node: what slurm.conf, plugstack.conf and oci.conf must say."""
+"""Check Slurm on this node: what slurm.conf, plugstack.conf and oci.conf must say."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from oci_criu_shim.cli.doctor import Check
+    from oci_criu_shim.cli.doctor.verdicts import Check
 
 PLUGIN = "oci_criu_shim_spank.so"
 PROGRAM = "oci-criu-shim"
 ROOT = f"{RUN_DIRECTORY}/%j"
 INSTALLED_PLUGSTACK = "/usr/share/oci-criu-shim/plugstack.conf"
 COMMANDS = ("RunTimeRun", "RunTimeCreate", "RunTimeStart", "RunTimeQuery", "RunTimeKill", "RunTimeDelete")
-# What slurmstepd runs as root, at a step's end, and what these begin with in the files of etc/oci.conf.d.
+# The command lines that slurmstepd runs as root at a step's end, and what they begin with in files of etc/oci.conf.d.
 BY_ROOT = ("RunTimeQuery", "RunTimeKill", "RunTimeDelete")
 GUARD = f"[ ! -O {RUN_DIRECTORY} ] || [ %U = 0 ] || exit 1;"
 CHOOSER = "/slurm-oci/run"  # of multi-runtime.conf
@@ -33,7 +33,7 @@ INSTALLED_OCI = "/etc/oci-criu-shim/oci.conf.d/oci-criu-shim.conf"
 
 
 class Rule:
-    """A setting of slurm.conf that must be one of `values`, or hold the first; `why` if it isn't."""
+    """A setting of slurm.conf that must have one of `values` in its list; `why` says what is wrong without."""
 
     def __init__(self, key: str, values: tuple[str, ...], why: str, failure: type[ShimError] = ShimError) -> None:
         self.key = key
@@ -42,7 +42,7 @@ class Rule:
         self.failure = failure
 
     def check(self, site: Site) -> str:
-        """What it is; `failure` where it is wrong."""
+        """Return the setting; raise `failure` if it is wrong."""
         value = site.configuration().get(self.key, "")
         if not set(value.lower().split(",")) & {word.lower() for word in self.values}:
             raise self.failure(f"{self.key}={value}: {self.why}", f"slurm.conf: {self.key}={self.values[0]}")
@@ -50,7 +50,7 @@ class Rule:
 
 
 RULES = (
-    Rule("PrologFlags", ("Contain",), "no job has the extern step, which is the one that is told of a preemption"),
+    Rule("PrologFlags", ("Contain",), "jobs have no extern step, and Slurm tells only that one of a preemption"),
     Rule("ProctrackType", ("proctrack/cgroup",), "the extern step's signals do not reach the plugin's watcher"),
     Rule("PreemptType", ("preempt/partition_prio", controller.BY_QOS), "no job is ever preempted"),
     Rule("JobRequeue", ("1",), "a preempted job is cancelled unless it asked for --requeue"),
@@ -59,34 +59,34 @@ RULES = (
 
 
 class Site:
-    """What Slurm says, asked once."""
+    """Slurm's configuration, asked for once."""
 
     def __init__(self) -> None:
         self.said: dict[str, str] | None = None
 
     def directory(self) -> str:
-        """Where slurm.conf is; Skipped where there is none."""
+        """Return the directory of slurm.conf; raise Skipped if there is none."""
         found = controller.conf_directory()
         if found is None:
             raise Skipped("no slurm.conf on this machine")
         return found
 
     def configuration(self) -> dict[str, str]:
-        """slurm.conf as slurmctld has it; Skipped where it did not answer before."""
+        """Return slurm.conf as slurmctld has it; raise Skipped if it did not answer before."""
         self.directory()
         if self.said is None:
             raise Skipped("slurmctld did not answer")
         return self.said
 
     def answer(self) -> str:
-        """Ask slurmctld."""
+        """Check that slurmctld answers."""
         where = self.directory()
         self.said = controller.configuration()
         version = self.said.get("SLURM_VERSION", "unknown version")
         return f"{version}, configuration in {where}; asked by {controller.asked_by()}"
 
     def preemption(self) -> str:
-        """Some partition's jobs must be preempted by requeueing them, after a time to write a checkpoint."""
+        """Check that some partition's jobs are preempted by requeueing, with time to write a checkpoint."""
         kind = self.configuration().get("PreemptType", "")
         if kind == controller.BY_QOS:
             return preemption_by_qos()
@@ -109,7 +109,7 @@ class Site:
         return ", ".join(f"{entry['PartitionName']} GraceTime={entry['GraceTime']}" for entry in requeued)
 
     def plugstack(self) -> str:
-        """plugstack.conf names the plugin, which is there."""
+        """Check that plugstack.conf names the plugin, and that it is there."""
         named = self.said.get("PlugStackConfig", "") if self.said else ""
         path = named if named.startswith("/") else os.path.join(self.directory(), "plugstack.conf")
         for words in plugins(path):
@@ -118,7 +118,7 @@ class Site:
         raise ShimError(f"{path} does not name {PLUGIN}", f"cat {INSTALLED_PLUGSTACK} >>{path}")
 
     def plugin(self, path: str, words: list[str]) -> str:
-        """A line of plugstack.conf that names our plugin."""
+        """Check a line of plugstack.conf that names our plugin."""
         base = self.said.get("PluginDir", "") if self.said else ""
         file = os.path.join(base, words[1])
         if not os.path.exists(file):
@@ -131,9 +131,9 @@ class Site:
         return f"{path}: {' '.join(words[:2])}"
 
     def submission(self) -> str:
-        """Who submits a job may be told that its grace time is too short; with this on, sbatch needs the file."""
+        """Check the filter that warns of too short a grace time at submission; if it is on, sbatch needs the file."""
         if "lua" not in self.configuration().get("CliFilterPlugins", ""):
-            return f"off: nobody is told at submission of too short a GraceTime (see {INSTALLED_FILTER})"
+            return f"off: sbatch does not warn of too short a GraceTime (see {INSTALLED_FILTER})"
         path = os.path.join(self.directory(), "cli_filter.lua")
         try:
             with open(path, encoding="utf-8", errors="replace") as stream:
@@ -144,7 +144,7 @@ class Site:
         return path if calls else f"off: {path} does not call {FILTER}(options)"
 
     def oci(self) -> str:
-        """oci.conf has this runtime run the containers."""
+        """Check that oci.conf has this runtime run the containers."""
         path = os.path.join(self.directory(), "oci.conf")
         lines = runtimes(path)
         if "RunTimeRun" not in lines and "RunTimeCreate" not in lines:
@@ -163,11 +163,11 @@ class Site:
 
 
 def preemption_by_qos() -> str:
-    """The GraceTime of each QOS that has one; which of them are preempted, and how, is not looked at."""
+    """Check that a QOS has a GraceTime; not which QOS are preempted, or how."""
     try:
         found = {name: seconds for name, seconds in controller.grace_times().items() if seconds}
     except ShimError as error:
-        said = f"the GraceTime of no QOS is known here, so no job is told of one that is too short: {error}"
+        said = f"the GraceTime of no QOS is known here, so no job is warned of one that is too short: {error}"
         raise Caution(said, error.hint or "let nodes and submit hosts reach slurmdbd, which sacctmgr asks") from None
     if not found:
         hint = "sacctmgr modify qos NAME set GraceTime=60, and PreemptMode=requeue"
@@ -176,31 +176,31 @@ def preemption_by_qos() -> str:
 
 
 def require_guard(path: str, lines: dict[str, list[str]]) -> None:
-    """Raise ShimError where root would be led by what is in a job's directory, which is the user's."""
+    """Raise ShimError if root would trust what is in a job's directory, which is the user's."""
     guard = GUARD.split()
     without = {key: lines[key] for key in BY_ROOT if named(lines.get(key, [])) and lines[key][: len(guard)] != guard}
     if without:
         keys = ", ".join(without)
         raise ShimError(
-            f"{path}: slurmstepd runs {keys} as root, too, in a directory that is the job's user's: he may become root",
+            f"{path}: slurmstepd runs {keys} as root, too, in a directory of the job's user, who may become root by it",
             "\n".join(["replace on all nodes:", *(setting(key, [*guard, *words]) for key, words in without.items())]),
         )
 
 
 def setting(key: str, words: list[str]) -> str:
-    """The line of oci.conf."""
+    """Return the line of oci.conf."""
     command = " ".join(words)
     quote = "'" if '"' in command else '"'
     return f"{key}={quote}{command}{quote}"
 
 
 def named(words: list[str]) -> str | None:
-    """Our program, as a command line has it; None where it is not by that."""
+    """Return our program as a command line names it; None if it doesn't."""
     return next((word for word in words if os.path.basename(word) == PROGRAM and word != RUN_DIRECTORY), None)
 
 
 def runtime(path: str, key: str, words: list[str]) -> None:
-    """Raise ShimError where a command line of oci.conf is not one of ours."""
+    """Raise ShimError if a command line of oci.conf is not one of ours."""
     hint = f"cp {INSTALLED_OCI} {path}"
     program = named(words)
     if program is None:
@@ -211,19 +211,19 @@ def runtime(path: str, key: str, words: list[str]) -> None:
 
 
 def require_program(path: str, key: str, program: str) -> None:
-    """Raise ShimError where a program that a line of oci.conf names is not there."""
+    """Raise ShimError if a program that a line of oci.conf names is not there."""
     if program.startswith("/") and not os.access(program, os.X_OK):
         raise ShimError(f"{path}: {key}: {program} is not there", "make install on this node, or correct the path")
 
 
 def require_exec(path: str, words: list[str]) -> None:
-    """Raise Caution where RunTimeRun's shell stays, to which slurmstepd sends its signals then."""
+    """Raise Caution if RunTimeRun's shell stays: slurmstepd then sends its signals to the shell."""
     if words and words[0] != "exec":
         raise Caution(f"{path}: RunTimeRun has no exec: signals reach a shell only", f"begin it with: exec {words[0]}")
 
 
 def plugins(path: str) -> Iterator[list[str]]:
-    """The words of every line of plugstack.conf, and of what it includes (spank(7))."""
+    """Yield the words of every line of plugstack.conf, and of the files that it includes (spank(7))."""
     for words in lines_of(path):
         if words[0] == "include":
             for pattern in words[1:]:
@@ -234,7 +234,7 @@ def plugins(path: str) -> Iterator[list[str]]:
 
 
 def runtimes(path: str) -> dict[str, list[str]]:
-    """{setting: words of the command line} of oci.conf's command lines (oci.conf(5))."""
+    """Return {setting: words of the command line} of oci.conf's command lines (oci.conf(5))."""
     found = {}
     for words in lines_of(path):
         key, _, value = " ".join(words).partition("=")
@@ -245,7 +245,7 @@ def runtimes(path: str) -> dict[str, list[str]]:
 
 
 def lines_of(path: str) -> Iterator[list[str]]:
-    """The words of the lines that say something; ShimError where the file can't be read."""
+    """Yield the words of lines that have any; raise ShimError if the file can't be read."""
     try:
         with open(path, encoding="utf-8") as stream:
             lines = stream.read().replace("\\\n", " ").splitlines()
@@ -258,7 +258,7 @@ def lines_of(path: str) -> Iterator[list[str]]:
 
 
 def checks() -> list[Check]:
-    """The checks, of one Site: slurmctld is asked by the first."""
+    """Return the checks of one Site; the first asks slurmctld."""
     site = Site()
     rules: list[Check] = [(rule.key, functools.partial(rule.check, site)) for rule in RULES]
     files: list[Check] = [("plugstack.conf", site.plugstack), ("oci.conf", site.oci), ("submission", site.submission)]
