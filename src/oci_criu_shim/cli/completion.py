@@ -25,7 +25,7 @@ _oci_criu_shim() {
 }
 complete -F _oci_criu_shim oci-criu-shim
 """.strip()
-# How a value is completed whose name is not here and is not in lower case: not at all.
+# What completes a value or operand of these names. Nothing does if the name is not here, nor in lower case.
 KINDS = {"FILE": "FILE", "DIR": "DIR", "ID": "ID", "CHECKPOINT": "DIR", "CHECKPOINT|DIR": "DIR"}
 
 

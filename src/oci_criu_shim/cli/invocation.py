@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Invocation:
     """A parsed command line: `root` and `log` come from the options before the verb, the rest are the verb's.
 
-    `container` is the first operand, empty if there is none.
+    `container` is the first operand, which is a container's id for most verbs; empty if there is none.
     """
 
     def __init__(self, verb: str, globals: dict[str, str], given: Given, operands: Sequence[str]) -> None:

@@ -62,8 +62,7 @@ def _parse(argv: Sequence[str]) -> tuple[Verb, Invocation] | int:
 
 
 def _find(words: list[str]) -> tuple[str, Verb | Group, list[str]]:
-    """Return the verb that `words` begin with, or the group whose help they ask for: its name, itself, and the words
-    after it."""
+    """Return the name of the verb that `words` call or the group that they ask for help on, itself, and the words left."""
     name = ""
     entry: Verb | Group = PROGRAM
     while isinstance(entry, Group):
@@ -105,7 +104,7 @@ def _check_choice(what: str, known: list[str], value: str) -> None:
 
 
 def _other_user(root: str) -> User | None:
-    """Return the user whose directory `root` is, if we are root and that is somebody else's."""
+    """Return the user who owns the directory `root`, if we are root and the user is not."""
     if os.geteuid():
         return None
     from oci_criu_shim.container import ownership

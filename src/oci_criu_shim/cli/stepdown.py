@@ -72,7 +72,7 @@ def carry_out(call: Invocation, user: User, work: Callable[[Invocation], int]) -
     finally:
         _end_all_but(others)
     for stream, target in zip(streams, (sys.stdout, sys.stderr), strict=True):
-        if target:  # None where the descriptor was closed
+        if target:  # None if the descriptor was closed
             target.write(_said(stream))
     if code is None:
         hint = f"see which of user {user.name}'s processes hang, and on what (ps: state D)"

@@ -16,7 +16,7 @@ class Owner(TypedDict):
     task: int | None
 
 
-class Row(Owner):
+class CheckpointRow(Owner):
     """A checkpoint in a list. If it is `damaged`, that says how, and all that follows is None."""
 
     seq: int
@@ -31,7 +31,7 @@ class Row(Owner):
     age: int | None  # seconds
 
 
-class Process(TypedDict):
+class ProcessRow(TypedDict):
     """A process in a checkpoint."""
 
     pid: int
@@ -41,7 +41,7 @@ class Process(TypedDict):
     memory: int
 
 
-class File(TypedDict):
+class FileRow(TypedDict):
     """A descriptor of a process: CRIU's kind of it (REG, PIPE, INETSK, …), and the file or socket."""
 
     pid: int
@@ -50,7 +50,7 @@ class File(TypedDict):
     name: str
 
 
-class Mount(TypedDict):
+class MountRow(TypedDict):
     """A mount in a checkpoint."""
 
     mountpoint: str
@@ -69,15 +69,15 @@ class Description(Owner):
     criu: str
     reason: str
     bytes: int
-    written: int  # as in Row
+    written: int  # as in CheckpointRow
     increment_of: int | None
     dumped: int  # as `written`, before compression
     compressed: list[str]  # the codecs
     memory: int
-    processes: list[Process]
-    files: list[File]
-    sockets: list[File]
-    mounts: list[Mount]
+    processes: list[ProcessRow]
+    files: list[FileRow]
+    sockets: list[FileRow]
+    mounts: list[MountRow]
 
 
 class Verified(TypedDict):
@@ -88,7 +88,7 @@ class Verified(TypedDict):
     damaged: str | None
 
 
-class Changes(TypedDict, Generic[Thing]):
+class Difference(TypedDict, Generic[Thing]):
     """What one checkpoint has and the next has not, and the other way round."""
 
     gone: list[Thing]
@@ -96,7 +96,7 @@ class Changes(TypedDict, Generic[Thing]):
 
 
 class Resized(TypedDict):
-    """A process whose memory changed: as in Process, but `memory` is its size before and after."""
+    """A process whose memory changed: as in ProcessRow, but `memory` is its size before and after."""
 
     pid: int
     ppid: int
@@ -105,8 +105,8 @@ class Resized(TypedDict):
     memory: list[int]
 
 
-class ProcessChanges(Changes[Process]):
-    """Changes of processes, and those that both checkpoints have."""
+class ProcessDifference(Difference[ProcessRow]):
+    """A Difference in processes, with those that are in both and changed."""
 
     changed: list[Resized]
 
@@ -116,10 +116,10 @@ class Comparison(TypedDict):
 
     bytes: list[int]
     memory: list[int]
-    files: Changes[File]
-    sockets: Changes[File]
-    mounts: Changes[Mount]
-    processes: ProcessChanges
+    files: Difference[FileRow]
+    sockets: Difference[FileRow]
+    mounts: Difference[MountRow]
+    processes: ProcessDifference
 
 
 class Exported(TypedDict):

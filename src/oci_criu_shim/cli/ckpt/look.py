@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.cli.ckpt.documents import (
-        Changes,
+        CheckpointRow,
         Comparison,
         Description,
-        File,
-        Mount,
-        Process,
-        Row,
+        Difference,
+        FileRow,
+        MountRow,
+        ProcessRow,
         Thing,
         Verified,
     )
@@ -45,8 +45,8 @@ def listing(call: Invocation) -> int:
     return 0
 
 
-def _row(path: str) -> Row:
-    row: Row = {
+def _row(path: str) -> CheckpointRow:
+    row: CheckpointRow = {
         **place.label(path).fields(),
         "seq": int(path.rpartition("/")[2]),
         "path": path,
@@ -75,7 +75,7 @@ def _row(path: str) -> Row:
     }
 
 
-def _fields(row: Row) -> list[object]:
+def _fields(row: CheckpointRow) -> list[object]:
     label = ["-" if field is None else field for field in (row["job"], row["step"], row["task"], row["seq"])]
     if row["damaged"]:
         return [*label, *"-----", "damaged", row["path"]]
@@ -120,7 +120,7 @@ def show(call: Invocation) -> int:
     return 0
 
 
-def _forest(processes: list[Process]) -> list[Process]:
+def _forest(processes: list[ProcessRow]) -> list[ProcessRow]:
     """Return the processes with their commands indented below their parents', as `ps --forest` has them.
 
     In images a process comes after its parent and before that one's next child (pstree_item_next() in criu/pstree.c).
@@ -225,14 +225,14 @@ def diff(call: Invocation) -> int:
     for process in found["processes"]["changed"]:
         sizes = process["memory"]
         print(f"~ process {process['pid']} {process['command']}: {' to '.join(map(units.size, sizes))}")
-    _print_changes(found["processes"], _process)
-    _print_changes(found["files"], _file)
-    _print_changes(found["sockets"], _file)
-    _print_changes(found["mounts"], _mount)
+    _print_difference(found["processes"], _process)
+    _print_difference(found["files"], _file)
+    _print_difference(found["sockets"], _file)
+    _print_difference(found["mounts"], _mount)
     return 0
 
 
-def _print_changes(changes: Changes[Thing], text: Callable[[Thing], str]) -> None:
+def _print_difference(changes: Difference[Thing], text: Callable[[Thing], str]) -> None:
     for row in changes["gone"]:
         print(f"- {text(row)}")
     for row in changes["new"]:
@@ -246,9 +246,9 @@ def compare(before: Description, after: Description) -> Comparison:
     return {
         "bytes": [before["bytes"], after["bytes"]],
         "memory": [before["memory"], after["memory"]],
-        "files": _changes(_lasting(before["files"]), _lasting(after["files"])),
-        "sockets": _changes(before["sockets"], after["sockets"]),
-        "mounts": _changes(before["mounts"], after["mounts"]),
+        "files": _difference(_lasting(before["files"]), _lasting(after["files"])),
+        "sockets": _difference(before["sockets"], after["sockets"]),
+        "mounts": _difference(before["mounts"], after["mounts"]),
         "processes": {
             "gone": [row for key, row in was.items() if key not in now],
             "new": [row for key, row in now.items() if key not in was],
@@ -257,22 +257,22 @@ def compare(before: Description, after: Description) -> Comparison:
     }
 
 
-def _changes(before: list[Thing], after: list[Thing]) -> Changes[Thing]:
+def _difference(before: list[Thing], after: list[Thing]) -> Difference[Thing]:
     return {"gone": [row for row in before if row not in after], "new": [row for row in after if row not in before]}
 
 
-def _lasting(files: list[File]) -> list[File]:
+def _lasting(files: list[FileRow]) -> list[FileRow]:
     """Return the files without the numbers of pipes, which are others after each restore."""
     return [{**row, "name": ""} if row["kind"] == "PIPE" else row for row in files]
 
 
-def _process(row: Process) -> str:
+def _process(row: ProcessRow) -> str:
     return f"process {row['pid']} {row['command']}, {units.size(row['memory'])}"
 
 
-def _file(row: File) -> str:
+def _file(row: FileRow) -> str:
     return f"process {row['pid']} descriptor {row['fd']}: {row['kind']} {row['name']}"
 
 
-def _mount(row: Mount) -> str:
+def _mount(row: MountRow) -> str:
     return f"mount {row['mountpoint']} of {row['source']} {row['root']}"

@@ -31,10 +31,10 @@ PROGRESS_SECONDS = 2.0
 
 def checkpoint(call: Invocation) -> int:
     """Checkpoint a running job's containers now."""
-    as_json = call.flag("json")
+    as_json, word = call.flag("json"), call.operands[0]
     if call.flag("here"):
-        return _here(job_number(call.container), as_json)
-    name = call.container if is_name(call.container) else str(job_number(call.container))
+        return _here(job_number(word), as_json)
+    name = word if is_name(word) else str(job_number(word))
     found: list[str] = []
 
     def hear(line: str) -> None:

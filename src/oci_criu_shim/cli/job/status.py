@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 def status(call: Invocation) -> int:
     """Show a job's runs, checkpoints and restores, or list the jobs that have a history."""
-    picture = call.value("timeline")
-    if picture and not call.container:
+    picture, word = call.value("timeline"), call.operand(0)
+    if picture and not word:
         raise ShimError("--timeline draws one job: it needs a JOBID", status=USAGE)
     directory = place.directory(call.value("checkpoint-dir"))
-    if not call.container:
+    if not word:
         return _list(directory, call.flag("json"))
-    found = _find(directory, call.container)
+    found = _find(directory, word)
     if picture:
         from oci_criu_shim.cli.job.timeline import draw
 
