@@ -62,7 +62,7 @@ def _parse(argv: Sequence[str]) -> tuple[Verb, Invocation] | int:
 
 
 def _find(words: list[str]) -> tuple[str, Verb | Group, list[str]]:
-    """Return the name of the verb that `words` call or the group that they ask for help on, itself, and the words left."""
+    """Return the verb that `words` call, or the group whose help they ask for: name, entry, and the words left."""
     name = ""
     entry: Verb | Group = PROGRAM
     while isinstance(entry, Group):

@@ -120,7 +120,7 @@ def prune(call: Invocation) -> int:
         known = _known_jobs("run it where Slurm's commands work")
         old = history.prune(directory, known, dry_run)
     ended = _without(own, known)
-    spared = FOREVER if call.flag("completed") else older  # what was cut off its user may not have seen yet
+    spared = FOREVER if call.flag("completed") else older  # users may not have seen yet what was cut off their files
     gone: dict[str, int] = {}
     for path in ended:
         gone |= _prune(Store(path, "."), keep, older, dry_run, spared)
@@ -166,7 +166,7 @@ def _without(tasks: list[str], jobs: set[int]) -> list[str]:
 
 
 def _not_completed(tasks: list[str]) -> set[int]:
-    """The jobs whose these are, but for those that have completed, of which Slurm still knows."""
+    """Return the tasks' jobs but for those that completed, as far as Slurm still knows them."""
     return {job for job in {place.label(f"{path}/0").job for path in tasks} if not controller.job(job).has_completed}
 
 
