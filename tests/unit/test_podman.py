@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import oci_criu_shim
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.directory import Directory
 from oci_criu_shim.checkpoints.integrity import Verification
@@ -170,3 +171,8 @@ def test_what_has_changed_in_the_root_file_system(tmp_path: Path, config: dict[s
     assert isinstance(tree, Tree)
     with tarfile.open(fileobj=tree.stream(), mode="r|") as archive:
         assert archive.getnames() == [".", "made"]
+
+
+def test_prefix() -> None:
+    """Wherever in the package this module is: <prefix>/lib/oci-criu-shim/oci_criu_shim/__init__.py."""
+    assert Path(podman.PREFIX) == Path(oci_criu_shim.__file__).parents[3]
