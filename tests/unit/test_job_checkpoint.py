@@ -13,11 +13,10 @@ import pytest
 from oci_criu_shim.cli.invocation import Invocation
 from oci_criu_shim.cli.job import checkpoint
 from oci_criu_shim.container import ownership
-from oci_criu_shim.container.record import Container
+from oci_criu_shim.container.record import ANSWER, REQUEST, Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
-from oci_criu_shim.task.policy import ANSWER, REQUEST
 
 NONE = {"job": 12, "node": "n1", "container": None, "taken": False, "said": "job 12 has no container on n1"}
 TAKEN = {"job": 12, "node": "n2", "container": "c", "taken": True, "said": "checkpointed job 12"}
