@@ -16,7 +16,7 @@ from oci_criu_shim.host import process
 from oci_criu_shim.slurm import controller, tasks
 from oci_criu_shim.task import preempt, requeue, schedule, take
 from oci_criu_shim.task.policy import FAILED, UNKNOWN
-from tests.unit.test_checkpointer import Make, make
+from tests.unit.test_policy import Make, make
 from tests.unit.test_slurm import seen
 
 __all__ = ["make"]

@@ -22,7 +22,7 @@ from oci_criu_shim.errors import Killed, ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.task import preempt, schedule, take
 from oci_criu_shim.task.policy import ANSWER, DONE, FAILED, LOST, NO_REASON, TAKEN, TIME_IS_UP, Policy
-from tests.unit.test_checkpointer import make
+from tests.unit.test_policy import make
 from tests.unit.test_ckpt import made
 from tests.unit.test_slurm import seen
 
