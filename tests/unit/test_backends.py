@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim.container import backends
+from oci_criu_shim.container import backends, registry
 from oci_criu_shim.container.backends import Backend
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
-from oci_criu_shim.supervisor import lifecycle
 
 
 def bundle(**annotations: str) -> Bundle:

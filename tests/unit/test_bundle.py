@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -52,78 +51,3 @@ def test_names_every_fault(bundle_path: Path, config: dict[str, Any]) -> None:
     with pytest.raises(ShimError, match=r"process\.args") as caught:
         bundle.load(str(bundle_path))
     assert "'root' is a required property" in str(caught.value)
-
-
-@pytest.mark.parametrize("namespaces", [[], [{"type": "pid", "path": "/proc/1/ns/pid"}]])
-def test_no_pid_namespace_is_not_checkpointable(config: dict[str, Any], namespaces: list[dict[str, str]]) -> None:
-    config["linux"]["namespaces"] = namespaces
-    with pytest.raises(ShimError, match="no pid namespace of its own"):
-        bundle.check_checkpointable(bundle.Bundle("/b", config))
-
-
-def test_pid_namespace_is_checkpointable(config: dict[str, Any]) -> None:
-    bundle.check_checkpointable(bundle.Bundle("/b", config))
-
-
-REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "ipc": ({"namespaces": [{"type": "pid"}, {"type": "ipc", "path": "/x"}]}, {}, "joins a namespace of type ipc"),
-    "time": ({"namespaces": [{"type": "pid"}, {"type": "time", "path": "/x"}]}, {}, "joins a namespace of type time"),
-    "seccomp": (
-        {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["x"], "action": "SCMP_ACT_NOTIFY"}]}},
-        {},
-        "decided by a process outside",
-    ),
-    "intelRdt": ({"intelRdt": {"closID": "x"}}, {}, "a share of the processor's cache"),
-    "sysctl": ({"sysctl": {"kernel.shm_rmid_forced": "1"}}, {}, "sets kernel.shm_rmid_forced"),
-    "0 is another": ({"uidMappings": [{"containerID": 0, "hostID": 70000, "size": 9}]}, {}, "to another one than 0"),
-    "1 is the user": ({"uidMappings": [{"containerID": 1, "hostID": 7000, "size": 1}]}, {}, "to another one than 0"),
-    "not 0 runs it": ({"uidMappings": [{"containerID": 0, "hostID": 7000, "size": 1}]}, {"uid": 5}, "who is not you"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_is_not_checkpointable(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, case: str) -> None:
-    linux, user, reason = REFUSED[case]
-    config["linux"] |= linux
-    config["process"]["user"] = user
-    monkeypatch.setattr("os.geteuid", lambda: 7000)
-    with pytest.raises(ShimError, match=reason):
-        bundle.check_checkpointable(bundle.Bundle("/b", config))
-
-
-@pytest.mark.parametrize(
-    "mount",
-    [
-        {"uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]},
-        {"gidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]},
-        {"options": ["bind", "idmap"]},
-        {"options": ["bind", "ridmap=uids=0-1-1"]},
-    ],
-)
-def test_mapped_mounts_are_not_checkpointable(config: dict[str, Any], mount: dict[str, Any]) -> None:
-    config["mounts"].append({"destination": "/data", "source": "/x", **mount})
-    with pytest.raises(ShimError, match="maps the ids of the mount /data"):
-        bundle.check_checkpointable(bundle.Bundle("/b", config))
-
-
-@pytest.mark.parametrize("kind", ["ipc", "mount", "pid", "time", "user"])
-def test_what_is_joined_is_not_restorable(config: dict[str, Any], kind: str) -> None:
-    bundle.check_restorable(bundle.Bundle("/b", config))
-    config["linux"]["namespaces"] = [{"type": "network", "path": "/x"}, {"type": kind, "path": "/x"}]
-    with pytest.raises(ShimError, match=f"joins a namespace of type {kind}, and the checkpoint has one"):
-        bundle.check_restorable(bundle.Bundle("/b", config))
-
-
-def test_own_id_within_a_range_is_checkpointable(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    ranges = [{"containerID": 0, "hostID": 7000, "size": 1}, {"containerID": 1, "hostID": 100000, "size": 65536}]
-    config["linux"]["uidMappings"] = ranges
-    monkeypatch.setattr("os.geteuid", lambda: 7000)
-    bundle.check_checkpointable(bundle.Bundle("/b", config))
-
-
-@pytest.mark.parametrize("first", [0, 1])
-def test_roots_ids_need_a_0(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, first: int) -> None:
-    config["linux"]["uidMappings"] = [{"containerID": first, "hostID": 100000, "size": 65536}]
-    monkeypatch.setattr("os.geteuid", lambda: 0)
-    with pytest.raises(ShimError, match="maps no id to 0") if first else nullcontext():
-        bundle.check_checkpointable(bundle.Bundle("/b", config))

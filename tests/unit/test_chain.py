@@ -6,6 +6,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from oci_criu_shim.dump.chain import Chain
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import criu, linux, process
 from oci_criu_shim.task import take
+from oci_criu_shim.task.take import Taker
 from tests.unit.test_schema import full_manifest
 
 SUMS = {"1": {"31": 5}}
@@ -158,13 +160,12 @@ def test_the_kernel_is_asked_once(container: Container, monkeypatch: pytest.Monk
 
 
 class Job:
-    """As much of a checkpointer as taking it needs."""
+    """As much of a policy as taking it needs."""
 
     def __init__(self, container: Container, store: Store) -> None:
         self.container, self.store, self.said = container, store, list[str]()
         self.task = self.log = self
 
-    name = "batch"
     event = property(lambda self: self.said.append)
 
     def describe(self) -> str:
@@ -177,19 +178,22 @@ def test_a_failed_increment_is_followed_by_a_whole_one(
     dump(Chain(container, True))
     container.save({"init": process.identity(os.getpid())})
 
-    def take_one(_: object, __: int, ___: str, link: Chain, ____: None) -> str:
+    def moves(_: Store, __: str, ___: None, link: Chain) -> str:
         with store.stage() as stage:
             if link.begin(stage)["incremental"]:
                 raise ShimError("moved")
         return "taken"
 
-    monkeypatch.setattr(take, "_take_one", take_one)
+    faked = SimpleNamespace(take=moves, left_out=0)
+    monkeypatch.setattr(take, "Dump", lambda *_: faked)
+    monkeypatch.setattr(Taker, "connect", lambda _: None)
+    monkeypatch.setattr(chain, "tracked", lambda _: (True, False))
     job: Any = Job(container, store)
-    assert str(take._take(job, 1, "interval", True, None)) == "taken"
+    assert str(Taker(job)._take(1, "interval", None)) == "taken"
     assert job.said == ["the checkpoint of job 7 is a whole one: moved"]
-    monkeypatch.setattr(take, "_take_one", lambda *_: os.stat("/nonexistent"))
+    faked.take = lambda *_: os.stat("/nonexistent")
     with pytest.raises(FileNotFoundError):
-        take._take(job, 1, "interval", True, None)
+        Taker(job)._take(1, "interval", None)
 
 
 @pytest.fixture

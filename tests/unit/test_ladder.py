@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import Signals
 from oci_criu_shim.log import Log
 from oci_criu_shim.slurm import controller
+from oci_criu_shim.slurm.rundir import REQUEUED
 from oci_criu_shim.slurm.tasks import Task
+from oci_criu_shim.supervisor.launch import Launch
 from oci_criu_shim.task import history, ladder, requeue
 from oci_criu_shim.task.ladder import Ladder
 from tests.unit.test_slurm import seen
@@ -27,6 +28,27 @@ from tests.unit.test_store import commit
 
 KEY = "7/batch.0"
 LIFE = 42
+
+
+class Dry(Launch):
+    """Starts nothing: a restore fails by the site's errors."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.created = None
+
+    def _restore(self, checkpoint: Checkpoint, *_: object) -> tuple[int, Any]:
+        self.site.begun.append(checkpoint.path)
+        if error := self.site.errors.get(checkpoint.seq):
+            Path(self.site.container.path("restore.log")).write_text("CRIU's words\n")
+            raise error
+        return 0, None
+
+    def _supervise(self, *_: object) -> int:
+        return LIFE
+
+    def _create(self) -> int:
+        return 0
 
 
 class Site:
@@ -42,26 +64,22 @@ class Site:
         self.environment = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1", "SLURMD_NODENAME": "n1"}
         self.errors: dict[int, ShimError | OSError] = {}
         """What a restore of a checkpoint fails by."""
+        self.launch = Dry(self)
         self.begun: list[str] = []
         self.comments: list[str] = []
         self.requeued: list[int] = []
         self.other_nodes = True
 
-    def begin(self, checkpoint: Checkpoint) -> Callable[[], int]:
-        self.begun.append(checkpoint.path)
-        if error := self.errors.get(checkpoint.seq):
-            Path(self.container.path("restore.log")).write_text("CRIU's words\n")
-            raise error
-        return lambda: LIFE
-
-    def climb(self) -> int:
-        # A restart: nothing is remembered but what is in the store.
+    def ladder(self) -> Ladder:
+        """That of a restart: nothing is remembered but what is in the store."""
         signals = object.__new__(Signals)
         signals.read = lambda: bytes([15])  # type: ignore[method-assign]
         task = Task(self.environment)
         log = history.History(Log(), str(self.path), task)
-        made = Ladder(self.container, task, self.store, self.settings, signals, log)
-        return made.climb(self.begin, lambda: 0)()
+        return Ladder(self.container, task, self.store, self.settings, signals, log)
+
+    def climb(self) -> int:
+        return self.launch._climb(self.ladder())
 
     def commit(self, count: int) -> None:
         for _ in range(count):
@@ -195,7 +213,7 @@ def test_a_misfit_goes_elsewhere_at_once(site: Site) -> None:
     site.errors[2] = Misfit("no avx2")
     assert site.climb() == 1
     assert (site.begun, site.requeued) == ([site.of(2)], [7])
-    assert Path(site.container.root, requeue.MARK).read_text() == "JobId=7\nExcNodeList=n1\n"
+    assert Path(site.container.root, REQUEUED).read_text() == "JobId=7\nExcNodeList=n1\n"
     assert site.comments == ["7 oci-criu-shim: requeued from n1: 2: no avx2"]
     assert not Path(site.of(2, "restore.log")).exists()
 
@@ -353,14 +371,14 @@ def test_the_mark_asks_for_the_sites_feature(site: Site, monkeypatch: pytest.Mon
     site.settings.feature = "alike"
     monkeypatch.setattr(config, "load", lambda: site.settings)
     requeue.mark(site.container.root, Task(site.environment), Log(), "n1")
-    assert Path(site.container.root, requeue.MARK).read_text() == "JobId=7\nExcNodeList=n1\nFeatures=alike\n"
+    assert Path(site.container.root, REQUEUED).read_text() == "JobId=7\nExcNodeList=n1\nFeatures=alike\n"
 
 
 def test_the_mark_of_another_task_stays(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controller, "job", lambda _: seen())
     for exclude in ("n1", ""):
         requeue.mark(site.container.root, Task(site.environment), Log(), exclude)
-    assert "ExcNodeList=n1\n" in (Path(site.container.root) / requeue.MARK).read_text()
+    assert "ExcNodeList=n1\n" in (Path(site.container.root) / REQUEUED).read_text()
 
 
 def test_the_mark_is_left_where_slurm_does_not_answer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,7 +387,7 @@ def test_the_mark_is_left_where_slurm_does_not_answer(site: Site, monkeypatch: p
 
     monkeypatch.setattr(controller, "job", silent)
     requeue.mark(site.container.root, Task(site.environment), Log(), "n1")
-    assert Path(site.container.root, requeue.MARK).read_text() == "JobId=7\n"
+    assert Path(site.container.root, REQUEUED).read_text() == "JobId=7\n"
 
 
 def test_a_mark_that_finds_no_room(

@@ -11,22 +11,22 @@ from typing import Any
 import pytest
 
 from oci_criu_shim.checkpoints.committed import Checkpoint
+from oci_criu_shim.container.plan import Plan
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.log import Log
 from oci_criu_shim.supervisor import launch
-from oci_criu_shim.supervisor.launch import Supervised
-from oci_criu_shim.container.plan import Plan
-from oci_criu_shim.task.life import CheckpointedTask
+from oci_criu_shim.supervisor.launch import Launch
+from oci_criu_shim.task.run import TaskRun
 
 INIT = 4711
 
 
-class Restored:
+class Restore:
     """Runs as INIT until it is ended."""
 
     ended: list[int]
 
-    def __init__(self, plan: Plan, checkpoint: Checkpoint, log: Log) -> None:
+    def __init__(self, plan: Plan, *_: object) -> None:
         self.backend = plan.backend
 
     def start(self, *_: object) -> int:
@@ -40,20 +40,20 @@ def test_nothing_runs_on_that_nobody_looks_after(
     tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next checkpoint would be restored beside it."""
-    Restored.ended = []
-    monkeypatch.setattr("oci_criu_shim.restore.adopt.Restored", Restored)
+    Restore.ended = []
+    monkeypatch.setattr("oci_criu_shim.restore.restore.Restore", Restore)
     monkeypatch.setattr(launch, "Signals", lambda: None)
     container = Container(str(tmp_path / "run"), "c")
     container.reserve()
     plan = Plan(container, str(bundle_path), {}, [], str(tmp_path / "none/pid"), Log())
     manifest: dict[str, Any] = {"input": "", "streams": ["", "", ""]}
     with pytest.raises(FileNotFoundError):
-        launch.Supervised(plan).begin(Checkpoint(str(tmp_path), manifest))
-    assert Restored.ended == [INIT]
+        Launch(plan)._restore(Checkpoint(str(tmp_path), manifest))
+    assert Restore.ended == [INIT]
 
 
 @pytest.fixture
-def made(tmp_path: Path, bundle_path: Path, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Supervised:
+def made(tmp_path: Path, bundle_path: Path, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Launch:
     """The batch step of a job that asked for checkpoints."""
     store = tmp_path / "store"
     store.mkdir(mode=0o700)
@@ -64,29 +64,29 @@ def made(tmp_path: Path, bundle_path: Path, config: dict[str, Any], monkeypatch:
     monkeypatch.setattr("oci_criu_shim.task.prune.begin", lambda *_: None)
     container = Container(str(tmp_path / "run"), "one")
     container.reserve()
-    return Supervised(Plan(container, str(bundle_path), {}, [], None, Log()))
+    return Launch(Plan(container, str(bundle_path), {}, [], None, Log()))
 
 
-def test_the_watcher_knows_of_it_before_it_begins(made: Supervised, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_watcher_knows_of_it_before_it_begins(made: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its job may be preempted while it is being restored."""
     told: list[str] = []
 
-    def run(*_: object) -> int:
+    def over(_: TaskRun) -> int:
         told.append(Path(made.container.path("pid")).read_text())
         return 0
 
-    monkeypatch.setattr(CheckpointedTask, "run", run)
+    monkeypatch.setattr(TaskRun, "over", over)
     made.run()
     assert told == [str(os.getpid())]
 
 
 def test_what_cannot_be_removed_does_not_change_the_exit_status(
-    made: Supervised, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    made: Launch, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def release(_: Container) -> None:
         raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
 
-    monkeypatch.setattr(CheckpointedTask, "run", lambda *_: 7)
+    monkeypatch.setattr(TaskRun, "over", lambda _: 7)
     monkeypatch.setattr(Container, "release", release)
     assert made.run() == 7
     assert "container one has ended, and is not all removed: [Errno 39]" in capfd.readouterr().err

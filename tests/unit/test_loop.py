@@ -17,16 +17,16 @@ from oci_criu_shim.container.stdio import Stdio
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import Signals
 from oci_criu_shim.log import Log
-from oci_criu_shim.supervisor import loop
+from oci_criu_shim.supervisor.attempts import Attempts
 from oci_criu_shim.supervisor.loop import Supervisor
-from oci_criu_shim.task.policy import UNKNOWN
 from tests.harness.cluster import wait_for
 
 
 class Due:
-    """A checkpointer that wants one checkpoint at once."""
+    """A policy that wants one checkpoint at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, container: Container) -> None:
+        self.container = container
         self.wanted = ["interval"]
         self.ended: list[tuple[str, int]] = []
         self.packing = self
@@ -60,10 +60,13 @@ def container(tmp_path: Path) -> Container:
     return made
 
 
+def wanting(due: Due) -> Attempts:
+    return Attempts(due, Log())  # type: ignore[arg-type]
+
+
 def supervisor(
     container: Container,
-    take: Callable[[str], int] = lambda _: 0,
-    due: Due | None = None,
+    attempts: Attempts | None = None,
     owner: int | None = None,
     script: str = "sleep 0.3; exit 7",
 ) -> Supervisor:
@@ -72,7 +75,7 @@ def supervisor(
     main = process.spawn(["/bin/sh", "-c", script], os.environ, stdio.inside)
     container.save({"init": process.identity(main)})
     stdio.started()
-    return Supervisor(container, main, "", stdio, Signals(), Log(), due, take, owner)  # type: ignore[arg-type]
+    return Supervisor(container, main, "", stdio, Signals(), Log(), attempts, owner)
 
 
 def in_a_child(work: Callable[[], int]) -> int:
@@ -98,50 +101,6 @@ def test_the_owner_ends(container: Container, owner: subprocess.Popen[bytes], en
     assert in_a_child(supervised) == (137 if ends else 7)
 
 
-def test_a_child_that_was_killed_is_followed_by_another_one(
-    container: Container, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Once CRIU has let go of the container."""
-    tried = tmp_path / "tried"
-    tracers = [42, 42, 0]
-
-    def take(_: str) -> int:
-        if not tried.exists():
-            tried.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return len(tracers)
-
-    def supervised() -> int:
-        monkeypatch.setattr(process, "tracer", lambda _: tracers.pop(0))
-        monkeypatch.setattr(loop, "PAUSE", 0.01)
-        due = Due()
-        status = supervisor(container, take, due).run()
-        return status if due.ended == [("interval", 0)] else 1
-
-    assert in_a_child(supervised) == 7
-
-
-@pytest.mark.parametrize(("tries", "wanted"), [(10, 0), (2, UNKNOWN)])
-def test_slurm_is_asked_again_for_a_while(
-    container: Container, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tries: int, wanted: int
-) -> None:
-    asked = tmp_path / "asked"
-
-    def take(_: str) -> int:
-        with asked.open("a") as stream:
-            stream.write("x")
-        return UNKNOWN if asked.stat().st_size < 3 else 0
-
-    def supervised() -> int:
-        monkeypatch.setattr(loop, "RETRY", 0.01)
-        monkeypatch.setattr(loop, "TRIES", tries)
-        due = Due()
-        status = supervisor(container, take, due).run()
-        return status if due.ended == [("interval", wanted)] else 1
-
-    assert in_a_child(supervised) == 7
-
-
 def fails_once(function: Callable[..., int], number: int) -> Callable[..., int]:
     """`function`, but for its first call."""
     calls: list[object] = []
@@ -153,22 +112,6 @@ def fails_once(function: Callable[..., int], number: int) -> Callable[..., int]:
         return function(*words, **names)
 
     return failing
-
-
-def test_a_checkpoint_waits_for_a_process_to_take_it(
-    container: Container, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def supervised() -> int:
-        due = Due()
-        made = supervisor(container, due=due)
-        monkeypatch.setattr(os, "fork", fails_once(os.fork, errno.EAGAIN))
-        monkeypatch.setattr(loop, "RETRY", 0.01)
-        status = made.run()
-        return status if due.ended == [("interval", 0)] else 1
-
-    assert in_a_child(supervised) == 7
-    said = capfd.readouterr().err
-    assert "checkpoints of one (interval) has to wait" in said and said.count("\n") == 1
 
 
 def test_the_init_is_noted_once_it_can_be(
@@ -189,8 +132,9 @@ def test_the_init_is_noted_once_it_can_be(
 
 def test_nobody_is_busy_while_a_checkpoint_is_taken(container: Container) -> None:
     def waits() -> int:
-        made = supervisor(container, due=Due())
-        before, made.child = made._timeout_ms(), made.main
+        attempts = wanting(Due(container))
+        made = supervisor(container, attempts)
+        before, attempts.child = made._timeout_ms(), made.main
         return int((before, made._timeout_ms()) != (0, None))
 
     assert in_a_child(waits) == 0

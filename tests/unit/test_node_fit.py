@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim.container.bundle import Bundle
-from oci_criu_shim.errors import Misfit
+from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, criu
 from oci_criu_shim.restore import node_fit
 
@@ -159,3 +159,11 @@ def test_changed(bundle: Bundle, config: dict[str, Any]) -> None:
     other = Bundle("/bundle", {**config, "hostname": "other"})
     assert node_fit.changed(noted, bundle) == node_fit.changed({}, other) == ""
     assert node_fit.changed(noted, other).startswith("the bundle is not what it was at the checkpoint (config.json:")
+
+
+@pytest.mark.parametrize("kind", ["ipc", "mount", "pid", "time", "user"])
+def test_what_is_joined_is_not_restorable(config: dict[str, Any], kind: str) -> None:
+    node_fit.check_bundle(Bundle("/b", config))
+    config["linux"]["namespaces"] = [{"type": "network", "path": "/x"}, {"type": kind, "path": "/x"}]
+    with pytest.raises(ShimError, match=f"joins a namespace of type {kind}, and the checkpoint has one"):
+        node_fit.check_bundle(Bundle("/b", config))

@@ -7,12 +7,13 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from oci_criu_shim import config
 from oci_criu_shim.checkpoints.store import Store
-from oci_criu_shim.container.record import Container
+from oci_criu_shim.container.record import REQUEST, Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
@@ -20,15 +21,19 @@ from oci_criu_shim.log import Log
 from oci_criu_shim.slurm.tasks import Task
 from oci_criu_shim.task import estimate, schedule
 from oci_criu_shim.task.compress import Packing
-from oci_criu_shim.task.policy import FAILED, NO_REASON, REQUEST, TAKEN, UNKNOWN, Policy
+from oci_criu_shim.task.policy import FAILED, NO_REASON, TAKEN, UNKNOWN, Policy
+
+if TYPE_CHECKING:
+    from oci_criu_shim.container.record import Record
 
 Make = Callable[..., Policy]
+ASKED = "SLURM_CHECKPOINT=preempt"
 
 
-def record(init: int, supervisor: int) -> dict[str, object]:
+def record(init: int, supervisor: int, *environment: str) -> Record:
     """What is noted of a container of job 7."""
-    known = {"init": process.identity(init), "supervisor": process.identity(supervisor)}
-    return {**known, "bundle": "/b", "config": {"process": {"env": ["SLURM_JOB_ID=7", "SLURM_CHECKPOINT=preempt"]}}}
+    known: Record = {"init": process.identity(init), "supervisor": process.identity(supervisor)}
+    return {**known, "bundle": "/b", "config": {"process": {"env": ["SLURM_JOB_ID=7", *environment]}}}
 
 
 @pytest.fixture
@@ -37,7 +42,7 @@ def make(tmp_path: Path) -> Make:
         container = Container(str(tmp_path / "run"), "one")
         if not container.exists():
             container.reserve()
-        container.save(record(os.getpid(), os.getpid()))
+        container.save(record(os.getpid(), os.getpid(), ASKED))
         slurms = {"SLURM_JOB_ID": "7", "SLURM_CHECKPOINT": when, "SLURM_JOB_PARTITION": "low"}
         task = Task({**slurms, **(environment or {})})
         known = config.Settings({**config.DEFAULTS, **settings})
@@ -196,11 +201,10 @@ def test_all_of_the_jobs_containers_must_be_written(make: Make, monkeypatch: pyt
     made = make("preempt", **{"dump-rate": "1M"}).estimate
     monkeypatch.setattr(estimate, "memory", lambda init: (3 if init == os.getpid() else 2) << 20)
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as program:
-        noted = record(program.pid, os.getpid())
-        for name, more in (("second", {}), ("third", {"config": {"process": {"env": ["SLURM_JOB_ID=7"]}}})):
+        for name, environment in (("second", [ASKED]), ("third", [])):
             other = Container(made.container.root, name)
             other.reserve()
-            other.save(noted | more)
+            other.save(record(program.pid, os.getpid(), *environment))
         assert made.seconds() == 5.5
         program.communicate()
 

@@ -19,13 +19,13 @@ def test_limits_of_others(monkeypatch: pytest.MonkeyPatch, error: type[OSError],
     def prlimit(pid: int, _: int) -> None:
         raise error
 
-    preflight._require_limits(os.getpid())
+    preflight._require_limits([os.getpid()])
     monkeypatch.setattr(resource, "prlimit", prlimit)
     if not refused:
-        preflight._require_limits(os.getpid())
+        preflight._require_limits([os.getpid()])
         return
     with pytest.raises(ShimError, match="runs as another user, whose limits this root may not ask for"):
-        preflight._require_limits(os.getpid())
+        preflight._require_limits([os.getpid()])
 
 
 def test_a_users_group() -> None:

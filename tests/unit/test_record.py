@@ -42,8 +42,8 @@ def test_roles(tmp_path: Path) -> None:
     container = Container(str(tmp_path), "one")
     container.reserve()
     assert container.alive("init") is None
-    container.update(supervisor=process.identity(os.getpid()))
-    container.update(init=[os.getpid(), 1])
+    container.update({"supervisor": process.identity(os.getpid())})
+    container.update({"init": [os.getpid(), 1]})
     assert container.alive("supervisor") == os.getpid()
     assert container.alive("init") is None, "another process with the same number"
 
@@ -52,7 +52,7 @@ def test_a_signal_for_one_that_has_ended(tmp_path: Path, monkeypatch: pytest.Mon
     container = Container(str(tmp_path), "one")
     container.reserve()
     assert not container.signal("init", 0)
-    container.update(init=process.identity(os.getpid()))
+    container.update({"init": process.identity(os.getpid())})
     assert container.signal("init", 0)
 
     def too_late(*_: object) -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.container.backends import Backend
+from oci_criu_shim.container.plan import Plan
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.log import Log
-from oci_criu_shim.restore.adopt import Restored
-from oci_criu_shim.container.plan import Plan
+from oci_criu_shim.restore.restore import Restore
 
 
 @pytest.mark.parametrize(("dialect", "program"), [("crun", "/opt/other"), ("runc", "crun")])
@@ -22,5 +22,5 @@ def test_a_crun_by_whatever_name(tmp_path: Path, dialect: str, program: str) -> 
     chosen = Backend("/opt/other", str(tmp_path), {}, Log(), dialect)
     plan = SimpleNamespace(container=Container(str(tmp_path), "one"), bundle=None, backend=chosen)
     checkpoint = SimpleNamespace(manifest={})
-    restored = Restored(cast(Plan, plan), cast(Checkpoint, checkpoint), Log())
+    restored = Restore(cast(Plan, plan), cast(Checkpoint, checkpoint), Log())
     assert restored.backend.program == program

@@ -16,6 +16,7 @@ from oci_criu_shim.dump import rootfs
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import mounts
 from oci_criu_shim.log import Log
+from oci_criu_shim.restore.rootfs import put_back
 
 LINE = "1 0 8:1 / / rw - {} /dev/x rw"
 
@@ -96,12 +97,12 @@ def test_taken_and_put_back(
     assert {"rootfs-diff.tar", "deleted.files"} <= stage.sizes().keys()
     (root / "made").unlink()
     checkpoint = Checkpoint(stage.path, {})
-    rootfs.put_back(checkpoint, container, bundle)
+    put_back(checkpoint, container, bundle)
     assert [path.name for path in root.iterdir()] == ["made"]
     assert files.read_json(container.path("layer")) == [[".", "made"], ["deleted"]]
     root.rename(root.with_name("aside"))
     with pytest.raises(Misfit):
-        rootfs.put_back(checkpoint, container, bundle)
+        put_back(checkpoint, container, bundle)
 
 
 def test_none_where_nothing_was_noted(bundle: Bundle, store: Store, container: Container) -> None:

@@ -18,7 +18,10 @@ from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.slurm import commands, controller, library
 from oci_criu_shim.slurm.job import Job
-from oci_criu_shim.task import preempt, requeue, schedule
+from oci_criu_shim.slurm.rundir import RunDirectory
+from oci_criu_shim.task import schedule
+from oci_criu_shim.task.departure import Departure
+from oci_criu_shim.task.preempt import Preemption
 
 
 def seen(**changes: Any) -> Job:
@@ -133,6 +136,12 @@ def test_updates(said: str, wanted: str) -> None:
     assert said == wanted
 
 
+def policy(when: str = "none", **fields: object) -> Any:
+    """As much of one as a departure of job 12 needs, and `fields`."""
+    known = {"task": SimpleNamespace(job=12), "container": SimpleNamespace(root=""), "store": None, "log": None}
+    return SimpleNamespace(when=schedule.parse(when), **known | fields)
+
+
 RUNNING, REQUEUED, CANCELLED = ["RUNNING"], ["PENDING", "COMPLETING"], ["CANCELLED", "COMPLETING"]
 
 
@@ -156,7 +165,7 @@ RUNNING, REQUEUED, CANCELLED = ["RUNNING"], ["PENDING", "COMPLETING"], ["CANCELL
 )
 def test_whether_a_job_must_go(fake: Slurm, change: dict[str, Any], when: str, why: str) -> None:
     fake.job = seen(**change)
-    assert preempt.why_it_goes(schedule.parse(when), 12) == why
+    assert Departure(policy(when)).why() == why
 
 
 @pytest.mark.parametrize(
@@ -180,14 +189,14 @@ def test_requeued_without_a_checkpoint(
     monkeypatch.setattr("oci_criu_shim.config.load", lambda: SimpleNamespace(feature=""))
     monkeypatch.setattr("oci_criu_shim.container.jobs.asked", lambda _: [container])
     monkeypatch.setattr(controller, "end_batch_step_after_grace", lambda _: None)
-    preempt.mark(SimpleNamespace(container=container, task=task, log=None), why, word)  # type: ignore[arg-type]
-    assert (tmp_path / requeue.MARK).exists() is left
+    Departure(policy(container=container, task=task)).mark(why, word)
+    assert RunDirectory(str(tmp_path)).is_requeued is left
     assert fake.calls == []
 
 
 def test_slurm_is_not_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controller, "job", None)
-    assert preempt.why_it_goes(schedule.parse("interval:30m"), 12) == ""
+    assert Departure(policy("interval:30m")).why() == ""
 
 
 def test_nobody_to_wait_for_the_end(fake: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,8 +262,8 @@ def test_one_look_at_the_time_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     due = SimpleNamespace(looked=ends.append, due=lambda: schedule.TIMEOUT)
     task, container = SimpleNamespace(job=12, partition="low"), SimpleNamespace(root=str(tmp_path), name="c")
     limits = {"grace": 0, "note_limits": lambda end, grace: ends.append(end)}
-    of: Any = SimpleNamespace(task=task, container=container, when=schedule.parse("timeout"), schedule=due, **limits)
-    assert preempt._why(of, schedule.TIMEOUT) == schedule.TIMEOUT
+    going = policy("timeout", task=task, container=container, schedule=due, **limits)
+    assert Preemption(going)._why(schedule.TIMEOUT) == schedule.TIMEOUT
     assert (calls, ends) == ([("show", "job")], [1800000000, 1800000000])
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pty
 import select
 from collections.abc import Callable
 
-from oci_criu_shim.container.stdio import Stdio
+import pytest
+
+from oci_criu_shim.container.stdio import Stdio, unread
 from oci_criu_shim.container.terminal import Terminal
 from oci_criu_shim.host import process
 
@@ -124,3 +127,33 @@ def test_a_terminal_that_is_shared_is_not_read() -> None:
 
 def test_input_is_copied_to_a_pipe() -> None:
     assert 0 in Stdio().watch() and 0 in Stdio(before=["pipe:[1]", "pipe:[2]", "/dev/null"]).watch()
+
+
+def test_input_is_read_and_left() -> None:
+    reader, writer = os.pipe()
+    path = f"/proc/self/fd/{reader}"
+    assert unread(path) == b""
+    os.write(writer, b"waiting" * 1000)
+    assert unread(path) == b"waiting" * 1000
+    assert os.read(reader, 1 << 16) == b"waiting" * 1000
+    os.close(writer)
+    os.close(reader)
+
+
+@pytest.mark.parametrize(("size", "enlarged"), [(0, False), (5000, False), (100_000, True)])
+def test_a_pipe_is_enlarged_only_where_it_must_be(monkeypatch: pytest.MonkeyPatch, size: int, enlarged: bool) -> None:
+    """A user who has many pipes may not."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)
+    os.write(writer, bytes(range(200)) * (size // 200))
+    real = fcntl.fcntl
+
+    def refuses(descriptor: int, command: int, *arguments: int) -> int:
+        if command == fcntl.F_SETPIPE_SZ and not enlarged:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return real(descriptor, command, *arguments)
+
+    monkeypatch.setattr(fcntl, "fcntl", refuses)
+    assert unread(f"/proc/self/fd/{reader}") == bytes(range(200)) * (size // 200)
+    os.close(writer)
+    os.close(reader)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,16 @@ import pytest
 
 from oci_criu_shim import config, files
 from oci_criu_shim.checkpoints.store import Store
-from oci_criu_shim.container.record import Container
+from oci_criu_shim.container.plan import Plan
+from oci_criu_shim.container.record import DONE, Container
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
 from oci_criu_shim.slurm import controller, tasks
-from oci_criu_shim.supervisor import lifecycle
-from oci_criu_shim.task import preempt, prune, requeue, schedule, script_end, steps
-from oci_criu_shim.task.policy import DONE, NO_REASON, TIME_IS_UP, Policy
+from oci_criu_shim.slurm.rundir import KEPT, REQUEUED, SIGNALLED, TIME_IS_UP
+from oci_criu_shim.task import schedule, steps
+from oci_criu_shim.task.departure import Departure
+from oci_criu_shim.task.policy import NO_REASON, Policy
 from oci_criu_shim.task.steps import Step
-from tests.harness.cluster import wait_for
 from tests.unit.test_ckpt import made as checkpoint
 from tests.unit.test_slurm import seen
 
@@ -53,8 +52,8 @@ def make(tmp_path: Path, bundle_path: Path, config: dict[str, Any]) -> Make:
         store = Store(str(tmp_path / "store"), plan.task.key)
         os.makedirs(store.directory, exist_ok=True)
         store.prepare()
-        of = Policy(container, plan.task, store, settings(), plan.log)
-        return Step(plan, of, NoSignals())  # type: ignore[arg-type]
+        policy = Policy(container, plan.task, store, settings(), plan.log)
+        return Step(plan, policy, NoSignals())  # type: ignore[arg-type]
 
     return made
 
@@ -65,9 +64,9 @@ def settings() -> config.Settings:
 
 @pytest.fixture(autouse=True)
 def marks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What preempt was told of containers: why they must go, and how they are."""
+    """The marks of containers: why they must go, and how they are."""
     told: list[tuple[str, str]] = []
-    monkeypatch.setattr(preempt, "mark", lambda of, why, word: told.append((why, word)))
+    monkeypatch.setattr(Departure, "mark", lambda _, *mark: told.append(mark))
     return told
 
 
@@ -81,7 +80,7 @@ def silent(*_: object, **__: object) -> None:
 
 
 def run(step: Step, status: int = 0, told: bool = False) -> None:
-    """As Supervised does, for one that is started."""
+    """As a launch does, for one that is started."""
     assert step.done() is None
     if not step.store.started():
         step.store.mark_started()
@@ -193,11 +192,11 @@ def test_who_took_the_checkpoint_that_ended_it_was_killed(
     """And could not leave its mark; or has failed then."""
     says(monkeypatch, batch=False, restarts=1)
     step = make(restarts=1)
-    step.of.begin(reason)
+    step.policy.begin(reason)
     fields = {"reason": schedule.TIMEOUT, "left_running": left_running, "restarts": restarts}
     checkpoint(Path(step.store.directory), "7/0.0", **fields)  # type: ignore[arg-type]
     if result is not None:
-        step.of.done(reason, result)
+        step.policy.done(reason, result)
     run(step, 137)
     assert marks == ([("timeout", "taken")] if taken else [])
     assert (steps.FINISHED in kept(step)) is not taken
@@ -211,22 +210,6 @@ def test_ended_by_a_checkpoint_that_failed(make: Make, marks: list[tuple[str, st
     Path(one.plan.container.path(DONE)).write_text("lost")
     run(one, 133)
     assert (kept(one), marks) == (["1", "started"], [])
-
-
-@pytest.mark.parametrize("states", [["RUNNING"], ["PENDING", "COMPLETING"]])
-def test_the_script_on_this_node_is_outlived(
-    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, states: list[str]
-) -> None:
-    says(monkeypatch, states=states)
-    program = tmp_path / "job00007" / "slurm_script"
-    program.parent.mkdir()
-    program.write_text(f"sleep 0.3; echo >{tmp_path}/ended")
-    pid = process.spawn(["/bin/sh", str(program)], {}, {})
-    wait_for(Path(f"/proc/{pid}/cmdline").read_text, 10, "its command line, which comes a little later than itself")
-    step = make(SLURMD_NODENAME="n1")
-    script_end.outlive(step.task, step.signals)
-    assert (tmp_path / "ended").exists()
-    process.wait(pid)
 
 
 def test_an_earlier_run_leaves_a_later_one_alone(make: Make) -> None:
@@ -269,20 +252,20 @@ def test_a_restarted_batch_step_may_be_started_once_more(make: Make, status: int
     """By Slurm, where it had requeued the job itself in its grace time."""
     batch = make(step="", restarts=1)
     run(batch, status)
-    assert os.path.exists(f"{batch.root}/{requeue.MARK}") is (again is not None)
+    assert os.path.exists(f"{batch.directory.path}/{REQUEUED}") is (again is not None)
     later = make(step="", restarts=2)
     assert later.done() == again
-    assert os.readlink(next(Path(later.root).glob(f"{steps.KEPT}*"))) == os.path.dirname(batch.store.path)
+    assert os.readlink(next(Path(later.directory.path).glob(f"{KEPT}*"))) == os.path.dirname(batch.store.path)
 
 
-@pytest.mark.parametrize(("mark", "why"), [(steps.SIGNALLED, schedule.PREEMPT), (TIME_IS_UP, schedule.TIMEOUT)])
+@pytest.mark.parametrize(("mark", "why"), [(SIGNALLED, schedule.PREEMPT), (TIME_IS_UP, schedule.TIMEOUT)])
 def test_none_starts_when_the_job_must_go(
     make: Make, monkeypatch: pytest.MonkeyPatch, marks: list[tuple[str, str]], mark: str, why: str
 ) -> None:
     says(monkeypatch, preempt_time=9)
     step = make()
     assert not step.is_too_late()
-    Path(step.root, mark).touch()
+    Path(step.directory.path, mark).touch()
     assert step.is_too_late()
     step.ended(0, told=False)
     assert marks == [(why, "taken"), (why, "ended")]
@@ -290,7 +273,7 @@ def test_none_starts_when_the_job_must_go(
 
 def test_a_signal_that_meant_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     step = make()
-    Path(step.root, steps.SIGNALLED).touch()
+    Path(step.directory.path, SIGNALLED).touch()
     says(monkeypatch)
     assert not step.is_too_late()
     monkeypatch.setattr(controller, "job", silent)
@@ -301,7 +284,7 @@ def test_link_for_the_end_of_the_job(make: Make) -> None:
     first, second = make(), make(step="1")
     for step in (first, second):
         step.done()
-    (link,) = Path(first.root).glob("kept.*")
+    (link,) = Path(first.directory.path).glob("kept.*")
     assert os.readlink(link) == f"{first.store.directory}/7"
 
 
@@ -318,37 +301,8 @@ def test_name_of_the_job(env: dict[str, str], name: str) -> None:
 
 
 def test_keep(make: Make) -> None:
-    assert make(SLURM_CHECKPOINT_KEEP="5").of.keep == 5
-    assert make().of.keep == settings().keep
+    assert make(SLURM_CHECKPOINT_KEEP="5").policy.keep == 5
+    assert make().policy.keep == settings().keep
     for bad in ("0", "-1", "many", ""):
         with pytest.raises(ShimError, match="--checkpoint-keep is a number of checkpoints, at least 1"):
             make(SLURM_CHECKPOINT_KEEP=bad)
-
-
-def test_what_ended_jobs_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
-    """Once a day what is old goes."""
-    monkeypatch.setattr(controller, "known_jobs", lambda: {12})
-    day = 86400
-    stamp = tmp_path / prune.STAMP
-    old = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 8 * day))
-    for key, created in (("7/0.0", ""), ("8/0.0", old), ("12/0.0", old)):
-        checkpoint(tmp_path, key, created=created)
-    for key in ("9/0.0", "10/0.0"):
-        (tmp_path / key).mkdir(parents=True)
-        (tmp_path / key / "finished.json").touch()
-    for key in ("8/0.0", "9/0.0", "12/0.0"):
-        os.utime(tmp_path / key, (0, 0))
-
-    def pruned() -> list[str]:
-        prune.begin(str(tmp_path), 7 * day)
-        try:
-            os.wait()
-        except ChildProcessError:
-            pass  # it was not due
-        return sorted(path.name for path in tmp_path.glob("[0-9]*"))
-
-    stamp.touch()
-    assert pruned() == ["10", "12", "7", "8", "9"]
-    os.utime(stamp, (0, 0))
-    assert pruned() == ["10", "12", "7"]
-    assert stamp.stat().st_mtime > time.time() - day

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,14 +17,18 @@ from typing import Any
 import pytest
 
 from oci_criu_shim.checkpoints import committed
+from oci_criu_shim.container.record import ANSWER, DONE
 from oci_criu_shim.dump import client, rootfs
 from oci_criu_shim.dump.dump import Dump
 from oci_criu_shim.errors import Killed, ShimError
 from oci_criu_shim.host import process
-from oci_criu_shim.task import preempt, schedule, take
-from oci_criu_shim.task.policy import ANSWER, DONE, FAILED, LOST, NO_REASON, TAKEN, TIME_IS_UP, Policy
-from tests.unit.test_policy import make
+from oci_criu_shim.task import schedule, take
+from oci_criu_shim.task.departure import Departure
+from oci_criu_shim.task.policy import FAILED, LOST, NO_REASON, TAKEN, Policy
+from oci_criu_shim.task.preempt import Preemption
+from oci_criu_shim.task.take import Taker
 from tests.unit.test_ckpt import made
+from tests.unit.test_policy import make
 from tests.unit.test_slurm import seen
 
 __all__ = ["make"]
@@ -41,7 +46,7 @@ def init() -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.fixture
-def of(make: Make, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> Policy:
+def policy(make: Make, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> Policy:
     made = make("preempt,interval:1h")
     made.container.save(made.container.load() | {"init": process.identity(init.pid)})
 
@@ -49,13 +54,21 @@ def of(make: Make, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatc
         raise ShimError("there is none")
 
     monkeypatch.setattr(client, "connect", no_helper)
-    monkeypatch.setattr(preempt, "_why", lambda *_: schedule.PREEMPT)
+    monkeypatch.setattr(Preemption, "_why", lambda *_: schedule.PREEMPT)
     return made
 
 
-def directory(of: Policy) -> Path:
+def run_on(policy: Policy, reason: str) -> int:
+    return Taker(policy).run_on(reason)
+
+
+def go(policy: Policy, reason: str) -> int:
+    return Preemption(policy).go(reason)
+
+
+def directory(policy: Policy) -> Path:
     """Where checkpoints can be made."""
-    path = Path(of.store.directory)
+    path = Path(policy.store.directory)
     path.mkdir()
     return path
 
@@ -73,37 +86,37 @@ def fails(monkeypatch: pytest.MonkeyPatch, killed: int | None = None, kind: type
     monkeypatch.setattr(take, "Dump", dump)
 
 
-@pytest.mark.parametrize("begin", [take.run_on, preempt.go])
+@pytest.mark.parametrize("begin", [run_on, go])
 def test_what_failed_is_told(
-    of: Policy, monkeypatch: pytest.MonkeyPatch, capfd: Capture, begin: Callable[[Policy, str], int]
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, capfd: Capture, begin: Callable[[Policy, str], int]
 ) -> None:
     fails(monkeypatch)
-    monkeypatch.setattr(preempt, "mark", lambda *_: None)
-    assert begin(of, schedule.INTERVAL) == FAILED
+    monkeypatch.setattr(Departure, "mark", lambda *_: None)
+    assert begin(policy, schedule.INTERVAL) == FAILED
     said = f"oci-criu-shim: error: job 7 step batch task 0 could not be checkpointed and runs on: {WORDS}\n"
     assert capfd.readouterr().err == said
 
 
 @pytest.mark.parametrize(("futile", "tries"), [(True, {"newest": 2, "tries": 3}), (False, {"newest": 1, "tries": 3})])
 def test_a_job_that_gets_no_further_is_not_requeued_for_ever(
-    of: Policy, monkeypatch: pytest.MonkeyPatch, capfd: Capture, futile: bool, tries: dict[str, int]
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, capfd: Capture, futile: bool, tries: dict[str, int]
 ) -> None:
-    path = Path(of.store.path)
+    path = Path(policy.store.path)
     (path / "1").mkdir(parents=True)
     (path / "tries.json").write_text('{"newest": 1, "tries": 3}')
-    monkeypatch.setattr(preempt, "_why", lambda *_: schedule.TIMEOUT)
-    monkeypatch.setattr(preempt, "mark", lambda *_: None)
-    monkeypatch.setattr(of.schedule, "is_futile", lambda: futile)
-    monkeypatch.setattr(take, "dump", lambda *_: (path / "2").mkdir())
-    assert preempt.go(of, schedule.TIMEOUT) == TAKEN
+    monkeypatch.setattr(Preemption, "_why", lambda *_: schedule.TIMEOUT)
+    monkeypatch.setattr(Departure, "mark", lambda *_: None)
+    monkeypatch.setattr(policy.schedule, "is_futile", lambda: futile)
+    monkeypatch.setattr(Taker, "dump", lambda *_: (path / "2").mkdir())
+    assert go(policy, schedule.TIMEOUT) == TAKEN
     assert json.loads((path / "tries.json").read_text()) == tries
     assert ("hardly ran before its time limit was near" in capfd.readouterr().err) is futile
 
 
-@pytest.mark.parametrize("begin", [take.run_on, preempt.go])
+@pytest.mark.parametrize("begin", [run_on, go])
 @pytest.mark.parametrize("verbose", [False, True])
 def test_a_program_that_ends_meanwhile_is_no_failure(
-    of: Policy,
+    policy: Policy,
     init: subprocess.Popen[bytes],
     monkeypatch: pytest.MonkeyPatch,
     capfd: Capture,
@@ -112,16 +125,16 @@ def test_a_program_that_ends_meanwhile_is_no_failure(
 ) -> None:
     fails(monkeypatch, init.pid)
     monkeypatch.setattr(take, "ENDING_MS", 60_000)  # the kernel takes its time on a busy machine
-    of.log.verbose = verbose
-    assert begin(of, schedule.INTERVAL) == NO_REASON
+    policy.log.verbose = verbose
+    assert begin(policy, schedule.INTERVAL) == NO_REASON
     said = f"oci-criu-shim: job 7 step batch task 0 ended while it was checkpointed: {WORDS}\n"
     assert capfd.readouterr().err == (said if verbose else "")
-    assert not Path(of.container.path(DONE)).exists()
+    assert not Path(policy.container.path(DONE)).exists()
 
 
 @pytest.mark.parametrize(("again", "why"), [(False, WORDS), (True, take.KILLED)])
 def test_what_fails_after_the_commit_leaves_the_checkpoint(
-    of: Policy,
+    policy: Policy,
     init: subprocess.Popen[bytes],
     monkeypatch: pytest.MonkeyPatch,
     capfd: Capture,
@@ -132,12 +145,12 @@ def test_what_fails_after_the_commit_leaves_the_checkpoint(
     fails(monkeypatch, init.pid)
     monkeypatch.setattr(take, "ENDING_MS", 60_000)
     marks: list[str] = []
-    monkeypatch.setattr(preempt, "mark", lambda _, __, word: marks.append(word))
-    path = made(directory(of), of.task.key, left_running=False, restarts=0)
+    monkeypatch.setattr(Departure, "mark", lambda _, __, word: marks.append(word))
+    path = made(directory(policy), policy.task.key, left_running=False, restarts=0)
     if again:
         init.kill()
         init.wait()
-    assert preempt.go(of, schedule.PREEMPT) == TAKEN
+    assert go(policy, schedule.PREEMPT) == TAKEN
     assert marks == ["taken"]
     said = capfd.readouterr().err
     assert said.startswith(f"oci-criu-shim: checkpointed job 7 step batch task 0 to {path} (")
@@ -145,7 +158,7 @@ def test_what_fails_after_the_commit_leaves_the_checkpoint(
 
 
 class Taken:
-    """As checkpoint.Dump takes it; it says when it was begun, too."""
+    """As Dump.take() returns it; it says when it was begun, too."""
 
     seconds, begun = 1.0, 0.0
 
@@ -160,32 +173,32 @@ class Taken:
 
 
 def test_what_can_not_be_removed_fails_no_checkpoint(
-    of: Policy, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
     def stale(_: object) -> None:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "/store/1")
 
-    taken = Taken(made(directory(of), of.task.key))
-    monkeypatch.setattr(take, "_take", lambda *_: taken)
-    monkeypatch.setattr(of.store, "keep", stale)
-    assert take.dump(of, schedule.PREEMPT) == "there"
+    taken = Taken(made(directory(policy), policy.task.key))
+    monkeypatch.setattr(Taker, "_take", lambda *_: taken)
+    monkeypatch.setattr(policy.store, "keep", stale)
+    assert Taker(policy).dump(schedule.PREEMPT) == "there"
     said = "older checkpoints of job 7 step batch task 0 could not be removed: /store/1: Stale file handle"
     assert capfd.readouterr().err == f"oci-criu-shim: {said}\n"
 
 
 @pytest.mark.parametrize(("packed", "seconds"), [(False, 60), (True, 1)])
 def test_checksums_are_part_of_what_a_checkpoint_takes(
-    of: Policy, monkeypatch: pytest.MonkeyPatch, packed: bool, seconds: int
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, packed: bool, seconds: int
 ) -> None:
     """Compression is not, which takes no more than there is."""
     about = {"compressed": {"checkpoint/core-1.img": {"size": 9}}} if packed else {}
-    taken = Taken(made(directory(of), of.task.key))
+    taken = Taken(made(directory(policy), policy.task.key))
     taken.checkpoint.manifest |= about
     measured: list[float] = []
-    monkeypatch.setattr(take, "_take", lambda *_: taken)
+    monkeypatch.setattr(Taker, "_take", lambda *_: taken)
     monkeypatch.setattr(time, "monotonic", lambda: 60.0)
-    monkeypatch.setattr(of.estimate, "measured", lambda _, begin, end: measured.append(end - begin))
-    take.dump(of, schedule.PREEMPT)
+    monkeypatch.setattr(policy.estimate, "measured", lambda _, begin, end: measured.append(end - begin))
+    Taker(policy).dump(schedule.PREEMPT)
     assert measured == [seconds]
 
 
@@ -198,14 +211,14 @@ def test_checksums_are_part_of_what_a_checkpoint_takes(
     ],
 )
 def test_a_full_disk_in_words(
-    of: Policy, monkeypatch: pytest.MonkeyPatch, number: int, file: str | None, line: str
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, number: int, file: str | None, line: str
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number), file)
 
-    monkeypatch.setattr(take, "_take", refuse)
+    monkeypatch.setattr(Taker, "_take", refuse)
     with pytest.raises(ShimError) as caught:
-        take.dump(of, schedule.PREEMPT)
+        Taker(policy).dump(schedule.PREEMPT)
     assert caught.value.line().startswith(line)
 
 
@@ -217,24 +230,24 @@ def test_a_container_that_ended_right_after_the_commit(
     dump.pid, dump.pidfd, dump.options = init.pid, os.pidfd_open(init.pid), {"leave_running": False}
     one = committed.Checkpoint("/1", {"frozen_seconds": 0.5})
 
-    def ask(_: object, __: object, ___: object, commit: Callable[[object], None], ____: object) -> None:
+    def ask(_: object, __: object, ___: object, commit: Callable[[object], None], *____: object) -> None:
         commit({})
         init.kill()
         init.wait()
         raise Killed("the worker is gone")
 
-    monkeypatch.setattr(dump, "_ask", ask)
+    monkeypatch.setattr(client, "dump", ask)
     monkeypatch.setattr(dump, "_commit", lambda *_: one)
     monkeypatch.setattr(rootfs, "take", lambda *_: None)
     dump.container = dump.bundle = SimpleNamespace()  # type: ignore[assignment]
     stage: Any = SimpleNamespace(images="", work=None)
-    connection: Any = None
+    connection: Any = nullcontext()
     assert dump._checkpoint(stage, connection, {}, None, None) == (one, 0.5)
 
 
-@pytest.mark.parametrize("begin", [take.run_on, preempt.go])
+@pytest.mark.parametrize("begin", [run_on, go])
 def test_a_program_that_ends_with_who_was_at_work_in_it(
-    of: Policy,
+    policy: Policy,
     init: subprocess.Popen[bytes],
     monkeypatch: pytest.MonkeyPatch,
     capfd: Capture,
@@ -242,40 +255,18 @@ def test_a_program_that_ends_with_who_was_at_work_in_it(
 ) -> None:
     fails(monkeypatch, init.pid, Killed)
     monkeypatch.setattr(take, "ENDING_MS", 60_000)
-    assert begin(of, schedule.INTERVAL) == LOST
+    assert begin(policy, schedule.INTERVAL) == LOST
     said = "job 7 step batch task 0 ended while it was checkpointed, since what did that was killed"
     assert capfd.readouterr().err == f"oci-criu-shim: error: {said}: {WORDS}\n"
 
 
-@pytest.mark.parametrize(
-    ("older", "requeueable", "marked"),
-    [(True, True, [(schedule.TIMEOUT, "taken")]), (True, False, []), (False, True, [])],
-)
-def test_what_is_lost_goes_on_from_an_older_one(
-    of: Policy,
-    monkeypatch: pytest.MonkeyPatch,
-    older: bool,
-    requeueable: bool,
-    marked: list[tuple[str, str]],
-) -> None:
-    marks: list[tuple[str, str]] = []
-    monkeypatch.setattr(preempt, "mark", lambda _, *words: marks.append(words))
-    monkeypatch.setattr("oci_criu_shim.slurm.controller.job", lambda _: seen(requeue=requeueable))
-    if older:
-        os.makedirs(f"{of.store.path}/1")
-    preempt.lost(of)
-    assert marks == marked
-    assert Path(of.container.path(DONE)).read_text() == "lost"
-    assert os.path.exists(f"{of.container.root}/{TIME_IS_UP}") is bool(marked)
-
-
 def test_who_asked_is_told_that_it_ended(
-    of: Policy, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+    policy: Policy, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     init.kill()
     init.wait()
-    assert take.run_on(of, schedule.REQUEST) == NO_REASON
-    text = Path(of.container.path(ANSWER)).read_text()
+    assert run_on(policy, schedule.REQUEST) == NO_REASON
+    text = Path(policy.container.path(ANSWER)).read_text()
     assert text == f"{NO_REASON} job 7 step batch task 0 ended while it was checkpointed"
 
 
@@ -291,15 +282,14 @@ def test_a_time_limit_is_noted_without_the_grace_time(
     monkeypatch.setattr("oci_criu_shim.slurm.controller.grace_time", silent)
     monkeypatch.setattr("oci_criu_shim.slurm.controller.job", lambda _: seen(end_time=2000000000))
     made = make(when)
-    assert take.look(made) == NO_REASON
+    assert Taker(made).look() == NO_REASON
     path = Path(made.container.path("limits"))
     assert (path.read_text() if path.exists() else None) == noted
 
 
-def test_what_a_layer_is_without(of: Policy, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+def test_what_a_layer_is_without(policy: Policy, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
     done = SimpleNamespace(left_out=3, take=lambda *_: "taken")
     monkeypatch.setattr(take, "Dump", lambda *_: done)
     connection: Any = object()
-    link: Any = None
-    assert take._take_one(of, 1, schedule.PREEMPT, link, connection) == "taken"  # type: ignore[comparison-overlap]
+    assert str(Taker(policy)._take(1, schedule.PREEMPT, connection)) == "taken"
     assert "job 7 step batch task 0 is without 3 files of the root file system" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""What becomes of a task that asked for checkpoints: whether it runs, from where, and what is noted of it."""
+"""What becomes of a task that asked for checkpoints, by its launch: whether it runs, from where, what is noted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,14 @@ import pytest
 from oci_criu_shim import config
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import STARTED
-from oci_criu_shim.container.record import Container
+from oci_criu_shim.container.plan import Plan
+from oci_criu_shim.container.record import INIT_PID, Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.log import Log
 from oci_criu_shim.slurm import controller
-from oci_criu_shim.supervisor import lifecycle
-from oci_criu_shim.task import history, prune, script_end, steps
-from oci_criu_shim.task.life import CheckpointedTask
+from oci_criu_shim.supervisor import launch
+from oci_criu_shim.supervisor.launch import Launch
+from oci_criu_shim.task import history, prune, run, script_end
 from oci_criu_shim.task.steps import FINISHED, Step
 from tests.unit.test_ckpt import made as checkpoint
 
@@ -29,31 +29,33 @@ FRESH, RESTORED = 5, 6
 """Exit statuses of a container from its beginning, and from a checkpoint."""
 
 
-class Asked:
-    """As far as Supervised is asked; what it was asked."""
-
-    signals = None
+class Dry(Launch):
+    """Starts nothing; notes what it would have done."""
 
     def __init__(self, plan: Plan) -> None:
-        self.init = plan.container.path("init.pid")
-        self.asked: list[str] = []
-        self.told = self.orphaned = False
+        super().__init__(plan)
+        self.did: list[str] = []
 
-    def create(self) -> int:
-        self.asked.append("create")
-        Path(self.init).touch()
+    def _note(self, what: str) -> None:
+        self.did.append(what)
+        Path(self.container.path(INIT_PID)).touch()
+
+    def _create(self) -> int:
+        self._note("create")
         return FRESH
 
-    def begin(self, found: Checkpoint) -> Callable[[], int]:
-        self.asked.append(f"restore {found.seq}")
-        Path(self.init).touch()
-        return lambda: RESTORED
+    def _restore(self, checkpoint: Checkpoint, *_: object) -> tuple[int, Any]:
+        self._note(f"restore {checkpoint.seq}")
+        return 0, None
 
-    def hold(self) -> None:
-        self.asked.append("hold")
+    def _supervise(self, *_: object) -> int:
+        return RESTORED
 
-    def pretend(self) -> None:
-        self.asked.append("pretend")
+    def _hold(self) -> None:
+        self.did.append("hold")
+
+    def _pretend(self) -> None:
+        self.did.append("pretend")
 
 
 class Site:
@@ -80,11 +82,9 @@ class Site:
         return Plan(container, str(self.bundle), {}, [], None, Log())
 
     def run(self, **environment: str) -> tuple[int, list[str]]:
-        """Its exit status, and what the container was asked."""
-        plan = self.plan(**environment)
-        assert plan.task
-        container = Asked(plan)
-        return CheckpointedTask(plan, plan.task).run(container), container.asked  # type: ignore[arg-type]
+        """Its exit status, and what was done for it."""
+        started = Dry(self.plan(**environment))
+        return started.run(), started.did
 
     def caught(self) -> None:
         """As a run leaves it that was ended by a checkpoint."""
@@ -99,6 +99,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path, bundle_path: Path, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Site:
     (tmp_path / "store").mkdir(mode=0o700)
+    monkeypatch.setattr(launch, "Signals", lambda: None)
     monkeypatch.setattr(prune, "begin", lambda *_: None)
     monkeypatch.setattr("oci_criu_shim.config.load", lambda: settings)
     monkeypatch.setattr("oci_criu_shim.host.process.fork", lambda work: 0)
@@ -190,7 +191,7 @@ def test_what_comes_too_late(site: Site, monkeypatch: pytest.MonkeyPatch) -> Non
     outlived: list[str] = []
     monkeypatch.setattr(Step, "is_too_late", lambda _: True)
     monkeypatch.setattr(script_end, "outlive", lambda task, _: outlived.append(task.key))
-    assert site.run() == (steps.KILLED, ["pretend"])
+    assert site.run() == (run.KILLED, ["pretend"])
     assert outlived == ["7/0.0"]
 
 
