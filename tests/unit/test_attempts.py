@@ -10,13 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim.container.record import Container
+from oci_criu_shim.container.record import REQUEST, Container
 from oci_criu_shim.host import process
+from oci_criu_shim.host.signals import CHECKPOINT
+from oci_criu_shim.log import Log
 from oci_criu_shim.supervisor import attempts
-from oci_criu_shim.task.policy import TAKEN, UNKNOWN
+from oci_criu_shim.supervisor.attempts import Attempts
+from oci_criu_shim.task import schedule
+from oci_criu_shim.task.departure import Departure
+from oci_criu_shim.task.policy import FAILED, LOST, NO_REASON, TAKEN, UNKNOWN
+from oci_criu_shim.task.preempt import Preemption
+from oci_criu_shim.task.take import Taker
 from tests.unit.test_loop import Due, container, fails_once, in_a_child, supervisor, wanting
+from tests.unit.test_policy import Make, make
 
-__all__ = ["container"]
+__all__ = ["container", "make"]
 
 
 def takes(monkeypatch: pytest.MonkeyPatch, take: Callable[[str], int]) -> None:
@@ -90,3 +98,93 @@ def test_a_checkpoint_waits_for_a_process_to_take_it(
     assert in_a_child(supervised) == 7
     said = capfd.readouterr().err
     assert "checkpoints of one (interval) has to wait" in said and said.count("\n") == 1
+
+
+@pytest.fixture
+def made(make: Make) -> Attempts:
+    return Attempts(make("preempt,timeout,signal:USR1"), Log())
+
+
+def test_signals_that_want_nothing(made: Attempts) -> None:
+    assert not made.take_signal(signal.SIGUSR2)
+    assert (made.reasons, made.terminating) == ([], False)
+
+
+@pytest.mark.parametrize(
+    ("number", "result", "passed_on"),
+    [
+        (signal.SIGTERM, NO_REASON, True),
+        (signal.SIGTERM, UNKNOWN, False),  # Slurm is asked again
+        (signal.SIGTERM, TAKEN, False),
+        (signal.SIGTERM, FAILED, False),
+        (signal.SIGTERM, -signal.SIGKILL, False),
+        (CHECKPOINT, NO_REASON, False),
+    ],
+)
+def test_the_container_has_its_sigterm_if_the_job_need_not_go(
+    made: Attempts, number: int, result: int, passed_on: bool
+) -> None:
+    assert made.take_signal(number)
+    assert made.reasons == [schedule.PREEMPT]
+    made.child = 1
+    assert made.ended(result) is passed_on
+
+
+def test_the_container_has_its_sigterm_if_slurm_never_answers(made: Attempts) -> None:
+    made.take_signal(signal.SIGTERM)
+    assert [made.ended(UNKNOWN) for _ in range(attempts.TRIES)] == [False] * (attempts.TRIES - 1) + [True]
+    assert (made.reasons, made.terminating) == ([], False)
+
+
+def test_what_is_wanted_meanwhile_waits(made: Attempts) -> None:
+    """And is wanted once."""
+    Path(made.policy.container.path(REQUEST)).touch()
+    for number in (signal.SIGUSR1, CHECKPOINT, signal.SIGUSR1):
+        made.take_signal(number)
+    assert made.reasons == [schedule.SIGNAL, schedule.PREEMPT, schedule.REQUEST]
+    made.child = 1
+    assert made.timeout() is None
+    made.pursue()
+    assert made.child == 1
+    made.ended(TAKEN)
+    assert made.reasons == [schedule.PREEMPT, schedule.REQUEST]
+    assert made.timeout() == 0
+
+
+def test_one_that_is_killed_twice_is_given_up(made: Attempts) -> None:
+    made.take_signal(signal.SIGUSR1)
+    made.ended(-signal.SIGKILL)
+    assert (made.killed, made.reasons) == (True, [schedule.SIGNAL])
+    made.ended(-signal.SIGKILL)
+    assert (made.killed, made.reasons) == (False, [])
+
+
+def test_a_retry_is_not_at_once(made: Attempts) -> None:
+    made.take_signal(signal.SIGTERM)
+    made.take_signal(signal.SIGUSR1)
+    made.ended(UNKNOWN)
+    assert made.reasons == [schedule.SIGNAL, schedule.PREEMPT]
+    assert 0 < (made.timeout() or 0) <= attempts.RETRY
+    made.pursue()
+    assert made.child is None
+
+
+@pytest.mark.parametrize("reason", [schedule.PREEMPT, schedule.TIMEOUT, schedule.REQUEST, schedule.LOOK])
+@pytest.mark.parametrize("result", [TAKEN, LOST])
+def test_who_sees_to_it(made: Attempts, monkeypatch: pytest.MonkeyPatch, reason: str, result: int) -> None:
+    """A container that is lost goes on from an older checkpoint."""
+    calls: list[str] = []
+
+    def noted(name: str) -> Callable[..., int]:
+        def called(_: object, *words: str) -> int:
+            calls.append(" ".join([name, *words]))
+            return result
+
+        return called
+
+    for kind, name in ((Taker, "look"), (Taker, "run_on"), (Preemption, "go"), (Departure, "lost")):
+        monkeypatch.setattr(kind, name, noted(name))
+    made.reasons = [reason]
+    assert made._work() == result
+    wanted = {schedule.LOOK: "look", schedule.REQUEST: "run_on request"}.get(reason, f"go {reason}")
+    assert calls == [wanted, *(["lost"] if result == LOST and reason != schedule.LOOK else [])]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from oci_criu_shim.container import jobs
 from oci_criu_shim.container.record import DONE, Container
+from oci_criu_shim.host.signals import CHECKPOINT
 from oci_criu_shim.slurm import controller
 from oci_criu_shim.slurm.rundir import RunDirectory
 from oci_criu_shim.task import schedule
@@ -23,11 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["make"]
 
 
-def neighbour(departure: Departure) -> Container:
+def neighbour(departure: Departure, supervisor: int | None = None) -> Container:
     """Another container of the job's whose checkpoints were asked for."""
     made = Container(departure.container.root, "neighbour")
     made.reserve()
-    made.save(record(os.getpid(), os.getpid(), ASKED))
+    made.save(record(os.getpid(), supervisor or os.getpid(), ASKED))
     return made
 
 
@@ -60,3 +63,85 @@ def test_what_is_lost_goes_on_from_an_older_one(
     assert marks == marked
     assert Path(policy.container.path(DONE)).read_text() == "lost"
     assert RunDirectory(policy.container.root).time_is_up is bool(marked)
+
+
+def test_all_are_told_to_go(make: Make) -> None:
+    """But for the container itself, which knows."""
+    departure = Departure(make("timeout"))
+    with subprocess.Popen(["sleep", "60"]) as other:
+        neighbour(departure, other.pid)
+        departure.have_all_go()
+        assert other.wait() == -CHECKPOINT
+    assert departure.directory.time_is_up
+
+
+BATCH: dict[str, str] = {}
+STEP = {"SLURM_STEP_ID": "0"}
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What Slurm is told of the job, which has a batch script."""
+    told: list[str] = []
+    for name in ("requeue", "end_batch_step", "end_batch_step_after_grace", "requeue_before_limit"):
+        monkeypatch.setattr(controller, name, lambda job, name=name: told.append(f"{name} {job}"))
+    monkeypatch.setattr(controller, "job", lambda *_, **__: seen())
+    monkeypatch.setattr("oci_criu_shim.config.load", lambda: SimpleNamespace(feature=""))
+    return told
+
+
+@pytest.mark.parametrize(
+    ("step", "why", "words", "told"),
+    [
+        (STEP, schedule.PREEMPT, ("taken", "taken"), ["end_batch_step 7"]),
+        (BATCH, schedule.PREEMPT, ("taken", "taken"), []),  # Slurm requeues it
+        (STEP, schedule.TIMEOUT, ("taken", "ended"), ["requeue 7"]),
+        (BATCH, schedule.TIMEOUT, ("ended", "taken"), ["requeue 7"]),
+        (STEP, schedule.PREEMPT, ("failed", "taken"), ["end_batch_step_after_grace 7"]),
+        (STEP, schedule.PREEMPT, ("taken", "stuck"), ["end_batch_step_after_grace 7"]),
+        (STEP, schedule.TIMEOUT, ("taken", "failed"), ["requeue_before_limit 7"]),
+    ],
+)
+def test_the_last_to_be_ready_has_the_job_requeued(
+    make: Make, calls: list[str], step: dict[str, str], why: str, words: tuple[str, str], told: list[str]
+) -> None:
+    departure = Departure(make("preempt,timeout", step))
+    other = neighbour(departure)
+    departure.mark(why, words[0])
+    assert Path(departure.container.path(DONE)).read_text() == words[0]
+    assert (calls, departure.directory.is_requeued) == ([], False)
+    Path(other.path(DONE)).write_text(words[1])
+    departure.mark(why, words[0])
+    assert (calls, departure.directory.is_requeued) == (told, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "goes"), [(("taken", "stuck"), False), (("ended", "ended"), False), (("taken", "taken"), True)]
+)
+def test_a_job_that_keeps_the_time_that_it_has(
+    make: Make, calls: list[str], words: tuple[str, str], goes: bool
+) -> None:
+    """It would start again from no checkpoint, or has nothing to start again for."""
+    departure = Departure(make("timeout"))
+    Path(neighbour(departure).path(DONE)).write_text(words[1])
+    departure.mark(schedule.TIMEOUT, words[0])
+    assert (calls, departure.directory.is_requeued) == (["requeue 7"] if goes else [], goes)
+
+
+def test_a_job_is_requeued_once(make: Make, calls: list[str]) -> None:
+    departure = Departure(make("timeout"))
+    for _ in range(2):
+        departure.mark(schedule.TIMEOUT, "taken")
+    assert calls == ["requeue 7"]
+
+
+def test_a_job_without_a_batch_script(
+    make: Make, calls: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(controller, "job", lambda *_, **__: seen(batch=False))
+    departure = Departure(make("preempt", STEP))
+    departure.mark(schedule.PREEMPT, "failed")
+    assert capfd.readouterr().err == ""
+    departure.mark(schedule.PREEMPT, "taken")
+    assert "a job with --restart-dir=7 goes on from there" in capfd.readouterr().err
+    assert (calls, departure.directory.is_requeued) == ([], False)

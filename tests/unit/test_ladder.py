@@ -168,6 +168,52 @@ def test_others_restore_the_same_checkpoint(site: Site, monkeypatch: pytest.Monk
     assert not Path(site.of(1, "restore.log")).exists()
 
 
+def test_others_restore_the_same_checkpoint_for_long(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then an older one will do."""
+    monkeypatch.setattr(ladder, "PAUSES", (0, 0))
+    site.commit(2)
+    site.errors[2] = NotRestored("CRIU could not restore c: Error: Can't create ghost regfile: File exists")
+    assert site.climb() == LIFE
+    assert site.begun == [site.of(2)] * 3 + [site.of(1)]
+    assert site.log_of(2).endswith("File exists\nCRIU's words\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (NotRestored("Can't create ghost regfile"), 3),
+        (OSError(17, "File exists", "/x/ghost-1"), 3),
+        (NotRestored("Can't open file"), 1),
+        (ShimError("ghost"), 1),
+        (Misfit("ghost"), 1),
+    ],
+)
+def test_only_what_passes_is_tried_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch, error: ShimError | OSError, again: int
+) -> None:
+    monkeypatch.setattr(ladder, "PAUSES", (0, 0))
+    site.commit(2)
+    site.other_nodes = False
+    made, tried = site.ladder(), []
+    for path in made.rungs():
+        tried.append(path)
+        assert not made.failed(path, error)
+    assert tried == [site.of(2)] * again + [site.of(1)] * again
+    assert len(made.reasons) == 2
+
+
+def test_one_that_may_be_restored_elsewhere(site: Site) -> None:
+    """It is asked for once, after all."""
+    site.commit(1)
+    made = site.ladder()
+    assert not made.goes_elsewhere()
+    (path,) = made.rungs()
+    assert not made.failed(path, NotRestored("no"))
+    assert site.requeued == []
+    assert made.goes_elsewhere()
+    assert site.requeued == [7]
+
+
 def test_a_comment_is_short(site: Site) -> None:
     site.commit(1)
     site.errors[1] = ShimError("why? " * 100)
