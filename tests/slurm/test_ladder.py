@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from oci_criu_shim.checkpoints import integrity
+from oci_criu_shim.checkpoints import document
 from tests.harness import jobs
 from tests.harness.cluster import Cluster, wait_for
 from tests.harness.jobs import Job, Work
@@ -124,7 +124,7 @@ def test_no_node_fits(shim_cluster: Cluster, shim_bundle: str) -> None:
     path = job.checkpoints() / "1/manifest.json"
     manifest = json.loads(path.read_text())
     manifest["needs"]["cpu"].append("avx9000")
-    path.write_text(json.dumps(integrity.sealed(manifest)))
+    path.write_text(json.dumps(document.sealed(manifest)))
     said(job, f"to go on on another node than {other(job)}")
     shim_cluster.exec("ctl", ["scancel", high])
     assert job.wait_end() == "FAILED"
@@ -203,7 +203,7 @@ def test_from_another_jobs_checkpoint(shim_cluster: Cluster, shim_bundle: str) -
     noted = first.checkpoints() / "1/manifest.json"
     manifest = json.loads(noted.read_text()) | {"kernel": "4711.0"}
     manifest["needs"]["image"] = "sha256:0"
-    noted.write_text(json.dumps(integrity.sealed(manifest)))
+    noted.write_text(json.dumps(document.sealed(manifest)))
     before, done = tree(first.checkpoints()), ticks(first)
     with crowded(shim_cluster):
         begun = []

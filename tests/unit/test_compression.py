@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import files
-from oci_criu_shim.checkpoints import archive, codec, committed, compression, integrity, unpacking
+from oci_criu_shim.checkpoints import archive, codec, committed, compression, document, unpacking
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.compression import Compression, LateError, Schedule
 from oci_criu_shim.checkpoints.quota import used
@@ -358,6 +358,6 @@ def test_manifests_that_are_wrong(store: Store, change: Change) -> None:
     made = commit(store)
     change(made.manifest["compressed"][PACKED])
     path = Path(made.path, "manifest.json")
-    path.write_text(json.dumps(integrity.sealed(made.manifest)))
+    path.write_text(json.dumps(document.sealed(made.manifest)))
     with pytest.raises(ShimError, match="is not a manifest this version reads"):
         committed.read(made.path)

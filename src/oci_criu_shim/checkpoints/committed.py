@@ -6,7 +6,7 @@ import os
 import stat
 
 from oci_criu_shim import files, schema
-from oci_criu_shim.checkpoints import integrity
+from oci_criu_shim.checkpoints.document import sealed
 from oci_criu_shim.errors import Damaged, ShimError
 
 TYPE_CHECKING = False
@@ -125,7 +125,7 @@ def _check_manifest(name: str, manifest: Any) -> None:
     faults = schema.faults(manifest, "manifest")
     if faults:
         raise Damaged(f"{name} is not a manifest this version reads: {'; '.join(faults)}")
-    if manifest != integrity.sealed(manifest):
+    if manifest != sealed(manifest):
         raise Damaged(f"{name} is damaged: its checksum is not the one that it says")
 
 

@@ -13,6 +13,7 @@ import time
 
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints import codec, committed, integrity
+from oci_criu_shim.checkpoints.document import sealed
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -120,7 +121,7 @@ def _replace(checkpoint: Checkpoint, packed: dict[str, Any], stage: str) -> None
             os.rename(os.path.join(stage, name), os.path.join(checkpoint.path, name))
         files.sync_directory(checkpoint.images)
         integrity.write_checksums(checkpoint.path, found)
-        manifest = integrity.sealed(manifest)
+        manifest = sealed(manifest)
         files.write_json(os.path.join(checkpoint.path, committed.MANIFEST), manifest, durable=True)
     except BaseException:
         _remove(checkpoint.path, packed)

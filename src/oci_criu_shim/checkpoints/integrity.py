@@ -11,17 +11,16 @@ before that is whole, but not verified.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 
 from oci_criu_shim import files
+from oci_criu_shim.checkpoints.document import sealed
 from oci_criu_shim.errors import Damaged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
 
@@ -29,14 +28,6 @@ LARGE = 1 << 20  # bytes from which on a file's checksums are not in the manifes
 PIECE = 1 << 24
 BUFFER = 1 << 20
 CHECKSUMS = "checksums.json"
-KEY = "checksum"  # in a document: that of all the rest of it
-
-
-def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A document with its own checksum: of all but that checksum, in one spelling of JSON."""
-    rest = {key: value for key, value in document.items() if key != KEY}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
-    return {**rest, KEY: hashlib.sha256(text.encode()).hexdigest()}
 
 
 class Hashing:

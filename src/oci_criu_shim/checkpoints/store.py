@@ -24,6 +24,7 @@ import os
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints import integrity, owner, stages
 from oci_criu_shim.checkpoints.committed import BESIDES, IMAGES, MANIFEST, SCRIPT, SPEC, Checkpoint, read
+from oci_criu_shim.checkpoints.document import sealed
 from oci_criu_shim.checkpoints.quota import CUT, Quota
 from oci_criu_shim.checkpoints.writeback import Writeback
 from oci_criu_shim.errors import ShimError
@@ -120,7 +121,7 @@ class Stage:
         except OSError:
             hashing.stop()  # or these files would be open while they are removed
             raise
-        manifest = integrity.sealed({**manifest, "sha256": hashing.result()})
+        manifest = sealed({**manifest, "sha256": hashing.result()})
         self.write(MANIFEST, manifest)
         return manifest
 

@@ -8,6 +8,7 @@ from oci_criu_shim import files
 from oci_criu_shim.checkpoints import codec, committed, integrity, stages
 from oci_criu_shim.checkpoints.codec import Codec
 from oci_criu_shim.checkpoints.committed import Checkpoint
+from oci_criu_shim.checkpoints.document import sealed
 from oci_criu_shim.errors import Damaged, Misfit, ShimError
 from oci_criu_shim.host import mounts
 
@@ -111,7 +112,7 @@ def raw_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
     sizes = {name: size for name, size in manifest["files"].items() if name not in packed}
     sizes |= {codec.original(name): about["size"] for name, about in packed.items()}
     rest = {key: value for key, value in manifest.items() if key != "compressed"}
-    return integrity.sealed({**rest, "version": committed.RAW, "files": sizes, "bytes": sum(sizes.values())})
+    return sealed({**rest, "version": committed.RAW, "files": sizes, "bytes": sum(sizes.values())})
 
 
 def complete(checkpoint: Checkpoint) -> None:

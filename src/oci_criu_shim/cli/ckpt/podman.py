@@ -21,6 +21,7 @@ from oci_criu_shim.checkpoints.applying import Layer
 from oci_criu_shim.checkpoints.archive import ARTIFACTS, LOGS, ROOT
 from oci_criu_shim.checkpoints.committed import DESCRIPTIONS, IMAGES, LAYER, MANIFEST, SCRIPT, SPEC
 from oci_criu_shim.checkpoints.directory import DESCRIPTORS
+from oci_criu_shim.checkpoints.document import KEY, sealed
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.container.bundle import ROOTFS, ROOTFS_MODE, Bundle
 from oci_criu_shim.host.mounts import is_bind
@@ -83,7 +84,7 @@ def _container(checkpoint: Checkpoint, config: Document) -> Document:
     own_memory = "/dev/shm" not in bound  # then it is in the images
     return {
         **DEFAULTS,
-        "id": checkpoint.manifest[integrity.KEY],
+        "id": checkpoint.manifest[KEY],
         "runtime": RUNTIME,
         "rootfsImageName": IMAGE,
         "rootfsImageID": IMAGE_ID,
@@ -136,9 +137,9 @@ def _manifests(checkpoint: Checkpoint) -> dict[str, Addition]:
     inner = {"files": sizes, "bytes": sum(sizes.values()), "sha256": _inner(manifest["sha256"]), "own_cgroup": True}
     if "needs" in manifest:
         inner["needs"] = {**manifest["needs"], "image": ""}  # podman's bundle is another
-    documents = {MANIFEST: integrity.sealed({**manifest, **inner}), DESCRIPTORS: manifest["streams"]}
+    documents = {MANIFEST: sealed({**manifest, **inner}), DESCRIPTORS: manifest["streams"]}
     if sums:
-        documents[integrity.CHECKSUMS] = integrity.sealed({"piece": integrity.PIECE, "sha256": _inner(sums)})
+        documents[integrity.CHECKSUMS] = sealed({"piece": integrity.PIECE, "sha256": _inner(sums)})
     return {f"{IMAGES}/{name}": _json(document) for name, document in documents.items()}
 
 

@@ -1,0 +1,20 @@
+"""JSON documents that carry their own checksum, such as a checkpoint's manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+KEY = "checksum"  # of all the rest of the document
+
+
+def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `document` with its checksum: a SHA-256 of all but the checksum itself, in one spelling of JSON."""
+    rest = {key: value for key, value in document.items() if key != KEY}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return {**rest, KEY: hashlib.sha256(text.encode()).hexdigest()}
