@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim.checkpoints import baseline
-from oci_criu_shim.checkpoints.applying import Application, Layer
-from oci_criu_shim.checkpoints.layer import Changes
+from oci_criu_shim.checkpoints.applying import Application
+from oci_criu_shim.checkpoints.layer import Changes, Layer
 from oci_criu_shim.errors import Misfit, ShimError
 
 NAMES = ("kept", "changed", "deleted", "both", "mode", "named", "old/file", "old/inner/file", "gone/file", "a/x", "b/x")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim.checkpoints.applying import Layer
+from oci_criu_shim.checkpoints.layer import Layer
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.errors import ShimError
 

@@ -10,47 +10,21 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import tarfile
 from contextlib import contextmanager
 
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints import stages
-from oci_criu_shim.checkpoints.committed import DELETED, LAYER
-from oci_criu_shim.checkpoints.layer import NANO
-from oci_criu_shim.checkpoints.tree import PIECE
-from oci_criu_shim.errors import Misfit, ShimError
+from oci_criu_shim.checkpoints.tar import PIECE, time_of
+from oci_criu_shim.errors import Misfit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import tarfile
     from collections.abc import Iterator
 
+    from oci_criu_shim.checkpoints.layer import Layer
+
 HINT = "the node needs a root file system like the one that was checkpointed, and room in it"
-
-
-class Layer:
-    """The one in the checkpoint's directory `path`; ShimError where it can't be read."""
-
-    def __init__(self, path: str) -> None:
-        self.file = os.path.join(path, LAYER)
-        try:
-            self.deleted: list[str] = files.read_json(os.path.join(path, DELETED))
-            with tarfile.open(self.file, "r:") as archive:
-                self.members = archive.getmembers()
-        except (OSError, ValueError, tarfile.TarError) as error:
-            raise ShimError(f"{self.file} cannot be read: {error}") from None
-        for name in (*self.names, *self.deleted, *(member.linkname for member in self.members if member.islnk())):
-            if not {"", ".."}.isdisjoint(name.split("/")):
-                raise ShimError(f"{self.file}: {name!r} has no place in a root file system")
-
-    @property
-    def time(self) -> int:
-        """When it was taken, in nanoseconds."""
-        return _time(self.members[0], "ctime") if self.members else 0
-
-    @property
-    def names(self) -> list[str]:
-        """The paths of what it has, "." for the root file system itself."""
-        return [member.name for member in self.members]
 
 
 class Application:
@@ -75,7 +49,7 @@ class Application:
                     self._make(member, directory, name, archive.fileno())
         for member in reversed(self.made):
             with self._at(member.name) as (directory, name):
-                time = _time(member, "mtime")
+                time = time_of(member, "mtime")
                 os.utime(name, ns=(time, time), dir_fd=directory, follow_symlinks=False)
 
     @contextmanager
@@ -135,7 +109,7 @@ class Application:
             return
         else:
             _write(member, directory, name, archive)
-        time = _time(member, "mtime")
+        time = time_of(member, "mtime")
         os.utime(name, ns=(time, time), dir_fd=directory, follow_symlinks=False)
 
     def _is_same(self, member: tarfile.TarInfo, here: os.stat_result, directory: int, name: str, archive: int) -> bool:
@@ -148,11 +122,11 @@ class Application:
         if stat.S_IMODE(here.st_mode) != member.mode:
             return False
         if member.isreg():
-            known = (member.size, _time(member, "mtime"))
+            known = (member.size, time_of(member, "mtime"))
             if not stat.S_ISREG(here.st_mode) or (here.st_size, here.st_mtime_ns) != known:
                 return False
             # In an image all files may be of one time.
-            return here.st_ctime_ns == _time(member, "ctime") or _has_content(member, directory, name, archive)
+            return here.st_ctime_ns == time_of(member, "ctime") or _has_content(member, directory, name, archive)
         return (stat.S_ISDIR if member.isdir() else stat.S_ISFIFO)(here.st_mode)
 
 
@@ -181,13 +155,7 @@ def _stays(here: os.stat_result, member: tarfile.TarInfo) -> bool:
     """Whether it was written after it was changed where the layer is from. (Not after it was written there: what is
     unpacked or copied can look older than what it replaces.) Of a directory that tells nothing: it may just have been
     emptied."""
-    return here.st_mtime_ns >= _time(member, "ctime") and not stat.S_ISDIR(here.st_mode)
-
-
-def _time(member: tarfile.TarInfo, name: str) -> int:
-    """In nanoseconds."""
-    seconds, _, rest = member.pax_headers.get(name, "0.0").partition(".")
-    return int(seconds) * NANO + int(rest)
+    return here.st_mtime_ns >= time_of(member, "ctime") and not stat.S_ISDIR(here.st_mode)
 
 
 def _has_content(member: tarfile.TarInfo, directory: int, name: str, archive: int) -> bool:

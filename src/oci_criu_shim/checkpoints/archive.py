@@ -15,6 +15,7 @@ from oci_criu_shim import files
 from oci_criu_shim.checkpoints.committed import BESIDES, IMAGES, LAYER, MANIFEST, has_place
 from oci_criu_shim.checkpoints.directory import DESCRIPTORS
 from oci_criu_shim.checkpoints.integrity import CHECKSUMS
+from oci_criu_shim.checkpoints.tar import PIECE
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.errors import Damaged, ShimError
 from oci_criu_shim.host import process
@@ -36,7 +37,6 @@ ARTIFACTS, ROOT = "artifacts", LAYER  # names of podman's
 ORIGINALS = {f"{ARTIFACTS}/{name}": name for name in BESIDES}
 PODMANS = (ROOT, *(f"{IMAGES}/{name}" for name in (MANIFEST, CHECKSUMS, DESCRIPTORS)))
 FOREIGN = "only archives of `oci-criu-shim ckpt export` can be imported"
-PIECE = 1 << 20
 
 
 class Pipe:

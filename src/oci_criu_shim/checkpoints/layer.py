@@ -16,9 +16,12 @@ import stat
 import tarfile
 import time
 
+from oci_criu_shim import files
 from oci_criu_shim.checkpoints import stages
 from oci_criu_shim.checkpoints.baseline import join
-from oci_criu_shim.checkpoints.tree import PIECE, header, padding
+from oci_criu_shim.checkpoints.committed import DELETED, LAYER
+from oci_criu_shim.checkpoints.tar import NANO, PIECE, header, padding, pax_time, time_of
+from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -149,16 +152,8 @@ def _member(name: str, status: os.stat_result, changed: int) -> tarfile.TarInfo:
     member.mode = stat.S_IMODE(status.st_mode)
     member.uid, member.gid = status.st_uid, status.st_gid
     member.mtime = status.st_mtime_ns // NANO
-    member.pax_headers = {"mtime": _seconds(status.st_mtime_ns), "ctime": _seconds(changed)}
+    member.pax_headers = {"mtime": pax_time(status.st_mtime_ns), "ctime": pax_time(changed)}
     return member
-
-
-NANO = 10**9
-
-
-def _seconds(moment: int) -> str:
-    """As PAX has it."""
-    return f"{moment // NANO}.{moment % NANO:09}"
 
 
 def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
@@ -170,3 +165,29 @@ def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
     while left:
         left -= target.write(bytes(min(left, PIECE)))
     target.write(padding(size))
+
+
+class Layer:
+    """The one in the checkpoint's directory `path`; ShimError where it can't be read."""
+
+    def __init__(self, path: str) -> None:
+        self.file = os.path.join(path, LAYER)
+        try:
+            self.deleted: list[str] = files.read_json(os.path.join(path, DELETED))
+            with tarfile.open(self.file, "r:") as archive:
+                self.members = archive.getmembers()
+        except (OSError, ValueError, tarfile.TarError) as error:
+            raise ShimError(f"{self.file} cannot be read: {error}") from None
+        for name in (*self.names, *self.deleted, *(member.linkname for member in self.members if member.islnk())):
+            if not {"", ".."}.isdisjoint(name.split("/")):
+                raise ShimError(f"{self.file}: {name!r} has no place in a root file system")
+
+    @property
+    def time(self) -> int:
+        """When it was taken, in nanoseconds."""
+        return time_of(self.members[0], "ctime") if self.members else 0
+
+    @property
+    def names(self) -> list[str]:
+        """The paths of what it has, "." for the root file system itself."""
+        return [member.name for member in self.members]

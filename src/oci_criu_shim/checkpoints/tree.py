@@ -6,15 +6,15 @@ import io
 import os
 import tarfile
 
+from oci_criu_shim.checkpoints.tar import PIECE, header, padding
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from oci_criu_shim.checkpoints.applying import Layer
+    from oci_criu_shim.checkpoints.layer import Layer
 
-PIECE = 1 << 20
 HINT = "without --rootfs the archive is for nodes that have the bundle"
 
 
@@ -83,16 +83,6 @@ class _Joined(io.RawIOBase):
         size = min(len(buffer), len(self.rest))
         buffer[:size], self.rest = self.rest[:size], self.rest[size:]
         return size
-
-
-def header(member: tarfile.TarInfo) -> bytes:
-    """What comes before a member's content."""
-    return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-
-
-def padding(size: int) -> bytes:
-    """What comes after a content of `size` bytes."""
-    return bytes(-size % tarfile.BLOCKSIZE)
 
 
 def _content(path: str, size: int) -> Iterator[bytes]:

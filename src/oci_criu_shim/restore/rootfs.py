@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from oci_criu_shim import files
-from oci_criu_shim.checkpoints import applying
+from oci_criu_shim.checkpoints.applying import Application
+from oci_criu_shim.checkpoints.layer import Layer
 from oci_criu_shim.container.record import LAYER
 from oci_criu_shim.host.userns import Child
 
@@ -16,6 +17,6 @@ if TYPE_CHECKING:
 
 def put_back(checkpoint: Checkpoint, container: Container, bundle: Bundle) -> None:
     """Bring the root file system to where the checkpoint's layer had it. Raise Misfit or ShimError if that fails."""
-    layer = applying.Layer(checkpoint.path)
-    Child(applying.Application(layer, bundle.rootfs).run).result()
+    layer = Layer(checkpoint.path)
+    Child(Application(layer, bundle.rootfs).run).result()
     files.write_json(container.path(LAYER), [layer.names, layer.deleted])

@@ -17,11 +17,11 @@ import stat
 
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints import integrity
-from oci_criu_shim.checkpoints.applying import Layer
 from oci_criu_shim.checkpoints.archive import ARTIFACTS, LOGS, ROOT
 from oci_criu_shim.checkpoints.committed import DESCRIPTIONS, IMAGES, LAYER, MANIFEST, SCRIPT, SPEC
 from oci_criu_shim.checkpoints.directory import DESCRIPTORS
 from oci_criu_shim.checkpoints.document import KEY, sealed
+from oci_criu_shim.checkpoints.layer import Layer
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.container.bundle import ROOTFS, ROOTFS_MODE, Bundle
 from oci_criu_shim.host.mounts import is_bind
