@@ -14,6 +14,7 @@ from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.compression import Compression
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.store import Store
+from oci_criu_shim.host import mounts
 from tests.unit.test_schema import full_manifest
 
 FRAME = 1000
@@ -32,7 +33,7 @@ def make_small(monkeypatch: pytest.MonkeyPatch, node: Path) -> None:
     monkeypatch.setattr(codec, "FRAME", FRAME)
     node.mkdir()
     monkeypatch.setattr(unpacking, "NODE_LOCAL", str(node))
-    monkeypatch.setattr(unpacking, "IN_MEMORY", ())
+    monkeypatch.setattr(mounts, "IN_MEMORY", ())
 
 
 def make_store(directory: Path, said: list[str] | None = None, left: float = 600) -> Store:

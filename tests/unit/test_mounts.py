@@ -169,3 +169,13 @@ MOUNTED = ["/", "/home", "/home/alice", "/home/alice", "/ho"]
 def test_deepest(path: str, index: int) -> None:
     mounted = mounts.parse("\n".join(f"1 0 0:1 / {point} rw - ext4 none rw" for point in MOUNTED))
     assert mounts.deepest(path, mounted) is mounted[index]
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "wekafs", "smb3", "fuse.glusterfs", "fuse.ceph-fuse"])
+def test_shared(kind: str) -> None:
+    assert mounts.is_shared(kind)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "overlay", "tmpfs", "fuse", "fuse.squashfuse"])
+def test_not_known_to_be_shared(kind: str) -> None:
+    assert not mounts.is_shared(kind)

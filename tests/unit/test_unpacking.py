@@ -59,7 +59,7 @@ def test_unpacked_beside_it(store: Store, tmp_path: Path, monkeypatch: pytest.Mo
     made = commit(store)
     if why == "memory":
         monkeypatch.setattr(mounts, "deepest", lambda *_: mounts.Mount("1 1 0:1 / / rw - tmpfs t rw"))
-        monkeypatch.setattr(unpacking, "IN_MEMORY", ("tmpfs",))
+        monkeypatch.setattr(mounts, "IN_MEMORY", ("tmpfs",))
     elif why == "room":
         monkeypatch.setattr(unpacking, "_free", lambda _: 0)
     else:

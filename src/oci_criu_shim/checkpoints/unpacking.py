@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 NODE_LOCAL = "/var/tmp"
-IN_MEMORY = ("tmpfs", "ramfs")  # it would be the job's own, which the container needs
 SPARE = 1.1  # of the bytes needed, must be free
 
 
@@ -125,7 +124,8 @@ def _places(checkpoint: Checkpoint, size: int) -> Iterator[str]:
     """Where it may be unpacked to."""
     node = mounts.read()
     mount = mounts.deepest(os.path.realpath(NODE_LOCAL), node)
-    if mount and mount.kind not in IN_MEMORY and _free(NODE_LOCAL) > SPARE * size:
+    # The node's memory would be the job's own, which the container needs.
+    if mount and mount.kind not in mounts.IN_MEMORY and _free(NODE_LOCAL) > SPARE * size:
         yield NODE_LOCAL
     yield os.path.dirname(checkpoint.path)
 

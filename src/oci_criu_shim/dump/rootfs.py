@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.container.record import Container
     from oci_criu_shim.log import Log
 
-# File systems that other nodes see, too, by their names in mountinfo, up to a dot.
-SHARED = (
-    *("9p", "afs", "beegfs", "ceph", "cifs", "dvs", "fuse", "gfs2", "gpfs", "lustre", "nfs", "nfs4"),
-    *("ocfs2", "orangefs", "panfs", "smb3", "virtiofs", "wekafs"),
-)
 PAUSE_SECONDS = 0.001
 
 
@@ -43,7 +38,12 @@ def _are_wanted(bundle: Bundle, setting: str) -> bool:
     if setting == "never" or os.geteuid() == 0 or bundle.config["root"].get("readonly"):
         return False
     mount = mounts.deepest(os.path.realpath(bundle.rootfs), mounts.read())
-    return setting == "always" or mount is None or mount.kind.partition(".")[0] not in SHARED
+    return setting == "always" or mount is None or not _may_be_shared(mount.kind)
+
+
+def _may_be_shared(kind: str) -> bool:
+    """Return whether other nodes may see such a file system, too: behind FUSE there can be any."""
+    return kind.partition(".")[0] == "fuse" or mounts.is_shared(kind)
 
 
 class Taking:

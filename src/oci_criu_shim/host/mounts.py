@@ -39,6 +39,12 @@ LONGEST = 16 << 20  # characters of mountinfo: those of 100000 mounts, the kerne
 LINKS = 40  # as many as the kernel follows
 # What External calls mounts of these file systems.
 KINDS = {"devtmpfs": "device", "cgroup": "cgroup", "cgroup2": "cgroup", "sysfs": "sysfs", "mqueue": "mqueue"}
+# File systems that other nodes see, too: how their names in mountinfo begin, after "fuse." if they have that.
+SHARED = (
+    *("9p", "afs", "beegfs", "ceph", "cifs", "dvs", "gfs2", "gluster", "gpfs", "lustre", "nfs", "ocfs2"),
+    *("orangefs", "panfs", "smb", "virtiofs", "weka"),
+)
+IN_MEMORY = ("tmpfs", "ramfs")  # file systems that are gone with their machine
 ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
@@ -84,6 +90,11 @@ def read(pid: int | str = "self") -> list[Mount]:
     if len(text) > LONGEST:
         raise ShimError(f"the mounts of process {pid} are too many: they take more than {LONGEST >> 20} MiB to name")
     return parse(text)
+
+
+def is_shared(kind: str) -> bool:
+    """Return whether other nodes see file systems of the type `kind`, by its name in mountinfo."""
+    return kind.removeprefix("fuse.").startswith(SHARED)
 
 
 def deepest(path: str, mounted: Iterable[Mount]) -> Mount | None:

@@ -30,10 +30,7 @@ SYSCTLS = (
     ("kernel.unprivileged_userns_clone", "0", "1"),
     ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
 )
-# What the names of file systems of many machines contain, and those that are gone with this one.
-SHARED = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "gluster", "9p", "virtiofs", "cifs", "smb", "panfs", "weka", "afs")
 UNUSABLE = "config.toml can't be used"
-MEMORY = ("tmpfs", "ramfs")
 APPARMOR_ENABLED = "/sys/module/apparmor/parameters/enabled"
 
 
@@ -189,9 +186,9 @@ def directory() -> str:
     if not os.access(there, os.W_OK | os.X_OK):
         raise ShimError(f"{path}: {there} can't be written", "chmod it, or set checkpoint-dir in config.toml")
     kind = filesystem(there)
-    if kind in MEMORY:
+    if kind in mounts.IN_MEMORY:
         raise ShimError(f"{path} is on a {kind}", "set checkpoint-dir in config.toml to a shared file system")
-    if not any(name in kind for name in SHARED):
+    if not mounts.is_shared(kind):
         raise Caution(
             f"{path} is on {kind}: is it the same on all nodes?",
             "if not, jobs go on nowhere but here: set checkpoint-dir in config.toml to a shared file system",
