@@ -19,6 +19,7 @@ from oci_criu_shim import files
 from oci_criu_shim.checkpoints import committed, integrity, stages, store
 from oci_criu_shim.checkpoints.writeback import Writeback
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host.criu import INVENTORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
 
-INVENTORY = "inventory.img"  # without it, nobody takes the rest for a checkpoint
 DESCRIPTORS = "descriptors.json"
 MEMORY = ("pages-", "pagemap-")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim import files, units
+from oci_criu_shim.checkpoints.committed import MANIFEST
 from oci_criu_shim.errors import ShimError
 
-MANIFEST = "manifest.json"
 CUT = "cut"  # in a task's directory: what was cut off its files
 DEPTH = 3  # <job>/<step>.<task>/<seq>
 

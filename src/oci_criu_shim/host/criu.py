@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 NEEDED = (4, 2)  # older ones can't dump inet sockets on kernels from 6.16 on (SO_PASSCRED)
 RESPONSE = 1 << 20
 NO_ANSWER = "CRIU ended without an answer", "it was killed, by the kernel for want of memory perhaps: see dmesg"
+INVENTORY = "inventory.img"  # without it, nobody takes the other images for a checkpoint
 FROZEN_MARK = "files.img"  # the first image that is made only once every task is frozen and known
 PAGEMAP_HEAD = 8  # bytes before the entries: two magic numbers
 PE_PARENT = 1  # of an entry's flags (criu/include/pagemap.h)
@@ -281,7 +282,7 @@ def leave_groups(directory: str) -> None:
 
     CRIU moves them if their groups are not those of the CRIU that dumped (prepare_task_cgroup() in criu/cgroup.c).
     """
-    path = os.path.join(directory, "inventory.img")
+    path = os.path.join(directory, INVENTORY)
     inventory = load_image(path)
     core = load_image(os.path.join(directory, "core-1.img"))["entries"][0]
     inventory["entries"][0]["root_cg_set"] = core["thread_core"]["cg_set"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim import files
-from oci_criu_shim.checkpoints.directory import DESCRIPTORS, INVENTORY, Images
+from oci_criu_shim.checkpoints.directory import DESCRIPTORS, Images
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import clocks, criu, mounts
 
@@ -25,7 +25,7 @@ def checkpoint(path: str, bundle: Bundle) -> Images:
     except (OSError, ValueError) as error:
         raise ShimError(f"{path}/{DESCRIPTORS}: {error}") from None
     own = criu.load_image(os.path.join(path, "ids-1.img"))["entries"][0]
-    root = criu.load_image(os.path.join(path, INVENTORY))["entries"][0]["root_ids"]
+    root = criu.load_image(os.path.join(path, criu.INVENTORY))["entries"][0]["root_ids"]
     linux = bundle.config.get("linux", {})
     manifest = {
         "files": {},

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.container.record import Container
 
-INVENTORY = "inventory.img"
 CONFIGURATION = "criu.conf"  # CRIU's own name
 STREAMS = 4  # the first of CRIU's three descriptors that are the container's pipes
 OUTSIDE = {  # namespaces made before CRIU starts, by their name in CRIU's images: config.json's name, flag
@@ -67,7 +66,7 @@ class RestorePlan:
         self.program = criu.program()
         self.manifest = checkpoint.manifest
         self.images = checkpoint.images
-        self.inventory = container.path(INVENTORY)
+        self.inventory = container.path(criu.INVENTORY)
         self.log = os.path.join(asked.work or container.directory, RESTORE_LOG)
         self.stage = container.path(STAGE)
         self.root = f"{self.stage}/root"
@@ -192,7 +191,7 @@ def _write_inventory(images: str, path: str) -> dict[str, dict[str, int]]:
     It is mounted over the checkpoint's, which stays as it is. (A directory of links to the images
     would not do: CRIU opens some of them when it is in the container's mount namespace already.)
     """
-    inventory = criu.load_image(os.path.join(images, INVENTORY))
+    inventory = criu.load_image(os.path.join(images, criu.INVENTORY))
     own = criu.load_image(os.path.join(images, "ids-1.img"))["entries"][0]
     root = inventory["entries"][0]["root_ids"]
     before = dict(root)

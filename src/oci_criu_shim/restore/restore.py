@@ -24,7 +24,7 @@ from oci_criu_shim.container.record import STAGE, STAGE_LINK
 from oci_criu_shim.errors import NotRestored, ShimError
 from oci_criu_shim.host import cgroups, criu, linux, mounts
 from oci_criu_shim.restore import adopt, node_fit, rootfs, sandbox
-from oci_criu_shim.restore.plan import INVENTORY, Asked, RestorePlan, own_cgroup
+from oci_criu_shim.restore.plan import Asked, RestorePlan, own_cgroup
 from oci_criu_shim.restore.rollback import Rollback
 
 TYPE_CHECKING = False
@@ -52,7 +52,7 @@ def pending_input(checkpoint: Checkpoint) -> bytes:
     try:
         return base64.b64decode(checkpoint.manifest["input"], validate=True)
     except ValueError as error:
-        raise ShimError(f"{checkpoint.path}: manifest.json: input: {error}") from None
+        raise ShimError(f"{checkpoint.path}: {committed.MANIFEST}: input: {error}") from None
 
 
 class Restore:
@@ -134,7 +134,7 @@ class Restore:
 
     def _undo(self) -> None:
         """Remove what a failed attempt left in the container's directory, but for CRIU's log, and its control group."""
-        files.remove_if_there(self.container.path(INVENTORY))
+        files.remove_if_there(self.container.path(criu.INVENTORY))
         try:
             os.rmdir(self.container.path(STAGE))
         except FileNotFoundError:

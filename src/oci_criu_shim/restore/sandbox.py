@@ -14,7 +14,7 @@ import stat
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts, process
 from oci_criu_shim.restore import batch_script
-from oci_criu_shim.restore.plan import CONFIGURATION, INVENTORY, STREAMS
+from oci_criu_shim.restore.plan import CONFIGURATION, STREAMS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _mount(plan: RestorePlan) -> None:
     if plan.estranged:
         linux.mount(None, plan.root, None, linux.MS_REMOUNT | linux.MS_BIND | _root_flags(plan))
     _bind(plan.images, plan.staged_images)
-    linux.mount(plan.inventory, os.path.join(plan.staged_images, INVENTORY), None, linux.MS_BIND)
+    linux.mount(plan.inventory, os.path.join(plan.staged_images, criu.INVENTORY), None, linux.MS_BIND)
     # CRIU would leave its statistics there, where others may be reading at this moment.
     flags = mounts.FLAGS["ro"] | mounts.locked(plan.images, mounts.read())
     linux.mount(None, plan.staged_images, None, linux.MS_REMOUNT | linux.MS_BIND | flags)
