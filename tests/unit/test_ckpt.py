@@ -419,8 +419,8 @@ def test_known_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_age() -> None:
-    assert look.age(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 100))) in (100, 101)
-    assert look.age("yesterday") == 0
+    assert committed.age(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 100))) in (100, 101)
+    assert committed.age("yesterday") == 0
 
 
 def test_progress(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 
 from oci_criu_shim import files, schema
 from oci_criu_shim.checkpoints.document import sealed
@@ -66,6 +67,16 @@ class Checkpoint:
     def written(self) -> int:
         """The same as it is on disk."""
         return _own(self.manifest["files"])
+
+
+def age(created: str) -> int:
+    """Return how many seconds ago the time `created` of a manifest was; 0 if it is no time."""
+    import calendar
+
+    try:
+        return max(int(time.time()) - calendar.timegm(time.strptime(created, "%Y-%m-%dT%H:%M:%SZ")), 0)
+    except ValueError:
+        return 0
 
 
 def _own(sizes: Mapping[str, int]) -> int:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
 
-from oci_criu_shim import files, units
-from oci_criu_shim.checkpoints import archive, committed, owner, unpacking
-from oci_criu_shim.checkpoints.quota import CUT
+from oci_criu_shim import units
+from oci_criu_shim.checkpoints import archive, committed, layout, unpacking
+from oci_criu_shim.checkpoints.prune import prune as prune_task
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.cli.ckpt import look, place, podman
@@ -16,6 +15,7 @@ from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import USAGE, ShimError
 from oci_criu_shim.slurm import controller
 from oci_criu_shim.task import history
+from oci_criu_shim.task.prune import own_tasks, without
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,17 +113,17 @@ def prune(call: Invocation) -> int:
     older = _number(call.value("older-than"), "--older-than", units.parse_time, "12h or 7d")
     directory, dry_run = place.directory(call.operand(0)), call.flag("dry-run")
     ownership.require_own(directory)
-    own = _own_tasks(directory)
+    own = own_tasks(directory)
     if call.flag("completed"):
         known, old = _not_completed(own), []
     else:
         known = _known_jobs("run it where Slurm's commands work")
         old = history.prune(directory, known, dry_run)
-    ended = _without(own, known)
+    ended = without(own, known)
     spared = FOREVER if call.flag("completed") else older  # users may not have seen yet what was cut off their files
     gone: dict[str, int] = {}
     for path in ended:
-        gone |= _prune(Store(path, "."), keep, older, dry_run, spared)
+        gone |= prune_task(Store(path, "."), keep, older, spared, dry_run)
     _tell_pruned(call, gone, old, len(own) - len(ended))
     return 0
 
@@ -144,30 +144,9 @@ def _tell_pruned(call: Invocation, gone: dict[str, int], histories: list[str], l
     _tell(call, "\n".join(lines), document)
 
 
-def prune_ended(directory: str, older: int) -> None:
-    """The same, without options and a word, but for tasks and checkpoints younger than `older` seconds."""
-    known = controller.known_jobs()
-    history.prune(directory, known, dry_run=False)
-    for path in _without(_own_tasks(directory), known):
-        if time.time() - os.stat(path).st_mtime >= older:
-            _prune(Store(path, "."), 0, older, dry_run=False, spared=older)
-
-
-def _own_tasks(directory: str) -> list[str]:
-    """The directories of the caller's tasks on this cluster: Slurm knows nothing of another one's jobs."""
-    own = [path for path in _task_directories(directory) if os.lstat(path).st_uid == os.geteuid()]
-    names = {path: owner.cluster_of(os.path.dirname(path)) for path in own}
-    here = controller.configuration().get("ClusterName", "") if any(names.values()) else ""
-    return [path for path in own if names[path] in ("", here)]
-
-
-def _without(tasks: list[str], jobs: set[int]) -> list[str]:
-    return [path for path in tasks if place.label(f"{path}/0").job not in jobs]
-
-
 def _not_completed(tasks: list[str]) -> set[int]:
     """Return the tasks' jobs but for those that completed, as far as Slurm still knows them."""
-    return {job for job in {place.label(f"{path}/0").job for path in tasks} if not controller.job(job).has_completed}
+    return {job for job in {layout.job_of(path) for path in tasks} if not controller.job(job).has_completed}
 
 
 def _number(text: str | None, option: str, parse: Callable[[str], int], example: str) -> int:
@@ -177,49 +156,3 @@ def _number(text: str | None, option: str, parse: Callable[[str], int], example:
     except ValueError:
         pass
     raise ShimError(f"{option} is a number such as {example}, not {text!r}", status=USAGE)
-
-
-def _task_directories(directory: str) -> list[str]:
-    """The directories `<job>/<step>.<task>` below `directory`, which may be a job's or a task's itself."""
-    found = []
-    for path, names, _ in os.walk(directory):
-        if place.KEY.fullmatch(f"{path}/0"):
-            found.append(path)
-            names.clear()
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        if path.removeprefix(directory).count("/") >= 2:
-            names.clear()
-    return found
-
-
-def _prune(task: Store, keep: int, older: int, dry_run: bool, spared: float) -> dict[str, int]:
-    """Remove what the options don't leave of an ended job's task: {path: bytes}."""
-    numbers = task.numbers()
-    doomed = [seq for seq in numbers[: max(len(numbers) - keep, 0)] if _age(task, seq) >= older]
-    all_go = doomed == numbers
-    cut_goes = all_go and not _has_cut(task, spared)
-    sizes = {seq: files.tree_size(os.path.join(task.path, seq)) for seq in map(str, doomed)}
-    if cut_goes and (size := files.tree_size(os.path.join(task.path, CUT))):
-        sizes[CUT] = size
-    if not dry_run:
-        for seq in doomed:
-            task.remove(seq)
-        if all_go:
-            (task.forget if cut_goes else task.clear)()
-    return {os.path.join(task.path, name): size for name, size in sizes.items()}
-
-
-def _has_cut(task: Store, seconds: float) -> bool:
-    """Whether there is what was cut off its files, no longer ago than that."""
-    try:
-        return time.time() - os.stat(os.path.join(task.path, CUT)).st_mtime < seconds
-    except FileNotFoundError:
-        return False
-
-
-def _age(task: Store, seq: int) -> int:
-    path = os.path.join(task.path, str(seq))
-    try:
-        return look.age(committed.read(path).manifest["created"])
-    except ShimError:
-        return int(time.time() - os.lstat(path).st_mtime)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import functools
 import time
 
@@ -71,7 +70,7 @@ def _row(path: str) -> CheckpointRow:
         "reason": found.manifest["reason"],
         "written": found.written,
         "increment_of": found.parent,
-        "age": age(found.manifest["created"]),
+        "age": committed.age(found.manifest["created"]),
     }
 
 
@@ -82,14 +81,6 @@ def _fields(row: CheckpointRow) -> list[object]:
     written = units.size(row["written"] or 0) + (f" more than {row['increment_of']}" if row["increment_of"] else "")
     sizes = units.size(row["bytes"] or 0), written
     return [*label, row["created"], units.time(row["age"] or 0), row["node"], *sizes, row["reason"], row["path"]]
-
-
-def age(created: str) -> int:
-    """Return how many seconds ago a manifest's time was; 0 if it is none."""
-    try:
-        return max(int(time.time()) - calendar.timegm(time.strptime(created, "%Y-%m-%dT%H:%M:%SZ")), 0)
-    except ValueError:
-        return 0
 
 
 def show(call: Invocation) -> int:
@@ -106,7 +97,7 @@ def show(call: Invocation) -> int:
             ["checkpoint", found["path"]],
             ["job", task],
             ["container", found["container"]],
-            ["created", f"{found['created']} ({units.time(age(found['created']))} ago) {where}"],
+            ["created", f"{found['created']} ({units.time(committed.age(found['created']))} ago) {where}"],
             ["reason", found["reason"]],
             ["size", size],
             ["memory", units.size(found["memory"])],

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 
 from oci_criu_shim import config, files
-from oci_criu_shim.checkpoints import committed
+from oci_criu_shim.checkpoints import committed, layout
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.slurm import tasks
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.cli.ckpt.documents import Owner
 
 LARGEST_SPEC = 16 << 20  # bytes of config.json
-DEPTH = 3  # <job>/<step>.<task>/<seq>
-KEY = re.compile(r".*/(?P<job>\d+)/(?P<step>batch|\d+)\.(?P<task>\d+)/\d+")
 LIST = "oci-criu-shim ckpt list shows them"
 
 
@@ -46,7 +43,7 @@ def directory(word: str | None) -> str:
     return path
 
 
-def find(directory: str, depth: int = DEPTH) -> list[str]:
+def find(directory: str, depth: int = layout.DEPTH) -> list[str]:
     """Return the paths of the committed checkpoints in `directory`, damaged or not; a task's oldest first."""
     if is_one(directory):
         return [directory]
@@ -103,7 +100,7 @@ def checkpoint(word: str) -> Checkpoint:
 
 def label(path: str) -> Label:
     """Return the task of a checkpoint: as its path says, else as its config.json says."""
-    key = KEY.fullmatch(path)
+    key = layout.CHECKPOINT.fullmatch(path)
     if key:
         return Label(int(key["job"]), key["step"], key["task"])
     try:
