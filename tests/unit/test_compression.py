@@ -17,7 +17,7 @@ import pytest
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints import archive, codec, committed, compression, document, unpacking
 from oci_criu_shim.checkpoints.committed import Checkpoint
-from oci_criu_shim.checkpoints.compression import Compression, LateError, Schedule
+from oci_criu_shim.checkpoints.compression import Compression, LateError, Pace
 from oci_criu_shim.checkpoints.quota import used
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.unpacking import Unpacked, complete
@@ -136,17 +136,17 @@ def test_time_for_what_runs_on_is_not_bounded(said: list[str]) -> None:
     assert limits == [compression.SHORTEST, 4.0, 4.5]
 
 
-def test_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    schedule = Schedule(10, 1000)
+    pace = Pace(10, 1000)
     now[0] += 1.9
-    schedule.tell(10)  # it is slow, but it has only begun
+    pace.tell(10)  # it is slow, but it has only begun
     now[0] += 3.0
-    schedule.tell(490)
+    pace.tell(490)
     now[0] += 0.2
     with pytest.raises(LateError):
-        schedule.tell(1)
+        pace.tell(1)
 
 
 @pytest.mark.parametrize("name", ["open", "write", "json"])

@@ -56,8 +56,8 @@ class Compression:
         if not sizes:
             return False
         try:
-            schedule = Schedule(self._limit(checkpoint.manifest), sum(sizes.values()))
-            packed = self._pack(checkpoint, sizes, stage, schedule)
+            pace = Pace(self._limit(checkpoint.manifest), sum(sizes.values()))
+            packed = self._pack(checkpoint, sizes, stage, pace)
             if packed:
                 _replace(checkpoint, packed, stage)
         except (ShimError, OSError, ValueError, LateError) as error:
@@ -70,7 +70,7 @@ class Compression:
             return float("inf")
         return min(max(SHORTEST, TIMES_FROZEN * float(manifest["frozen_seconds"])), self.left() / 2)
 
-    def _pack(self, checkpoint: Checkpoint, sizes: Mapping[str, int], stage: str, schedule: Schedule) -> dict[str, Any]:
+    def _pack(self, checkpoint: Checkpoint, sizes: Mapping[str, int], stage: str, pace: Pace) -> dict[str, Any]:
         """{name of the compressed file: what the manifest says of it} of those that were worth it."""
         files.make_directories(os.path.join(stage, committed.IMAGES))
         packed = {}
@@ -78,13 +78,13 @@ class Compression:
             for name, size in sizes.items():
                 target = name + self.codec.suffix
                 paths = os.path.join(checkpoint.path, name), os.path.join(stage, target)
-                if codec.pack(self.codec, *paths, pool, schedule.tell):
+                if codec.pack(self.codec, *paths, pool, pace.tell):
                     packed[target] = {"codec": self.codec.name, "size": size, "frame": codec.FRAME}
         return packed
 
 
-class Schedule:
-    """`limit` seconds for `total` bytes: who falls behind would not make it."""
+class Pace:
+    """Watches that `total` bytes will be done within `limit` seconds."""
 
     def __init__(self, limit: float, total: int) -> None:
         self.limit = limit
@@ -93,7 +93,7 @@ class Schedule:
         self.begin = time.monotonic()
 
     def tell(self, size: int) -> None:
-        """So many bytes more are done; LateError where the rest is too much."""
+        """Count `size` bytes more as done; raise LateError if the rest would take too long."""
         self.done += size
         if time.monotonic() - self.begin > self.limit * max(self.done / self.total, START):
             raise LateError(f"it can't be compressed within {self.limit:.1f} s")
