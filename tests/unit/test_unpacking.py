@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim.checkpoints import codec, committed, stages, unpacking
+from oci_criu_shim.checkpoints import codec, committed, scratch, unpacking
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.unpacking import Unpacked, complete
 from oci_criu_shim.errors import ShimError
@@ -63,7 +63,7 @@ def test_unpacked_beside_it(store: Store, tmp_path: Path, monkeypatch: pytest.Mo
     elif why == "room":
         monkeypatch.setattr(unpacking, "_free", lambda _: 0)
     else:
-        (tmp_path / "node" / stages.name()).mkdir()
+        (tmp_path / "node" / scratch.name()).mkdir()
     with Unpacked(made) as raw:
         assert os.path.dirname(raw.path) == store.directory
     assert left(store) == COMPRESSED

@@ -13,7 +13,7 @@ import stat
 from contextlib import contextmanager
 
 from oci_criu_shim import files
-from oci_criu_shim.checkpoints import stages
+from oci_criu_shim.checkpoints import scratch
 from oci_criu_shim.checkpoints.tar import PIECE, time_of
 from oci_criu_shim.errors import Misfit
 
@@ -74,7 +74,7 @@ class Application:
         if member.isdir():
             self._make_directory(member, here, directory, name)
             return
-        temporary = stages.name()
+        temporary = scratch.name()
         files.remove_if_there(temporary, directory)
         try:
             self._make_one(member, directory, temporary, archive)

@@ -16,7 +16,7 @@ import os
 from contextlib import contextmanager
 
 from oci_criu_shim import files
-from oci_criu_shim.checkpoints import committed, integrity, stages, store
+from oci_criu_shim.checkpoints import committed, integrity, scratch, store
 from oci_criu_shim.checkpoints.writeback import Writeback
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host.criu import INVENTORY
@@ -111,11 +111,11 @@ class Directory:
         if self.parent and not os.path.isdir(os.path.join(self.path, self.parent)):
             hint = "--parent-path is the directory of a pre-dump, as seen from --image-path"
             raise ShimError(f"cannot build upon {self.parent}, which is no directory", hint)
-        stages.sweep(self.path)
+        scratch.sweep(self.path)
 
     def stage(self) -> Stage:
         """A place to write the checkpoint to."""
-        return Stage(self, os.path.join(self.path, stages.name()))
+        return Stage(self, os.path.join(self.path, scratch.name()))
 
     def read(self) -> Images | None:
         """The checkpoint that we wrote here; None where another runtime did. ShimError where there is none."""
@@ -139,7 +139,7 @@ def joined(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
             f"{checkpoint.images} is built upon {os.readlink(link)}, which is not there",
             "put what --parent-path named back in its place",
         )
-    path = os.path.join(os.path.dirname(checkpoint.images), stages.name())
+    path = os.path.join(os.path.dirname(checkpoint.images), scratch.name())
     try:
         try:
             files.link_tree(checkpoint.images, path)

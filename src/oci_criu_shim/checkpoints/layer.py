@@ -17,7 +17,7 @@ import tarfile
 import time
 
 from oci_criu_shim import files
-from oci_criu_shim.checkpoints import stages
+from oci_criu_shim.checkpoints import scratch
 from oci_criu_shim.checkpoints.baseline import join
 from oci_criu_shim.checkpoints.committed import DELETED, LAYER
 from oci_criu_shim.checkpoints.tar import NANO, PIECE, header, padding, pax_time, time_of
@@ -107,7 +107,7 @@ class Changes:
         """(path, status, whether it is new or has changed) of what is in a directory; one that `moved` was another."""
         try:
             with os.scandir(os.path.join(self.rootfs, directory)) as scanned:
-                entries = {entry.name: entry for entry in scanned if not stages.NAME.fullmatch(entry.name)}
+                entries = {entry.name: entry for entry in scanned if not scratch.NAME.fullmatch(entry.name)}
         except VANISHED:
             return
         except PermissionError:

@@ -22,7 +22,7 @@ import errno
 import os
 
 from oci_criu_shim import files
-from oci_criu_shim.checkpoints import integrity, owner, stages
+from oci_criu_shim.checkpoints import integrity, owner, scratch
 from oci_criu_shim.checkpoints.committed import BESIDES, IMAGES, MANIFEST, SCRIPT, SPEC, Checkpoint, read
 from oci_criu_shim.checkpoints.document import sealed
 from oci_criu_shim.checkpoints.quota import CUT, Quota
@@ -58,7 +58,7 @@ class Stage:
         try:
             files.make_directories(self.images)
         except OSError:
-            stages.try_to_remove(path)
+            scratch.try_to_remove(path)
             raise
         self.writeback = Writeback(self.images)
         self.committed: Checkpoint | None = None
@@ -73,7 +73,7 @@ class Stage:
                 integrity.add_checksums(self.committed)
         except OSError:
             pass  # it is as good as its sizes tell
-        stages.try_to_remove(self.path)  # once committed, there is at most what was compressed
+        scratch.try_to_remove(self.path)  # once committed, there is at most what was compressed
 
     def _compress(self, committed: Checkpoint) -> bool:
         """Where that may be done at once, and was done."""
@@ -198,7 +198,7 @@ class Store:
 
     def stage_path(self) -> str:
         """Where this process may write what nobody reads."""
-        return os.path.join(self.path, stages.name())
+        return os.path.join(self.path, scratch.name())
 
     def numbers(self) -> list[int]:
         """The numbers of the committed checkpoints, oldest first."""
@@ -240,12 +240,12 @@ class Store:
         self._remove_all()
         for name in os.listdir(self.path):
             if name != CUT:
-                stages.try_to_remove(os.path.join(self.path, name))
+                scratch.try_to_remove(os.path.join(self.path, name))
 
     def forget(self) -> None:
         """Remove the task's directory, and the job's with its last task."""
         self._remove_all()
-        stages.try_to_remove(self.path)
+        scratch.try_to_remove(self.path)
         owner.release(os.path.dirname(self.path))
 
     def _remove_all(self) -> None:
@@ -259,14 +259,14 @@ class Store:
             os.rename(os.path.join(self.path, str(seq)), gone)
         except FileNotFoundError:
             return  # somebody else was faster
-        stages.try_to_remove(gone)  # else prepare() sweeps
+        scratch.try_to_remove(gone)  # else prepare() sweeps
 
     def sweep(self) -> None:
         """Remove what others were removing, and what writers on this node left that ended before they could."""
-        stages.sweep(self.path)
+        scratch.sweep(self.path)
         for name in os.listdir(self.path):
             if name.startswith(GONE):
-                stages.try_to_remove(os.path.join(self.path, name))
+                scratch.try_to_remove(os.path.join(self.path, name))
         for seq in self.numbers():
             from oci_criu_shim.checkpoints import compression
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim import files
-from oci_criu_shim.checkpoints import codec, committed, integrity, stages
+from oci_criu_shim.checkpoints import codec, committed, integrity, scratch
 from oci_criu_shim.checkpoints.codec import Codec
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.document import sealed
@@ -38,7 +38,7 @@ class Unpacked:
     def __enter__(self) -> Checkpoint:
         if not self.checkpoint.manifest.get("compressed"):
             return self.checkpoint
-        stages.sweep(NODE_LOCAL)
+        scratch.sweep(NODE_LOCAL)
         try:
             return self._unpack()
         except BaseException:
@@ -63,7 +63,7 @@ class Unpacked:
         raise Misfit(f"{self.checkpoint.path} can't be unpacked: {said}", f"make room in {NODE_LOCAL}")
 
     def _make(self, place: str) -> None:
-        path = os.path.join(place, stages.name())
+        path = os.path.join(place, scratch.name())
         os.mkdir(path, 0o700)
         self.path = path
         if self.link:
