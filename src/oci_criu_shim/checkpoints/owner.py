@@ -6,11 +6,14 @@ Clusters that share a file system number their jobs alike, and none may restore,
 from __future__ import annotations
 
 import os
+import re
 
 from oci_criu_shim import files
 from oci_criu_shim.errors import ShimError
 
 NAME = "cluster"  # in a job's directory
+DEPTH = 3  # of a checkpoint, `<job>/<step>.<task>/<seq>`, below its checkpoint directory
+CHECKPOINT = re.compile(r".*/(?P<job>\d+)/(?P<step>batch|\d+)\.(?P<task>\d+)/\d+")  # its path
 
 
 def check(directory: str) -> None:
@@ -58,3 +61,26 @@ def release(job: str) -> None:
         os.rmdir(job)
     except OSError:
         pass  # other tasks of the job have checkpoints there
+
+
+def task_directories(directory: str) -> list[str]:
+    """Return the directories `<job>/<step>.<task>` below `directory`, which may be a job's or a task's itself."""
+    found = []
+    for path, names, _ in os.walk(directory):
+        if _of_task(path):
+            found.append(path)
+            names.clear()
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        if path.removeprefix(directory).count("/") >= DEPTH - 1:
+            names.clear()
+    return found
+
+
+def job_of(task: str) -> int:
+    """Return the number of the job that a task's directory belongs to; 0 if it is no task's."""
+    found = _of_task(task)
+    return int(found["job"]) if found else 0
+
+
+def _of_task(path: str) -> re.Match[str] | None:
+    return CHECKPOINT.fullmatch(f"{path}/0")

@@ -6,7 +6,7 @@ import os
 
 from oci_criu_shim import files, units
 from oci_criu_shim.checkpoints.committed import MANIFEST
-from oci_criu_shim.checkpoints.layout import DEPTH
+from oci_criu_shim.checkpoints.owner import DEPTH
 from oci_criu_shim.errors import ShimError
 
 CUT = "cut"  # in a task's directory: what was cut off its files

@@ -6,7 +6,7 @@ import os
 import time
 
 from oci_criu_shim import files
-from oci_criu_shim.checkpoints import layout, owner
+from oci_criu_shim.checkpoints import owner
 from oci_criu_shim.host import process
 
 STAMP = "last-prune"  # in the checkpoint directory
@@ -72,7 +72,7 @@ def own_tasks(directory: str) -> list[str]:
     """Return the directories of the caller's tasks on this cluster: Slurm knows nothing of another cluster's jobs."""
     from oci_criu_shim.slurm import controller
 
-    own = [path for path in layout.task_directories(directory) if os.lstat(path).st_uid == os.geteuid()]
+    own = [path for path in owner.task_directories(directory) if os.lstat(path).st_uid == os.geteuid()]
     names = {path: owner.cluster_of(os.path.dirname(path)) for path in own}
     here = controller.configuration().get("ClusterName", "") if any(names.values()) else ""
     return [path for path in own if names[path] in ("", here)]
@@ -80,4 +80,4 @@ def own_tasks(directory: str) -> list[str]:
 
 def without(tasks: list[str], jobs: set[int]) -> list[str]:
     """Return the directories of those `tasks` that belong to none of the `jobs`."""
-    return [path for path in tasks if layout.job_of(path) not in jobs]
+    return [path for path in tasks if owner.job_of(path) not in jobs]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim import units
-from oci_criu_shim.checkpoints import archive, committed, layout, unpacking
+from oci_criu_shim.checkpoints import archive, committed, owner, unpacking
 from oci_criu_shim.checkpoints.prune import prune as prune_task
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.tree import Tree
@@ -146,7 +146,7 @@ def _tell_pruned(call: Invocation, gone: dict[str, int], histories: list[str], l
 
 def _not_completed(tasks: list[str]) -> set[int]:
     """Return the tasks' jobs but for those that completed, as far as Slurm still knows them."""
-    return {job for job in {layout.job_of(path) for path in tasks} if not controller.job(job).has_completed}
+    return {job for job in {owner.job_of(path) for path in tasks} if not controller.job(job).has_completed}
 
 
 def _number(text: str | None, option: str, parse: Callable[[str], int], example: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim import config, files
-from oci_criu_shim.checkpoints import committed, layout
+from oci_criu_shim.checkpoints import committed, owner
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.slurm import tasks
@@ -43,7 +43,7 @@ def directory(word: str | None) -> str:
     return path
 
 
-def find(directory: str, depth: int = layout.DEPTH) -> list[str]:
+def find(directory: str, depth: int = owner.DEPTH) -> list[str]:
     """Return the paths of the committed checkpoints in `directory`, damaged or not; a task's oldest first."""
     if is_one(directory):
         return [directory]
@@ -100,7 +100,7 @@ def checkpoint(word: str) -> Checkpoint:
 
 def label(path: str) -> Label:
     """Return the task of a checkpoint: as its path says, else as its config.json says."""
-    key = layout.CHECKPOINT.fullmatch(path)
+    key = owner.CHECKPOINT.fullmatch(path)
     if key:
         return Label(int(key["job"]), key["step"], key["task"])
     try:
