@@ -51,7 +51,7 @@ def commit(store: Store, **changes: Any) -> Checkpoint:
         sizes = stage.sizes()
         # Frozen so long that a busy machine has the time to compress it.
         fields = {"files": sizes, "bytes": sum(sizes.values()), "frozen_seconds": 100}
-        return stage.commit(full_manifest() | fields | changes)
+        return stage.commit(full_manifest(**fields, **changes))
 
 
 def newest(store: Store) -> Checkpoint:

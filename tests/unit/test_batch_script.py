@@ -11,6 +11,7 @@ import pytest
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.restore import batch_script
+from tests.unit.test_schema import full_manifest
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def checkpoint(tmp_path: Path, content: str | None) -> Checkpoint:
     if content is not None:
         (tmp_path / "startup").write_text(content)
         files = {"startup": len(content)}
-    return Checkpoint(str(tmp_path), {"files": files})
+    return Checkpoint(str(tmp_path), full_manifest(files=files))
 
 
 def test_read(tmp_path: Path, bundle: Bundle) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from oci_criu_shim import config
 from oci_criu_shim.checkpoints.committed import Checkpoint
-from oci_criu_shim.checkpoints.store import Stage, Store
+from oci_criu_shim.checkpoints.stage import Stage
+from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.dump import chain, moved_pages
 from oci_criu_shim.dump.chain import Chain

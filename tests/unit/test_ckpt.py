@@ -32,7 +32,7 @@ def made(directory: Path, key: str, env: tuple[str, ...] = (), created: str = ""
     with task.stage() as stage:
         Path(stage.images, "core-1.img").write_text("core")
         stage.describe({"process": {"env": env}, "root": {"path": "/rootfs"}}, {"name": "c"}, [])
-        manifest = full_manifest() | {"files": stage.sizes(), "created": created or files.timestamp(), **fields}
+        manifest = full_manifest(files=stage.sizes(), created=created or files.timestamp(), **fields)
         return stage.commit(manifest).path
 
 

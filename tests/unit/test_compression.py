@@ -130,9 +130,9 @@ def test_no_time(tmp_path: Path, said: list[str]) -> None:
 
 def test_time_for_what_runs_on_is_not_bounded(said: list[str]) -> None:
     packing = Compression(ZSTD, lambda: 0.0, said.append)
-    assert packing._limit({"reason": "interval", "frozen_seconds": 1}) == float("inf")
+    assert packing._limit(full_manifest(reason="interval", frozen_seconds=1)) == float("inf")
     slow = Compression(ZSTD, lambda: 9.0, said.append)
-    limits = [slow._limit({"reason": "timeout", "frozen_seconds": frozen}) for frozen in (0, 1, 60)]
+    limits = [slow._limit(full_manifest(reason="timeout", frozen_seconds=frozen)) for frozen in (0, 1, 60)]
     assert limits == [compression.SHORTEST, 4.0, 4.5]
 
 
@@ -350,7 +350,7 @@ def test_sweep_leaves_what_it_does_not_know(store: Store) -> None:
     assert left(store) == COMPRESSED | {"1/checkpoint/note.txt"}
 
 
-Change = Callable[[dict[str, Any]], object]
+Change = Callable[[Any], object]
 
 
 @pytest.mark.parametrize("change", [lambda about: about.pop("size"), lambda about: about.update(codec="gzip")])

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from oci_criu_shim.checkpoints.directory import Directory, Images, joined
-from oci_criu_shim.checkpoints.store import Stage
+from oci_criu_shim.checkpoints.manifest import Manifest
+from oci_criu_shim.checkpoints.stage import Stage
 from oci_criu_shim.errors import ShimError
 from tests.unit.test_schema import full_manifest
 
 STREAMS = ["/dev/null", "pipe:[1]", "pipe:[2]"]
 
 
-def fill(stage: Stage, *names: str) -> dict[str, Any]:
+def fill(stage: Stage, *names: str) -> Manifest:
     """Write images of these names; the manifest."""
     stage.describe({}, {}, STREAMS)
     for name in ("inventory.img", *names):

@@ -25,8 +25,7 @@ def commit(store: Store, parent: Checkpoint | None = None, pages: bytes = PAGES)
         for name in IMAGES:
             Path(stage.images, f"{name}.img").write_bytes(pages if name == "pages-1" else name.encode())
         sizes = stage.sizes()
-        fields = {"files": sizes, "bytes": sum(sizes.values()), "frozen_seconds": 100}
-        return stage.commit(full_manifest() | fields)
+        return stage.commit(full_manifest(files=sizes, bytes=sum(sizes.values()), frozen_seconds=100))
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from oci_criu_shim.log import Log
 from oci_criu_shim.supervisor import launch
 from oci_criu_shim.supervisor.launch import Launch
 from oci_criu_shim.task.run import TaskRun
+from tests.unit.test_schema import full_manifest
 
 INIT = 4711
 
@@ -46,7 +47,7 @@ def test_nothing_runs_on_that_nobody_looks_after(
     container = Container(str(tmp_path / "run"), "c")
     container.reserve()
     plan = Plan(container, str(bundle_path), {}, [], str(tmp_path / "none/pid"), Log())
-    manifest: dict[str, Any] = {"input": "", "streams": ["", "", ""]}
+    manifest = full_manifest(input="", streams=["", "", ""])
     with pytest.raises(FileNotFoundError):
         Launch(plan)._restore(Checkpoint(str(tmp_path), manifest))
     assert Restore.ended == [INIT]

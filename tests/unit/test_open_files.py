@@ -9,10 +9,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from oci_criu_shim.checkpoints.manifest import Written
 from oci_criu_shim.dump import open_files
 from oci_criu_shim.host import process
 
@@ -43,7 +43,7 @@ def run() -> Iterator[Run]:
         program.communicate()
 
 
-def find(rows: list[dict[str, Any]], path: Path) -> dict[str, Any] | None:
+def find(rows: list[Written], path: Path) -> Written | None:
     found = [row for row in rows if os.path.join(row["mount"], row["name"]) == str(path)]
     assert len(found) < 2
     return found[0] if found else None

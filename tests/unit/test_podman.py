@@ -56,7 +56,7 @@ def made(tmp_path: Path, config: dict[str, Any], script: bytes | None = None, **
         Path(stage.images, "parent").mkdir()
         Path(stage.images, "parent/pages-1.img").write_text("older")
         stage.describe(config, {"name": "c"}, [], script)
-        return stage.commit({**full_manifest(), **manifest, "files": stage.sizes()})
+        return stage.commit(full_manifest(**manifest, files=stage.sizes()))
 
 
 def told(tmp_path: Path, config: dict[str, Any], rootfs: bool = False, **manifest: Any) -> dict[str, Any]:

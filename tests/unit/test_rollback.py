@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from oci_criu_shim.checkpoints.committed import Checkpoint
+from oci_criu_shim.checkpoints.manifest import Written
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.log import Log
 from oci_criu_shim.restore.rollback import Rollback, place
 from oci_criu_shim.slurm import tasks
+from tests.unit.test_schema import full_manifest
 
 
 class Lines(Log):
@@ -25,8 +27,9 @@ class Lines(Log):
         self.lines.append(text)
 
 
-def row_of(path: Path, size: int, **more: object) -> dict[str, Any]:
-    return {"mount": "/data", "name": path.name, "size": size, "inode": path.stat().st_ino, **more}
+def row_of(path: Path, size: int, **more: Any) -> Written:
+    row: Written = {"mount": "/data", "name": path.name, "size": size, "inode": path.stat().st_ino}
+    return cast(Written, {**row, **more})
 
 
 @pytest.fixture
@@ -36,8 +39,8 @@ def task(tmp_path: Path) -> Path:
     return path
 
 
-def rollback(task: Path, base: Path, *rows: dict[str, Any]) -> tuple[Rollback, Lines]:
-    checkpoint = Checkpoint(str(task / "1"), {"written": list(rows)})
+def rollback(task: Path, base: Path, *rows: Written) -> tuple[Rollback, Lines]:
+    checkpoint = Checkpoint(str(task / "1"), full_manifest(written=list(rows)))
     log = Lines()
     return Rollback(checkpoint, str(task / "cut"), {"/data": str(base)}, log), log
 
@@ -84,10 +87,13 @@ def test_gone_and_unknown_stay(task: Path, base: Path) -> None:
 
 
 def test_a_file_that_is_mounted_itself(task: Path, base: Path) -> None:
-    row = {**row_of(base / "ledger", 7), "name": ""}
+    row = row_of(base / "ledger", 7, name="")
     log = Lines()
     found = Rollback(
-        Checkpoint(str(task / "1"), {"written": [row]}), str(task / "cut"), {"/data": str(base / "ledger")}, log
+        Checkpoint(str(task / "1"), full_manifest(written=[row])),
+        str(task / "cut"),
+        {"/data": str(base / "ledger")},
+        log,
     )
     found.run()
     assert (base / "ledger").read_text() == "before "
@@ -132,7 +138,7 @@ def test_what_another_task_has_open_stays(
     (task.parent.parent / "2024").touch()
 
     def read(path: str) -> Checkpoint:
-        return Checkpoint(path, {"written": manifests["/".join(path.split("/")[-3:])]})
+        return Checkpoint(path, full_manifest(written=manifests["/".join(path.split("/")[-3:])]))
 
     def known_jobs(ended: bool) -> set[int]:
         if alive is None:
@@ -167,7 +173,7 @@ def test_nothing_is_cut_that_could_not_be_kept(task: Path, base: Path, monkeypat
 def test_only_where_the_container_has_run_since(
     task: Path, left_running: bool, taken: int, restarts: int, goes_back: bool
 ) -> None:
-    checkpoint = Checkpoint(str(task / "1"), {"left_running": left_running, "restarts": taken})
+    checkpoint = Checkpoint(str(task / "1"), full_manifest(left_running=left_running, restarts=taken))
     environment = {"SLURM_JOB_ID": "12", "SLURM_STEP_ID": "0", "SLURM_RESTART_COUNT": str(restarts)}
     assert place(checkpoint, tasks.Task(environment)) == (str(task / "cut") if goes_back else None)
     assert place(checkpoint, tasks.Task({**environment, "SLURM_JOB_ID": "2"})) is None

@@ -9,7 +9,8 @@ import pytest
 
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints.committed import Checkpoint
-from oci_criu_shim.checkpoints.store import Stage, Store
+from oci_criu_shim.checkpoints.stage import Stage
+from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.dump import rootfs
@@ -17,6 +18,7 @@ from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import mounts
 from oci_criu_shim.log import Log
 from oci_criu_shim.restore.rootfs import put_back
+from tests.unit.test_schema import full_manifest
 
 LINE = "1 0 8:1 / / rw - {} /dev/x rw"
 
@@ -96,7 +98,7 @@ def test_taken_and_put_back(
     assert left_out == 0
     assert {"rootfs-diff.tar", "deleted.files"} <= stage.sizes().keys()
     (root / "made").unlink()
-    checkpoint = Checkpoint(stage.path, {})
+    checkpoint = Checkpoint(stage.path, full_manifest())
     put_back(checkpoint, container, bundle)
     assert [path.name for path in root.iterdir()] == ["made"]
     assert files.read_json(container.path("layer")) == [[".", "made"], ["deleted"]]

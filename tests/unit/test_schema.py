@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import jsonschema
 import pytest
 
 from oci_criu_shim import schema
+from oci_criu_shim.checkpoints.manifest import Manifest
 
 WRONG: tuple[Any, ...] = (None, True, 7, -1, 1.0, 2.5, 1 << 70, "", "relative", [], [1], [[]], {}, {"a": 1})
 
@@ -93,8 +94,9 @@ def full_config() -> dict[str, Any]:
     }
 
 
-def full_manifest() -> dict[str, Any]:
-    return {
+def full_manifest(**changes: Any) -> Manifest:
+    """Return a manifest with all that ours must have, and `changes`."""
+    whole: Manifest = {
         "version": 1,
         "container": "c",
         "created": "2026-01-01T00:00:00Z",
@@ -116,6 +118,7 @@ def full_manifest() -> dict[str, Any]:
         "gid_map": [[0, 1000, 1]],
         "frozen_seconds": 0.5,
     }
+    return cast(Manifest, {**whole, **changes})
 
 
 @pytest.mark.parametrize(("name", "document"), [("config", full_config()), ("manifest", full_manifest())])

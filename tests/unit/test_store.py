@@ -9,15 +9,16 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints import committed, owner
 from oci_criu_shim.checkpoints.committed import Checkpoint
+from oci_criu_shim.checkpoints.manifest import Manifest
 from oci_criu_shim.checkpoints.quota import CUT
-from oci_criu_shim.checkpoints.store import Stage, Store
+from oci_criu_shim.checkpoints.stage import Stage
+from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from tests.unit.test_schema import full_manifest
@@ -30,7 +31,7 @@ def store(tmp_path: Path) -> Store:
     return made
 
 
-def fill(stage: Stage, text: str = "image", size: int = 3) -> dict[str, Any]:
+def fill(stage: Stage, text: str = "image", size: int = 3) -> Manifest:
     Path(stage.images, "core-1.img").write_text(text)
     return full_manifest() | {"files": stage.sizes(), "bytes": size}
 

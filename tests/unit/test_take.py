@@ -29,6 +29,7 @@ from oci_criu_shim.task.preempt import Preemption
 from oci_criu_shim.task.take import Taker
 from tests.unit.test_ckpt import made
 from tests.unit.test_policy import make
+from tests.unit.test_schema import full_manifest
 from tests.unit.test_slurm import seen
 
 __all__ = ["make"]
@@ -191,9 +192,9 @@ def test_checksums_are_part_of_what_a_checkpoint_takes(
     policy: Policy, monkeypatch: pytest.MonkeyPatch, packed: bool, seconds: int
 ) -> None:
     """Compression is not, which takes no more than there is."""
-    about = {"compressed": {"checkpoint/core-1.img": {"size": 9}}} if packed else {}
     taken = Taken(made(directory(policy), policy.task.key))
-    taken.checkpoint.manifest |= about
+    if packed:
+        taken.checkpoint.manifest["compressed"] = {"checkpoint/core-1.img": {"codec": "zstd", "size": 9, "frame": 9}}
     measured: list[float] = []
     monkeypatch.setattr(Taker, "_take", lambda *_: taken)
     monkeypatch.setattr(time, "monotonic", lambda: 60.0)
@@ -228,7 +229,7 @@ def test_a_container_that_ended_right_after_the_commit(
     """There is nothing to be ended any more."""
     dump = object.__new__(Dump)
     dump.pid, dump.pidfd, dump.options = init.pid, os.pidfd_open(init.pid), {"leave_running": False}
-    one = committed.Checkpoint("/1", {"frozen_seconds": 0.5})
+    one = committed.Checkpoint("/1", full_manifest(frozen_seconds=0.5))
 
     def ask(_: object, __: object, ___: object, commit: Callable[[object], None], *____: object) -> None:
         commit({})

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import IO, TypeAlias
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
-    from oci_criu_shim.checkpoints.store import Stage
+    from oci_criu_shim.checkpoints.store import StoreStage
 
     Addition: TypeAlias = bytes | Tree | None  # None is a directory
 
@@ -159,7 +159,7 @@ def _member(name: str) -> tarfile.TarInfo:
     return member
 
 
-def read(path: str, stage: Stage, told: Callable[[int], None]) -> Checkpoint:
+def read(path: str, stage: StoreStage, told: Callable[[int], None]) -> Checkpoint:
     """Make the archive `path` the newest checkpoint of the stage's store; ShimError where it is none of ours.
 
     Of a member only its content is taken, and its name if it is one that a checkpoint has: there is no way out of the
@@ -197,7 +197,7 @@ def _is_podmans(member: tarfile.TarInfo) -> bool:
     return name in PODMANS or (name.startswith(f"{ARTIFACTS}/") and name not in ORIGINALS)
 
 
-def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, stage: Stage, path: str) -> None:
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, stage: StoreStage, path: str) -> None:
     name = member.name.removeprefix("./")
     if name in LOGS:
         target = os.path.join(stage.images, name)

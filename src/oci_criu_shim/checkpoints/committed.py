@@ -13,7 +13,9 @@ from oci_criu_shim.errors import Damaged, ShimError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any, TypeVar
+    from typing import TypeVar
+
+    from oci_criu_shim.checkpoints.manifest import Manifest
 
     Result = TypeVar("Result")
 
@@ -22,17 +24,17 @@ PARENT = "parent"  # CRIU's name for it (criu/include/image.h)
 MANIFEST = "manifest.json"
 RAW, COMPRESSED = 1, 2  # versions of manifests: readers of version 1 know of no compressed images
 SPEC = "spec.dump"  # the container's config.json
-DESCRIPTIONS = ("config.dump", SPEC)
+ABOUT = "config.dump"  # who made it, in the form of podman's archives
 SCRIPT = "startup"  # the batch script that Slurm had mounted
 LAYER, DELETED = "rootfs-diff.tar", "deleted.files"  # what has changed in the root file system: layer.py
-BESIDES = (*DESCRIPTIONS, SCRIPT, LAYER, DELETED)  # what is beside the images
+BESIDES = (ABOUT, SPEC, SCRIPT, LAYER, DELETED)  # what is beside the images
 OWNERS = "a checkpoint is for its owner alone"
 
 
 class Checkpoint:
     """A committed checkpoint, its manifest read and checked."""
 
-    def __init__(self, path: str, manifest: dict[str, Any]) -> None:
+    def __init__(self, path: str, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
 
@@ -49,14 +51,13 @@ class Checkpoint:
     @property
     def parent(self) -> int | None:
         """The number of the one that it is an increment of; None where it is whole."""
-        found: int | None = self.manifest.get("increment_of")
-        return found
+        return self.manifest.get("increment_of")
 
     @property
     def sizes(self) -> dict[str, int]:
         """{name: bytes} of its files, before they were compressed."""
         packed = self.manifest.get("compressed", {})
-        return {name: packed.get(name, {}).get("size", size) for name, size in self.manifest["files"].items()}
+        return {name: packed[name]["size"] if name in packed else size for name, size in self.manifest["files"].items()}
 
     @property
     def dumped(self) -> int:
@@ -126,8 +127,9 @@ def _check_files(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def _check_manifest(name: str, manifest: Any) -> None:
-    version = manifest.get("version") if isinstance(manifest, dict) else None
+def _check_manifest(name: str, manifest: object) -> None:
+    document = manifest if isinstance(manifest, dict) else {}
+    version = document.get("version")
     if isinstance(version, int) and version > COMPRESSED:
         raise ShimError(
             f"{name} is of version {version}, and this oci-criu-shim reads up to version {COMPRESSED}",
@@ -136,7 +138,7 @@ def _check_manifest(name: str, manifest: Any) -> None:
     faults = schema.faults(manifest, "manifest")
     if faults:
         raise Damaged(f"{name} is not a manifest this version reads: {'; '.join(faults)}")
-    if manifest != sealed(manifest):
+    if document != sealed(document):
         raise Damaged(f"{name} is damaged: its checksum is not the one that it says")
 
 

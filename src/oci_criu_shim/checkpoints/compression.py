@@ -19,10 +19,10 @@ from oci_criu_shim.errors import ShimError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from typing import Any
 
     from oci_criu_shim.checkpoints.codec import Codec
     from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.checkpoints.manifest import Compressed, Manifest
 
 # Of images that we interpret too (images.py, planned.py, restore.py), which stay as they are.
 INTERPRETED = ("core-", "fdinfo-", "files", "ids-", "inventory", "mountpoints-", "pagemap-", "pstree", "seccomp", "uts")
@@ -46,7 +46,7 @@ class Compression:
         self.left = left
         self.debug = debug
 
-    def hurries(self, manifest: Mapping[str, Any]) -> bool:
+    def hurries(self, manifest: Manifest) -> bool:
         """Whether it is now or never for a checkpoint that was just committed."""
         return manifest["reason"] in HURRIED
 
@@ -65,15 +65,15 @@ class Compression:
             return False
         return bool(packed)
 
-    def _limit(self, manifest: Mapping[str, Any]) -> float:
+    def _limit(self, manifest: Manifest) -> float:
         if not self.hurries(manifest):
             return float("inf")
-        return min(max(SHORTEST, TIMES_FROZEN * float(manifest["frozen_seconds"])), self.left() / 2)
+        return min(max(SHORTEST, TIMES_FROZEN * manifest["frozen_seconds"]), self.left() / 2)
 
-    def _pack(self, checkpoint: Checkpoint, sizes: Mapping[str, int], stage: str, pace: Pace) -> dict[str, Any]:
+    def _pack(self, checkpoint: Checkpoint, sizes: Mapping[str, int], stage: str, pace: Pace) -> dict[str, Compressed]:
         """{name of the compressed file: what the manifest says of it} of those that were worth it."""
         files.make_directories(os.path.join(stage, committed.IMAGES))
-        packed = {}
+        packed: dict[str, Compressed] = {}
         with codec.Pool() as pool:
             for name, size in sizes.items():
                 target = name + self.codec.suffix
@@ -105,7 +105,7 @@ def _is_bulk(name: str, size: int) -> bool:
     return bulk and not base.endswith(tuple(codec.SUFFIXES.values()))
 
 
-def _replace(checkpoint: Checkpoint, packed: dict[str, Any], stage: str) -> None:
+def _replace(checkpoint: Checkpoint, packed: dict[str, Compressed], stage: str) -> None:
     """Put the files `packed` of `stage` in the place of raw ones."""
     manifest, raw = checkpoint.manifest, set(map(codec.original, packed))
     ours = {name: os.stat(os.path.join(stage, name)).st_size for name in packed}

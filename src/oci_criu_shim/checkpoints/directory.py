@@ -16,17 +16,18 @@ import os
 from contextlib import contextmanager
 
 from oci_criu_shim import files
-from oci_criu_shim.checkpoints import committed, integrity, scratch, store
-from oci_criu_shim.checkpoints.writeback import Writeback
+from oci_criu_shim.checkpoints import committed, integrity, scratch
+from oci_criu_shim.checkpoints.stage import Stage
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host.criu import INVENTORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.checkpoints.manifest import Manifest
+    from oci_criu_shim.files import Document
 
 DESCRIPTORS = "descriptors.json"
 MEMORY = ("pages-", "pagemap-")
@@ -40,22 +41,17 @@ class Images(committed.Checkpoint):
         return self.path
 
 
-class Stage(store.Stage):
-    """A checkpoint being written below its directory. `work` is where CRIU writes its log and statistics."""
+class DirectoryStage(Stage):
+    """A checkpoint that is to take the place of the one in its directory."""
 
     def __init__(self, directory: Directory, path: str) -> None:
-        files.make_directories(path)
         self.directory = directory
-        self.path = self.images = path
-        self.work = directory.work
+        super().__init__(path, path, directory.work)
+        self.about = {"memory_elsewhere": directory.elsewhere}
         self._link(os.path.join(directory.path, directory.parent))
-        self.writeback = Writeback(path)
-        self.committed = None
 
-    def describe(
-        self, config: dict[str, Any], about: dict[str, Any], streams: list[str], script: bytes | None = None
-    ) -> None:
-        """podman adds what it knows by itself, and keeps what it has mounted."""
+    def describe(self, config: Document, about: Document, streams: list[str], script: bytes | None = None) -> None:
+        """Add where the streams lead. podman adds what else it knows by itself, and keeps what it has mounted."""
         self.write(DESCRIPTORS, streams)
 
     def _link(self, parent: str) -> None:
@@ -65,13 +61,11 @@ class Stage(store.Stage):
             files.remove_if_there(link)
             os.symlink(parent, link)
 
-    def commit(self, manifest: dict[str, Any]) -> committed.Checkpoint:
-        """Flush everything, then put it in the place of what is in the directory. OSError: it is no checkpoint."""
-        manifest = self._seal({**manifest, "memory_elsewhere": self.directory.elsewhere})
+    def _publish(self, manifest: Manifest) -> committed.Checkpoint:
+        """Put it in the place of what is in the directory."""
         files.sync_directory(self.path)
         self._replace(self.directory.path)
-        self.committed = Images(self.directory.path, manifest)
-        return self.committed
+        return Images(self.directory.path, manifest)
 
     def keep(self) -> None:
         """Put a pre-dump there: no checkpoint, but what one can be built upon."""
@@ -113,9 +107,9 @@ class Directory:
             raise ShimError(f"cannot build upon {self.parent}, which is no directory", hint)
         scratch.sweep(self.path)
 
-    def stage(self) -> Stage:
+    def stage(self) -> DirectoryStage:
         """A place to write the checkpoint to."""
-        return Stage(self, os.path.join(self.path, scratch.name()))
+        return DirectoryStage(self, os.path.join(self.path, scratch.name()))
 
     def read(self) -> Images | None:
         """The checkpoint that we wrote here; None where another runtime did. ShimError where there is none."""

@@ -8,13 +8,15 @@ import json
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
+    from typing import TypeVar
+
+    Sealed = TypeVar("Sealed", bound=Mapping[str, object])
 
 KEY = "checksum"  # of all the rest of the document
 
 
-def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
+def sealed(document: Sealed) -> Sealed:
     """Return `document` with its checksum: a SHA-256 of all but the checksum itself, in one spelling of JSON."""
     rest = {key: value for key, value in document.items() if key != KEY}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
-    return {**rest, KEY: hashlib.sha256(text.encode()).hexdigest()}
+    return {**rest, KEY: hashlib.sha256(text.encode()).hexdigest()}  # type: ignore[return-value]  # one more key

@@ -18,7 +18,7 @@ from oci_criu_shim.checkpoints.committed import COMPRESSED, IMAGES, PARENT
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.committed import Checkpoint
-    from oci_criu_shim.checkpoints.store import Stage
+    from oci_criu_shim.checkpoints.stage import Stage
 
 # After so many, a whole one: a restore reads through all of them, and one damaged file damages all that share it.
 MOST = 8

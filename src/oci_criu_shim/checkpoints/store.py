@@ -23,110 +23,53 @@ import os
 
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints import integrity, owner, scratch
-from oci_criu_shim.checkpoints.committed import BESIDES, IMAGES, MANIFEST, SCRIPT, SPEC, Checkpoint, read
-from oci_criu_shim.checkpoints.document import sealed
+from oci_criu_shim.checkpoints.committed import ABOUT, IMAGES, SCRIPT, SPEC, Checkpoint, read
 from oci_criu_shim.checkpoints.quota import CUT, Quota
-from oci_criu_shim.checkpoints.writeback import Writeback
+from oci_criu_shim.checkpoints.stage import Stage
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any
 
     from oci_criu_shim.checkpoints.compression import Compression
+    from oci_criu_shim.checkpoints.manifest import Draft, Manifest
+    from oci_criu_shim.files import Document
 
 STARTED = "started"  # the task ran before, so a fresh start would run part of it twice
 REFUSED = "restore.log"  # in a checkpoint: why its restore failed, with CRIU's log
 GONE = ".gone."
-UNNAMED = ".nfs"  # what NFS calls a file that was removed, such as an empty image, until nobody on the node has it open
 
 
-class Stage:
-    """A checkpoint being written: nothing of it counts before commit()."""
-
-    work: str | None = None  # where CRIU's log and statistics go, if not beside the images
-    compression: Compression | None = None
+class StoreStage(Stage):
+    """The next checkpoint of a store's task."""
 
     def __init__(self, store: Store, path: str) -> None:
         self.store = store
-        self.path = path
-        self.images = os.path.join(path, IMAGES)
         self.quota = Quota(store.quota, store.directory, store.path)
-        self.compression = store.compression
-        self.about: dict[str, Any] = {}  # what the manifest says besides, of an increment
-        try:
-            files.make_directories(self.images)
-        except OSError:
-            scratch.try_to_remove(path)
-            raise
-        self.writeback = Writeback(self.images)
-        self.committed: Checkpoint | None = None
+        super().__init__(path, os.path.join(path, IMAGES))
 
-    def __enter__(self) -> Stage:
-        return self
+    def _finish(self, committed: Checkpoint) -> None:
+        """Compress it if that has to be done at once; that gives it checksums, too."""
+        compression = self.store.compression
+        hurried = compression is not None and compression.hurries(committed.manifest)
+        if not (compression and hurried and compression.apply(committed, self.path)):
+            super()._finish(committed)
 
-    def __exit__(self, *_: object) -> None:
-        self.writeback.stop()
-        try:
-            if self.committed and not self._compress(self.committed):
-                integrity.add_checksums(self.committed)
-        except OSError:
-            pass  # it is as good as its sizes tell
-        scratch.try_to_remove(self.path)  # once committed, there is at most what was compressed
-
-    def _compress(self, committed: Checkpoint) -> bool:
-        """Where that may be done at once, and was done."""
-        if self.compression is None or not self.compression.hurries(committed.manifest):
-            return False
-        return self.compression.apply(committed, self.path)
-
-    def write(self, name: str, document: Any) -> None:
-        """Add `document` as the JSON file `name`."""
-        files.write_json(os.path.join(self.path, name), document, durable=True)
-
-    def describe(
-        self, config: dict[str, Any], about: dict[str, Any], streams: list[str], script: bytes | None = None
-    ) -> None:
-        """Add the container's config.json, and who made the checkpoint, as podman's archives have them; the batch
-        script, if there is one."""
+    def describe(self, config: Document, about: Document, streams: list[str], script: bytes | None = None) -> None:
+        """Add the files that podman's archives have, and the batch script."""
         self.write(SPEC, config)
-        self.write("config.dump", about)
+        self.write(ABOUT, about)
         if script is not None:
             files.write_atomically(os.path.join(self.path, SCRIPT), script, durable=True)
 
-    def sizes(self) -> dict[str, int]:
-        """{path below the checkpoint's directory: bytes} of the images, and of what is beside them, written so far."""
-        found = [os.path.join(place, name) for place, _, names in os.walk(self.images) for name in names]
-        found = [path for path in found if not os.path.basename(path).startswith(UNNAMED)]
-        names = [os.path.relpath(path, self.path) for path in sorted(found)]
-        names += [name for name in BESIDES if os.path.exists(os.path.join(self.path, name))]
-        return {name: os.stat(os.path.join(self.path, name)).st_size for name in names}
-
-    def commit(self, manifest: dict[str, Any]) -> Checkpoint:
-        """Flush everything, then make it the task's newest checkpoint. OSError, ShimError: it is none.
-
-        `manifest` is without checksums. Those of large files are added at the stage's end.
-        """
+    def commit(self, manifest: Draft) -> Checkpoint:
+        """Make it the task's newest checkpoint; raise ShimError if the quota has no room for it."""
         self.quota.require(manifest["bytes"])
-        manifest = self._seal(manifest | self.about)
-        self.committed = Checkpoint(self._publish(), manifest)
-        return self.committed
-
-    def _seal(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        """Have all of it on disk, the manifest last, with checksums; that manifest."""
-        hashing = integrity.small(self.path, manifest["files"])
-        try:
-            self._flush(manifest["files"])
-        except OSError:
-            hashing.stop()  # or these files would be open while they are removed
-            raise
-        manifest = sealed({**manifest, "sha256": hashing.result()})
-        self.write(MANIFEST, manifest)
-        return manifest
+        return super().commit(manifest)
 
     def adopt(self) -> Checkpoint:
-        """Make a checkpoint that was copied here, manifest and all, the newest; ShimError where it is damaged."""
+        """Make a checkpoint that was copied here, manifest and all, the newest; raise ShimError if it is damaged."""
         copied = read(self.path)
         verification = integrity.Verification(copied)
         verification.start()
@@ -135,20 +78,10 @@ class Stage:
             verification.require()
         finally:
             verification.stop()
-        return Checkpoint(self._publish(), copied.manifest)
+        return self._publish(copied.manifest)
 
-    def _flush(self, names: Iterable[str]) -> None:
-        self.writeback.stop()
-        directories = {self.images}
-        for name in names:
-            path = os.path.join(self.path, name)
-            _sync(path)
-            directories.add(os.path.dirname(path))
-        for directory in directories:
-            files.sync_directory(directory)
-
-    def _publish(self) -> str:
-        """Give it the next number; its path."""
+    def _publish(self, manifest: Manifest) -> Checkpoint:
+        """Give it the next number."""
         files.sync_directory(self.path)
         seq = max(self.store.numbers(), default=0) + 1
         while not _rename(self.path, path := os.path.join(self.store.path, str(seq))):
@@ -158,7 +91,7 @@ class Stage:
         except OSError:
             self.store.remove(seq)  # the caller is told that there is none
             raise
-        return path
+        return Checkpoint(path, manifest)
 
 
 class Store:
@@ -192,9 +125,9 @@ class Store:
         """Whether the task has run before."""
         return os.path.exists(os.path.join(self.path, STARTED))
 
-    def stage(self) -> Stage:
+    def stage(self) -> StoreStage:
         """A place to write the next checkpoint to."""
-        return Stage(self, self.stage_path())
+        return StoreStage(self, self.stage_path())
 
     def stage_path(self) -> str:
         """Where this process may write what nobody reads."""
@@ -296,11 +229,3 @@ def newest(directory: str) -> Checkpoint | None:
             raise found
         return found
     return None
-
-
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,7 +15,8 @@ from oci_criu_shim.host import mounts
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+
+    from oci_criu_shim.checkpoints.manifest import Compressed, Manifest
 
 NODE_LOCAL = "/var/tmp"
 SPARE = 1.1  # of the bytes needed, must be free
@@ -69,7 +70,7 @@ class Unpacked:
         if self.link:
             os.symlink(path, self.link)
 
-    def _fill(self, manifest: dict[str, Any]) -> None:
+    def _fill(self, manifest: Manifest) -> None:
         packed = self.checkpoint.manifest["compressed"]
         with codec.Pool() as pool:
             for name in self.checkpoint.manifest["files"]:
@@ -81,7 +82,7 @@ class Unpacked:
                 else:
                     self._copy(name)
 
-    def _unpack_one(self, name: str, about: dict[str, Any], pool: codec.Pool) -> None:
+    def _unpack_one(self, name: str, about: Compressed, pool: codec.Pool) -> None:
         source, target = os.path.join(self.checkpoint.path, name), os.path.join(str(self.path), codec.original(name))
         try:
             codec.unpack(Codec(about["codec"], 0), source, target, about["size"], about["frame"], pool)
@@ -105,13 +106,14 @@ class Unpacked:
             self.path = None
 
 
-def raw_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest that a checkpoint had before it was compressed."""
+def raw_manifest(manifest: Manifest) -> Manifest:
+    """Return the manifest that a checkpoint had before it was compressed."""
     packed = manifest["compressed"]
     sizes = {name: size for name, size in manifest["files"].items() if name not in packed}
     sizes |= {codec.original(name): about["size"] for name, about in packed.items()}
-    rest = {key: value for key, value in manifest.items() if key != "compressed"}
-    return sealed({**rest, "version": committed.RAW, "files": sizes, "bytes": sum(sizes.values())})
+    raw: Manifest = {**manifest, "version": committed.RAW, "files": sizes, "bytes": sum(sizes.values())}
+    del raw["compressed"]
+    return sealed(raw)
 
 
 def complete(checkpoint: Checkpoint) -> None:

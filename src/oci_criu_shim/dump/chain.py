@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
-    from oci_criu_shim.checkpoints.store import Stage
+    from oci_criu_shim.checkpoints.stage import Stage
     from oci_criu_shim.container.record import Container
 
 # In a container's directory.

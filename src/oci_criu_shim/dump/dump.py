@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.directory import Directory
-    from oci_criu_shim.checkpoints.store import Stage, Store
+    from oci_criu_shim.checkpoints.manifest import Draft, IdMap
+    from oci_criu_shim.checkpoints.stage import Stage
+    from oci_criu_shim.checkpoints.store import Store
     from oci_criu_shim.container.record import Container, Record
     from oci_criu_shim.dump.chain import Chain
 
@@ -43,7 +45,7 @@ class Taken:
 
     def facts(self) -> dict[str, object]:
         """The same as describe(), for the job's history; `at` is when it froze."""
-        about = {name: self.checkpoint.manifest[name] for name in ("bytes", "reason")}
+        about: dict[str, object] = {name: self.checkpoint.manifest[name] for name in ("bytes", "reason")}
         about |= {"written": self.checkpoint.written, "increment_of": self.checkpoint.parent}
         return {**about, "path": self.checkpoint.path, "seconds": self.seconds, "frozen": self.frozen, "at": self.at}
 
@@ -161,10 +163,10 @@ class Dump:
             open_files.sync(self.pid, frozen=True)  # what was written since the dump began; most was before
         return stage.commit({**manifest, "written": open_files.look(self.pid)})
 
-    def _manifest(self, report: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
+    def _manifest(self, report: dict[str, Any], sizes: dict[str, int]) -> Draft:
         outside = _outside_of_input(self.record)
         pending = _unread(outside) if outside else b""
-        return {
+        manifest: Draft = {
             "version": 1,
             "container": self.container.name,
             "created": files.timestamp(),
@@ -186,8 +188,10 @@ class Dump:
             "io_priority": linux.io_priority(self.pid),
             "frozen_seconds": report["frozen_ns"] / 1e9,
             "left_running": self.options["leave_running"],
-            **({"restarts": self.record["restarts"]} if "restarts" in self.record else {}),
         }
+        if "restarts" in self.record:
+            manifest["restarts"] = self.record["restarts"]
+        return manifest
 
 
 @contextmanager
@@ -224,7 +228,7 @@ def _streams(record: Record) -> list[str]:
     return streams
 
 
-def _id_map(pid: int, kind: str) -> list[list[int]]:
+def _id_map(pid: int, kind: str) -> IdMap:
     with open(f"/proc/{pid}/{kind}_map", encoding="ascii") as stream:
         return [[int(number) for number in line.split()] for line in stream]
 

@@ -15,14 +15,15 @@ from oci_criu_shim.host import mounts, process
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+
+    from oci_criu_shim.checkpoints.manifest import Written
 
 DELETED = " (deleted)"
 # What a process or a descriptor gives that is gone, or another one, since it was found.
 MOVING = (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM, errno.ENXIO, errno.EINVAL)
 
 
-def look(init: int) -> list[dict[str, Any]]:
+def look(init: int) -> list[Written]:
     """What a manifest says of the files that a container's processes, which are frozen, have open for writing:
 
     `mount` (where it is mounted in the container), `name` (below that), `size`, `inode`, and for files that are
@@ -45,8 +46,8 @@ def look(init: int) -> list[dict[str, Any]]:
     return [_row(*file, ends.get(key)) for key, file in found.items()]
 
 
-def _row(point: str, name: str, status: os.stat_result, ends: set[int] | None) -> dict[str, Any]:
-    row = {"mount": point, "name": name, "size": status.st_size, "inode": status.st_ino}
+def _row(point: str, name: str, status: os.stat_result, ends: set[int] | None) -> Written:
+    row: Written = {"mount": point, "name": name, "size": status.st_size, "inode": status.st_ino}
     # A position of 0 says nothing: nothing was written by that descriptor yet.
     return row if ends is None else {**row, "others": max(ends) not in (0, status.st_size)}
 

@@ -15,7 +15,8 @@ from oci_criu_shim.host.userns import Child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oci_criu_shim.checkpoints.store import Stage, Store
+    from oci_criu_shim.checkpoints.stage import Stage
+    from oci_criu_shim.checkpoints.store import Store
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.container.record import Container
     from oci_criu_shim.log import Log

@@ -11,9 +11,9 @@ from oci_criu_shim.host import clocks, criu, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
+    from oci_criu_shim.checkpoints.manifest import Clock, External, Manifest
     from oci_criu_shim.container.bundle import Bundle
+    from oci_criu_shim.files import Document
 
 ALL_IDS = [[0, 0, (1 << 32) - 1]]
 
@@ -27,7 +27,7 @@ def checkpoint(path: str, bundle: Bundle) -> Images:
     own = criu.load_image(os.path.join(path, "ids-1.img"))["entries"][0]
     root = criu.load_image(os.path.join(path, criu.INVENTORY))["entries"][0]["root_ids"]
     linux = bundle.config.get("linux", {})
-    manifest = {
+    manifest: Manifest = {
         "files": {},
         "sha256": {},
         "streams": streams,
@@ -41,7 +41,7 @@ def checkpoint(path: str, bundle: Bundle) -> Images:
     return Images(os.path.abspath(path), manifest)
 
 
-def _clock(path: str, own: dict[str, int]) -> dict[str, int]:
+def _clock(path: str, own: dict[str, int]) -> Clock:
     """The clocks of the container's own time namespace, in nanoseconds."""
     entry = criu.load_image(os.path.join(path, f"timens-{own['time_ns_id']}.img"))["entries"][0]
     return {name: int(entry[name]["tv_sec"]) * clocks.SECOND + int(entry[name]["tv_nsec"]) for name in clocks.NAMES}
@@ -51,20 +51,26 @@ def _id_map(mappings: list[dict[str, int]] | None) -> list[list[int]]:
     return [[m["containerID"], m["hostID"], m["size"]] for m in mappings or []] or ALL_IDS
 
 
-def _external(path: str, own: dict[str, int], bundle: Bundle) -> list[dict[str, Any]]:
+def _external(path: str, own: dict[str, int], bundle: Bundle) -> list[External]:
     """As mounts.external(), with CRIU's name for each: runc calls all masked files /dev/null."""
     image = criu.load_image(os.path.join(path, f"mountpoints-{own['mnt_ns_id']}.img"))
     entries = [entry for entry in image["entries"] if entry.get("ext_key") and entry["mountpoint"].strip("./")]
     return [_entry(entry, bundle) for entry in entries]
 
 
-def _entry(entry: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
+def _entry(entry: Document, bundle: Bundle) -> External:
     point = "/" + entry["mountpoint"].lstrip("./")
-    found = {"name": entry["ext_key"], "key": point, "root": entry["root"], "options": mounts.names(entry["flags"])}
+    found: External = {
+        "name": entry["ext_key"],
+        "key": point,
+        "kind": "bind",
+        "root": entry["root"],
+        "options": mounts.names(entry["flags"]),
+    }
     if mounts.bind_source(point, bundle.mounts, bundle.path, bundle.rootfs):
-        return {**found, "kind": "bind"}
+        return found
     if point in bundle.config.get("linux", {}).get("maskedPaths", []):
         return {**found, "kind": "device", "root": "/null"}
     if any(mount.get("type") == "cgroup" and point.startswith(mount["destination"]) for mount in bundle.mounts):
         return {**found, "kind": "cgroup", "controllers": os.path.basename(point)}
-    return {**found, "kind": "bind"}
+    return found

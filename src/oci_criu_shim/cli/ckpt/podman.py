@@ -18,9 +18,9 @@ import stat
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints import integrity
 from oci_criu_shim.checkpoints.archive import ARTIFACTS, LOGS, ROOT
-from oci_criu_shim.checkpoints.committed import DESCRIPTIONS, IMAGES, LAYER, MANIFEST, SCRIPT, SPEC
+from oci_criu_shim.checkpoints.committed import ABOUT, IMAGES, LAYER, MANIFEST, SCRIPT, SPEC
 from oci_criu_shim.checkpoints.directory import DESCRIPTORS
-from oci_criu_shim.checkpoints.document import KEY, sealed
+from oci_criu_shim.checkpoints.document import sealed
 from oci_criu_shim.checkpoints.layer import Layer
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.container.bundle import ROOTFS, ROOTFS_MODE, Bundle
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.files import Document
 
-CONFIG = DESCRIPTIONS[0]
 # Of the installation: <prefix>/lib/oci-criu-shim/oci_criu_shim/cli/ckpt/podman.py
 PREFIX = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 5))
 RUNTIME = os.path.join(PREFIX, "bin/oci-criu-shim")  # podman restores by the one that is named, and by no other
@@ -53,10 +52,10 @@ def additions(checkpoint: Checkpoint, rootfs: bool) -> dict[str, Addition]:
     With `rootfs`, its root file system is among them.
     """
     config: Document = files.read_json(os.path.join(checkpoint.path, SPEC))
-    about = files.read_json(os.path.join(checkpoint.path, CONFIG))
+    about = files.read_json(os.path.join(checkpoint.path, ABOUT))
     tree = {ROOT: _tree(checkpoint, config)} if rootfs else {}
     return {
-        CONFIG: _json({**about, **_container(checkpoint, config)}),
+        ABOUT: _json({**about, **_container(checkpoint, config)}),
         SPEC: _json(_specification(checkpoint, config, rootfs)),
         **_manifests(checkpoint),
         **_slurms(checkpoint, config),
@@ -84,7 +83,7 @@ def _container(checkpoint: Checkpoint, config: Document) -> Document:
     own_memory = "/dev/shm" not in bound  # then it is in the images
     return {
         **DEFAULTS,
-        "id": checkpoint.manifest[KEY],
+        "id": checkpoint.manifest["checksum"],
         "runtime": RUNTIME,
         "rootfsImageName": IMAGE,
         "rootfsImageID": IMAGE_ID,
@@ -102,8 +101,7 @@ def _specification(checkpoint: Checkpoint, config: Document, rootfs: bool) -> Do
     """Return config.json for podman's container."""
     linux = dict(config.get("linux", {}))
     if any(entry["type"] == "user" for entry in linux.get("namespaces", [])):
-        for kind in ("uid", "gid"):
-            rows = checkpoint.manifest[f"{kind}_map"]
+        for kind, rows in (("uid", checkpoint.manifest["uid_map"]), ("gid", checkpoint.manifest["gid_map"])):
             linux[f"{kind}Mappings"] = [dict(zip(("containerID", "hostID", "size"), row, strict=True)) for row in rows]
     root = config["root"]["path"]
     mark = {ROOTFS_MODE: f"{stat.S_IMODE(os.stat(root).st_mode):o}"} if rootfs else {ROOTFS: root}

@@ -1,0 +1,96 @@
+"""Types of a checkpoint's manifest.json and of what is in it; schemas/manifest.json says the same to readers.
+
+A key that is NotRequired is missing in manifests of older versions, or in what restore/foreign.py makes up for
+checkpoints of other runtimes. Only types are here: other modules import them under TYPE_CHECKING, since typing takes
+longer to import than most of this package.
+"""
+
+from typing import NotRequired, TypedDict
+
+Clock = dict[str, int]  # {name in clocks.NAMES: nanoseconds}: the container's clocks when it was frozen
+IdMap = list[list[int]]  # rows of /proc/PID/uid_map: first id inside, first id outside, how many
+
+
+class External(TypedDict):
+    """A mount of the container that leads out of it: see mounts.external()."""
+
+    key: str  # the mount point in the container
+    kind: str
+    root: str
+    options: list[str]
+    controllers: NotRequired[str]  # of a version 1 control group
+    name: NotRequired[str]  # CRIU's name for it, if that is not the mount point
+
+
+class Needs(TypedDict):
+    """What a restore needs of its node: see node_fit.needs()."""
+
+    machine: str
+    cpu: list[str]
+    cgroup: int
+    image: str
+
+
+class Written(TypedDict):
+    """A file that the container had open for writing: see open_files.look()."""
+
+    mount: str  # its mount point in the container
+    name: str  # its path below that
+    size: int
+    inode: int
+    others: NotRequired[bool]  # of a file that is appended to: whether somebody else did so last
+
+
+class Compressed(TypedDict):
+    """A file that was compressed after the commit."""
+
+    codec: str
+    size: int  # bytes before that
+    frame: int  # bytes of the original in each frame
+
+
+class Extra(TypedDict, total=False):
+    """What a stage adds to a manifest: of an increment, or of a checkpoint whose memory went to a page server."""
+
+    version: int
+    increment_of: int
+    compressed: dict[str, Compressed]
+    memory_elsewhere: bool
+
+
+class Draft(TypedDict):
+    """A manifest without checksums, as a dump makes it."""
+
+    version: NotRequired[int]
+    container: NotRequired[str]
+    created: NotRequired[str]  # RFC 3339, UTC
+    node: NotRequired[str]
+    kernel: NotRequired[str]
+    criu: NotRequired[str]
+    needs: NotRequired[Needs]
+    reason: NotRequired[str]  # the trigger
+    bytes: NotRequired[int]  # of all files
+    increment_of: NotRequired[int]  # the number of its parent
+    files: dict[str, int]  # {path below the checkpoint's directory: bytes}
+    streams: list[str]  # where standard input, output and error led
+    input: str  # what waited in standard input, in base64
+    clock: Clock | None  # None without a time namespace
+    external: list[External]
+    own_cgroup: NotRequired[bool]
+    io_priority: NotRequired[int]
+    frozen_seconds: NotRequired[float]
+    restarts: NotRequired[int]  # of the job, by then
+    left_running: NotRequired[bool]
+    memory_elsewhere: NotRequired[bool]
+    written: NotRequired[list[Written]]
+    network: NotRequired[str]
+    uid_map: IdMap
+    gid_map: IdMap
+    compressed: NotRequired[dict[str, Compressed]]
+
+
+class Manifest(Draft):
+    """manifest.json."""
+
+    sha256: dict[str, list[str]]  # {file: checksums of its pieces} of the small files
+    checksum: NotRequired[str]  # of all the rest of the document

@@ -1,0 +1,119 @@
+"""Write a checkpoint: nothing of it counts before it is committed."""
+
+from __future__ import annotations
+
+import os
+
+from oci_criu_shim import files
+from oci_criu_shim.checkpoints import integrity, scratch
+from oci_criu_shim.checkpoints.committed import BESIDES, MANIFEST
+from oci_criu_shim.checkpoints.document import sealed
+from oci_criu_shim.checkpoints.writeback import Writeback
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Self
+
+    from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.checkpoints.manifest import Draft, Extra, Manifest
+    from oci_criu_shim.files import Document
+
+UNNAMED = ".nfs"  # what NFS calls a file that was removed, such as an empty image, until nobody on the node has it open
+
+
+class Stage:
+    """A checkpoint that is being written to `path`, until it is committed or the block ends.
+
+    CRIU's images go to `images`; its log and statistics go to `work`, or beside the images if that is None.
+    """
+
+    def __init__(self, path: str, images: str, work: str | None = None) -> None:
+        self.path = path
+        self.images = images
+        self.work = work
+        self.about: Extra = {}  # what the manifest says besides
+        try:
+            files.make_directories(images)
+        except OSError:
+            scratch.try_to_remove(path)
+            raise
+        self.writeback = Writeback(images)
+        self.committed: Checkpoint | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.writeback.stop()
+        try:
+            if self.committed:
+                self._finish(self.committed)
+        except OSError:
+            pass  # it is as good as its sizes tell
+        scratch.try_to_remove(self.path)  # once committed, there is at most what was compressed
+
+    def _finish(self, committed: Checkpoint) -> None:
+        """Do what a committed checkpoint has time for once its container has ended, or runs on."""
+        integrity.add_checksums(committed)
+
+    def write(self, name: str, document: object) -> None:
+        """Add `document` as the JSON file `name`."""
+        files.write_json(os.path.join(self.path, name), document, durable=True)
+
+    def describe(self, config: Document, about: Document, streams: list[str], script: bytes | None = None) -> None:
+        """Add what is known before the dump: the container's config.json, who makes the checkpoint, where its standard
+        streams lead, and its batch script, if it has one."""
+        raise NotImplementedError
+
+    def sizes(self) -> dict[str, int]:
+        """Return {path below the checkpoint's directory: bytes} of what is written so far: images, and what is beside
+        them."""
+        found = [os.path.join(place, name) for place, _, names in os.walk(self.images) for name in names]
+        found = [path for path in found if not os.path.basename(path).startswith(UNNAMED)]
+        names = [os.path.relpath(path, self.path) for path in sorted(found)]
+        names += [name for name in BESIDES if os.path.exists(os.path.join(self.path, name))]
+        return {name: os.stat(os.path.join(self.path, name)).st_size for name in names}
+
+    def commit(self, manifest: Draft) -> Checkpoint:
+        """Flush everything, and make it a checkpoint. If OSError or ShimError is raised, it is none.
+
+        Checksums of large files are added when the stage ends.
+        """
+        self.committed = self._publish(self._seal({**manifest, **self.about}))
+        return self.committed
+
+    def _publish(self, manifest: Manifest) -> Checkpoint:
+        """Give what is complete and on disk the place that readers look at."""
+        raise NotImplementedError
+
+    def _seal(self, manifest: Draft) -> Manifest:
+        """Bring everything to the disk, the manifest last; return that, with its checksums."""
+        hashing = integrity.small(self.path, manifest["files"])
+        try:
+            self._flush(manifest["files"])
+        except OSError:
+            hashing.stop()  # or these files would be open while they are removed
+            raise
+        whole: Manifest = {**manifest, "sha256": hashing.result(), "checksum": ""}
+        whole = sealed(whole)
+        self.write(MANIFEST, whole)
+        return whole
+
+    def _flush(self, names: Iterable[str]) -> None:
+        self.writeback.stop()
+        directories = {self.images}
+        for name in names:
+            path = os.path.join(self.path, name)
+            _sync(path)
+            directories.add(os.path.dirname(path))
+        for directory in directories:
+            files.sync_directory(directory)
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
