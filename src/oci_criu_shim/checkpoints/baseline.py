@@ -14,7 +14,9 @@ from oci_criu_shim import files
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+
+    Directory = tuple[int, list[str]]
+    """A directory's inode number, and the names in it."""
 
 REALTIME_COARSE = 5  # linux/time.h: the kernel's clock for its own file systems
 
@@ -23,19 +25,20 @@ class Baseline:
     """`begin` is when the task began, in nanoseconds of the file system's own clock; `directories` are {path below the
     root file system, "" for itself: [inode number, [names]]} of that time."""
 
-    def __init__(self, begin: int, directories: dict[str, Any]) -> None:
+    def __init__(self, begin: int, directories: dict[str, Directory]) -> None:
         self.begin = begin
         self.directories = directories
 
     def inode(self, directory: str) -> int:
         """The inode number of a directory; 0 where it was none."""
-        found: int = self.directories.get(directory, (0, []))[0]
-        return found
+        return self._of(directory)[0]
 
     def names(self, directory: str) -> list[str]:
         """What was in a directory; nothing where it was none."""
-        found: list[str] = self.directories.get(directory, (0, []))[1]
-        return found
+        return self._of(directory)[1]
+
+    def _of(self, directory: str) -> Directory:
+        return self.directories.get(directory, (0, []))
 
     def below(self, directory: str) -> Iterator[str]:
         """The paths of all that was in a directory, at any depth."""
@@ -86,7 +89,7 @@ def _now(rootfs: str) -> int:
     return os.stat(rootfs).st_ctime_ns
 
 
-def _walk(rootfs: str) -> Iterator[tuple[str, list[Any]]]:
+def _walk(rootfs: str) -> Iterator[tuple[str, Directory]]:
     rest = [("", os.stat(rootfs).st_ino)]
     for directory, inode in rest:
         names = []
@@ -98,4 +101,4 @@ def _walk(rootfs: str) -> Iterator[tuple[str, list[Any]]]:
                         rest.append((join(directory, entry.name), entry.inode()))
         except (PermissionError, FileNotFoundError):
             continue  # what can't be seen is not missed later
-        yield directory, [inode, names]
+        yield directory, (inode, names)

@@ -15,7 +15,11 @@ from oci_criu_shim.errors import Misfit
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any
+    from types import ModuleType
+    from typing import TypeVar
+
+    Item = TypeVar("Item")
+    Result = TypeVar("Result")
 
 FRAME = 1 << 22  # a thread holds one of them twice
 WORTH = 0.95  # a file that would not become smaller than so much of it stays as it is
@@ -38,7 +42,7 @@ class Codec:
         """What is added to the name of a file that it has compressed."""
         return SUFFIXES[self.name]
 
-    def load(self) -> Any:
+    def load(self) -> ModuleType:
         """Its library; Misfit where this node has none."""
         import importlib
 
@@ -108,7 +112,7 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         self.executor.shutdown(cancel_futures=True)
 
-    def results(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    def results(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """work(item) of each, in order; not many more are begun than were asked for."""
         waiting = []
         for item in items:

@@ -13,7 +13,43 @@ from oci_criu_shim.host import criu
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
+    from typing import TypedDict
+
+    from oci_criu_shim.files import Document
+
+    class Process(TypedDict):
+        """A process; `memory` is in bytes."""
+
+        pid: int
+        ppid: int
+        command: str
+        threads: int
+        memory: int
+
+    class OpenFile(TypedDict):
+        """An open file or socket of a process, by CRIU's word for its kind."""
+
+        pid: int
+        fd: int
+        kind: str
+        name: str
+
+    class Mounted(TypedDict):
+        """A mount of the container."""
+
+        mountpoint: str
+        source: str
+        root: str
+
+    class Description(TypedDict):
+        """What is in a container; `memory` is the bytes of all processes."""
+
+        memory: int
+        processes: list[Process]
+        files: list[OpenFile]
+        sockets: list[OpenFile]
+        mounts: list[Mounted]
+
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 SOCKETS = ("INETSK", "UNIXSK", "PACKETSK", "NETLINKSK")
@@ -23,12 +59,8 @@ LISTEN = 10  # of TCP's states (linux/net/tcp_states.h)
 NAMES = {"REG": ("reg", "name"), "EXT": ("ext", "id"), "TTY": ("tty", "tty_info_id"), "MEMFD": ("memfd", "inode_id")}
 
 
-def describe(directory: str) -> dict[str, Any]:
-    """The images in `directory`:
-
-    `processes` ({pid, ppid, command, threads, memory (bytes)}), `files` and `sockets` ({pid, fd, kind, name}),
-    `mounts` ({mountpoint, source, root}) and `memory`, the bytes of all processes.
-    """
+def describe(directory: str) -> Description:
+    """Return what the images in `directory` say."""
     tree = _entries(directory, "pstree")
     processes = [_process(directory, entry) for entry in tree]
     known = {(entry["type"], entry["id"]): entry for entry in _entries(directory, "files")}
@@ -42,16 +74,16 @@ def describe(directory: str) -> dict[str, Any]:
     }
 
 
-def _entries(directory: str, name: str) -> list[dict[str, Any]]:
+def _entries(directory: str, name: str) -> list[Document]:
     """The entries of the image `name`; none where CRIU did not need it."""
     path = os.path.join(directory, f"{name}.img")
     if not os.path.exists(path):
         return []
-    entries: list[dict[str, Any]] = criu.load_image(path)["entries"]
+    entries: list[Document] = criu.load_image(path)["entries"]
     return entries
 
 
-def _process(directory: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+def _process(directory: str, entry: Document) -> Process:
     pid = int(entry["pid"])
     core = next(iter(_entries(directory, f"core-{pid}")), {})
     return {
@@ -63,22 +95,22 @@ def _process(directory: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _bytes(entry: Mapping[str, Any]) -> int:
+def _bytes(entry: Document) -> int:
     """Of a run of pages; nothing of a pagemap's head. CRIU before 4.0 had 32 bits for their number."""
     return int(entry.get("nr_pages") or entry.get("compat_nr_pages", 0)) * PAGE
 
 
-def _descriptors(directory: str, pid: int, known: Mapping[tuple[str, int], Any]) -> list[dict[str, Any]]:
-    found = []
+def _descriptors(directory: str, pid: int, known: Mapping[tuple[str, int], Document]) -> list[OpenFile]:
+    found: list[OpenFile] = []
     for ids in _entries(directory, f"ids-{pid}"):
         for entry in _entries(directory, f"fdinfo-{ids['files_id']}"):
             kind = str(entry["type"])
             file = known.get((kind, entry["id"]), {})
             found.append({"pid": pid, "fd": int(entry["fd"]), "kind": kind, "name": _name(kind, file)})
-    return sorted(found, key=lambda file: int(file["fd"]))
+    return sorted(found, key=lambda file: file["fd"])
 
 
-def _name(kind: str, file: Mapping[str, Any]) -> str:
+def _name(kind: str, file: Document) -> str:
     if kind in ("PIPE", "FIFO"):
         return f"pipe:[{file.get(kind.lower(), {}).get('pipe_id', '')}]"
     if kind == "INETSK":
@@ -89,7 +121,7 @@ def _name(kind: str, file: Mapping[str, Any]) -> str:
     return str(file.get(field, {}).get(name, ""))
 
 
-def _inet(entry: Mapping[str, Any]) -> str:
+def _inet(entry: Document) -> str:
     """`tcp 10.0.0.1:80 listening`, `udp [::1]:53`, `tcp 10.0.0.1:40000 to 10.0.0.2:80`."""
     source = _address(entry["src_addr"], entry["src_port"])
     text = f"{PROTOCOLS.get(entry['proto'], entry['proto'])} {source}"
@@ -105,8 +137,11 @@ def _address(words: list[int], port: int) -> str:
     return f"[{socket.inet_ntop(socket.AF_INET6, packed)}]:{port}"
 
 
-def _mounts(directory: str) -> list[dict[str, str]]:
+def _mounts(directory: str) -> list[Mounted]:
     names = [name for name in os.listdir(directory) if re.fullmatch(r"mountpoints-\d+\.img", name)]
     entries = [entry for name in names for entry in _entries(directory, name.removesuffix(".img"))]
-    keys = ("mountpoint", "source", "root")
-    return sorted(({key: str(entry[key]) for key in keys} for entry in entries), key=lambda mount: mount["mountpoint"])
+    found: list[Mounted] = [
+        {"mountpoint": str(entry["mountpoint"]), "source": str(entry["source"]), "root": str(entry["root"])}
+        for entry in entries
+    ]
+    return sorted(found, key=lambda mount: mount["mountpoint"])
