@@ -1,2 +1,2 @@
-"""Checkpoints on a shared file system: what is committed, found and kept. Knows no Slurm, and CRIU's images only to
-show them."""
+"""Commit, find, keep and remove checkpoints on a shared file system. This package asks Slurm nothing, and reads CRIU's
+images only to show them."""

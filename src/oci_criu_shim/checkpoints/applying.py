@@ -1,8 +1,8 @@
-"""Bringing a root file system to where a checkpoint's layer (layer.py) had it, beside others who use the same one.
+"""Bring a root file system to the state that a checkpoint's layer (layer.py) has, beside others who use the same one.
 
-What is missing is made. What is here, but was last written before it was changed there, is replaced, by one rename;
-what was written later stays. Only paths are removed that the task had removed, and nothing that was written since the
-checkpoint. No symbolic link is followed, and nothing outside of the root file system is touched.
+Missing files are made. A file that is here is replaced, by one rename, if it was last written before it was changed
+there; if it was written later, it stays. A path is removed only if the task had removed it and it was not written since
+the checkpoint. No symbolic link is followed, and nothing outside the root file system is touched.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ HINT = "the node needs a root file system like the one that was checkpointed, an
 
 
 class Application:
-    """Of `layer` to the directory `rootfs`; Misfit, with the file's name, where something can't be made or removed."""
+    """Applies `layer` to the directory `rootfs`. Misfit, with the file's name, is raised if something can't be made or
+    removed."""
 
     def __init__(self, layer: Layer, rootfs: str) -> None:
         self.layer = layer
         self.rootfs = rootfs
-        self.made: list[tarfile.TarInfo] = []  # directories
+        self.made: list[tarfile.TarInfo] = []  # directories, whose times are set last
 
     def run(self) -> None:
-        """Do it."""
+        """Remove what the layer has deleted, and make what it has."""
         for path in self.layer.deleted:
             with self._at(path) as (directory, name):
                 if directory is not None:
@@ -54,7 +55,8 @@ class Application:
 
     @contextmanager
     def _at(self, path: str) -> Iterator[tuple[int | None, str]]:
-        """A descriptor of the directory that `path` is in, None where there is none, and its name there."""
+        """Open the directory that `path` is in: yield its descriptor, None if it does not exist, and the last part of
+        `path`."""
         *parts, name = path.split("/")
         here: int | None = None
         try:
@@ -82,7 +84,7 @@ class Application:
                 os.rmdir(name, dir_fd=directory)
             os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         finally:
-            files.remove_if_there(temporary, directory)  # also where it was a link to what is here
+            files.remove_if_there(temporary, directory)  # also if it is a second link to the file that is here
 
     def _make_directory(self, member: tarfile.TarInfo, here: os.stat_result | None, directory: int, name: str) -> None:
         if here is not None and not stat.S_ISDIR(here.st_mode):
@@ -125,13 +127,14 @@ class Application:
             known = (member.size, time_of(member, "mtime"))
             if not stat.S_ISREG(here.st_mode) or (here.st_size, here.st_mtime_ns) != known:
                 return False
-            # In an image all files may be of one time.
+            # In an image, all files may have the same time.
             return here.st_ctime_ns == time_of(member, "ctime") or _has_content(member, directory, name, archive)
         return (stat.S_ISDIR if member.isdir() else stat.S_ISFIFO)(here.st_mode)
 
 
 def _open_directory(root: str, parts: list[str]) -> int | None:
-    """That of `parts` below `root`; None where there is none, or a symbolic link."""
+    """Return a descriptor of the directory `parts` below `root`; None if there is none, or a symbolic link is on the
+    way."""
     here = os.open(root, os.O_PATH | os.O_DIRECTORY)
     for part in parts:
         try:
@@ -152,9 +155,9 @@ def _status(directory: int | None, name: str) -> os.stat_result | None:
 
 
 def _stays(here: os.stat_result, member: tarfile.TarInfo) -> bool:
-    """Whether it was written after it was changed where the layer is from. (Not after it was written there: what is
-    unpacked or copied can look older than what it replaces.) Of a directory that tells nothing: it may just have been
-    emptied."""
+    """Return whether the file here was written after the layer's was changed there. (Comparing with when that was
+    written would be wrong: files that are unpacked or copied can look older than those they replace.) Of a
+    directory, times tell nothing: it may just have been emptied."""
     return here.st_mtime_ns >= time_of(member, "ctime") and not stat.S_ISDIR(here.st_mode)
 
 
@@ -171,7 +174,7 @@ def _has_content(member: tarfile.TarInfo, directory: int, name: str, archive: in
 
 
 def _remove(directory: int, name: str, time: int) -> None:
-    """Unless it was written after that."""
+    """Remove what is called `name`, unless it was written after `time`."""
     here = _status(directory, name)
     if here is None:
         return

@@ -1,8 +1,9 @@
-"""Checkpoints as podman's archives: config.dump, spec.dump, dump.log, stats-dump and checkpoint/ in a tar file.
+"""Write and read checkpoints as podman's archives: config.dump, spec.dump, dump.log, stats-dump and checkpoint/ in a
+tar file.
 
-Images in them are raw: podman reads no others. Those that we write have our manifest and checksums too; only those can
-be read again. What is podman's alone is then left out. The batch script is below artifacts/, where podman's container
-has it, and so are the checkpoint's own descriptions and layer, since those for podman have their names.
+The images in an archive are raw: podman reads no others. Archives of ours have our manifest and checksums as well, and
+only those can be read again; what only podman needs is left out then. The batch script is below artifacts/, where
+podman's container has it. So are the checkpoint's own descriptions and layer, since podman's have their names.
 """
 
 from __future__ import annotations
@@ -33,14 +34,15 @@ if TYPE_CHECKING:
 COMPRESSORS = {".tar": (), ".tar.gz": ("gzip", "-c"), ".tar.zst": ("zstd", "-q", "-c")}
 OURS = (MANIFEST, CHECKSUMS)
 LOGS = ("dump.log", "stats-dump")  # beside the images here, beside checkpoint/ in an archive
-ARTIFACTS, ROOT = "artifacts", LAYER  # names of podman's
+ARTIFACTS, ROOT = "artifacts", LAYER  # podman's names
 ORIGINALS = {f"{ARTIFACTS}/{name}": name for name in BESIDES}
 PODMANS = (ROOT, *(f"{IMAGES}/{name}" for name in (MANIFEST, CHECKSUMS, DESCRIPTORS)))
 FOREIGN = "only archives of `oci-criu-shim ckpt export` can be imported"
 
 
 class Pipe:
-    """The way to or from an archive through its compressor, if it has any; ShimError where that fails."""
+    """The stream to or from an archive, through its compressor if it has one. ShimError is raised if the compressor
+    fails."""
 
     def __init__(self, path: str, descriptor: int, writing: bool) -> None:
         self.path = path
@@ -72,7 +74,8 @@ class Pipe:
 
 
 def _compressor(path: str) -> list[str]:
-    """The program that compresses an archive of that name, and its arguments; none for a plain one."""
+    """Return the program that compresses an archive of that name, and its arguments; an empty list for a plain tar
+    file."""
     for suffix, argv in COMPRESSORS.items():
         if path.endswith(suffix):
             if argv and process.find(argv[0]) is None:
@@ -82,7 +85,7 @@ def _compressor(path: str) -> list[str]:
 
 
 def require_new(path: str) -> None:
-    """Raise ShimError where an archive can't be written to `path`."""
+    """Raise ShimError if an archive can't be written to `path`."""
     _compressor(path)
     if os.path.lexists(path):
         raise ShimError(f"{path} exists", "remove it, or name another one")
@@ -91,8 +94,8 @@ def require_new(path: str) -> None:
 
 
 def write(checkpoint: Checkpoint, path: str, additions: Mapping[str, Addition], told: Callable[[int], None]) -> None:
-    """Write `checkpoint`, and what podman wants besides, to the new file `path`, which appears when it is whole; `told`
-    how many bytes were written."""
+    """Write `checkpoint`, and what podman wants besides, to the new file `path`, which appears when it is whole. `told`
+    is called with the number of bytes written so far."""
     require_new(path)
     temporary = f"{path}.{os.getpid()}.tmp"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -113,8 +116,8 @@ def write(checkpoint: Checkpoint, path: str, additions: Mapping[str, Addition], 
 
 
 class _Writer:
-    """Adds members to an archive. They are root's, who is the one to restore them by podman, but for what is mounted in
-    the container: that is ours there, as Slurm's script is, whose mode CRIU compares."""
+    """Adds members to an archive. They belong to root, who alone restores them by podman, except for what is mounted in
+    the container: that is ours there, like Slurm's script, whose mode CRIU compares."""
 
     def __init__(self, archive: tarfile.TarFile, told: Callable[[int], None]) -> None:
         self.archive = archive
@@ -122,7 +125,7 @@ class _Writer:
         self.total = 0
 
     def add_own(self, checkpoint: Checkpoint) -> None:
-        """All that the checkpoint has."""
+        """Add all files of the checkpoint."""
         names = [*OURS, *checkpoint.manifest["files"]]
         names += [f"{IMAGES}/{name}" for name in LOGS if f"{IMAGES}/{name}" not in names]
         elsewhere = {name: place for place, name in ORIGINALS.items()} | {f"{IMAGES}/{name}": name for name in LOGS}
@@ -133,7 +136,7 @@ class _Writer:
                     self._add(elsewhere.get(name, name), os.stat(source).st_size, stream)
 
     def add(self, name: str, content: Addition) -> None:
-        """A document, a directory or a tree."""
+        """Add a document, a directory or a tree."""
         if content is None:
             member = _member(name)
             member.type = tarfile.DIRTYPE
@@ -160,10 +163,10 @@ def _member(name: str) -> tarfile.TarInfo:
 
 
 def read(path: str, stage: StoreStage, told: Callable[[int], None]) -> Checkpoint:
-    """Make the archive `path` the newest checkpoint of the stage's store; ShimError where it is none of ours.
+    """Make the archive `path` the newest checkpoint of the stage's store; raise ShimError if it is none of ours.
 
-    Of a member only its content is taken, and its name if it is one that a checkpoint has: there is no way out of the
-    stage, by whatever kind of member, and nothing but plain files.
+    Only the content of a member is taken, and its name if a checkpoint has a file of that name. So no kind of member
+    leads out of the stage, and nothing but plain files is made.
     """
     _compressor(path)
     try:
@@ -178,7 +181,7 @@ def read(path: str, stage: StoreStage, told: Callable[[int], None]) -> Checkpoin
                     _extract(archive, member, stage, path)
                 told(total := total + member.size)
             while stream.read(PIECE):
-                pass  # what follows the end of an archive; a compressor wants it read
+                pass  # a compressor wants what follows the end of the archive read, too
     except (tarfile.TarError, EOFError) as error:
         raise ShimError(f"{path} is not a tar file, or damaged: {error}") from None
     if not os.path.exists(os.path.join(stage.path, MANIFEST)):
@@ -190,7 +193,7 @@ def read(path: str, stage: StoreStage, told: Callable[[int], None]) -> Checkpoin
 
 
 def _is_podmans(member: tarfile.TarInfo) -> bool:
-    """Whether nothing of it is taken: what only podman needs, and directories that are there anyway."""
+    """Return whether a member is left out: only podman needs it, or it is a directory that is there anyway."""
     name = os.path.normpath(member.name)
     if member.isdir():
         return name in (IMAGES, ARTIFACTS, ".") or name.startswith(f"{ARTIFACTS}/")
@@ -203,7 +206,7 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, stage: StoreStag
         target = os.path.join(stage.images, name)
     elif name in ORIGINALS:
         target = os.path.join(stage.path, ORIGINALS[name])
-        files.remove_if_there(target)  # podman's, which came before
+        files.remove_if_there(target)  # podman's file of that name came before
     elif name in OURS or has_place(name):
         target = os.path.join(stage.path, name)
     else:

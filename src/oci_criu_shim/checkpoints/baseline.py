@@ -1,6 +1,7 @@
-"""What a root file system had in it when a task first ran upon it, so that it can be told what the task has changed.
+"""Note what a root file system has in it when a task first runs on it, so that the task's changes can be told later.
 
-Kept beside the task's checkpoints, in `rootfs.<node>`, since each node may have a root file system of its own.
+The note is kept beside the task's checkpoints, in `rootfs.<node>`, since each node may have a root file system of its
+own.
 """
 
 from __future__ import annotations
@@ -18,30 +19,30 @@ if TYPE_CHECKING:
     Directory = tuple[int, list[str]]
     """A directory's inode number, and the names in it."""
 
-REALTIME_COARSE = 5  # linux/time.h: the kernel's clock for its own file systems
+REALTIME_COARSE = 5  # linux/time.h: the clock by which the kernel's own file systems note times
 
 
 class Baseline:
-    """`begin` is when the task began, in nanoseconds of the file system's own clock; `directories` are {path below the
-    root file system, "" for itself: [inode number, [names]]} of that time."""
+    """A root file system as it was at `begin`, in nanoseconds of the file system's own clock. `directories` has what
+    was in each directory then, by its path below the root file system; "" is the root file system itself."""
 
     def __init__(self, begin: int, directories: dict[str, Directory]) -> None:
         self.begin = begin
         self.directories = directories
 
     def inode(self, directory: str) -> int:
-        """The inode number of a directory; 0 where it was none."""
+        """Return a directory's inode number; 0 if there was no such directory."""
         return self._of(directory)[0]
 
     def names(self, directory: str) -> list[str]:
-        """What was in a directory; nothing where it was none."""
+        """Return the names in a directory; none if there was no such directory."""
         return self._of(directory)[1]
 
     def _of(self, directory: str) -> Directory:
         return self.directories.get(directory, (0, []))
 
     def below(self, directory: str) -> Iterator[str]:
-        """The paths of all that was in a directory, at any depth."""
+        """Yield the paths of everything in a directory, at any depth."""
         for name in self.names(directory):
             path = join(directory, name)
             yield path
@@ -49,20 +50,20 @@ class Baseline:
 
 
 def join(directory: str, name: str) -> str:
-    """The path of `name` in a directory below the root file system."""
+    """Return the path of `name` in a directory below the root file system."""
     return f"{directory}/{name}" if directory else name
 
 
 def note(task: str, rootfs: str) -> None:
-    """Write down in the task's directory what there is, unless that was done when it first ran upon `rootfs`."""
+    """Note in the task's directory what `rootfs` has in it, unless that was done when the task first ran on it."""
     if find(task, rootfs) is None:
-        begin = _now(rootfs)  # first: what changes meanwhile has changed since
+        begin = _now(rootfs)  # first, so that changes from now on count as changes
         document = {"rootfs": _identity(rootfs), "begin": begin, "directories": dict(_walk(rootfs))}
         files.write_json(_file(task), document)
 
 
 def find(task: str, rootfs: str) -> Baseline | None:
-    """What was noted of `rootfs` on this node; None where nothing was."""
+    """Return what was noted of `rootfs` on this node; None if nothing was."""
     try:
         document = files.read_json(_file(task))
         if document["rootfs"] == _identity(rootfs):
@@ -83,7 +84,7 @@ def _identity(rootfs: str) -> list[int]:
 
 def _now(rootfs: str) -> int:
     try:
-        os.chmod(rootfs, stat.S_IMODE(os.stat(rootfs).st_mode))  # a change like any other, but that nothing changes
+        os.chmod(rootfs, stat.S_IMODE(os.stat(rootfs).st_mode))  # notes a time, and changes nothing
     except PermissionError:
         return time.clock_gettime_ns(REALTIME_COARSE)
     return os.stat(rootfs).st_ctime_ns
@@ -100,5 +101,5 @@ def _walk(rootfs: str) -> Iterator[tuple[str, Directory]]:
                     if entry.is_dir(follow_symlinks=False):
                         rest.append((join(directory, entry.name), entry.inode()))
         except (PermissionError, FileNotFoundError):
-            continue  # what can't be seen is not missed later
+            continue  # a directory that can't be read now is not missed later
         yield directory, (inode, names)

@@ -1,7 +1,6 @@
-"""Compressed files: frames of FRAME bytes of the original each, which threads pack and unpack side by side.
+"""Pack and unpack files: frames of FRAME bytes of the original each, by threads side by side.
 
-The last frame is one that decompressors skip: it has the lengths of the others. So `zstd -d` and `lz4 -d` read such a
-file too.
+Decompressors skip the last frame, which has the lengths of the others. So `zstd -d` and `lz4 -d` read such a file, too.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
     Item = TypeVar("Item")
     Result = TypeVar("Result")
 
-FRAME = 1 << 22  # a thread holds one of them twice
-WORTH = 0.95  # a file that would not become smaller than so much of it stays as it is
+FRAME = 1 << 22  # a thread has two of them in memory
+WORTH = 0.95  # a file stays as it is unless it becomes smaller than this much of itself
 SKIPPED = 0x184D2A5C  # zstd_compression_format.md and lz4_Frame_format.md: skippable frames
 HEAD = struct.Struct("<II")  # of a skippable frame: that number, and the bytes that follow
 SUFFIXES = {"zstd": ".zst", "lz4": ".lz4"}
@@ -31,7 +30,7 @@ PACKAGES = {"zstd": "python3-zstandard", "lz4": "python3-lz4"}
 
 
 class Codec:
-    """One of SUFFIXES' keys, and its level."""
+    """One of SUFFIXES' keys, and a level of it."""
 
     def __init__(self, name: str, level: int) -> None:
         self.name = name
@@ -39,11 +38,11 @@ class Codec:
 
     @property
     def suffix(self) -> str:
-        """What is added to the name of a file that it has compressed."""
+        """The end of the names of files that it has compressed."""
         return SUFFIXES[self.name]
 
     def load(self) -> ModuleType:
-        """Its library; Misfit where this node has none."""
+        """Return its library; raise Misfit if this node has none."""
         import importlib
 
         try:
@@ -52,14 +51,15 @@ class Codec:
             raise Misfit(f"no {self.name} on this node: {error}", f"install {PACKAGES[self.name]}") from None
 
     def packer(self) -> Callable[[bytes], bytes]:
-        """What makes a frame of bytes; threads may share it."""
+        """Return a function that makes a frame of bytes, and that threads may share."""
         library = self.load()
         if self.name == "lz4":
             return lambda data: bytes(library.compress(data, compression_level=self.level))
         return lambda data: bytes(library.ZstdCompressor(level=self.level).compress(data))
 
     def unpacker(self) -> Callable[[bytes, int], bytes]:
-        """What makes bytes of a frame and their number; ValueError where the frame does not say that number."""
+        """Return a function that makes bytes of a frame and their number. It raises ValueError if the frame has another
+        number of bytes."""
         library = self.load()
 
         def lz4(frame: bytes, size: int) -> bytes:
@@ -87,7 +87,7 @@ def parse(text: str) -> Codec | None:
 
 
 def original(name: str) -> str:
-    """The name of the file that was compressed to `name`."""
+    """Return the name of the file that was compressed to `name`."""
     return name.rpartition(".")[0]
 
 
@@ -98,7 +98,7 @@ def _of_size(data: bytes, size: int) -> bytes:
 
 
 class Pool:
-    """Threads, one a processor that we may use."""
+    """Threads, one for each processor that we may use."""
 
     def __init__(self) -> None:
         from concurrent.futures import ThreadPoolExecutor
@@ -113,7 +113,7 @@ class Pool:
         self.executor.shutdown(cancel_futures=True)
 
     def results(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """work(item) of each, in order; not many more are begun than were asked for."""
+        """Yield work(item) for each item, in order. Only a few more are begun than were asked for."""
         waiting = []
         for item in items:
             waiting.append(self.executor.submit(work, item))
@@ -124,9 +124,9 @@ class Pool:
 
 
 def pack(codec: Codec, source: str, target: str, pool: Pool, told: Callable[[int], None]) -> bool:
-    """Compress the file `source` to the new file `target`, and flush that; False where it is not worth it.
+    """Compress the file `source` to the new file `target` and flush that; return False if it is not worth it.
 
-    `told` is called with the number of bytes that are done since it was last called, and may raise.
+    `told` is called with the number of bytes that are done since its last call, and may raise.
     """
     size, lengths, compress = os.stat(source).st_size, [], codec.packer()
     with open(source, "rb", buffering=0) as raw, open(target, "xb") as packed:
@@ -149,9 +149,9 @@ def pack(codec: Codec, source: str, target: str, pool: Pool, told: Callable[[int
 
 
 def unpack(codec: Codec, source: str, target: str, size: int, frame: int, pool: Pool) -> None:
-    """Make the file `target` of `size` bytes of what pack() has made with frames of `frame` bytes.
+    """Make the file `target`, of `size` bytes, from what pack() has made with frames of `frame` bytes.
 
-    OSError where it can't be read or written, ValueError where it is not what pack() makes.
+    Raise OSError if it can't be read or written, ValueError if pack() does not make such files.
     """
     decompress = codec.unpacker()
     with open(source, "rb", buffering=0) as packed, open(target, "xb", buffering=0) as raw:
@@ -168,13 +168,13 @@ def unpack(codec: Codec, source: str, target: str, size: int, frame: int, pool: 
 
 
 def _index(lengths: list[int]) -> bytes:
-    """The last frame."""
+    """Return the last frame."""
     numbers = struct.pack(f"<{len(lengths)}I", *lengths)
     return HEAD.pack(SKIPPED, len(numbers)) + numbers
 
 
 def _places(packed: int, size: int, frame: int) -> Iterator[tuple[int, int, int]]:
-    """(offset, length, where it begins in the original) of each frame."""
+    """Yield (offset, length, offset in the original) for each frame."""
     count, end = -(-size // frame), os.fstat(packed).st_size
     index = _read(packed, HEAD.size + 4 * count, max(end - HEAD.size - 4 * count, 0))
     lengths = struct.unpack_from(f"<{count}I", index, HEAD.size)

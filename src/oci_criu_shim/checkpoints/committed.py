@@ -1,4 +1,4 @@
-"""A committed checkpoint, and what is read of one before anything trusts it; store.py says what its directory has."""
+"""Read a committed checkpoint, and check what is read before anything trusts it; store.py describes its directory."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 IMAGES = "checkpoint"
 PARENT = "parent"  # CRIU's name for it (criu/include/image.h)
 MANIFEST = "manifest.json"
-RAW, COMPRESSED = 1, 2  # versions of manifests: readers of version 1 know of no compressed images
+RAW, COMPRESSED = 1, 2  # versions of manifests: readers of version 1 don't know compressed images
 SPEC = "spec.dump"  # the container's config.json
 ABOUT = "config.dump"  # who made it, in the form of podman's archives
 SCRIPT = "startup"  # the batch script that Slurm had mounted
-LAYER, DELETED = "rootfs-diff.tar", "deleted.files"  # what has changed in the root file system: layer.py
-BESIDES = (ABOUT, SPEC, SCRIPT, LAYER, DELETED)  # what is beside the images
+LAYER, DELETED = "rootfs-diff.tar", "deleted.files"  # changes to the root file system: layer.py
+BESIDES = (ABOUT, SPEC, SCRIPT, LAYER, DELETED)  # the files beside the images
 OWNERS = "a checkpoint is for its owner alone"
 
 
@@ -45,28 +45,28 @@ class Checkpoint:
 
     @property
     def images(self) -> str:
-        """The directory with CRIU's images."""
+        """The directory of CRIU's images."""
         return os.path.join(self.path, IMAGES)
 
     @property
     def parent(self) -> int | None:
-        """The number of the one that it is an increment of; None where it is whole."""
+        """The number of the checkpoint that it is an increment of; None if it is whole."""
         return self.manifest.get("increment_of")
 
     @property
     def sizes(self) -> dict[str, int]:
-        """{name: bytes} of its files, before they were compressed."""
+        """{name: bytes} of its files before any were compressed."""
         packed = self.manifest.get("compressed", {})
         return {name: packed[name]["size"] if name in packed else size for name, size in self.manifest["files"].items()}
 
     @property
     def dumped(self) -> int:
-        """How many bytes were written for it, before they were compressed: all but its parent's."""
+        """How many bytes were dumped for it, uncompressed and without its parent's."""
         return _own(self.sizes)
 
     @property
     def written(self) -> int:
-        """The same as it is on disk."""
+        """How many bytes it has on disk, without its parent's."""
         return _own(self.manifest["files"])
 
 
@@ -85,16 +85,17 @@ def _own(sizes: Mapping[str, int]) -> int:
 
 
 def read(path: str) -> Checkpoint:
-    """The checkpoint in `path`; ShimError, with the file's name, where it is not whole, or somebody else's.
+    """Return the checkpoint in `path`; raise ShimError, with the file's name, if it is not whole or belongs to somebody
+    else.
 
-    What its files contain is for integrity.Verification.
+    integrity.Verification checks the content of its files.
     """
     return steadily(_read_manifest(path), _check_files)
 
 
 def steadily(checkpoint: Checkpoint, use: Callable[[Checkpoint], Result]) -> Result:
-    """use(checkpoint), and once more where it failed since the files that its manifest names were compressed and
-    removed meanwhile: there are no locks."""
+    """Return use(checkpoint). If that fails because the files that its manifest names were compressed and removed
+    meanwhile, try once more: there are no locks."""
     try:
         return use(checkpoint)
     except (ShimError, OSError):
@@ -143,7 +144,7 @@ def _check_manifest(name: str, manifest: object) -> None:
 
 
 def _check_kind(path: str, is_kind: Callable[[int], bool], kind: str) -> int:
-    """The size of a regular file, or a directory, of the caller's; ShimError where it isn't one."""
+    """Return the size of a file or directory; raise ShimError if it is not of that kind, or not the caller's."""
     try:
         found = os.lstat(path)
     except OSError as error:
@@ -156,7 +157,8 @@ def _check_kind(path: str, is_kind: Callable[[int], bool], kind: str) -> int:
 
 
 def has_place(name: str) -> bool:
-    """Whether `name` is that of an image or of what is beside them, below a checkpoint's directory and nowhere else."""
+    """Return whether a checkpoint may have a file `name`: an image or a file beside the images, and no way out of its
+    directory."""
     directory, _, base = name.rpartition("/")
     first, *parents = directory.split("/")
     return name in BESIDES or (first == IMAGES and set(parents) <= {PARENT} and base not in ("", ".", "..", PARENT))

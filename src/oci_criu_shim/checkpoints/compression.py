@@ -1,9 +1,9 @@
-"""Compression of a committed checkpoint: after the dump, which stays raw and fast.
+"""Compress a committed checkpoint: after the dump, which stays raw and fast.
 
-Large images that only CRIU reads are compressed below the stage that the checkpoint came from, and flushed. Then they
-get their names beside the raw ones, `checksums.json` has theirs, the manifest is replaced by one that names them, and
-the raw ones are removed. Whoever is killed on the way leaves a whole checkpoint: the manifest names files of either
-kind, and sweep() removes those of the other.
+Large images that only CRIU reads are compressed into the stage that the checkpoint came from, and flushed. They then
+move beside the raw ones, `checksums.json` gets their checksums, a new manifest names them, and the raw ones are
+removed. If the process is killed on the way, the checkpoint is still whole: its manifest names one kind of each file,
+and sweep() removes the other.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.manifest import Compressed, Manifest
 
-# Of images that we interpret too (images.py, planned.py, restore.py), which stay as they are.
+# Beginnings of names of images that stay as they are, since we interpret them, too: checkpoints/images.py, restore/.
 INTERPRETED = ("core-", "fdinfo-", "files", "ids-", "inventory", "mountpoints-", "pagemap-", "pstree", "seccomp", "uts")
-# The container has ended, and its job waits to be requeued: there is no more time for it than the seconds below, nor
-# than half of what Slurm leaves. Others run on, and are compressed beside that (packing.py).
+# Reasons after which the container has ended and its job waits to be requeued. Compression may then take the seconds
+# below at most, and half of what Slurm leaves. Other containers run on, and a child compresses (task/compress.py).
 HURRIED = ("preempt", "timeout")
-SHORTEST, TIMES_FROZEN = 1.0, 4.0  # seconds; that many times as long as the container was frozen
-START = 0.2  # of the time: by then it must have found its pace
+SHORTEST, TIMES_FROZEN = 1.0, 4.0  # seconds; or this many times as long as the container was frozen
+START = 0.2  # of the time, before which it is not judged: it has to find its pace
 
 
 class LateError(Exception):
-    """It would take longer than it may."""
+    """Compressing would take longer than it may."""
 
 
 class Compression:
-    """What is done to a store's checkpoints: `codec`; `left` says how many seconds Slurm leaves the job, where it is
-    about to be ended; what went wrong is told to `debug` only, since the checkpoint is as good as without."""
+    """Compresses a store's checkpoints by `codec`. `left` returns how many seconds Slurm leaves the job if it is about
+    to be ended. Failures are told to `debug` only, since the checkpoint is as good without."""
 
     def __init__(self, codec: Codec, left: Callable[[], float], debug: Callable[[str], None]) -> None:
         self.codec = codec
@@ -47,11 +47,12 @@ class Compression:
         self.debug = debug
 
     def hurries(self, manifest: Manifest) -> bool:
-        """Whether it is now or never for a checkpoint that was just committed."""
+        """Return whether a checkpoint that was just committed must be compressed now or never."""
         return manifest["reason"] in HURRIED
 
     def apply(self, checkpoint: Checkpoint, stage: str) -> bool:
-        """Compress a committed checkpoint, in and from the directory `stage`; whether it is, with all its checksums."""
+        """Compress a committed checkpoint by way of the directory `stage`; return whether that was done. It has all its
+        checksums then."""
         sizes = {name: size for name, size in checkpoint.manifest["files"].items() if _is_bulk(name, size)}
         if not sizes:
             return False
@@ -71,7 +72,7 @@ class Compression:
         return min(max(SHORTEST, TIMES_FROZEN * manifest["frozen_seconds"]), self.left() / 2)
 
     def _pack(self, checkpoint: Checkpoint, sizes: Mapping[str, int], stage: str, pace: Pace) -> dict[str, Compressed]:
-        """{name of the compressed file: what the manifest says of it} of those that were worth it."""
+        """Compress what is worth it; return {name of the compressed file: what the manifest says of it}."""
         files.make_directories(os.path.join(stage, committed.IMAGES))
         packed: dict[str, Compressed] = {}
         with codec.Pool() as pool:
@@ -106,14 +107,14 @@ def _is_bulk(name: str, size: int) -> bool:
 
 
 def _replace(checkpoint: Checkpoint, packed: dict[str, Compressed], stage: str) -> None:
-    """Put the files `packed` of `stage` in the place of raw ones."""
+    """Put the files `packed` of `stage` in the place of the raw ones."""
     manifest, raw = checkpoint.manifest, set(map(codec.original, packed))
     ours = {name: os.stat(os.path.join(stage, name)).st_size for name in packed}
     kept = {name: size for name, size in manifest["files"].items() if name not in raw}
-    known = integrity.checksums(checkpoint)  # readers of the older manifest look for theirs
+    known = integrity.checksums(checkpoint)  # readers of the older manifest look for the raw files'
     large = {name: size for name, size in kept.items() if name not in manifest["sha256"] | known}
     found = known | integrity.Hashing(stage, ours).result() | integrity.Hashing(checkpoint.path, large).result()
-    sizes, all_packed = kept | ours, packed | manifest.get("compressed", {})  # those of parents among them
+    sizes, all_packed = kept | ours, packed | manifest.get("compressed", {})  # the parents' among them
     manifest = {**manifest, "files": sizes, "bytes": sum(sizes.values())}
     manifest |= {"version": committed.COMPRESSED, "compressed": all_packed}
     try:
@@ -140,7 +141,7 @@ def _remove(path: str, names: Iterable[str]) -> None:
 
 
 def sweep(path: str) -> None:
-    """Remove from the checkpoint `path` what somebody left who was killed while he compressed it."""
+    """Remove from the checkpoint `path` what a process left that was killed while compressing it."""
     try:
         for name in os.listdir(path):
             if name.endswith(files.TEMPORARY):
@@ -152,4 +153,4 @@ def sweep(path: str) -> None:
             stale = codec.original(name) if f"{committed.IMAGES}/{name}" in known else name
             files.remove_if_there(os.path.join(path, committed.IMAGES, stale))
     except (ShimError, OSError):
-        pass  # it is damaged, or gone; whoever reads it says so
+        pass  # it is damaged or gone, and its next reader says so

@@ -1,12 +1,13 @@
-"""One checkpoint in a directory, as runc and crun lay it out, so that podman, Docker and those two read it:
+"""Keep one checkpoint in a directory, laid out as runc and crun do it, so that podman, Docker and those two can read
+it:
 
     <directory>/*.img              CRIU's images
                /descriptors.json   where the three standard streams led
                /manifest.json      ours, written last; images of other runtimes have none
                /checksums.json     added after the commit: see integrity.py
-               /parent             with --parent-path: a link that says it again (podman makes one of its own)
+               /parent             with --parent-path: a link to that path (podman makes one of its own)
 
-A dump is staged below the directory, and its files are moved up when it is complete: one that fails leaves what was
+A dump is staged below the directory, and its files move up when it is complete. So a dump that fails leaves what was
 there before.
 """
 
@@ -51,24 +52,24 @@ class DirectoryStage(Stage):
         self._link(os.path.join(directory.path, directory.parent))
 
     def describe(self, config: Document, about: Document, streams: list[str], script: bytes | None = None) -> None:
-        """Add where the streams lead. podman adds what else it knows by itself, and keeps what it has mounted."""
+        """Add where the streams lead. podman itself adds what else it knows, and keeps what it has mounted."""
         self.write(DESCRIPTORS, streams)
 
     def _link(self, parent: str) -> None:
-        """Have `parent` lead to what the checkpoint is built upon, if anything."""
+        """Make `parent` a link to what the checkpoint is built upon, if anything."""
         if self.directory.parent:
             link = os.path.join(self.path, committed.PARENT)
             files.remove_if_there(link)
             os.symlink(parent, link)
 
     def _publish(self, manifest: Manifest) -> committed.Checkpoint:
-        """Put it in the place of what is in the directory."""
+        """Put the stage's files in the place of those in the directory."""
         files.sync_directory(self.path)
         self._replace(self.directory.path)
         return Images(self.directory.path, manifest)
 
     def keep(self) -> None:
-        """Put a pre-dump there: no checkpoint, but what one can be built upon."""
+        """Put a pre-dump in the directory: no checkpoint, but something that one can be built upon."""
         self.writeback.stop()
         self._replace(self.directory.path)
 
@@ -86,10 +87,10 @@ class DirectoryStage(Stage):
 
 
 class Directory:
-    """The checkpoint in the directory `path`; `work` is for CRIU's log and statistics, `path` itself by default.
+    """The checkpoint in the directory `path`. CRIU's log and statistics go to `work`, or to `path` as well.
 
-    Where memory goes `elsewhere`, to a page server, that may write to `path`, too. `parent`, as seen from `path`, is a
-    pre-dump that the checkpoint is built upon.
+    If memory goes `elsewhere`, to a page server, that server may write to `path`, too. `parent`, as seen from `path`,
+    is a pre-dump that the checkpoint is built upon.
     """
 
     def __init__(self, path: str, work: str | None = None, *, elsewhere: bool = False, parent: str = "") -> None:
@@ -99,7 +100,7 @@ class Directory:
         self.work = os.path.abspath(work or path)
 
     def prepare(self) -> None:
-        """Make the directories, and remove what a writer left that ended before it could."""
+        """Make the directories, and remove what a writer left that ended too early to do so."""
         for directory in (self.path, self.work):
             os.makedirs(directory, mode=0o700, exist_ok=True)
         if self.parent and not os.path.isdir(os.path.join(self.path, self.parent)):
@@ -108,11 +109,11 @@ class Directory:
         scratch.sweep(self.path)
 
     def stage(self) -> DirectoryStage:
-        """A place to write the checkpoint to."""
+        """Return a stage to write the checkpoint to."""
         return DirectoryStage(self, os.path.join(self.path, scratch.name()))
 
     def read(self) -> Images | None:
-        """The checkpoint that we wrote here; None where another runtime did. ShimError where there is none."""
+        """Return the checkpoint that we wrote here, None if another runtime did; raise ShimError if there is none."""
         if not os.path.exists(os.path.join(self.path, INVENTORY)):
             raise ShimError(f"no checkpoint in {self.path}", "`oci-criu-shim checkpoint` makes one")
         if not os.path.exists(os.path.join(self.path, committed.MANIFEST)):
@@ -122,8 +123,8 @@ class Directory:
 
 @contextmanager
 def joined(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
-    """In the block, what a checkpoint is built upon is below its images, not beside them, where a restore of ours would
-    not see it."""
+    """Yield the checkpoint with everything it is built upon below its images: a restore of ours would not see what is
+    beside them."""
     link = os.path.join(checkpoint.images, committed.PARENT)
     if not os.path.islink(link):
         yield checkpoint

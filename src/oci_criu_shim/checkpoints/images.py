@@ -1,4 +1,4 @@
-"""What CRIU's images say of the container in them."""
+"""Read from CRIU's images what is in their container."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 SOCKETS = ("INETSK", "UNIXSK", "PACKETSK", "NETLINKSK")
 PROTOCOLS = {6: "tcp", 17: "udp", 136: "udplite"}
 LISTEN = 10  # of TCP's states (linux/net/tcp_states.h)
-# Where an entry of files.img has what it is about.
+# {kind: the keys of a file's name in its entry of files.img}
 NAMES = {"REG": ("reg", "name"), "EXT": ("ext", "id"), "TTY": ("tty", "tty_info_id"), "MEMFD": ("memfd", "inode_id")}
 
 
@@ -75,7 +75,7 @@ def describe(directory: str) -> Description:
 
 
 def _entries(directory: str, name: str) -> list[Document]:
-    """The entries of the image `name`; none where CRIU did not need it."""
+    """Return the entries of the image `name`; none if CRIU did not need that image."""
     path = os.path.join(directory, f"{name}.img")
     if not os.path.exists(path):
         return []
@@ -96,7 +96,8 @@ def _process(directory: str, entry: Document) -> Process:
 
 
 def _bytes(entry: Document) -> int:
-    """Of a run of pages; nothing of a pagemap's head. CRIU before 4.0 had 32 bits for their number."""
+    """Return the size of a run of pages; 0 for a pagemap's head. CRIU before 4.0 had 32 bits for the number of
+    pages."""
     return int(entry.get("nr_pages") or entry.get("compat_nr_pages", 0)) * PAGE
 
 
@@ -122,7 +123,8 @@ def _name(kind: str, file: Document) -> str:
 
 
 def _inet(entry: Document) -> str:
-    """`tcp 10.0.0.1:80 listening`, `udp [::1]:53`, `tcp 10.0.0.1:40000 to 10.0.0.2:80`."""
+    """Return a socket's addresses: `tcp 10.0.0.1:80 listening`, `udp [::1]:53` or `tcp 10.0.0.1:40000 to
+    10.0.0.2:80`."""
     source = _address(entry["src_addr"], entry["src_port"])
     text = f"{PROTOCOLS.get(entry['proto'], entry['proto'])} {source}"
     if entry["dst_port"]:

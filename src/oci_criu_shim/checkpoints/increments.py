@@ -1,9 +1,9 @@
-"""Checkpoints that have only what has changed since an older one, their parent.
+"""Make a checkpoint that has only what changed since an older one, its parent.
 
-    <seq>/checkpoint/parent/          of the parent's images those that a restore needs, as hard links
-                    /parent/parent/   of its own parent's
+    <seq>/checkpoint/parent/          hard links to those images of the parent that a restore needs
+                    /parent/parent/   to those of the parent's own parent
 
-CRIU looks there for pages that its own images leave out. So a checkpoint stays one directory that needs no other: its
+CRIU looks there for pages that its own images leave out. So each checkpoint is one directory that needs no other: its
 parent can be removed at any time, and no byte is on disk twice.
 """
 
@@ -20,15 +20,18 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.stage import Stage
 
-# After so many, a whole one: a restore reads through all of them, and one damaged file damages all that share it.
+# Increments before the next whole checkpoint: a restore reads through all of them, and one damaged file damages all
+# checkpoints that share it.
 MOST = 8
-# Memory, where it belongs, and when it was dumped, by which CRIU knows a process from an older one of the same number.
+# Images of memory, of its addresses, and of the time of the dump, by which CRIU can tell a process from an older one
+# that had the same pid.
 NEEDED = ("pagemap-", "pages-", "inventory")
 UNNEEDED = "pagemap-shmem-"  # shared memory is always whole
 
 
 def may_follow(parent: Checkpoint) -> bool:
-    """Whether an increment of `parent` is worth it: not where those since the last whole one outweigh that."""
+    """Return whether an increment of `parent` is worth it: the increments since the last whole checkpoint must weigh
+    less than that one."""
     sizes = [0] * (1 + max(map(_depth, parent.sizes)))
     for name, size in parent.sizes.items():
         if name.startswith(f"{IMAGES}/"):
@@ -42,15 +45,15 @@ def _depth(name: str) -> int:
 
 
 def link(parent: Checkpoint, stage: Stage) -> None:
-    """Make what is dumped to `stage` an increment of `parent`. OSError where that can't be: its file system has no
-    hard links, or somebody has removed the parent; the stage is as it was."""
+    """Make the dump to `stage` an increment of `parent`. If OSError is raised, it can't be one, and the stage is as it
+    was: the file system has no hard links, or the parent was removed."""
     names = {_inherited(name): name for name in parent.manifest["files"] if _is_needed(name)}
     try:
         for name, source in names.items():
             target = os.path.join(stage.path, name)
             files.make_directories(os.path.dirname(target))
             os.link(os.path.join(parent.path, source), target, follow_symlinks=False)
-        # They are known already, and would take long.
+        # These checksums are known already, and would take long.
         known = integrity.checksums(parent)
         integrity.write_checksums(
             stage.path, {name: known[source] for name, source in names.items() if source in known}

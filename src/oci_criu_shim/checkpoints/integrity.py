@@ -1,11 +1,11 @@
-"""Checksums of a checkpoint's files: SHA-256 of each piece of a file; a small file is one piece.
+"""Take and compare checksums of a checkpoint's files: SHA-256 of each piece of a file; a small file is one piece.
 
-With a processor's own instructions for it that is 1 GiB/s a core, twice as fast as BLAKE2; hashlib lets go of the
-interpreter's lock, so threads hash the pieces side by side. A second for each GiB is still too dear while a container
-is frozen in its grace time, and hashing beside CRIU slows it down where no processor is free. So the manifest has the
-checksums of the small files, which are those that CRIU interprets. Those of the large ones, mostly memory, are taken
-from the page cache when the container has ended, and added as `checksums.json`. A checkpoint whose writer was killed
-before that is whole, but not verified.
+If the processor has instructions for it, that runs at 1 GiB/s a core, twice as fast as BLAKE2; hashlib releases the
+interpreter's lock, so threads hash the pieces side by side. A second for each GiB is still too long while a container
+is frozen in its grace time, and hashing beside CRIU slows it down if no processor is free. So the manifest has only the
+checksums of small files, which are those that CRIU interprets. Those of the large files, mostly memory, are taken from
+the page cache when the container has ended, and added as `checksums.json`. If the writer is killed before that, the
+checkpoint is whole, but not verified.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
 
-LARGE = 1 << 20  # bytes from which on a file's checksums are not in the manifest
+LARGE = 1 << 20  # bytes; files of this size or more have their checksums beside the manifest
 PIECE = 1 << 24
 BUFFER = 1 << 20
 CHECKSUMS = "checksums.json"
 
 
 class Hashing:
-    """Threads, one a processor that we may use, that hash the files `sizes` ({name: bytes}) of `directory`."""
+    """Threads, one for each processor that we may use, that hash the files `sizes` ({name: bytes}) of `directory`."""
 
     def __init__(self, directory: str, sizes: Mapping[str, int]) -> None:
         self.directory = directory
-        self.bytes = 0  # hashed by now
+        self.bytes = 0  # hashed so far
         self.found = {name: [""] * max(-(-size // PIECE), 1) for name, size in sizes.items()}
         self.pieces = [(name, number) for name, pieces in self.found.items() for number in range(len(pieces))]
         self.pieces.reverse()  # pop() takes the last
@@ -48,11 +48,11 @@ class Hashing:
 
     @property
     def running(self) -> bool:
-        """Whether it has not come to its end."""
+        """Whether any thread is still at work."""
         return any(thread.is_alive() for thread in self.threads)
 
     def result(self) -> dict[str, list[str]]:
-        """Wait for the end: {name: checksums of its pieces}. OSError where one can't be read."""
+        """Wait for the end and return {name: checksums of its pieces}; raise OSError if a file can't be read."""
         for thread in self.threads:
             thread.join()
         if self.failure is not None:
@@ -60,7 +60,7 @@ class Hashing:
         return self.found
 
     def stop(self) -> None:
-        """End it early; there is no result then."""
+        """End the threads early; there is no result then."""
         self.stopped = True
         for thread in self.threads:
             thread.join()
@@ -89,12 +89,12 @@ class Hashing:
 
 
 def small(directory: str, sizes: Mapping[str, int]) -> Hashing:
-    """Of the checksums that a manifest has: those of `sizes` that are not large."""
+    """Begin to hash those files of `sizes` whose checksums a manifest has: the ones that are not large."""
     return Hashing(directory, {name: size for name, size in sizes.items() if size < LARGE})
 
 
 def large(checkpoint: Checkpoint) -> dict[str, int]:
-    """{name: bytes} of the files whose checksums are not in the manifest."""
+    """Return {name: bytes} of the files whose checksums are not in the manifest."""
     sizes, known = checkpoint.manifest["files"], checkpoint.manifest["sha256"]
     return {name: size for name, size in sizes.items() if name not in known}
 
@@ -107,12 +107,13 @@ def add_checksums(checkpoint: Checkpoint) -> None:
 
 
 def write_checksums(path: str, found: Mapping[str, list[str]]) -> None:
-    """Make `found` the checksums of the large files of the checkpoint `path`."""
+    """Make `found` the checksums of the large files in the checkpoint `path`."""
     files.write_json(os.path.join(path, CHECKSUMS), sealed({"piece": PIECE, "sha256": found}), durable=True)
 
 
 def checksums(checkpoint: Checkpoint) -> dict[str, list[str]]:
-    """Those of the large files; none where they were not taken. ShimError where that file is damaged."""
+    """Return the checksums of the large files, none if they were not taken; raise ShimError if checksums.json is
+    damaged."""
     name = os.path.join(checkpoint.path, CHECKSUMS)
     try:
         document = files.read_json(name)
@@ -129,8 +130,8 @@ def checksums(checkpoint: Checkpoint) -> dict[str, list[str]]:
 class Verification:
     """Compares a checkpoint's files with their checksums.
 
-    What CRIU interprets is verified at once; ShimError where it is damaged. The large ones, memory that CRIU only
-    copies, are verified by start() to require(), while it restores them: nothing must run before.
+    Files that CRIU interprets are verified at once; ShimError is raised if one is damaged. The large files, memory that
+    CRIU only copies, are verified from start() to require(), while CRIU restores them: no process may run before that.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -142,23 +143,24 @@ class Verification:
 
     @property
     def complete(self) -> bool:
-        """Whether there is a checksum of every file."""
+        """Whether every file has a checksum."""
         manifest = self.checkpoint.manifest
         return set(self.wanted) >= set(manifest["files"]) and not manifest.get("memory_elsewhere")
 
     def start(self) -> None:
-        """Begin with the large files."""
+        """Begin to hash the large files."""
         sizes = {name: size for name, size in large(self.checkpoint).items() if name in self.wanted}
         self.hashing = Hashing(self.checkpoint.path, sizes)
 
     def require(self) -> None:
-        """Wait for the end; ShimError, with the file's name, where one is damaged. Done once."""
+        """Wait for the hashes; raise ShimError, with the file's name, if a file is damaged. The second call does
+        nothing."""
         hashing, self.hashing = self.hashing, None
         if hashing is not None:
             self._compare(hashing)
 
     def stop(self) -> None:
-        """End it, whatever it finds."""
+        """End the threads, whatever they have found."""
         if self.hashing is not None:
             self.hashing.stop()
 

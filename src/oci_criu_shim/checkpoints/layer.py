@@ -1,12 +1,13 @@
-"""What has changed in a root file system since a task began, as two files of a checkpoint, with podman's names:
+"""Write and read a layer: what has changed in a root file system since a task began. It is two files of a checkpoint,
+with podman's names:
 
-    rootfs-diff.tar   what is new or has changed, with `ctime` in PAX headers: when it was changed; of the root file
-                      system itself, which comes first: when all this was written
+    rootfs-diff.tar   files that are new or have changed. `ctime` in their PAX headers is when they were changed; in
+                      that of the first member, the root file system itself, it is when the layer was written
     deleted.files     the paths, as JSON, of what was there when the task began and is gone
 
-All that is not where it was is new: what was below a directory that was renamed, too. What others have changed in the
-same root file system can't be told apart. Sockets and devices are left out, and so is what belongs to another id, which
-the user could not make again.
+Whatever is not in its old place is new, including all below a directory that was renamed. Changes that others make in
+the same root file system can't be told apart. Sockets and devices are left out, and so is what belongs to another id,
+which the user could not make again.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.baseline import Baseline
 
-VANISHED = (FileNotFoundError, NotADirectoryError)  # others are at work there
+VANISHED = (FileNotFoundError, NotADirectoryError)  # others change the root file system, too
 
 
 class Changes:
-    """What has changed in `rootfs` since `baseline`, but below the mount points `covered`, and all of `inherited`: the
-    paths and the deleted ones of the layer that the task went on from. All paths are relative."""
+    """Changes in `rootfs` since `baseline`, except below the mount points `covered`, and everything that is
+    `inherited`: the paths, and the deleted paths, of the layer that the task went on from. All paths are relative."""
 
     def __init__(
         self, rootfs: str, baseline: Baseline, covered: Iterable[str], inherited: tuple[Iterable[str], Iterable[str]]
@@ -45,18 +46,18 @@ class Changes:
         self.covered = set(covered)
         self.inherited = set(inherited[0])
         self.gone = set(inherited[1])
-        self.skipped = 0  # how many there are that can't be kept
+        self.skipped = 0  # how many files can't be kept
 
     @property
     def deleted(self) -> list[str]:
-        """The paths of what is gone, once all has been walked; nothing is before what was in it."""
+        """The paths that are gone, once write() has walked the tree; what was in a directory comes before it."""
         return sorted((path for path in self.gone if not self._exists(path)), reverse=True)
 
     def _exists(self, path: str) -> bool:
         return os.path.lexists(os.path.join(self.rootfs, path))
 
     def write(self, path: str) -> None:
-        """Make it the tar file `path`, on disk."""
+        """Write the changes to the new tar file `path`, and flush it."""
         links: dict[tuple[int, int], str] = {}
         top = _member(".", os.stat(self.rootfs), time.time_ns())
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", PIECE) as archive:
@@ -89,7 +90,7 @@ class Changes:
         archive.write(header(member))
 
     def _walk(self) -> Iterator[tuple[str, os.stat_result]]:
-        """(path, status) of all that is to be kept, a directory before what is in it."""
+        """Yield (path, status) of everything to be kept, a directory before what is in it."""
         device = os.stat(self.rootfs).st_dev
         rest = [("", False)]
         while rest:
@@ -104,7 +105,8 @@ class Changes:
         return status.st_ino != self.baseline.inode(name)
 
     def _look(self, directory: str, moved: bool, device: int) -> Iterator[tuple[str, os.stat_result, bool]]:
-        """(path, status, whether it is new or has changed) of what is in a directory; one that `moved` was another."""
+        """Yield (path, status, whether it is new or has changed) for everything in a directory. With `moved`, the
+        directory is not the one that was in this place."""
         try:
             with os.scandir(os.path.join(self.rootfs, directory)) as scanned:
                 entries = {entry.name: entry for entry in scanned if not scratch.NAME.fullmatch(entry.name)}
@@ -124,7 +126,7 @@ class Changes:
             path = join(directory, name)
             if path in self.baseline.directories and not stat.S_ISDIR(status.st_mode):
                 self.gone.update(self.baseline.below(path))
-            if status.st_dev == device:  # else it is a mount of the node's
+            if status.st_dev == device:  # else it is a mount of the node
                 is_new = moved or name not in before or path in self.inherited
                 yield path, status, is_new or status.st_ctime_ns >= self.baseline.begin
 
@@ -157,7 +159,7 @@ def _member(name: str, status: os.stat_result, changed: int) -> tarfile.TarInfo:
 
 
 def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
-    """`size` bytes and up to the end of the block; zeros where others have cut it meanwhile."""
+    """Copy `size` bytes and pad them to a whole block; add zeros if the file was cut meanwhile."""
     left = size
     while left and (piece := source.read(min(left, PIECE))):
         target.write(piece)
@@ -168,7 +170,7 @@ def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
 
 
 class Layer:
-    """The one in the checkpoint's directory `path`; ShimError where it can't be read."""
+    """The layer in the checkpoint's directory `path`. ShimError is raised if it can't be read."""
 
     def __init__(self, path: str) -> None:
         self.file = os.path.join(path, LAYER)
@@ -184,10 +186,10 @@ class Layer:
 
     @property
     def time(self) -> int:
-        """When it was taken, in nanoseconds."""
+        """When the layer was written, in nanoseconds."""
         return time_of(self.members[0], "ctime") if self.members else 0
 
     @property
     def names(self) -> list[str]:
-        """The paths of what it has, "." for the root file system itself."""
+        """The paths of what it has; "." is the root file system itself."""
         return [member.name for member in self.members]

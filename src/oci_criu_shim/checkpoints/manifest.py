@@ -1,8 +1,8 @@
-"""Types of a checkpoint's manifest.json and of what is in it; schemas/manifest.json says the same to readers.
+"""Types of manifest.json and of what is in it; schemas/manifest.json says the same to whatever reads it.
 
-A key that is NotRequired is missing in manifests of older versions, or in what restore/foreign.py makes up for
-checkpoints of other runtimes. Only types are here: other modules import them under TYPE_CHECKING, since typing takes
-longer to import than most of this package.
+A key that is NotRequired is missing in manifests of older versions, or in those that restore/foreign.py makes for
+checkpoints of other runtimes. There is nothing else here, and other modules import it under TYPE_CHECKING: importing
+typing takes longer than most of this package.
 """
 
 from typing import NotRequired, TypedDict
@@ -12,7 +12,7 @@ IdMap = list[list[int]]  # rows of /proc/PID/uid_map: first id inside, first id 
 
 
 class External(TypedDict):
-    """A mount of the container that leads out of it: see mounts.external()."""
+    """A mount of the container that leads out of it (mounts.external())."""
 
     key: str  # the mount point in the container
     kind: str
@@ -23,7 +23,7 @@ class External(TypedDict):
 
 
 class Needs(TypedDict):
-    """What a restore needs of its node: see node_fit.needs()."""
+    """What a restore needs of its node (node_fit.needs())."""
 
     machine: str
     cpu: list[str]
@@ -32,25 +32,25 @@ class Needs(TypedDict):
 
 
 class Written(TypedDict):
-    """A file that the container had open for writing: see open_files.look()."""
+    """A file that the container had open for writing (open_files.look())."""
 
     mount: str  # its mount point in the container
     name: str  # its path below that
     size: int
     inode: int
-    others: NotRequired[bool]  # of a file that is appended to: whether somebody else did so last
+    others: NotRequired[bool]  # if it is appended to: whether somebody else did so last
 
 
 class Compressed(TypedDict):
     """A file that was compressed after the commit."""
 
     codec: str
-    size: int  # bytes before that
+    size: int  # bytes of the original
     frame: int  # bytes of the original in each frame
 
 
 class Extra(TypedDict, total=False):
-    """What a stage adds to a manifest: of an increment, or of a checkpoint whose memory went to a page server."""
+    """Keys that a stage adds: those of an increment, or of a checkpoint whose memory went to a page server."""
 
     version: int
     increment_of: int
@@ -90,7 +90,7 @@ class Draft(TypedDict):
 
 
 class Manifest(Draft):
-    """manifest.json."""
+    """The manifest of a committed checkpoint."""
 
     sha256: dict[str, list[str]]  # {file: checksums of its pieces} of the small files
     checksum: NotRequired[str]  # of all the rest of the document

@@ -1,6 +1,7 @@
-"""Whose checkpoints are: a checkpoint directory is a user's, and a job's directory in it a cluster's.
+"""Tell whose a checkpoint is, by its place: a checkpoint directory is a user's, `<job>` in it a cluster's, and
+`<step>.<task>` in that a task's.
 
-Clusters that share a file system number their jobs alike, and none may restore, count or remove what is another one's.
+Clusters that share a file system number their jobs alike. None may restore, count or remove checkpoints of another.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ CHECKPOINT = re.compile(r".*/(?P<job>\d+)/(?P<step>batch|\d+)\.(?P<task>\d+)/\d+
 
 
 def check(directory: str) -> None:
-    """Raise ShimError where `directory` is not one the caller may keep checkpoints in."""
+    """Raise ShimError unless `directory` is one that the caller may keep checkpoints in."""
     hint = "name a directory of yours on a shared file system with --checkpoint-dir"
     try:
         status = os.stat(directory)
@@ -32,7 +33,7 @@ def check(directory: str) -> None:
 
 
 def cluster_of(job: str) -> str:
-    """The cluster whose job it is; empty where that is not known."""
+    """Return the cluster that a job's directory belongs to; "" if that is not known."""
     try:
         with open(os.path.join(job, NAME), encoding="utf-8", errors="replace") as stream:
             return stream.read()
@@ -41,12 +42,12 @@ def cluster_of(job: str) -> str:
 
 
 def claim(job: str, cluster: str) -> None:
-    """Make it a directory of `cluster`; ShimError where it is another one's."""
+    """Make a job's directory one of `cluster`; raise ShimError if it belongs to another cluster."""
     other = cluster_of(job)
     if other not in ("", cluster):
         raise ShimError(
             f"{job} has checkpoints of a job of that number of cluster {other!r}, and this is {cluster!r}",
-            "name another --checkpoint-dir, or remove it where that job has ended",
+            "name another --checkpoint-dir, or remove it if that job has ended",
         )
     if not other:
         files.make_directories(job)
@@ -54,7 +55,7 @@ def claim(job: str, cluster: str) -> None:
 
 
 def release(job: str) -> None:
-    """Remove it where nothing is left of its tasks."""
+    """Remove a job's directory if nothing is left of its tasks."""
     try:
         if os.listdir(job) == [NAME]:
             os.unlink(os.path.join(job, NAME))

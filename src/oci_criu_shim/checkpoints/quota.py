@@ -1,4 +1,4 @@
-"""How many bytes the checkpoints in a user's directory may have."""
+"""Hold the checkpoints in a user's directory to a number of bytes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from oci_criu_shim.checkpoints.committed import MANIFEST
 from oci_criu_shim.checkpoints.owner import DEPTH
 from oci_criu_shim.errors import ShimError
 
-CUT = "cut"  # in a task's directory: what was cut off its files
+CUT = "cut"  # in a task's directory: what was cut off the files it writes
 
 
 class Quota:
-    """`limit` bytes below `directory`, of which the task's own checkpoints, below `own`, can make room; what was cut
-    off its files can't. 0 is no limit.
+    """`limit` bytes for everything below `directory`; 0 is no limit. The task's own checkpoints, below `own`, can make
+    room; what was cut off its files can't.
 
-    The others' are counted when it is made, before anything is frozen: tasks that are checkpointed at the same time
-    don't see each other's.
+    The bytes of others are counted when this is made, before anything is frozen: tasks that are checkpointed at the
+    same time don't see each other's.
     """
 
     def __init__(self, limit: int, directory: str, own: str) -> None:
@@ -30,7 +30,7 @@ class Quota:
         return used(self.own) - files.tree_size(os.path.join(self.own, CUT))
 
     def require(self, size: int) -> None:
-        """Raise ShimError where a checkpoint of `size` bytes is too many even if it were the task's only one."""
+        """Raise ShimError if a checkpoint of `size` bytes would be too large even as the task's only one."""
         if self.limit and self.others + size > self.limit:
             raise ShimError(
                 f"a checkpoint of {units.size(size)} beside {units.size(self.others)} of others in {self.directory} "
@@ -39,7 +39,7 @@ class Quota:
             )
 
     def _way_out(self) -> str:
-        """What could be removed."""
+        """Return what could be removed."""
         ways = [f"oci-criu-shim ckpt prune {self.directory} removes those of ended jobs"]
         jobs = set(os.listdir(self.directory)) - {os.path.basename(os.path.dirname(self.own))}
         size, job = max(((used(os.path.join(self.directory, job), DEPTH - 1), job) for job in jobs), default=(0, ""))
@@ -50,25 +50,25 @@ class Quota:
         return "; ".join(ways)
 
     def is_kept(self) -> bool:
-        """Whether all that is there is within the limit."""
+        """Return whether everything below the directory is within the limit."""
         return not self.limit or self.others + self._own() <= self.limit
 
 
 def used(directory: str, depth: int = DEPTH) -> int:
-    """The bytes of the checkpoints, and of what was cut off, at most `depth` levels below `directory`: once what they
-    share by hard links."""
+    """Return the bytes of the checkpoints at most `depth` levels below `directory`, and of what was cut off. Files that
+    are hard links of each other count once."""
     return sum(_sizes(directory, depth).values())
 
 
 def _sizes(directory: str, depth: int) -> dict[object, int]:
-    """{device and inode: bytes} of their files."""
+    """Return {device and inode: bytes} of their files."""
     if not depth:
         return {}
     try:
         with os.scandir(directory) as entries:
             inner = [e.path for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
     except OSError:
-        return {}  # removed meanwhile, or not ours
+        return {}  # it was removed meanwhile, or is not ours
     found: dict[object, int] = {}
     for path in inner:
         found |= _files(path) if _is_one(path) else _sizes(path, depth - 1)

@@ -1,4 +1,4 @@
-"""Directories that a process writes to and removes: what they are called, so that others know when it could not."""
+"""Name the directories that a process writes to and removes, so that others can tell if it ended before it could."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ NAME = re.compile(r"\.stage\.(?P<host>.+)\.(?P<pid>\d+)\.(?P<started>\d+)")
 
 
 def name() -> str:
-    """What this process calls its own."""
+    """Return the name of this process's scratch directories."""
     pid = os.getpid()
     return f".stage.{os.uname().nodename}.{pid}.{process.start_time(pid)}"
 
 
 def sweep(directory: str) -> None:
-    """Remove from `directory` the user's own of processes of this node that have ended."""
+    """Remove from `directory` the caller's scratch directories whose processes, on this node, have ended."""
     for entry in os.listdir(directory):
         path = os.path.join(directory, entry)
         if _is_abandoned(entry) and _is_own(path):
@@ -26,12 +26,12 @@ def sweep(directory: str) -> None:
 
 
 def try_to_remove(path: str) -> None:
-    """Remove a directory and all in it, or a file, as far as that can be done now: on NFS, what somebody on this node
-    has open stays until he closes it, as .nfsXXXX."""
+    """Remove a file, or a directory and all in it, as far as that can be done now. On NFS, a file that a process on
+    this node has open stays, as .nfsXXXX, until it is closed."""
     try:
         (files.remove_tree if os.path.isdir(path) and not os.path.islink(path) else files.remove_if_there)(path)
     except OSError:
-        pass  # the next one's
+        pass  # the next sweep tries again
 
 
 def _is_abandoned(entry: str) -> bool:
@@ -45,4 +45,4 @@ def _is_own(path: str) -> bool:
     try:
         return os.lstat(path).st_uid == os.geteuid()
     except FileNotFoundError:
-        return False  # somebody else was faster
+        return False  # another process was faster

@@ -1,4 +1,4 @@
-"""Write a checkpoint: nothing of it counts before it is committed."""
+"""Write a checkpoint, of which nothing counts before it is committed."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.manifest import Draft, Extra, Manifest
     from oci_criu_shim.files import Document
 
-UNNAMED = ".nfs"  # what NFS calls a file that was removed, such as an empty image, until nobody on the node has it open
+UNNAMED = ".nfs"  # how NFS names a file that was removed, such as an empty image, while it is open on the node
 
 
 class Stage:
-    """A checkpoint that is being written to `path`, until it is committed or the block ends.
+    """A checkpoint that is being written to `path`, until the block ends.
 
-    CRIU's images go to `images`; its log and statistics go to `work`, or beside the images if that is None.
+    CRIU's images go to `images`. Its log and statistics go to `work`, or beside the images if that is None.
     """
 
     def __init__(self, path: str, images: str, work: str | None = None) -> None:
         self.path = path
         self.images = images
         self.work = work
-        self.about: Extra = {}  # what the manifest says besides
+        self.about: Extra = {}  # what the manifest has besides
         try:
             files.make_directories(images)
         except OSError:
@@ -50,11 +50,11 @@ class Stage:
             if self.committed:
                 self._finish(self.committed)
         except OSError:
-            pass  # it is as good as its sizes tell
-        scratch.try_to_remove(self.path)  # once committed, there is at most what was compressed
+            pass  # then only the sizes of its large files can be checked
+        scratch.try_to_remove(self.path)  # once it is committed, there is at most what was compressed
 
     def _finish(self, committed: Checkpoint) -> None:
-        """Do what a committed checkpoint has time for once its container has ended, or runs on."""
+        """Add what a committed checkpoint does without at first: checksums of its large files."""
         integrity.add_checksums(committed)
 
     def write(self, name: str, document: object) -> None:
@@ -67,8 +67,8 @@ class Stage:
         raise NotImplementedError
 
     def sizes(self) -> dict[str, int]:
-        """Return {path below the checkpoint's directory: bytes} of what is written so far: images, and what is beside
-        them."""
+        """Return {path below the checkpoint's directory: bytes} of what is written so far: the images and the files
+        beside them."""
         found = [os.path.join(place, name) for place, _, names in os.walk(self.images) for name in names]
         found = [path for path in found if not os.path.basename(path).startswith(UNNAMED)]
         names = [os.path.relpath(path, self.path) for path in sorted(found)]
@@ -84,11 +84,11 @@ class Stage:
         return self.committed
 
     def _publish(self, manifest: Manifest) -> Checkpoint:
-        """Give what is complete and on disk the place that readers look at."""
+        """Give files that are complete and on disk the place that readers look at."""
         raise NotImplementedError
 
     def _seal(self, manifest: Draft) -> Manifest:
-        """Bring everything to the disk, the manifest last; return that, with its checksums."""
+        """Flush everything, write the manifest last, and return it with its checksums."""
         hashing = integrity.small(self.path, manifest["files"])
         try:
             self._flush(manifest["files"])

@@ -1,4 +1,4 @@
-"""The checkpoints of one task, `<directory>/<job>/<step>.<task>/<seq>/`:
+"""Keep the checkpoints of one task, `<directory>/<job>/<step>.<task>/<seq>/`:
 
     started               the task has run
     rootfs.<node>         what was in its root file system then: baseline.py
@@ -7,13 +7,12 @@
          /checkpoint/     CRIU's images; increments.py says what is in parent/ there
          /config.dump     who made it, in the form of podman's archives
          /spec.dump       the container's config.json
-         /startup         the batch script, if it is one's
+         /startup         the batch script, if the container ran one
          /rootfs-diff.tar, /deleted.files   what has changed in the root file system: layer.py
 
-A checkpoint is staged next to the committed ones under a name that no reader looks at, flushed to
-disk, and becomes one by a single rename. Several writers may do so at once, on different nodes: no lock is needed,
-because a rename onto a directory with something in it fails, and the next number is tried. Large images may be
-compressed after that: see compression.py.
+A checkpoint is staged beside the committed ones, under a name that no reader looks at, and flushed. A single rename
+then commits it. Several writers may do so at once, on different nodes, without a lock: a rename onto a directory that
+is not empty fails, and the next number is tried. Large images may be compressed after that: see compression.py.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ if TYPE_CHECKING:
     from oci_criu_shim.files import Document
 
 STARTED = "started"  # the task ran before, so a fresh start would run part of it twice
-REFUSED = "restore.log"  # in a checkpoint: why its restore failed, with CRIU's log
+REFUSED = "restore.log"  # in a checkpoint: the reason why its restore failed, and CRIU's log
 GONE = ".gone."
 
 
 class StoreStage(Stage):
-    """The next checkpoint of a store's task."""
+    """The stage of a task's next checkpoint."""
 
     def __init__(self, store: Store, path: str) -> None:
         self.store = store
@@ -50,7 +49,7 @@ class StoreStage(Stage):
         super().__init__(path, os.path.join(path, IMAGES))
 
     def _finish(self, committed: Checkpoint) -> None:
-        """Compress it if that has to be done at once; that gives it checksums, too."""
+        """Compress the checkpoint if it is now or never, which adds checksums, too; else only add those."""
         compression = self.store.compression
         hurried = compression is not None and compression.hurries(committed.manifest)
         if not (compression and hurried and compression.apply(committed, self.path)):
@@ -64,12 +63,12 @@ class StoreStage(Stage):
             files.write_atomically(os.path.join(self.path, SCRIPT), script, durable=True)
 
     def commit(self, manifest: Draft) -> Checkpoint:
-        """Make it the task's newest checkpoint; raise ShimError if the quota has no room for it."""
+        """Make this the task's newest checkpoint; raise ShimError if the quota has no room for it."""
         self.quota.require(manifest["bytes"])
         return super().commit(manifest)
 
     def adopt(self) -> Checkpoint:
-        """Make a checkpoint that was copied here, manifest and all, the newest; raise ShimError if it is damaged."""
+        """Make a checkpoint that was copied here, with its manifest, the newest; raise ShimError if it is damaged."""
         copied = read(self.path)
         verification = integrity.Verification(copied)
         verification.start()
@@ -81,7 +80,7 @@ class StoreStage(Stage):
         return self._publish(copied.manifest)
 
     def _publish(self, manifest: Manifest) -> Checkpoint:
-        """Give it the next number."""
+        """Give the checkpoint the next number."""
         files.sync_directory(self.path)
         seq = max(self.store.numbers(), default=0) + 1
         while not _rename(self.path, path := os.path.join(self.store.path, str(seq))):
@@ -97,7 +96,7 @@ class StoreStage(Stage):
 class Store:
     """The checkpoints of one task below `directory`; `key` is `<job>/<step>.<task>`.
 
-    With `quota` the checkpoints in `directory` may not have more bytes than that.
+    All checkpoints in `directory` together may have `quota` bytes; 0 is no limit.
     """
 
     def __init__(self, directory: str, key: str, quota: int = 0, compression: Compression | None = None) -> None:
@@ -107,7 +106,7 @@ class Store:
         self.path = os.path.normpath(os.path.join(directory, key))
 
     def prepare(self, cluster: str = "") -> None:
-        """Make the directory of a task of `cluster`; ShimError where checkpoints could not be kept there."""
+        """Make the directory of a task of `cluster`; raise ShimError if checkpoints could not be kept there."""
         owner.check(self.directory)
         try:
             if cluster:
@@ -118,23 +117,23 @@ class Store:
         self.sweep()
 
     def mark_started(self) -> None:
-        """Remember, for a restart, that the task has run."""
+        """Note, for a restart, that the task has run."""
         files.write_atomically(os.path.join(self.path, STARTED), b"", durable=True)
 
     def started(self) -> bool:
-        """Whether the task has run before."""
+        """Return whether the task has run before."""
         return os.path.exists(os.path.join(self.path, STARTED))
 
     def stage(self) -> StoreStage:
-        """A place to write the next checkpoint to."""
+        """Return a stage to write the next checkpoint to."""
         return StoreStage(self, self.stage_path())
 
     def stage_path(self) -> str:
-        """Where this process may write what nobody reads."""
+        """Return a path that this process may write to, and that nobody reads."""
         return os.path.join(self.path, scratch.name())
 
     def numbers(self) -> list[int]:
-        """The numbers of the committed checkpoints, oldest first."""
+        """Return the numbers of the committed checkpoints, oldest first."""
         try:
             names = os.listdir(self.path)
         except FileNotFoundError:
@@ -142,7 +141,7 @@ class Store:
         return sorted(int(name) for name in names if name.isdecimal())
 
     def newest_first(self) -> Iterable[Checkpoint | ShimError]:
-        """Every committed checkpoint, the newest first; a ShimError in place of a damaged one."""
+        """Yield every committed checkpoint, the newest first; a ShimError in place of a damaged one."""
         for seq in reversed(self.numbers()):
             try:
                 yield read(os.path.join(self.path, str(seq)))
@@ -150,9 +149,10 @@ class Store:
                 yield error
 
     def keep(self, count: int) -> None:
-        """Remove all but the newest `count` checkpoints, or fewer where only those are within the quota.
+        """Remove all but the newest `count` checkpoints, or more if those are not within the quota.
 
-        One whose restore failed is none to fall back on, so it doesn't count; the newest such stays for diagnosis.
+        A checkpoint whose restore failed is nothing to fall back on, so it doesn't count; the newest of that kind stays
+        for diagnosis.
         """
         numbers = self.numbers()
         refused = [seq for seq in numbers if os.path.exists(os.path.join(self.path, str(seq), REFUSED))]
@@ -167,7 +167,7 @@ class Store:
                 self.remove(seq)
 
     def clear(self) -> None:
-        """Remove the task's checkpoints. What was cut off its files stays, until forget()."""
+        """Remove the task's checkpoints. What was cut off its files stays until forget()."""
         if not os.path.isdir(os.path.join(self.path, CUT)):
             return self.forget()
         self._remove_all()
@@ -176,7 +176,7 @@ class Store:
                 scratch.try_to_remove(os.path.join(self.path, name))
 
     def forget(self) -> None:
-        """Remove the task's directory, and the job's with its last task."""
+        """Remove the task's directory, and with its last task the job's."""
         self._remove_all()
         scratch.try_to_remove(self.path)
         owner.release(os.path.dirname(self.path))
@@ -186,16 +186,16 @@ class Store:
             self.remove(seq)
 
     def remove(self, seq: int) -> None:
-        """Remove a checkpoint: in two steps, so that no reader finds half of it."""
+        """Remove a checkpoint, in two steps, so that no reader finds half of it."""
         gone = f"{self.path}/{GONE}{seq}.{os.uname().nodename}.{os.getpid()}"
         try:
             os.rename(os.path.join(self.path, str(seq)), gone)
         except FileNotFoundError:
-            return  # somebody else was faster
+            return  # another process was faster
         scratch.try_to_remove(gone)  # else prepare() sweeps
 
     def sweep(self) -> None:
-        """Remove what others were removing, and what writers on this node left that ended before they could."""
+        """Remove what others were removing, and what writers on this node left that ended too early to do so."""
         scratch.sweep(self.path)
         for name in os.listdir(self.path):
             if name.startswith(GONE):
@@ -207,12 +207,12 @@ class Store:
 
 
 def _rename(source: str, target: str) -> bool:
-    """Whether `source` is `target` now; False where another writer has taken that name."""
+    """Rename `source` to `target`; return False if another writer has taken that name."""
     identity = os.stat(source).st_ino
     try:
         os.rename(source, target)
     except FileNotFoundError:
-        # NFS: the server did it, its answer was lost, and it was asked once more.
+        # NFS: the server did it, but its answer was lost, and the client asked once more.
         if not os.path.exists(target) or os.stat(target).st_ino != identity:
             raise
     except OSError as error:
@@ -223,7 +223,8 @@ def _rename(source: str, target: str) -> bool:
 
 
 def newest(directory: str) -> Checkpoint | None:
-    """The newest checkpoint of a task's `directory`; None where it has none, ShimError where that is damaged."""
+    """Return the newest checkpoint of a task's `directory`, None if it has none; raise ShimError if the newest is
+    damaged."""
     for found in Store(directory, ".").newest_first():
         if isinstance(found, ShimError):
             raise found

@@ -1,4 +1,4 @@
-"""A container's root file system as a tar file, which is nowhere as a whole before it is in an archive."""
+"""Stream a container's root file system as a tar file into an archive, without a copy of it anywhere."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ HINT = "without --rootfs the archive is for nodes that have the bundle"
 
 
 class Tree:
-    """The directory `root` and all below it, in `size` bytes; of files in `lengths` ({path below it: bytes}) no more
-    than that, and with what `layer` has changed, if any. ShimError where a file can't be read."""
+    """The directory `root` and everything below it, as a tar file of `size` bytes. Files in `lengths` ({path below it:
+    bytes}) are cut to that length, and what `layer` has changed, if there is one, takes the place of what is there.
+    ShimError is raised if a file can't be read."""
 
     def __init__(self, root: str, lengths: Mapping[str, int], layer: Layer | None = None) -> None:
         self.root = root
@@ -32,14 +33,14 @@ class Tree:
         self.size = sum(len(header(member)) for member in self.members) + contents + end
 
     def _members(self, without: set[str]) -> Iterator[tarfile.TarInfo]:
-        links = tarfile.open(fileobj=io.BytesIO(), mode="w")  # it knows hard links again
+        links = tarfile.open(fileobj=io.BytesIO(), mode="w")  # it recognises hard links
         for directory, names, others in os.walk(self.root, onerror=_refuse):
             linked = [name for name in names if os.path.islink(os.path.join(directory, name))]
             for path in (directory, *(os.path.join(directory, name) for name in (*linked, *others))):
                 name = os.path.relpath(path, self.root)
                 member = links.gettarinfo(path, name) if name not in without else None
                 if member is None:
-                    continue  # or a socket: nobody listens there
+                    continue  # the layer has it, or it is a socket: nobody will listen there
                 if member.isreg():
                     if not os.access(path, os.R_OK):
                         raise ShimError(f"{path} is not yours to read", HINT)
@@ -49,7 +50,7 @@ class Tree:
                 yield member
 
     def stream(self) -> io.BufferedReader:
-        """It, to be read once."""
+        """Return the tar file as a stream, to be read once."""
         return io.BufferedReader(_Joined(self._pieces()), PIECE)
 
     def _pieces(self) -> Iterator[bytes]:
@@ -65,7 +66,7 @@ class Tree:
 
 
 class _Joined(io.RawIOBase):
-    """A stream of pieces."""
+    """A stream of the bytes of all `pieces`."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self.pieces = iter(pieces)
@@ -74,7 +75,7 @@ class _Joined(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed has any buffer
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed allows any buffer
         while not self.rest:
             try:
                 self.rest = next(self.pieces)

@@ -1,4 +1,4 @@
-"""Compressed checkpoints as they were before: CRIU and podman read raw images."""
+"""Unpack compressed checkpoints for a while: CRIU and podman read only raw images."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.manifest import Compressed, Manifest
 
 NODE_LOCAL = "/var/tmp"
-SPARE = 1.1  # of the bytes needed, must be free
+SPARE = 1.1  # times the bytes needed must be free
 
 
 class Unpacked:
-    """As long as the block lasts, a checkpoint with raw images; the same one where it has them itself.
+    """A checkpoint with raw images, while the block lasts; the checkpoint itself if its images are raw.
 
-    They are on the node's own disk, which is faster than a shared file system, or beside the checkpoint where that is
-    in memory or too small. `link`, if any, is a symbolic link to them meanwhile, by which a job's epilog finds what is
-    to be removed. What the files contain is not verified here. ShimError where they can't be unpacked, Misfit where it
-    is this node that can't.
+    The raw images are on the node's own disk, which is faster than a shared file system; or beside the checkpoint, if
+    that disk is memory or too small. `link`, if any, is a symbolic link to them meanwhile, by which a job's epilog
+    finds what it has to remove. The content of the files is not verified here. ShimError is raised if they can't be
+    unpacked, Misfit if only this node can't do it.
     """
 
     def __init__(self, checkpoint: Checkpoint, link: str | None = None) -> None:
@@ -102,7 +102,7 @@ class Unpacked:
             try:
                 files.remove_tree(self.path)
             except OSError:
-                pass  # it is swept
+                pass  # it will be swept
             self.path = None
 
 
@@ -117,16 +117,16 @@ def raw_manifest(manifest: Manifest) -> Manifest:
 
 
 def complete(checkpoint: Checkpoint) -> None:
-    """Write down what an unpacked checkpoint is: its manifest and checksums."""
+    """Add manifest and checksums to an unpacked checkpoint."""
     files.write_json(os.path.join(checkpoint.path, committed.MANIFEST), checkpoint.manifest)
     integrity.add_checksums(checkpoint)
 
 
 def _places(checkpoint: Checkpoint, size: int) -> Iterator[str]:
-    """Where it may be unpacked to."""
+    """Yield the directories that it may be unpacked to."""
     node = mounts.read()
     mount = mounts.deepest(os.path.realpath(NODE_LOCAL), node)
-    # The node's memory would be the job's own, which the container needs.
+    # A file system in memory would take the job's own, which the container needs.
     if mount and mount.kind not in mounts.IN_MEMORY and _free(NODE_LOCAL) > SPARE * size:
         yield NODE_LOCAL
     yield os.path.dirname(checkpoint.path)

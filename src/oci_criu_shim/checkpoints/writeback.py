@@ -1,7 +1,7 @@
-"""Has images on their way to the disk while they are still being written, so that the commit has little to wait for.
+"""Start writing images to disk while they still grow, so that the commit has little to wait for.
 
-Writing is only begun here, never waited for: a flush of a file that grows holds up its writer. What could not be
-written is told to the commit's own fsync(2).
+Writing is only begun here, never waited for: flushing a file that grows holds up its writer. If something can't be
+written, the commit's own fsync(2) reports it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PAUSE_SECONDS = 0.005
 
 
 class Writeback:
-    """From its making on, until stop(), a thread has what grows in `directory` written."""
+    """A thread that, until stop(), has what grows in `directory` written to disk."""
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
@@ -35,7 +35,7 @@ class Writeback:
                 for entry in os.scandir(self.directory):
                     self._begin(entry)
             except OSError:
-                continue  # CRIU removes what it made for itself; all else is the commit's to tell
+                continue  # CRIU removes files that it made for itself; other errors come up at the commit
 
     def _begin(self, entry: os.DirEntry[str]) -> None:
         begun, size = self.begun.get(entry.name, 0), entry.stat().st_size
