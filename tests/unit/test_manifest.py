@@ -7,7 +7,8 @@ import typing
 from typing import TYPE_CHECKING, Any
 
 from oci_criu_shim import schema
-from oci_criu_shim.checkpoints.manifest import Compressed, Draft, External, Extra, Manifest, Needs, Written
+from oci_criu_shim.checkpoints.manifest import Compressed, Draft, Extra, Manifest, Needs, Written
+from oci_criu_shim.host.external import External
 
 if TYPE_CHECKING:
     from oci_criu_shim.files import Document

@@ -9,6 +9,7 @@ import pytest
 
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import mounts
+from oci_criu_shim.host.external import External
 
 NODE = r"""
 22 1 0:20 / / rw,relatime - overlay overlay rw
@@ -27,7 +28,7 @@ CONTAINER = r"""
 """.strip()
 
 
-def found() -> dict[str, mounts.External]:
+def found() -> dict[str, External]:
     return {entry["key"]: entry for entry in mounts.external(mounts.parse(CONTAINER), mounts.parse(NODE))}
 
 

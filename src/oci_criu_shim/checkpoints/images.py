@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         source: str
         root: str
 
-    class Description(TypedDict):
+    class Contents(TypedDict):
         """What is in a container; `memory` is the bytes of all processes."""
 
         memory: int
@@ -59,7 +59,7 @@ LISTEN = 10  # of TCP's states (linux/net/tcp_states.h)
 NAMES = {"REG": ("reg", "name"), "EXT": ("ext", "id"), "TTY": ("tty", "tty_info_id"), "MEMFD": ("memfd", "inode_id")}
 
 
-def describe(directory: str) -> Description:
+def describe(directory: str) -> Contents:
     """Return what the images in `directory` say."""
     tree = _entries(directory, "pstree")
     processes = [_process(directory, entry) for entry in tree]

@@ -7,19 +7,10 @@ typing takes longer than most of this package.
 
 from typing import NotRequired, TypedDict
 
+from oci_criu_shim.host.external import External
+
 Clock = dict[str, int]  # {name in clocks.NAMES: nanoseconds}: the container's clocks when it was frozen
 IdMap = list[list[int]]  # rows of /proc/PID/uid_map: first id inside, first id outside, how many
-
-
-class External(TypedDict):
-    """A mount of the container that leads out of it (mounts.external())."""
-
-    key: str  # the mount point in the container
-    kind: str
-    root: str
-    options: list[str]
-    controllers: NotRequired[str]  # of a version 1 control group
-    name: NotRequired[str]  # CRIU's name for it, if that is not the mount point
 
 
 class Needs(TypedDict):

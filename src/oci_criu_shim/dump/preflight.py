@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from oci_criu_shim.container.bundle import Bundle
-    from oci_criu_shim.host.mounts import External, Mount
+    from oci_criu_shim.host.external import External
+    from oci_criu_shim.host.mounts import Mount
 
 TERMINALS = range(136, 144)  # major numbers of slaves (admin-guide/devices.txt)
 APPARMOR = "/sys/kernel/security/apparmor"  # where CRIU looks for it (kerndat_lsm() in criu/lsm.c)

@@ -11,25 +11,10 @@ from oci_criu_shim.errors import ShimError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Any, NotRequired, TypedDict
+    from typing import Any
 
     from oci_criu_shim.files import Document
-
-    class External(TypedDict):
-        """A mount that CRIU must be told of.
-
-        `key` is the mount point in the container, `root` as in mountinfo, `name` what CRIU is told instead of the key.
-        `kind` says where its source is at a restore: "device" in the node's /dev; "cgroup" in the node's control
-        groups; "sysfs" and "mqueue" (of a network or ipc namespace that is the node's) in the node's; "bind" in
-        config.json's mounts; "node" in its linux.devices.
-        """
-
-        key: str
-        root: str
-        options: list[str]
-        kind: str
-        name: NotRequired[str]
-        controllers: NotRequired[str]
+    from oci_criu_shim.host.external import External
 
 
 # mount(2)'s flags, by their names in mountinfo; a user namespace can't take off the first six.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Literal, NotRequired, TypedDict
 
     from oci_criu_shim.files import Document
-    from oci_criu_shim.host.mounts import External
+    from oci_criu_shim.host.external import External
 
     # The closed set that the worker takes (worker.py). Those from tcp_established on are root's only.
     Options = TypedDict(

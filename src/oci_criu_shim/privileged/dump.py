@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from oci_criu_shim.host.mounts import External
+    from oci_criu_shim.host.external import External
     from oci_criu_shim.host.wire import DumpReport, Options
     from oci_criu_shim.privileged.target import Target
 

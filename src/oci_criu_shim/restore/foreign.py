@@ -11,9 +11,10 @@ from oci_criu_shim.host import clocks, criu, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oci_criu_shim.checkpoints.manifest import Clock, External, Manifest
+    from oci_criu_shim.checkpoints.manifest import Clock, Manifest
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.files import Document
+    from oci_criu_shim.host.external import External
 
 ALL_IDS = [[0, 0, (1 << 32) - 1]]
 

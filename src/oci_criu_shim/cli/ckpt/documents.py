@@ -5,6 +5,8 @@ Only types are here: other modules import them under TYPE_CHECKING.
 
 from typing import Generic, TypedDict, TypeVar
 
+from oci_criu_shim.checkpoints.images import Contents, Mounted, OpenFile, Process
+
 Thing = TypeVar("Thing")
 
 
@@ -31,34 +33,7 @@ class CheckpointRow(Owner):
     age: int | None  # seconds
 
 
-class ProcessRow(TypedDict):
-    """A process in a checkpoint."""
-
-    pid: int
-    ppid: int
-    command: str
-    threads: int
-    memory: int
-
-
-class FileRow(TypedDict):
-    """A descriptor of a process: CRIU's kind of it (REG, PIPE, INETSK, …), and the file or socket."""
-
-    pid: int
-    fd: int
-    kind: str
-    name: str
-
-
-class MountRow(TypedDict):
-    """A mount in a checkpoint."""
-
-    mountpoint: str
-    source: str
-    root: str
-
-
-class Description(Owner):
+class Description(Owner, Contents):
     """What is in a checkpoint."""
 
     path: str
@@ -73,11 +48,6 @@ class Description(Owner):
     increment_of: int | None
     dumped: int  # as `written`, before compression
     compressed: list[str]  # the codecs
-    memory: int
-    processes: list[ProcessRow]
-    files: list[FileRow]
-    sockets: list[FileRow]
-    mounts: list[MountRow]
 
 
 class Verified(TypedDict):
@@ -96,7 +66,7 @@ class Difference(TypedDict, Generic[Thing]):
 
 
 class Resized(TypedDict):
-    """A process whose memory changed: as in ProcessRow, but `memory` is its size before and after."""
+    """A process whose memory changed: as in Process, but `memory` is its size before and after."""
 
     pid: int
     ppid: int
@@ -105,7 +75,7 @@ class Resized(TypedDict):
     memory: list[int]
 
 
-class ProcessDifference(Difference[ProcessRow]):
+class ProcessDifference(Difference[Process]):
     """A Difference in processes, with those that are in both and changed."""
 
     changed: list[Resized]
@@ -116,9 +86,9 @@ class Comparison(TypedDict):
 
     bytes: list[int]
     memory: list[int]
-    files: Difference[FileRow]
-    sockets: Difference[FileRow]
-    mounts: Difference[MountRow]
+    files: Difference[OpenFile]
+    sockets: Difference[OpenFile]
+    mounts: Difference[Mounted]
     processes: ProcessDifference
 
 

@@ -17,14 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.checkpoints.images import Mounted, OpenFile, Process
     from oci_criu_shim.cli.ckpt.documents import (
         CheckpointRow,
         Comparison,
         Description,
         Difference,
-        FileRow,
-        MountRow,
-        ProcessRow,
         Thing,
         Verified,
     )
@@ -111,7 +109,7 @@ def show(call: Invocation) -> int:
     return 0
 
 
-def _forest(processes: list[ProcessRow]) -> list[ProcessRow]:
+def _forest(processes: list[Process]) -> list[Process]:
     """Return the processes with their commands indented below their parents', as `ps --forest` has them.
 
     In images a process comes after its parent and before that one's next child (pstree_item_next() in criu/pstree.c).
@@ -252,18 +250,18 @@ def _difference(before: list[Thing], after: list[Thing]) -> Difference[Thing]:
     return {"gone": [row for row in before if row not in after], "new": [row for row in after if row not in before]}
 
 
-def _lasting(files: list[FileRow]) -> list[FileRow]:
+def _lasting(files: list[OpenFile]) -> list[OpenFile]:
     """Return the files without the numbers of pipes, which are others after each restore."""
     return [{**row, "name": ""} if row["kind"] == "PIPE" else row for row in files]
 
 
-def _process(row: ProcessRow) -> str:
+def _process(row: Process) -> str:
     return f"process {row['pid']} {row['command']}, {units.size(row['memory'])}"
 
 
-def _file(row: FileRow) -> str:
+def _file(row: OpenFile) -> str:
     return f"process {row['pid']} descriptor {row['fd']}: {row['kind']} {row['name']}"
 
 
-def _mount(row: MountRow) -> str:
+def _mount(row: Mounted) -> str:
     return f"mount {row['mountpoint']} of {row['source']} {row['root']}"
