@@ -1,1 +1,1 @@
-"""Containers of this node: what they are made from, who keeps them, what is recorded of them."""
+"""A container: its bundle, the backend that creates it, its record, streams and hooks."""

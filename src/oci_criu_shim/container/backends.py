@@ -1,4 +1,4 @@
-"""The backends that create containers: the only module that knows their command lines and files."""
+"""Run the backends, which create containers; no other module knows their command lines and files."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from oci_criu_shim.host import process
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any, NoReturn
+    from typing import NoReturn
 
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.container.record import Container, Record
+    from oci_criu_shim.files import Document
     from oci_criu_shim.log import Log
 
 DEFAULT = "crun"
-# Those that an annotation may name: config.json may come from an image, and a path from there is not to be run.
+# Backends that an annotation may name: config.json may come from an image, and a path from there must not be run.
 KNOWN = ("crun", "runc", "nvidia-container-runtime")
-KNOWN_ONLY = "known only"  # among the caller's options: no other is run (stepdown.py)
+KNOWN_ONLY = "known only"  # among the caller's options: run no backend but the known ones (cli/stepdown.py)
 ANNOTATION = "oci-criu-shim.backend"
-DIALECTS = ("crun", "runc")  # and the programs that need not be asked for theirs
+DIALECTS = ("crun", "runc")  # also the programs whose dialect is known by their name
 MANAGERS = ("cgroupfs", "systemd", "disabled")
-# Verbs, and options of any, that not every backend has, with what else there is for them. Its help tells.
+# Verbs and options that not every backend has, as its help tells, each with a hint what to do without it.
 UNCOMMON = {
-    "events": "its control group tells the same",
+    "events": "read the files of its control group instead",
     "--additional-gids": "name them in a file for --process",
     "--config": "name the file config.json",
     "--file": "it writes config.json",
@@ -35,7 +36,10 @@ UNCOMMON = {
 
 
 def choose(option: str | None, bundle: Bundle) -> str:
-    """The backend for `bundle`: what the command line names, else the bundle's annotation, else the site's."""
+    """Return the backend for `bundle`: the command line's `option`, else the bundle's annotation, else the site's.
+
+    Raise ShimError if the annotation names an unknown one.
+    """
     if option:
         return option
     named = bundle.config.get("annotations", {}).get(ANNOTATION)
@@ -49,7 +53,7 @@ def choose(option: str | None, bundle: Bundle) -> str:
 
 
 def holder(root: str, name: str) -> str | None:
-    """The backend that has a container `name` below `root`; None where there is none."""
+    """Return the backend that has a container `name` below `root`; None if none has."""
     for program in programs(root):
         if os.path.isdir(os.path.join(directory(root, program), name)):
             return program
@@ -57,7 +61,7 @@ def holder(root: str, name: str) -> str | None:
 
 
 def programs(root: str) -> list[str]:
-    """The backends that have or had containers below `root`."""
+    """Return the backends that have or had containers below `root`."""
     try:
         names = sorted(os.listdir(root))
     except FileNotFoundError:
@@ -67,15 +71,15 @@ def programs(root: str) -> list[str]:
 
 
 def directory(root: str, program: str) -> str:
-    """Where the backend `program` keeps its containers below `root`."""
+    """Return the directory below `root` in which the backend `program` keeps its containers."""
     return os.path.join(root, "." + program.replace("/", ":"))
 
 
 class Backend:
-    """One backend, whose state is in `<root>/.<its name>/`.
+    """One backend, which keeps its state in `<root>/.<its name>/`.
 
-    `globals` are the caller's options that it is to have as well: --log, --systemd-cgroup and the like; `dialect` is
-    its own, where that is known.
+    `globals` are the caller's options, of which it gets --log, --systemd-cgroup and the like. `dialect` is given if it
+    is known already.
     """
 
     def __init__(
@@ -92,15 +96,18 @@ class Backend:
 
     @property
     def leaves_streams(self) -> bool:
-        """Whether a container that it runs in the foreground has the streams it was given; runc 1.1 copies them to
-        and from pipes of its own (setupProcessPipes() in tty.go)."""
+        """Whether a container in its foreground holds the very streams that the backend was given.
+
+        runc 1.1 copies them to and from pipes of its own (setupProcessPipes() in tty.go).
+        """
         return self.dialect == "crun"
 
     @property
     def dialect(self) -> str:
-        """crun's, or runc's, as all have it that aren't crun: its options, and the names in its containers' images.
+        """Whose options it takes, and whose names its containers' images have: "crun" or "runc".
 
-        Whatever it is called, its version says what it is; nvidia-container-runtime's adds that of the one below it.
+        Every backend but crun counts as runc. --version tells them apart, whatever the program is called;
+        nvidia-container-runtime adds the version of the backend that it runs.
         """
         if self._dialect is None:
             _, text, _ = process.output([self._path(), "--version"], os.environ, self.log)
@@ -108,12 +115,12 @@ class Backend:
         return self._dialect
 
     def record(self) -> Record:
-        """What of it is in Container.save(): none of it need be found out again."""
+        """Return its fields of a container's record, so that no later verb needs to find them out again."""
         return {"backend": self.program, "dialect": self.dialect}
 
     @property
     def makes_groups(self) -> bool:
-        """Whether an ordinary user's container is to have a control group of its own."""
+        """Whether it makes a control group for an ordinary user's container."""
         return self._cgroup_manager() not in (None, "disabled")
 
     def knows(self, container: Container) -> bool:
@@ -121,17 +128,17 @@ class Backend:
         return os.path.isdir(os.path.join(self.root, container.name))
 
     def call(self, verb: str, *words: str) -> int:
-        """Run one of its verbs on our own descriptors; its exit status."""
+        """Run one of its verbs on our own descriptors; return the exit status."""
         argv = self.argv(verb, *words)
         self.log.debug("running: " + " ".join(argv))
         return process.exit_status(process.wait(os.posix_spawn(argv[0], argv, dict(os.environ))))
 
     def spawn(self, verb: str, *words: str, fds: Mapping[int, int]) -> int:
-        """Start one of its verbs on the descriptors `fds`, as process.spawn(); its pid."""
+        """Start one of its verbs on the descriptors `fds`, as process.spawn() does; return its pid."""
         return process.spawn(self.argv(verb, *words), os.environ, fds, self.log)
 
     def output(self, verb: str, *words: str) -> tuple[int, str, str]:
-        """Run one of its verbs, as process.output()."""
+        """Run one of its verbs; return its exit status, output and errors, as process.output() does."""
         return process.output(self.argv(verb, *words), os.environ, self.log)
 
     def become(self, verb: str, *words: str) -> NoReturn:
@@ -141,7 +148,7 @@ class Backend:
         os.execv(argv[0], argv)
 
     def require(self, verb: str, words: Sequence[str]) -> None:
-        """Raise ShimError where it has no such verb, or not all of the options among `words`."""
+        """Raise ShimError if it lacks the verb, or one of the options among `words`."""
         asked = [name for name in (verb, *(word.partition("=")[0] for word in words)) if name in UNCOMMON]
         if not asked:
             return
@@ -152,16 +159,16 @@ class Backend:
                 what = f"{verb} {name}" if name != verb else verb
                 raise ShimError(f"{self.name} has no `{what}`", UNCOMMON[name])
 
-    def state(self, container: Container) -> dict[str, Any]:
-        """What it says of `container` (the specification's state); ShimError where it does not know it."""
+    def state(self, container: Container) -> Document:
+        """Return the specification's state of `container` (runtime.md, State). Raise ShimError if it has none."""
         status, text, errors = self.output("state", container.name)
         if status:
             raise ShimError(errors.strip() or f"{self.name} state: exit status {status}")
-        found: dict[str, Any] = files.parse_json(text)
+        found: Document = files.parse_json(text)
         return found
 
     def argv(self, verb: str, *words: str) -> list[str]:
-        """The command line of one of its verbs; ShimError where it is not installed."""
+        """Return the command line of one of its verbs. Raise ShimError if it is not installed."""
         argv = [self._path(), "--root", self.root]
         argv += [f"--{key}={self.globals[key]}" for key in ("log", "log-format") if key in self.globals]
         argv += ["--debug"] if "debug" in self.globals else []
@@ -185,8 +192,11 @@ class Backend:
         return ["--systemd-cgroup"] if manager == "systemd" else []
 
     def _cgroup_manager(self) -> str | None:
-        """An ordinary user's container stays in the control group it was started in, which is the task's in a job; runc
-        sees to that itself where it has no right to make one."""
+        """Return one of MANAGERS, or None for the backend's own choice.
+
+        An ordinary user's container stays in the control group that it was started in, which in a job is the task's.
+        crun must be told so; runc does it unasked if it has no right to make a group.
+        """
         given = "systemd" if "systemd-cgroup" in self.globals else self.globals.get("cgroup-manager")
         if given not in (None, *MANAGERS):
             raise ShimError(f"--cgroup-manager is {', '.join(MANAGERS)}, not {given!r}")
@@ -196,7 +206,10 @@ class Backend:
 
 
 def environment(given: Sequence[str], container: Container) -> list[str]:
-    """What is to be added to the --env options `given` to `exec`: crun 1.21 would leave out the container's own."""
+    """Return the container's own variables as --env options for `exec`, except those that `given` sets.
+
+    crun 1.21 leaves the container's out as soon as one --env is given.
+    """
     if not given:
         return []
     names = {word.partition("=")[2].partition("=")[0] for word in given}
@@ -205,9 +218,9 @@ def environment(given: Sequence[str], container: Container) -> list[str]:
 
 
 def adopt(crun: Backend, container: Container, bundle: Bundle, pid: int, cgroup: str, seccomp: bytes) -> None:
-    """Make crun take the restored process `pid` for a container that it created itself.
+    """Write the files by which crun takes the restored process `pid` for the init of a container that it created.
 
-    Its verbs (exec, ps, pause, …) then serve restored containers too. What they read is its `status` file, its copy of
+    crun's verbs (exec, ps, pause, …) then serve restored containers too. They read its `status` file, its copy of
     config.json, and `seccomp`, the filter that exec gives its processes (crun 1.21, src/libcrun/status.c, seccomp.c).
     """
     place = os.path.join(crun.root, container.name)
@@ -233,7 +246,7 @@ def adopt(crun: Backend, container: Container, bundle: Bundle, pid: int, cgroup:
 
 
 def limit(crun: Backend, container: Container, bundle: Bundle) -> None:
-    """Have crun set config.json's limits for the control group of a restored container; ShimError where it can't."""
+    """Have crun set config.json's limits on a restored container's control group. Raise ShimError if it can't."""
     resources = bundle.config["linux"].get("resources")
     if not resources:
         return
@@ -242,6 +255,6 @@ def limit(crun: Backend, container: Container, bundle: Bundle) -> None:
     status, _, errors = crun.output("update", "--resources", path, container.name)
     if status:
         raise ShimError(
-            f"the limits of {container.name} could not be set, and it would run on without: {errors.strip()}",
-            "this node needs the control groups of the one before; or change linux.resources in config.json",
+            f"the limits of {container.name} could not be set, and it would run without them: {errors.strip()}",
+            "give this node the control groups of the one before, or change linux.resources in config.json",
         )

@@ -1,4 +1,4 @@
-"""An OCI bundle: its config.json, read and checked before anything is started."""
+"""Read an OCI bundle, and check its config.json before anything is started."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from oci_criu_shim.errors import ShimError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
+    from oci_criu_shim.files import Document
 
-# Annotations of podman's containers that are made of jobs' checkpoints: the job's root file system, in place of an
-# empty one, or else the mode, in octal, of the directory that it was in.
+# Annotations of a podman container that was made from a job's checkpoint: the path of the job's root file system, which
+# takes the place of an empty one; or else the octal mode that the directory of the job's root file system had.
 ROOTFS, ROOTFS_MODE = "oci-criu-shim.rootfs", "oci-criu-shim.rootfs-mode"
 
-CONTAINER = "oci-criu-shim.container"  # the annotation of a bundle that was made for one of scrun's: its name
+CONTAINER = "oci-criu-shim.container"  # annotation of a bundle that was made for scrun: its container's name
 
 
 class Bundle:
-    """`path` is absolute; `config` is config.json as it stands, known to fit our schema."""
+    """A bundle at the absolute `path`; `config` is config.json as it stands, known to fit our schema."""
 
-    def __init__(self, path: str, config: dict[str, Any]) -> None:
+    def __init__(self, path: str, config: Document) -> None:
         self.path = path
         self.config = config
 
@@ -33,19 +33,19 @@ class Bundle:
         return os.path.join(self.path, self.config["root"]["path"])
 
     @property
-    def placed(self) -> dict[str, Any]:
-        """config.json as those need it who don't know where the bundle is."""
+    def placed(self) -> Document:
+        """config.json with an absolute root.path, for readers that don't know where the bundle is."""
         return {**self.config, "root": {**self.config["root"], "path": self.rootfs}}
 
     @property
     def annotations(self) -> dict[str, str]:
-        """config.json's."""
+        """config.json's annotations."""
         found: dict[str, str] = self.config.get("annotations", {})
         return found
 
     @property
     def is_an_engines(self) -> bool:
-        """Whether an engine made it for one container, of a checkpoint or for Slurm: it is no other one's."""
+        """Whether an engine made it for a single container, from a checkpoint or for Slurm."""
         return not {CONTAINER, ROOTFS, ROOTFS_MODE}.isdisjoint(self.annotations)
 
     @property
@@ -55,23 +55,26 @@ class Bundle:
 
     @property
     def namespaces(self) -> dict[str, str]:
-        """{type: path, or an empty string for a new one}, as config.json has them."""
+        """{type: path} of config.json's namespaces; the path of a new one is empty."""
         listed = self.config.get("linux", {}).get("namespaces", [])
         return {entry["type"]: entry.get("path", "") for entry in listed}
 
     @property
-    def mounts(self) -> list[dict[str, Any]]:
+    def mounts(self) -> list[Document]:
         """config.json's mounts, in their order."""
-        mounts: list[dict[str, Any]] = self.config.get("mounts", [])
+        mounts: list[Document] = self.config.get("mounts", [])
         return mounts
 
-    def device(self, path: str) -> dict[str, Any]:
-        """The entry of linux.devices that is at `path` in the container; ShimError where there is none."""
-        for entry in self.config.get("linux", {}).get("devices", []):
+    def device(self, path: str) -> Document:
+        """Return the entry of linux.devices for `path` in the container. Raise ShimError if there is none."""
+        devices: list[Document] = self.config.get("linux", {}).get("devices", [])
+        for entry in devices:
             if entry["path"] == path:
-                found: dict[str, Any] = entry
-                return found
-        raise ShimError(f"{path} is of a tmpfs that nobody sees, and no device of config.json's", "use the same bundle")
+                return entry
+        raise ShimError(
+            f"{path} came from a tmpfs that is mounted nowhere, and config.json has no such device",
+            "use the same bundle",
+        )
 
     @property
     def sysctls(self) -> dict[str, str]:
@@ -80,13 +83,13 @@ class Bundle:
         return sysctls
 
     @property
-    def hooks(self) -> dict[str, Any]:
+    def hooks(self) -> dict[str, list[Document]]:
         """{kind: [hook, …]}, as config.json has them."""
-        hooks: dict[str, Any] = self.config.get("hooks", {})
+        hooks: dict[str, list[Document]] = self.config.get("hooks", {})
         return hooks
 
     def environment(self) -> dict[str, str]:
-        """The process's environment; Slurm puts the job's own into it."""
+        """Return the process's environment, into which Slurm puts the job's own."""
         return dict(_pairs(self.config["process"].get("env", [])))
 
 
@@ -97,9 +100,9 @@ def _pairs(entries: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def load(path: str, config: str | None = None) -> Bundle:
-    """The bundle in directory `path`, whose configuration may be in another file than config.json.
+    """Return the bundle in the directory `path`; its configuration is in the file `config`, or else in config.json.
 
-    Raises ShimError where it is missing or unreadable, or naming every fault of its config.json.
+    Raise ShimError if that file can't be read, or doesn't fit the schema; the error then names every fault.
     """
     path = os.path.abspath(path)
     file = config or os.path.join(path, "config.json")
@@ -122,11 +125,13 @@ def load(path: str, config: str | None = None) -> Bundle:
 
 
 def prepare_rootfs(bundle: Bundle) -> None:
-    """Have podman's container that is made of a job's checkpoint find its root file system as the job's had it;
-    ShimError where that is not here."""
+    """Give a podman container that was made from a job's checkpoint the root file system that the job had.
+
+    Raise ShimError if that is not on this node.
+    """
     path, mode = map(bundle.annotations.get, (ROOTFS, ROOTFS_MODE))
     if mode:
-        os.chmod(bundle.rootfs, int(mode, 8))  # podman 5.4 has a mode of its own for it, and CRIU compares
+        os.chmod(bundle.rootfs, int(mode, 8))  # podman 5.4 sets a mode of its own, and CRIU compares them
     if path is None:
         return
     if not os.path.isdir(path):

@@ -1,6 +1,6 @@
-"""OCI hooks around a restore (the specification's config.md, POSIX-platform Hooks; runtime.md, Lifecycle).
+"""Run OCI hooks around a restore (the specification's config.md, POSIX-platform Hooks; runtime.md, Lifecycle).
 
-crun runs those of a container that it creates; a restored one has nobody else.
+crun runs the hooks of containers that it creates; those of a restored container are left to us.
 """
 
 from __future__ import annotations
@@ -16,25 +16,27 @@ from oci_criu_shim.host import linux, process
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
+    from oci_criu_shim.files import Document
 
-# In the order in which they are entered: the user namespace gives the right to the others.
+    Hooks = Mapping[str, list[Document]]  # config.json's, by their kind
+
+# In the order of entry: the user namespace gives the right to enter the others.
 NAMESPACES = ("user", "ipc", "uts", "net", "cgroup", "time", "pid", "mnt")
 HINT = "correct it, or leave it out of config.json's hooks"
 
 
-def run(hooks: Mapping[str, Any], kind: str, state: Mapping[str, Any], inside: int | None = None) -> None:
-    """Run the hooks of one `kind` ("createRuntime", …) in their order; ShimError at the first that fails.
+def run(hooks: Hooks, kind: str, state: Document, inside: int | None = None) -> None:
+    """Run the hooks of one `kind` ("createRuntime", …) in their order. Raise ShimError at the first that fails.
 
-    `state` is the container's; with `inside` they run in the namespaces of that process.
+    `state` is the container's. If `inside` is a pid, the hooks run in the namespaces of that process.
     """
     for hook in hooks.get(kind, []):
         _run_one(hook, kind, json.dumps(state).encode(), inside)
 
 
-def warnings(hooks: Mapping[str, Any], kind: str, state: Mapping[str, Any]) -> list[str]:
-    """Run them all ("poststart", "poststop"); what those that failed are to be warned of."""
+def warnings(hooks: Hooks, kind: str, state: Document) -> list[str]:
+    """Run all hooks of one `kind` ("poststart", "poststop"); return a warning for each that failed."""
     found = []
     for hook in hooks.get(kind, []):
         try:
@@ -44,7 +46,7 @@ def warnings(hooks: Mapping[str, Any], kind: str, state: Mapping[str, Any]) -> l
     return found
 
 
-def _run_one(hook: Mapping[str, Any], kind: str, state: bytes, inside: int | None) -> None:
+def _run_one(hook: Document, kind: str, state: bytes, inside: int | None) -> None:
     reader, writer = os.pipe()
     try:
         child = process.fork(lambda: _start(hook, reader, writer, inside))
@@ -53,7 +55,7 @@ def _run_one(hook: Mapping[str, Any], kind: str, state: bytes, inside: int | Non
     try:
         os.write(writer, state)
     except BrokenPipeError:
-        pass  # it need not read its state
+        pass  # a hook need not read the state
     finally:
         os.close(writer)
     if not _ended_within(child, hook.get("timeout")):
@@ -64,9 +66,11 @@ def _run_one(hook: Mapping[str, Any], kind: str, state: bytes, inside: int | Non
         raise ShimError(f"the {kind} hook {hook['path']} {how}", HINT)
 
 
-def _start(hook: Mapping[str, Any], reader: int, writer: int, inside: int | None) -> int:
-    """In a child, which leads a process group of its own: the hook, as a child once more (only children
-    enter a pid namespace); its status as a shell gives it."""
+def _start(hook: Document, reader: int, writer: int, inside: int | None) -> int:
+    """Run the hook from a child that leads a process group; return its status as a shell gives it.
+
+    The hook is a child in turn, since only children enter a pid namespace.
+    """
     os.setpgid(0, 0)
     os.close(writer)
     try:
@@ -86,7 +90,7 @@ def _start(hook: Mapping[str, Any], reader: int, writer: int, inside: int | None
 def enter(pid: int) -> None:
     """Enter all namespaces of a process that are not ours already; its root becomes ours."""
     handles = [os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY) for name in NAMESPACES if not _shared(pid, name)]
-    for handle in handles:  # all are open before the first is entered: /proc may be another one then
+    for handle in handles:  # all are opened before the first is entered, after which /proc may be another
         linux.enter(handle)
         os.close(handle)
 
@@ -96,7 +100,10 @@ def _shared(pid: int, name: str) -> bool:
 
 
 def _ended_within(child: int, seconds: float | None) -> bool:
-    """Whether the child ends in time (None: any); it is killed, with all of its group, where it doesn't."""
+    """Wait for the child, for `seconds` at most unless that is None; kill its group if it takes longer.
+
+    Return whether it ended in time.
+    """
     if seconds is None:
         return True
     handle = os.pidfd_open(child)

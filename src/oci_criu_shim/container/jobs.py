@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def asked(root: str) -> Iterator[Container]:
-    """Yield the containers of a job whose checkpoints were asked for: any other begins again with the job."""
+    """Yield a job's running containers for which checkpoints were asked; any other begins again with the job."""
     for container in all_of(root):
         record = container.load()
         if living(record, "supervisor") is None:

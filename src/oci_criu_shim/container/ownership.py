@@ -1,8 +1,8 @@
-"""Whose a directory with containers is. Root must know before it reads any of it: what is in there says which programs
-are run and which processes are signalled.
+"""Tell which user a directory with containers belongs to.
 
-Nothing in a job's directory is asked for that, nor the directory itself: its user can mount on it what names any owner,
-or never answers.
+Root must know that before it reads anything there: the files in it say which programs are run and which processes are
+signalled. For a job's directory, the answer comes from neither the directory nor its content: its user can mount a file
+system on it that names any owner, or never answers.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.slurm.tasks import RUN_DIRECTORY
 
-RECORD = ".owner"  # RUN_DIRECTORY/<job>.owner, root's: "UID GID\n", as Slurm has them (spank/rundir.c)
-LONGEST = 32
+RECORD = ".owner"  # root's file RUN_DIRECTORY/<job>.owner has "UID GID\n", as Slurm has them (spank/rundir.c)
+LONGEST = 32  # bytes of it
 IDS = range((1 << 32) - 1)
-ABOVE = ("/", os.path.dirname(RUN_DIRECTORY), RUN_DIRECTORY)  # where no user has had a directory to mount anything on
+ABOVE = ("/", os.path.dirname(RUN_DIRECTORY), RUN_DIRECTORY)  # on these no user can mount anything
 MOUNTS = "/proc/self/mountinfo"
-LINKS = 40  # that one path may lead through, as of the kernel (path_resolution(7))
+LINKS = 40  # the most that one path may lead through, as in the kernel (path_resolution(7))
 
 
 class User:
-    """A job's user, by numbers."""
+    """A job's user, by uid and gid."""
 
     def __init__(self, uid: int, gid: int) -> None:
         self.uid = uid
@@ -32,13 +32,16 @@ class User:
 
     @property
     def name(self) -> str:
-        """What the node calls him."""
+        """Their name on this node."""
         return process.user_name(self.uid)
 
 
 def user_of(path: str) -> User | None:
-    """The user of the job in whose directory the absolute `path` is; None where nobody but root can have put there
-    what is on the way to it, or it is not there yet. ShimError: it is anybody else's."""
+    """Return the user of the job in whose directory the absolute `path` is.
+
+    Return None if only root can have made everything on the way to it, or if it does not exist yet. Raise ShimError if
+    it belongs to anybody else.
+    """
     place, names, links, shared, mount = "/", _names(path), 0, False, ""
     while names:
         name = names.pop()
@@ -66,8 +69,10 @@ def user_of(path: str) -> User | None:
 
 
 def require_own(path: str) -> None:
-    """Raise ShimError where we are root, and others could lead us by what is in the directory `path`. A user has no
-    rights there but his own."""
+    """Raise ShimError if we are root, and others could mislead us by the content of the directory `path`.
+
+    A user needs no such care: they act with their own rights only.
+    """
     if is_root() and (user := user_of(path)):
         raise _belongs(path, user.uid)
 
@@ -78,24 +83,27 @@ def is_root() -> bool:
 
 
 def by(name: str) -> str:
-    """What to do where only the user of that name should do it."""
+    """Return the hint that only the user of that name should do it."""
     return f"as that user: runuser --pty -u {name} -- oci-criu-shim …"
 
 
 def _belongs(path: str, uid: int) -> ShimError:
     name = process.user_name(uid)
-    return ShimError(f"{path} belongs to user {name}, by whom root could be led", by(name))
+    return ShimError(f"{path} belongs to user {name}, who could mislead root", by(name))
 
 
 def _names(path: str) -> list[str]:
-    """The parts of a path, the first one last."""
+    """Return the parts of a path, the first one last."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     return [*reversed(parts), *(["/"] if path.startswith("/") else [])]
 
 
 def _look(here: str, mount: str) -> tuple[os.stat_result, str, str]:
-    """The status of `here`, where it leads as a link, and the number of the mount that it is on, its parent being on
-    `mount`. ShimError where that is a user's: on what is his own one may mount a file system that says it is root's."""
+    """Return the status of `here`, its target if it is a link, and the id of its mount; its parent's is `mount`.
+
+    Raise ShimError if a user mounted it: users may mount file systems on their own directories, and such a file system
+    can claim to be root's.
+    """
     handle = os.open(here, os.O_PATH | os.O_NOFOLLOW)
     try:
         now = _mount_of(handle)
@@ -113,7 +121,10 @@ def _mount_of(handle: int) -> str:
 
 
 def _mounter(mount: str) -> int:
-    """Who mounted it: root, unless FUSE says something else (mount.fuse(8), user_id). ShimError where it is gone."""
+    """Return the uid of its mounter: root's, unless FUSE names another (mount.fuse(8), user_id).
+
+    Raise ShimError if the mount is gone.
+    """
     with open(MOUNTS, encoding="utf-8", errors="surrogateescape") as stream:
         fields = next((line.split() for line in stream if line.startswith(f"{mount} ")), None)
     if fields is None:
@@ -123,17 +134,20 @@ def _mounter(mount: str) -> int:
 
 
 def _is_shared(here: str, found: os.stat_result) -> bool:
-    """Whether anybody may make something in it, and nobody move root's own (inode(7), sticky bit)."""
+    """Whether anybody may create files in it, but not move root's (inode(7), sticky bit).
+
+    Raise ShimError if others may move root's, too.
+    """
     if not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return False
     if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX:
         return True
     hint = f"chmod go-w {here}, or name a directory that only root can write, with all above it"
-    raise ShimError(f"{here} can be written by others, by whom root could be led", hint)
+    raise ShimError(f"{here} can be written by others, who could mislead root", hint)
 
 
 def _recorded(directory: str) -> User:
-    """The user of a job's directory; ShimError where that is not known."""
+    """Return the user of a job's directory. Raise ShimError if they are not known."""
     path = directory + RECORD
     try:
         data = files.read_regular(path, LONGEST, owner=0)
@@ -141,7 +155,7 @@ def _recorded(directory: str) -> User:
         if data != b"%d %d\n" % (uid, gid) or uid not in IDS or gid not in IDS:
             raise ValueError
     except FileNotFoundError:
-        hint = "it is gone when the job has left the node, and jobs that an earlier version began have none"
+        hint = "a job that has left the node has none any more, nor has one that an earlier version started"
         raise ShimError(f"there is no {path}, which says whose {directory} is", hint) from None
     except ValueError:
         raise ShimError(f"{path} does not say whose {directory} is", "look at the node: the file is root's") from None

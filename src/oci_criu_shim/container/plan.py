@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Plan:
-    """What is started: `options` go to the backend; the init's pid is written to `pid_file`."""
+    """The start of a container: `options` go to the backend; the init's pid is written to `pid_file`."""
 
     def __init__(
         self,
@@ -45,25 +45,25 @@ class Plan:
 
     @property
     def supervised(self) -> bool:
-        """Whether it may be checkpointed: its job asked for that, or root may want to, who needs no helper."""
+        """Whether it may be checkpointed: its job asked for that; or it is in none, and root needs no helper."""
         if self.task is not None:
             return self.task.asked
         return os.geteuid() == 0
 
     @property
     def own_group(self) -> bool:
-        """Whether it is an ordinary user's, with a control group of its own."""
+        """Whether it is an ordinary user's container with a control group of its own."""
         return os.geteuid() != 0 and self.backend.makes_groups
 
     @property
     def proxy(self) -> str | None:
-        """The socket of its task's proxy; None if Slurm has none, and the streams are our own."""
+        """The socket of its task's proxy; None if Slurm started none, so that the streams are our own."""
         path = RunDirectory(self.container.root).proxy_socket(self.task) if self.task else None
         return path if path and os.path.exists(path) else None
 
     @property
     def relays_terminal(self) -> bool:
-        """Whether the container's terminal is copied to ours, not handed over at a socket of the caller's."""
+        """Whether the container's terminal is copied to ours, rather than sent to a socket of the caller's."""
         return self.bundle.terminal and not any(word.startswith("--console-socket=") for word in self.options)
 
     @property
@@ -72,14 +72,14 @@ class Plan:
         return [f"--pid-file={self.pid_file}"] if self.pid_file else []
 
     def record(self) -> Record:
-        """Return what other verbs must know of the container (Container.save())."""
+        """Return the fields of the container's record that are known before it is started (Container.save())."""
         record: Record = {
             "bundle": self.bundle.path,
             "config": self.bundle.config,
             "preserved": self.preserved,
             "own_group": self.own_group,
         }
-        if self.task:  # the environment may not tell
+        if self.task:  # the environment need not tell
             record["restarts"] = self.task.restarts
         return {**record, **self.backend.record()}
 

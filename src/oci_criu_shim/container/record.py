@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     Role = Literal["supervisor", "init"]
 
     class Streams(TypedDict, total=False):
-        """Where the standard streams of a container lead."""
+        """Where a container's standard streams lead."""
 
         streams: list[str]  # the links in its /proc/PID/fd; empty for a terminal of its own
         outside: list[int]  # the supervisor's descriptors of their other ends
 
     class Record(TypedDict, total=False):
-        """What state.json has. Fields that don't apply are left out."""
+        """The content of state.json. Fields that don't apply are left out."""
 
         bundle: str
         config: Document  # config.json as it was at the start
         backend: str  # name or path
         dialect: str  # crun or runc
-        preserved: list[str]  # where descriptors of its caller's lead that it was given
-        own_group: bool  # an ordinary user's, with a control group of its own
-        restarts: int  # of its job
-        supervisor: list[int]  # who holds its streams and checkpoints it, as process.identity() gives it
-        init: list[int]  # likewise
+        preserved: list[str]  # where the descriptors lead that its caller handed on to it
+        own_group: bool  # whether it is an ordinary user's with a control group of its own
+        restarts: int  # how often its job was restarted
+        supervisor: list[int]  # identity (process.identity()) of the process that holds its streams and checkpoints it
+        init: list[int]  # identity of its init
         held: bool  # True from `create` until it runs, for a container that is to be restored
         stdio: Streams
 
@@ -52,28 +52,29 @@ PID = "pid"  # the supervisor's, for the node's preemption watcher (spank/watche
 STATE = "state.json"  # a Record
 INIT_PID = "init.pid"  # where a backend writes the init's pid, if the caller named no file
 CONSOLE = "console.sock"  # where a backend sends the terminal's master
-STAGE = "stage"  # where a restore mounts what the container is made of
-STAGE_LINK = "stage."  # with a pid: a link to what that process writes, for the job's epilog to remove
+STAGE = "stage"  # where a restore mounts the root file system, the images and sources of mounts
+STAGE_LINK = "stage."  # followed by a pid: links to files that this process writes, for the job's epilog to remove
 RESTORE_LOG = "restore.log"  # CRIU's
 RESOURCES = "resources.json"  # config.json's limits, for crun
-LAYER = "layer"  # the paths, and those deleted, of the root file system's changes that it went on from
+LAYER = "layer"  # paths that a restore put into the root file system, and paths that it deleted there
 CHAIN = "chain.json"  # the newest checkpoint, if an increment may follow it (dump/chain.py)
 TRACKED = "tracked"  # whether the kernel tells of written memory: "1" or "0"
-REQUEST = "request"  # somebody wants a checkpoint now, and has it until they are answered
-ANSWER = "answer"  # that is what came of it; without one, whoever saw to it was killed
-LIMITS = "limits"  # what a child has heard from Slurm: "END GRACE"
-# It must go: "taken", it will start again from a checkpoint; "failed", and would from an older one, or "stuck", if
-# there is none; "ended", by itself; "lost", by a checkpoint.
+REQUEST = "request"  # exists while somebody waits for a checkpoint
+ANSWER = "answer"  # the outcome of that request; if there is none, the process that took the checkpoint was killed
+LIMITS = "limits"  # the job's limits as a child heard them from Slurm: "END GRACE"
+# How a container stands that must leave the node. "taken": it will start again from a new checkpoint; "failed": it
+# could only start from an older one; "stuck": there is none; "ended": it ended by itself; "lost": a checkpoint that
+# came to nothing ended it.
 DONE = "checkpointed"
 
 
 def is_id(name: str) -> bool:
-    """Whether `name` can be a container's id; a backend's directory and ours can't."""
+    """Whether `name` can be a container's id; the names of backends' directories and of ours can't."""
     return 0 < len(name) <= LONGEST_ID and name[0] in LETTERS and OTHERS.issuperset(name)
 
 
 class Container:
-    """One container's directory; nothing is kept in memory that the files don't say."""
+    """One container's directory. Nothing but its path is kept in memory."""
 
     def __init__(self, root: str, name: str) -> None:
         if not is_id(name):
@@ -90,7 +91,7 @@ class Container:
         return os.path.join(self.directory, name)
 
     def reserve(self) -> None:
-        """Take the id. Raise ShimError if it exists, or the root directory can't be written."""
+        """Take the id. Raise ShimError if it is taken, or the root directory can't be written."""
         try:
             if not os.path.isdir(self.root):
                 os.makedirs(self.root, mode=0o700)
@@ -106,7 +107,7 @@ class Container:
             ) from None
 
     def is_taken(self) -> ShimError:
-        """Return the error of who wants this id, too."""
+        """Return the error for a caller that wants this id, too."""
         return ShimError(
             f"container {self.name!r} already exists",
             f"choose another id, or end it first: oci-criu-shim delete --force {self.name}",
@@ -135,18 +136,18 @@ class Container:
             record = None
         if not isinstance(record, dict):
             raise ShimError(f"{path} is not what was written there", f"remove the container: rm -r {self.directory}")
-        return record  # type: ignore[return-value]  # its author is the container's own user
+        return record  # type: ignore[return-value]  # the container's own user wrote it
 
     def update(self, fields: Record) -> None:
         """Change fields of state.json."""
         self.save({**self.load(), **fields})
 
     def alive(self, role: Role) -> int | None:
-        """Return the pid of its `supervisor` or `init`; None if it is not known or has ended."""
+        """Return the pid of its supervisor or init; None if it is not known or has ended."""
         return living(self.load(), role)
 
     def signal(self, role: Role, number: int) -> bool:
-        """Send its `supervisor` or `init` a signal; whether it was there."""
+        """Send its supervisor or init a signal; return whether it was there."""
         pid = self.alive(role)
         if pid is None:
             return False
@@ -157,7 +158,7 @@ class Container:
         return True
 
     def state(self, status: str, pid: int) -> Document:
-        """Return its state as the OCI runtime specification has it (runtime.md, State); `pid` is 0 if it has none."""
+        """Return its state in the OCI runtime specification's form (runtime.md, State); `pid` is 0 if it has none."""
         record = self.load()
         config = record.get("config", {})
         return {
@@ -171,7 +172,7 @@ class Container:
 
 
 def living(record: Record, role: Role) -> int | None:
-    """Return the pid of the `supervisor` or `init` in a `record`; None if it is not known or has ended."""
+    """Return the pid of the supervisor or init in `record`; None if it is not known or has ended."""
     noted = record.get(role)
     return noted[0] if noted and process.start_time(noted[0]) == noted[1] else None
 
@@ -183,5 +184,5 @@ def all_of(root: str) -> list[Container]:
     except FileNotFoundError:
         return []
     found = [Container(root, name) for name in names if is_id(name)]
-    # Links are to what a job keeps (RunDirectory.keep()).
+    # A link leads to a directory that a job keeps (RunDirectory.keep()).
     return [container for container in found if container.exists() and not os.path.islink(container.directory)]

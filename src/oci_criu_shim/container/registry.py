@@ -1,4 +1,4 @@
-"""Look up the containers below a root directory: which there are, who keeps them, and their state."""
+"""Look up the containers below a root directory: their ids, their backends and their states."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.files import Document
     from oci_criu_shim.log import Log
 
-END_SECONDS = 10.0
+END_SECONDS = 10.0  # for a container to end
 
 
 def exists(container: Container) -> bool:
@@ -38,7 +38,7 @@ def reserve(container: Container) -> None:
 
 
 def default_backend(root: str, globals: Mapping[str, str], log: Log) -> Backend:
-    """Return the backend of the command line or the site, for a verb without a bundle."""
+    """Return the backend that the command line or the site names, for a verb without a bundle."""
     from oci_criu_shim import config
 
     return Backend(globals.get("backend") or config.backend() or backends.DEFAULT, root, globals, log)
@@ -65,7 +65,7 @@ def names(root: str) -> list[str]:
 
 
 def states(root: str, globals: Mapping[str, str], log: Log) -> list[Document]:
-    """Return the states of all containers below `root`, without those that go meanwhile."""
+    """Return the states of all containers below `root`; leave out those that go meanwhile."""
     found = []
     for name in names(root):
         container = Container(root, name)
@@ -78,12 +78,12 @@ def states(root: str, globals: Mapping[str, str], log: Log) -> list[Document]:
 
 
 def _goes(container: Container) -> bool:
-    """Whether it is gone in time: the backend forgets a container before its supervisor does."""
+    """Whether it goes in time: the backend forgets a container before its supervisor does."""
     return in_time(lambda: not exists(container))
 
 
 def is_the_backends(container: Container, backend: Backend) -> bool:
-    """Whether the backend can answer for it: it has been created, and is not held for a restore."""
+    """Whether the backend can answer for it: it was created, and is not held for a restore."""
     return backend.knows(container) and not container.load().get("held")
 
 
@@ -98,12 +98,12 @@ def state(container: Container, backend: Backend) -> Document:
 
 
 def holder(container: Container) -> int | None:
-    """Return the supervisor of a container that is held for a restore; None if none is, or it has ended."""
+    """Return the pid of the supervisor that holds the container for a restore; None if none does."""
     return container.alive("supervisor") if container.load().get("held") else None
 
 
 def init_of(container: Container, backend: Backend) -> int:
-    """Return the pid of the running container's init. Raise ShimError if it does not run its program."""
+    """Return the pid of the running container's init. Raise ShimError if its program does not run."""
     pid = container.alive("init")
     if backend.knows(container):
         state = backend.state(container)
@@ -116,7 +116,7 @@ def init_of(container: Container, backend: Backend) -> int:
 
 
 def not_running(container: Container) -> ShimError:
-    """Return the error of a verb that needs a program which does not run."""
+    """Return the error for a verb that needs a running container."""
     if holder(container):
         return ShimError(f"container {container.name!r} is not running yet", "start it first")
     hint = f"`oci-criu-shim --root {container.root} state {container.name}` says what became of it"
@@ -124,7 +124,7 @@ def not_running(container: Container) -> ShimError:
 
 
 def in_time(over: Callable[[], bool]) -> bool:
-    """Wait until over() is true, for END_SECONDS at most; whether it became true."""
+    """Wait until over() is true, for END_SECONDS at most; return whether it became true."""
     limit = time.monotonic() + END_SECONDS
     while not over():
         if time.monotonic() > limit:
