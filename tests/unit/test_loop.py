@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim.container.record import Container
-from oci_criu_shim.container.stdio import Stdio
+from oci_criu_shim.container.stdio import Pipes
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import Signals
 from oci_criu_shim.log import Log
@@ -71,7 +71,7 @@ def supervisor(
     script: str = "sleep 0.3; exit 7",
 ) -> Supervisor:
     """Of a program that is just a child; in a child, since it takes over signals and reaps whatever ends."""
-    stdio = Stdio()
+    stdio = Pipes()
     main = process.spawn(["/bin/sh", "-c", script], os.environ, stdio.inside)
     container.save({"init": process.identity(main)})
     stdio.started()

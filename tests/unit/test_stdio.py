@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from oci_criu_shim.container.stdio import Stdio, unread
+from oci_criu_shim.container.stdio import Pipes, Stdio, unread
 from oci_criu_shim.container.terminal import Terminal
 from oci_criu_shim.host import process
 
@@ -36,7 +36,7 @@ def turn(stdio: Stdio) -> None:
 
 def test_a_full_disk_ends_nothing() -> None:
     def claim() -> bool:
-        stdio, disk = Stdio(), os.dup(1)
+        stdio, disk = Pipes(), os.dup(1)
         os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
         for text in (b"gone", b"gone, too"):
             os.write(stdio.inside[1], text)
@@ -53,7 +53,7 @@ def test_a_full_disk_ends_nothing() -> None:
 
 def test_a_program_is_told_that_nobody_reads() -> None:
     def claim() -> bool:
-        stdio, (reader, writer) = Stdio(), os.pipe()
+        stdio, (reader, writer) = Pipes(), os.pipe()
         os.dup2(writer, 1)
         os.close(reader)
         os.write(stdio.inside[1], b"x")
@@ -65,7 +65,7 @@ def test_a_program_is_told_that_nobody_reads() -> None:
 
 def test_what_does_not_go_out_is_kept() -> None:
     def claim() -> bool:
-        stdio, (reader, writer) = Stdio(), os.pipe()
+        stdio, (reader, writer) = Pipes(), os.pipe()
         os.dup2(writer, 1)
         text = os.urandom(100_000)
         copied = b""
@@ -119,14 +119,14 @@ def test_a_terminal_that_nobody_in_the_container_has() -> None:
 
 def test_a_terminal_that_is_shared_is_not_read() -> None:
     """Who types there types for the container."""
-    stdio = Stdio(before=["/dev/pts/3", "pipe:[11]", "pipe:[12]"])
+    stdio = Pipes(before=["/dev/pts/3", "pipe:[11]", "pipe:[12]"])
     assert set(stdio.watch()) == {stdio.outside[1], stdio.outside[2]}
     assert stdio.record()["streams"][0] == "/dev/pts/3"
     assert stdio.record()["streams"][1] == f"pipe:[{stdio.inodes[1]}]"
 
 
 def test_input_is_copied_to_a_pipe() -> None:
-    assert 0 in Stdio().watch() and 0 in Stdio(before=["pipe:[1]", "pipe:[2]", "/dev/null"]).watch()
+    assert 0 in Pipes().watch() and 0 in Pipes(before=["pipe:[1]", "pipe:[2]", "/dev/null"]).watch()
 
 
 def test_input_is_read_and_left() -> None:

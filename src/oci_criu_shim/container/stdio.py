@@ -1,10 +1,10 @@
-"""The container's standard streams: pipes of ours, copied to and from our own.
+"""Relay a container's standard streams between pipes of ours and our own streams.
 
-A container that held Slurm's own descriptors could not be dumped (they lead outside of it), nor
-would its output be found again after a restore (criu issue 2937).
+A container that held Slurm's own descriptors could not be dumped, since they lead out of it; nor would its output be
+found again after a restore (criu issue 2937).
 
-Whoever reads our output may have stopped to, and signals can't wait for that: what does not go out at once is kept
-until poll(2) tells that it will, and no more is read of the container meanwhile.
+If the reader of our output has stopped, signals can't wait for it. So output that can't be written at once is kept
+until poll(2) reports that it can, and no more is read from the container meanwhile.
 """
 
 from __future__ import annotations
@@ -14,98 +14,79 @@ import os
 import select
 import stat
 import sys
+from abc import ABC, abstractmethod
 
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from oci_criu_shim.container.record import Streams
 
 CHUNK = 1 << 16
-# The container's end of each pipe is the one that a checkpoint knows; 0 is read there, 1 and 2 written.
+# A checkpoint knows the container's end of each pipe: it reads 0, and writes 1 and 2.
 STREAMS = (0, 1, 2)
 
 
-class Stdio:
-    """Three pipes. `inside` are the container's ends, until `started()` closes them here.
+class Stdio(ABC):
+    """The supervisor's side of a container's standard streams: Pipes, or a Terminal (terminal.py).
 
-    A restored container has them only where its streams led to pipes `before`, when it was dumped: any other, such as a
-    terminal that it shares with us, it has again, and what is read there is not for us.
+    `inside` are the descriptors that the container, or the backend in its stead, is started with. `pending` is input
+    that was read here and is still to be passed on. `output` is what was read from the container and is still to be
+    written, by our stream. `lost` is the first error that lost some of it.
     """
 
-    def __init__(self, pending_input: bytes = b"", before: Sequence[str] = ()) -> None:
-        self.inside: dict[int, int] = {}
-        self.outside: dict[int, int] = {}
-        for stream in STREAMS:
-            reader, writer = os.pipe()
-            self.inside[stream] = reader if stream == 0 else writer
-            self.outside[stream] = writer if stream == 0 else reader
-        self.inodes = {stream: os.fstat(end).st_ino for stream, end in self.inside.items()}
-        self.others = {stream: name for stream, name in enumerate(before) if not name.startswith("pipe:")}
-        self.pending = pending_input
-        self.input_open = 0 not in self.others
-        self.output = {1: b"", 2: b""}  # by stream: read of the container, and yet to go out
-        self.lost: OSError | None = None  # why some of it did not: the first such error
-        os.set_blocking(self.outside[0], False)
+    def __init__(self, inside: dict[int, int], outputs: Iterable[int], pending: bytes = b"") -> None:
+        self.inside = inside
+        self.pending = pending
+        self.input_open = True
+        self.output = dict.fromkeys(outputs, b"")
+        self.lost: OSError | None = None
 
+    @abstractmethod
     def record(self) -> Streams:
-        """What a checkpoint must know: the streams, named as /proc/PID/fd does, and our ends' descriptors."""
-        return {
-            "streams": [self.others.get(stream, f"pipe:[{self.inodes[stream]}]") for stream in STREAMS],
-            "outside": [self.outside[stream] for stream in STREAMS],
-        }
+        """Return what a checkpoint must know of the streams."""
 
-    def started(self) -> None:
-        """The container has its ends now; without ours, end of file means that it closed them."""
-        for end in self.inside.values():
-            os.close(end)
-        self.inside.clear()
-
+    @abstractmethod
     def attach(self, master: int) -> None:
-        """These are no terminal: a checkpoint of a container that had one needs a config.json that asks for one."""
-        os.close(master)
-        raise ShimError("the container had a terminal", "set process.terminal in config.json")
+        """Take the master of the container's terminal. Raise ShimError if it should have none."""
 
+    @abstractmethod
+    def started(self) -> None:
+        """Prepare for a container that runs now."""
+
+    @abstractmethod
     def resized(self) -> bool:
-        """Whether the size of our terminal has been passed on: it has none."""
-        return False
+        """Pass on the size of our terminal; return whether there is a terminal to pass it on to."""
 
+    @abstractmethod
     def ended(self) -> None:
-        """All has been copied."""
+        """Leave our own streams as they were, after everything has been copied."""
 
+    @abstractmethod
     def watch(self) -> dict[int, int]:
-        """{descriptor: poll events} to wait for."""
-        events = self._outputs()
-        if 0 in self.outside:
-            if self.pending:
-                events[self.outside[0]] = select.POLLOUT
-            elif self.input_open:
-                events[0] = select.POLLIN
-                events[self.outside[0]] = 0  # POLLERR alone: the container closed its input
-        return events
+        """Return {descriptor: poll events} to wait for."""
 
-    def _outputs(self) -> dict[int, int]:
-        """The same, for what goes out."""
-        events = {self.outside[s]: select.POLLIN for s in (1, 2) if s in self.outside and not self.output[s]}
-        return events | {s: select.POLLOUT for s in (1, 2) if self.output[s]}
-
+    @abstractmethod
     def ready(self, descriptor: int, event: int) -> None:
         """Copy what poll(2) reported."""
-        for stream in (1, 2):
-            if self.outside.get(stream) == descriptor:
-                self._copy_output(stream)
-        if descriptor in self.output:
-            self._write_output(descriptor)
-        elif descriptor == 0:
-            self._read_input()
-        elif descriptor == self.outside.get(0):
-            self._write_input(event)
+
+    @abstractmethod
+    def _outputs(self) -> dict[int, int]:
+        """Return the part of watch() that the container's output needs."""
+
+    @abstractmethod
+    def _copy_output(self, stream: int) -> None:
+        """Read from the container what goes to our `stream`, and write it."""
+
+    @abstractmethod
+    def _close_output(self, stream: int) -> None:
+        """Close the descriptor from which _copy_output() reads, if it is open."""
 
     def drain(self) -> None:
-        """Copy what the container wrote last, when nobody is left to write more."""
+        """Copy what the container wrote last, when no process is left to write more."""
         while True:
             poll = select.poll()
             for descriptor, events in self._outputs().items():
@@ -116,17 +97,10 @@ class Stdio:
             for descriptor, event in ready:
                 self.ready(descriptor, event)
 
-    def _copy_output(self, stream: int) -> None:
-        self.output[stream] = os.read(self.outside[stream], CHUNK)
-        if self.output[stream]:
-            self._write_output(stream)
-        else:
-            self._close_output(stream)
-
     def _write_output(self, stream: int) -> None:
-        """As much as goes out at once.
+        """Write as much as goes out at once.
 
-        What can't be written, to a full disk say, is gone: nobody tells the program, which goes on.
+        Output that can't be written, to a full disk say, is lost: the program is not told, and goes on.
         """
         poll = select.poll()
         poll.register(stream, select.POLLOUT)
@@ -144,17 +118,96 @@ class Stdio:
             else:
                 self.output[stream] = self.output[stream][written:]
 
+    def _read_input(self) -> None:
+        try:
+            self.pending = os.read(0, CHUNK)
+        except OSError:  # EIO: our terminal is gone
+            self.pending = b""
+        self.input_open = bool(self.pending)
+
+
+class Pipes(Stdio):
+    """Three pipes; `started()` closes the container's ends here.
+
+    A restored container gets a pipe only for a stream that was one `before`, when it was dumped. Any other stream, such
+    as a terminal that it shares with us, it has again by itself, and what is read there is not for us.
+    """
+
+    def __init__(self, pending_input: bytes = b"", before: Sequence[str] = ()) -> None:
+        pipes = [os.pipe() for _ in STREAMS]
+        super().__init__({0: pipes[0][0], 1: pipes[1][1], 2: pipes[2][1]}, (1, 2), pending_input)
+        self.outside = {0: pipes[0][1], 1: pipes[1][0], 2: pipes[2][0]}
+        self.inodes = {stream: os.fstat(end).st_ino for stream, end in self.inside.items()}
+        self.others = {stream: name for stream, name in enumerate(before) if not name.startswith("pipe:")}
+        self.input_open = 0 not in self.others
+        os.set_blocking(self.outside[0], False)
+
+    def record(self) -> Streams:
+        """Return the streams, named as in /proc/PID/fd, and the descriptors of our ends."""
+        return {
+            "streams": [self.others.get(stream, f"pipe:[{self.inodes[stream]}]") for stream in STREAMS],
+            "outside": [self.outside[stream] for stream in STREAMS],
+        }
+
+    def started(self) -> None:
+        """Close the ends that the container has now, so that end of file means that it closed them."""
+        for end in self.inside.values():
+            os.close(end)
+        self.inside.clear()
+
+    def attach(self, master: int) -> None:
+        """Raise ShimError: a container that had a terminal needs a config.json that asks for one."""
+        os.close(master)
+        raise ShimError("the container had a terminal", "set process.terminal in config.json")
+
+    def resized(self) -> bool:
+        """Return False: a pipe has no size."""
+        return False
+
+    def ended(self) -> None:
+        """Do nothing."""
+
+    def watch(self) -> dict[int, int]:
+        """Return {descriptor: poll events} to wait for."""
+        events = self._outputs()
+        if 0 in self.outside:
+            if self.pending:
+                events[self.outside[0]] = select.POLLOUT
+            elif self.input_open:
+                events[0] = select.POLLIN
+                events[self.outside[0]] = 0  # POLLERR alone: the container closed its input
+        return events
+
+    def _outputs(self) -> dict[int, int]:
+        events = {self.outside[s]: select.POLLIN for s in (1, 2) if s in self.outside and not self.output[s]}
+        return events | {s: select.POLLOUT for s in (1, 2) if self.output[s]}
+
+    def ready(self, descriptor: int, event: int) -> None:
+        """Copy what poll(2) reported."""
+        for stream in (1, 2):
+            if self.outside.get(stream) == descriptor:
+                self._copy_output(stream)
+        if descriptor in self.output:
+            self._write_output(descriptor)
+        elif descriptor == 0:
+            self._read_input()
+        elif descriptor == self.outside.get(0):
+            self._write_input(event)
+
+    def _copy_output(self, stream: int) -> None:
+        self.output[stream] = os.read(self.outside[stream], CHUNK)
+        if self.output[stream]:
+            self._write_output(stream)
+        else:
+            self._close_output(stream)
+
     def _close_output(self, stream: int) -> None:
         if stream in self.outside:
             os.close(self.outside.pop(stream))
 
     def _read_input(self) -> None:
-        try:
-            self.pending = os.read(0, CHUNK)
-        except OSError:
-            self.pending = b""
-        if not self.pending:
-            self.input_open = False
+        super()._read_input()
+        if not self.input_open:
             os.close(self.outside.pop(0))
 
     def _write_input(self, event: int) -> None:
@@ -172,15 +225,18 @@ class Stdio:
 
 
 def _room(descriptor: int) -> int:
-    """How many bytes can be written to what poll(2) calls ready without a wait: a pipe may have no room for more."""
+    """Return how many bytes a descriptor that poll(2) reports as ready takes without waiting.
+
+    A pipe may have room for PIPE_BUF only.
+    """
     return CHUNK if stat.S_ISREG(os.fstat(descriptor).st_mode) else select.PIPE_BUF
 
 
 def unread(descriptor_path: str) -> bytes:
-    """The bytes in the pipe at /proc/PID/fd/N that nobody has read yet; they stay where they are.
+    """Return the bytes in the pipe at /proc/PID/fd/N that nobody has read yet, and leave them there.
 
-    A container that runs on reads them there: were they taken out and put back, the supervisor's next ones could come
-    before them.
+    A container that runs on reads them there. If they were taken out and put back, the supervisor's next bytes could
+    come before them.
     """
     import termios
 
@@ -195,8 +251,11 @@ def unread(descriptor_path: str) -> bytes:
 
 
 def _copy(pipe: int, size: int) -> bytes:
-    """Its next `size` bytes. Who has many pipes gets small ones, and may not enlarge them (pipe-user-pages-soft in
-    pipe(7)), so that is tried only where they don't fit."""
+    """Return the next `size` bytes in a pipe.
+
+    A user of many pipes gets small ones, and may not enlarge them (pipe-user-pages-soft in pipe(7)); so our pipe is
+    enlarged only if they don't fit.
+    """
     reader, writer = os.pipe()
     try:
         copied = linux.tee(pipe, writer, size)

@@ -1,6 +1,6 @@
-"""The container's terminal: its master is ours, and copied to and from our own terminal.
+"""Relay a container's terminal, whose master is ours, to and from our own terminal.
 
-Held by the supervisor, not by the backend, so that a checkpoint knows of it, and a restore can give it back.
+The supervisor holds it, not the backend, so that a checkpoint knows of it, and a restore can give it back.
 """
 
 from __future__ import annotations
@@ -17,40 +17,35 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from oci_criu_shim.container.record import Streams
 
-    Modes = list[Any]  # of tcgetattr(3), as termios has them
-
-PATIENCE = 10.0  # seconds that the backend, which has created the container, has to hand over its terminal
-HINT = "the backend must know --console-socket, as runc and crun do"
+PATIENCE = 10.0  # seconds for a backend that has created the container to hand over the terminal
+HINT = "choose a backend that knows --console-socket, as runc and crun do"
 SIZE = 8  # bytes of struct winsize (ioctl_tty(2))
 
 
 class Terminal(Stdio):
-    """Like the three pipes, to a supervisor. There is no terminal until attach()."""
+    """A terminal; `master` is None until attach(), and again when nobody has the terminal open any more."""
 
     def __init__(self) -> None:
-        self.inside = {2: 2}  # for what the backend says
+        super().__init__({2: 2}, (1,))  # the backend's messages go to our standard error
         self.master: int | None = None
-        self.pending = b""
-        self.input_open = True
-        self.output = {1: b""}
-        self.lost: OSError | None = None
-        self.modes: Modes | None = None  # of our own terminal, if it is one, from before
+        self.modes: list[int | list[bytes | int]] | None = None  # our own terminal's before (termios.tcgetattr())
 
     def record(self) -> Streams:
-        """A checkpoint finds the container's streams in its images."""
+        """Return no names: a checkpoint finds the container's streams in its images."""
         return {"streams": ["", "", ""]}
 
     def attach(self, master: int) -> None:
-        """Have `master`."""
+        """Relay the terminal with this `master` from now on."""
         os.set_blocking(master, False)
         self.master = master
 
     def resized(self) -> bool:
-        """Give the container's terminal the size of ours; the kernel tells its programs."""
+        """Give the container's terminal the size of ours, of which the kernel tells its programs.
+
+        Return whether there are both.
+        """
         if self.master is None or self.modes is None:
             return False
         try:
@@ -62,25 +57,25 @@ class Terminal(Stdio):
         return True
 
     def started(self) -> None:
-        """Put our own terminal in raw mode: what is typed is for the container's to interpret."""
+        """Put our own terminal in raw mode: the container's terminal is the one to interpret what is typed."""
         if self.master is not None and os.isatty(0):
             self.modes = termios.tcgetattr(0)
             _set_raw(0)
             self.resized()
 
     def ended(self) -> None:
-        """Leave our own terminal as it was."""
+        """Give our own terminal the modes back that it had before."""
         if self.modes is None:
             return
         try:
             termios.tcsetattr(0, termios.TCSADRAIN, self.modes)
-        except termios.error as error:  # no OSError
+        except termios.error as error:  # not an OSError
             if error.args[0] != errno.EIO:  # it was hung up
                 raise
         self.modes = None
 
     def watch(self) -> dict[int, int]:
-        """{descriptor: poll events} to wait for."""
+        """Return {descriptor: poll events} to wait for."""
         events = self._outputs()
         if self.master is None:
             return events
@@ -123,13 +118,6 @@ class Terminal(Stdio):
             os.close(self.master)
         self.master = None
 
-    def _read_input(self) -> None:
-        try:
-            self.pending = os.read(0, CHUNK)
-        except OSError:  # EIO: our terminal is gone
-            self.pending = b""
-        self.input_open = bool(self.pending)
-
     def _write_input(self, event: int) -> None:
         assert self.master is not None
         try:
@@ -141,7 +129,7 @@ class Terminal(Stdio):
 
 
 def _set_raw(descriptor: int) -> None:
-    """What cfmakeraw(3) does."""
+    """Do what cfmakeraw(3) does."""
     modes = termios.tcgetattr(descriptor)
     modes[0] &= ~(termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP)
     modes[0] &= ~(termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON)
@@ -152,7 +140,7 @@ def _set_raw(descriptor: int) -> None:
 
 
 class ConsoleSocket:
-    """Where a backend sends a terminal's master (--console-socket): listening at `path`, which must not exist."""
+    """A socket to which a backend sends a terminal's master (--console-socket), at `path`, which must not exist."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -162,7 +150,7 @@ class ConsoleSocket:
         self.socket.settimeout(PATIENCE)
 
     def master(self) -> int:
-        """The master that the backend has sent; ShimError where it sent none."""
+        """Wait for the backend to send the master, and return it. Raise ShimError if it sends none."""
         try:
             connection, _ = self.socket.accept()
             with connection:
@@ -176,7 +164,7 @@ class ConsoleSocket:
         return descriptors[0]
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening, and remove the socket."""
         self.socket.close()
         try:
             os.unlink(self.path)

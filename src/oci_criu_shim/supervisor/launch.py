@@ -7,7 +7,7 @@ import time
 
 from oci_criu_shim import files
 from oci_criu_shim.container.record import CONSOLE, INIT_PID, PID
-from oci_criu_shim.container.stdio import Stdio
+from oci_criu_shim.container.stdio import Pipes, Stdio
 from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import START, Signals
@@ -179,7 +179,7 @@ class Launch:
     def _create(self) -> int:
         """Run it from its beginning; return its exit status."""
         self.log.note("started")
-        stdio = self._terminal() or Stdio()
+        stdio = self._terminal() or Pipes()
         self.container.update({**self._record(), "stdio": stdio.record()})
         in_foreground = self.created is None and not self.keep and not self.plan.relays_terminal
         if in_foreground and self.backend.leaves_streams:
@@ -231,7 +231,7 @@ class Launch:
         cut = rollback.place(checkpoint, task) if task and self.rollback else None
         restored = Restore(self.plan, checkpoint, self.log, asked, cut)
         self.backend = restored.backend
-        stdio = self._terminal() or Stdio(pending_input(checkpoint), checkpoint.manifest["streams"])
+        stdio = self._terminal() or Pipes(pending_input(checkpoint), checkpoint.manifest["streams"])
         self.container.update({**self._record(), "stdio": stdio.record()})  # what hooks are told of it
         pid = restored.start(stdio)
         try:
