@@ -1,1 +1,1 @@
-"""Preparing bundles for Slurm's own way of starting containers."""
+"""Prepare bundles for Slurm's own ways of starting containers."""

@@ -1,7 +1,7 @@
-"""A bundle for a container that Podman or Docker made and that Slurm is to run, maybe on another node (scrun(1)).
+"""Prepare a bundle for a container that Podman or Docker made and Slurm is to run, maybe on another node (scrun(1)).
 
-Its root file system is on a file system that all nodes share. The rest that they prepared on this node is copied, or
-left out: Slurm runs containers without privilege, in the node's network, and limits them itself.
+Its root file system is on a file system that all nodes share. Other files that the engine prepared on this node are
+copied, or left out: Slurm runs containers without privilege, in the node's network, and limits them itself.
 """
 
 from __future__ import annotations
@@ -20,29 +20,33 @@ from oci_criu_shim.host.mounts import is_bind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from typing import Any
+    from collections.abc import Iterator, Sequence
+
+    from oci_criu_shim.files import Document
 
 # Namespaces that are the container's own; a checkpoint needs the first.
 OWN = ("pid", "ipc", "uts", "mount", "user")
-# What a user can't have: groups, limits, labels and profiles of the node's.
+# Fields of `process` that a user can't set, as they can't add groups: the node's limits, labels and profiles.
 DROPPED = ("rlimits", "selinuxLabel", "apparmorProfile", "oomScoreAdj")
-# Mounts that need a network namespace, or a control group, of the container's own.
+# Mounts that need a network namespace or a control group of the container's own.
 OF_THE_NODE = ("/sys", "/sys/fs/cgroup", "/run/secrets")
 SHM_OPTIONS = ("nosuid", "noexec", "nodev", "mode=1777")
 SHM = {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": SHM_OPTIONS}
-LARGEST = 1 << 20  # of a file that is copied, in bytes: resolv.conf, hosts and the like
-# srun's options, which a container asks for by annotations of these names, or by variables as the job's own have them.
+LARGEST = 1 << 20  # bytes of a file that is copied, such as resolv.conf and hosts
+# srun's options that a container may ask for: by annotations of these names, or by the variables that a job would use.
 ANNOTATION = "oci-criu-shim."
 OPTIONS = ("checkpoint", "checkpoint-dir", "checkpoint-interval", "checkpoint-keep", "restart-dir")
-WORDS = "options"  # in the bundle: what slurm-oci/srun gives to srun, one a line
-FIRST_TASK = "0.0"  # of a job that scrun has submitted
+WORDS = "options"  # a file in the bundle: the options that slurm-oci/srun gives to srun, one a line
+FIRST_TASK = "0.0"  # of a job that scrun submitted
 DAY = 86400.0
 
 
 def main(argv: Sequence[str]) -> int:
-    """Make CONFIG, of the container in the directory BUNDLE, a bundle for JOB of user UID and GID, and print its path,
-    or, where that fails, why; the exit status."""
+    """Make a bundle from the arguments CONFIG BUNDLE PATH JOB UID GID, and print its path, or why that failed.
+
+    CONFIG is the configuration of the container in the directory BUNDLE; PATH is the new bundle's place below the home
+    directory of the user UID. Return the exit status.
+    """
     try:
         print(_make(*argv))
     except (ShimError, OSError) as error:
@@ -52,7 +56,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _make(config_file: str, bundle: str, path: str, job: str, uid: str, gid: str) -> str:
-    """It is at PATH below his home directory: in Podman's user namespace, and by its environment, he has another."""
+    """Make the bundle below the user's home directory, as the node has it; return its path.
+
+    In Podman's user namespace, and in its environment, the user has another one.
+    """
     os.environ["HOME"] = _home(int(uid))
     made = os.path.join(os.environ["HOME"], path)
     os.makedirs(made, mode=0o700, exist_ok=True)
@@ -71,12 +78,16 @@ def _home(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_dir
     except KeyError:
-        raise ShimError(f"user {uid} is not known on this node", "what answers for its users must run") from None
+        raise ShimError(
+            f"user {uid} is not known on this node", "the service that its users come from must run"
+        ) from None
 
 
-def options(config: Mapping[str, Any], record: str, job: str) -> list[str]:
-    """What srun is to be told: what the container asks for, and to go on from the checkpoint that its last job has
-    left. The file `record` says which that was; from now on it is `job`."""
+def options(config: Document, record: str, job: str) -> list[str]:
+    """Return the options for srun: those that the container asks for, and the checkpoint that its last job left.
+
+    The file `record` names the checkpoint directory of that job's task; from now on it names that of `job`.
+    """
     environment = dict(entry.split("=", 1) for entry in config["process"].get("env", []) if "=" in entry)
     annotations = config.get("annotations", {})
     asked = {}
@@ -96,7 +107,7 @@ def options(config: Mapping[str, Any], record: str, job: str) -> list[str]:
 
 
 def _last(record: str, container: str) -> str:
-    """The directory of a container's last task, where that has checkpoints: it did not end by itself."""
+    """Return the directory of a container's last task; empty if it has no checkpoints, since it ended by itself."""
     try:
         with open(record, encoding="utf-8") as stream:
             path = stream.read()
@@ -104,12 +115,12 @@ def _last(record: str, container: str) -> str:
         spec = files.read_json(os.path.join(path, str(numbers[-1]), SPEC)) if numbers else {}
     except FileNotFoundError:
         return ""
-    # In an allocation, the first task may be another container's.
+    # In an allocation, the first task may be that of another container.
     return path if spec.get("annotations", {}).get(CONTAINER) == container else ""
 
 
 def _forget_old(directory: str) -> None:
-    """The records of containers whose checkpoints are gone: nobody tells of their removal."""
+    """Remove the records of containers whose checkpoints are gone, since nothing tells of a container's removal."""
     for entry in os.scandir(directory):
         if entry.name.endswith(".job") and time.time() - entry.stat().st_mtime > DAY:
             with open(entry.path, encoding="utf-8") as stream:
@@ -117,8 +128,8 @@ def _forget_old(directory: str) -> None:
                     files.remove_if_there(entry.path)
 
 
-def configured(config: Mapping[str, Any], bundle: str, uid: int, gid: int) -> dict[str, Any]:
-    """`config` for user `uid` and `gid`, who becomes whoever the process runs as."""
+def configured(config: Document, bundle: str, uid: int, gid: int) -> Document:
+    """Return `config` for Slurm: the user with `uid` and `gid` is mapped to the one that the process runs as."""
     process = {key: value for key, value in config["process"].items() if key not in DROPPED}
     user = process.get("user", {})
     process["user"] = {"uid": user.get("uid", 0), "gid": user.get("gid", 0)}
@@ -127,12 +138,12 @@ def configured(config: Mapping[str, Any], bundle: str, uid: int, gid: int) -> di
     linux["namespaces"] = [{"type": kind} for kind in OWN]
     linux["uidMappings"] = [{"containerID": process["user"]["uid"], "hostID": uid, "size": 1}]
     linux["gidMappings"] = [{"containerID": process["user"]["gid"], "hostID": gid, "size": 1}]
-    kept = {key: config[key] for key in ("ociVersion", "annotations") if key in config}
+    kept: Document = {key: config[key] for key in ("ociVersion", "annotations") if key in config}
     root = {**config["root"], "path": os.path.join(bundle, config["root"]["path"])}
     return {**kept, "root": root, "process": process, "linux": linux, "mounts": list(_mounts(config.get("mounts", [])))}
 
 
-def _mounts(mounts: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _mounts(mounts: Sequence[Document]) -> Iterator[Document]:
     for mount in mounts:
         options = [word for word in mount.get("options", []) if not word.startswith(("uid=", "gid="))]
         if mount["destination"] == "/dev/shm":
@@ -141,8 +152,8 @@ def _mounts(mounts: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             yield {**mount, "options": options}
 
 
-def is_small_file(mount: Mapping[str, Any]) -> bool:
-    """Whether a mount is one of a file that was written for the container, on this node."""
+def is_small_file(mount: Document) -> bool:
+    """Whether a mount is that of a small file, which was written for the container on this node."""
     path = mount.get("source", "")
     return is_bind(mount) and os.path.isfile(path) and os.path.getsize(path) <= LARGEST
 

@@ -1,6 +1,6 @@
-"""A bundle for one task where Slurm leaves config.json alone (IgnoreFileConfigJson of oci.conf(5)).
+"""Prepare and run a bundle for one task, if Slurm leaves config.json alone (IgnoreFileConfigJson of oci.conf(5)).
 
-What slurmstepd would have put into a copy of it is put there here (_modify_config() in Slurm's container.c).
+The copy of config.json gets here what slurmstepd would have put into it (_modify_config() in Slurm's container.c).
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from oci_criu_shim.slurm.tasks import BATCH_SCRIPT, BATCH_STEP, RUN_DIRECTORY
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any
+
+    from oci_criu_shim.files import Document
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run BUNDLE SPOOL USER UID NODE JOB STEP TASK COMMAND..., as oci.conf's patterns give them; the exit status."""
+    """Run BUNDLE SPOOL USER UID NODE JOB STEP TASK COMMAND..., from oci.conf's patterns; return the exit status."""
     bundle, spool, user, _, node, job, step, task, *command = argv
     name = f"{node}.{user}.{job}.{step}.{task}"
     root = os.path.join(RUN_DIRECTORY, job)
-    # Not among the containers' directories: no id begins with a dot, or with an equals sign.
+    # No container's directory can have such a name: no id begins with a dot or an equals sign.
     made = os.path.join(root, ".bundles", f"={name}")
     try:
         config = load(bundle).config
@@ -43,20 +44,20 @@ def main(argv: Sequence[str]) -> int:
 
 
 def read_environment(path: str) -> dict[str, str]:
-    """The job's environment in the file that Slurm writes, a variable a line."""
+    """Return the job's environment from the file that Slurm writes, one variable a line."""
     with open(path, encoding="utf-8", errors="surrogateescape") as stream:
         return dict(line.rstrip("\n").partition("=")[::2] for line in stream)
 
 
 def configured(
-    config: Mapping[str, Any],
+    config: Document,
     bundle: str,
     command: Sequence[str],
     environment: Mapping[str, str],
     batch: bool,
     terminal: bool,
-) -> dict[str, Any]:
-    """`config` of the bundle at `bundle`, for `command`: the job's variables win over its own."""
+) -> Document:
+    """Return `config` of the bundle at `bundle`, changed for `command`; the job's variables win over its own."""
     process = config.get("process", {})
     variables = dict(entry.partition("=")[::2] for entry in process.get("env", [])) | dict(environment)
     program, *arguments = command
