@@ -1,1 +1,1 @@
-"""Starting a container from a checkpoint."""
+"""Start a container from a checkpoint."""

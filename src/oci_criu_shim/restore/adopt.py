@@ -1,4 +1,4 @@
-"""Make crun take a restored container for one that it created itself."""
+"""Hand a restored container over to crun, as if crun had created it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def adopt(crun: Backend, container: Container, bundle: Bundle, checkpoint: Checkpoint, pid: int, group: str) -> None:
-    """Have crun look after the init `pid`, in the control group `group`, if it has one of its own.
+    """Have crun look after the container with the init `pid`, in its own control group `group` if that is not empty.
 
     Raise ShimError if its limits can't be set.
     """
@@ -27,9 +27,9 @@ def adopt(crun: Backend, container: Container, bundle: Bundle, checkpoint: Check
 
 
 def seccomp(bundle: Bundle, checkpoint: Checkpoint) -> bytes:
-    """Return the filter that config.json's seccomp is for the kernel, as the init had it; empty if it has none.
+    """Return the kernel's form of config.json's seccomp filter, from the images of the init; empty if it has none.
 
-    It is the oldest of the init's: the backend set it before the program could add any.
+    It is the oldest of the init's filters: the backend set it before the program could add any.
     """
     if not bundle.config.get("linux", {}).get("seccomp"):
         return b""

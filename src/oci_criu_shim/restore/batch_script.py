@@ -1,7 +1,7 @@
-"""The batch script in a container, which Slurm mounts there and removes with its job.
+"""Find and put back the batch script, which Slurm mounts in a container and removes with the job.
 
-A shell goes on reading it after a restore, whichever job that is in. So a checkpoint has a copy, which takes its place
-where the job's own is another one.
+A shell goes on reading its script after a restore, even in another job. So a checkpoint has a copy of it, which is
+mounted if the script of the job that restores differs.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ MODE = 0o700  # Slurm's, and CRIU compares
 
 
 def point(bundle: Bundle) -> str:
-    """Where it is mounted in a container of `bundle`, if it is."""
+    """Return the path in a container of `bundle` at which Slurm mounts the script, if it does."""
     return mounts.resolve(bundle.rootfs, BATCH_SCRIPT)
 
 
 def read(pid: int, bundle: Bundle) -> bytes | None:
-    """What the container with the init `pid` has there; None where Slurm has mounted nothing."""
+    """Return the script of the container with the init `pid`; None if Slurm has mounted none."""
     if all(mount["destination"] != BATCH_SCRIPT for mount in bundle.mounts):
         return None
     return _content(f"/proc/{pid}/root{point(bundle)}")
 
 
 def copy(checkpoint: Checkpoint, bundle: Bundle) -> str | None:
-    """The path of the checkpoint's copy; None where it has none, or that of `bundle` is the same."""
+    """Return the path of the checkpoint's copy; None if it has none, or if the script of `bundle` is the same."""
     if SCRIPT not in checkpoint.manifest["files"]:
         return None
     path = os.path.join(checkpoint.path, SCRIPT)
@@ -50,7 +50,7 @@ def _content(path: str) -> bytes | None:
 
 
 def put(source: str, target: str) -> None:
-    """Make the copy `source` a script like Slurm's at `target`."""
+    """Write the copy `source` to `target`, with the mode of Slurm's script."""
     with open(source, "rb") as stream, open(target, "xb") as made:
         made.write(stream.read())
     os.chmod(target, MODE)

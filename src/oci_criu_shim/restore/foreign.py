@@ -1,4 +1,4 @@
-"""Checkpoints that runc or crun made: what our manifest would say is found in the images and in config.json."""
+"""Read a checkpoint that runc or crun made: find in its images and in config.json what our manifest would say."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ ALL_IDS = [[0, 0, (1 << 32) - 1]]
 
 
 def checkpoint(path: str, bundle: Bundle) -> Images:
-    """The images in the directory `path`, with as much of a manifest as a restore needs."""
+    """Return the images in the directory `path`, with as much of a manifest as a restore needs.
+
+    Raise ShimError if the file that describes the standard streams can't be read.
+    """
     try:
         streams = files.read_json(os.path.join(path, DESCRIPTORS))
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What a restore needs of its node: noted before the dump, compared before the restore."""
+"""Note before a dump what a restore will need of its node, and compare it before the restore."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.container.bundle import Bundle
 
-# Namespaces that CRIU could not leave out of a checkpoint, and the one that a restore has to make with other clocks.
+# Namespaces that CRIU can't leave out of a checkpoint, and "time", which a restore has to make with other clocks.
 NEVER_JOINED = ("ipc", "mount", "time", "user")
 CPUINFO = "/proc/cpuinfo"
 FLAGS = re.compile(r"(flags|[Ff]eatures)\s*: (.*)")
 DIGEST = "org.opencontainers.image.digest"
-ALIKE = "have the site set `feature` in config.toml to one that like nodes have, or ask for such with --constraint"
-TASKS = ("process", "mounts", "root", "annotations")  # of config.json: what Slurm changes for each task
-# Of x86's flags those that programs see: a library chooses its code by them when a program starts. The others are the
-# kernel's and the hypervisor's business, and change from one kernel to another.
+ALIKE = "have the site set `feature` in config.toml to one that such nodes share, or ask for it with --constraint"
+TASKS = ("process", "mounts", "root", "annotations")  # parts of config.json that Slurm changes for each task
+# The x86 flags that programs see: libraries choose their code by them when a program starts. The others concern only
+# the kernel and the hypervisor, and change from one kernel to another.
 SEEN = re.compile(
     r"""(3dnow|amx_|avx|bmi|fma|movdir|sha|sse)\w*
     |abm|adx|aes|cldemote|clflush|clflushopt|clwb|clzero|cmov|cmpccxadd|cx16|cx8|enqcmd|erms|f16c|fpu|fsgsbase|fsrm
@@ -36,15 +36,15 @@ SEEN = re.compile(
 )
 
 
-def needs(bundle: Bundle) -> dict[str, Any]:
-    """What a manifest says of a container of `bundle` on this node; the rest is known by other names."""
+def needs(bundle: Bundle) -> dict[str, object]:
+    """Return what a manifest notes under `needs` for a container of `bundle` on this node."""
     return {"machine": os.uname().machine, "cpu": sorted(cpu()), "cgroup": cgroup_version(), "image": image(bundle)}
 
 
 def cpu(path: str = CPUINFO) -> set[str]:
-    """The features of this node's processors that matter to programs, as /proc/cpuinfo names them.
+    """Return the features of this node's first processor that matter to programs, as /proc/cpuinfo names them.
 
-    Only the first processor's: with many, the kernel takes long to tell of all.
+    If there are many processors, the kernel takes long to tell of all.
     """
     with open(path, encoding="ascii", errors="replace") as stream:
         for line in stream:
@@ -55,12 +55,12 @@ def cpu(path: str = CPUINFO) -> set[str]:
 
 
 def cgroup_version() -> int:
-    """1 where any controller is in a version 1 hierarchy."""
+    """Return 1 if any controller is in a version 1 hierarchy, else 2."""
     return 2 if set(cgroups.of("self")) == {""} else 1
 
 
 def image(bundle: Bundle) -> str:
-    """The image's digest where the bundle names it, else one of what of config.json is the same for all tasks."""
+    """Return the image's digest if the bundle names it, else one of the parts of config.json that all tasks share."""
     named = bundle.config.get("annotations", {}).get(DIGEST)
     if named:
         return str(named)
@@ -70,7 +70,7 @@ def image(bundle: Bundle) -> str:
 
 
 def check_bundle(bundle: Bundle) -> None:
-    """Raise ShimError if a container of this bundle would share what a checkpoint brings along as its own."""
+    """Raise ShimError if a container of this bundle would join a namespace that the checkpoint brings along."""
     for kind in ("pid", *NEVER_JOINED):
         if bundle.namespaces.get(kind):
             raise ShimError(
@@ -83,7 +83,7 @@ def check(manifest: Mapping[str, Any], bundle: Bundle) -> None:
     """Raise Misfit if this node lacks what the checkpoint needs. Mounts have their own check in RestorePlan."""
     needed = manifest.get("needs")
     if not needed:
-        return  # another runtime's, or from before they were noted
+        return  # another runtime's checkpoint, or one from before needs were noted
     _check_criu(manifest["criu"])
     made = f"the checkpoint was made on {manifest['node']}"
     if needed["machine"] != os.uname().machine:
@@ -96,7 +96,7 @@ def check(manifest: Mapping[str, Any], bundle: Bundle) -> None:
 
 
 def differences(manifest: Mapping[str, Any], bundle: Bundle) -> Iterator[str]:
-    """What of this node, and of a job's bundle, is not what it was, and may not matter."""
+    """Yield in words how this node, and a job's bundle, differ from what they were; it may not matter."""
     made, here = manifest.get("kernel", ""), os.uname().release
     if _release(here) < _release(made):
         yield f"it was made on Linux {made}, and this node has {here}, which is older"
@@ -105,12 +105,12 @@ def differences(manifest: Mapping[str, Any], bundle: Bundle) -> Iterator[str]:
 
 
 def _release(text: str) -> tuple[int, ...]:
-    """x and y of a version that begins with x.y."""
+    """Return x and y of a version that begins with x.y."""
     return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
 
 def _check_criu(made: str) -> None:
-    """An older CRIU may not know all of the images; their form does not change within x.y."""
+    """Raise Misfit if this node's CRIU is older: it may not know all of the images, whose form is fixed within x.y."""
     found = criu.version(process.ENVIRONMENT)
     if found[:2] < _release(made):
         said = f"the checkpoint was made by CRIU {made}, and this node has {'.'.join(map(str, found))}"
@@ -118,6 +118,6 @@ def _check_criu(made: str) -> None:
 
 
 def changed(manifest: Mapping[str, Any], bundle: Bundle) -> str:
-    """That the bundle is not what it was; empty where it is."""
+    """Return a sentence that says that the bundle has changed; empty if it has not."""
     then = manifest.get("needs", {}).get("image")
     return f"the bundle is not what it was at the checkpoint ({then})" if then and then != image(bundle) else ""

@@ -1,4 +1,4 @@
-"""What a restore is to make of a checkpoint on this node: known, or refused, before anything is made."""
+"""Plan the restore of a checkpoint on this node, or refuse it, before anything is made."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from oci_criu_shim.restore import batch_script
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from typing import Any
+    from collections.abc import Iterable
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.container.record import Container
+    from oci_criu_shim.files import Document
 
 CONFIGURATION = "criu.conf"  # CRIU's own name
 STREAMS = 4  # the first of CRIU's three descriptors that are the container's pipes
-OUTSIDE = {  # namespaces made before CRIU starts, by their name in CRIU's images: config.json's name, flag
+PREMADE = {  # {name in CRIU's images: (name in config.json, clone flag)} of namespaces that are made before CRIU starts
     "net_ns_id": ("network", linux.CLONE_NEWNET),
     "uts_ns_id": ("uts", linux.CLONE_NEWUTS),
     "cgroup_ns_id": ("cgroup", linux.CLONE_NEWCGROUP),
@@ -29,23 +29,26 @@ OUTSIDE = {  # namespaces made before CRIU starts, by their name in CRIU's image
 
 
 class Asked:
-    """What the command line says of a restore: fields of CRIU's request, a directory for its log and statistics."""
+    """The command line's wishes: `fields` of CRIU's request, and a directory `work` for its log and statistics."""
 
-    def __init__(self, fields: dict[str, Any] | None = None, work: str | None = None) -> None:
+    def __init__(self, fields: dict[str, object] | None = None, work: str | None = None) -> None:
         self.fields = fields or {}
         self.work = os.path.abspath(work) if work else None
 
 
-class Source:
-    """What an external mount is made from: `path` on the node, mounted at `staged` with `flags`; what is to be made at
-    `path` first: `device` is one of config.json's linux.devices, `script` the path of a copy of the batch script."""
+class MountSource:
+    """The source of an external mount: `path` on the node is mounted at `staged` with `flags`, for CRIU to find.
+
+    If `device` or `script` is given, it is made at `path` first: an entry of config.json's linux.devices, or a batch
+    script from the copy at the path `script`. `external` is the mount as CRIU's option of that name wants it.
+    """
 
     def __init__(
         self,
-        entry: Mapping[str, Any],
+        entry: mounts.External,
         path: str,
         staged: str,
-        device: dict[str, Any] | None = None,
+        device: Document | None = None,
         script: str | None = None,
     ) -> None:
         self.path = path
@@ -57,7 +60,7 @@ class Source:
 
 
 class RestorePlan:
-    """All that is known before anything is made."""
+    """The plan of a restore: everything that is known before anything is made."""
 
     def __init__(self, container: Container, bundle: Bundle, checkpoint: Checkpoint, asked: Asked) -> None:
         self.container = container
@@ -71,73 +74,73 @@ class RestorePlan:
         self.stage = container.path(STAGE)
         self.root = f"{self.stage}/root"
         self.staged_images = f"{self.stage}/images"
-        self.cgroup = own_cgroup(container, bundle, checkpoint)
+        self.cgroup = own_cgroup_path(container, bundle, checkpoint)
         self.ids = _write_inventory(self.images, self.inventory)
         self.own = {k for k, own in self.ids["own"].items() if own != self.ids["root"].get(k)}
         self.sources = self._sources(batch_script.copy(checkpoint, bundle))
-        # Root's container with ids that are nobody's on the node, for whom root's files and directories are closed.
-        self.estranged = os.geteuid() == 0 and self.own_ids
-        if self.estranged and asked.fields.get("lazy_pages"):
+        # Whether root's container has remapped ids: on the node they can't get at root's files and directories.
+        self.remapped = os.geteuid() == 0 and self.has_user_namespace
+        if self.remapped and asked.fields.get("lazy_pages"):
             raise ShimError("a container with a user namespace can't fetch its memory", "leave out --lazy-pages")
 
     @property
     def shell_job(self) -> bool:
-        """Whether the container had a terminal of somebody else's, and is to have ours."""
+        """Whether the container shared another process's terminal, and is to share ours."""
         return bool(self.asked.fields.get("shell_job"))
 
     @property
-    def own_ids(self) -> bool:
+    def has_user_namespace(self) -> bool:
         """Whether the container has a user namespace of its own."""
         return "user_ns_id" in self.own
 
     @property
     def joined(self) -> dict[str, int]:
-        """{path: clone flag} of the namespaces that config.json names by their path."""
+        """{path: clone flag} of the namespaces to join, which config.json names by their path."""
         named = self.bundle.namespaces
-        return {named[name]: flag for name, flag in OUTSIDE.values() if named.get(name)}
+        return {named[name]: flag for name, flag in PREMADE.values() if named.get(name)}
 
     @property
-    def flags(self) -> int:
-        """The namespaces to unshare besides the user namespace."""
+    def clone_flags(self) -> int:
+        """The clone flags of the namespaces to unshare, other than the user namespace."""
         flags = linux.CLONE_NEWNS | (linux.CLONE_NEWTIME if self.manifest["clock"] else 0)
-        for key in self.own.intersection(OUTSIDE):
-            flags |= OUTSIDE[key][1]
+        for key in self.own.intersection(PREMADE):
+            flags |= PREMADE[key][1]
         for flag in self.joined.values():
             flags &= ~flag
         return flags
 
     @property
     def bases(self) -> dict[str, str]:
-        """{mount point: path on the node} of the container's files that stay on the node when it ends."""
+        """{mount point: path on the node} of the container's files that remain on the node when it ends."""
         entries = zip(self.manifest["external"], self.sources, strict=True)
         return {"/": self.bundle.rootfs, **{entry["key"]: source.path for entry, source in entries}}
 
     @property
     def personality(self) -> int:
-        """The init's: CRIU 4.2 writes each process's down, but does not restore any."""
+        """The init's personality(2): CRIU 4.2 saves each process's, but restores none."""
         return int(self._init()["personality"])
 
     @property
     def limits(self) -> list[int]:
-        """The init's hard limits, by their number (getrlimit(2)); -1 where there is none."""
+        """The init's hard limits in the order of their numbers (getrlimit(2)); -1 for none."""
         limits = [int(limit["max"]) for limit in self._init()["rlimits"]["rlimits"]]
         return [-1 if limit == (1 << 64) - 1 else limit for limit in limits]
 
-    def _init(self) -> dict[str, Any]:
+    def _init(self) -> Document:
         image = criu.load_image(os.path.join(self.images, "core-1.img"))
-        found: dict[str, Any] = image["entries"][0]["tc"]
+        found: Document = image["entries"][0]["tc"]
         return found
 
-    def names(self) -> tuple[str, str] | None:
-        """The host and domain names in the container's own UTS namespace; None where it has none."""
-        if not self.flags & linux.CLONE_NEWUTS:
+    def uts_names(self) -> tuple[str, str] | None:
+        """Return the host and domain names in the container's own UTS namespace; None if it has none."""
+        if not self.clone_flags & linux.CLONE_NEWUTS:
             return None
         image = criu.load_image(os.path.join(self.images, f"utsns-{self.ids['own']['uts_ns_id']}.img"))
         entry = image["entries"][0]
         return str(entry["nodename"]), str(entry["domainname"])
 
-    def options(self) -> dict[str, Any]:
-        """CRIU's request: its field names and values (criu's images/rpc.proto)."""
+    def options(self) -> dict[str, object]:
+        """Return {field: value} of CRIU's request (criu_opts in criu's images/rpc.proto)."""
         inherited = [
             {"key": name, "fd": STREAMS + stream}
             for stream, name in enumerate(self.manifest["streams"])
@@ -163,30 +166,33 @@ class RestorePlan:
             **self.asked.fields,
         }
 
-    def _sources(self, script: str | None) -> list[Source]:
+    def _sources(self, script: str | None) -> list[MountSource]:
         node, place = mounts.read(), batch_script.point(self.bundle)
         found = []
         for number, entry in enumerate(self.manifest["external"]):
             staged, is_script = f"{self.stage}/{number}", entry["key"] == place
             if is_script and script:
-                found.append(Source(entry, f"{staged}.node", staged, script=script))
+                found.append(MountSource(entry, f"{staged}.node", staged, script=script))
             elif entry["kind"] == "node" and not is_script:
-                found.append(Source(entry, f"{staged}.node", staged, device=self.bundle.device(entry["key"])))
+                found.append(MountSource(entry, f"{staged}.node", staged, device=self.bundle.device(entry["key"])))
             else:
-                path = _source(entry, self.bundle, node, self.cgroup)
+                path = _source_path(entry, self.bundle, node, self.cgroup)
                 if os.geteuid():
                     _check_source(entry, path, node)
-                found.append(Source(entry, path, staged))
+                found.append(MountSource(entry, path, staged))
         return found
 
 
-def own_cgroup(container: Container, bundle: Bundle, checkpoint: Checkpoint) -> str:
-    """The control group that the container is to have for itself, as the one before had; else empty."""
+def own_cgroup_path(container: Container, bundle: Bundle, checkpoint: Checkpoint) -> str:
+    """Return the path of the control group that the container is to have for itself.
+
+    It is empty if the checkpointed container had none of its own.
+    """
     return cgroup_path.find(container, bundle) if checkpoint.manifest.get("own_cgroup") else ""
 
 
 def _write_inventory(images: str, path: str) -> dict[str, dict[str, int]]:
-    """Write an inventory that takes the namespaces made here for CRIU's own; the ids in both.
+    """Write an inventory by which CRIU takes the namespaces made here for its own; return the ids in both.
 
     It is mounted over the checkpoint's, which stays as it is. (A directory of links to the images
     would not do: CRIU opens some of them when it is in the container's mount namespace already.)
@@ -195,15 +201,15 @@ def _write_inventory(images: str, path: str) -> dict[str, dict[str, int]]:
     own = criu.load_image(os.path.join(images, "ids-1.img"))["entries"][0]
     root = inventory["entries"][0]["root_ids"]
     before = dict(root)
-    for key in ("user_ns_id", "time_ns_id", *OUTSIDE):
+    for key in ("user_ns_id", "time_ns_id", *PREMADE):
         if key in own:
             root[key] = own[key]
     criu.dump_image(path, inventory)
     return {"own": own, "root": before}
 
 
-def _source(entry: Mapping[str, Any], bundle: Bundle, node: Iterable[mounts.Mount], group: str) -> str:
-    """Where an external mount comes from on this node; ShimError where it is missing."""
+def _source_path(entry: mounts.External, bundle: Bundle, node: Iterable[mounts.Mount], group: str) -> str:
+    """Return the path on this node that an external mount is made from. Raise ShimError if it is missing."""
     if entry["kind"] == "device":
         source: str | None = "/dev" + entry["root"]
     elif entry["kind"] == "cgroup":
@@ -222,8 +228,8 @@ def _source(entry: Mapping[str, Any], bundle: Bundle, node: Iterable[mounts.Moun
     return source
 
 
-def _check_source(entry: Mapping[str, Any], path: str, node: Iterable[mounts.Mount]) -> None:
-    """Raise ShimError where the kernel would not let a user mount `path` as the container had it."""
+def _check_source(entry: mounts.External, path: str, node: Iterable[mounts.Mount]) -> None:
+    """Raise ShimError if the kernel would not let a user mount `path` as the container had it."""
     missing = mounts.locked(path, node) & ~mounts.flags(entry["options"])
     if missing:
         raise Misfit(
@@ -235,8 +241,10 @@ def _check_source(entry: Mapping[str, Any], path: str, node: Iterable[mounts.Mou
 
 
 def _control_group(controllers: str, node: Iterable[mounts.Mount], group: str) -> str | None:
-    """The directory of the control group `group`, or else this process's own, in the hierarchy of
-    `controllers` ("" is version 2)."""
+    """Return the directory of a control group in the hierarchy of `controllers`, of which "" is version 2.
+
+    The group is `group`, or this process's own if that is empty.
+    """
     for mount in node:
         if mount.kind in ("cgroup", "cgroup2") and mount.controllers == controllers:
             path = mount.point + (group or cgroups.of("self").get(controllers, ""))

@@ -1,8 +1,8 @@
 """Start a container from a checkpoint, without any privilege.
 
-What CRIU could only rebuild with privilege is made before it starts (sandbox.py): user, network, UTS, control group and
-time namespaces, the last with offsets so that the clocks go on. CRIU then restores inside of them, and the images'
-inventory is told that they are its own.
+CRIU needs privilege to rebuild some things, so they are made before it starts (sandbox.py): user, network, UTS, control
+group and time namespaces, the last with offsets by which the clocks go on. CRIU then restores inside of them, and takes
+them for its own, by the images' inventory.
 """
 
 from __future__ import annotations
@@ -24,13 +24,11 @@ from oci_criu_shim.container.record import STAGE, STAGE_LINK
 from oci_criu_shim.errors import NotRestored, ShimError
 from oci_criu_shim.host import cgroups, criu, linux, mounts
 from oci_criu_shim.restore import adopt, node_fit, rootfs, sandbox
-from oci_criu_shim.restore.plan import Asked, RestorePlan, own_cgroup
+from oci_criu_shim.restore.plan import Asked, RestorePlan, own_cgroup_path
 from oci_criu_shim.restore.rollback import Rollback
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.container.plan import Plan
@@ -42,13 +40,13 @@ if TYPE_CHECKING:
     Streams = Stdio | CallersStreams
     Started = tuple[int, int | None]  # the pid of the init, and the master of its terminal, if it has one
 
-# When CRIU says so, which hooks are run. The first finds the container's namespaces with the node's
-# mounts in them, as before pivot_root; the second all processes restored and not yet running.
+# CRIU's events at which hooks are run. At the first, the container's namespaces exist and have the node's mounts in
+# them, as before pivot_root; at the second, all processes are restored and do not run yet.
 AT_NAMESPACES, AT_RESTORED = "setup-namespaces", "post-restore"
 
 
 def pending_input(checkpoint: Checkpoint) -> bytes:
-    """Return what the container had not read yet of its standard input. Raise ShimError if the manifest garbles it."""
+    """Return the part of its standard input that the container had not read. Raise ShimError if it is no base64."""
     try:
         return base64.b64decode(checkpoint.manifest["input"], validate=True)
     except ValueError as error:
@@ -56,9 +54,9 @@ def pending_input(checkpoint: Checkpoint) -> bytes:
 
 
 class Restore:
-    """The container of `plan`, whose id is reserved, from `checkpoint`; `backend` will look after it.
+    """The restore of the container of `plan`, whose id is reserved, from `checkpoint`; `backend` will look after it.
 
-    If `cut` is a directory, files that have grown since the checkpoint are cut back, and what is cut off is put there.
+    If `cut` is a directory, files that have grown since the checkpoint are cut back, and the cut parts are kept there.
     """
 
     def __init__(
@@ -71,15 +69,15 @@ class Restore:
         self.asked = asked or Asked()
         self.cut = cut
         self.backend = plan.backend
-        if self.backend.dialect != backends.DEFAULT:  # adopt.py knows the files of crun's
+        if self.backend.dialect != backends.DEFAULT:  # adopt.py can only write crun's files
             self.backend = Backend(backends.DEFAULT, plan.container.root, plan.backend.globals, log)
-        self.group = own_cgroup(self.container, self.bundle, checkpoint)
+        self.group = own_cgroup_path(self.container, self.bundle, checkpoint)
 
     def start(self, streams: Streams) -> int:
-        """Have it run; return the pid of its init, a child of ours.
+        """Restore the container, and return the pid of its init, a child of ours.
 
-        Raise ShimError, with CRIU's own words, or Misfit if it is this node that can't. Nothing of it runs then, and
-        nothing is left but its directory.
+        Raise ShimError, with CRIU's own words, or Misfit if only this node can't restore it. Nothing of it runs then,
+        and nothing is left but its directory.
         """
         try:
             pid, terminal = committed.steadily(self.checkpoint, lambda found: self._attempt(found, streams))
@@ -98,7 +96,7 @@ class Restore:
         return pid
 
     def end(self, pid: int) -> None:
-        """Undo start(): nobody would know of it."""
+        """Undo start(), if the container could not be recorded: nobody would know that it runs."""
         os.kill(pid, signal.SIGKILL)
         if self.backend.knows(self.container):
             self.backend.output("delete", "--force", self.container.name)
@@ -116,9 +114,8 @@ class Restore:
         with Unpacked(found, link) as raw, joined(raw) as whole:
             os.mkdir(self.container.path(STAGE), 0o700)
             linux.become_subreaper()
-            if (
-                ROOTFS not in self.bundle.annotations
-            ):  # a job's has a place for all mounts, and root makes nothing there
+            # A job's root file system has all mount points already, and root must make nothing there.
+            if ROOTFS not in self.bundle.annotations:
                 mounts.make_points(self.bundle.mounts, self.bundle.path, self.bundle.rootfs)
             plan = RestorePlan(self.container, self.bundle, whole, self.asked)
             rollback = Rollback(found, self.cut, plan.bases, self.log) if self.cut else None
@@ -161,8 +158,7 @@ def _carry_out(plan: RestorePlan, verification: Verification, moments: _Moments,
 
 
 class _Moments:
-    """Runs the hooks of a start at the moments of the restore that are theirs, and lets no process run whose memory is
-    not what was dumped."""
+    """Answers CRIU's events: runs a start's hooks when they are due, and lets no process run with damaged memory."""
 
     def __init__(
         self, container: Container, bundle: Bundle, verification: Verification, rollback: Rollback | None
@@ -177,7 +173,7 @@ class _Moments:
         self.begun = False  # whether any hook was run
 
     def notified(self, event: str, pid: int) -> bool:
-        """Answer CRIU's event; where it is refused, CRIU ends all that it has restored."""
+        """Answer CRIU's event; return whether it may go on. If not, CRIU ends all processes that it has restored."""
         try:
             if event == AT_RESTORED or (event == AT_NAMESPACES and (self.hooks or self.rollback or self.has_layer)):
                 self.verification.require()
@@ -201,12 +197,15 @@ class _Moments:
         return True
 
     def undone(self, log: Log) -> None:
-        """The container is gone again, and who prepared for it is told (runtime.md, Lifecycle, 4 to 7 and 13)."""
+        """Run the poststop hooks of a container that is gone again, if others were run for it (runtime.md, Lifecycle).
+
+        These are its steps 4 to 7 and 13.
+        """
         for warning in hooks.warnings(self.hooks, "poststop", self.container.state("stopped", 0)) if self.begun else []:
             log.error(warning)
 
 
-def _failure(plan: RestorePlan, response: Any) -> ShimError:
+def _failure(plan: RestorePlan, response: criu.Message) -> ShimError:
     lines = criu.errors(plan.log)
     said = " | ".join(lines) or response.cr_errmsg or f"error {response.cr_errno}"
     hint = criu.meaning(lines) or node_fit.changed(plan.manifest, plan.bundle)

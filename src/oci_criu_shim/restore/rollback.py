@@ -1,8 +1,8 @@
 """Cut files that a container has open for writing back to their lengths at the checkpoint.
 
-A container that runs on after its checkpoint goes on writing, and when its job goes on from that checkpoint, it writes
-the same once more. So what came after the checkpoint is cut off such files before they are opened again, and kept. CRIU
-itself refuses files that are longer than they were, and takes those that are opened for appending only as they are.
+A container that runs on after its checkpoint goes on writing. If its job later goes on from that checkpoint, it writes
+the same data once more. So the part after the checkpoint is cut off such files before they are opened again, and kept.
+CRIU itself refuses files that have grown, except those that are open for appending only, which it takes as they are.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Grown:
-    """A file that is longer than at the checkpoint: `name` below the directory `base`, or `base` itself."""
+    """A file that is longer than at the checkpoint: `name` below the directory `base`, or without a name, `base`."""
 
     def __init__(self, base: str, row: Mapping[str, Any]) -> None:
         self.base = base
@@ -41,7 +41,7 @@ class Grown:
         return os.path.join(self.base, self.name) if self.name else self.base
 
     def is_longer(self) -> bool:
-        """What is shorter or gone, CRIU refuses, and names it."""
+        """Whether it is still our own file, and longer. CRIU refuses a file that is shorter or gone, and names it."""
         try:
             status = os.lstat(self.path)
         except OSError:
@@ -49,7 +49,7 @@ class Grown:
         return status.st_size > self.size and stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
     def open(self) -> int:
-        """A descriptor for reading and writing; OSError where a symbolic link has come in between."""
+        """Return a descriptor for reading and writing. Raise OSError if a symbolic link is on the way."""
         if not self.name:
             return os.open(self.base, os.O_RDWR | os.O_NONBLOCK)
         *directories, name = self.name.split("/")
@@ -64,7 +64,10 @@ class Grown:
             os.close(here)
 
     def cut(self, directory: str) -> str:
-        """Go back to that length; the path below `directory` of what came after it, on disk before it is cut off."""
+        """Cut it back to its length at the checkpoint; return the path below `directory` of the part cut off.
+
+        That part is on disk before the file is cut.
+        """
         descriptor = self.open()
         try:
             kept = _keep(descriptor, self.size, directory, os.path.basename(self.inside))
@@ -76,7 +79,7 @@ class Grown:
 
 
 def _keep(descriptor: int, begin: int, directory: str, name: str) -> str:
-    """Copy what is beyond `begin` to a new file in `directory`, which is made; its path."""
+    """Copy the part after `begin` to a new file in `directory`, which is made if missing; return the new path."""
     files.make_directories(directory)
     path = os.path.join(directory, f"{len(os.listdir(directory)) + 1}-{name[:200]}")
     copy = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -94,8 +97,11 @@ def _keep(descriptor: int, begin: int, directory: str, name: str) -> str:
 
 
 class Rollback:
-    """What is to be cut off before `checkpoint` runs again, and kept in `directory`. `bases` is where the container's
-    mounts come from on this node, by their mount points. It is false where there is nothing to do."""
+    """The files to cut before `checkpoint` runs again; false if there are none.
+
+    The parts cut off are kept in `directory`. `bases` has the sources of the container's mounts, as paths on this node
+    by their mount points.
+    """
 
     def __init__(self, checkpoint: Checkpoint, directory: str, bases: Mapping[str, str], log: Log) -> None:
         self.directory = directory
@@ -108,13 +114,13 @@ class Rollback:
         return bool(self.grown)
 
     def run(self) -> None:
-        """Cut them back, and say so; ShimError where that fails, and the file is as it was."""
+        """Cut them back, and log it. Raise ShimError if that fails for one, which is then as it was."""
         others = list(_others(os.path.dirname(self.directory)))
         for file in filter(Grown.is_longer, self.grown):  # unless it was replaced meanwhile
             if file.row.get("others") or _is_shared(file.row, others):
                 self.log.event(
-                    f"{file.inside} is longer than at the checkpoint, and others write it too: nothing is cut off, and "
-                    "what this task wrote after the checkpoint it writes once more"
+                    f"{file.inside} is longer than at the checkpoint, and others write it too: nothing is cut off, so "
+                    "this task writes once more what it wrote after the checkpoint"
                 )
                 continue
             length = f"its length at the checkpoint ({file.size} bytes)"
@@ -127,7 +133,7 @@ class Rollback:
 
 
 def _is_shared(row: Mapping[str, Any], others: list[tuple[int, Mapping[str, Any]]]) -> bool:
-    """Whether one of the `others`, whose job has not ended, is of the same file; 0 is the own job."""
+    """Whether one of the `others` is the same file, and of a job that has not ended; 0 is our own job."""
     name = row["mount"], row["name"]
     jobs = {job for job, r in others if r["inode"] == row["inode"] or (r["mount"], r["name"]) == name}
     if not jobs or 0 in jobs:
@@ -137,12 +143,14 @@ def _is_shared(row: Mapping[str, Any], others: list[tuple[int, Mapping[str, Any]
     try:
         return not jobs.isdisjoint(controller.known_jobs(ended=False))
     except ShimError:
-        return True  # it may not have ended
+        return True  # it may still run
 
 
 def _others(own: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(job, row of `written`) of the newest checkpoint of each other task in the checkpoint directory of the task whose
-    checkpoints are in `own`; 0 for its own job."""
+    """Yield (job, row of `written`) from the newest checkpoint of each other task in the checkpoint directory.
+
+    Our own task's checkpoints are in `own`. The job is 0 for another task of our own job.
+    """
     top, own_job = os.path.split(os.path.dirname(own))
     for job in filter(str.isdecimal, os.listdir(top)):
         for task in _entries(os.path.join(top, job)):
@@ -150,7 +158,7 @@ def _others(own: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
             try:
                 newest = store.newest(path) if path != own else None
             except (ShimError, OSError):
-                continue  # it says nothing
+                continue  # it can't be read
             for row in newest.manifest.get("written", []) if newest else []:
                 yield 0 if job == own_job else int(job), row
 
@@ -159,12 +167,15 @@ def _entries(directory: str) -> list[str]:
     try:
         return os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
-        return []  # its last task has ended meanwhile; or it is no job's
+        return []  # the job's last task has ended meanwhile, or it is not a job's directory
 
 
 def place(checkpoint: Checkpoint, task: Task) -> str | None:
-    """Where what is cut off goes; None where nothing is: the checkpoint is another task's, which may be running, or the
-    container ended by it and has not run since, so that somebody else made its files longer."""
+    """Return the directory for the parts that are cut off; None if nothing is to be cut.
+
+    Nothing is cut if the checkpoint is another task's, which may be running; or if it ended the container, which has
+    not run since, so that somebody else made its files longer.
+    """
     own = os.path.dirname(checkpoint.path)
     if not f"{own}/".endswith(f"/{task.key}/"):
         return None

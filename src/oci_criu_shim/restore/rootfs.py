@@ -1,4 +1,4 @@
-"""Put back what a task had changed in its root file system."""
+"""Put back the changes that a task had made in its root file system."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def put_back(checkpoint: Checkpoint, container: Container, bundle: Bundle) -> None:
-    """Bring the root file system to where the checkpoint's layer had it. Raise Misfit or ShimError if that fails."""
+    """Apply the checkpoint's layer to the root file system. Raise Misfit or ShimError if that fails."""
     layer = Layer(checkpoint.path)
     Child(Application(layer, bundle.rootfs).run).result()
     files.write_json(container.path(LAYER), [layer.names, layer.deleted])

@@ -1,7 +1,7 @@
-"""The process that CRIU starts in: namespaces, names, clocks and mounts, made as the user may.
+"""Build the sandbox that CRIU starts in: namespaces, names, clocks and mounts, made without privilege.
 
-CRIU could only make them with privilege, or does not restore them at all (sysctls of a network
-namespace that it is told is external, the domain name, the personality, priorities of input and output).
+CRIU could only make them with privilege, or does not restore them at all: the sysctls of a network namespace that it is
+told is external, the domain name, the personality, and the priority of input and output.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from oci_criu_shim.restore.plan import CONFIGURATION, STREAMS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Any
 
     from oci_criu_shim.container.stdio import Stdio
+    from oci_criu_shim.files import Document
     from oci_criu_shim.restore.plan import RestorePlan
     from oci_criu_shim.restore.streams import CallersStreams
 
 STATISTICS = "stats-restore"  # CRIU's own name
-CONNECTION = 3  # CRIU's descriptor; the three pipes are next
+CONNECTION = 3  # the descriptor by which CRIU is spoken to; those of the three pipes follow
 NAMESPACE_HINT = "are unprivileged user namespaces allowed on this node? (user.max_user_namespaces)"
 TEMPORARY = "/tmp"
-LONGEST = 4000  # of what the builder says, in bytes: one page of a pipe is written at once
+LONGEST = 4000  # bytes of the builder's answer: a pipe takes one page of them in one write
 
 
 def start(plan: RestorePlan, stdio: Stdio | CallersStreams) -> criu.Swrk:
-    """`criu swrk` inside the new namespaces, a child of ours."""
+    """Start `criu swrk` in a new sandbox, as a child of ours. Raise Misfit if the sandbox can't be built here."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     log = os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     fds = {CONNECTION: theirs.fileno(), 2: log}
@@ -72,27 +72,29 @@ def start(plan: RestorePlan, stdio: Stdio | CallersStreams) -> criu.Swrk:
 
 
 def _build(plan: RestorePlan, fds: Mapping[int, int], ready: int, go: int, said: int) -> None:
-    """In the builder: the namespaces, then a child in all of them (only children enter a new time
-    namespace), which becomes CRIU."""
+    """Build the sandbox around this process, then fork the child that becomes CRIU.
+
+    It must be a child, since only children enter a new time namespace.
+    """
     os.setsid()
-    umask = os.umask(0o022)  # what is made here is for whoever CRIU will be
+    umask = os.umask(0o022)  # CRIU must be able to read what is made here, whichever user it is then
     is_root = os.geteuid() == 0
-    names, personality = plan.names(), plan.personality
+    names, personality = plan.uts_names(), plan.personality
     if plan.cgroup:
-        cgroups.join(plan.cgroup)  # it is the root of the namespace that is made below
+        cgroups.join(plan.cgroup)  # it becomes the root of the namespace that is made below
     for path, kind in plan.joined.items():
         linux.enter(path, kind)
     _set_io_priority(plan.manifest.get("io_priority", 0))
     if is_root:
         linux.unshare(linux.CLONE_NEWNS)
         _mount(plan)
-    if plan.estranged:
+    if plan.remapped:
         _raise_limits(plan.limits)
         _give_away(plan, fds)
-    if plan.own_ids:
+    if plan.has_user_namespace:
         _enter_user_namespace(ready, go)
     os.close(ready)
-    linux.unshare(plan.flags)
+    linux.unshare(plan.clone_flags)
     if plan.manifest["clock"]:
         _set_clocks(plan.manifest["clock"])
     if names is not None:
@@ -103,17 +105,17 @@ def _build(plan: RestorePlan, fds: Mapping[int, int], ready: int, go: int, said:
         _mount(plan)
     _drop_groups()
     if os.geteuid():
-        linux.keep_capabilities()  # an exec takes them from all but the namespace's user 0
+        linux.keep_capabilities()  # an exec takes them from any user but the namespace's user 0
     argv = [plan.program, "swrk", str(CONNECTION)]
     if personality:
-        linux.set_personality(personality)  # the last: it can change what uname(2) says
+        linux.set_personality(personality)  # done last, since it can change what uname(2) returns
     os.umask(umask)
     pid = process.fork(lambda: process.become(argv, process.ENVIRONMENT, fds))
     os.write(said, str(pid).encode())
 
 
 def _raise_limits(limits: Iterable[int]) -> None:
-    """Have the hard limits that the container's init had, where ours are lower: in its user namespace, nobody may."""
+    """Raise our hard limits to those of the container's init: in its user namespace no process may raise them."""
     import resource
 
     for number, wanted in enumerate(limits):
@@ -122,11 +124,11 @@ def _raise_limits(limits: Iterable[int]) -> None:
             try:
                 resource.setrlimit(number, (soft, wanted))
             except ValueError:
-                pass  # root without CAP_SYS_RESOURCE: CRIU says what it can't set
+                pass  # root without CAP_SYS_RESOURCE: CRIU will name the limit that it can't set
 
 
 def _enter_user_namespace(ready: int, go: int) -> None:
-    """Make it, and be its user 0 once the ids are mapped."""
+    """Make a user namespace, and become its user 0 once the ids are mapped. Raise ShimError if they are not."""
     linux.unshare(linux.CLONE_NEWUSER)
     os.write(ready, b"r")
     if not os.read(go, 1):
@@ -137,15 +139,17 @@ def _enter_user_namespace(ready: int, go: int) -> None:
 
 
 def _set_clocks(values: Mapping[str, int]) -> None:
-    """Make the time namespace that children will enter go on where the container's stopped."""
+    """Set the time namespace that children will enter, so that its clocks go on from the container's `values`."""
     wanted = clocks.going_on(values, clocks.offsets())
     _write("/proc/self/timens_offsets", clocks.lines(wanted))
 
 
 def _set_up_network(plan: RestorePlan) -> None:
-    """The loopback, and config.json's sysctls: of a network namespace that it is told is external, CRIU
-    keeps neither."""
-    if not plan.flags & linux.CLONE_NEWNET:
+    """Set up the loopback device, and set config.json's sysctls, if the network namespace is new.
+
+    CRIU keeps neither for a network namespace that it is told is external.
+    """
+    if not plan.clone_flags & linux.CLONE_NEWNET:
         return
     linux.link_up("lo")
     for name, value in plan.bundle.sysctls.items():
@@ -153,22 +157,22 @@ def _set_up_network(plan: RestorePlan) -> None:
             try:
                 _write("/proc/sys/" + name.replace(".", "/"), value)
             except OSError as error:
-                hint = "this node's kernel must know it and take the value; or leave it out of linux.sysctl"
+                hint = "give the node a kernel that knows it and takes the value, or leave it out of linux.sysctl"
                 raise ShimError(f"cannot set {name} to {value!r}: {error.strerror}", hint) from None
 
 
 def _mount(plan: RestorePlan) -> None:
-    """The rootfs, the images, and the source of each external mount, in a mount namespace of our own.
+    """Mount the rootfs, the images, and the source of each external mount, in a mount namespace of our own.
 
-    A source gets the flags that the container's mount had: CRIU 4.2 sets them itself only where they
-    differ from those of another mount of the same file system (do_bind_mount_v2 in criu/mount-v2.c),
-    and so leaves all but one of several read-only binds of /dev/null writable.
+    A source gets the flags that the container's mount had: CRIU 4.2 sets them itself only if they differ from those of
+    another mount of the same file system (do_bind_mount_v2 in criu/mount-v2.c), and so leaves all but one of several
+    read-only binds of /dev/null writable.
     """
-    # Not private: a mount of the container that was a slave of the node's gets its master from here.
+    # Slave, not private: a mount of the container that was a slave of the node's gets its master from here.
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
     linux.mount("stage", plan.stage, "tmpfs", 0, "mode=711")
     _bind(plan.bundle.rootfs, plan.root)
-    if plan.estranged:
+    if plan.remapped:
         linux.mount(None, plan.root, None, linux.MS_REMOUNT | linux.MS_BIND | _root_flags(plan))
     _bind(plan.images, plan.staged_images)
     linux.mount(plan.inventory, os.path.join(plan.staged_images, criu.INVENTORY), None, linux.MS_BIND)
@@ -185,7 +189,7 @@ def _mount(plan: RestorePlan) -> None:
     if plan.asked.work:
         _stage_work(plan.asked.work, os.path.join(plan.stage, "work"), plan)
     if not plan.bundle.hooks and not _is_below(plan.stage, TEMPORARY):
-        # CRIU makes directories there (mnt_roots and mnt_clean_path in criu/mount.c), which would stay were it killed.
+        # CRIU makes directories there (mnt_roots and mnt_clean_path in criu/mount.c), and leaves them if it is killed.
         linux.mount("tmp", TEMPORARY, "tmpfs", 0, "mode=1777")
 
 
@@ -194,16 +198,22 @@ def _is_below(path: str, directory: str) -> bool:
 
 
 def _root_flags(plan: RestorePlan) -> int:
-    """Those that the container's root had: in its user namespace CRIU can't take off any that it has on this node."""
+    """Return the mount flags that the container's root had.
+
+    In the container's user namespace, CRIU can't take off flags that the mount has on this node.
+    """
     image = criu.load_image(os.path.join(plan.images, f"mountpoints-{plan.ids['own']['mnt_ns_id']}.img"))
     root = next(entry for entry in image["entries"] if not entry["mountpoint"].strip("./"))
     return mounts.flags(mounts.names(root["flags"]))
 
 
 def _stage_work(path: str, staged: str, plan: RestorePlan) -> None:
-    """The directory `path` where CRIU works; where that is closed to it, it gets the one file that it writes there. A
-    request could name the directory of a process only that CRIU may look into."""
-    if plan.estranged:
+    """Have CRIU find its work directory `path` at `staged`; if that is closed to it, only the one file it writes there.
+
+    CRIU gets its name from a configuration file: a request could only name it by way of a process that CRIU may look
+    into.
+    """
+    if plan.remapped:
         os.mkdir(staged)
         os.close(os.open(os.path.join(path, STATISTICS), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
         _bind(os.path.join(path, STATISTICS), os.path.join(staged, STATISTICS))
@@ -213,8 +223,10 @@ def _stage_work(path: str, staged: str, plan: RestorePlan) -> None:
 
 
 def _give_away(plan: RestorePlan, fds: Mapping[int, int]) -> None:
-    """Let the user who is root in the container, and whom root's directories are closed to, read the images, have the
-    pipes, which CRIU opens anew, and get to what is staged."""
+    """Give the node's user who is root in the container access to the images, the pipes and the stage.
+
+    Root's directories are closed to that user; CRIU opens the pipes anew.
+    """
     uid, gid = (_outside(plan.manifest[name]) for name in ("uid_map", "gid_map"))
     images = (os.path.join(place, name) for place, _, names in os.walk(plan.images) for name in ("", *names))
     for path in (plan.inventory, *images):
@@ -234,19 +246,19 @@ def _give_away(plan: RestorePlan, fds: Mapping[int, int]) -> None:
 
 
 def _first_closed(path: str) -> str:
-    """The first directory on the way to `path` that is not open to all; empty where there is none."""
+    """Return the first directory on the way to `path` that is not open to all; empty if there is none."""
     parts = path.strip("/").split("/")
     ways = ("/" + "/".join(parts[:length]) for length in range(1, len(parts)))
     return next((way for way in ways if not os.stat(way).st_mode & 1), "")
 
 
 def _outside(mapping: list[list[int]], number: int = 0) -> int:
-    """The id on the node that is `number` inside."""
+    """Return the id on the node that is `number` in the user namespace."""
     return next(outside + number - inside for inside, outside, count in mapping if 0 <= number - inside < count)
 
 
-def _make_device(path: str, device: Mapping[str, Any], plan: RestorePlan) -> None:
-    """A device that root's container with a user namespace has of config.json (config-linux.md, Devices)."""
+def _make_device(path: str, device: Document, plan: RestorePlan) -> None:
+    """Make one of config.json's devices for a container of root's with a user namespace (config-linux.md, Devices)."""
     kind = stat.S_IFBLK if device["type"] == "b" else stat.S_IFCHR
     os.mknod(path, kind, os.makedev(device["major"], device["minor"]))
     os.chmod(path, device.get("fileMode", 0o666))
@@ -264,26 +276,29 @@ def _bind(source: str, target: str) -> None:
 
 
 def _set_io_priority(value: int) -> None:
-    """That of the container's init, for all its processes: CRIU does not know of it."""
+    """Set the priority of input and output to that of the container's init, for all its processes.
+
+    CRIU does not restore it.
+    """
     if value == linux.io_priority(0):
         return
     try:
         linux.set_io_priority(value)
     except PermissionError:
-        pass  # the real-time class, which needs privilege: the node's own is the best there is
+        pass  # the real-time class needs privilege: the node's own priority has to do
 
 
 def _drop_groups() -> None:
-    """CRIU sets the groups of processes that have any, and leaves ours to those that have none."""
+    """Leave all supplementary groups: CRIU sets those of processes that have any, and leaves ours to the others."""
     try:
         os.setgroups([])
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EACCES):  # setgroups is denied: so it was in the container
+        if error.errno not in (errno.EPERM, errno.EACCES):  # setgroups is denied, as it was in the container
             raise
 
 
 def _map_ids(pid: int, uids: list[list[int]], gids: list[list[int]]) -> None:
-    """Give `pid`'s user namespace the mappings ([inside, outside, count] each) the container had."""
+    """Write the id mappings that the container had, each [inside, outside, count], for `pid`'s user namespace."""
     if uids == [[uids[0][0], os.geteuid(), 1]] and gids == [[gids[0][0], os.getegid(), 1]]:
         _write(f"/proc/{pid}/setgroups", "deny")
         _write(f"/proc/{pid}/uid_map", f"{uids[0][0]} {uids[0][1]} 1")

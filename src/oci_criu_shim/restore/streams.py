@@ -1,4 +1,4 @@
-"""Give a restored container the streams of our caller."""
+"""Give a restored container our caller's streams."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 
 class CallersStreams:
-    """Our own streams, in the place of pipes that would be relayed (stdio.Stdio).
+    """Our own streams, as they are, instead of pipes that a supervisor would relay (container/stdio.py).
 
-    Those of the container led to `before`. If its input was a pipe and ours is the node's /dev/null, it reads what it
-    had not read yet, `pending`, and the end: the node's would lead out of it, and no further dump could be made.
+    The container's streams led to `before`. If its input was a pipe and ours is the node's /dev/null, it gets a pipe
+    with its unread input, `pending`, and then the end: the node's /dev/null would lead out of the container, so that it
+    could not be dumped again.
     """
 
     def __init__(self, console: str | None, before: list[str], pending: bytes) -> None:
@@ -37,14 +38,14 @@ class CallersStreams:
         self.console.close()
 
     def record(self, before: list[str]) -> Streams:
-        """Return where the container's lead now: those that were pipes are ours."""
+        """Return where the container's streams lead now: those that were pipes are ours."""
         return {
             "streams": [_link(self.inside[n]) if name.startswith("pipe:") else name for n, name in enumerate(before)]
         }
 
 
 def _pipe_with(text: bytes) -> int:
-    """Return the reading end of a pipe with `text` in it that nobody writes to any more."""
+    """Return the reading end of a pipe that has `text`, and then the end."""
     reader, writer = os.pipe()
     os.write(writer, text)
     os.close(writer)
@@ -58,7 +59,7 @@ def _connect(path: str) -> socket.socket:
     try:
         connection.connect(path)
     except OSError as error:
-        hint = "whoever is to have the terminal must listen there"
+        hint = "the program that is to get the terminal must listen there"
         raise ShimError(f"--console-socket {path}: {error.strerror}", hint) from None
     return connection
 
