@@ -34,7 +34,7 @@ class Bundle:
 
     @property
     def placed(self) -> Document:
-        """config.json with an absolute root.path, for readers that don't know where the bundle is."""
+        """config.json with an absolute root.path, for readers that don't know the bundle's place."""
         return {**self.config, "root": {**self.config["root"], "path": self.rootfs}}
 
     @property

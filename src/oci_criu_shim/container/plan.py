@@ -85,7 +85,7 @@ class Plan:
 
 
 def stream(number: int) -> str:
-    """Return where a descriptor of this process leads; an empty string if it is closed."""
+    """Return the target of a descriptor of this process; empty if it is closed."""
     try:
         return os.readlink(f"/proc/self/fd/{number}")
     except OSError:
@@ -93,7 +93,7 @@ def stream(number: int) -> str:
 
 
 def _preserved(options: list[str]) -> list[str]:
-    """Return where the caller's descriptors lead that --preserve-fds hands on to the container."""
+    """Return the targets of the caller's descriptors that --preserve-fds hands on to the container."""
     for word in options:
         name, _, count = word.partition("=")
         if name == "--preserve-fds" and count.isdecimal():

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Role = Literal["supervisor", "init"]
 
     class Streams(TypedDict, total=False):
-        """Where a container's standard streams lead."""
+        """The targets of a container's standard streams."""
 
         streams: list[str]  # the links in its /proc/PID/fd; empty for a terminal of its own
         outside: list[int]  # the supervisor's descriptors of their other ends
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         config: Document  # config.json as it was at the start
         backend: str  # name or path
         dialect: str  # crun or runc
-        preserved: list[str]  # where the descriptors lead that its caller handed on to it
+        preserved: list[str]  # targets of the descriptors that its caller handed on to it
         own_group: bool  # whether it is an ordinary user's with a control group of its own
         restarts: int  # how often its job was restarted
         supervisor: list[int]  # identity (process.identity()) of the process that holds its streams and checkpoints it
@@ -50,9 +50,9 @@ LARGEST_STATE = 16 << 20  # bytes of state.json, which has all of config.json
 # In a container's directory.
 PID = "pid"  # the supervisor's, for the node's preemption watcher (spank/watcher.c)
 STATE = "state.json"  # a Record
-INIT_PID = "init.pid"  # where a backend writes the init's pid, if the caller named no file
-CONSOLE = "console.sock"  # where a backend sends the terminal's master
-STAGE = "stage"  # where a restore mounts the root file system, the images and sources of mounts
+INIT_PID = "init.pid"  # a backend writes the init's pid here, if the caller named no file
+CONSOLE = "console.sock"  # a backend sends the terminal's master here
+STAGE = "stage"  # a restore mounts the root file system, the images and sources of mounts here
 STAGE_LINK = "stage."  # followed by a pid: links to files that this process writes, for the job's epilog to remove
 RESTORE_LOG = "restore.log"  # CRIU's
 RESOURCES = "resources.json"  # config.json's limits, for crun

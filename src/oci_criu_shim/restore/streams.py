@@ -38,7 +38,7 @@ class CallersStreams:
         self.console.close()
 
     def record(self, before: list[str]) -> Streams:
-        """Return where the container's streams lead now: those that were pipes are ours."""
+        """Return the targets of the container's streams now: those that were pipes are ours."""
         return {
             "streams": [_link(self.inside[n]) if name.startswith("pipe:") else name for n, name in enumerate(before)]
         }
