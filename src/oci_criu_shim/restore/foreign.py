@@ -11,7 +11,7 @@ from oci_criu_shim.host import clocks, criu, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oci_criu_shim.checkpoints.manifest import Clock, Manifest
+    from oci_criu_shim.checkpoints.manifest import Clock, IdMap, Manifest
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.files import Document
     from oci_criu_shim.host.external import External
@@ -46,17 +46,17 @@ def checkpoint(path: str, bundle: Bundle) -> Images:
 
 
 def _clock(path: str, own: dict[str, int]) -> Clock:
-    """The clocks of the container's own time namespace, in nanoseconds."""
+    """Return the clocks of the container's own time namespace, in nanoseconds."""
     entry = criu.load_image(os.path.join(path, f"timens-{own['time_ns_id']}.img"))["entries"][0]
     return {name: int(entry[name]["tv_sec"]) * clocks.SECOND + int(entry[name]["tv_nsec"]) for name in clocks.NAMES}
 
 
-def _id_map(mappings: list[dict[str, int]] | None) -> list[list[int]]:
+def _id_map(mappings: list[dict[str, int]] | None) -> IdMap:
     return [[m["containerID"], m["hostID"], m["size"]] for m in mappings or []] or ALL_IDS
 
 
 def _external(path: str, own: dict[str, int], bundle: Bundle) -> list[External]:
-    """As mounts.external(), with CRIU's name for each: runc calls all masked files /dev/null."""
+    """Return the mounts that CRIU was told of, with the names it was told: runc calls all masked files /dev/null."""
     image = criu.load_image(os.path.join(path, f"mountpoints-{own['mnt_ns_id']}.img"))
     entries = [entry for entry in image["entries"] if entry.get("ext_key") and entry["mountpoint"].strip("./")]
     return [_entry(entry, bundle) for entry in entries]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
+    from oci_criu_shim.checkpoints.manifest import Needs
     from oci_criu_shim.container.bundle import Bundle
 
 # Namespaces that CRIU can't leave out of a checkpoint, and "time", which a restore has to make with other clocks.
@@ -36,7 +37,7 @@ SEEN = re.compile(
 )
 
 
-def needs(bundle: Bundle) -> dict[str, object]:
+def needs(bundle: Bundle) -> Needs:
     """Return what a manifest notes under `needs` for a container of `bundle` on this node."""
     return {"machine": os.uname().machine, "cpu": sorted(cpu()), "cgroup": cgroup_version(), "image": image(bundle)}
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.container.record import Container
     from oci_criu_shim.files import Document
+    from oci_criu_shim.host.external import External
 
 CONFIGURATION = "criu.conf"  # CRIU's own name
 STREAMS = 4  # the first of CRIU's three descriptors that are the container's pipes
@@ -45,7 +46,7 @@ class MountSource:
 
     def __init__(
         self,
-        entry: mounts.External,
+        entry: External,
         path: str,
         staged: str,
         device: Document | None = None,
@@ -208,7 +209,7 @@ def _write_inventory(images: str, path: str) -> dict[str, dict[str, int]]:
     return {"own": own, "root": before}
 
 
-def _source_path(entry: mounts.External, bundle: Bundle, node: Iterable[mounts.Mount], group: str) -> str:
+def _source_path(entry: External, bundle: Bundle, node: Iterable[mounts.Mount], group: str) -> str:
     """Return the path on this node that an external mount is made from. Raise ShimError if it is missing."""
     if entry["kind"] == "device":
         source: str | None = "/dev" + entry["root"]
@@ -228,7 +229,7 @@ def _source_path(entry: mounts.External, bundle: Bundle, node: Iterable[mounts.M
     return source
 
 
-def _check_source(entry: mounts.External, path: str, node: Iterable[mounts.Mount]) -> None:
+def _check_source(entry: External, path: str, node: Iterable[mounts.Mount]) -> None:
     """Raise ShimError if the kernel would not let a user mount `path` as the container had it."""
     missing = mounts.locked(path, node) & ~mounts.flags(entry["options"])
     if missing:

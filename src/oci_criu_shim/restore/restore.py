@@ -130,7 +130,7 @@ class Restore:
         return started
 
     def _undo(self) -> None:
-        """Remove what a failed attempt left in the container's directory, but for CRIU's log, and its control group."""
+        """Remove a failed attempt's control group, and its files in the container's directory, except CRIU's log."""
         files.remove_if_there(self.container.path(criu.INVENTORY))
         try:
             os.rmdir(self.container.path(STAGE))

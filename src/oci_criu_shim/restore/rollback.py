@@ -18,9 +18,9 @@ from oci_criu_shim.errors import ShimError, line_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Any
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.checkpoints.manifest import Written
     from oci_criu_shim.log import Log
     from oci_criu_shim.slurm.tasks import Task
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Grown:
     """A file that is longer than at the checkpoint: `name` below the directory `base`, or without a name, `base`."""
 
-    def __init__(self, base: str, row: Mapping[str, Any]) -> None:
+    def __init__(self, base: str, row: Written) -> None:
         self.base = base
         self.name: str = row["name"]
         self.inside = os.path.join(row["mount"], self.name).rstrip("/")
@@ -132,7 +132,7 @@ class Rollback:
             self.log.event(f"{file.inside} goes back to {length}; what came after it is kept in {kept}")
 
 
-def _is_shared(row: Mapping[str, Any], others: list[tuple[int, Mapping[str, Any]]]) -> bool:
+def _is_shared(row: Written, others: list[tuple[int, Written]]) -> bool:
     """Whether one of the `others` is the same file, and of a job that has not ended; 0 is our own job."""
     name = row["mount"], row["name"]
     jobs = {job for job, r in others if r["inode"] == row["inode"] or (r["mount"], r["name"]) == name}
@@ -146,7 +146,7 @@ def _is_shared(row: Mapping[str, Any], others: list[tuple[int, Mapping[str, Any]
         return True  # it may still run
 
 
-def _others(own: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _others(own: str) -> Iterator[tuple[int, Written]]:
     """Yield (job, row of `written`) from the newest checkpoint of each other task in the checkpoint directory.
 
     Our own task's checkpoints are in `own`. The job is 0 for another task of our own job.

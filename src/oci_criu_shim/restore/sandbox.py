@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from oci_criu_shim.checkpoints.manifest import IdMap
     from oci_criu_shim.container.stdio import Stdio
     from oci_criu_shim.files import Document
     from oci_criu_shim.restore.plan import RestorePlan
@@ -176,7 +177,7 @@ def _mount(plan: RestorePlan) -> None:
         linux.mount(None, plan.root, None, linux.MS_REMOUNT | linux.MS_BIND | _root_flags(plan))
     _bind(plan.images, plan.staged_images)
     linux.mount(plan.inventory, os.path.join(plan.staged_images, criu.INVENTORY), None, linux.MS_BIND)
-    # CRIU would leave its statistics there, where others may be reading at this moment.
+    # Read-only: CRIU would leave its statistics there, in a directory that others may be reading.
     flags = mounts.FLAGS["ro"] | mounts.locked(plan.images, mounts.read())
     linux.mount(None, plan.staged_images, None, linux.MS_REMOUNT | linux.MS_BIND | flags)
     for source in plan.sources:
@@ -252,7 +253,7 @@ def _first_closed(path: str) -> str:
     return next((way for way in ways if not os.stat(way).st_mode & 1), "")
 
 
-def _outside(mapping: list[list[int]], number: int = 0) -> int:
+def _outside(mapping: IdMap, number: int = 0) -> int:
     """Return the id on the node that is `number` in the user namespace."""
     return next(outside + number - inside for inside, outside, count in mapping if 0 <= number - inside < count)
 
@@ -297,7 +298,7 @@ def _drop_groups() -> None:
             raise
 
 
-def _map_ids(pid: int, uids: list[list[int]], gids: list[list[int]]) -> None:
+def _map_ids(pid: int, uids: IdMap, gids: IdMap) -> None:
     """Write the id mappings that the container had, each [inside, outside, count], for `pid`'s user namespace."""
     if uids == [[uids[0][0], os.geteuid(), 1]] and gids == [[gids[0][0], os.getegid(), 1]]:
         _write(f"/proc/{pid}/setgroups", "deny")
