@@ -71,6 +71,7 @@ class Restore:
         self.backend = plan.backend
         if self.backend.dialect != backends.DEFAULT:  # adopt.py can only write crun's files
             self.backend = Backend(backends.DEFAULT, plan.container.root, plan.backend.globals, log)
+        self.streams: Streams  # from start() on
         self.group = own_cgroup_path(self.container, self.bundle, checkpoint)
 
     def start(self, streams: Streams) -> int:
@@ -79,8 +80,9 @@ class Restore:
         Raise ShimError, with CRIU's own words, or Misfit if only this node can't restore it. Nothing of it runs then,
         and nothing is left but its directory.
         """
+        self.streams = streams
         try:
-            pid, terminal = committed.steadily(self.checkpoint, lambda found: self._attempt(found, streams))
+            pid, terminal = committed.steadily(self.checkpoint, self._attempt)
         except (ShimError, OSError):
             self._undo()
             raise
@@ -102,7 +104,7 @@ class Restore:
             self.backend.output("delete", "--force", self.container.name)
         self._undo()
 
-    def _attempt(self, found: Checkpoint, streams: Streams) -> Started:
+    def _attempt(self, found: Checkpoint) -> Started:
         verification = Verification(found)
         node_fit.check_bundle(self.bundle)
         node_fit.check(found.manifest, self.bundle)
@@ -121,7 +123,7 @@ class Restore:
             rollback = Rollback(found, self.cut, plan.bases, self.log) if self.cut else None
             moments = _Moments(self.container, self.bundle, verification, rollback)
             try:
-                started = _carry_out(plan, verification, moments, streams)
+                started = _carry_out(plan, verification, moments, self.streams)
             except (ShimError, OSError):
                 moments.undone(self.log)
                 raise
