@@ -7,6 +7,8 @@ import os
 import stat
 import time
 
+# The directory of the installation: the package, the worker, the plugin's programs.
+LIBDIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TEMPORARY = ".tmp"  # suffix of files that are not complete yet
 BLANKS = " \t\n\r"  # of JSON (RFC 8259)
 

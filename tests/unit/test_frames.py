@@ -21,9 +21,9 @@ from oci_criu_shim.checkpoints.store import STARTED
 from oci_criu_shim.cli import parse
 from oci_criu_shim.container.stdio import Pipes
 from oci_criu_shim.dump import client, preflight
-from oci_criu_shim.host import process
+from oci_criu_shim.host import linux, mounts, process
 from oci_criu_shim.log import Log
-from oci_criu_shim.restore import restore, sandbox
+from oci_criu_shim.restore import node_fit, restore, sandbox
 from oci_criu_shim.slurm import controller
 from oci_criu_shim.supervisor import launch
 from oci_criu_shim.supervisor.attempts import Attempts
@@ -66,9 +66,9 @@ def test_a_restart(tmp_path: Path, bundle_path: Path, config: dict[str, Any], mo
     start = Depth("start")
     monkeypatch.setattr(sandbox, "start", start)
     monkeypatch.setattr(restore, "RestorePlan", lambda *_: SimpleNamespace(bases={}))
-    monkeypatch.setattr(restore.node_fit, "check", lambda *_: None)
-    monkeypatch.setattr(restore.mounts, "make_points", lambda *_: None)
-    monkeypatch.setattr(restore.linux, "become_subreaper", lambda: None)
+    monkeypatch.setattr(node_fit, "check", lambda *_: None)
+    monkeypatch.setattr(mounts, "make_points", lambda *_: None)
+    monkeypatch.setattr(linux, "become_subreaper", lambda: None)
     monkeypatch.setattr(launch, "Signals", lambda: None)
     monkeypatch.setattr(prune, "begin", lambda *_: None)
     with pytest.raises(Ended):

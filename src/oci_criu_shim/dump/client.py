@@ -7,6 +7,7 @@ import socket
 import sys
 
 from oci_criu_shim.errors import Killed, ShimError
+from oci_criu_shim.files import LIBDIR
 from oci_criu_shim.host import process, wire
 
 TYPE_CHECKING = False
@@ -40,9 +41,7 @@ def connect(helper: str | None) -> socket.socket:
 
 def _own_worker() -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    worker = os.path.join(source, "worker.py")
-    argv = [sys.executable, "-I", "-S", worker]
+    argv = [sys.executable, "-I", "-S", os.path.join(LIBDIR, "worker.py")]
     process.spawn(argv, process.ENVIRONMENT, {3: theirs.fileno(), 2: 2})
     theirs.close()
     return ours

@@ -13,6 +13,7 @@ import threading
 import time
 
 from oci_criu_shim.errors import Killed, ShimError
+from oci_criu_shim.files import LIBDIR
 from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts
 from oci_criu_shim.privileged import guard, seal
 
@@ -30,7 +31,7 @@ OURS = ("network", "for", "page_server", "pre_dump", "incremental", "seal")  # o
 CONNECT_SECONDS = 10.0
 PAGE_SERVER = 4  # CRIU's descriptor of the connection to it
 # bin/ has the gzip that CRIU packs the files of a tmpfs with (spank/gzip.c).
-ENVIRONMENT = {"PATH": f"{guard.HOME}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+ENVIRONMENT = {"PATH": f"{LIBDIR}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 # How CRIU is told of a network namespace, by the option `network`. None: a restore of ours makes it anew. "joined":
 # config.json names it by its path, and it has the name that runc and crun give it. "dumped": CRIU dumps it itself, for
 # runc and crun to restore.

@@ -11,15 +11,14 @@ import os
 import struct
 
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.files import LIBDIR
 from oci_criu_shim.host import criu, linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# The directory of this installation.
-HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-LIBRARY = f"{HOME}/criu_preload.so"
+LIBRARY = f"{LIBDIR}/criu_preload.so"
 MARK = 5  # CRIU's descriptor of the mark
 ENVIRONMENT = {"LD_PRELOAD": LIBRARY, "OCI_CRIU_SHIM_LOADED": str(MARK)}  # of CRIU, besides the usual one
 

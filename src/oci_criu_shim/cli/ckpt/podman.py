@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.files import Document
 
-# Of the installation: <prefix>/lib/oci-criu-shim/oci_criu_shim/cli/ckpt/podman.py
-PREFIX = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 5))
+PREFIX = os.path.abspath(os.path.join(files.LIBDIR, os.pardir, os.pardir))  # LIBDIR: <prefix>/lib/oci-criu-shim
 RUNTIME = os.path.join(PREFIX, "bin/oci-criu-shim")  # podman restores by the one that is named, and by no other
 IMAGE = f"oci:{PREFIX}/share/oci-criu-shim/image:localhost/oci-criu-shim"
 IMAGE_ID = "bebe4a5663981087f3a38fe5bc180c4ffe6f40301357685636d8b843351fcf57"  # the digest of its configuration
