@@ -15,9 +15,9 @@ from oci_criu_shim import config
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.stage import Stage
 from oci_criu_shim.checkpoints.store import Store
-from oci_criu_shim.container.record import Container
+from oci_criu_shim.container.record import CHAIN, Container
 from oci_criu_shim.dump import chain, moved_pages
-from oci_criu_shim.dump.chain import Chain
+from oci_criu_shim.dump.chain import Link
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import criu, linux, process
 from oci_criu_shim.task import take
@@ -28,7 +28,7 @@ SUMS = {"1": {"31": 5}}
 SEAL = "5ea1"
 WHOLE: dict[str, Any] = {"track_mem": True, "incremental": False}
 INCREMENT: dict[str, Any] = {"track_mem": True, "incremental": True, "seal": SEAL}
-Dump = Callable[[Chain], tuple[dict[str, Any], Checkpoint]]
+Dump = Callable[[Link], tuple[dict[str, Any], Checkpoint]]
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def write(stage: Stage) -> Checkpoint:
 
 @pytest.fixture
 def dump(store: Store) -> Dump:
-    def dumped(link: Chain) -> tuple[dict[str, Any], Checkpoint]:
+    def dumped(link: Link) -> tuple[dict[str, Any], Checkpoint]:
         with store.stage() as stage:
             options = link.begin(stage)
             link.check(1, stage.images, SEAL)
@@ -72,25 +72,25 @@ def dump(store: Store) -> Dump:
 
 
 def test_the_second_is_an_increment_of_the_first(container: Container, dump: Dump) -> None:
-    options, first = dump(Chain(container, True))
+    options, first = dump(Link(container, True))
     assert (options, first.parent) == (WHOLE, None)
-    options, second = dump(Chain(container, True))
+    options, second = dump(Link(container, True))
     assert (options, second.parent) == (INCREMENT, 1)
     assert Path(second.images, "parent/pages-1.img").samefile(Path(first.images, "pages-1.img"))
 
 
 def test_the_last_of_all_may_be_one(container: Container, dump: Dump) -> None:
-    assert dump(Chain(container, False))[0] == {}
-    dump(Chain(container, True))
-    assert dump(Chain(container, False))[0] == INCREMENT
-    assert dump(Chain(container, False))[0] == {}
+    assert dump(Link(container, False))[0] == {}
+    dump(Link(container, True))
+    assert dump(Link(container, False))[0] == INCREMENT
+    assert dump(Link(container, False))[0] == {}
 
 
 def test_a_whole_one_after_a_failure(container: Container, store: Store, dump: Dump) -> None:
-    dump(Chain(container, True))
+    dump(Link(container, True))
     with store.stage() as stage:
-        assert Chain(container, True).begin(stage) == INCREMENT
-    assert dump(Chain(container, True))[0] == WHOLE
+        assert Link(container, True).begin(stage) == INCREMENT
+    assert dump(Link(container, True))[0] == WHOLE
 
 
 def test_a_whole_one_where_the_last_could_not_be_noted(
@@ -99,12 +99,12 @@ def test_a_whole_one_where_the_last_could_not_be_noted(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    taken, link = dump(Chain(container, False))[1], Chain(container, True)
+    taken, link = dump(Link(container, False))[1], Link(container, True)
     link.samples = SUMS
     with monkeypatch.context() as patch:
         patch.setattr("oci_criu_shim.files.write_json", full)
         link.done(taken)
-    assert dump(Chain(container, True))[0] == WHOLE
+    assert dump(Link(container, True))[0] == WHOLE
 
 
 @pytest.mark.parametrize("what", ["damaged", "merging", "samples", "unreadable"])
@@ -116,23 +116,23 @@ def test_a_whole_one_where_it_is_not_safe(
 
     if what == "unreadable":
         monkeypatch.setattr(moved_pages, "take", unreadable)
-    first = dump(Chain(container, True))[1]
+    first = dump(Link(container, True))[1]
     if what == "damaged":
         Path(first.images, "pages-1.img").unlink()
     elif what == "merging":
         (tmp_path / "ksm").write_text("1\n")
         monkeypatch.setattr(chain, "MERGING", str(tmp_path / "ksm"))
     elif what == "samples":
-        Path(container.path(chain.LAST)).write_text("{")
-    assert dump(Chain(container, True))[0] == WHOLE
+        Path(container.path(CHAIN)).write_text("{")
+    assert dump(Link(container, True))[0] == WHOLE
 
 
 def test_an_increment_whose_memory_cannot_be_compared(
     container: Container, store: Store, dump: Dump, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dump(Chain(container, True))
+    dump(Link(container, True))
     monkeypatch.setattr(moved_pages, "take", lambda *_: os.stat("/nonexistent"))
-    link = Chain(container, True)
+    link = Link(container, True)
     with store.stage() as stage:
         link.begin(stage)
         with pytest.raises(ShimError, match="its memory can't be compared"):
@@ -176,10 +176,10 @@ class Job:
 def test_a_failed_increment_is_followed_by_a_whole_one(
     container: Container, store: Store, dump: Dump, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dump(Chain(container, True))
+    dump(Link(container, True))
     container.save({"init": process.identity(os.getpid())})
 
-    def moves(_: Store, __: str, ___: None, link: Chain) -> str:
+    def moves(_: Store, __: str, ___: None, link: Link) -> str:
         with store.stage() as stage:
             if link.begin(stage)["incremental"]:
                 raise ShimError("moved")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from oci_criu_shim import config, files
 from oci_criu_shim.checkpoints import committed, increments
-from oci_criu_shim.container.record import CHAIN
+from oci_criu_shim.container.record import CHAIN, TRACKED
 from oci_criu_shim.dump import moved_pages
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import criu, linux
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.stage import Stage
     from oci_criu_shim.container.record import Container
 
-# In a container's directory.
-LAST = CHAIN  # the newest checkpoint, where another one may follow: its path, and samples of its memory
-TRACKED = "tracked"  # whether the kernel tells of changes: "1" or "0"
 MERGING = "/sys/kernel/mm/ksm/run"  # pages that are merged lose their marks (replace_page() in mm/ksm.c)
 
 
@@ -38,11 +35,11 @@ def tracked(container: Container) -> tuple[bool, bool]:
         return found, True
 
 
-class Chain:
+class Link:
     """The next checkpoint's place in it; `goes_on` has another one follow."""
 
     def __init__(self, container: Container, goes_on: bool) -> None:
-        self.file = container.path(LAST)
+        self.file = container.path(CHAIN)
         self.goes_on = goes_on
         self.before: dict[str, dict[str, int]] | None = None  # samples of the parent's memory
         self.samples: dict[str, dict[str, int]] | None = None

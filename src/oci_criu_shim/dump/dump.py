@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.stage import Stage
     from oci_criu_shim.checkpoints.store import Store
     from oci_criu_shim.container.record import Container, Record
-    from oci_criu_shim.dump.chain import Chain
+    from oci_criu_shim.dump.chain import Link
 
 
 class Taken:
@@ -83,30 +83,30 @@ class Dump:
         store: Store | Directory,
         reason: str,
         connection: socket.socket,
-        chain: Chain | None = None,
+        link: Link | None = None,
         serves: Callable[[], None] | None = None,
     ) -> Taken:
         """Have the worker at the end of `connection` checkpoint it into `store`; ShimError or OSError, and it runs on,
-        where that fails. `chain` is what it may be an increment of. `serves` is called once memory that is handed out
+        where that fails. `link` is what it may be an increment of. `serves` is called once memory that is handed out
         lazily can be asked for."""
         begun = time.monotonic()
         needs = node_fit.needs(self.bundle)
         # Where this process is killed, the job's epilog finds by it what is to be removed.
-        link = self.container.path(f"{STAGE_LINK}{os.getpid()}")
+        stage_link = self.container.path(f"{STAGE_LINK}{os.getpid()}")
         try:
             with store.stage() as stage:
-                os.symlink(stage.path, link)
+                os.symlink(stage.path, stage_link)
                 # What is known already: once all is frozen, every flush counts.
                 known = self.bundle.placed, _podman_record(self.container), _streams(self.record)
                 stage.describe(*known, batch_script.read(self.pid, self.bundle))
                 if self.options["leave_running"]:
                     open_files.sync(self.pid, frozen=False)
                 about = {"needs": needs, "reason": reason}
-                taken = Taken(*self._checkpoint(stage, connection, about, chain, serves), begun)
+                taken = Taken(*self._checkpoint(stage, connection, about, link, serves), begun)
         finally:
-            files.remove_if_there(link)
-        if chain:
-            chain.done(taken.checkpoint)
+            files.remove_if_there(stage_link)
+        if link:
+            link.done(taken.checkpoint)
         return taken
 
     def pre_dump(self, directory: Directory, connection: socket.socket) -> None:
@@ -123,7 +123,7 @@ class Dump:
         stage: Stage,
         connection: socket.socket,
         about: dict[str, Any],
-        chain: Chain | None,
+        link: Link | None,
         serves: Callable[[], None] | None,
     ) -> tuple[Checkpoint, float]:
         """It, and for how many seconds the container was frozen."""
@@ -132,13 +132,13 @@ class Dump:
         def commit(report: dict[str, Any]) -> None:
             if "for" in self.options:
                 criu.leave_groups(stage.images)
-            if chain:
-                chain.check(self.pid, stage.images, report.get("seal", ""))
+            if link:
+                link.check(self.pid, stage.images, report.get("seal", ""))
             if layer:
                 self.left_out = layer.finish()
             committed.append(self._commit(stage, report | about))
 
-        options = self.options | (chain.begin(stage) if chain else {})
+        options = self.options | (link.begin(stage) if link else {})
         layer = rootfs.take(self.container, self.bundle, self.pid, stage)
         try:
             with _opened(stage.images, stage.work) as directories, connection:

@@ -89,7 +89,7 @@ class Taker:
         runs_on = reason not in ENDING
         goes_on = runs_on and self._tracked()
         dump = Dump(self.container, pid, {"leave_running": runs_on})
-        link = chain.Chain(self.container, goes_on)
+        link = chain.Link(self.container, goes_on)
         try:
             taken = dump.take(self.store, reason, connection or self.connect(), link)
         except ShimError as error:
@@ -97,7 +97,7 @@ class Taker:
                 raise
             self.log.event(f"the checkpoint of {self.task.describe()} is a whole one: {error.line()}")
             dump = Dump(self.container, pid, {"leave_running": runs_on})
-            taken = dump.take(self.store, reason, self.connect(), chain.Chain(self.container, goes_on))
+            taken = dump.take(self.store, reason, self.connect(), chain.Link(self.container, goes_on))
         if dump.left_out:
             what = f"{dump.left_out} files of the root file system that have changed: they belong to others"
             self.log.event(f"the checkpoint of {self.task.describe()} is without {what}")

@@ -13,7 +13,7 @@ from oci_criu_shim.checkpoints.compression import Compression
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.dump import client, dump
-from oci_criu_shim.dump.chain import Chain, tracked
+from oci_criu_shim.dump.chain import Link, tracked
 from oci_criu_shim.errors import ShimError
 
 
@@ -27,8 +27,8 @@ def main(root: str, name: str, directory: str, helper: str, leave_running: str, 
     try:
         store.prepare()
         options = {"leave_running": leave_running == "yes"}
-        chain = Chain(container, leave_running == "yes" and tracked(container)[0])
-        dump.Dump(container, pid, options).take(store, "preempt", client.connect(helper or None), chain)
+        link = Link(container, leave_running == "yes" and tracked(container)[0])
+        dump.Dump(container, pid, options).take(store, "preempt", client.connect(helper or None), link)
     except (ShimError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
