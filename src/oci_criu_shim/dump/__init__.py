@@ -1,1 +1,1 @@
-"""Taking a checkpoint of a running container."""
+"""Take checkpoints of running containers."""

@@ -24,35 +24,35 @@ def check(bundle: Bundle) -> None:
 def _faulty_namespace(bundle: Bundle) -> tuple[str, str] | None:
     if bundle.namespaces.get("pid") != "":
         return (
-            "asks for no pid namespace of its own: CRIU restores every process under the number it had, which"
-            " may be taken on another node",
+            "asks for no pid namespace of its own: CRIU restores each process under its old number, which may"
+            " be taken on another node",
             'add {"type": "pid"} to linux.namespaces',
         )
     for kind in NEVER_JOINED:
         if bundle.namespaces.get(kind):
             return (
-                f"joins a namespace of type {kind}, which others use too: a checkpoint would hold what is theirs",
+                f"joins a namespace of type {kind}, which others use too: a checkpoint would hold their state, too",
                 "name no path for it in linux.namespaces",
             )
     return None
 
 
 def _faulty_ids(bundle: Bundle) -> tuple[str, str] | None:
-    """CRIU 4.2 takes on the ids that are 0 inside (check_user_ns() in criu/namespaces.c), and a user's dump
-    reads the memory of their own processes only."""
+    """CRIU 4.2 takes on the ids that are 0 inside (check_user_ns() in criu/namespaces.c), and a user's dump reads the
+    memory of this user's processes only."""
     mappings = bundle.config.get("linux", {}).get("uidMappings")
     if not mappings:
         return None
     if os.geteuid() == 0:
         if any(m["containerID"] == 0 for m in mappings):
             return None
-        return "maps no id to 0, which CRIU can't do without", "map one in linux.uidMappings"
+        return "maps no id to 0, which CRIU needs", "map one in linux.uidMappings"
     own = {m["containerID"] + os.geteuid() - m["hostID"] for m in mappings if _maps(m, os.geteuid())}
     if own != {0}:
         return "maps your id to another one than 0, which CRIU can't dump", "map it to 0 in linux.uidMappings"
     if bundle.config["process"].get("user", {}).get("uid", 0) != 0:
         return (
-            "runs the process as a user who is not you outside: a dump has no right to its memory",
+            "runs the process as a user who is not you outside: a dump may not read its memory",
             "leave process.user.uid at 0, which is you",
         )
     return None
@@ -65,7 +65,7 @@ def _maps(mapping: dict[str, int], outside: int) -> bool:
 def _faulty_sysctl(bundle: Bundle) -> tuple[str, str] | None:
     if bundle.sysctls.get("kernel.shm_rmid_forced", "0") == "0":
         return None
-    return "sets kernel.shm_rmid_forced: CRIU would destroy shared memory by it", "leave it out of linux.sysctl"
+    return "sets kernel.shm_rmid_forced, which would make CRIU destroy shared memory", "leave it out of linux.sysctl"
 
 
 def _faulty_mount(bundle: Bundle) -> tuple[str, str] | None:
@@ -73,8 +73,8 @@ def _faulty_mount(bundle: Bundle) -> tuple[str, str] | None:
         options = {option.partition("=")[0] for option in mount.get("options", [])}
         if mount.get("uidMappings") or mount.get("gidMappings") or options.intersection(("idmap", "ridmap")):
             return (
-                f"maps the ids of the mount {mount['destination']}, which CRIU can't do again",
-                "leave out its uidMappings and gidMappings, or idmap of its options",
+                f"maps the ids of the mount {mount['destination']}, which CRIU can't restore",
+                "leave out its uidMappings and gidMappings, or idmap in its options",
             )
     return None
 
@@ -85,7 +85,7 @@ def _faulty_seccomp(bundle: Bundle) -> tuple[str, str] | None:
     if not any(rule["action"] == "SCMP_ACT_NOTIFY" for rule in rules):
         return None
     return (
-        "has system calls decided by a process outside (SCMP_ACT_NOTIFY), which is not asked any more after a restore",
+        "has a process outside decide on system calls (SCMP_ACT_NOTIFY), which is no longer asked after a restore",
         "leave SCMP_ACT_NOTIFY out of linux.seccomp",
     )
 
@@ -93,4 +93,4 @@ def _faulty_seccomp(bundle: Bundle) -> tuple[str, str] | None:
 def _faulty_cache(bundle: Bundle) -> tuple[str, str] | None:
     if not bundle.config.get("linux", {}).get("intelRdt"):
         return None
-    return "asks for a share of the processor's cache, which a restore can't", "leave out linux.intelRdt"
+    return "asks for a share of the processor's cache, which a restore can't ask for", "leave out linux.intelRdt"

@@ -1,7 +1,8 @@
-"""Which checkpoints of a container have only what has changed since the one before, where the kernel tells what has.
+"""Decide whether a checkpoint of a container is an increment: it has only what has changed since the one before.
 
-The chain begins with a whole one of a container that runs on. Whatever else happens than one more increment, the next
-checkpoint is whole again: the kernel's marks are gone once a dump was tried.
+The kernel must tell of these changes. A chain of increments begins with a whole checkpoint of a container that runs on.
+Anything but one more increment ends it, and the next checkpoint is whole: the kernel's marks are gone once a dump was
+tried.
 """
 
 from __future__ import annotations
@@ -15,17 +16,26 @@ from oci_criu_shim.host import criu, linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypedDict
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.stage import Stage
     from oci_criu_shim.container.record import Container
+    from oci_criu_shim.dump.moved_pages import Sums
+
+    class Last(TypedDict):
+        """What chain.json says of the newest checkpoint, if an increment may follow it."""
+
+        path: str
+        samples: Sums
+        seal: str
+
 
 MERGING = "/sys/kernel/mm/ksm/run"  # pages that are merged lose their marks (replace_page() in mm/ksm.c)
 
 
 def tracked(container: Container) -> tuple[bool, bool]:
-    """Whether increments can be had, by the kernel and by the site; whether that was asked for the first time."""
+    """Return whether the kernel and the site allow increments, and whether that was found out only now."""
     path = container.path(TRACKED)
     try:
         return bool(files.read_number(path)), False
@@ -36,22 +46,24 @@ def tracked(container: Container) -> tuple[bool, bool]:
 
 
 class Link:
-    """The next checkpoint's place in it; `goes_on` has another one follow."""
+    """The next checkpoint in the chain of `container`; `goes_on` if another one may follow it."""
 
     def __init__(self, container: Container, goes_on: bool) -> None:
         self.file = container.path(CHAIN)
         self.goes_on = goes_on
-        self.before: dict[str, dict[str, int]] | None = None  # samples of the parent's memory
-        self.samples: dict[str, dict[str, int]] | None = None
+        self.before: Sums | None = None  # samples of the parent's memory
+        self.parent_seal = ""
+        self.samples: Sums | None = None
         self.seal = ""  # by which the worker knows its images again (privileged/seal.py)
 
     @property
     def is_increment(self) -> bool:
-        """Whether it has a parent, once begun."""
+        """Whether it has a parent; known after begin()."""
         return self.before is not None
 
     def begin(self, stage: Stage) -> dict[str, Any]:
-        """Give `stage` its parent, where it can have one; the options of the worker's request."""
+        """Give `stage` a parent if it can have one; return the options for the worker's request."""
+        last: Last | None
         try:
             last = files.read_json(self.file)
         except (OSError, ValueError):
@@ -61,21 +73,21 @@ class Link:
             self._follow(last, stage)
         if self.is_increment or self.goes_on:
             criu.prepare_pagemap()  # all is frozen when it is needed
-            sealed = {"seal": last["seal"]} if self.is_increment and last.get("seal") else {}
+            sealed = {"seal": self.parent_seal} if self.parent_seal else {}
             return {"track_mem": True, "incremental": self.is_increment, **sealed}
         return {}
 
-    def _follow(self, last: dict[str, Any], stage: Stage) -> None:
+    def _follow(self, last: Last, stage: Stage) -> None:
         try:
             parent = committed.read(last["path"])
             if increments.may_follow(parent):
                 increments.link(parent, stage)
-                self.before = last["samples"]
+                self.before, self.parent_seal = last["samples"], last.get("seal", "")
         except (ShimError, OSError):
             pass  # it is damaged or gone, or there are no hard links
 
     def check(self, init: int, images: str, seal: str) -> None:
-        """All is frozen and dumped, and has the worker's `seal`: ShimError where the increment would be wrong."""
+        """Check the dump, with the worker's `seal`, while all is frozen. Raise ShimError if the increment is wrong."""
         self.seal = seal
         if not (self.is_increment or self.goes_on):
             return
@@ -86,12 +98,13 @@ class Link:
                 raise ShimError(f"its memory can't be compared: {error}") from None
 
     def done(self, taken: Checkpoint) -> None:
-        """It is a checkpoint, and the container runs on."""
+        """Note that the checkpoint was `taken`, for the next one to follow it."""
         if self.goes_on and self.samples is not None:
+            last: Last = {"path": taken.path, "samples": self.samples, "seal": self.seal}
             try:
-                files.write_json(self.file, {"path": taken.path, "samples": self.samples, "seal": self.seal})
+                files.write_json(self.file, last)
             except OSError:
-                pass  # the next one has all of the memory
+                pass  # the next one will be whole
 
 
 def _merging() -> bool:

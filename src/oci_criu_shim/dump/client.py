@@ -1,4 +1,4 @@
-"""The user's side of a dump: ask the step's privileged helper, or, as root, a worker of our own."""
+"""Have a dump done, as the user: by the step's privileged helper, or, as root, by a worker of our own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def connect(helper: str | None) -> socket.socket:
-    """A connection to whoever does the dump; ShimError where nobody may."""
+    """Return a connection to the worker that will do the dump, by the socket `helper` of the step, if it has one.
+
+    Raise ShimError if there is no such worker.
+    """
     if helper is not None and os.path.exists(helper):
         if os.geteuid() == 0:
             raise ShimError("Slurm's helper lends nothing to root's jobs", "submit it as another user")
@@ -30,7 +33,7 @@ def connect(helper: str | None) -> socket.socket:
         return connection
     if helper is not None and os.geteuid() != 0:
         said = "this step has no checkpoint helper"
-        raise ShimError(said, "submit with --checkpoint; where that was done, slurmd's log says why")
+        raise ShimError(said, "submit with --checkpoint; if that was done, slurmd's log says why")
     if os.geteuid() == 0:
         return _own_worker()
     raise ShimError(
@@ -54,12 +57,14 @@ def dump(
     commit: Callable[[dict[str, Any]], None],
     serves: Callable[[], None] | None = None,
 ) -> float:
-    """Have a process dumped: `fds` are its pidfd, the directory for the images and, where it is another, CRIU's
-    working directory; `options` are of the worker's closed set. For how many seconds it was frozen.
+    """Have a process dumped; return for how many seconds it was frozen.
 
-    `commit` is called with the worker's report while all is frozen; where it raises, the container
-    runs on and the exception goes to the caller. `serves` is called once memory that is handed out lazily can be asked
-    for. ShimError says why a dump failed; Killed, where CRIU or the worker was.
+    `options` are of the worker's closed set. `fds` are the process's pidfd, the directory for the images and, if that
+    is another one, CRIU's working directory. `commit` is called with the worker's report while all is frozen; if it
+    raises, the container runs on, and the caller gets the exception. `serves` is called once the memory that is handed
+    out lazily can be asked for.
+
+    Raise ShimError if the dump failed, and Killed if that is because CRIU or the worker was killed.
     """
     try:
         wire.send(connection, {"op": "dump", **options}, fds)
@@ -80,14 +85,14 @@ def dump(
 def _committed(
     connection: socket.socket, report: dict[str, Any], commit: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
-    """Have it committed; return the worker's next message."""
+    """Commit what the worker reports as dumped; return the worker's next message."""
     try:
         commit(report)
     except BaseException:
         wire.send(connection, {"op": "abort"})
-        message, _ = wire.receive(connection)  # when it answers, the container runs again
+        message, _ = wire.receive(connection)  # once it answers, the container runs again
         if message.get("killed"):
-            raise _failure(message) from None  # what could not be read of the container was for that
+            raise _failure(message) from None  # commit() could not read the container because of that
         raise
     wire.send(connection, {"op": "commit"})
     message, _ = wire.receive(connection)
@@ -95,6 +100,6 @@ def _committed(
 
 
 def _failure(message: Mapping[str, Any]) -> ShimError:
-    """The worker's answer as an error."""
+    """Return the worker's answer as an error."""
     kind = Killed if message.get("killed") else ShimError
     return kind(str(message.get("error")), str(message.get("hint") or ""))

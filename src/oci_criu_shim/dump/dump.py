@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 
 
 class Taken:
-    """A checkpoint that was just committed: asked for at `begun`, by the monotonic clock, and `seconds` ago. For
-    `frozen` of them the container was frozen, until it ran on or ended."""
+    """A checkpoint that was just committed.
+
+    It was asked for at `begun`, by the monotonic clock, which is `seconds` ago. For `frozen` seconds the container was
+    frozen, until it ran on or ended; it froze `at`, in seconds since the epoch.
+    """
 
     def __init__(self, checkpoint: Checkpoint, frozen: float, begun: float) -> None:
         self.checkpoint = checkpoint
@@ -44,13 +47,13 @@ class Taken:
         self.at = time.time() - frozen
 
     def facts(self) -> dict[str, object]:
-        """The same as describe(), for the job's history; `at` is when it froze."""
+        """Return what the job's history says of it."""
         about: dict[str, object] = {name: self.checkpoint.manifest[name] for name in ("bytes", "reason")}
         about |= {"written": self.checkpoint.written, "increment_of": self.checkpoint.parent}
         return {**about, "path": self.checkpoint.path, "seconds": self.seconds, "frozen": self.frozen, "at": self.at}
 
     def describe(self) -> str:
-        """Where to, how big, how long, for the event line."""
+        """Return where it is, how large it is and how long it took, in words for the user."""
         written, dumped = self.checkpoint.written / (1 << 20), self.checkpoint.dumped / (1 << 20)
         smaller = f", compressed to {written:.1f} MiB" if written != dumped else ""
         parent = f" more than {self.checkpoint.parent}" if self.checkpoint.parent else ""
@@ -61,7 +64,7 @@ class Taken:
 class Dump:
     """A dump of `container`, whose init is `pid`. `options` are of the worker's closed set (its check()).
 
-    ShimError where it has what can't be dumped; OSError where it has ended.
+    Raise ShimError if the container can't be dumped as it is, OSError if it has ended.
     """
 
     def __init__(self, container: Container, pid: int, options: dict[str, Any]) -> None:
@@ -86,17 +89,19 @@ class Dump:
         link: Link | None = None,
         serves: Callable[[], None] | None = None,
     ) -> Taken:
-        """Have the worker at the end of `connection` checkpoint it into `store`; ShimError or OSError, and it runs on,
-        where that fails. `link` is what it may be an increment of. `serves` is called once memory that is handed out
-        lazily can be asked for."""
+        """Have the worker at the end of `connection` checkpoint the container into `store`; return the checkpoint.
+
+        `link` says whether it may be an increment. `serves` is called once the memory that is handed out lazily can be
+        asked for. Raise ShimError or OSError if that fails: the container runs on.
+        """
         begun = time.monotonic()
         needs = node_fit.needs(self.bundle)
-        # Where this process is killed, the job's epilog finds by it what is to be removed.
+        # If this process is killed, the job's epilog finds by it what is to be removed.
         stage_link = self.container.path(f"{STAGE_LINK}{os.getpid()}")
         try:
             with store.stage() as stage:
                 os.symlink(stage.path, stage_link)
-                # What is known already: once all is frozen, every flush counts.
+                # These are known already: once all is frozen, every flush counts.
                 known = self.bundle.placed, _podman_record(self.container), _streams(self.record)
                 stage.describe(*known, batch_script.read(self.pid, self.bundle))
                 if self.options["leave_running"]:
@@ -110,8 +115,10 @@ class Dump:
         return taken
 
     def pre_dump(self, directory: Directory, connection: socket.socket) -> None:
-        """Write its memory, while it runs on, to `directory`: a checkpoint that is built upon it is left with what
-        changed meanwhile. ShimError or OSError where that fails."""
+        """Write the container's memory to `directory` while it runs on.
+
+        A checkpoint that is built upon this one only has the changes since. Raise ShimError or OSError if that fails.
+        """
         stage = directory.stage()
         with stage:
             with _opened(stage.images, directory.work) as directories, connection:
@@ -126,7 +133,7 @@ class Dump:
         link: Link | None,
         serves: Callable[[], None] | None,
     ) -> tuple[Checkpoint, float]:
-        """It, and for how many seconds the container was frozen."""
+        """Take the checkpoint; return it, and for how many seconds the container was frozen."""
         committed: list[Checkpoint] = []
 
         def commit(report: dict[str, Any]) -> None:
@@ -145,8 +152,8 @@ class Dump:
                 frozen = client.dump(connection, options, [self.pidfd, *directories], commit, serves)
         except ShimError:
             if not committed or options["leave_running"] or options.get("lazy_pages"):
-                raise  # it runs on; what it did not hand out of its memory, nobody else has
-            # It is committed, so it must not run on: what it did now would be done twice.
+                raise  # it runs on; nobody else has the memory that it did not hand out
+            # It is committed, so it must not run on: anything that it did now would be done twice.
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             frozen = committed[0].manifest["frozen_seconds"]  # at least
@@ -156,11 +163,11 @@ class Dump:
         return committed[0], frozen
 
     def _commit(self, stage: Stage, report: dict[str, Any]) -> Checkpoint:
-        """Write what the images don't say, and commit. The container is frozen meanwhile."""
+        """Write the manifest, and commit. The container is frozen meanwhile."""
         manifest = self._manifest(report, stage.sizes())
         if self.options["leave_running"]:
             _require_names(stage.images)
-            open_files.sync(self.pid, frozen=True)  # what was written since the dump began; most was before
+            open_files.sync(self.pid, frozen=True)  # data written since the dump began; most was written before
         return stage.commit({**manifest, "written": open_files.look(self.pid)})
 
     def _manifest(self, report: dict[str, Any], sizes: dict[str, int]) -> Draft:
@@ -196,7 +203,7 @@ class Dump:
 
 @contextmanager
 def _opened(*paths: str | None) -> Iterator[list[int]]:
-    """Open directories, for the images and for CRIU to work in, if that is another."""
+    """Open the directory for the images and, if CRIU is to work in another one, that one."""
     descriptors = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in paths if path]
     try:
         yield descriptors
@@ -206,24 +213,26 @@ def _opened(*paths: str | None) -> Iterator[list[int]]:
 
 
 def _require_names(images: str) -> None:
-    """Raise ShimError where the checkpoint of a container that runs on could not be restored: CRIU gives a file that is
-    deleted and has another name a third one, and takes it away again when the dump is over."""
+    """Raise ShimError if the checkpoint of a container that runs on could not be restored because of a deleted file.
+
+    If the file has another name, CRIU gives it a third one, and removes that when the dump is over.
+    """
     if criu.names_deleted_files(images):
         raise ShimError(
-            "a file is open under a name that was removed, and has another one, which is kept only for a container "
-            "that ends by its checkpoint",
+            "a file is open under a name that was removed, and has another one: such a file is kept only if the "
+            "container ends by its checkpoint",
             "at a preemption, it is checkpointed all the same",
         )
 
 
 def _outside_of_input(record: Record) -> str | None:
-    """The supervisor's end of the container's standard input; None where it has no supervisor."""
+    """Return the supervisor's end of the container's standard input; None if there is no supervisor."""
     ends = record.get("stdio", {}).get("outside")
     return f"/proc/{record['supervisor'][0]}/fd/{ends[0]}" if ends else None
 
 
 def _streams(record: Record) -> list[str]:
-    """Where the container's standard streams lead; nowhere outside, where it has a terminal of its own."""
+    """Return where the container's standard streams lead; empty strings if it has a terminal of its own."""
     streams: list[str] = record.get("stdio", {}).get("streams", ["", "", ""])
     return streams
 
@@ -233,8 +242,8 @@ def _id_map(pid: int, kind: str) -> IdMap:
         return [[int(number) for number in line.split()] for line in stream]
 
 
-def _podman_record(container: Container) -> dict[str, Any]:
-    """config.dump, as much of podman's ContainerConfig as is known now; an archive has more (ckpt/podman.py)."""
+def _podman_record(container: Container) -> dict[str, str]:
+    """Return config.dump: what is known now of podman's ContainerConfig; an archive has more (ckpt/podman.py)."""
     return {
         "id": container.name,
         "name": container.name,
@@ -244,7 +253,7 @@ def _podman_record(container: Container) -> dict[str, Any]:
 
 
 def _unread(path: str) -> bytes:
-    """What waits in the container's standard input; nothing where the pipe is closed already."""
+    """Return what waits in the container's standard input; nothing if the pipe is closed already."""
     try:
         return stdio.unread(path)
     except FileNotFoundError:

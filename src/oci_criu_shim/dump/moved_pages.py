@@ -1,9 +1,9 @@
-"""Whether memory that the kernel calls unchanged since the last dump is unchanged.
+"""Check that memory is unchanged if the kernel says that nobody has written it since the last dump.
 
-The kernel's soft-dirty marks, which CRIU goes by, tell of every page that was written, but not of all that mremap(2)
-has moved: page tables of 2 MiB and more are moved as they are (move_normal_pmd() in mm/mremap.c, Linux 6.12), so what
-is found there looks like what was there at the last dump. Nothing else would tell, and a restore would mix up the two.
-So some pages of each table are compared with what they were.
+CRIU goes by the kernel's soft-dirty marks. These tell of every page that was written, but not of every page that
+mremap(2) has moved: it moves page tables of 2 MiB and more as they are (move_normal_pmd() in mm/mremap.c, Linux 6.12),
+so the pages at the new address look like those that were there at the last dump. Nothing else would tell, and a restore
+would mix up the two. So some pages of each table are compared with their checksums of the last dump.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ STEP = 31  # one page of so many: 16 of a page table, at other places in each
 
 
 def take(init: int, images: str, before: Mapping[str, Mapping[str, int]] | None) -> Sums:
-    """{pid in the container: {number of a page: its checksum}} of the processes from `init` on, which are frozen and
-    dumped to `images`.
+    """Return {pid in the container: {number of a page: its checksum}} of the processes from `init` on.
 
-    ShimError where a page that the images leave to their parent's is not what it was `before`, None being without a
-    parent; OSError where memory can't be read.
+    They are frozen, and dumped to `images`. `before` are the checksums of the parent's memory; None without a parent.
+    Raise ShimError if a page that the images leave to the parent's has changed since, OSError if memory can't be read.
     """
     found = {}
     for pid, inner in _processes(init):
@@ -54,7 +53,7 @@ def _sums(pid: int, pagemap: str, before: Mapping[str, int]) -> dict[str, int]:
 
 
 def _processes(init: int) -> Iterator[tuple[int, str]]:
-    """(pid, pid in the container) of each process."""
+    """Yield (pid, pid in the container) of each process."""
     level = len(process.status(init)["NSpid"]) - 1  # its pids in the pid namespaces from ours to its own
     for pid in process.tree(init):
         yield pid, process.status(pid)["NSpid"][level]

@@ -1,6 +1,6 @@
-"""Note the lengths of the regular files that a container has open for writing, and have on disk what they hold.
+"""Note the lengths of the regular files that a container has open for writing, and flush them to disk.
 
-A restore cuts off what came after the checkpoint (restore/rollback.py).
+A restore cuts off anything that was written after the checkpoint (restore/rollback.py).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.manifest import Written
 
 DELETED = " (deleted)"
-# What a process or a descriptor gives that is gone, or another one, since it was found.
+# Errors of a process or a descriptor that is gone, or is another one, since it was found.
 MOVING = (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM, errno.ENXIO, errno.EINVAL)
 
 
 def look(init: int) -> list[Written]:
-    """What a manifest says of the files that a container's processes, which are frozen, have open for writing:
+    """Return what a manifest says of the files that the frozen processes of a container have open for writing:
 
-    `mount` (where it is mounted in the container), `name` (below that), `size`, `inode`, and for files that are
-    appended to, `others`: whether somebody else did so last. Files without a name, and on file systems that are the
-    container's own, are CRIU's to keep.
+    `mount` (the mount point in the container), `name` (below that), `size`, `inode`, and for files that are appended
+    to, `others`: whether somebody else was the last to append. CRIU keeps the files that have no name, or that are on
+    file systems of the container's own.
     """
     found: dict[tuple[int, int], tuple[str, str, os.stat_result]] = {}
     ends: dict[tuple[int, int], set[int]] = {}
@@ -53,8 +53,10 @@ def _row(point: str, name: str, status: os.stat_result, ends: set[int] | None) -
 
 
 def sync(init: int, frozen: bool) -> None:
-    """Have on disk what these files hold. Where the node fails, nobody else has it. Until all is `frozen`, processes
-    and descriptors come and go, and what is missed of them is for then."""
+    """Flush these files to disk: if the node fails, their unwritten data is lost.
+
+    Until all is `frozen`, processes and descriptors come and go; those that are missed are flushed when it is.
+    """
     forgiven = () if frozen else MOVING
     for path, _ in _descriptors(init, forgiven):
         with _forgiving(forgiven):
@@ -73,8 +75,10 @@ def _sync(path: str) -> None:
 
 
 def _descriptors(init: int, forgiven: tuple[int, ...] = ()) -> Iterator[tuple[str, os.stat_result]]:
-    """(/proc/PID/fd/N, status) of the regular files with a name that are open for writing. What can't be looked at for
-    an error of those `forgiven` is left out."""
+    """Yield (/proc/PID/fd/N, status) of the regular files with a name that are open for writing.
+
+    Leave out those that can't be looked at because of an error in `forgiven`.
+    """
     for pid in process.tree(init):
         for path in _paths(pid, init, forgiven):
             with _forgiving(forgiven):
@@ -87,7 +91,7 @@ def _paths(pid: int, init: int, forgiven: tuple[int, ...]) -> list[str]:
     try:
         return [f"{directory}/{number}" for number in os.listdir(directory)]
     except OSError as error:
-        # Of one that was not waited for since it ended, this is root's, and empty.
+        # A zombie's directory is root's, and empty.
         is_zombies = isinstance(error, PermissionError) and pid != init and process.start_time(pid) is None
         if error.errno not in forgiven and not is_zombies:
             raise
@@ -95,7 +99,7 @@ def _paths(pid: int, init: int, forgiven: tuple[int, ...]) -> list[str]:
 
 
 def _status(path: str) -> os.stat_result | None:
-    """What is open there, if that is a regular file with a name, for writing (proc_pid_fd(5))."""
+    """Return the status of a regular file with a name that is open there for writing; else None (proc_pid_fd(5))."""
     if not os.lstat(path).st_mode & stat.S_IWUSR:
         return None
     status = os.stat(path)
@@ -112,7 +116,7 @@ def _forgiving(numbers: tuple[int, ...]) -> Iterator[None]:
 
 
 def _points(pid: int) -> dict[str, str]:
-    """{id: mount point} of the container's mounts whose files stay where they are when it ends."""
+    """Return {id: mount point} of the container's mounts whose files stay when it ends."""
     mounted = mounts.read(pid)
     outside = {"/", *(entry["key"] for entry in mounts.external(mounted, mounts.read()) if entry["kind"] == "bind")}
     return {mount.id: mount.point for mount in mounted if mount.point in outside}

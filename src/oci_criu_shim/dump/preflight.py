@@ -35,34 +35,42 @@ def check_bundle(bundle: Bundle) -> None:
             source = os.path.join(bundle.path, mount.get("source", ""))
             mounts.require_none_below(mount["destination"], source, node)
         elif mount.get("type") == "sysfs" and "network" not in bundle.namespaces:
-            # All that crun can do then is to bind the node's.
+            # crun can only bind the node's then.
             mounts.require_none_below(mount["destination"], "/sys", node)
 
 
 def require_no_group(own: bool) -> None:
-    """A user's restore can't make the container's control group again: its limits would be lost."""
+    """Raise ShimError if the container has a control group of its `own`, and it is an ordinary user's.
+
+    A user's restore can't make that group again, and its limits would be lost.
+    """
     if own:
         raise ShimError(
             "the container has a control group of its own, which a user's restore can't make again",
-            "leave out --cgroup-manager and --systemd-cgroup: it is in its task's group then",
+            "leave out --cgroup-manager and --systemd-cgroup: it then stays in its task's group",
         )
 
 
 def require_no_preserved(pid: int, links: list[str]) -> None:
-    """The other end of a descriptor that the container was given is outside: a pipe would come back leading nowhere."""
+    """Raise ShimError if a process of the container has one of the `links` open, the descriptors of --preserve-fds.
+
+    Their other ends are outside: a pipe would come back leading nowhere.
+    """
     for each in process.tree(pid) if links else ():
         kept = set(links).intersection(_links(each))
         if kept:
             raise ShimError(
                 f"process {each} has what it was given by --preserve-fds, which leads out of the container:"
                 f" {' '.join(sorted(kept))}",
-                "leave that out, or have the program close it",
+                "leave out --preserve-fds, or have the program close the descriptors",
             )
 
 
 def check(pid: int, bundle: Bundle, shell_job: bool = False) -> None:
-    """Raise ShimError if the container of init `pid` can't be checkpointed as it is now. With `shell_job` it may have
-    the terminal that it was started on."""
+    """Raise ShimError if the container of init `pid` can't be checkpointed as it is now.
+
+    With `shell_job` it may have the terminal that it was started on.
+    """
     bundle_faults.check(bundle)
     _require_running(pid)
     node, inside, processes = mounts.read(), mounts.read(pid), process.tree(pid)
@@ -95,23 +103,23 @@ def _require_single_binds(bundle: Bundle, external: list[External], node: Iterab
 
 
 def _require_one_at_a_place(inside: Iterable[Mount], external: list[External]) -> None:
-    """CRIU knows an external mount by its place, and takes all that are there for the same."""
+    """CRIU knows an external mount by its mount point, and takes all mounts there for the same one."""
     points = [mount.point for mount in inside]
     for entry in external:
         if points.count(entry["key"]) > 1:
             raise ShimError(
-                f"a mount of the node's at {entry['key']} has another one over it, which a restore can't tell apart",
-                "leave one of them out of config.json's mounts",
+                f"another mount covers the node's mount at {entry['key']}, and a restore can't tell them apart",
+                "leave one of the two out of config.json's mounts",
             )
 
 
 def _require_own_sharing(inside: Iterable[Mount], node: Iterable[Mount]) -> None:
-    """A mount in a peer group of the node's would come back in a group of its own."""
+    """A mount that shares a peer group with the node would come back in a group of its own."""
     theirs = {mount.shared for mount in node if mount.shared}
     for mount in inside:
         if mount.shared in theirs:
             raise ShimError(
-                f"what is mounted below {mount.point} is seen on the node as well (rshared), which a restore"
+                f"anything mounted below {mount.point} is seen on the node as well (rshared), which a restore"
                 " can't bring back",
                 "use rslave or rprivate in the mount's options",
             )
@@ -128,7 +136,7 @@ def _require_no_queues(pid: int, inside: Iterable[Mount]) -> None:
 
 
 def _require_known_profiles(processes: Iterable[int]) -> None:
-    """Without AppArmor's directory CRIU leaves out the profiles, and what is restored is confined by none."""
+    """Without AppArmor's directory CRIU leaves out the profiles, and no profile confines a restored process."""
     if os.path.exists(APPARMOR):
         return
     for each in processes:
@@ -138,7 +146,7 @@ def _require_known_profiles(processes: Iterable[int]) -> None:
 
 
 def _profile(pid: int) -> str:
-    """The AppArmor profile of a process; empty where there is no AppArmor."""
+    """Return the AppArmor profile of a process; an empty string if there is no AppArmor."""
     try:
         return _text(f"/proc/{pid}/attr/apparmor/current").rstrip("\0\n")
     except OSError as error:
@@ -148,7 +156,7 @@ def _profile(pid: int) -> str:
 
 
 def _require_no_terminal(pid: int, inside: Iterable[Mount]) -> None:
-    """The master of a terminal that is none of the container's own is held by somebody outside."""
+    """If a terminal is not one of the container's own, a process outside holds its master."""
     own = {mount.device for mount in inside}
     for stream in range(3):
         try:
@@ -158,31 +166,31 @@ def _require_no_terminal(pid: int, inside: Iterable[Mount]) -> None:
         device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
         if os.major(found.st_rdev) in TERMINALS and stat.S_ISCHR(found.st_mode) and device not in own:
             raise ShimError(
-                "it uses the terminal that it was started on, which is none of its own",
-                "as root, --shell-job leaves it out, and a restore with it uses the terminal of that moment",
+                "it uses the terminal that it was started on, which is not its own",
+                "as root, --shell-job leaves it out; a restore with --shell-job uses the terminal of its caller",
             )
 
 
 def _require_no_files(pid: int, inside: Iterable[Mount]) -> None:
-    """A file that the container was started on, by the shell's redirection, is on no mount of its own."""
+    """A file to which the shell redirected the container's streams is on none of the container's mounts."""
     own = {mount.id for mount in inside}
     for stream in range(3):
         fields = dict(line.partition(":\t")[::2] for line in _text(f"/proc/{pid}/fdinfo/{stream}").splitlines())
         if fields and fields["mnt_id"] not in own and stat.S_ISREG(os.stat(f"/proc/{pid}/fd/{stream}").st_mode):
             raise ShimError(
-                f"it was started on {os.readlink(f'/proc/{pid}/fd/{stream}')}, a file that is on no mount of its own",
+                f"it was started on {os.readlink(f'/proc/{pid}/fd/{stream}')}, a file that is on none of its mounts",
                 "give it a pipe, or a file in one of its mounts",
             )
 
 
 def _require_running(pid: int) -> None:
-    """CRIU waits for ever for processes that a control group keeps frozen; only root may have it thaw them."""
+    """CRIU waits for ever for processes that a control group keeps frozen; only root may have CRIU thaw them."""
     if os.geteuid() and cgroups.frozen(pid):
         raise ShimError("the container is paused", "resume it first")
 
 
 def _links(pid: int) -> list[str]:
-    """Where a process's descriptors lead."""
+    """Return where a process's descriptors lead."""
     found = []
     try:
         for number in os.listdir(f"/proc/{pid}/fd"):
@@ -205,7 +213,7 @@ def _text(path: str) -> str:
 
 
 def _require_limits(processes: Iterable[int]) -> None:
-    """CRIU asks for each process's limits, and only CAP_SYS_RESOURCE is told those of another user's (prlimit(2))."""
+    """CRIU asks for each process's limits; for another user's process that takes CAP_SYS_RESOURCE (prlimit(2))."""
     import resource
 
     for each in processes:
@@ -230,6 +238,6 @@ def _require_own(processes: Iterable[int]) -> None:
         if set(ids) != {str(os.geteuid())}:
             raise ShimError(
                 f"process {pid} runs as a user who is not you outside (ids {' '.join(ids)}):"
-                " a dump has no right to its memory",
+                " a dump may not read its memory",
                 "run it as user 0, which is you",
             )

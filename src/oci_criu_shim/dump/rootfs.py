@@ -1,4 +1,4 @@
-"""Keep what a task changes in its root file system, if another node would not have it."""
+"""Keep a task's changes of its root file system in its checkpoints, if another node would not have them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ PAUSE_SECONDS = 0.001
 
 
 def begin(store: Store, bundle: Bundle, setting: str, log: Log) -> None:
-    """A task of `store` is about to run: note what there is to be changed, where its checkpoints are to have that. They
-    have not where that can't be noted, which is said."""
+    """Note the files of the root file system before the task of `store` runs, if its checkpoints are to have changes.
+
+    If that fails, say so: the checkpoints will be without them.
+    """
     if not _are_wanted(bundle, setting) or not os.path.isdir(bundle.rootfs):
-        return  # what is not there, the backend tells
+        return  # if it is not there, the backend will say so
     try:
         baseline.note(store.path, bundle.rootfs)
     except OSError as error:
@@ -47,9 +49,11 @@ def _may_be_shared(kind: str) -> bool:
     return kind.partition(".")[0] == "fuse" or mounts.is_shared(kind)
 
 
-class Taking:
-    """Writes the layer of `stage`'s checkpoint, beside the dump, from when all of the container is frozen; its init is
-    `pid`."""
+class LayerWriter:
+    """A process that writes the layer of the checkpoint in `stage`, as soon as all of the container is frozen.
+
+    It works beside the dump. The container's init is `pid`.
+    """
 
     def __init__(self, container: Container, bundle: Bundle, pid: int, stage: Stage, known: baseline.Baseline) -> None:
         from oci_criu_shim.checkpoints import layer
@@ -72,23 +76,26 @@ class Taking:
         os.close(reader)
 
     def finish(self) -> int:
-        """Wait for it, when all is frozen for sure: how many files could not be kept; ShimError where that fails."""
+        """Wait for its end, now that all is frozen for sure; return how many files could not be kept.
+
+        Raise ShimError if it failed.
+        """
         try:
             os.write(self.frozen, b"f")
         except BrokenPipeError:
-            pass  # it is done
+            pass  # it has finished
         found: int = self.child.result()
         return found
 
     def stop(self) -> None:
-        """End it, wherever it is."""
+        """End it, even if it has not finished."""
         self.child.end()
         os.close(self.frozen)
 
 
-def _wait(mark: str, told: int) -> None:
-    """Until the file `mark` is there, or one is `told` so."""
-    while not os.path.exists(mark) and not select.select([told], [], [], PAUSE_SECONDS)[0]:
+def _wait(mark: str, reader: int) -> None:
+    """Wait until the file `mark` is there, or the pipe `reader` tells so."""
+    while not os.path.exists(mark) and not select.select([reader], [], [], PAUSE_SECONDS)[0]:
         pass
 
 
@@ -100,7 +107,7 @@ def _applied(container: Container) -> tuple[list[str], list[str]]:
     return names, deleted
 
 
-def take(container: Container, bundle: Bundle, pid: int, stage: Stage) -> Taking | None:
-    """Begin with the layer of a task's checkpoint; None where it is to have none."""
+def take(container: Container, bundle: Bundle, pid: int, stage: Stage) -> LayerWriter | None:
+    """Begin with the layer of a task's checkpoint; return None if it is to have none."""
     known = baseline.find(os.path.dirname(stage.path), bundle.rootfs)
-    return Taking(container, bundle, pid, stage, known) if known else None
+    return LayerWriter(container, bundle, pid, stage, known) if known else None
