@@ -29,7 +29,7 @@ class Due:
         self.container = container
         self.wanted = ["interval"]
         self.ended: list[tuple[str, int]] = []
-        self.packing = self
+        self.compressor = self
 
     def started(self) -> None:
         """The container runs."""

@@ -20,7 +20,7 @@ from oci_criu_shim.host.signals import CHECKPOINT
 from oci_criu_shim.log import Log
 from oci_criu_shim.slurm.tasks import Task
 from oci_criu_shim.task import estimate, schedule
-from oci_criu_shim.task.compress import Packing
+from oci_criu_shim.task.compress import Compressor
 from oci_criu_shim.task.policy import FAILED, NO_REASON, TAKEN, UNKNOWN, Policy
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def test_intervals_are_no_advice_where_there_are_some(make: Make, capfd: pytest.
 def test_a_checkpoint_has_the_processors_to_itself(make: Make, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
     """What compresses the one before is ended; a look at Slurm's limits is no reason to."""
     stopped: list[bool] = []
-    monkeypatch.setattr(Packing, "stop", lambda _: stopped.append(True))
+    monkeypatch.setattr(Compressor, "stop", lambda _: stopped.append(True))
     make("preempt").begin(reason)
     assert bool(stopped) == (reason != schedule.LOOK)
 

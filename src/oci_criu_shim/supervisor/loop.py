@@ -68,7 +68,7 @@ class Supervisor:
             if self.attempts and self.recorded and self.status is None:
                 self.attempts.pursue()
         if self.attempts:
-            self.attempts.policy.packing.stop()
+            self.attempts.policy.compressor.stop()
         self.stdio.drain()
         self.stdio.ended()
         return process.exit_status(self.status)

@@ -6,6 +6,7 @@ import os
 import signal
 
 from oci_criu_shim import files
+from oci_criu_shim.container.record import STAGE_LINK
 from oci_criu_shim.host import process
 
 TYPE_CHECKING = False
@@ -30,7 +31,7 @@ def compression(setting: str, job: int, log: Log) -> Compression | None:
     return Compression(chosen, lambda: controller.job(job).seconds_left(), log.debug) if chosen else None
 
 
-class Packing:
+class Compressor:
     """The newest checkpoint of `store`, from start() on, until that is done or stop(): another one is to be taken, or
     the container has ended. It may be killed at any moment, so that nobody ever waits for it."""
 
@@ -66,7 +67,7 @@ class Packing:
 
     def _link(self, pid: int) -> str:
         """Where the job's epilog finds what is to be removed, if nobody else could."""
-        return self.container.path(f"stage.{pid}")
+        return self.container.path(f"{STAGE_LINK}{pid}")
 
     def _run(self) -> int:
         from oci_criu_shim.checkpoints.committed import Checkpoint

@@ -35,11 +35,11 @@ class Estimate:
         when, found = self.known
         if time.monotonic() > when + FRESH_SECONDS:
             inits = [container.alive("init") for container in jobs.asked(self.container.root)]
-            found = self.of(sum(memory(init) for init in inits if init))
+            found = self.seconds_for(sum(memory(init) for init in inits if init))
             self.known = (time.monotonic(), found)
         return found
 
-    def of(self, size: int) -> float:
+    def seconds_for(self, size: int) -> float:
         """Seconds for `size` bytes of memory."""
         return seconds(size, self.rate())
 

@@ -11,7 +11,7 @@ from oci_criu_shim.container.record import LIMITS, REQUEST
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host.signals import CHECKPOINT
 from oci_criu_shim.task import estimate, schedule
-from oci_criu_shim.task.compress import Packing
+from oci_criu_shim.task.compress import Compressor
 from oci_criu_shim.task.estimate import Estimate
 from oci_criu_shim.task.schedule import Schedule
 
@@ -48,7 +48,7 @@ class Policy:
         self.estimate = Estimate(container, store.directory, settings.dump_rate)
         mtbf = settings.mtbf / task.nodes  # of the job: it ends with any of its nodes
         self.schedule = Schedule(self.when, self.estimate.seconds, task.end, settings.margin, mtbf)
-        self.packing = Packing(container, store, log)
+        self.compressor = Compressor(container, store, log)
         self.grace = 0
         self.said: set[str] = set()
         self.silent = ""  # what the last child was to see to, if it has not said what came of it
@@ -95,14 +95,14 @@ class Policy:
         self.silent = reason
         if reason != schedule.LOOK:
             self.schedule.begun()
-            self.packing.stop()
+            self.compressor.stop()
 
     def done(self, reason: str, status: int) -> None:
         """Note that a child that was to see to it has ended, with one of the results above, unless it failed."""
         if status in (TAKEN, NO_REASON, FAILED, LOST):
             self.silent = ""
         if status == TAKEN and reason not in ENDING:
-            self.packing.start()
+            self.compressor.start()
         if reason == schedule.REQUEST:
             files.remove_if_there(self.container.path(REQUEST))
         if reason == schedule.TIMEOUT and status not in (NO_REASON, UNKNOWN):
@@ -141,7 +141,7 @@ class Policy:
             return
         memory = units.size(self.task.memory)
         what = f"{self.task.describe()} may use {memory} of memory, of which"
-        self._say_once(what, self.estimate.of(self.task.memory))
+        self._say_once(what, self.estimate.seconds_for(self.task.memory))
         self._say_once(f"job {self.task.job} uses so much memory on this node now that", self.estimate.seconds())
 
     def _say_once(self, what: str, seconds: float) -> None:

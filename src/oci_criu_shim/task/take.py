@@ -73,8 +73,8 @@ class Taker:
 
     def _measure(self, taken: Taken) -> None:
         """Note how long it took: the job waits for the checksums, too; compression takes what Slurm leaves."""
-        packed = taken.checkpoint.written != taken.checkpoint.dumped
-        end = taken.begun + taken.seconds if packed else time.monotonic()
+        is_compressed = taken.checkpoint.written != taken.checkpoint.dumped
+        end = taken.begun + taken.seconds if is_compressed else time.monotonic()
         self.policy.estimate.measured(taken.checkpoint.dumped, taken.begun, end)
 
     def _tracked(self) -> bool:
