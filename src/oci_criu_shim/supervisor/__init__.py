@@ -1,1 +1,1 @@
-"""Looking after a container from its start to its end."""
+"""Look after containers from their start to their end."""

@@ -1,4 +1,4 @@
-"""Have children see to a container's checkpoints: one at a time, again if nothing came of it."""
+"""Have children see to a container's checkpoints: one child at a time, and another one if the first was killed."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ if TYPE_CHECKING:
     from oci_criu_shim.log import Log
     from oci_criu_shim.task.policy import Policy
 
-# If the child that asked for a dump was killed: seconds until CRIU has the container, or will not any more, and those
-# that it may then take to write what nobody waits for.
+# If the child that asked for a dump was killed: seconds until CRIU either has the container or won't have it any more,
+# and seconds that CRIU may then take for a dump that nobody waits for.
 PAUSE, PATIENCE = 1.0, 120.0
-# Seconds until what could not be done about a checkpoint is tried again, and how often Slurm is asked why it should be.
+# Seconds until a failed attempt is made again, and how often Slurm is asked whether there is a reason for a checkpoint.
 RETRY, TRIES = 3.0, 10
 
 
 class Attempts:
-    """What is wanted of `policy`, and the child that sees to it."""
+    """The reasons for checkpoints that are still to be seen to, as `policy` has them, and the child that does."""
 
     def __init__(self, policy: Policy, log: Log) -> None:
         self.policy = policy
         self.log = log
-        self.child: int | None = None  # it sees to the first of the `reasons`; others have come since
+        self.child: int | None = None  # sees to the first of the `reasons`; others have come since
         self.reasons: list[str] = []
         self.wake = 0.0  # when a checkpoint may be due, by the monotonic clock
-        self.again = 0.0  # not before then are the `reasons` seen to
-        self.complaint = ""  # the last one, which is not repeated
-        self.killed = False  # the last child was
-        self.unanswered = 0  # so many children in a row have asked Slurm in vain
+        self.again = 0.0  # the `reasons` have to wait until then
+        self.complaint = ""  # the last one, not to be repeated
+        self.killed = False  # whether the last child was killed
+        self.unanswered = 0  # how many children in a row have asked Slurm in vain
         self.terminating = False  # a SIGTERM is kept from the container until it is known what it is for
 
     def take_signal(self, number: int) -> bool:
-        """Note what a signal may want checkpoints for; whether it wants any."""
+        """Note the reasons for checkpoints that a signal may mean; return whether there are any."""
         reasons = self.policy.at_signal(number)
         self.terminating |= bool(reasons) and number == signal.SIGTERM
         for reason in reasons:
@@ -55,9 +55,9 @@ class Attempts:
         return max((self.again if self.reasons else self.wake) - time.monotonic(), 0)
 
     def pursue(self) -> None:
-        """Have a child see to what is wanted or due, unless one is at work.
+        """Have a child see to the first reason that is wanted or due, unless one is at work.
 
-        Do it later if there can't be a child now: at the user's or the job's limit of processes, say.
+        Try again later if there can't be a child now, at the user's or the job's limit of processes, say.
         """
         if self.child is not None:
             return
@@ -77,7 +77,7 @@ class Attempts:
             self.again = time.monotonic() + RETRY
 
     def _complain(self, text: str) -> None:
-        """Say it, if it was not said just before."""
+        """Log `text`, unless it was logged just before."""
         if text != self.complaint:
             self.log.error(text)
         self.complaint = text
@@ -104,14 +104,14 @@ class Attempts:
         return status
 
     def _wait_for_criu(self) -> None:
-        """Wait until the last dump has an end, which nobody waits for: no second one can trace the same processes."""
+        """Wait until CRIU has left the container after a dump that nobody waits for: two can't trace a process."""
         container, limit = self.policy.container, time.monotonic() + PATIENCE
         time.sleep(PAUSE)
         while (pid := container.alive("init")) and process.tracer(pid) and time.monotonic() < limit:
             time.sleep(PAUSE)
 
     def ended(self, code: int) -> bool:
-        """Note how the child ended, by its exit code; whether the container is to have its SIGTERM now."""
+        """Note how the child ended, by its exit code; return whether the container is to have its SIGTERM now."""
         self.child = None
         self.killed = code < 0 and not self.killed
         if self.killed:

@@ -1,6 +1,6 @@
-"""Restore a container that others look after, as podman's conmon and Docker's containerd do.
+"""Restore a container that its caller looks after, such as podman's conmon or Docker's containerd.
 
-It gets our own streams, and nobody of ours stays with it: when we end, its init is the child of our caller.
+It gets our own streams, and no process of ours stays with it: when we end, its init becomes the caller's child.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def start(plan: Plan, checkpoint: Checkpoint, asked: Asked, streams: CallersStre
 
 
 def _tell(plan: Plan, pid: int) -> None:
-    """Tell the caller, and whoever asks later, of the container's init."""
+    """Tell the caller, and later verbs, which process is the container's init."""
     plan.container.update({"init": process.identity(pid)})
     if plan.pid_file:
         files.write_atomically(plan.pid_file, str(pid).encode(), 0o644)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Launch:
-    """The start of the container of `plan`, whose id is reserved, and what follows to its end."""
+    """The run of the container of `plan`, whose id is reserved, from its start to its end."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -38,13 +38,13 @@ class Launch:
         self.told = False  # whether the container was sent a signal that may have ended it
         self.rollback = False  # whether files that grew after the checkpoint are cut back
         self.owner = _slurmstepd() if plan.task else None
-        self.orphaned = False  # whether that was killed, and the container ended for it: it has not finished
-        # In the background, until `create` was told that `start` may come: the pipe by which it is told.
+        self.orphaned = False  # whether slurmstepd was killed, and the container ended for it: it has not finished
+        # The pipe by which `create` is told that `start` may come; None in the foreground, and once it was told.
         self.created: int | None = None
         self.keep = False
 
     def run(self, keep: bool = False) -> int:
-        """Run it in the foreground; return its exit status. Leave nothing of it, unless it ran and is to be kept."""
+        """Run it in the foreground; return its exit status. Remove it, unless it ran and is to be kept."""
         self.keep = keep
         try:
             return self._run()
@@ -53,16 +53,16 @@ class Launch:
                 self._clear()
 
     def restore(self, checkpoint: Checkpoint, asked: Asked) -> int:
-        """Run it from `checkpoint` in the foreground; return its exit status. Leave nothing of it."""
+        """Run it from `checkpoint` in the foreground, and remove it; return its exit status."""
         try:
             return self._supervise(*self._restore(checkpoint, asked))
         finally:
             self._clear()
 
     def create_in_background(self) -> int:
-        """Create it in a process of its own, or hold it if it is to be restored; return the exit status.
+        """Create it in a background process, or hold it if it is to be restored; return the exit status.
 
-        When it has ended, it is stopped, until `delete`; it is gone if it could not be created.
+        When it has ended, it stays as a stopped container until `delete`. If it could not be created, it is removed.
         """
         reader, writer = os.pipe()
         if pid := os.fork():
@@ -99,7 +99,7 @@ class Launch:
         return status
 
     def _clear(self) -> None:
-        """Remove what is left of it. A failure is logged, and never changes how the container ended."""
+        """Remove all that is left of it. A failure is logged, and never changes the exit status."""
         try:
             if self.backend.knows(self.container):
                 self.backend.output("delete", "--force", self.container.name)
@@ -108,7 +108,7 @@ class Launch:
             self.log.error(f"container {self.container.name} has ended, and is not all removed: {error}")
 
     def _run(self) -> int:
-        """Run it as far as it is to run; return the exit status of the task."""
+        """Run it, if it is to run at all; return the exit status of the task."""
         # From now on a preemption is told to this process (spank/watcher.c), which sees to it when the container runs.
         files.write_atomically(self.container.path(PID), str(os.getpid()).encode())
         if self.plan.task is None or not self.plan.task.asked:
@@ -133,7 +133,7 @@ class Launch:
         return status
 
     def _climb(self, ladder: Ladder) -> int:
-        """Run it from the first checkpoint that will do, or from its beginning; return its exit status.
+        """Run it from the first checkpoint that can be restored, or from its beginning; return its exit status.
 
         Raise ShimError if it can't go on.
         """
@@ -157,7 +157,7 @@ class Launch:
         return self._create()
 
     def _hold(self) -> None:
-        """If it is by `create`, be a created container until `start`, which waits until what it is held for runs."""
+        """After `create`, be a created container until `start`, which then waits until the restored program runs."""
         if self.created is None:
             return
         self.container.save({**self._record(), "held": True})
@@ -165,7 +165,7 @@ class Launch:
         self.signals.wait_for(START)
 
     def _pretend(self) -> None:
-        """Have `create` and `start` succeed for a container that is not to run."""
+        """Let `create` and `start` succeed for a container that is not to run."""
         if self.created is not None:
             self._hold()
             self.container.update({"held": False})
@@ -194,7 +194,7 @@ class Launch:
         return Terminal()
 
     def _create_detached(self, stdio: Stdio) -> int:
-        """Have the backend create the container and end, so that the container's init becomes a child of ours."""
+        """Have the backend create the container and exit, so that the container's init becomes a child of ours."""
         from oci_criu_shim.host import linux
 
         linux.become_subreaper()
@@ -232,7 +232,7 @@ class Launch:
         restored = Restore(self.plan, checkpoint, self.log, asked, cut)
         self.backend = restored.backend
         stdio = self._terminal() or Pipes(pending_input(checkpoint), checkpoint.manifest["streams"])
-        self.container.update({**self._record(), "stdio": stdio.record()})  # what hooks are told of it
+        self.container.update({**self._record(), "stdio": stdio.record()})  # hooks are told of it
         pid = restored.start(stdio)
         try:
             files.write_atomically(self.pid_file, str(pid).encode())
@@ -249,7 +249,7 @@ class Launch:
         return {**self.plan.record(), **self.backend.record(), "supervisor": process.identity(os.getpid())}
 
     def _supervise(self, main: int, stdio: Stdio) -> int:
-        """Look after it to its end; return its exit status."""
+        """Look after it until its end; return its exit status."""
         stdio.started()
         supervisor = Supervisor(
             *(self.container, main, self.pid_file, stdio, self.signals, self.log, self.attempts, self.owner)
@@ -260,12 +260,14 @@ class Launch:
             self.log.error(f"some of what {self.container.name} wrote is lost: {stdio.lost}")
         self.orphaned = self.owner is not None and supervisor.owner is None
         if self.orphaned:
-            self.log.error(f"slurmstepd was killed, so {self.container.name} was ended: a requeue has its job go on")
+            self.log.error(
+                f"slurmstepd was killed, so {self.container.name} was ended: its job goes on if it is requeued"
+            )
         return status
 
 
 def _slurmstepd() -> int | None:
-    """Return a pidfd of our parent if that is the step's; None if anybody else called us."""
+    """Return a pidfd of our parent if that is the step's slurmstepd; None if anything else called us."""
     parent = os.getppid()
     try:
         with open(f"/proc/{parent}/comm", encoding="utf-8") as stream:

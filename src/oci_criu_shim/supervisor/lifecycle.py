@@ -1,7 +1,7 @@
-"""Start containers, and end them.
+"""Start and end containers, for the verbs of the command line.
 
-A container that can be checkpointed has a supervisor: this process under `run`, a process in the background after
-`create`. Any other is the backend's alone.
+A container that can be checkpointed has a supervisor: this process under `run`, a background process after `create`.
+The backend alone sees to any other container.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def run(plan: Plan, keep: bool = False) -> int:
-    """Run the container in the foreground; return its exit status. With `keep` it is left, stopped."""
+    """Run the container in the foreground; return its exit status. With `keep` it stays as a stopped container."""
     if not plan.supervised:
-        # No record of ours: nobody could remove it when the container has ended.
+        # There is no record of ours: nobody could remove it when the container has ended.
         registry.require_free(plan.container)
         plan.backend.become("run", *(["--keep"] if keep else []), *plan.pid_option, *plan.options)
     registry.reserve(plan.container)
@@ -74,8 +74,10 @@ def restore(plan: Plan, checkpoint: Checkpoint, asked: Asked) -> int:
 
 
 def restore_detached(plan: Plan, checkpoint: Checkpoint, asked: Asked, console: str | None) -> int:
-    """Restore `checkpoint` as the container and leave it to the caller, who takes its terminal at the socket `console`;
-    return the exit status."""
+    """Restore `checkpoint` as the container and leave it to the caller; return the exit status.
+
+    The caller takes the container's terminal at the socket `console`.
+    """
     from oci_criu_shim.restore.restore import pending_input
     from oci_criu_shim.restore.streams import CallersStreams
     from oci_criu_shim.supervisor import detached
@@ -108,8 +110,10 @@ def start(container: Container, backend: Backend) -> int:
 
 
 def signal_itself(container: Container, backend: Backend, number: int, to_all: bool) -> bool:
-    """Send a signal if the backend can't: to a container that is held, or to all in a pid namespace. Whether it was
-    sent. Raise ShimError if there is nobody to send it to."""
+    """Send a signal if the backend can't: to a held container, or to all processes of a pid namespace.
+
+    Return whether it was sent. Raise ShimError if there is no process to send it to.
+    """
     if not registry.is_the_backends(container, backend):
         _signal_held(container, number)
         return True
@@ -125,7 +129,7 @@ def signal_itself(container: Container, backend: Backend, number: int, to_all: b
 
 
 def _signal_held(container: Container, number: int) -> None:
-    """End a held container by any signal that would end a program: it has none yet to take one."""
+    """End a held container if the signal would end a program: there is none yet to take it."""
     supervisor = registry.holder(container)
     if supervisor is None:
         raise registry.not_running(container)
@@ -138,7 +142,7 @@ def _signal_held(container: Container, number: int) -> None:
 
 
 def delete(container: Container, backend: Backend, force: bool) -> int:
-    """Remove a stopped container, or, by `force`, any; return the exit status."""
+    """Remove a stopped container, or any with `force`; return the exit status."""
     ended = "init" in container.load() and container.alive("init") is None
     if container.alive("supervisor") and not (ended and _is_left(container)):
         if not force:
@@ -160,14 +164,14 @@ def forget(container: Container, backend: Backend, pid: int) -> None:
         raise _endless(container)
     record = container.load()
     if container.alive("supervisor") and (not _is_left(container) or container.load() != record):
-        return  # it sees to that, but for one in the background
+        return  # the supervisor removes it, unless that runs in the background
     if backend.knows(container):
         backend.output("delete", "--force", container.name)
     container.release()
 
 
 def _end(container: Container) -> None:
-    """End the container, and give its supervisor the time to clear up after it."""
+    """End the container, and wait until its supervisor has cleared up."""
     import signal
 
     pid = container.alive("init") or container.alive("supervisor")
@@ -180,10 +184,10 @@ def _end(container: Container) -> None:
 def _endless(container: Container) -> ShimError:
     return ShimError(
         f"container {container.name!r} does not end",
-        "a process of its may hang in the kernel, on a file system that does not answer, say (ps: state D); try again",
+        "a process may hang in the kernel, on a file system that does not answer, say (ps: state D); try again",
     )
 
 
 def _is_left(container: Container) -> bool:
-    """Whether the supervisor of a container that has ended ends in time."""
+    """Return whether the supervisor of a container that has ended ends in time."""
     return registry.in_time(lambda: container.alive("supervisor") is None)

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 
 class Supervisor:
-    """`main` is the child whose exit status is the container's: the backend's foreground `run`, or the init itself.
+    """Looks after one container.
 
-    `pid_file` is where the backend writes the init's pid. `attempts` sees to checkpoints; None if the job did not ask
-    for any. `owner` is a pidfd of who answers for the container to Slurm: were it to run on without, the job's next run
-    would not be alone. `told` becomes whether the container was sent a signal that may have ended it.
+    `main` is the child whose exit status is the container's: the backend's foreground `run`, or the init itself. The
+    backend writes the init's pid to `pid_file`. `attempts` sees to checkpoints; None if the job did not ask for any.
+    `owner` is a pidfd of the process that answers for the container to Slurm: if the container outlived it, the job's
+    next run would not be alone. `told` becomes True if the container is sent a signal that may end it.
     """
 
     def __init__(
@@ -54,8 +55,8 @@ class Supervisor:
         self.complained = False
 
     def run(self) -> int:
-        """Return the container's exit status: its own, or 128 plus the signal that ended it."""
-        gc.enable()  # whoever started us may have saved it
+        """Supervise the container until its end; return its exit status, or 128 plus the signal that ended it."""
+        gc.enable()  # our caller may have turned it off, to save time
         if self.attempts:
             self.attempts.policy.started()
         while self.status is None or (self.attempts and self.attempts.child is not None):
@@ -94,7 +95,7 @@ class Supervisor:
         return None if seconds is None else seconds * 1000
 
     def _record_init(self) -> None:
-        """Note the init once the backend has written its pid."""
+        """Record the init once the backend has written its pid."""
         try:
             init = process.identity(files.read_number(self.pid_file))
             self.container.update({"init": init, "held": False})

@@ -1,6 +1,7 @@
-"""The task's proxy, which stands for the container where Slurm creates and starts it (spank/proxy.c).
+"""Talk to the task's proxy, which takes the container's place if Slurm creates and starts it (spank/proxy.c).
 
-Slurm's code for that gives `create` a pipe of its own for the task's streams, and waits until nobody holds it.
+Slurm's code for that gives `create` a pipe of Slurm's own instead of the task's streams, and waits until no process
+holds it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from oci_criu_shim.errors import ShimError
 
 
 class Proxy:
-    """A connection to the proxy that listens at `path`, which serves one runtime; ShimError where there is none."""
+    """A connection to the proxy that listens at `path` and serves one runtime. Raise ShimError if there is none."""
 
     def __init__(self, path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -22,7 +23,7 @@ class Proxy:
             raise ShimError(f"the task's proxy at {path} does not answer: {error.strerror}") from None
 
     def take_streams(self) -> None:
-        """Have the task's standard streams for our own."""
+        """Take the task's standard streams for our own."""
         _, streams, _, _ = socket.recv_fds(self.socket, 1, 3, socket.MSG_CMSG_CLOEXEC)
         if len(streams) != 3:
             raise ShimError("the task's proxy gave no streams")
@@ -31,7 +32,7 @@ class Proxy:
             os.close(stream)
 
     def tell(self, status: int) -> None:
-        """Tell the exit status that the task is to have; nobody may be there any more to hear it."""
+        """Tell the proxy the exit status that the task is to have, if it is still there."""
         try:
             self.socket.send(bytes([status]))
         except OSError:
