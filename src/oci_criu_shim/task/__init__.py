@@ -1,1 +1,1 @@
-"""A Slurm task that is checkpointed: when, why, and what becomes of it."""
+"""Checkpoint a Slurm task: decide when and why, and see to what follows for its job."""

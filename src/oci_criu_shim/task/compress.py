@@ -1,4 +1,4 @@
-"""Compressing the checkpoint of a container that runs on, in a child of its supervisor."""
+"""Compress the newest checkpoint of a container that runs on, in a child of its supervisor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NICE = 10  # the container's own work comes first
 
 
 def compression(setting: str, job: int, log: Log) -> Compression | None:
-    """What the setting `compress` has done to a job's checkpoints."""
+    """Return how checkpoints of a job are compressed by the setting `compress`; None if they are not."""
     if setting == "off":
         return None
     from oci_criu_shim.checkpoints import codec
@@ -32,8 +32,10 @@ def compression(setting: str, job: int, log: Log) -> Compression | None:
 
 
 class Compressor:
-    """The newest checkpoint of `store`, from start() on, until that is done or stop(): another one is to be taken, or
-    the container has ended. It may be killed at any moment, so that nobody ever waits for it."""
+    """Compresses the newest checkpoint of `store`, in a child that may be killed at any moment: nobody waits for it.
+
+    It is stopped if another checkpoint is to be taken, or the container has ended.
+    """
 
     def __init__(self, container: Container, store: Store, log: Log) -> None:
         self.container = container
@@ -42,7 +44,7 @@ class Compressor:
         self.child: list[int] | None = None
 
     def start(self) -> None:
-        """Begin; where the site does not want it, there is nothing to do."""
+        """Begin; do nothing if the site does not want compression."""
         if not self.store.compression:
             return
         try:
@@ -51,7 +53,7 @@ class Compressor:
             self.log.error(f"the newest checkpoint in {self.store.path} stays as large as it is: {error}")
 
     def stop(self) -> None:
-        """End it, and remove what it had of the work."""
+        """End the child, and remove its unfinished work."""
         if self.child is None:
             return
         pid, started = self.child
@@ -63,10 +65,10 @@ class Compressor:
             files.remove_if_there(self._link(pid))
             self.store.sweep()
         except OSError as error:
-            self.log.error(f"what is left of compressing a checkpoint stays for now: {error}")
+            self.log.error(f"unfinished work of compressing a checkpoint can't be removed for now: {error}")
 
     def _link(self, pid: int) -> str:
-        """Where the job's epilog finds what is to be removed, if nobody else could."""
+        """Return the path of a link by which the job's epilog finds what nobody else could remove."""
         return self.container.path(f"{STAGE_LINK}{pid}")
 
     def _run(self) -> int:

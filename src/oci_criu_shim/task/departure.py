@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Departure:
-    """The end of the container whose task's checkpoints `policy` is about, because its job must go."""
+    """The end of a container, whose checkpoints `policy` decides on, because its job must go."""
 
     def __init__(self, policy: Policy) -> None:
         self.when = policy.when
@@ -28,10 +28,10 @@ class Departure:
         self.directory = RunDirectory(policy.container.root)
 
     def why(self) -> str:
-        """Return schedule.PREEMPT or TIMEOUT; an empty string if the job need not go, as Slurm has it: other nodes of
-        the job may have got it requeued meanwhile. At a time limit that can't be told from `scontrol requeue` by hand.
+        """Return schedule.PREEMPT or TIMEOUT, as Slurm has it; an empty string if the job need not go.
 
-        Raise ShimError if Slurm doesn't say.
+        Another node of the job may have had it requeued meanwhile. At a time limit, that can't be told from
+        `scontrol requeue` by hand. Raise ShimError if Slurm doesn't say.
         """
         if not (self.when.preempt or self.when.timeout):
             return ""
@@ -41,16 +41,16 @@ class Departure:
         return schedule.TIMEOUT if self.when.timeout and found.is_requeued else ""
 
     def have_all_go(self) -> None:
-        """Tell the job's other containers on this node, which are due a little later, to go, too."""
+        """Tell the job's other containers on this node to go, too; they would be due a little later."""
         self.directory.note_time_is_up()
         for other in jobs.asked(self.container.root):
             if other.name != self.container.name:
                 other.signal("supervisor", CHECKPOINT)
 
     def mark(self, why: str, word: str) -> None:
-        """Mark the container as DONE, and have the job requeued once each that runs on this node has a checkpoint.
+        """Mark the container as DONE by `word`; have the job requeued if it is the last one on this node to be marked.
 
-        A lock makes one of them the last; if a dump failed, the job keeps the time that it has.
+        A lock makes one of them the last. If a dump failed, the job keeps the time that it has.
         """
         try:
             with self.directory.lock():
@@ -64,8 +64,10 @@ class Departure:
             self.log.error(f"job {self.task.job} could not be requeued: {error}")
 
     def lost(self) -> None:
-        """The container ended by a checkpoint that nothing came of. If there is an older one, have its job requeued,
-        to go on from there, with the job's other containers."""
+        """Note that the container ended while it was checkpointed, and that no checkpoint came of it.
+
+        If there is an older one, have the job requeued, with its other containers, to go on from there.
+        """
         try:
             again = bool(self.store.numbers()) and controller.job(self.task.job).is_requeueable
             self._note("lost")
@@ -80,16 +82,18 @@ class Departure:
             stream.write(word)
 
     def _expect_requeue(self, why: str) -> None:
-        """All have ended by themselves, and the job is requeued nevertheless: at the end of its grace time, or another
-        node has seen to it."""
+        """Tell the epilog if the job is requeued although all its containers here have ended by themselves.
+
+        It is at the end of its grace time, or if another node has seen to it.
+        """
         if why == schedule.PREEMPT or controller.job(self.task.job, soon=True).waits:
             requeue.mark(self.container.root, self.task, self.log)
 
     def _requeue(self, why: str, marks: set[str]) -> None:
         """Have the job requeued, unless it can't be.
 
-        Slurm requeues a preempted job whose batch script ends in its grace time: a container that is the batch step
-        just ends, for others the script is ended. At a time limit it is asked to.
+        Slurm requeues a preempted job whose batch script ends in its grace time. A container that is the batch step
+        just ends; for others the script is ended. At a time limit, Slurm is asked to requeue the job.
         """
         task, taken = self.task, marks.isdisjoint(("failed", "stuck"))
         if not task.is_batch and not controller.job(task.job, soon=True).is_batch:
@@ -107,7 +111,7 @@ class Departure:
                 controller.end_batch_step(task.name)
 
     def _requeue_late(self, why: str, has_older: bool) -> None:
-        """A dump failed: leave the job the time that it has, and have it requeued just before that is over."""
+        """Have the job requeued just before its time is over, because a dump failed."""
         task = self.task
         if why == schedule.PREEMPT:
             requeue.mark(self.container.root, task, self.log)
@@ -120,7 +124,7 @@ class Departure:
 
 
 def _mark(other: Container) -> str:
-    """Return the word that a container is marked with; an empty string if it has none."""
+    """Return the word by which a container is marked as DONE; an empty string if it is not."""
     try:
         with open(other.path(DONE), encoding="ascii") as stream:
             return stream.read()

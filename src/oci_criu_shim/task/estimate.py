@@ -1,5 +1,8 @@
-"""How long the checkpoint of a job's containers on this node would take: from the memory that they use, and the node's
-speed so far. All of them have to be written before the job can go."""
+"""Estimate how long a checkpoint of all of a job's containers on this node would take.
+
+The job can't go before all of them are written. The estimate is made from the memory that they use and from the speed
+that the node has shown so far.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +25,19 @@ FRESH_SECONDS = 5.0
 
 
 class Estimate:
-    """For the job of `container`; `default` bytes are written a second where this node has not shown its speed."""
+    """Estimates for the job of `container`, whose checkpoints are below `directory`.
+
+    A node is assumed to write `default` bytes per second until its speed has been measured.
+    """
 
     def __init__(self, container: Container, directory: str, default: int) -> None:
         self.container = container
         self.path = os.path.join(directory, RATES, os.uname().nodename)
         self.default = default
-        self.known = (0.0, 0.0)
+        self.known = (0.0, 0.0)  # when, by the monotonic clock, and seconds
 
     def seconds(self) -> float:
-        """What a checkpoint would take now; at most FRESH_SECONDS old."""
+        """Return the seconds that a checkpoint would take now, or did at most FRESH_SECONDS ago."""
         when, found = self.known
         if time.monotonic() > when + FRESH_SECONDS:
             inits = [container.alive("init") for container in jobs.asked(self.container.root)]
@@ -40,16 +46,18 @@ class Estimate:
         return found
 
     def seconds_for(self, size: int) -> float:
-        """Seconds for `size` bytes of memory."""
+        """Return the seconds that a checkpoint of `size` bytes of memory takes."""
         return seconds(size, self.rate())
 
     def rate(self) -> float:
-        """Bytes per second."""
+        """Return the speed of this node in bytes per second."""
         return _rate(self.path) or self.default
 
     def measured(self, size: int, begin: float, end: float) -> None:
-        """A checkpoint of `size` bytes took so long, by the monotonic clock. Of the node's speed, the job's other
-        containers had their share meanwhile. Small ones say little of it."""
+        """Note that a checkpoint of `size` bytes took from `begin` to `end`, by the monotonic clock.
+
+        The job's other containers had a share of the node's speed meanwhile. Small checkpoints say little of it.
+        """
         try:
             files.write_json(self.container.path(MEASURED), [size, begin, end])
             others = (other for other in all_of(self.container.root) if other.name != self.container.name)
@@ -59,11 +67,11 @@ class Estimate:
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
             files.write_atomically(self.path, str(int(size / max(end - begin - BASE_SECONDS, 0.1))).encode())
         except OSError:
-            pass  # the next one may
+            pass  # the next one may be noted
 
 
 def _written(other: Container, begin: float, end: float) -> int:
-    """How many bytes of another container's last checkpoint were written then."""
+    """Return how many bytes of another container's last checkpoint were written from `begin` to `end`."""
     try:
         size, its_begin, its_end = files.read_json(other.path(MEASURED))
     except (OSError, ValueError):
@@ -73,12 +81,12 @@ def _written(other: Container, begin: float, end: float) -> int:
 
 
 def seconds(size: int, rate: float) -> float:
-    """Of a checkpoint of `size` bytes, at `rate` bytes per second."""
+    """Return the seconds that a checkpoint of `size` bytes takes at `rate` bytes per second."""
     return BASE_SECONDS + size / rate
 
 
 def _rate(path: str) -> float:
-    """What a node's file says; 0 where it says nothing."""
+    """Return the speed in a node's file, in bytes per second; 0 if there is none."""
     try:
         return max(files.read_number(path), 1 << 20)
     except (OSError, ValueError):
@@ -86,7 +94,7 @@ def _rate(path: str) -> float:
 
 
 def slowest(directory: str, default: int) -> float:
-    """The speed of the slowest node that has shown its own in a checkpoint directory; `default` where none has."""
+    """Return the lowest speed that a node has shown in a checkpoint directory; `default` if none has shown any."""
     try:
         names = os.listdir(os.path.join(directory, RATES))
     except OSError:
@@ -95,7 +103,10 @@ def slowest(directory: str, default: int) -> float:
 
 
 def too_long(what: str, seconds: float, partition: str, grace: int, intervals: bool) -> str:
-    """The warning: `what` is of which memory, and `intervals` whether there are checkpoints at intervals anyway."""
+    """Return the warning that a checkpoint takes longer than the grace time.
+
+    It begins with `what`, which names the memory; `intervals` says whether there are checkpoints at intervals anyway.
+    """
     advice = "" if intervals else "; --checkpoint-interval limits the loss"
     return (
         f"{what} a checkpoint takes about {seconds:.0f} s, "
@@ -104,8 +115,7 @@ def too_long(what: str, seconds: float, partition: str, grace: int, intervals: b
 
 
 def memory(init: int) -> int:
-    """Bytes of memory that the processes from `init` on have of their own or share; what they map of files is left
-    out."""
+    """Return the bytes of memory of the processes from `init` on, shared memory included, mapped files left out."""
     return sum(map(_own, process.tree(init)))
 
 

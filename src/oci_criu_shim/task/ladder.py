@@ -1,5 +1,7 @@
-"""Know from what a restarted task may go on: its newest checkpoint, an older one, or, if the site allows that, its
-beginning. If it is the node that can't, the job goes to another one."""
+"""Choose where a restarted task goes on: at its newest checkpoint, an older one, or, if allowed, its beginning.
+
+The site says whether it may start from its beginning. If it is the node that can't restore, the job goes to another.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from oci_criu_shim.task import history
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from typing import TypedDict
 
     from oci_criu_shim.config import Settings
     from oci_criu_shim.container.record import Container
@@ -27,19 +29,26 @@ if TYPE_CHECKING:
     from oci_criu_shim.log import Log
     from oci_criu_shim.slurm.tasks import Task
 
+    class Tried(TypedDict):
+        """What tries.json has."""
+
+        newest: int  # the number of the newest checkpoint; 0 without one
+        tries: int
+
+
 TRIES = "tries.json"
 MARK = "oci-criu-shim: "  # where our part of a job's comment begins
-LONGEST = 300  # characters of that
+LONGEST = 300  # characters of our part
 PAUSES = (0.5, 2, 8)  # seconds at most
 END_SECONDS = 300  # Slurm ends a job that was requeued
-LIST = "oci-criu-shim ckpt list shows those that there are"
+LIST = "`oci-criu-shim ckpt list` shows the checkpoints that there are"
 
 
 class Ladder:
-    """The checkpoints in `store` from which `task` may go on, and what is said if they don't do.
+    """The checkpoints in `store` from which `task` may go on, and the messages if they fail.
 
-    Who restores it takes rungs(), in their order, and tells of each whether it failed() or the task was restored();
-    then, if none did, whether the job goes_elsewhere() or the task begins_again().
+    The caller tries the rungs() in their order, and tells of each whether it failed() or the task was restored(). If
+    all failed, the caller asks whether the job goes_elsewhere(); otherwise the task begins_again().
     """
 
     def __init__(
@@ -55,7 +64,7 @@ class Ladder:
         self.newest = max(store.numbers(), default=0)
         self.tries = Tries(os.path.join(store.path, TRIES), self.newest)
         self.reasons: list[str] = []
-        self.may_try_again = False  # the rung in hand, if it fails for what passes
+        self.may_try_again = False  # the rung in hand, if its failure may pass
         self.tries_again = False
         self.may_do_elsewhere = False
 
@@ -73,11 +82,11 @@ class Ladder:
                 time.sleep(pause * os.urandom(1)[0] / 255)
 
     def failed(self, path: str, error: ShimError | OSError) -> bool:
-        """Note that a rung did not do; whether the job has been requeued because another node may.
+        """Note that a rung failed; return whether the job has been requeued because another node may do better.
 
-        CRIU makes deleted files that are open anew, for a moment, under names that are the same in each restore of a
-        checkpoint (ghost_path() in criu/files-reg.c): others may be at it, in the same directory. What the node's
-        system calls refuse, an older checkpoint may not need, nor another node refuse.
+        CRIU makes open files that are deleted anew, for a moment, under names that are the same in each restore of a
+        checkpoint (ghost_path() in criu/files-reg.c): other restores may do so in the same directory. If the node
+        refuses a system call, an older checkpoint may not need it, and another node may not refuse it.
         """
         if isinstance(error, OSError):
             error = NotRestored(f"{path} could not be restored: {line_of(error)}")
@@ -92,11 +101,11 @@ class Ladder:
         return False
 
     def goes_elsewhere(self) -> bool:
-        """Whether, after all rungs, the job has been requeued to try them on another node."""
+        """Return whether, after all rungs, the job has been requeued to try them on another node."""
         return self.may_do_elsewhere and self._go_elsewhere()
 
     def _paths(self) -> list[str]:
-        """Return the checkpoints to try, in this order: its own, or while it has none those of --restart-dir."""
+        """Return the checkpoints to try, in order: the task's own, or while it has none, those of --restart-dir."""
         if not self.newest and self.task.restart_dir:
             return sources(self.task.restart_dir, self.task, self.store.directory)
         return _newest_first(self.store.path)
@@ -122,8 +131,10 @@ class Ladder:
         self.reasons.append(f"{os.path.basename(path)}: {str(error).replace(f'{path}/', '')}")
 
     def _refuse(self, path: str, error: ShimError) -> None:
-        """Keep CRIU's log, if it came to write one: with the checkpoint, unless that is another job's, and for longer
-        with the history."""
+        """Note why a checkpoint was refused, and keep CRIU's log, if there is one.
+
+        It is kept with the checkpoint, unless that is another job's, and for longer with the history.
+        """
         log = self.container.path(REFUSED)
         try:
             with open(log, "rb") as stream:
@@ -140,12 +151,12 @@ class Ladder:
         self._note(path, error, self.log.keep(f"restore-{os.path.basename(path)}.log", text) if said else "")
 
     def restored(self, path: str) -> None:
-        """Note that a rung did."""
+        """Note that the task was restored from a rung."""
         own = os.path.dirname(path) == self.store.path
         if own:
-            files.remove_if_there(os.path.join(path, REFUSED))  # that was another node's fault
+            files.remove_if_there(os.path.join(path, REFUSED))  # another node was to blame
         if self.reasons or self.task.rank == 0:
-            # Slurm may take its time, the container not.
+            # Slurm may take its time; the container must not wait for it.
             process.fork(lambda: self._tell(f"restored from {os.path.basename(path) if own else path}"))
 
     def begins_again(self) -> None:
@@ -165,7 +176,7 @@ class Ladder:
         )
 
     def _go_elsewhere(self) -> bool:
-        """Have the job requeued, to start on another node, if there is one; whether it was."""
+        """Have the job requeued to start on another node, if there is one; return whether it was."""
         from oci_criu_shim.slurm import controller
         from oci_criu_shim.task import requeue
 
@@ -182,19 +193,19 @@ class Ladder:
             self._tell(f"requeued from {task.node}")
             controller.requeue(task.job)
         except ShimError as error:
-            hint = error.hint or f"`scontrol requeue {task.name}` does that by hand, where it does not go on here"
+            hint = error.hint or f"`scontrol requeue {task.name}` does that by hand, if the job does not go on here"
             self.log.error(ShimError(f"job {task.job} could not be requeued to another node: {error}", hint).line())
             return False
         return True
 
     def wait_for_end(self) -> None:
-        """Wait for the job's end, so that nothing comes after this in its script."""
+        """Wait for the job's end, so that its script runs nothing after this step."""
         limit = time.monotonic() + END_SECONDS
         while signal.SIGTERM not in self.signals.read() and (left := limit - time.monotonic()) > 0:
             select.select([self.signals.reader], [], [], left)
 
     def _tell(self, outcome: str) -> int:
-        """Say it in the job's comment, with the reasons; return 0."""
+        """Put `outcome` and the reasons into the job's comment; return 0."""
         from oci_criu_shim.slurm import controller
 
         text = " ".join(": ".join([outcome, "; ".join(self.reasons)] if self.reasons else [outcome]).split())
@@ -206,34 +217,35 @@ class Ladder:
 
 
 class Tries:
-    """How often a task was tried since its `newest` checkpoint, kept in the file `path`."""
+    """Counts the tries of a task since its `newest` checkpoint, in the file `path`."""
 
     def __init__(self, path: str, newest: int) -> None:
         self.path = path
         self.newest = newest
         self.count = 0
         try:
-            before: dict[str, Any] = files.read_json(path)
+            before: Tried = files.read_json(path)
             if before["newest"] == newest:
                 self.count = int(before["tries"])
         except (OSError, ValueError, TypeError, KeyError):
             pass  # none yet, or not ours
 
     def add(self) -> None:
-        """One more."""
+        """Count one more."""
         self.count += 1
         self.note(self.newest)
 
     def note(self, newest: int) -> None:
-        """They count for the checkpoint `newest`, too, which is hardly any further."""
-        files.write_json(self.path, {"newest": newest, "tries": self.count}, durable=True)
+        """Have them count for the checkpoint `newest`, too, which is hardly any further."""
+        tried: Tried = {"newest": newest, "tries": self.count}
+        files.write_json(self.path, tried, durable=True)
 
 
 def sources(value: str, task: Task, directory: str) -> list[str]:
-    """The checkpoints that --restart-dir=`value` names for `task`, the newest first; ShimError where there are none.
+    """Return the checkpoints that --restart-dir=`value` names for `task`, newest first.
 
-    JOBID is a job in the same checkpoint `directory` (12, or 12_3 of an array), JOBID:SEQ one checkpoint of it; or a
-    directory: a checkpoint, a task's, or a job's.
+    JOBID names a job in the same checkpoint `directory` (12, or 12_3 of an array), JOBID:SEQ one of its checkpoints.
+    An absolute path names a checkpoint, or the directory of a task or of a job. Raise ShimError if there is none.
     """
     inner = task.key.partition("/")[2]
     if named := re.fullmatch(r"(\d+(?:_\d+)?)(?::(\d+))?", value):
@@ -256,12 +268,12 @@ def sources(value: str, task: Task, directory: str) -> list[str]:
 
 
 def _job(name: str, directory: str) -> str:
-    """The number, by which checkpoints are kept, of a job that may be one of an array."""
+    """Return the number under which the checkpoints of job `name` are kept; `name` may be that of an array's job."""
     if "_" not in name:
         return name
     number = history.job_named(directory, name)
     if number is None:
-        hint = "`oci-criu-shim job status` lists those that have one"
+        hint = "`oci-criu-shim job status` lists the jobs that have one"
         raise ShimError(f"--restart-dir: job {name} has no history in {directory}", hint)
     return str(number)
 

@@ -1,4 +1,4 @@
-"""Know when a task's checkpoint is due, and why, in its supervisor. A child takes it (take.py, preempt.py)."""
+"""Decide, in a task's supervisor, when a checkpoint is due, and why. A child takes it (take.py, preempt.py)."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from oci_criu_shim.log import Log
     from oci_criu_shim.slurm.tasks import Task
 
-# What a child exits with: it took a checkpoint, it had no reason to, it could not, the container ended by it, or Slurm
-# did not say whether there is a reason.
+# Exit statuses of a child: it took a checkpoint, it had no reason to, it could not, the container ended by a checkpoint
+# that failed, or Slurm did not say whether there is a reason.
 TAKEN, NO_REASON, FAILED, LOST, UNKNOWN = 0, 3, 4, 5, 6
 ENDING = (schedule.PREEMPT, schedule.TIMEOUT)
 
 
 class Policy:
-    """What is decided about the checkpoints of a task.
+    """Decides about the checkpoints of a task.
 
-    The supervisor asks at_signal() and due() what there is to do, and tells what is done(). Raise ShimError if what the
-    job asked for can't be understood.
+    The supervisor asks at_signal() and due() what there is to do, and says what is done(). Raise ShimError if the times
+    that the job asked for can't be understood.
     """
 
     def __init__(self, container: Container, task: Task, store: Store, settings: Settings, log: Log) -> None:
@@ -46,21 +46,21 @@ class Policy:
         text = settings.when(task.partition) if task.when == "default" else task.when
         self.when = schedule.parse(text, task.interval)
         self.estimate = Estimate(container, store.directory, settings.dump_rate)
-        mtbf = settings.mtbf / task.nodes  # of the job: it ends with any of its nodes
+        mtbf = settings.mtbf / task.nodes  # of the job, which ends with any of its nodes
         self.schedule = Schedule(self.when, self.estimate.seconds, task.end, settings.margin, mtbf)
         self.compressor = Compressor(container, store, log)
         self.grace = 0
         self.said: set[str] = set()
-        self.silent = ""  # what the last child was to see to, if it has not said what came of it
+        self.silent = ""  # the last child's reason, until it has said what came of it
 
     def started(self) -> None:
         """Note that the container runs."""
         self.schedule.started()
 
     def at_signal(self, number: int) -> list[str]:
-        """Return what that signal may want checkpoints for, the most urgent first; nothing if it is not ours.
+        """Return the reasons for a checkpoint that a signal may mean, the most urgent first; none if it is not for us.
 
-        A preemption may come while somebody's request is there: it is asked about then, too.
+        A preemption may come while somebody's request is there, so Slurm is asked about it then, too.
         """
         if number == self.when.signal:
             return [schedule.SIGNAL]
@@ -91,14 +91,14 @@ class Policy:
         return newest if newest.manifest.get("restarts") == self.task.restarts else None
 
     def begin(self, reason: str) -> None:
-        """Note that a child is about to see to it."""
+        """Note that a child is about to see to `reason`."""
         self.silent = reason
         if reason != schedule.LOOK:
             self.schedule.begun()
             self.compressor.stop()
 
     def done(self, reason: str, status: int) -> None:
-        """Note that a child that was to see to it has ended, with one of the results above, unless it failed."""
+        """Note that the child that was to see to `reason` has ended: with one of the results above, or by a failure."""
         if status in (TAKEN, NO_REASON, FAILED, LOST):
             self.silent = ""
         if status == TAKEN and reason not in ENDING:
@@ -136,7 +136,7 @@ class Policy:
             self.log.event(f"{what}: each is followed by as long a time without one")
 
     def _warn(self) -> None:
-        """Say, once each, that a checkpoint may not be done within the grace time, and that it won't."""
+        """Say, once each, that a checkpoint may take longer than the grace time, and that it will."""
         if not self.grace:
             return
         memory = units.size(self.task.memory)

@@ -1,4 +1,4 @@
-"""Checkpoint a container whose job must go, preempted or at its time limit; then have the job requeued."""
+"""Checkpoint a container whose job must go, preempted or at its time limit, and have the job requeued."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class Stays(ShimError):
-    """The job would not be started again."""
+    """The job must stay: it would not be started again."""
 
 
 class Preemption:
-    """What a child of the supervisor does if the job may have to go."""
+    """Sees to a container whose job may have to go, in a child of the supervisor."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -32,8 +32,10 @@ class Preemption:
         self.departure = Departure(policy)
 
     def go(self, asked: str) -> int:
-        """Checkpoint the container if the job must go, for the reason that is `asked`, and see to it that the job is
-        requeued; return one of policy's results."""
+        """Checkpoint the container if its job must go, and see to it that the job is requeued.
+
+        `asked` is the reason for which it may have to go. Return one of policy's results.
+        """
         connection = self.taker.connect_early()
         try:
             why = self._why(asked)
@@ -59,7 +61,10 @@ class Preemption:
         return status
 
     def _note_futility(self, before: list[int]) -> None:
-        """The new checkpoint is hardly further than those `before`: a job must not be requeued for ever."""
+        """Count the tries for the new checkpoint, too, if it is hardly further than those `before`.
+
+        Otherwise a job might be requeued for ever.
+        """
         from oci_criu_shim.task.ladder import TRIES, Tries
 
         tries = Tries(os.path.join(self.store.path, TRIES), max(before, default=0))
@@ -71,8 +76,10 @@ class Preemption:
         self.log.event(f"{what}: the limit is too short for its checkpoints, or the site's margin too long")
 
     def _why(self, asked: str) -> str:
-        """Return schedule.PREEMPT or TIMEOUT; an empty string if the job need not go. Raise ShimError if that can't be
-        told, or passed on."""
+        """Return schedule.PREEMPT or TIMEOUT; an empty string if the job need not go.
+
+        Raise ShimError if that can't be told, or passed on.
+        """
         if asked == schedule.TIMEOUT:
             try:
                 return self._time_is_up()

@@ -1,4 +1,4 @@
-"""Tell a job's epilog what Slurm is to know of a job that starts again (release_requeued() in spank/rundir.c)."""
+"""Leave a note for a job's epilog: what to tell Slurm of a requeued job (release_requeued() in spank/rundir.c)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def mark(root: str, task: Task, log: Log, exclude: str = "") -> None:
-    """Leave the mark in the job's run directory `root`, before the job of `task` is requeued: the node `exclude` is
-    left out next time, the site's feature wanted.
+    """Leave the note in the job's run directory `root`, before the job of `task` is requeued.
 
-    Never fail: the job starts again all the same. Leave another task's mark as it is: it may exclude a node.
+    Next time the job is not to run on the node `exclude`, and is to have the site's feature. Never fail: the job starts
+    again all the same. Leave another task's note as it is: it may exclude a node.
     """
     directory, settings = RunDirectory(root), [f"JobId={task.name}"]
     if directory.is_requeued and not exclude:
@@ -34,4 +34,4 @@ def mark(root: str, task: Task, log: Log, exclude: str = "") -> None:
         directory.note_requeued(settings)
     except OSError as error:
         why = f"{directory.file(REQUEUED)} can't be written: {error.strerror}"
-        log.error(f"job {task.job} waits as long as any that is requeued: {why}")
+        log.error(f"job {task.job} waits as long as any requeued job: {why}")

@@ -1,5 +1,7 @@
-"""Decide about one run of a task whose job asked for checkpoints: whether it runs at all, from where it goes on, and
-what its end means for its job."""
+"""Decide about one run of a task whose job asked for checkpoints.
+
+Does it run at all? From where does it go on? And what does its end mean for its job?
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,9 @@ KILLED = 128 + 9
 
 
 class TaskRun:
-    """A run of `task`, whose container is as `plan` says; `log` is its history.
+    """One run of `task` in the container of `plan`; `log` also writes the job's history.
 
-    Raise ShimError if its checkpoints could not be taken or kept.
+    Raise ShimError if checkpoints of it could not be taken or kept.
     """
 
     def __init__(self, plan: Plan, task: Task, signals: Signals) -> None:
@@ -51,8 +53,10 @@ class TaskRun:
         prune.begin(directory, self.settings.keep_ended)
 
     def _ask_for_restarts(self) -> None:
-        """Ask Slurm how often the job was restarted: that may have been kept from its environment (`env -i … srun`),
-        and there is something of this task, or of an earlier job of that number."""
+        """Ask Slurm how often the job was restarted: the environment may have lost that (`env -i … srun`).
+
+        The task's directory has something, of the task or of an earlier job of the same number.
+        """
         from oci_criu_shim.slurm import controller
 
         self.task.restarts = controller.job(self.task.job).restarts
@@ -61,19 +65,19 @@ class TaskRun:
             self.store.prepare(self.task.cluster)
 
     def over(self) -> int | None:
-        """Return the exit status of a task whose container is not to run; None if it is."""
+        """Return the exit status of a task whose container is not to run; None if it is to run."""
         status = self.step.done()
         if status is None and self.step.is_too_late():
             self.is_late, status = True, KILLED
         return status
 
     def wait_for_script(self) -> None:
-        """Don't end before the batch script if the job is about to be requeued."""
+        """Wait for the end of the batch script if the job is about to be requeued."""
         if self.is_late:
             script_end.outlive(self.task, self.signals)
 
     def begin(self) -> Ladder | None:
-        """Return the checkpoints from which it may go on; None if it starts from its beginning."""
+        """Return the checkpoints from which the task may go on; None if it starts from its beginning."""
         rootfs.begin(self.store, self.plan.bundle, self.settings.layers, self.log)
         if not self.task.restarts or not self.store.started():
             self.store.mark_started()
@@ -82,9 +86,10 @@ class TaskRun:
         return Ladder(self.plan.container, self.task, self.store, self.settings, self.signals, self.log)
 
     def ended(self, status: int, told: bool, orphaned: bool) -> None:
-        """See to what its end with `status` means for its job, unless it was `orphaned`; `told` as Step.ended() has it.
+        """See to what the container's end with `status` means for its job, unless it was `orphaned`.
 
-        Whatever comes of that, the exit status is the container's.
+        `told` says whether it was sent signals that may have ended it. A failure is logged, and never changes the exit
+        status.
         """
         self.log.note("ended", status=status)
         if orphaned:

@@ -1,4 +1,4 @@
-"""When a task's checkpoints are due: what its job asked for (in the grammar of spank/when.c), and what that means."""
+"""Parse when a job wants checkpoints (in the grammar of spank/when.c), and compute when its task's are due."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 AUTO = -1
-# What is due: a checkpoint, for that reason, or LOOK: Slurm is asked for the job's limits. The first two end the
-# container, and have the job requeued; with the others it runs on.
+# Reasons for a checkpoint, and LOOK: Slurm is to be asked for the job's limits. The first two end the container, and
+# have the job requeued; with the others it runs on.
 PREEMPT, TIMEOUT, INTERVAL, SIGNAL, REQUEST, LOOK = "preempt", "timeout", "interval", "signal", "request", "look"
 SIGNALS = {"HUP": 1, "INT": 2, "QUIT": 3, "USR1": 10, "USR2": 12, "ALRM": 14, "URG": 23}
 FIRST_LOOK = 5.0
-# A time limit that is changed is found out about after a minute, or a twentieth of what is left of it; what a
-# checkpoint would cost now, after a minute or a tenth.
+# The time limit is asked for again after a minute, or a twentieth of what is left of it if that is more. The cost of a
+# checkpoint is computed again after a minute, or a tenth of what is left if that is less.
 LOOK_SECONDS, LOOKS = 60.0, 20
 CHECK_SECONDS, CHECKS = 60.0, 10
-LEAST = 0.1  # of the time up to its limit that a run must have for its program, to count as one that got further
+LEAST = 0.1  # share of the time up to its limit for which a program must run, or its run counts as futile
 
 
 class When:
-    """`preempt` and `timeout` tell whether, `interval` is in seconds or AUTO, `signal` a number; None: not at all."""
+    """The times at which a job wants checkpoints. `interval` is in seconds, or AUTO; `signal` is a number; or None."""
 
     def __init__(self) -> None:
         self.preempt = False
@@ -36,7 +36,7 @@ class When:
 
 
 def parse(text: str, interval: str | None = None) -> When:
-    """WHEN of --checkpoint, with that of --checkpoint-interval; ShimError where it is none."""
+    """Parse WHEN of --checkpoint and the `interval` of --checkpoint-interval. Raise ShimError if they are invalid."""
     when = When()
     for item in text.split(","):
         name, _, value = item.partition(":")
@@ -67,15 +67,16 @@ def _interval(text: str) -> int:
 
 
 def best_interval(cost: float, mean_time_between_failures: float) -> float:
-    """Young's optimum: seconds between checkpoints that cost `cost` seconds each (CACM 17:9, 1974)."""
+    """Return Young's optimum: the seconds between checkpoints that cost `cost` seconds each (CACM 17:9, 1974)."""
     return math.sqrt(2 * max(cost, 0.1) * mean_time_between_failures)
 
 
 class Schedule:
-    """What of `when` is due next.
+    """Says which of the times of `when` comes next.
 
-    `cost` gives the seconds that a checkpoint would take now, `end` is the time limit in seconds since the epoch (0:
-    none is known), `margin` seconds are left between a checkpoint and it, `mtbf` is the mean time between failures.
+    `cost` returns the seconds that a checkpoint would take now. `end` is the time limit, in seconds since the epoch; 0
+    if none is known. `margin` is the number of seconds between a checkpoint and the time limit, `mtbf` the mean time
+    between failures, in seconds.
     """
 
     def __init__(self, when: When, cost: Callable[[], float], end: float, margin: float, mtbf: float) -> None:
@@ -86,40 +87,40 @@ class Schedule:
         self.margin = margin
         self.mtbf = mtbf
         now = time.monotonic()
-        self.start = self.last = now  # of the program, and its last checkpoint
-        self.began, self.took = now, 0.0  # of that: when, and how long
-        self.patience = LOOK_SECONDS  # with a Slurm that does not answer what is asked once
+        self.start = self.last = now  # of the program, and of the last checkpoint
+        self.began, self.took = now, 0.0  # when the last checkpoint began, and how long it took
+        self.patience = LOOK_SECONDS  # seconds until Slurm is asked again, if it gave no answer
         self.look = now + FIRST_LOOK if when.preempt or when.timeout else math.inf
 
     def started(self) -> None:
-        """The program runs."""
+        """Note that the program runs."""
         self.start = self.last = time.monotonic()
 
     def is_futile(self) -> bool:
-        """Whether the program has hardly run, and yet its time limit is near: the next run will get as far."""
+        """Whether the program has hardly run, and yet its time limit is near: the next run will get no further."""
         ran = time.monotonic() - self.start
         return ran < LEAST * (ran + self.end - time.time())
 
     def due(self) -> str:
-        """What is due, the most urgent first; empty where nothing is."""
+        """Return the most urgent reason that is due; an empty string if none is."""
         return next((what for seconds, what in self._times() if seconds <= 0), "")
 
     def sleep(self) -> float:
-        """For how many seconds nothing can become due."""
+        """Return for how many seconds nothing can become due."""
         check = min(CHECK_SECONDS, max(self._rest() / CHECKS, 1))
         return max(min([seconds for seconds, _ in self._times()] + [check]), 0.001)
 
     def begun(self) -> None:
-        """A checkpoint is about to be taken."""
+        """Note that a checkpoint is about to be taken."""
         self.began = time.monotonic()
 
     def taken(self) -> None:
-        """It was taken, or tried."""
+        """Note that the checkpoint was taken, or tried."""
         self.last = time.monotonic()
         self.took = self.last - self.began
 
     def looked(self, end: float | None = None) -> None:
-        """Slurm was asked for the time limit; None where it gave no answer."""
+        """Note that Slurm was asked for the time limit, which is `end`; None if it gave no answer."""
         if end is not None:
             self.end = end
         pause = math.inf
@@ -138,12 +139,15 @@ class Schedule:
         return times
 
     def _interval(self, seconds: int) -> float:
-        """From the end of one to the begin of the next: at least half of its time is left to the program."""
+        """Return the seconds from one checkpoint's end to the next one's begin.
+
+        They leave the program at least half of the time.
+        """
         wanted = best_interval(self.cost(), self.mtbf) if seconds == AUTO else seconds
         return max(wanted, self.took)
 
     def _rest(self) -> float:
-        """The seconds until the job must go, for its checkpoint to be done before the time limit."""
+        """Return the seconds until a checkpoint must begin to be done before the time limit."""
         if not self.when.timeout or self.end in (0, self.tried):
             return math.inf
         return self.end - self.margin - self.cost() - time.time()

@@ -1,4 +1,4 @@
-"""The end of a job's batch script, which comes before that of its steps: it would take theirs for done, and go on."""
+"""Keep a step alive until the batch script has exited; otherwise the script would see the step end and carry on."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PATIENCE, GLANCE = 5.0, 0.02  # seconds
 
 
 def outlive(task: Task, signals: Signals) -> None:
-    """Don't end before it.
+    """Wait until the batch script of the job has exited; `signals` wake us.
 
-    But on its node don't end much later: slurmstepd wants to tell srun of it, which Slurm ends a second after the
-    script, and tries that for two more.
+    On the script's node, return soon after: slurmstepd wants to tell srun of the step's end. Slurm ends srun a second
+    after the script, and slurmstepd tries for two more.
     """
     if task.is_batch:
         return
@@ -44,7 +44,7 @@ def _runs(task: Task) -> bool:
 
 
 def _is_here(script: str) -> bool:
-    """Whether a process of ours, of which subshells are some, runs `script` on this node."""
+    """Whether a process of this user runs `script` on this node; a subshell counts."""
     for name in os.listdir("/proc"):
         try:
             if name.isdecimal() and os.stat(f"/proc/{name}").st_uid == os.geteuid():

@@ -1,13 +1,13 @@
-"""Know which steps of a requeued batch script have finished: the script begins at its top, and no step is run twice.
+"""Keep which steps of a batch script have finished: a requeued script begins at its top, and runs no step twice.
 
     <checkpoint-dir>/<job>/<step>.<task>/finished.json   {version, status, command, bundle}
-                                        /started         the number of the run (restart count) that is at work on it
+                                        /started         the number of the run (restart count) that works on it
 
-A step that ended by itself leaves finished.json, and its checkpoints go. So does a container that is the batch step
-and ends in its job's grace time: Slurm requeues the job all the same. A step that was ended because its job ends has
-not finished, whatever its exit status: slurmctld changes the job's state before it has anything killed, and is asked
-if a signal had part in the end. A step is known again by its number and task, and by its command and bundle, because
-steps in the background may change their numbers from one run of the script to the next.
+A step that ended by itself leaves finished.json, and its checkpoints are removed. So does a container that is the
+batch step and ends in its job's grace time: Slurm requeues the job all the same. A step that was ended because its job
+ends has not finished, whatever its exit status. slurmctld changes the job's state before it has anything killed; it is
+asked if the step may have ended by a signal. A step is recognised by its number and task, and by its command and
+bundle, because steps in the background may change their numbers from one run of the script to the next.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.task.policy import Policy
 
     class Finished(TypedDict):
-        """What finished.json has."""
+        """The contents of finished.json."""
 
         version: int
         status: int
@@ -47,7 +47,7 @@ VERSION = 1
 
 
 class Step:
-    """A task that asked for checkpoints, on its way from its start to its end."""
+    """A task that asked for checkpoints: whether it is to run, and what follows from its end."""
 
     def __init__(self, plan: Plan, policy: Policy, signals: Signals) -> None:
         self.plan = plan
@@ -62,7 +62,7 @@ class Step:
     def done(self) -> int | None:
         """Return the exit status of a step that had finished in an earlier run of its job; None if it is to run.
 
-        Raise ShimError if that can't be known.
+        Raise ShimError if finished.json can't be read.
         """
         job = os.path.dirname(self.store.path)
         if self.task.restarts or not self.task.is_batch:
@@ -81,8 +81,7 @@ class Step:
         return None
 
     def _runs_again(self) -> bool:
-        """Whether it runs even if it had finished: because the user wants that, or it did in an earlier job of that
-        number."""
+        """Whether it runs even if it had finished: the user wants that, or it was an earlier job of the same number."""
         if self.task.restarts and not self.task.rerun:
             return False
         if os.path.exists(self.path):
@@ -108,7 +107,7 @@ class Step:
         return record
 
     def _is_other(self, record: Finished) -> bool:
-        """Whether it is another step that had finished."""
+        """Whether `record` is that of another step."""
         command, bundle = identity(self.plan.bundle)
         other = "command" if record.get("command") != command else "bundle" if record.get("bundle") != bundle else ""
         if other:
@@ -116,16 +115,16 @@ class Step:
         return bool(other)
 
     def _mark_begun(self) -> None:
-        """Tell an earlier run of the job, on a node that Slurm has given up."""
+        """Tell an earlier run of the job, on a node that Slurm has given up, that this one works on the step now."""
         if self.task.restarts and self.store.started():
             number = str(self.task.restarts).encode()
             try:
                 files.write_atomically(os.path.join(self.store.path, STARTED), number)
             except OSError as error:
-                self.log.debug(str(error))  # what needs to write there will say so
+                self.log.debug(str(error))  # whatever else must write there will say so
 
     def is_too_late(self) -> bool:
-        """Whether the job is about to be requeued: what would start now would end without a checkpoint."""
+        """Return whether the job is about to be requeued: a step that started now would end without a checkpoint."""
         why = self._why_it_must_go()
         if why:
             self.log.event(f"{self.task.describe()} is not started: its job is about to be requeued")
@@ -150,8 +149,10 @@ class Step:
             return ""
 
     def ended(self, status: int, told: bool) -> None:
-        """See to what its end, with `status`, means for its job; `told`, if signals that may end a program had been
-        passed on to it."""
+        """See to what the step's end with `status` means for its job.
+
+        `told` says whether it was sent signals that may have ended it.
+        """
         mark = self._mark_late() or self._mark()
         if mark == "taken":
             script_end.outlive(self.task, self.signals)
@@ -169,14 +170,14 @@ class Step:
         self._hold_nobody_up()
 
     def _clear_job(self) -> None:
-        """Remove the job's checkpoints, but for what was cut off the files of its tasks."""
+        """Remove the job's checkpoints, but keep what was cut off its tasks' files."""
         job = os.path.dirname(self.store.path)
         for name in os.listdir(job):
             if name != owner.NAME:
                 Store(os.path.join(job, name), ".").clear()
 
     def _mark(self) -> str:
-        """Return the mark of a checkpoint that ended it: it has not finished."""
+        """Return the mark of a checkpoint that ended the step before it had finished; an empty string without one."""
         try:
             with open(self.plan.container.path(DONE), encoding="ascii") as mark:
                 return mark.read()
@@ -184,7 +185,7 @@ class Step:
             return ""
 
     def _mark_late(self) -> str:
-        """Leave that mark now, if who took the checkpoint was killed before they could, and return it."""
+        """Leave that mark now, if the child that took the checkpoint was killed before it could; return the mark."""
         taken = self.policy.ended_by() if self.policy.silent in ENDING else None
         if taken is None:
             return ""
@@ -225,7 +226,7 @@ class Step:
         except OSError as error:
             self.log.error(
                 f"that {self.task.describe()} finished with status {status} can't be written down, "
-                f"and a restart of its job takes it for unfinished: {error}"
+                f"so a restart of its job takes it for unfinished: {error}"
             )
             return
         for seq in self.store.numbers():
@@ -233,7 +234,7 @@ class Step:
         files.remove_if_there(os.path.join(self.store.path, STARTED))
 
     def _expect_requeue(self) -> None:
-        """Slurm (24.11) requeues a job again at its end if its grace time was over before: have that not take long."""
+        """Have the job start again soon: Slurm (24.11) requeues it once more at its end if its grace time was over."""
         if self.task.restarts:
             from oci_criu_shim.task import requeue
 
@@ -246,7 +247,7 @@ class Step:
 
 
 def identity(bundle: Bundle) -> tuple[str, str]:
-    """Return what tells one step from another that has its number: the digest of its command, and its bundle's path."""
+    """Return the digest of a step's command and the path of its bundle: they tell steps of the same number apart."""
     import hashlib
     import json
 

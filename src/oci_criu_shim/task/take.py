@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from oci_criu_shim.task.policy import Policy
 
 KILLED = "what took it was killed"
-ENDING_MS = 300  # who is about to end has ended by then
+ENDING_MS = 300  # a process that is about to end has ended by then
 
 
 class Taker:
-    """Takes checkpoints as `policy` has them."""
+    """Takes the checkpoints that `policy` decides on."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -44,15 +44,17 @@ class Taker:
         return client.connect(RunDirectory(self.container.root).helper_socket(self.task))
 
     def connect_early(self) -> socket.socket | None:
-        """Have the helper's worker get ready while Slurm is asked; None if it doesn't answer: a dump will say why."""
+        """Have the helper's worker get ready while Slurm is asked; return None if it doesn't: a dump will say why."""
         try:
             return self.connect()
         except ShimError:
             return None
 
     def dump(self, reason: str, connection: socket.socket | None = None) -> str:
-        """Take a checkpoint; return where it is, how large, how long it took. Raise ShimError, with one line of why,
-        if that fails: the container runs on."""
+        """Take a checkpoint; return where it is, how large it is and how long it took, in words.
+
+        Raise ShimError, with the reason in one line, if that fails: the container runs on.
+        """
         try:
             pid = self.container.alive("init")
             if pid is None:
@@ -67,25 +69,25 @@ class Taker:
         except OSError as error:
             said = f"older checkpoints of {self.task.describe()} could not be removed"
             self.log.event(f"{said}: {_worded(error).line()}")
-        if not taken.checkpoint.parent:  # what an increment takes is not in proportion to its size
+        if not taken.checkpoint.parent:  # an increment's time is not in proportion to its size
             self._measure(taken)
         return taken.describe()
 
     def _measure(self, taken: Taken) -> None:
-        """Note how long it took: the job waits for the checksums, too; compression takes what Slurm leaves."""
+        """Note how long it took, checksums included, as the job waits for them; compression takes what Slurm leaves."""
         is_compressed = taken.checkpoint.written != taken.checkpoint.dumped
         end = taken.begun + taken.seconds if is_compressed else time.monotonic()
         self.policy.estimate.measured(taken.checkpoint.dumped, taken.begun, end)
 
     def _tracked(self) -> bool:
-        """Whether the kernel tells of what changes; if it doesn't, the user is told once."""
+        """Return whether the kernel tells of changes; if it doesn't, the user is told once."""
         found, first = chain.tracked(self.container)
         if first and not found:
             self.log.event(f"each checkpoint of {self.task.describe()} has all of its memory: none is incremental")
         return found
 
     def _take(self, pid: int, reason: str, connection: socket.socket | None) -> Taken:
-        """Take an increment if there can be one; a whole checkpoint if there can't, or if that failed."""
+        """Take an increment if one is possible; take a whole checkpoint if not, or if the increment failed."""
         runs_on = reason not in ENDING
         goes_on = runs_on and self._tracked()
         dump = Dump(self.container, pid, {"leave_running": runs_on})
@@ -104,7 +106,7 @@ class Taker:
         return taken
 
     def look(self) -> int:
-        """Ask Slurm what bounds a checkpoint, and tell the supervisor."""
+        """Ask Slurm for the limits of a checkpoint's time, and tell the supervisor; return NO_REASON."""
         try:
             self.note_limits(controller.job(self.task.job).end_time if self.policy.when.timeout else 0)
         except (ShimError, OSError) as error:
@@ -112,8 +114,10 @@ class Taker:
         return NO_REASON
 
     def note_limits(self, end: int) -> None:
-        """Tell the supervisor the time limit, `end`, and the grace time. Raise ShimError if Slurm doesn't tell the
-        latter, and there is nothing else to note."""
+        """Tell the supervisor the time limit, `end`, and the grace time.
+
+        Raise ShimError if Slurm doesn't tell the latter, and there is nothing else to note.
+        """
         grace = self.policy.grace
         if self.policy.when.preempt and not grace:
             try:
@@ -139,8 +143,8 @@ class Taker:
     def failed(self, error: ShimError) -> tuple[str, int]:
         """Say what went wrong; return the words, and one of policy's results.
 
-        Say nothing if the program has ended meanwhile, which no dump survives, and nobody needs one of; unless it
-        ended by a checkpoint, which there is then.
+        Say nothing if the program has ended meanwhile: no dump survives that, and nobody needs one of it. But if it
+        ended by a checkpoint, say that there is this checkpoint.
         """
         what = self.task.describe()
         ended = _has_ended(self.container)
@@ -168,7 +172,7 @@ class Taker:
 
 
 def _worded(error: OSError) -> ShimError:
-    """Return it in a user's words: the file, what is wrong, and what to do if a disk or a quota is full."""
+    """Return an error for the user: the file, the fault, and the remedy if a disk or a quota is full."""
     text = error.strerror or str(error)
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     hint = "`oci-criu-shim ckpt rm` removes older checkpoints; another --checkpoint-dir may have more room"
