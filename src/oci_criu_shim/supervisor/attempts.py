@@ -1,4 +1,4 @@
-"""Have children see to a container's checkpoints: one child at a time, and another one if the first was killed."""
+"""Have children see to a container's checkpoints: one child at a time, and another one if nothing came of the first."""
 
 from __future__ import annotations
 
