@@ -85,7 +85,7 @@ def _faulty_seccomp(bundle: Bundle) -> tuple[str, str] | None:
     if not any(rule["action"] == "SCMP_ACT_NOTIFY" for rule in rules):
         return None
     return (
-        "has a process outside decide on system calls (SCMP_ACT_NOTIFY), which is no longer asked after a restore",
+        "has system calls decided by a process outside (SCMP_ACT_NOTIFY), which is no longer asked after a restore",
         "leave SCMP_ACT_NOTIFY out of linux.seccomp",
     )
 

@@ -65,7 +65,7 @@ class Compressor:
             files.remove_if_there(self._link(pid))
             self.store.sweep()
         except OSError as error:
-            self.log.error(f"unfinished work of compressing a checkpoint can't be removed for now: {error}")
+            self.log.error(f"unfinished work of compressing a checkpoint stays for now: {error}")
 
     def _link(self, pid: int) -> str:
         """Return the path of a link by which the job's epilog finds what nobody else could remove."""
