@@ -52,7 +52,7 @@ def _faulty_ids(bundle: Bundle) -> tuple[str, str] | None:
         return "maps your id to another one than 0, which CRIU can't dump", "map it to 0 in linux.uidMappings"
     if bundle.config["process"].get("user", {}).get("uid", 0) != 0:
         return (
-            "runs the process as a user who is not you outside: a dump may not read its memory",
+            "runs the process as a user who is not you outside: a dump has no right to its memory",
             "leave process.user.uid at 0, which is you",
         )
     return None

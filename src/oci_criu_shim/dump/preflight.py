@@ -238,6 +238,6 @@ def _require_own(processes: Iterable[int]) -> None:
         if set(ids) != {str(os.geteuid())}:
             raise ShimError(
                 f"process {pid} runs as a user who is not you outside (ids {' '.join(ids)}):"
-                " a dump may not read its memory",
+                " a dump has no right to its memory",
                 "run it as user 0, which is you",
             )
