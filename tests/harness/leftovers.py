@@ -11,6 +11,10 @@ from tests.harness.cluster.process import tail
 from tests.harness.jobs import CHECKPOINTS
 
 PROGRAM = "/src/tests/harness/programs/present.py"
+JOB, PROCESS = "%A %j %T %r %N", "pid,ppid,user,stat,wchan:20,args"
+"""What squeue says of a job, and ps of a process."""
+IDLE = 60
+"""Seconds that a cluster may take to have ended its jobs."""
 SETTLING = 15
 """Seconds that Slurm, which clears up after it has called a job ended, may take."""
 
@@ -32,19 +36,64 @@ def _unfinished_checkpoints(cluster: Cluster) -> Iterator[str]:
 
 
 def wait_idle(cluster: Cluster) -> None:
-    """Wait until no job is left and the nodes that are up are free. Raises ClusterError."""
+    """Wait until no job is left and the nodes that are up are free.
 
-    def idle() -> bool:
-        up = {node for node in cluster.compute_nodes() if cluster.instance.node_state(node).exists()}
-        free = {node for node, state in cluster.node_states().items() if state == "idle"}
-        return up <= free and not cluster.exec("ctl", ["squeue", "--noheader"]).stdout
+    Raise ClusterError, with all that can be seen of the cluster, if that takes too long. The cluster is mended first,
+    so that the tests after this one have a chance.
+    """
+    try:
+        wait_for(lambda: not busy_nodes(cluster) and not jobs_left(cluster), IDLE, f"cluster {cluster.name} to be idle")
+    except ClusterError as error:
+        raise ClusterError(f"{error.message}\n{described(cluster)}\n{mend(cluster)}") from None
 
-    wait_for(idle, 60, f"cluster {cluster.name} to be idle")
+
+def busy_nodes(cluster: Cluster) -> list[str]:
+    """Return the nodes that are up but not idle."""
+    states = cluster.node_states()
+    return [node for node in nodes_up(cluster) if states.get(node) != "idle"]
+
+
+def nodes_up(cluster: Cluster) -> list[str]:
+    return [node for node in cluster.compute_nodes() if cluster.instance.node_state(node).exists()]
+
+
+def jobs_left(cluster: Cluster) -> str:
+    """Return a line for each job that Slurm has not done with; also something if slurmctld does not answer."""
+    done = cluster.exec("ctl", ["squeue", "--noheader", f"--format={JOB}"], "root", check=False)
+    return done.stdout + done.stderr
+
+
+def described(cluster: Cluster) -> str:
+    """Return what the controller says of its jobs and nodes, and what runs and was logged on each."""
+    commands = [("ctl", ["sinfo", "--Node", "--format=%N %T %H %E"]), ("ctl", ["squeue", f"--format={JOB}"])]
+    commands += [(node, ["ps", "-eo", PROCESS, "--forest"]) for node in nodes_up(cluster)]
+    said = []
+    for node, argv in commands:
+        done = cluster.exec(node, argv, "root", check=False)
+        said.append(f"{node}: {' '.join(argv)}\n{tail(done.stdout + done.stderr, 60)}")
+    return "\n".join([*said, *(f"{node}:\n{tail(cluster.logs(node), 40)}" for node in cluster.all_nodes())])
+
+
+def mend(cluster: Cluster) -> str:
+    """Cancel all jobs and boot the nodes that are not idle, which ends whatever keeps them so. Return how that went."""
+    cancel_all(cluster)
+    try:
+        for node in busy_nodes(cluster):
+            cluster.kill(node)
+            cluster.exec("ctl", ["scontrol", "update", f"NodeName={node}", "State=RESUME"], "root", check=False)
+            cluster.boot(node)
+    except ClusterError as error:
+        return f"it could not be mended: {error}"
+    return "mended: jobs were cancelled, and nodes that were not idle were booted"
+
+
+def cancel_all(cluster: Cluster) -> None:
+    cluster.exec("ctl", ["sh", "-c", "squeue --noheader --format=%A | xargs -r scancel"], "root", check=False)
 
 
 def end_jobs(cluster: Cluster) -> None:
     """Cancel every job, and wait for their end."""
-    cluster.exec("ctl", ["sh", "-c", "squeue --noheader --format=%A | xargs -r scancel"], "root", check=False)
+    cancel_all(cluster)
     wait_idle(cluster)
 
 

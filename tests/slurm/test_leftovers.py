@@ -48,3 +48,17 @@ def test_what_is_left_is_seen(plain_cluster: Cluster, kind: str, monkeypatch: py
 def test_nothing_left_is_nothing_said(plain_cluster: Cluster) -> None:
     with leftovers.none_on(plain_cluster):
         assert plain_cluster.exec("ctl", ["srun", "hostname"]).stdout == "n1\n"
+
+
+def test_a_node_that_does_not_get_idle(plain_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What keeps it so is said, and the next test has it back."""
+    monkeypatch.setattr(leftovers, "IDLE", 2)
+    drain = ["scontrol", "update", "NodeName=n1", "State=DRAIN", "Reason=broken"]
+    plain_cluster.exec("ctl", drain, "root")
+    number = plain_cluster.exec("ctl", ["sbatch", "--parsable", "--output=/dev/null", "--wrap", "true"]).stdout.strip()
+    with pytest.raises(ClusterError, match="in vain") as caught:
+        leftovers.wait_idle(plain_cluster)
+    said = caught.value.message
+    assert "n1 drained " in said and "broken" in said and f"{number} wrap PENDING" in said and "slurmd -D" in said
+    assert "mended" in said
+    leftovers.wait_idle(plain_cluster)
