@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from tests.harness import jobs, leftovers
 from tests.harness.cluster import Cluster, ClusterError
+from tests.harness.cluster.waiting import patient
 from tests.harness.jobs import Job, Work
 
 GRACE_TIME = 20
@@ -105,7 +106,8 @@ class Story:
 
     def until(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
         """Go on looking until condition holds. Raises ClusterError after timeout seconds, or when the job ends."""
-        deadline = time.monotonic() + timeout
+        limit = patient(timeout)
+        deadline = time.monotonic() + limit
         while True:
             self.look()
             if condition():
@@ -113,7 +115,7 @@ class Story:
             if self.state in jobs.ENDED:
                 raise ClusterError(f"job {self.job.number} ended ({self.state}) before {what}")
             if time.monotonic() > deadline:
-                raise ClusterError(f"waited {timeout:.0f} s in vain for {what}")
+                raise ClusterError(f"waited {limit:.0f} s in vain for {what}")
             time.sleep(0.05)
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness.cluster import Cluster
+from tests.harness.cluster.waiting import patient
 
 NODE = "n1"
 SHARED = "/shared"
 CASE = "/case"
 """Where a container sees its test's directory."""
-TIMEOUT = 30.0
+TIMEOUT = patient(30)
 
 
 def until(predicate: Callable[[], bool], what: str) -> None:

@@ -16,6 +16,7 @@ from tests.harness.cluster import Cluster, wait_for
 from tests.harness.cluster.bundle import BUNDLE, quiet
 from tests.harness.cluster.process import run
 from tests.harness.cluster.rootfs import ensure
+from tests.harness.cluster.waiting import patient
 
 SHIM = "/usr/bin/oci-criu-shim"
 STORAGE = ("--root=/run/podman/root", "--runroot=/run/podman/run", "--storage-driver=vfs", "--events-backend=none")
@@ -79,7 +80,7 @@ class Terminal:
 
     def wait_for(self, text: str) -> None:
         """Read until this is seen."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + patient(20)
         while text not in self.seen:
             ready = select.select([self.descriptor], [], [], max(0, deadline - time.monotonic()))[0]
             assert ready, f"{text!r} is not in {self.seen!r}"

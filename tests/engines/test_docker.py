@@ -10,6 +10,7 @@ import pytest
 from tests import NAME
 from tests.engines.support import COUNT, ECHO, SHIM, Engine, export_root
 from tests.harness.cluster import Cluster, wait_for
+from tests.harness.cluster.waiting import patient
 
 HOST = "--host=unix:///run/docker/sock"
 DAEMON = (
@@ -44,7 +45,7 @@ def daemon() -> Iterator[Engine]:
                 yield engine
             finally:
                 cluster.exec("n1", ["sh", "-c", 'kill "$(cat /run/docker/pid)"'], "root")
-                process.wait(30)
+                process.wait(patient(30))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from tests.engines.support import COUNT, Done, export_root
 from tests.harness import jobs, leftovers
 from tests.harness.cluster import Cluster, wait_for
 from tests.harness.cluster.settings import REPOSITORY
+from tests.harness.cluster.waiting import patient
 from tests.harness.jobs import Work, quoting
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
@@ -119,7 +120,7 @@ def docker(scrun_cluster: Cluster) -> Iterator[Callable[..., Done]]:
             # Of a container that has ended this moment, scrun's `delete` fails, and a shim of containerd's stays.
             script = 'kill "$(cat /run/user/1000/docker.pid)"; pkill -f ^/usr/bin/containerd-shim; true'
             scrun_cluster.exec("n2", ["sh", "-c", script])
-            process.wait(30)
+            process.wait(patient(30))
             scrun_cluster.exec("n2", ["sh", "-c", "rmdir /tmp/run; rm -r /home/alice/docker"], "root")
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tests.harness.cluster.waiting import PATIENCE
+from tests.harness.cluster.waiting import patient
 
 LINE = re.compile(r"tick (\d+) pid (\d+) mono (\d+\.\d+) (\S+)")
-SLACK = 15.0 * PATIENCE
+SLACK = patient(15)
 """Seconds that a tick may take longer than asked: nodes' clocks differ by thousands."""
 
 

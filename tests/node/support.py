@@ -14,7 +14,7 @@ from typing import Any
 from tests.harness.cluster import Cluster, wait_for
 from tests.harness.cluster.bundle import make_bundle
 from tests.harness.cluster.settings import REPOSITORY
-from tests.harness.cluster.waiting import PATIENCE
+from tests.harness.cluster.waiting import patient
 
 PROGRAMS = REPOSITORY / "tests/harness/programs"
 SHIM = "/usr/bin/oci-criu-shim"
@@ -129,7 +129,7 @@ class Life:
         argv = self.argv("checkpoint", "--image-path", self.images, *options, self.name)
         done = self.site.exec(argv, self.user, check)
         if self.process and done.returncode == 0 and "--leave-running" not in options:
-            self.process.communicate(timeout=20 * PATIENCE)
+            self.process.communicate(timeout=patient(20))
         return done
 
     def look(self) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class Life:
     def end(self) -> int:
         """Its input ends, and so does it; its status."""
         assert self.process
-        self.process.communicate(timeout=20 * PATIENCE)
+        self.process.communicate(timeout=patient(20))
         return self.process.returncode
 
     def said(self) -> str:
@@ -161,7 +161,7 @@ class Life:
         self.site.exec(self.argv("delete", "--force", self.name), self.user, check=False)
         if self.process:
             self.process.kill()
-            self.process.communicate(timeout=20 * PATIENCE)
+            self.process.communicate(timeout=patient(20))
         wait_for(lambda: not self.site.exec(["pgrep", "-f", f"{self.name}$"], check=False).stdout, 10, "its end")
 
     def _start(self, *words: str) -> None:

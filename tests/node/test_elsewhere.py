@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.harness.cluster import wait_for
+from tests.harness.cluster.waiting import patient
 from tests.node.support import SHIM, Life, Site
 
 # 32 MiB of which every page is another, and their checksum each time that it is asked for.
@@ -92,6 +93,6 @@ def test_lazily(site: Site, life: Life) -> None:
         there._start("restore", *words, there.name)
         assert checksum(there) == before
         assert there.end() == 0
-        assert first.wait(20) != 0
+        assert first.wait(patient(20)) != 0
     finally:
         there.stop()

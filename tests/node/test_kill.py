@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.harness.cluster import wait_for
-from tests.harness.cluster.waiting import PATIENCE
+from tests.harness.cluster.waiting import patient
 from tests.node.in_a_job import in_a_job, keep, kill
 from tests.node.support import Life, Site, Spec
 
@@ -59,7 +59,7 @@ def test_all(site: Site, user: str, restored: bool) -> None:
         call(life, "kill", "--all", life.name, "0")
         assert call(life, "kill", "-a", life.name).stderr == ""
         assert life.process
-        assert life.process.communicate(timeout=20 * PATIENCE)[0] == "child\ninit\n"
+        assert life.process.communicate(timeout=patient(20))[0] == "child\ninit\n"
         assert life.process.returncode == 3
 
 

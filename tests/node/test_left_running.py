@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.harness.cluster import wait_for
+from tests.harness.cluster.waiting import patient
 from tests.node.in_a_job import go_on, in_a_job, keep, kill, store
 from tests.node.support import Life, Site
 
@@ -113,7 +114,7 @@ def test_shorter_is_an_error_with_its_name(site: Site, user: str) -> None:
         kill(life)
         site.exec(["truncate", "--size=0", f"{life.bundle}/data/offset"], user)
         go_on(life)
-        assert life.process and life.process.wait(20)
+        assert life.process and life.process.wait(patient(20))
         assert "data/offset has bad size 0 (expect 2)" in life.said()
         assert "a file that it had open has changed since the checkpoint" in life.said()
         assert "has no checkpoint" in life.said()
@@ -130,7 +131,7 @@ def test_turned_off(site: Site, user: str) -> None:
         site.cluster.exec(site.node, ["tee", path], "root", input="rollback = false\n")
         try:
             go_on(life)
-            assert life.process and life.process.wait(20)
+            assert life.process and life.process.wait(patient(20))
         finally:
             site.cluster.exec(site.node, ["tee", path], "root", input="")
         assert "has bad size 4 (expect 2)" in life.said()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.harness.cluster import Cluster, wait_for
+from tests.harness.cluster.waiting import patient
 
 HOME = "/home/alice/bad"
 ROOT = f"{HOME}/root"
@@ -157,7 +158,7 @@ def running(cluster: Cluster) -> Iterator[subprocess.Popen[bytes]]:
             yield started
         finally:
             shim(cluster, "kill", "x", "KILL")
-            started.wait(20)
+            started.wait(patient(20))
             shim(cluster, "delete", "--force", "x")
 
 

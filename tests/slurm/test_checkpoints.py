@@ -16,6 +16,7 @@ from tests import NAME
 from tests.harness import jobs
 from tests.harness.cluster import Cluster, wait_for
 from tests.harness.cluster.bundle import make_bundle
+from tests.harness.cluster.waiting import patient
 from tests.harness.jobs import Job, Work, quoting
 from tests.harness.verdict import ledger_failures
 from tests.node.support import SHIM, Life, Site, home
@@ -76,7 +77,7 @@ def keep(
     argv = [*program, f"{home(life.user)}/run", life.name, life.images, helper, leave, compress]
     done = life.site.exec(argv, life.user, check)
     if life.process and not leave_running:
-        life.process.communicate(timeout=20)
+        life.process.communicate(timeout=patient(20))
     return done
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.harness import verdict
 from tests.harness.cluster import Cluster, wait_for
+from tests.harness.cluster.waiting import patient
 
 DIRECTORY = "/home/root-containers"
 TICKS, TICK = 40, 0.1
@@ -82,7 +83,7 @@ def test_checkpointed_and_restored(shim_cluster: Cluster, directory: Path) -> No
     with started(shim_cluster, directory, ["run"]) as first:
         assert status(shim_cluster) == "running"
         done = shim(shim_cluster, "checkpoint", "--image-path", images, "own")
-        assert (done.returncode, first.wait(20)) == (0, 137), done.stderr
+        assert (done.returncode, first.wait(patient(20))) == (0, 137), done.stderr
     assert shim(shim_cluster, "state", "own").returncode == 1
     with started(shim_cluster, directory, ["restore", "--image-path", images]) as second:
         assert status(shim_cluster) == "running"
@@ -90,7 +91,7 @@ def test_checkpointed_and_restored(shim_cluster: Cluster, directory: Path) -> No
         done = shim(shim_cluster, "checkpoint", "--leave-running", "--image-path", f"{images}-2", "own")
         assert done.returncode == 0, done.stderr
         assert status(shim_cluster) == "running"
-        assert second.wait(30) == 0
+        assert second.wait(patient(30)) == 0
     assert not failures(directory)
 
 
@@ -99,14 +100,14 @@ def test_killed_and_deleted(shim_cluster: Cluster, directory: Path) -> None:
         refused = shim(shim_cluster, "delete", "own")
         assert (refused.returncode, "is not stopped" in refused.stderr) == (1, True)
         assert shim(shim_cluster, "kill", "own", "KILL").returncode == 0
-        assert running.wait(20) == 137
+        assert running.wait(patient(20)) == 137
     assert "does not exist" in shim(shim_cluster, "kill", "own", "KILL").stderr
 
 
 def test_deleted_by_force(shim_cluster: Cluster, directory: Path) -> None:
     with started(shim_cluster, directory, ["run"]) as running:
         assert shim(shim_cluster, "delete", "--force", "own").returncode == 0
-        assert running.wait(20) == 137
+        assert running.wait(patient(20)) == 137
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_goes_on_where_a_dump_fails(shim_cluster: Cluster, directory: Path, full
         # CRIU's log says why, and stays.
         assert shim_cluster.exec("n1", ["find", full, "-mindepth", "1"], "root").stdout in ("", f"{full}/dump.log\n")
         assert status(shim_cluster) == "running"
-        assert running.wait(30) == 0
+        assert running.wait(patient(30)) == 0
     assert not failures(directory)
 
 
@@ -157,7 +158,7 @@ def test_no_criu_that_will_do(shim_cluster: Cluster, directory: Path, change: tu
         assert done.stderr.startswith(f"oci-criu-shim: error: {said}") and len(done.stderr.splitlines()) == 1
         assert "(hint: install CRIU 4.2 or newer)" in done.stderr
         assert not list((directory / "none").iterdir())
-        assert running.wait(30) == 0
+        assert running.wait(patient(30)) == 0
     assert not failures(directory)
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from tests.harness import jobs
 from tests.harness.cluster import Cluster
+from tests.harness.cluster.waiting import patient
 from tests.harness.jobs import Job, Work
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
@@ -43,7 +44,7 @@ class Session:
 
     def until(self, pattern: str, seconds: float = 30) -> str:
         """What it writes up to a text that `pattern` matches; AssertionError where that does not come."""
-        limit = time.monotonic() + seconds
+        limit = time.monotonic() + patient(seconds)
         while not (found := re.search(pattern, self.text)):
             assert select.select([self.master], [], [], max(0, limit - time.monotonic()))[0], self.text
             try:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import ClusterError
+from .waiting import patient
 
 WANTED = frozenset(("freezer", "cpuset", "cpu", "cpuacct", "memory", "devices", "blkio", "pids"))
 
@@ -89,7 +90,7 @@ def remove_node(instance: str, node: str, timeout: float = 10.0) -> None:
 
 
 def _remove(tops: list[Path], timeout: float) -> None:
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + patient(timeout)
     while busy := [top for top in tops if not _try_remove(top)]:
         if time.monotonic() > deadline:
             raise ClusterError(f"{busy[0]} is still in use", "see its cgroup.procs for who uses it")

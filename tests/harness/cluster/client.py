@@ -16,7 +16,7 @@ from .process import spawn
 from .rootfs import Progress
 from .settings import REPOSITORY, Instance
 from .sweep import forget, sweep
-from .waiting import wait_for
+from .waiting import patient, wait_for
 
 
 class Lifeline:
@@ -77,7 +77,7 @@ def start_keeper(instance: Instance, request: Mapping[str, object], progress: Pr
 def ask(instance: Instance, request: Mapping[str, str]) -> None:
     """Send the keeper a request and wait until it is done. Raises ClusterError, also where nobody listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-        connection.settimeout(30)
+        connection.settimeout(patient(30))
         try:
             connection.connect(str(instance.control))
         except (FileNotFoundError, ConnectionRefusedError):

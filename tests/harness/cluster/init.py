@@ -69,7 +69,7 @@ def start(name: str, argv: tuple[str, ...]) -> int:
     return os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setsid=True, setsigmask=[])
 
 
-def wait_for(path: Path, timeout: float = 10.0) -> None:
+def wait_for(path: Path, timeout: float = 60.0) -> None:
     deadline = time.monotonic() + timeout
     while not path.exists():
         if time.monotonic() > deadline:

@@ -28,6 +28,7 @@ from .node import Node
 from .rootfs import kept
 from .settings import REPOSITORY, Instance, Settings, load, write_json
 from .sweep import forget, sweep
+from .waiting import patient
 
 LIFELINE = 0
 
@@ -168,7 +169,7 @@ class Keeper:
         """Answer one request: {"do": "boot" | "kill" | "down", "node": name}."""
         connection, _ = listener.accept()
         with connection, suppress(OSError):
-            connection.settimeout(5)
+            connection.settimeout(patient(5))
             request = json.loads(connection.recv(4096))
             connection.send(json.dumps(self.answer(request)).encode())
 

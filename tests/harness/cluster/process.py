@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from .errors import ClusterError
-from .waiting import PATIENCE
+from .waiting import patient
 
 File = int | IO[bytes] | None
 
@@ -58,12 +58,13 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run argv to its end and return what it wrote.
 
-    Raises ClusterError for a status other than 0 (with check), subprocess.TimeoutExpired after timeout seconds.
+    Raise ClusterError for a status other than 0 (with check), subprocess.TimeoutExpired after `timeout` seconds of an
+    idle machine.
     """
     stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
     with spawn(argv, stdin=stdin, cwd=cwd) as child:
         try:
-            out, err = child.communicate(None if input is None else input.encode(), timeout and timeout * PATIENCE)
+            out, err = child.communicate(None if input is None else input.encode(), timeout and patient(timeout))
         except BaseException:
             child.kill()
             raise

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from . import cgroups
 from .settings import DATA, STATE, Instance
+from .waiting import patient
 
 
 def sweep(instance: Instance) -> None:
@@ -29,7 +30,7 @@ def forget(instance: Instance) -> None:
 
 def _remove_tree(directory: Path, timeout: float = 5.0) -> None:
     """Remove a tree that a process just killed may still be writing to."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + patient(timeout)
     while directory.exists():
         shutil.rmtree(directory, ignore_errors=time.monotonic() < deadline)
 

@@ -10,19 +10,25 @@ from typing import TypeVar
 from .errors import ClusterError
 
 T = TypeVar("T")
-PATIENCE = float(os.environ.get("OCI_CRIU_SHIM_PATIENCE", "2"))
-"""How many times as long as said all is waited for: machines are busy, and emulated ones slow."""
+PATIENCE = float(os.environ.get("OCI_CRIU_SHIM_PATIENCE", "4"))
+"""Every time limit is multiplied by it. Limits are for an idle machine, of which a busy one makes a quarter."""
+
+
+def patient(seconds: float) -> float:
+    """Return a time limit in seconds for this machine, given the one for an idle machine."""
+    return seconds * PATIENCE
 
 
 def wait_for(predicate: Callable[[], T], timeout: float, what: str) -> T:
-    """Poll until predicate gives something true, and return that. Raises ClusterError after timeout seconds.
+    """Poll until predicate returns something true, and return that.
 
-    What has been waited for long is asked for less often: most predicates start a program, and many tests wait at once.
+    Raise ClusterError after `timeout` seconds of an idle machine. The longer it takes, the rarer the polls: most
+    predicates start a program, and many tests wait at the same time.
     """
-    start = time.monotonic()
+    start, limit = time.monotonic(), patient(timeout)
     while not (value := predicate()):
         waited = time.monotonic() - start
-        if waited > timeout * PATIENCE:
-            raise ClusterError(f"waited {timeout:.0f} s in vain for {what}")
+        if waited > limit:
+            raise ClusterError(f"waited {limit:.0f} s in vain for {what}")
         time.sleep(min(max(0.05, waited / 20), 0.3))
     return value
