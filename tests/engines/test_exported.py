@@ -29,7 +29,7 @@ COUNTING = "exec 7>/var/counted; i=0; while :; do echo $i >&7; echo $i; i=$((i+1
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with Cluster(f"{NAME}-engine-exported", kill_wait=3, slurm_conf=("MessageTimeout=2",)) as made:
+    with Cluster(f"{NAME}-engine-exported", kill_wait=3) as made:
         yield made
 
 

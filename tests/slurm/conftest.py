@@ -11,7 +11,9 @@ from tests import NAME
 from tests.harness import jobs, leftovers
 from tests.harness.cluster import Cluster
 
-QUICK = ("MessageTimeout=2", "SlurmdTimeout=10")
+GRACE_TIME = 20
+LOSING = ("MessageTimeout=2", "SlurmdTimeout=10")
+"""A lost node is soon known to be lost. So is one that is only slow: this is for clusters that lose nodes."""
 SALLOC = ("LaunchParameters=use_interactive_step",)
 
 
@@ -23,8 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shim_cluster() -> Iterator[Cluster]:
-    """Two nodes with the project installed; GraceTime ends soon, and a requeued job is held back as long as ever."""
-    with Cluster(f"{NAME}-shim", grace_time=10, kill_wait=3, requeue_delay=120, slurm_conf=QUICK + SALLOC) as running:
+    """Two nodes with the project installed. A requeued job is held back for as long as Slurm does by default."""
+    with Cluster(f"{NAME}-shim", grace_time=GRACE_TIME, kill_wait=3, requeue_delay=120, slurm_conf=SALLOC) as running:
         yield running
 
 
@@ -34,9 +36,21 @@ def shim_bundle(shim_cluster: Cluster) -> str:
 
 
 @pytest.fixture(scope="session")
+def losing_cluster() -> Iterator[Cluster]:
+    """Two nodes with the project installed, for tests that take the power from one."""
+    with Cluster(f"{NAME}-losing", grace_time=GRACE_TIME, kill_wait=3, requeue_delay=120, slurm_conf=LOSING) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def losing_bundle(losing_cluster: Cluster) -> str:
+    return jobs.prepare(losing_cluster)
+
+
+@pytest.fixture(scope="session")
 def ranges_cluster() -> Iterator[Cluster]:
     """Two nodes with the project, where users have ranges of ids, and a task without a checkpoint may begin again."""
-    with Cluster(f"{NAME}-ranges", grace_time=6, kill_wait=3, subids=True, slurm_conf=QUICK) as running:
+    with Cluster(f"{NAME}-ranges", grace_time=GRACE_TIME, kill_wait=3, subids=True) as running:
         for node in running.compute_nodes():
             settings = ["sh", "-c", "echo 'fresh-start = true' >/etc/oci-criu-shim/config.toml"]
             running.exec(node, settings, "root")
@@ -51,7 +65,7 @@ def ranges_bundle(ranges_cluster: Cluster) -> str:
 @pytest.fixture(scope="session")
 def plain_cluster() -> Iterator[Cluster]:
     """One node with plain crun."""
-    with Cluster(f"{NAME}-plain", nodes=1, install=False, slurm_conf=QUICK + SALLOC) as running:
+    with Cluster(f"{NAME}-plain", nodes=1, install=False, slurm_conf=SALLOC) as running:
         yield running
 
 

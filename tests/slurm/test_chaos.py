@@ -161,10 +161,10 @@ class Disaster:
 
 
 @pytest.mark.parametrize("number", range(ROUNDS))
-def test_round(shim_cluster: Cluster, shim_bundle: str, number: int) -> None:
+def test_round(losing_cluster: Cluster, losing_bundle: str, number: int) -> None:
     round = Round.all()[number]
     submit = jobs.batch if round.kind == "batch" else jobs.step
-    job = submit(shim_cluster, shim_bundle, f"chaos{number}", Work(ticks=20, tick=0.4, mode=round.mode), *OPTIONS)
+    job = submit(losing_cluster, losing_bundle, f"chaos{number}", Work(ticks=20, tick=0.4, mode=round.mode), *OPTIONS)
     disaster = Disaster(job, round)
     print(f"CHAOS_SEED={SEED} round {number}: {round}")
     try:
@@ -175,6 +175,6 @@ def test_round(shim_cluster: Cluster, shim_bundle: str, number: int) -> None:
     finally:
         stopped = "" if disaster.requeued is None else "; it stopped, and was requeued by hand"
         print(f"killed {disaster.killed or 'nothing'}{stopped}\n{job.output()}")
-        shim_cluster.exec("ctl", ["scancel", "--user=alice"], "root", check=False)
+        losing_cluster.exec("ctl", ["scancel", "--user=alice"], "root", check=False)
         if disaster.dark:
-            shim_cluster.boot(disaster.dark)
+            losing_cluster.boot(disaster.dark)

@@ -17,7 +17,6 @@ from tests import NAME
 from tests.harness import jobs
 from tests.harness.cluster import Cluster, wait_for
 from tests.harness.jobs import Job, Work, quoting
-from tests.slurm.conftest import QUICK
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
 
@@ -31,13 +30,13 @@ import socket, time
 server = socket.create_server(("127.0.0.1", 0))
 ends = [socket.create_connection(server.getsockname()), server.accept()]
 print("connected", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    options: dict[str, Any] = {"grace_time": 10, "kill_wait": 3, "requeue_delay": 120, "slurm_conf": QUICK}
+    options: dict[str, Any] = {"grace_time": 20, "kill_wait": 3, "requeue_delay": 120}
     with Cluster(f"{NAME}-history", plugstack=PLUGSTACK, **options) as running:
         for node in running.compute_nodes():
             running.exec(node, ["mkdir", METRICS], "root")

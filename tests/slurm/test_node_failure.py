@@ -18,17 +18,17 @@ Kill = Callable[[str], None]
 
 
 @pytest.fixture
-def kill(shim_cluster: Cluster) -> Iterator[Kill]:
+def kill(losing_cluster: Cluster) -> Iterator[Kill]:
     """Takes the power from a node; it gets it back at the end."""
     lost: list[str] = []
 
     def take(node: str) -> None:
         lost.append(node)
-        shim_cluster.kill(node)
+        losing_cluster.kill(node)
 
     yield take
     for node in lost:
-        shim_cluster.boot(node)
+        losing_cluster.boot(node)
 
 
 def committed(job: Job) -> list[int]:
@@ -61,16 +61,16 @@ def failing(job: Job, kill: Kill) -> Iterator[None]:
     assert before.endswith(lost) and job.ledger().startswith(before.removesuffix(lost)), job.quoted()
 
 
-def test_after_a_checkpoint(shim_cluster: Cluster, shim_bundle: str, kill: Kill) -> None:
+def test_after_a_checkpoint(losing_cluster: Cluster, losing_bundle: str, kill: Kill) -> None:
     work = Work(ticks=24, tick=0.4, mode="append")
-    job = jobs.batch(shim_cluster, shim_bundle, "lost", work, *INTERVAL)
+    job = jobs.batch(losing_cluster, losing_bundle, "lost", work, *INTERVAL)
     with failing(job, kill):
         job.wait_ticks(job.ticks() + 3)
     assert "goes back to its length" in job.output(), job.quoted()
 
 
-def test_in_the_middle_of_a_dump(shim_cluster: Cluster, shim_bundle: str, kill: Kill) -> None:
+def test_in_the_middle_of_a_dump(losing_cluster: Cluster, losing_bundle: str, kill: Kill) -> None:
     work = Work(ticks=24, tick=0.4, mib=64, mode="offset")
-    job = jobs.batch(shim_cluster, shim_bundle, "midst", work, *INTERVAL)
+    job = jobs.batch(losing_cluster, losing_bundle, "midst", work, *INTERVAL)
     with failing(job, kill):
         wait_for(lambda: is_dumping(job), 60, "a dump")

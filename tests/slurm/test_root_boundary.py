@@ -16,7 +16,6 @@ from tests import NAME
 from tests.harness import jobs, leftovers
 from tests.harness.cluster import Cluster, ClusterError, wait_for
 from tests.harness.jobs import Job, Work
-from tests.slurm.conftest import QUICK
 from tests.slurm.test_oci_conf import CALL, FILES, FUSE, MULTI, NOTED, NVIDIA, PROGRAMS, install
 
 ALICE = 1000
@@ -115,7 +114,7 @@ class Victim:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A node where all that etc/oci.conf.d speaks of is there, and users may mount for all to see."""
-    with Cluster(f"{NAME}-boundary", nodes=1, kill_wait=3, slurm_conf=QUICK) as running:
+    with Cluster(f"{NAME}-boundary", nodes=1, kill_wait=3) as running:
         for name in ("calls", "marks", "nvidia.log"):
             (running.shared / name).touch()
             (running.shared / name).chmod(0o666)

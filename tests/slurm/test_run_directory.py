@@ -13,7 +13,6 @@ from tests.harness import jobs, leftovers
 from tests.harness.cluster import Cluster, wait_for
 from tests.harness.jobs import Work, quoting
 from tests.harness.verdict import ledger_failures
-from tests.slurm.conftest import QUICK
 
 RUN = "/run/oci-criu-shim"
 HERE = f"{RUN}/$SLURM_JOB_ID"
@@ -82,8 +81,8 @@ def on_one_processor() -> Iterator[None]:
 @pytest.fixture(scope="module", params=KINDS)
 def private_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A node with the project installed, whose jobs have mount namespaces of their own."""
-    conf, container = (*QUICK, "JobContainerType=job_container/tmpfs"), KINDS[request.param]
-    cluster = Cluster(f"{NAME}-private", 1, grace_time=10, kill_wait=3, slurm_conf=conf, job_container=container)
+    conf, container = ("JobContainerType=job_container/tmpfs",), KINDS[request.param]
+    cluster = Cluster(f"{NAME}-private", 1, grace_time=20, kill_wait=3, slurm_conf=conf, job_container=container)
     with on_one_processor(), cluster as running:
         yield running
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.harness.cluster import Cluster
+from tests.slurm.conftest import GRACE_TIME
 
 CONF = "/home/alice/submit"
 FILTER = "/etc/oci-criu-shim/cli_filter.lua"
@@ -22,7 +23,7 @@ end
 """
 SAID = (
     "oci-criu-shim: the job may use 6.8 GiB of memory, of which a checkpoint takes about 36 s, "
-    "and a preemption in partition low gives 10 s"
+    f"and a preemption in partition low gives {GRACE_TIME} s"
 )
 SLURMS = re.compile(r"(sbatch|srun|salloc): (?!error)")
 ASKED = ("--checkpoint", "--checkpoint-dir=/home/alice/none", "--mem=7000")

@@ -14,6 +14,9 @@ SHIM_PLUGSTACK = Path("usr/share/oci-criu-shim/plugstack.conf")
 _CRUN = "exec crun --rootless=true --root=/run/user/%U/"
 _ID = "%n.%u.%j.%s.%t"
 
+PATIENT = ("SlurmdTimeout=300", "BatchStartTimeout=120", "UnkillableStepTimeout=180")
+"""On a busy machine a node, a job or a process may be slow without being lost."""
+
 PLAIN_CRUN = f"""\
 EnvExclude="^(SLURM_CONF|SLURM_CONF_SERVER)="
 RunTimeEnvExclude="^(SLURM_CONF|SLURM_CONF_SERVER)="
@@ -40,7 +43,8 @@ def slurm_conf(settings: Settings) -> str:
         *("SchedulerType=sched/backfill", "SelectType=select/cons_tres", "SelectTypeParameters=CR_CPU"),
         "SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1,bf_resolution=1",
         *("PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE", "JobRequeue=1", "JobFileAppend=1"),
-        *(f"KillWait={settings.kill_wait}", "InactiveLimit=0", "Waittime=0", "SlurmdTimeout=30", "ReturnToService=2"),
+        *(f"KillWait={settings.kill_wait}", "InactiveLimit=0", "Waittime=0", "ReturnToService=2"),
+        *PATIENT,
         "SlurmdParameters=config_overrides",
         f"NodeName={nodes} CPUs={settings.cpus} RealMemory={settings.memory} State=UNKNOWN",
         f"PartitionName=low Nodes={nodes} Default=YES PriorityTier=1 PreemptMode=REQUEUE {grace}",
