@@ -69,8 +69,7 @@ IN_JOB = f"export {ENVIRONMENT}; exec {RUN.replace('--rm', '--rm --env-host -v /
 @pytest.fixture(scope="module")
 def scrun_cluster() -> Iterator[Cluster]:
     """Two nodes with the project and scrun.lua; alice's Podman hands its containers to Slurm."""
-    quick = ("MessageTimeout=2", "SlurmdTimeout=10")
-    with Cluster(f"{NAME}-scrun", grace_time=10, kill_wait=3, subids=True, slurm_conf=quick) as running:
+    with Cluster(f"{NAME}-scrun", grace_time=20, kill_wait=3, subids=True) as running:
         jobs.prepare(running)
         shutil.copy(REPOSITORY / "etc/scrun.lua", running.conf / "scrun.lua")
         directory = running.home / "alice/.config/containers"
@@ -232,7 +231,7 @@ def test_container_is_a_step(scrun_cluster: Cluster) -> None:
 
 def test_preempted(scrun_cluster: Cluster) -> None:
     """In a batch job, which Slurm can requeue: the container goes on where it was."""
-    job = jobs.submit(scrun_cluster, "scrun", IN_JOB, Work(ticks=12, mib=1), *jobs.OPTIONS)
+    job = jobs.submit(scrun_cluster, "scrun", IN_JOB, Work(mib=1), *jobs.OPTIONS)
     with quoting(job):
         job.wait_running()
         job.wait_ticks(4)

@@ -6,6 +6,7 @@ import datetime
 import json
 import re
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from tests.harness.cluster import Cluster, ClusterError, wait_for
 from tests.harness.cluster.bundle import make_bundle
 from tests.harness.cluster.process import tail
 from tests.harness.cluster.settings import REPOSITORY
+from tests.harness.cluster.waiting import patient
 from tests.harness.verdict import Facts, failures
 
 PROGRAMS = REPOSITORY / "tests/harness/programs"
@@ -71,7 +73,8 @@ def settings(cluster: Cluster, text: str) -> Iterator[None]:
 class Work:
     """What a job does."""
 
-    ticks: int = 20
+    ticks: int = 30
+    """More than it does until it is preempted, on a busy machine too."""
     tick: float = 0.5
     mib: int = 16
     mode: str = "each"
@@ -171,7 +174,7 @@ class Job:
         what = f"restart {self.preemptions} of job {self.number}"
         wait_for(lambda: self.record()["restart_cnt"] == self.preemptions or self._ended(what), timeout, what)
         self.wait_running()
-        self.wait_ticks(before + 3)
+        self.wait_ticks(min(before + 3, self.work.ticks))
 
     def signalled(self) -> float:
         """When slurmctld sent it SIGTERM, in seconds since the epoch: a little before a node hears of it.
@@ -216,6 +219,31 @@ class Job:
         if (state := self.state()) in ENDED and self.ticks() < self.work.ticks:
             raise ClusterError(f"job {self.number} ended ({state}) before {what}")
         return False
+
+
+@contextmanager
+def program(cluster: Cluster, node: str, name: str, *words: str, user: str = "root") -> Iterator[subprocess.Popen[str]]:
+    """Run one of PROGRAMS on a node. It is `ready` before the block begins, and ended if the block fails."""
+    argv = cluster.argv(node, ["python3", "-ISB", f"/src/tests/harness/programs/{name}.py", *words], user)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True) as running:
+        assert running.stdout and running.stdout.readline() == "ready\n", f"{name} does not run on {node}"
+        try:
+            yield running
+        except BaseException:
+            running.kill()
+            raise
+
+
+@contextmanager
+def held(job: Job, node: str, directory: str) -> Iterator[None]:
+    """Stop CRIU in the middle of the dump into a task's directory that the block begins. Raise ClusterError if there
+    is none.
+    """
+    with program(job.cluster, node, "hold", directory, str(patient(30))) as holding:
+        yield
+        if holding.wait():
+            raise ClusterError(f"no dump into {directory} on {node} could be held")
 
 
 @contextmanager

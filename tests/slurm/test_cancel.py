@@ -12,12 +12,7 @@ from tests.harness.cluster import Cluster, wait_for
 from tests.harness.jobs import Job, Work
 
 LONG = Work(ticks=60)
-LARGE = Work(ticks=30, mib=256)
-# Waits for the images of a dump to be written to, and holds CRIU there: $1 is the task's checkpoint directory.
-HOLD = """
-until ls "$1"/.stage.*/checkpoint/pages-*.img; do sleep 0.01; done >/dev/null 2>&1
-pkill -STOP -f '^criu: dump '
-"""
+LARGE = Work(ticks=60, mib=256)
 GO_ON = ["pkill", "-CONT", "-f", "^criu: dump "]
 
 
@@ -40,10 +35,10 @@ def committed(job: Job) -> list[str]:
 
 @contextmanager
 def held_dump(job: Job, begin: Callable[[], object] | None = None) -> Iterator[None]:
-    """Preempt a job, or `begin` another way; its dump stands still inside of the block."""
+    """Preempt a job, or `begin` a dump of it in another way; the dump stands still in the block."""
     node = job.nodes[-1]
-    (begin or job.displace)()
-    job.cluster.exec(node, ["sh", "-ec", HOLD, "hold", store(job)], "root", timeout=20)
+    with jobs.held(job, node, store(job)):
+        (begin or job.displace)()
     yield
     job.cluster.exec(node, GO_ON, "root", check=False)
 

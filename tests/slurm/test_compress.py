@@ -14,16 +14,15 @@ from tests.harness import jobs
 from tests.harness.cluster import Cluster, wait_for
 from tests.harness.jobs import Job, Work
 from tests.node.support import SHIM
-from tests.slurm.conftest import QUICK
 
-WORK = Work(ticks=40, tick=0.3, mib=2)  # random bytes: what shrinks is the interpreter's
+WORK = Work(ticks=60, tick=0.3, mib=2)  # random bytes: what shrinks is the interpreter's
 EVERY = ("--checkpoint=preempt,interval:2s", *jobs.OPTIONS[1:])
 PAGES = "checkpoint/pages-1.img"
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with Cluster(f"{NAME}-compress", grace_time=15, kill_wait=3, requeue_delay=120, slurm_conf=QUICK) as made:
+    with Cluster(f"{NAME}-compress", grace_time=15, kill_wait=3, requeue_delay=120) as made:
         yield made
 
 

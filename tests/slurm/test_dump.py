@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import time
 
 from tests.harness import jobs
 from tests.harness.cluster import Cluster, wait_for
@@ -29,20 +27,19 @@ def preempt_and_finish(job: jobs.Job) -> str:
 
 
 def test_what_a_process_holds_is_kept(shim_cluster: Cluster, shim_bundle: str) -> None:
-    script = "exec python3 /shared/features.py 20 0.5"
+    script = "exec python3 /shared/features.py 30 0.5"
     job = jobs.submit(shim_cluster, "features", script, jobs.Work(), f"--container={shim_bundle}", *jobs.OPTIONS)
     output = preempt_and_finish(job)
     ticks = [line for line in output.splitlines() if line.startswith("tick")]
-    assert ticks == [f"tick {n} ok" for n in range(1, 21)], job.quoted()
+    assert ticks == [f"tick {n} ok" for n in range(1, 31)], job.quoted()
 
 
 def test_only_a_dump_holds_capabilities_and_just_the_lent_ones(shim_cluster: Cluster, shim_bundle: str) -> None:
-    watch = ["python3", "/shared/capabilities.py", "1000", "20"]
     with (
-        subprocess.Popen(shim_cluster.argv("n1", watch, "root"), stdout=subprocess.PIPE, text=True) as first,
-        subprocess.Popen(shim_cluster.argv("n2", watch, "root"), stdout=subprocess.PIPE, text=True) as second,
+        jobs.program(shim_cluster, "n1", "capabilities", "1000") as first,
+        jobs.program(shim_cluster, "n2", "capabilities", "1000") as second,
     ):
-        script = "exec python3 /shared/features.py 20 0.5"
+        script = "exec python3 /shared/features.py 30 0.5"
         job = jobs.submit(shim_cluster, "caps", script, jobs.Work(), f"--container={shim_bundle}", *jobs.OPTIONS)
         preempt_and_finish(job)
         dumping, restoring = (holders(watcher.communicate()[0]) for watcher in (first, second))
@@ -85,16 +82,14 @@ def test_a_failed_dump_says_why_and_the_container_runs_on(shim_cluster: Cluster,
 def test_a_container_that_ends_with_criu(shim_cluster: Cluster, shim_bundle: str, kind: Submit) -> None:
     """It goes on from the checkpoint before."""
     asked = ("--checkpoint=signal:USR1", *jobs.OPTIONS[1:])
-    job = kind(shim_cluster, shim_bundle, "trapped", jobs.Work(ticks=30, mode="append"), *asked)
+    job = kind(shim_cluster, shim_bundle, "trapped", jobs.Work(ticks=60, mode="append"), *asked)
     with quoting(job):
         node = job.wait_running()
         job.wait_ticks(2)
         request = ["oci-criu-shim", "job", "checkpoint", "--here", job.number]
         shim_cluster.exec(node, request)
         job.wait_ticks(job.ticks() + 3)
-        trap = shim_cluster.argv(node, ["python3", "-I", "/src/tests/harness/programs/trap.py", job.number], "root")
-        with subprocess.Popen(trap) as trapping:
-            time.sleep(0.5)
+        with jobs.program(shim_cluster, node, "trap", job.number) as trapping:
             refused = shim_cluster.exec(node, request, check=False)
             assert trapping.wait() == 0
         assert refused.returncode
@@ -112,8 +107,7 @@ def test_what_takes_a_checkpoint_is_killed_after_the_commit(shim_cluster: Cluste
     with quoting(job):
         node = job.wait_running()
         job.wait_ticks(3)
-        late = ["python3", "-I", "/src/tests/harness/programs/late.py", job.number]
-        with subprocess.Popen(shim_cluster.argv(node, late, "root")) as killing:
+        with jobs.program(shim_cluster, node, "late", job.number) as killing:
             job.preempt()
             assert killing.wait() == 0
         assert job.wait_end() == "COMPLETED"

@@ -36,9 +36,7 @@ def test_what_dumps_a_container_is_not_its_users_to_trace(shim_cluster: Cluster,
     with quoting(job):
         node = job.wait_running()
         job.wait_ticks(2)
-        argv = ["python3", "-I", "/src/tests/harness/programs/tracer.py", init_of(job, node), "4"]
-        with subprocess.Popen(shim_cluster.argv(node, argv), stdout=subprocess.PIPE, text=True) as tracer:
-            assert tracer.stdout and tracer.stdout.readline() == "ready\n"
+        with jobs.program(shim_cluster, node, "tracer", init_of(job, node), user="alice") as tracer:
             done = checkpoint(job, node)
             said = tracer.communicate()[0].split("\n")
         shim_cluster.exec("ctl", ["scancel", job.number])

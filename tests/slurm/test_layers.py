@@ -11,7 +11,7 @@ from tests.harness.cluster import Cluster, wait_for
 from tests.harness.jobs import Job, Work
 from tests.slurm.test_ladder import displaced
 
-WORK = Work(ticks=16)
+WORK = Work(ticks=40)
 ROOT = "/var/tmp/rootfs"  # the nodes' own
 DATA = """
 set -e
@@ -76,7 +76,7 @@ def test_changes_go_along(shim_cluster: Cluster, shim_bundle: str) -> None:
     """From one node to another and back, where both have the root file system for themselves."""
     with on_each_node(shim_cluster, shim_bundle) as bundle:
         options = (f"--container={bundle}", *jobs.OPTIONS)
-        script = "exec python3 /shared/files.py /shared/files.ledger 16 0.5"
+        script = "exec python3 /shared/files.py /shared/files.ledger 40 0.5"
         job = jobs.submit(shim_cluster, "files", script, WORK, *options)
         with jobs.quoting(job):
             job.wait_running()

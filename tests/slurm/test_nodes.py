@@ -12,9 +12,8 @@ from tests.harness import jobs
 from tests.harness.cluster import Cluster, wait_for
 from tests.harness.jobs import Job, Work, quoting
 from tests.harness.verdict import ledger_failures
-from tests.slurm.conftest import QUICK
 
-WORK = Work(ticks=30)
+WORK = Work(ticks=40)
 TASKS = (0, 1)
 LATE = """\
 #!/bin/sh
@@ -29,7 +28,7 @@ exec /usr/bin/scontrol "$@"
 @pytest.fixture(scope="module")
 def nodes_cluster() -> Iterator[Cluster]:
     """Two nodes, and time enough for a checkpoint when the job is being requeued."""
-    with Cluster(f"{NAME}-nodes", grace_time=30, kill_wait=30, requeue_delay=120, slurm_conf=QUICK) as running:
+    with Cluster(f"{NAME}-nodes", grace_time=30, kill_wait=30, requeue_delay=120) as running:
         jobs.prepare(running)
         yield running
 

@@ -15,7 +15,6 @@ from tests.harness import jobs, leftovers
 from tests.harness.cluster import Cluster, wait_for
 from tests.harness.cluster.settings import REPOSITORY
 from tests.harness.jobs import Job, Work, quoting
-from tests.slurm.conftest import QUICK
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
 
@@ -47,7 +46,7 @@ NOTED = r'RunTime\1="( \2 ); s=$?; echo \1 %t $(id -u) $s >>/shared/calls; exit 
 @pytest.fixture(scope="module")
 def oci_cluster() -> Iterator[Cluster]:
     """Two nodes with the project installed, whose oci.conf each test chooses."""
-    with Cluster(f"{NAME}-oci-conf", grace_time=15, kill_wait=3, slurm_conf=QUICK) as running:
+    with Cluster(f"{NAME}-oci-conf", grace_time=20, kill_wait=3) as running:
         for log in ("nvidia.log", "calls"):
             (running.shared / log).touch()
             (running.shared / log).chmod(0o666)
@@ -172,7 +171,7 @@ def test_cancelled(
 )
 def test_preempted(oci_cluster: Cluster, bundle: str, name: str, kind: Submit) -> None:
     choose(oci_cluster, name)
-    job = kind(oci_cluster, bundle, f"preempted-{name}", Work(ticks=12, mib=1), *jobs.OPTIONS)
+    job = kind(oci_cluster, bundle, f"preempted-{name}", Work(mib=1), *jobs.OPTIONS)
     with quoting(job):
         job.wait_running()
         job.wait_ticks(4)

@@ -44,7 +44,8 @@ def test_ranges_are_mapped_again(ranges_cluster: Cluster, ranges_bundle: str) ->
 def test_a_job_without_checkpoint_begins_again_once(ranges_cluster: Cluster, ranges_bundle: str) -> None:
     """Not once more at its end, as a job would that slurmctld requeued itself when the grace time was over."""
     bundle = allow_other_users(ranges_cluster, ranges_bundle)
-    work = Work(ticks=40, tick=0.3)  # longer than the grace time: what ends in it is begun again by Slurm
+    ticks = 90
+    work = Work(ticks=ticks, tick=0.3)  # longer than the grace time: what ends in it is begun again by Slurm
     job = jobs.submit(ranges_cluster, "again", BECOME_ANOTHER, work, f"--container={bundle}", *jobs.OPTIONS)
     job.wait_running()
     job.wait_ticks(3)
@@ -54,4 +55,4 @@ def test_a_job_without_checkpoint_begins_again_once(ranges_cluster: Cluster, ran
     assert len(reasons) == 1 and "runs as a user who is not you outside" in reasons[0]
     assert (job.wait_end(), job.record()["restart_cnt"]) == ("COMPLETED", 1), job.quoted()
     numbers = [int(line.split()[1]) for line in job.ledger().splitlines()]
-    assert numbers[-40:] == list(range(1, 41)) and numbers.count(1) == 2
+    assert numbers[-ticks:] == list(range(1, ticks + 1)) and numbers.count(1) == 2

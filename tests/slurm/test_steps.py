@@ -78,7 +78,8 @@ mkfifo $TMPDIR/never.$SLURM_JOB_ID; exec 3<>$TMPDIR/never.$SLURM_JOB_ID; rm $TMP
 status=0; note -n2 --overcommit <&3; say first $?
 status=3; note || say second $?
 (run {command}; say third $?) &
-sleep 0.5; (run sleep 8; say fourth $?) &
+until squeue --noheader --steps --format=%i --jobs=$SLURM_JOB_ID | grep -q "[.]2$"; do sleep 0.2; done
+(run sh -c "echo >/shared/{name}.fourth; exec sleep 20"; say fourth $?) &
 wait
 """
 
@@ -86,13 +87,18 @@ wait
 def test_each_step_runs_once(shim_cluster: Cluster, shim_bundle: str, form: str) -> None:
     """The first one's input never ends. Two are caught, and the script does not see the one that is first to be dumped
     end."""
-    job = submit(shim_cluster, shim_bundle, f"three-{form}", THREE, "--checkpoint")
+    name = f"three-{form}"
+    begun = shim_cluster.shared / f"{name}.fourth"
+    begun.unlink(missing_ok=True)
+    script = THREE.replace("{name}", name)
+    job = submit(shim_cluster, shim_bundle, name, script, "--checkpoint", work=Work(ticks=40, tick=0.4, mib=1))
     job.wait_running()
+    wait_for(begun.exists, 60, "its fourth step")
     job.wait_ticks(3)
     job.preempt()
     assert job.wait_end() == "COMPLETED", job.quoted()
-    found = said(shim_cluster, f"three-{form}")
-    note = f"of three-{form}"
+    found = said(shim_cluster, name)
+    note = f"of {name}"
     assert found[0] == "top" and sorted(found[1:3]) == [f"0 {note}", f"1 {note}"], job.quoted()
     assert found[3:9] == ["first 0", f"0 {note}", "second 3", "top", "first 0", "second 3"], job.quoted()
     assert sorted(found[9:]) == ["fourth 0", "third 0"], job.quoted()

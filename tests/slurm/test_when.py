@@ -32,7 +32,7 @@ def judge(job: Job) -> None:
 @KINDS
 def test_interval(shim_cluster: Cluster, shim_bundle: str, kind: Submit) -> None:
     options = ("--checkpoint=preempt,interval:2s", "--checkpoint-keep=1", *DIR)
-    job = kind(shim_cluster, shim_bundle, "interval", Work(ticks=24), *options)
+    job = kind(shim_cluster, shim_bundle, "interval", Work(ticks=40), *options)
     with quoting(job):
         job.wait_running()
         wait_for(lambda: taken(job, "interval") == 2, 30, "two checkpoints")
@@ -44,7 +44,7 @@ def test_interval(shim_cluster: Cluster, shim_bundle: str, kind: Submit) -> None
 def test_signal_and_request(shim_cluster: Cluster, shim_bundle: str) -> None:
     options = ("--checkpoint", "--checkpoint-keep=5", *DIR)
     with jobs.settings(shim_cluster, 'checkpoint = "signal:USR1"\n'):
-        job = jobs.batch(shim_cluster, shim_bundle, "signal", Work(ticks=20), *options)
+        job = jobs.batch(shim_cluster, shim_bundle, "signal", Work(ticks=60), *options)
         job.wait_running()
         job.wait_ticks(2)
     with quoting(job):
@@ -88,7 +88,7 @@ def test_as_the_partition_has_it(shim_cluster: Cluster, shim_bundle: str) -> Non
     (shim_cluster.shared / "two.out").unlink(missing_ok=True)
     with jobs.settings(shim_cluster, SITE):
         script = TWO.replace("{bundle}", shim_bundle)
-        job = jobs.submit(shim_cluster, "two", script, Work(ticks=24), "--checkpoint", *DIR)
+        job = jobs.submit(shim_cluster, "two", script, Work(ticks=60), "--checkpoint", *DIR)
         job.wait_running()
         job.wait_ticks(2)
     with quoting(job):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +12,7 @@ from tests import NAME
 from tests.harness import jobs
 from tests.harness.cluster import Cluster, wait_for
 from tests.harness.jobs import Job, Work, quoting
-from tests.slurm.conftest import QUICK
-from tests.slurm.test_cancel import HOLD
+from tests.slurm.test_cancel import store
 
 CONSTRAINED = tuple(f"Constrain{what}=yes" for what in ("Cores", "Devices", "RAMSpace"))
 LIMITED = {"freezer", "memory", "devices", "cpuset"}
@@ -24,10 +22,14 @@ SCRIPT = "head -c 16M /dev/urandom >/dev/shm/kept; exec {command}"
 """What is in a tmpfs is packed by tar and gzip, for long enough that they are seen."""
 LONG = Work(ticks=120)
 LARGE = Work(ticks=120, mib=256)
-# Have the extern steps of groups, in whatever hierarchy, have so much memory at most.
+# Give the extern steps of groups, in whatever hierarchy, so much memory at most. Slurm's own processes there are exempt
+# from the kernel's choice: they are larger than the limit, by which it weighs the oom_score_adj of a dump.
 RESTRICT = """
 limit=$1; shift
 for group; do
+    for pid in $(find "$group/step_extern" -name cgroup.procs -exec cat {} +); do
+        echo -1000 >"/proc/$pid/oom_score_adj"
+    done
     for name in memory.limit_in_bytes memory.max; do
         test ! -e "$group/step_extern/$name" || echo "$limit" >"$group/step_extern/$name"
     done
@@ -38,7 +40,7 @@ done
 @pytest.fixture(scope="module")
 def bound_cluster() -> Iterator[Cluster]:
     """A node on which jobs are held to what they have asked for."""
-    lines = (*QUICK, "SelectTypeParameters=CR_CPU_Memory", "DefMemPerNode=2000")
+    lines = ("SelectTypeParameters=CR_CPU_Memory", "DefMemPerNode=2000")
     with Cluster(f"{NAME}-bound", nodes=1, kill_wait=3, slurm_conf=lines, cgroup_conf=CONSTRAINED) as running:
         running.exec("ctl", ["srun", "true"])  # the first job has Slurm make groups that stay
         yield running
@@ -75,9 +77,7 @@ def groups(job: Job, node: str = "n1") -> list[str]:
 
 def placed(job: Job, node: str) -> dict[tuple[str, str], set[str]]:
     """{(program, controllers): paths} of all that takes part in a checkpoint of it, as placed.py prints it."""
-    watch = job.cluster.argv(node, ["python3", "-ISB", "/src/tests/harness/programs/placed.py", job.number], "root")
-    with subprocess.Popen(watch, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watching:
-        assert watching.stdout and watching.stdout.readline() == "ready\n"
+    with jobs.program(job.cluster, node, "placed", job.number) as watching:
         assert "checkpointed" in checkpoint(job, node)
         lines = watching.communicate()[0].splitlines()
     found = defaultdict(set)
@@ -117,10 +117,10 @@ def test_the_jobs_memory(bound_cluster: Cluster, bound_bundle: str) -> None:
 
 
 def hold(job: Job) -> None:
-    """Have a dump of it begin, and CRIU stand still."""
+    """Ask for a dump of it, and stop CRIU in the middle."""
     ask = ["sh", "-c", f"oci-criu-shim job checkpoint --here {job.number} >/dev/null 2>&1 &"]
-    job.cluster.exec("n1", ask)
-    job.cluster.exec("n1", ["sh", "-ec", HOLD, "hold", f"{jobs.CHECKPOINTS}/{job.number}/batch.0"], "root", timeout=20)
+    with jobs.held(job, "n1", store(job)):
+        job.cluster.exec("n1", ask)
 
 
 def pids(cluster: Cluster, *words: str) -> list[str]:

@@ -1,13 +1,14 @@
-"""Runs on a node as root: prints, once each, what processes of a user hold in the initial user namespace.
+"""Runs on a node as root: prints which capabilities the processes of a user hold in the initial user namespace.
 
-`capabilities.py UID SECONDS`; a line is `PROGRAM CAPEFF CAPPRM` in hexadecimal.
+`capabilities.py UID` prints `ready` and looks until its input ends. Then it prints each combination once, a line
+`PROGRAM CAPEFF CAPPRM` in hexadecimal.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import sys
-import time
 
 
 def status(pid: str) -> dict[str, str]:
@@ -29,12 +30,11 @@ def look(uid: str, seen: set[str]) -> None:
 
 
 def main() -> None:
-    """Look for the given time."""
+    """Look until the input ends."""
     seen: set[str] = set()
-    end = time.monotonic() + float(sys.argv[2])
-    while time.monotonic() < end:
+    print("ready", flush=True)
+    while not select.select([sys.stdin], [], [], 0.002)[0]:
         look(sys.argv[1], seen)
-        time.sleep(0.002)
     print("\n".join(sorted(seen)))
 
 

@@ -1,5 +1,8 @@
-"""Runs on a node as root: ends CRIU as soon as it is at work in a job's container, and the container's init with it,
-as its breakpoint does that is hit when it is gone: trap.py JOB."""
+"""Runs on a node as root: kills CRIU as soon as it is at work in a job's container, and then the container's init.
+
+That is what happens to the init if CRIU is gone when the breakpoint is hit that CRIU has set. `trap.py JOB` prints
+`ready` once it is watching.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ def is_traced(pid: int) -> bool:
 
 def main(job: str) -> None:
     init = int(next(Path("/run/oci-criu-shim", job).glob("*/init.pid")).read_text())
+    print("ready", flush=True)
     while not is_traced(init):
         time.sleep(0.001)
     for pid in criu():
