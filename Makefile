@@ -46,9 +46,8 @@ check: $(VENV)/.ready
 
 # Root's part is run by absolute names: sudo has a PATH of its own. What takes longest begins first.
 test: check
-	$(AS_ROOT) $(abspath $(RUN)) -B -m tests.plugin
 	$(AS_ROOT) $(abspath $(RUN)) -B -m pytest -p no:cacheprovider -n 5 --dist loadfile --no-loadscope-reorder \
-		tests/vm/test_machine.py tests/slurm tests/engines tests/node tests/conformance
+		tests/vm/test_machine.py tests/slurm tests/engines tests/plugin tests/node tests/conformance
 
 chaos: $(VENV)/.ready
 	$(AS_ROOT) env CHAOS_ROUNDS=$(ROUNDS) $(if $(SEED),CHAOS_SEED=$(SEED)) \

@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,10 +123,10 @@ class Boundary(Case):
         self.fill()
         self.forget()
         step = self.trace("remote", step=0xFFFFFFFC)
+        self.wait_for(lambda: bool(self.watchers()), "the watcher to become the user")
         for pid in self.watchers():
             os.kill(pid, signal.SIGTERM)
-        self.wait_for(lambda: os.path.lexists(self.job() / "signalled"), "the watcher")
-        time.sleep(0.2)  # what it does after
+        self.wait_for(lambda: os.path.lexists(self.job() / "signalled"), "its mark")
         step.communicate()
         self.assert_nothing()
 

@@ -19,6 +19,7 @@ from .support import (
     GROUP,
     JOB,
     OTHER_UID,
+    SECONDS,
     UID,
     Case,
     Program,
@@ -114,7 +115,7 @@ class Helper(Case):
                 fifth.recv(1 << 16)
             self.assertEqual(len(self.children()), 4)
             os.kill(held[0][1], 9)
-            fifth.settimeout(20)
+            fifth.settimeout(SECONDS)
             self.assertTrue(fifth.recv(1 << 16))
 
     def test_nothing_is_left_over(self) -> None:
@@ -190,7 +191,7 @@ class Helper(Case):
         for arguments in (good[:4], (7, 0, -1, GID, GROUP), (*good, 1), (7, 0, UID, GID, "/metrics"), good):
             with self.subTest(arguments=arguments):
                 helper = Program("helper", *arguments, fds=(0,))
-                self.assertEqual(helper.process.wait(20), 1)
+                self.assertEqual(helper.process.wait(SECONDS), 1)
                 helper.process.communicate()
                 os.close(helper.lifeline)
 

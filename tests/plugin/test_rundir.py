@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .support import CHECK, GID, OTHER_UID, PLUGIN, RUN, UID, Case, as_user, call, is_alive, status, stepd
+from .support import CHECK, GID, OTHER_UID, PLUGIN, RUN, SECONDS, UID, Case, as_user, call, is_alive, status, stepd
 
 MIB = 1 << 20
 NOBODY = 65534
@@ -239,12 +239,12 @@ class RunDirectory(Place):
     @contextmanager
     def silence(self) -> Iterator[None]:
         """A file system on the directory that never answers, as any user may mount one where /etc/fuse.conf says
-        user_allow_other; for a minute, so that who asks it fails."""
+        user_allow_other. After SECONDS it is gone, so that whatever asks it fails."""
         fuse = os.open("/dev/fuse", os.O_RDWR)
         options = f"fd={fuse},rootmode=40000,user_id={UID},group_id={GID},allow_other"
         argv = ["mount", "--internal-only", "-t", "fuse", "-o", options, "silence", str(self.job())]
         subprocess.run(argv, check=True, pass_fds=[fuse])
-        timer = threading.Timer(60, os.close, [fuse])
+        timer = threading.Timer(SECONDS, os.close, [fuse])
         timer.start()
         try:
             yield
@@ -262,7 +262,7 @@ class RunDirectory(Place):
                     self.assertEqual(step.children(), [])
                     self.assertIn("helper of job 7", step.end())
                 self.assertFalse(hook())
-            self.assertLess(time.monotonic(), begun + 60)
+            self.assertLess(time.monotonic(), begun + SECONDS)
         self.assertFalse(RUN.exists())
 
     def test_what_is_mounted_in_the_directory(self) -> None:
@@ -452,7 +452,7 @@ class Programs(Place):
     def test_what_hangs_is_ended_and_with_it_all_it_has_started(self) -> None:
         self.program("runtime", self.HANGS)
         with self.epilog() as process:
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=SECONDS)
         self.assertIn("job 7 as its user took too long, and was ended", errors)
         self.assertEqual((self.running("sleep", "601"), self.running("sleep", "602")), ([], []))
         self.assertFalse(RUN.exists())
@@ -493,7 +493,7 @@ class Programs(Place):
                 assert holder.stdout
                 holder.stdout.readline()
                 try:
-                    _, errors = process.communicate(timeout=60)
+                    _, errors = process.communicate(timeout=SECONDS)
                     self.assertEqual(status(pid)["State"][0], "Z")
                 finally:
                     holder.kill()
@@ -521,7 +521,7 @@ class Programs(Place):
                 self.assertEqual(found["Gid"].split(), [str(NOBODY), *[str(GID)] * 3])
                 self.assertEqual((found["Groups"].split(), int(found["CapEff"], 16)), ([], 0))
                 self.assertEqual(self.may(pid), [], Path(f"/proc/{pid}/cmdline").read_text())
-            process.communicate(timeout=60)
+            process.communicate(timeout=SECONDS)
 
     def test_the_user_may_trace_his_own(self) -> None:
         """As is the case where the test before tells something."""

@@ -15,6 +15,7 @@ from .support import (
     EXTERN,
     GID,
     OTHER_UID,
+    SECONDS,
     UID,
     Case,
     Program,
@@ -107,7 +108,7 @@ class Watcher(Case):
         watcher = self.start()
         for _ in range(2):
             watcher.process.send_signal(signal.SIGTERM)
-            self.assertEqual([runtime.signals(20) for runtime in runtimes], [b"!"] * 3)
+            self.assertEqual([runtime.signals(SECONDS) for runtime in runtimes], [b"!"] * 3)
         self.assertEqual(watcher.end(), "")
 
     def test_leaves_a_mark(self) -> None:
@@ -127,7 +128,7 @@ class Watcher(Case):
         self.assertEqual(runtime.signals(1), b"")
         self.assertIsNone(watcher.process.poll())
         watcher.process.send_signal(signal.SIGTERM)
-        self.assertEqual(runtime.signals(20), b"!")
+        self.assertEqual(runtime.signals(SECONDS), b"!")
 
     def test_privileges(self) -> None:
         watcher = self.start()
@@ -144,7 +145,7 @@ class Watcher(Case):
             self.container(f"c{index}", str(process.pid))
         watcher = self.start()
         watcher.process.send_signal(signal.SIGTERM)
-        self.assertEqual(runtime.signals(20), b"!")
+        self.assertEqual(runtime.signals(SECONDS), b"!")
         self.assertTrue(is_alive(deaf.pid))
         self.assertEqual(stranger.signals(0.5), b"")
 
@@ -174,7 +175,7 @@ class Watcher(Case):
         self.container("zz", str(runtime.pid))
         watcher = self.start()
         watcher.process.send_signal(signal.SIGTERM)
-        self.assertEqual(runtime.signals(20), b"!")
+        self.assertEqual(runtime.signals(SECONDS), b"!")
         self.assertEqual(spared.signals(0.5), b"")
         self.assertEqual(watcher.end(), "")
 
@@ -188,7 +189,7 @@ class Watcher(Case):
         for numbers in ((7, 0, GID), (7, UID), (7, -1, GID), (7, UID, 1 << 32)):
             with self.subTest(numbers=numbers):
                 watcher = Program("watcher", *numbers)
-                self.assertEqual(watcher.process.wait(20), 1)
+                self.assertEqual(watcher.process.wait(SECONDS), 1)
                 watcher.process.communicate()
                 os.close(watcher.lifeline)
 
