@@ -15,6 +15,7 @@ from .lock import locked
 from .process import DIE_WITH_PARENT, run
 
 Progress = Callable[[str], None]
+MIRROR = "OCI_CRIU_SHIM_MIRROR"
 
 # Unmounts and leftover processes of a killed build are the kernel's business: both live in namespaces of their own.
 CONTAINED = (*DIE_WITH_PARENT, "unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--")
@@ -138,10 +139,21 @@ def _mmdebstrap(recipe: Recipe, target: Path, scratch: Path, mirror: str) -> lis
 
 
 def _mirror() -> str:
-    """The Debian mirror this machine uses, else Debian's own."""
+    """Return the URI of a Debian mirror: the one that MIRROR names, or that apt has been told of on this machine."""
+    if mirror := os.environ.get(MIRROR) or _mirror_of_apt():
+        return mirror
+    raise ClusterError("apt knows no Debian mirror on this machine", f"name one in the environment variable {MIRROR}")
+
+
+def _mirror_of_apt() -> str | None:
+    if not shutil.which("apt-get"):
+        return None
     argv = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Label: Debian"]
-    mirrors = sorted(set(run(argv, check=False).stdout.split()))
-    return mirrors[0] if mirrors else "http://deb.debian.org/debian"
+    found = run(argv, check=False).stdout.split()
+    if not found:  # labels are in the lists, which a fresh machine has to fetch first
+        run(["apt-get", "update"])
+        found = run(argv, check=False).stdout.split()
+    return min(found, default=None)
 
 
 def _require_mmdebstrap(progress: Progress) -> None:
