@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ JOB, PROCESS = "%A %j %T %r %N", "pid,ppid,user,stat,wchan:20,args"
 """What squeue says of a job, and ps of a process."""
 IDLE = 60
 """Seconds that a cluster may take to have ended its jobs."""
+BROKEN: set[str] = set()
+"""The names of clusters that could not be mended."""
 SETTLING = 15
 """Seconds that Slurm, which clears up after it has called a job ended, may take."""
 
@@ -39,8 +42,10 @@ def wait_idle(cluster: Cluster) -> None:
     """Wait until no job is left and the nodes that are up are free.
 
     Raise ClusterError, with all that can be seen of the cluster, if that takes too long. The cluster is mended first,
-    so that the tests after this one have a chance.
+    so that the tests after this one have a chance; if it can't be mended, they fail at once.
     """
+    if cluster.name in BROKEN:
+        raise ClusterError(f"cluster {cluster.name} was left broken by an earlier test")
     try:
         wait_for(lambda: not busy_nodes(cluster) and not jobs_left(cluster), IDLE, f"cluster {cluster.name} to be idle")
     except ClusterError as error:
@@ -76,15 +81,18 @@ def described(cluster: Cluster) -> str:
 
 def mend(cluster: Cluster) -> str:
     """Cancel all jobs and boot the nodes that are not idle, which ends whatever keeps them so. Return how that went."""
-    cancel_all(cluster)
     try:
+        if not cluster.node_states():
+            raise ClusterError("its controller does not answer")
+        cancel_all(cluster)
         for node in busy_nodes(cluster):
             cluster.kill(node)
             cluster.exec("ctl", ["scontrol", "update", f"NodeName={node}", "State=RESUME"], "root", check=False)
             cluster.boot(node)
-    except ClusterError as error:
+    except (ClusterError, subprocess.TimeoutExpired) as error:
+        BROKEN.add(cluster.name)
         return f"it could not be mended: {error}"
-    return "mended: jobs were cancelled, and nodes that were not idle were booted"
+    return "it was mended: jobs were cancelled, and nodes that were not idle were booted"
 
 
 def cancel_all(cluster: Cluster) -> None:

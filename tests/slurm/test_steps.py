@@ -290,7 +290,7 @@ def test_requeued_by_slurm_itself(shim_cluster: Cluster, shim_bundle: str) -> No
     """At the end of its grace time. slurmctld (24.11) doesn't forget that it was preempted, and requeues it once more
     when it ends: it had finished, and is not held back for long."""
     options = ("--checkpoint=signal:USR1", *jobs.OPTIONS[1:])
-    job = jobs.batch(shim_cluster, shim_bundle, "again", Work(ticks=40), *options)
+    job = jobs.batch(shim_cluster, shim_bundle, "again", Work(ticks=60), *options)
     with quoting(job):
         job.wait_running()
         job.wait_ticks(2)

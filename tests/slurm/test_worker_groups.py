@@ -22,16 +22,26 @@ SCRIPT = "head -c 16M /dev/urandom >/dev/shm/kept; exec {command}"
 """What is in a tmpfs is packed by tar and gzip, for long enough that they are seen."""
 LONG = Work(ticks=120)
 LARGE = Work(ticks=120, mib=256)
-# Give the extern steps of groups, in whatever hierarchy, so much memory at most. Slurm's own processes there are exempt
-# from the kernel's choice: they are larger than the limit, by which it weighs the oom_score_adj of a dump.
-RESTRICT = """
-limit=$1; shift
+# Fill the memory of a job's extern step, given all groups of the job, and leave little room for a dump. A file fills
+# it, so that the kernel can kill only the dump or Slurm's own processes. As the kernel weighs oom_score_adj by the
+# limit, it would choose slurmstepd if the limit were below the size of that.
+FILL = """
 for group; do
-    for pid in $(find "$group/step_extern" -name cgroup.procs -exec cat {} +); do
-        echo -1000 >"/proc/$pid/oom_score_adj"
+    cd "$group/step_extern" 2>/dev/null || continue
+    if [ -e memory.limit_in_bytes ]; then limit=memory.limit_in_bytes used=memory.usage_in_bytes
+    elif [ -e memory.max ]; then limit=memory.max used=memory.current
+    else continue; fi
+    for procs in $(find . -name cgroup.procs); do
+        (echo 0 >"$procs" && exec head -c 24M /dev/zero >/dev/shm/fill) && break
     done
-    for name in memory.limit_in_bytes memory.max; do
-        test ! -e "$group/step_extern/$name" || echo "$limit" >"$group/step_extern/$name"
+    echo $(($(cat $used) + (2 << 20))) >$limit
+done
+"""
+EMPTY = """
+rm /dev/shm/fill
+for group; do
+    for limit in "$group/step_extern/memory.limit_in_bytes" "$group/step_extern/memory.max"; do
+        [ ! -e "$limit" ] || echo 1G >"$limit"
     done
 done
 """
@@ -108,11 +118,11 @@ def test_the_jobs_groups(bound_cluster: Cluster, bound_bundle: str) -> None:
 def test_the_jobs_memory(bound_cluster: Cluster, bound_bundle: str) -> None:
     """Where there is too little for a dump, the job's program goes on."""
     with started(bound_cluster, bound_bundle, "memory") as job:
-        job.cluster.exec("n1", ["sh", "-ec", RESTRICT, "restrict", "4M", *groups(job)], "root")
+        job.cluster.exec("n1", ["sh", "-ec", FILL, "fill", *groups(job)], "root")
         said = checkpoint(job)
         assert "could not be checkpointed and runs on" in said and "for want of the job's memory" in said
         job.wait_ticks(job.ticks() + 2)
-        job.cluster.exec("n1", ["sh", "-ec", RESTRICT, "restrict", "1G", *groups(job)], "root")
+        job.cluster.exec("n1", ["sh", "-ec", EMPTY, "empty", *groups(job)], "root")
         assert "checkpointed" in checkpoint(job)
 
 
