@@ -12,7 +12,7 @@ LIBDIR := $(PREFIX)/lib/oci-criu-shim
 SHAREDIR := $(PREFIX)/share/oci-criu-shim
 MANDIR := $(PREFIX)/share/man
 # Programs in Python without a suffix.
-TOOLS := tools/config_toml $(wildcard tools/man_*)
+TOOLS := tools/config_toml $(wildcard tools/man_*) tools/roff.py
 # Namespaces and overlays need root; what doesn't is run before, as whoever calls.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 

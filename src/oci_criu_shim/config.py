@@ -27,7 +27,7 @@ Settings of oci-criu-shim, the same on all nodes. Each is shown with its default
 """
 LAYERS = ("auto", "always", "never")  # when checkpoints include changes to the root file system
 PER_PARTITION = ("checkpoint",)
-COMPRESSION = {"zstd": range(1, 20), "lz4": range(13)}  # levels; the first is the default: see docs/checkpoints.md
+COMPRESSION = {"zstd": range(1, 20), "lz4": range(13)}  # levels; the first is the default: see docs/compression.md
 
 
 def parse_compression(text: str) -> tuple[str, int] | None:

@@ -37,7 +37,7 @@ def line_of(error: ShimError | OSError) -> str:
 
 
 class Misfit(ShimError):
-    """This node can't run a checkpoint; the checkpoint may be right, and another node able to run it."""
+    """A node that can't run a checkpoint, which may be right, and another node able to run it."""
 
 
 class Killed(ShimError):

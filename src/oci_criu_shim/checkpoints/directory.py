@@ -39,6 +39,7 @@ class Images(committed.Checkpoint):
 
     @property
     def images(self) -> str:
+        """The directory with CRIU's images."""
         return self.path
 
 

@@ -114,7 +114,7 @@ def _require_one_at_a_place(inside: Iterable[Mount], external: list[External]) -
 
 
 def _require_own_sharing(inside: Iterable[Mount], node: Iterable[Mount]) -> None:
-    """A mount that shares a peer group with the node would come back in a group of its own."""
+    """Refuse a mount that shares a peer group with the node: it would come back in a group of its own."""
     theirs = {mount.shared for mount in node if mount.shared}
     for mount in inside:
         if mount.shared in theirs:
@@ -172,7 +172,7 @@ def _require_no_terminal(pid: int, inside: Iterable[Mount]) -> None:
 
 
 def _require_no_files(pid: int, inside: Iterable[Mount]) -> None:
-    """A file to which the shell redirected the container's streams is on none of the container's mounts."""
+    """Refuse a file to which the shell redirected the streams: it is on none of the container's mounts."""
     own = {mount.id for mount in inside}
     for stream in range(3):
         fields = dict(line.partition(":\t")[::2] for line in _text(f"/proc/{pid}/fdinfo/{stream}").splitlines())
@@ -229,7 +229,7 @@ def _require_limits(processes: Iterable[int]) -> None:
 
 
 def _require_own(processes: Iterable[int]) -> None:
-    """The files in /proc of a process with an id of /etc/subuid can't be read without a DAC override."""
+    """Refuse a process with an id of /etc/subuid: its files in /proc can't be read without a DAC override."""
     for pid in processes:
         try:
             ids = process.status(pid)["Uid"]

@@ -75,9 +75,11 @@ class Library(commands.Commands):
         self.pyslurm = pyslurm
 
     def describe(self) -> str:
+        """Return pyslurm's name and version."""
         return f"pyslurm {self.pyslurm.__version__}"
 
     def job(self, number: int) -> Fields:
+        """Return what Slurm says of a job."""
         found = self._ask(f"job {number}", lambda: self.pyslurm.Job.load(number))
         # It takes the first job of an array or heterogeneous job, and a flag instead of the state itself.
         if found.id != number or found.state not in RUNS + ENDED:
@@ -85,10 +87,12 @@ class Library(commands.Commands):
         return _fields(found)
 
     def configuration(self) -> dict[str, str]:
+        """Return {name: value} of slurm.conf as slurmctld has it."""
         pairs = self._ask("configuration", lambda: self.pyslurm.config().key_pairs())
         return {name.decode(): (value or b"").decode() for name, value in pairs.items()}
 
     def partitions(self) -> list[dict[str, str]]:
+        """Return the partitions, by scontrol's names for what they have."""
         found = self._ask("partitions", lambda: self.pyslurm.Partitions.load())
         return [
             {
@@ -104,6 +108,7 @@ class Library(commands.Commands):
         ]
 
     def known_jobs(self, ended: bool) -> set[int]:
+        """Return the numbers of the caller's jobs, with those that have ended if `ended`."""
         # By the older interface: the newer one has slurmctld send the jobs of all users.
         found = self._ask("jobs", lambda: self.pyslurm.job().find_user(os.geteuid()))
         return {number for number, job in found.items() if ended or job["job_state"] not in ENDED}

@@ -86,6 +86,7 @@ class History(log.Log):
             self.debug(f"no history of this: {error}")
 
     def keep(self, name: str, data: bytes) -> str:
+        """Keep `data` beside the history, in a file whose name ends in `name`; return its path, "" if that fails."""
         path = f"{self.file.removesuffix(SUFFIX)}.{self.about['restarts']}.{name}"
         try:
             files.make_directories(os.path.dirname(path))
