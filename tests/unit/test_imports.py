@@ -16,7 +16,15 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each room imports only itself, rooms that stand before it here, and the modules of the top folder ("") but __main__.
 ROOMS = ("", "host", "privileged", "slurm", "checkpoints", "container", "restore", "dump", "task", "supervisor", "cli")
 ENTRIES = {"__main__", "bundles"}  # import any room; nobody imports them
-HOT = ("__main__", "cli.parse", "cli.commands", "supervisor.lifecycle", "container.record", "host.process")
+HOT = (
+    "__main__",
+    "cli.parse",
+    "cli.commands",
+    "supervisor.lifecycle",
+    "container.registry",
+    "container.record",
+    "host.process",
+)
 SLOW = {"argparse", "ctypes", "dataclasses", "enum", "json", "jsonschema", "logging"} | {
     *("pycriu", "re", "signal", "socket", "subprocess", "tomllib", "typing"),
 }

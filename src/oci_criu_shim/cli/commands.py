@@ -11,7 +11,6 @@ from oci_criu_shim import files
 from oci_criu_shim.container import backends, registry
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.supervisor import lifecycle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,17 +23,23 @@ CREATION = ("config", "console-socket", "preserve-fds", "no-pivot", "no-new-keyr
 
 def create(call: Invocation) -> int:
     """Create a container, without starting its program."""
+    from oci_criu_shim.supervisor import lifecycle
+
     return lifecycle.create(_plan(call))
 
 
 def start(call: Invocation) -> int:
     """Start the program of a created container."""
+    from oci_criu_shim.supervisor import lifecycle
+
     container = Container(call.root, call.container)
     return lifecycle.start(container, _backend(call, container))
 
 
 def run(call: Invocation) -> int:
     """Create and start a container, and wait for its end."""
+    from oci_criu_shim.supervisor import lifecycle
+
     plan = _plan(call)
     return lifecycle.run_detached(plan) if call.flag("detach") else lifecycle.run(plan, call.flag("keep"))
 
@@ -76,6 +81,7 @@ def _print_json(document: object) -> None:
 def kill(call: Invocation) -> int:
     """Send a signal to a container's init; TERM by default."""
     from oci_criu_shim.host import signames
+    from oci_criu_shim.supervisor import lifecycle
 
     name = call.operand(1)
     number, status = signames.parse("TERM" if name is None else name), 0
@@ -92,6 +98,8 @@ def kill(call: Invocation) -> int:
 
 def delete(call: Invocation) -> int:
     """Remove a stopped container."""
+    from oci_criu_shim.supervisor import lifecycle
+
     force, status = call.flag("force"), 0
     for container in _chosen(call):
         if not force or registry.exists(container):
@@ -151,6 +159,7 @@ def checkpoint(call: Invocation) -> int:
     from oci_criu_shim.dump import dump as checkpointing
     from oci_criu_shim.slurm import tasks
     from oci_criu_shim.slurm.rundir import RunDirectory
+    from oci_criu_shim.supervisor import lifecycle
 
     container = Container(call.root, call.container)
     backend = _backend(call, container)
@@ -192,6 +201,7 @@ def restore(call: Invocation) -> int:
     from oci_criu_shim.cli import criu_options
     from oci_criu_shim.container import bundle
     from oci_criu_shim.restore.plan import Asked
+    from oci_criu_shim.supervisor import lifecycle
 
     console = call.value("console-socket")
     if console and not call.flag("detach"):
