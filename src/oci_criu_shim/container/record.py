@@ -59,6 +59,7 @@ RESOURCES = "resources.json"  # config.json's limits, for crun
 LAYER = "layer"  # paths that a restore put into the root file system, and paths that it deleted there
 CHAIN = "chain.json"  # the newest checkpoint, if an increment may follow it (dump/chain.py)
 TRACKED = "tracked"  # whether the kernel tells of written memory: "1" or "0"
+MEASURED = "measured"  # bytes, begin and end of its last checkpoint (task/estimate.py)
 REQUEST = "request"  # exists while somebody waits for a checkpoint
 ANSWER = "answer"  # the outcome of that request; if there is none, the process that took the checkpoint was killed
 LIMITS = "limits"  # the job's limits as a child heard them from Slurm: "END GRACE"

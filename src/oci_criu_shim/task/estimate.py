@@ -11,7 +11,7 @@ import time
 
 from oci_criu_shim import files
 from oci_criu_shim.container import jobs
-from oci_criu_shim.container.record import all_of
+from oci_criu_shim.container.record import MEASURED, all_of
 from oci_criu_shim.host import process
 
 TYPE_CHECKING = False
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.container.record import Container
 
 RATES = "rates"  # below the checkpoint directory: a file for each node, of bytes per second
-MEASURED = "measured"  # in a container's directory: bytes, begin and end of its last checkpoint
 BASE_SECONDS = 0.5  # of a checkpoint of nothing
 FRESH_SECONDS = 5.0
 

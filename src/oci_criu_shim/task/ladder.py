@@ -14,6 +14,7 @@ import time
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.checkpoints.store import REFUSED, Store
+from oci_criu_shim.container.record import RESTORE_LOG
 from oci_criu_shim.errors import Misfit, NotRestored, ShimError, line_of
 from oci_criu_shim.host import process
 from oci_criu_shim.task import history
@@ -135,7 +136,7 @@ class Ladder:
 
         It is kept with the checkpoint, unless that is another job's, and for longer with the history.
         """
-        log = self.container.path(REFUSED)
+        log = self.container.path(RESTORE_LOG)
         try:
             with open(log, "rb") as stream:
                 said = stream.read()
