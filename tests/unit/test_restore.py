@@ -1,19 +1,28 @@
-"""Who looks after a restored container."""
+"""Who looks after a restored container, and what is left of one that is refused."""
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
+from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.checkpoints.committed import Checkpoint
+from oci_criu_shim.container import bundle
 from oci_criu_shim.container.backends import Backend
 from oci_criu_shim.container.plan import Plan
 from oci_criu_shim.container.record import Container
+from oci_criu_shim.container.stdio import Pipes
+from oci_criu_shim.errors import Misfit
+from oci_criu_shim.host import linux
 from oci_criu_shim.log import Log
+from oci_criu_shim.restore import node_fit, restore
 from oci_criu_shim.restore.restore import Restore
+from tests.unit.test_ckpt import made
 
 
 @pytest.mark.parametrize(("dialect", "program"), [("crun", "/opt/other"), ("runc", "crun")])
@@ -24,3 +33,26 @@ def test_a_crun_by_whatever_name(tmp_path: Path, dialect: str, program: str) -> 
     checkpoint = SimpleNamespace(manifest={})
     restored = Restore(cast(Plan, plan), cast(Checkpoint, checkpoint), Log())
     assert restored.backend.program == program
+
+
+def test_nothing_is_made_for_a_refused_one(
+    tmp_path: Path, bundle_path: Path, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise Misfit("a mount has no source here")
+
+    monkeypatch.setattr(node_fit, "check", lambda *_: None)
+    monkeypatch.setattr(linux, "become_subreaper", lambda: None)
+    monkeypatch.setattr(restore, "RestorePlan", refused)
+    config["mounts"] = [{"destination": "/data", "type": "tmpfs", "source": "tmpfs"}]
+    (bundle_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "store").mkdir(mode=0o700)
+    container = Container(str(tmp_path / "run"), "one")
+    container.reserve()
+    backend = Backend("crun", container.root, {}, Log())
+    plan = SimpleNamespace(container=container, bundle=bundle.load(str(bundle_path)), backend=backend)
+    found = committed.read(made(tmp_path / "store", "7/0.0"))
+    with pytest.raises(Misfit):
+        Restore(cast(Plan, plan), found, Log()).start(Pipes())
+    assert not os.path.exists(os.path.join(plan.bundle.rootfs, "data"))
+    assert os.listdir(container.directory) == []

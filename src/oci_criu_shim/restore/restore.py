@@ -115,11 +115,11 @@ class Restore:
         link = self.container.path(f"{STAGE_LINK}{os.getpid()}")
         with Unpacked(found, link) as raw, joined(raw) as whole:
             os.mkdir(self.container.path(STAGE), 0o700)
+            plan = RestorePlan(self.container, self.bundle, whole, self.asked)  # or refused, before anything is made
             linux.become_subreaper()
             # A job's root file system has all mount points already, and root must make nothing there.
             if ROOTFS not in self.bundle.annotations:
                 mounts.make_points(self.bundle.mounts, self.bundle.path, self.bundle.rootfs)
-            plan = RestorePlan(self.container, self.bundle, whole, self.asked)
             rollback = Rollback(found, self.cut, plan.bases, self.log) if self.cut else None
             moments = _Moments(self.container, self.bundle, verification, rollback)
             try:
