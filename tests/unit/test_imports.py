@@ -148,3 +148,10 @@ def test_only_what_asked_for_checkpoints_has_a_history(name: str) -> None:
     modules: set[str] = set()
     reached(name, modules)
     assert not [module for module in modules if module == "task.history" or module.startswith("cli.job")]
+
+
+@pytest.mark.parametrize("name", ["restore.restore", "dump.dump", "task.run"])
+def test_only_a_layer_needs_tarfile(name: str) -> None:
+    modules: set[str] = set()
+    reached(name, modules)
+    assert not [module for module in modules if "tarfile" in imported(NAMES[module], deep=False)]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from oci_criu_shim import files
-from oci_criu_shim.checkpoints.applying import Application
-from oci_criu_shim.checkpoints.layer import Layer
 from oci_criu_shim.container.record import LAYER
 from oci_criu_shim.host.userns import Child
 
@@ -17,6 +15,9 @@ if TYPE_CHECKING:
 
 def put_back(checkpoint: Checkpoint, container: Container, bundle: Bundle) -> None:
     """Apply the checkpoint's layer to the root file system. Raise Misfit or ShimError if that fails."""
+    from oci_criu_shim.checkpoints.applying import Application  # tarfile takes long, and most have no layer
+    from oci_criu_shim.checkpoints.layer import Layer
+
     layer = Layer(checkpoint.path)
     Child(Application(layer, bundle.rootfs).run).result()
     files.write_json(container.path(LAYER), [layer.names, layer.deleted])
