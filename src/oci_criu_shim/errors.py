@@ -37,7 +37,7 @@ def line_of(error: ShimError | OSError) -> str:
 
 
 class Misfit(ShimError):
-    """A node that can't run a checkpoint, which may be right, and another node able to run it."""
+    """A checkpoint doesn't fit this node; it may be right, and another node may be able to run it."""
 
 
 class Killed(ShimError):
