@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim import files
+from oci_criu_shim.container.record import RESOURCES
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 
@@ -250,7 +251,7 @@ def limit(crun: Backend, container: Container, bundle: Bundle) -> None:
     resources = bundle.config["linux"].get("resources")
     if not resources:
         return
-    path = container.path("resources.json")
+    path = container.path(RESOURCES)
     files.write_json(path, resources)
     status, _, errors = crun.output("update", "--resources", path, container.name)
     if status:
