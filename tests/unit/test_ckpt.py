@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import config, files
-from oci_criu_shim.checkpoints import committed, images, owner
+from oci_criu_shim.checkpoints import committed, owner
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.cli import parse
-from oci_criu_shim.cli.ckpt import look, place, report
+from oci_criu_shim.cli.ckpt import images, look, place, report
 from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.slurm import controller

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from oci_criu_shim.checkpoints import images
+from oci_criu_shim.cli.ckpt import images
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 

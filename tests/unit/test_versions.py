@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim import files
-from oci_criu_shim.checkpoints import document, images, unpacking
+from oci_criu_shim.checkpoints import document, unpacking
 from oci_criu_shim.checkpoints.committed import Checkpoint, read
 from oci_criu_shim.checkpoints.directory import joined
 from oci_criu_shim.checkpoints.integrity import Verification
@@ -25,6 +25,7 @@ from oci_criu_shim.checkpoints.layer import Layer
 from oci_criu_shim.checkpoints.manifest import Manifest
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.cli import parse
+from oci_criu_shim.cli.ckpt import images
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.host import criu, mounts
 from oci_criu_shim.restore import node_fit, restore

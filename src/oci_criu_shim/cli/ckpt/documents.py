@@ -5,7 +5,7 @@ Only types are here: other modules import them under TYPE_CHECKING.
 
 from typing import Generic, TypedDict, TypeVar
 
-from oci_criu_shim.checkpoints.images import Contents, Mounted, OpenFile, Process
+from oci_criu_shim.cli.ckpt.images import Contents, Mounted, OpenFile, Process
 
 Thing = TypeVar("Thing")
 

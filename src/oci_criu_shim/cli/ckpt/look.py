@@ -6,9 +6,9 @@ import functools
 import time
 
 from oci_criu_shim import units
-from oci_criu_shim.checkpoints import committed, images
+from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.checkpoints.integrity import Verification
-from oci_criu_shim.cli.ckpt import place
+from oci_criu_shim.cli.ckpt import images, place
 from oci_criu_shim.cli.ckpt.report import Progress, print_json, print_table
 from oci_criu_shim.errors import ShimError
 
@@ -17,15 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
-    from oci_criu_shim.checkpoints.images import Mounted, OpenFile, Process
-    from oci_criu_shim.cli.ckpt.documents import (
-        CheckpointRow,
-        Comparison,
-        Description,
-        Difference,
-        Thing,
-        Verified,
-    )
+    from oci_criu_shim.cli.ckpt.documents import CheckpointRow, Comparison, Description, Difference, Thing, Verified
+    from oci_criu_shim.cli.ckpt.images import Mounted, OpenFile, Process
     from oci_criu_shim.cli.invocation import Invocation
 
 COLUMNS = ("JOB", "STEP", "TASK", "SEQ", "CREATED", "AGE", "NODE", "SIZE", "WRITTEN", "REASON", "PATH")
