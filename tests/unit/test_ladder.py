@@ -197,7 +197,7 @@ def test_only_what_passes_is_tried_again(
     made, tried = site.ladder(), []
     for path in made.rungs():
         tried.append(path)
-        assert not made.failed(path, error)
+        assert not made.note_failure(path, error)
     assert tried == [site.of(2)] * again + [site.of(1)] * again
     assert len(made.reasons) == 2
 
@@ -206,11 +206,11 @@ def test_one_that_may_be_restored_elsewhere(site: Site) -> None:
     """It is asked for once, after all."""
     site.commit(1)
     made = site.ladder()
-    assert not made.goes_elsewhere()
+    assert not made.try_elsewhere()
     (path,) = made.rungs()
-    assert not made.failed(path, NotRestored("no"))
+    assert not made.note_failure(path, NotRestored("no"))
     assert site.requeued == []
-    assert made.goes_elsewhere()
+    assert made.try_elsewhere()
     assert site.requeued == [7]
 
 

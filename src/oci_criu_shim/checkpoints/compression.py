@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.manifest import Compressed, Manifest
 
-# Beginnings of names of images that stay as they are, since we interpret them, too: checkpoints/images.py, restore/.
+# Beginnings of names of images that stay as they are, since we interpret them, too: cli/ckpt/images.py, restore/.
 INTERPRETED = ("core-", "fdinfo-", "files", "ids-", "inventory", "mountpoints-", "pagemap-", "pstree", "seccomp", "uts")
 # Reasons after which the container has ended and its job waits to be requeued. Compression may then take the seconds
 # below at most, and half of what Slurm leaves. Other containers run on, and a child compresses (task/compress.py).

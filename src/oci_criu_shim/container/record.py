@@ -56,7 +56,7 @@ STAGE = "stage"  # a restore mounts the root file system, the images and sources
 STAGE_LINK = "stage."  # followed by a pid: links to files that this process writes, for the job's epilog to remove
 RESTORE_LOG = "restore.log"  # CRIU's
 RESOURCES = "resources.json"  # config.json's limits, for crun
-LAYER = "layer"  # paths that a restore put into the root file system, and paths that it deleted there
+APPLIED_LAYER = "layer"  # paths that a restore put into the root file system, and paths that it deleted there
 CHAIN = "chain.json"  # the newest checkpoint, if an increment may follow it (dump/chain.py)
 TRACKED = "tracked"  # whether the kernel tells of written memory: "1" or "0"
 MEASURED = "measured"  # bytes, begin and end of its last checkpoint (task/estimate.py)
@@ -100,14 +100,14 @@ class Container:
         except FileExistsError as error:
             if error.filename != self.directory:
                 raise ShimError(f"{self.root} is not a directory", "name another --root") from None
-            raise self.is_taken() from None
+            raise self.taken_error() from None
         except OSError as error:
             raise ShimError(
                 f"cannot make {self.directory}: {error.strerror}",
                 "name a directory of your own with --root",
             ) from None
 
-    def is_taken(self) -> ShimError:
+    def taken_error(self) -> ShimError:
         """Return the error for a caller that wants this id, too."""
         return ShimError(
             f"container {self.name!r} already exists",

@@ -28,7 +28,7 @@ def exists(container: Container) -> bool:
 def require_free(container: Container) -> None:
     """Raise ShimError if another container has the id."""
     if exists(container):
-        raise container.is_taken()
+        raise container.taken_error()
 
 
 def reserve(container: Container) -> None:

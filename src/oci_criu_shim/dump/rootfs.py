@@ -101,7 +101,7 @@ def _wait(mark: str, reader: int) -> None:
 
 def _applied(container: Container) -> tuple[list[str], list[str]]:
     try:
-        names, deleted = files.read_json(container.path(record.LAYER))
+        names, deleted = files.read_json(container.path(record.APPLIED_LAYER))
     except FileNotFoundError:
         return [], []
     return names, deleted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oci_criu_shim import files
-from oci_criu_shim.container.record import LAYER
+from oci_criu_shim.container.record import APPLIED_LAYER
 from oci_criu_shim.host.userns import Child
 
 TYPE_CHECKING = False
@@ -20,4 +20,4 @@ def put_back(checkpoint: Checkpoint, container: Container, bundle: Bundle) -> No
 
     layer = Layer(checkpoint.path)
     Child(Application(layer, bundle.rootfs).run).result()
-    files.write_json(container.path(LAYER), [layer.names, layer.deleted])
+    files.write_json(container.path(APPLIED_LAYER), [layer.names, layer.deleted])

@@ -144,16 +144,16 @@ class Launch:
             try:
                 running = self._restore(committed.read(path))
             except (ShimError, OSError) as error:
-                if ladder.failed(path, error):
+                if ladder.note_failure(path, error):
                     ladder.wait_for_end()
                     return 1
             else:
-                ladder.restored(path)
+                ladder.note_success(path)
                 return self._supervise(*running)
-        if ladder.goes_elsewhere():
+        if ladder.try_elsewhere():
             ladder.wait_for_end()
             return 1
-        ladder.begins_again()
+        ladder.require_fresh_start()
         return self._create()
 
     def _hold(self) -> None:

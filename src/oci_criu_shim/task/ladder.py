@@ -48,8 +48,8 @@ LIST = "`oci-criu-shim ckpt list` shows the checkpoints that there are"
 class Ladder:
     """The checkpoints in `store` from which `task` may go on, and the messages if they fail.
 
-    The caller tries the rungs() in their order, and tells of each whether it failed() or the task was restored(). If
-    all failed, the caller asks whether the job goes_elsewhere(); otherwise the task begins_again().
+    The caller tries the rungs() in their order, and notes of each its success or failure. If all failed, the caller
+    tries to have the job go elsewhere; otherwise it requires a fresh start.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Ladder:
                     break
                 time.sleep(pause * os.urandom(1)[0] / 255)
 
-    def failed(self, path: str, error: ShimError | OSError) -> bool:
+    def note_failure(self, path: str, error: ShimError | OSError) -> bool:
         """Note that a rung failed; return whether the job has been requeued because another node may do better.
 
         CRIU makes open files that are deleted anew, for a moment, under names that are the same in each restore of a
@@ -101,7 +101,7 @@ class Ladder:
             self.may_do_elsewhere |= isinstance(error, NotRestored)
         return False
 
-    def goes_elsewhere(self) -> bool:
+    def try_elsewhere(self) -> bool:
         """Return whether, after all rungs, the job has been requeued to try them on another node."""
         return self.may_do_elsewhere and self._go_elsewhere()
 
@@ -151,7 +151,7 @@ class Ladder:
                 self.log.debug(str(failure))
         self._note(path, error, self.log.keep(f"restore-{os.path.basename(path)}.log", text) if said else "")
 
-    def restored(self, path: str) -> None:
+    def note_success(self, path: str) -> None:
         """Note that the task was restored from a rung."""
         own = os.path.dirname(path) == self.store.path
         if own:
@@ -160,7 +160,7 @@ class Ladder:
             # Slurm may take its time; the container must not wait for it.
             process.fork(lambda: self._tell(f"restored from {os.path.basename(path) if own else path}"))
 
-    def begins_again(self) -> None:
+    def require_fresh_start(self) -> None:
         """Note that the task starts from its beginning. Raise ShimError if the site does not allow that."""
         if self.settings.fresh_start:
             reason = "it has no checkpoint to go on from"

@@ -3,9 +3,9 @@
 Only types are here: other modules import them under TYPE_CHECKING.
 """
 
-from typing import Generic, TypedDict, TypeVar
+from __future__ import annotations
 
-from oci_criu_shim.cli.ckpt.images import Contents, Mounted, OpenFile, Process
+from typing import Generic, TypedDict, TypeVar
 
 Thing = TypeVar("Thing")
 
@@ -31,6 +31,43 @@ class CheckpointRow(Owner):
     written: int | None  # for this checkpoint alone
     increment_of: int | None  # the number of the checkpoint that has the rest; None if this one has it all
     age: int | None  # seconds
+
+
+class Process(TypedDict):
+    """A process; `memory` is in bytes."""
+
+    pid: int
+    ppid: int
+    command: str
+    threads: int
+    memory: int
+
+
+class OpenFile(TypedDict):
+    """An open file or socket of a process, by CRIU's word for its kind."""
+
+    pid: int
+    fd: int
+    kind: str
+    name: str
+
+
+class Mounted(TypedDict):
+    """A mount of the container."""
+
+    mountpoint: str
+    source: str
+    root: str
+
+
+class Contents(TypedDict):
+    """What is in a container; `memory` is the bytes of all processes."""
+
+    memory: int
+    processes: list[Process]
+    files: list[OpenFile]
+    sockets: list[OpenFile]
+    mounts: list[Mounted]
 
 
 class Description(Owner, Contents):

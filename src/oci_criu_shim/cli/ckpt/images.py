@@ -13,43 +13,9 @@ from oci_criu_shim.host import criu
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import TypedDict
 
+    from oci_criu_shim.cli.ckpt.documents import Contents, Mounted, OpenFile, Process
     from oci_criu_shim.files import Document
-
-    class Process(TypedDict):
-        """A process; `memory` is in bytes."""
-
-        pid: int
-        ppid: int
-        command: str
-        threads: int
-        memory: int
-
-    class OpenFile(TypedDict):
-        """An open file or socket of a process, by CRIU's word for its kind."""
-
-        pid: int
-        fd: int
-        kind: str
-        name: str
-
-    class Mounted(TypedDict):
-        """A mount of the container."""
-
-        mountpoint: str
-        source: str
-        root: str
-
-    class Contents(TypedDict):
-        """What is in a container; `memory` is the bytes of all processes."""
-
-        memory: int
-        processes: list[Process]
-        files: list[OpenFile]
-        sockets: list[OpenFile]
-        mounts: list[Mounted]
-
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 SOCKETS = ("INETSK", "UNIXSK", "PACKETSK", "NETLINKSK")

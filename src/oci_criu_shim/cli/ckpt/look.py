@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.cli.ckpt.documents import CheckpointRow, Comparison, Description, Difference, Thing, Verified
-    from oci_criu_shim.cli.ckpt.images import Mounted, OpenFile, Process
     from oci_criu_shim.cli.invocation import Invocation
 
 COLUMNS = ("JOB", "STEP", "TASK", "SEQ", "CREATED", "AGE", "NODE", "SIZE", "WRITTEN", "REASON", "PATH")

@@ -3,9 +3,13 @@
 Only types are here: other modules import them under TYPE_CHECKING.
 """
 
+from __future__ import annotations
+
 from typing import TypedDict
 
-from oci_criu_shim.task.history import Event
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_criu_shim.task.history import Event
 
 
 class Answer(TypedDict):
