@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from oci_criu_shim.checkpoints.committed import Checkpoint
+from oci_criu_shim.container import batch_script
 from oci_criu_shim.container.bundle import Bundle
-from oci_criu_shim.restore import batch_script
 from tests.unit.test_schema import full_manifest
 
 

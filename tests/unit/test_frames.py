@@ -19,11 +19,12 @@ import pytest
 import oci_criu_shim
 from oci_criu_shim.checkpoints.store import STARTED
 from oci_criu_shim.cli import parse
+from oci_criu_shim.container import node_fit
 from oci_criu_shim.container.stdio import Pipes
 from oci_criu_shim.dump import client, preflight
 from oci_criu_shim.host import linux, mounts, process
 from oci_criu_shim.log import Log
-from oci_criu_shim.restore import node_fit, restore, sandbox
+from oci_criu_shim.restore import restore, sandbox
 from oci_criu_shim.slurm import controller
 from oci_criu_shim.supervisor import launch
 from oci_criu_shim.supervisor.attempts import Attempts

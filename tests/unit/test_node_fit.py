@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from oci_criu_shim.container import node_fit
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, criu
-from oci_criu_shim.restore import node_fit
 
 X86 = "processor\t: 0\nflags\t\t: fpu sse sse2 avx2 hypervisor md_clear xsaves\nprocessor\t: 1\nflags\t\t: other\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd sve\n"

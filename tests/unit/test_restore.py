@@ -12,7 +12,7 @@ import pytest
 
 from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.checkpoints.committed import Checkpoint
-from oci_criu_shim.container import bundle
+from oci_criu_shim.container import bundle, node_fit
 from oci_criu_shim.container.backends import Backend
 from oci_criu_shim.container.plan import Plan
 from oci_criu_shim.container.record import Container
@@ -20,7 +20,7 @@ from oci_criu_shim.container.stdio import Pipes
 from oci_criu_shim.errors import Misfit
 from oci_criu_shim.host import linux
 from oci_criu_shim.log import Log
-from oci_criu_shim.restore import node_fit, restore
+from oci_criu_shim.restore import restore
 from oci_criu_shim.restore.restore import Restore
 from tests.unit.test_ckpt import made
 

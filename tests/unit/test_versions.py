@@ -26,9 +26,10 @@ from oci_criu_shim.checkpoints.manifest import Manifest
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.cli import parse
 from oci_criu_shim.cli.ckpt import images
+from oci_criu_shim.container import node_fit
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.host import criu, mounts
-from oci_criu_shim.restore import node_fit, restore
+from oci_criu_shim.restore import restore
 from tests.unit.test_manifest import OURS
 
 ARCHIVES = Path(__file__).parent / "versions"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
+from oci_criu_shim.container.node_fit import NEVER_JOINED
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.restore.node_fit import NEVER_JOINED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,13 +9,12 @@ import time
 from contextlib import contextmanager, suppress
 
 from oci_criu_shim import files
-from oci_criu_shim.container import stdio
+from oci_criu_shim.container import batch_script, node_fit, stdio
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.container.record import CHAIN, STAGE_LINK
 from oci_criu_shim.dump import client, open_files, preflight, rootfs
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import cgroups, criu, linux
-from oci_criu_shim.restore import batch_script, node_fit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

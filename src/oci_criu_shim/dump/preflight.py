@@ -6,10 +6,10 @@ import errno
 import os
 import stat
 
+from oci_criu_shim.container import batch_script
 from oci_criu_shim.dump import bundle_faults
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import cgroups, mounts, process
-from oci_criu_shim.restore import batch_script
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

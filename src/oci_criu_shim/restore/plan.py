@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim.container import cgroup_path
+from oci_criu_shim.container import batch_script, cgroup_path
 from oci_criu_shim.container.record import RESTORE_LOG, STAGE
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, criu, linux, mounts
-from oci_criu_shim.restore import batch_script
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

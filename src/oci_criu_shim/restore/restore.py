@@ -17,13 +17,13 @@ from oci_criu_shim.checkpoints.committed import LAYER
 from oci_criu_shim.checkpoints.directory import joined
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.unpacking import Unpacked
-from oci_criu_shim.container import backends, hooks
+from oci_criu_shim.container import backends, hooks, node_fit
 from oci_criu_shim.container.backends import Backend
 from oci_criu_shim.container.bundle import ROOTFS
 from oci_criu_shim.container.record import STAGE, STAGE_LINK
 from oci_criu_shim.errors import NotRestored, ShimError
 from oci_criu_shim.host import cgroups, criu, linux, mounts
-from oci_criu_shim.restore import adopt, node_fit, rootfs, sandbox
+from oci_criu_shim.restore import adopt, rootfs, sandbox
 from oci_criu_shim.restore.plan import Asked, RestorePlan, own_cgroup_path
 from oci_criu_shim.restore.rollback import Rollback
 

@@ -11,9 +11,9 @@ import os
 import socket
 import stat
 
+from oci_criu_shim.container import batch_script
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts, process
-from oci_criu_shim.restore import batch_script
 from oci_criu_shim.restore.plan import CONFIGURATION, STREAMS
 
 TYPE_CHECKING = False
