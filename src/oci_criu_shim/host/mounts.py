@@ -92,7 +92,7 @@ def external(container: Iterable[Mount], node: Iterable[Mount]) -> list[External
     """Return the container's mounts of file systems that belong to the node; ShimError if CRIU can't be told of one.
 
     Those of kind "node" are on a tmpfs that is mounted nowhere. crun makes it for a container of root's that has a user
-    namespace, and so does a restore of ours for a batch script that is not the job's (restore/batch_script.py).
+    namespace, and so does a restore of ours for a batch script that is not the job's (container/batch_script.py).
     """
     container = list(container)
     devices = {mount.device for mount in node}

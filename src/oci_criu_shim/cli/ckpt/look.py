@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
-    from oci_criu_shim.cli.ckpt.documents import CheckpointRow, Comparison, Description, Difference, Thing, Verified
+    from oci_criu_shim.cli.ckpt.documents import (
+        CheckpointRow,
+        Comparison,
+        Description,
+        Difference,
+        Mounted,
+        OpenFile,
+        Process,
+        Thing,
+        Verified,
+    )
     from oci_criu_shim.cli.invocation import Invocation
 
 COLUMNS = ("JOB", "STEP", "TASK", "SEQ", "CREATED", "AGE", "NODE", "SIZE", "WRITTEN", "REASON", "PATH")
