@@ -88,10 +88,10 @@ install:
 		install -D -m 0644 etc/config.toml $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/config.toml
 	cd etc; find image -type f -exec install -D -m 0644 {} $(DESTDIR)$(SHAREDIR)/{} \;
 	$(MAKE) man MAN1=$(DESTDIR)$(MANDIR)/man1 MAN5=$(DESTDIR)$(MANDIR)/man5
-	sed 's,/usr/lib/oci-criu-shim/,$(LIBDIR)/,' etc/plugstack.conf >$(DESTDIR)$(SHAREDIR)/plugstack.conf
+	sed $(PLACES) etc/plugstack.conf >$(DESTDIR)$(SHAREDIR)/plugstack.conf
 
 # The sources name the usual places; an install puts in its own.
-PLACES = -e 's,/usr/bin/oci-criu,$(PREFIX)/bin/oci-criu,; s,/usr/lib/oci,$(PREFIX)/lib/oci,' \
+PLACES = -e 's,/usr/bin/oci-criu,$(PREFIX)/bin/oci-criu,; s,/usr/lib/oci-criu-shim,$(LIBDIR),' \
 	-e 's,/etc/oci-criu-shim/,$(SYSCONFDIR)/oci-criu-shim/,'
 
 uninstall:
