@@ -12,7 +12,7 @@ LIBDIR := $(PREFIX)/lib/oci-criu-shim
 SHAREDIR := $(PREFIX)/share/oci-criu-shim
 MANDIR := $(PREFIX)/share/man
 # Programs in Python without a suffix.
-TOOLS := tools/config_toml $(wildcard tools/man_*) tools/roff.py
+TOOLS := tools/config_toml tools/man_command tools/man_config tools/roff.py
 # Namespaces and overlays need root; what doesn't is run before, as whoever calls.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -65,7 +65,8 @@ MAN5 = build/man
 man:
 	install -d $(MAN1) $(MAN5)
 	$(PYTHON) -B tools/man_config >$(MAN5)/oci-criu-shim-config.5
-	test ! -e tools/man_command || $(PYTHON) -B tools/man_command >$(MAN1)/oci-criu-shim.1
+	$(PYTHON) -B tools/man_command >$(MAN1)/oci-criu-shim.1
+	chmod 0644 $(MAN5)/oci-criu-shim-config.5 $(MAN1)/oci-criu-shim.1
 
 install:
 	install -d $(DESTDIR)$(LIBDIR) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SHAREDIR)
@@ -87,8 +88,8 @@ install:
 	test -e $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/config.toml || \
 		install -D -m 0644 etc/config.toml $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/config.toml
 	cd etc; find image -type f -exec install -D -m 0644 {} $(DESTDIR)$(SHAREDIR)/{} \;
-	$(MAKE) man MAN1=$(DESTDIR)$(MANDIR)/man1 MAN5=$(DESTDIR)$(MANDIR)/man5
 	sed $(PLACES) etc/plugstack.conf >$(DESTDIR)$(SHAREDIR)/plugstack.conf
+	$(MAKE) man MAN1=$(DESTDIR)$(MANDIR)/man1 MAN5=$(DESTDIR)$(MANDIR)/man5
 
 # The sources name the usual places; an install puts in its own.
 PLACES = -e 's,/usr/bin/oci-criu,$(PREFIX)/bin/oci-criu,; s,/usr/lib/oci-criu-shim,$(LIBDIR),' \
