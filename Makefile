@@ -70,6 +70,8 @@ man:
 
 install:
 	install -d $(DESTDIR)$(LIBDIR) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SHAREDIR)
+	# Modules of an earlier version don't stay beside those of this one.
+	rm -rf $(DESTDIR)$(LIBDIR)/oci_criu_shim
 	install -m 0644 src/worker.py src/slurm_bundle.py src/scrun_bundle.py $(DESTDIR)$(LIBDIR)
 	# No module of an earlier version stays beside those of this one.
 	rm -rf $(DESTDIR)$(LIBDIR)/oci_criu_shim
