@@ -76,10 +76,11 @@ def test_by_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == completion.SCRIPT + "\n"
 
 
-def completed(directory: Path, *words: str) -> list[str]:
-    """What bash has for the last of `words`, in `directory`."""
+def completed(directory: Path, *words: str, ids: str = "") -> list[str]:
+    """What bash has for the last of `words`, in `directory`; `ids`: a program that has none but these to list."""
     program = directory / "program"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m oci_criu_shim "$@"\n')
+    listing = f"for word; do [ \"$word\" != list ] || {{ printf '%s\\n' '{ids}'; exit; }}; done\n" if ids else ""
+    program.write_text(f'#!/bin/sh\n{listing}exec {sys.executable} -m oci_criu_shim "$@"\n')
     program.chmod(0o755)
     line = ["oci-criu-shim", *words]
     quoted = " ".join(f"'{word}'" for word in line)
@@ -107,3 +108,11 @@ def test_in_bash(tmp_path: Path) -> None:
     assert completed(tmp_path, "restore", "--image-path", "im") == ["images"]
     assert sorted(completed(tmp_path, "ckpt", "export", "1", "im")) == ["image.tar", "images"]
     assert completed(tmp_path, "--root", "=", f"{tmp_path}/root", "kill", "o") == ["one", "other"]
+
+
+@pytest.mark.skipif(not BASH, reason="no bash")
+def test_bash_expands_no_id(tmp_path: Path) -> None:
+    """Root may complete ids of a directory that is a user's, who then decides what they are."""
+    ids = "one\n$(touch led)\n`touch led`\n${PWD}\n*\ntwo;id\n-x"
+    assert completed(tmp_path, "kill", "", ids=ids) == ["one", "-x"]
+    assert not (tmp_path / "led").exists()

@@ -13,14 +13,20 @@ if TYPE_CHECKING:
 # Bash takes `--option=value` for three words, of which $2 is the last. The words of an answer stand one a line.
 SCRIPT = r"""
 _oci_criu_shim() {
-    local answer IFS=$'\n'
+    local answer word IFS=$'\n'
     answer=$("$1" completion bash "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
     # shellcheck disable=SC2086 # ID may be followed by a line with --root
     [[ $answer == ID* ]] && answer=$("$1" ${answer#ID} list --quiet 2>/dev/null)
     case $answer in
     FILE) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$2") ;;
     DIR) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$2") ;;
-    *) mapfile -t COMPREPLY < <(compgen -W "$answer" -- "$2") ;;
+    *)
+        COMPREPLY=()
+        # compgen -W would expand the words: root may list a directory whose owner decides what stands in them.
+        while read -r word; do
+            [[ $word == "$2"* && $word =~ ^[[:alnum:]_.+@-]+$ ]] && COMPREPLY+=("$word")
+        done <<<"$answer"
+        ;;
     esac
 }
 complete -F _oci_criu_shim oci-criu-shim
