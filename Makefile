@@ -32,7 +32,7 @@ $(VENV)/.ready: pyproject.toml
 	touch $@
 
 # Shell scripts, and what has prose in it.
-SCRIPTS = $(wildcard spank/*.sh tests/*/*.sh tests/*/*/*.sh) tools/venv
+SCRIPTS = $(wildcard spank/*.sh tests/*/*.sh tests/*/*/*.sh etc/slurm-oci/*) tools/venv .ci/run
 SPELLED = src spank etc docs tests bench tools Makefile pyproject.toml *.md
 
 check: $(VENV)/.ready
@@ -70,8 +70,6 @@ man:
 
 install:
 	install -d $(DESTDIR)$(LIBDIR) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SHAREDIR)
-	# Modules of an earlier version don't stay beside those of this one.
-	rm -rf $(DESTDIR)$(LIBDIR)/oci_criu_shim
 	install -m 0644 src/worker.py src/slurm_bundle.py src/scrun_bundle.py $(DESTDIR)$(LIBDIR)
 	# No module of an earlier version stays beside those of this one.
 	rm -rf $(DESTDIR)$(LIBDIR)/oci_criu_shim
