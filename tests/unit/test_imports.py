@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -155,3 +156,8 @@ def test_only_a_layer_needs_tarfile(name: str) -> None:
     modules: set[str] = set()
     reached(name, modules)
     assert not [module for module in modules if "tarfile" in imported(NAMES[module], deep=False)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_module_can_be_imported(name: str) -> None:
+    importlib.import_module(f"oci_criu_shim.{name}" if name else "oci_criu_shim")
