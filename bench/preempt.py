@@ -39,7 +39,7 @@ class Times:
 
 
 def measure(progress: Progress) -> Result:
-    """All of it; some minutes. Raises ClusterError."""
+    """All of it; some minutes. Raise ClusterError."""
     times = {mib: Times() for mib in SIZES}
     with Cluster("bench-preempt", nodes=2, grace_time=60, requeue_delay=120, slurm_conf=jobs.SIGNALS_LOGGED) as cluster:
         jobs.prepare(cluster)
@@ -101,7 +101,7 @@ def _preempt(cluster: Cluster, mib: int, times: Times) -> None:
 
 
 def _appears(job: Job, event: str, timeout: float = 120) -> float:
-    """When the runtime says `event` first. Raises ClusterError."""
+    """When the runtime says `event` first. Raise ClusterError."""
     deadline = time.monotonic() + timeout
     while not any(line.startswith(event) for line in job.events()):
         if time.monotonic() > deadline:

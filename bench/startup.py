@@ -38,7 +38,7 @@ sys.exit(done.returncode)
 
 
 def measure(progress: Progress) -> Result:
-    """All of it; about half a minute. Raises ClusterError."""
+    """All of it; about half a minute. Raise ClusterError."""
     with Cluster("bench-startup", nodes=1) as cluster:
         jobs.prepare(cluster)
         for path, argv in ((TRUE, ["/bin/true"]), (SLEEP, ["sleep", "1000"])):
@@ -133,7 +133,7 @@ def compare(
 
 
 def timed(cluster: Cluster, node: str, argv: Sequence[str], user: str = "alice") -> float:
-    """Seconds that argv takes on a node. Raises ClusterError where it fails."""
+    """Seconds that argv takes on a node. Raise ClusterError if it fails."""
     done = cluster.exec(node, ("python3", "-IS", "-c", TIMER, *argv), user)
     try:
         return float(done.stdout)

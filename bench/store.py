@@ -1,4 +1,4 @@
-"""What checkpoints cost: compression, time by size beside plain CRIU, and a job's own time where they are periodic.
+"""Measures what checkpoints cost: compression, time by size beside plain CRIU, and a job's own time if periodic.
 
 The memory that is compressed is that of a NumPy program with arrays, parsed JSON and text (bench/programs/memory.py),
 dumped by CRIU. Dumps and restores are those of root, of a container and of the same program outside of any. The
@@ -29,7 +29,7 @@ PROGRAMS = REPOSITORY / "bench/programs"
 
 
 def measure(progress: Progress) -> Result:
-    """All of it; some minutes. Raises ClusterError."""
+    """All of it; some minutes. Raise ClusterError."""
     with Cluster("bench-store", nodes=1) as cluster:
         jobs.prepare(cluster)
         make_bundle_of_root(cluster.shared / "store")

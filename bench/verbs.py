@@ -23,7 +23,7 @@ PROGRAM = REPOSITORY / "bench/programs/verbs.py"
 
 
 def measure(progress: Progress) -> Result:
-    """All of it; about a minute. Raises ClusterError."""
+    """All of it; about a minute. Raise ClusterError."""
     with Cluster("bench-verbs", nodes=1) as cluster:
         make_bundle_of_root(cluster.shared / "verbs")
         result = Result(versions(cluster))

@@ -25,7 +25,7 @@ EVENTS = ("checkpointed", "requeueing", "restored")
 
 
 def main(argv: list[str]) -> int:
-    """Run the demonstration; 0 where the job never noticed."""
+    """Run the demonstration; return 0 if the job never noticed."""
     options = parser().parse_args(argv)
     work = Work(options.ticks, options.tick, options.mib)
     try:
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def demonstrate(name: str, work: Work) -> list[str]:
-    """The whole story on a cluster of its own; what is wrong. Raises ClusterError."""
+    """Play the whole story on a cluster; return what is wrong. Raise ClusterError if it can't be played."""
     print(f"starting a cluster of a controller and two nodes ({name})", flush=True)
     logged = jobs.SIGNALS_LOGGED
     with Cluster(name, nodes=2, grace_time=GRACE_TIME, requeue_delay=SLURMS_DELAY, slurm_conf=logged) as cluster:
@@ -105,7 +105,7 @@ class Story:
         self.times.setdefault(what, time.monotonic())
 
     def until(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
-        """Go on looking until condition holds. Raises ClusterError after timeout seconds, or when the job ends."""
+        """Go on looking until condition holds. Raise ClusterError after timeout seconds, or when the job ends."""
         limit = patient(timeout)
         deadline = time.monotonic() + limit
         while True:
@@ -120,7 +120,7 @@ class Story:
 
 
 def act(story: Story) -> None:
-    """Preemption, and the job's way to its end. Raises ClusterError."""
+    """Preempt the job and follow it to its end. Raise ClusterError if that takes too long."""
     job = story.job
     story.until(lambda: story.state == "RUNNING" and job.ticks() >= job.work.ticks // 5, 60, "its first ticks")
     story.note("high")

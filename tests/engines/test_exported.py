@@ -73,7 +73,7 @@ def podman(cluster: Cluster) -> Iterator[Engine]:
 
 
 def checkpointed(job: Job) -> str:
-    """Where it is checkpointed to, on request, on the first node; it runs on."""
+    """Checkpoint the job on request, on the first node; return the checkpoint's path. It runs on."""
     job.cluster.exec("ctl", [SHIM, "job", "checkpoint", job.number])
     return f"{CHECKPOINTS}/{job.number}/batch.0/1"
 

@@ -97,7 +97,7 @@ def test_without_checkpoints(podman: Engine) -> None:
 
 
 def test_in_place(podman: Engine) -> None:
-    """Again and again, the container's own storage keeping the images where that is asked."""
+    """Again and again. The container's own storage keeps the images if that is asked."""
     start(podman, "one")
     podman.wait_counts("one", 3)
     for options in ((), ("--keep",)):
@@ -172,7 +172,7 @@ def pod(podman: Engine, name: str, *options: str) -> tuple[str, ...]:
 
 
 def test_pods(podman: Engine) -> None:
-    """From one pod into another, where they don't share what CRIU dumps; podman asks first whether we can."""
+    """From one pod into another, if they don't share what CRIU dumps. podman asks first whether we can."""
     try:
         run = pod(podman, "first", "--share=net,uts")
         podman(*run, "--name=one", IMAGE, *COUNT)
@@ -204,7 +204,7 @@ def test_terminal(podman: Engine) -> None:
 
 
 def test_tcp(podman: Engine) -> None:
-    """A connection is kept where that is asked; else nothing happens to the container, and the reason is said."""
+    """A connection is kept if that is asked; else nothing happens to the container, and the reason is said."""
     start(podman, "tcp", "--volume=/shared/tcp.py:/tcp.py:ro", argv=("python3", "/tcp.py"))
     podman.wait_counts("tcp", 3)
     refused = podman("container", "checkpoint", "tcp", check=False)
@@ -254,7 +254,7 @@ def test_shared_pids_are_refused(podman: Engine) -> None:
     podman("rm", "--force", "--time=0", "two")
 
 
-# crun 1.21 gives the node's /dev/null, which is this machine's, to the container's root where that is its input.
+# crun 1.21 gives the node's /dev/null, which is this machine's, to the container's root if that is its input.
 MAPPED = ("--uidmap=0:100000:5000", "--gidmap=0:100000:5000", "--device=/dev/fuse", "--interactive")
 # --userns=auto takes the first, a user's podman the second.
 IDS = "for file in /etc/subuid /etc/subgid; do printf '%s:65536\\n' containers:100000 alice:200000 >>$file; done"
@@ -330,7 +330,7 @@ def test_runcs_archive(podman: Engine, as_runc: Engine, with_runc: Engine) -> No
 
 
 def test_cruns_archive(podman: Engine, cluster: Cluster) -> None:
-    """crun 1.21 can dump; its restore stops the whole node where control groups are of version 1."""
+    """crun 1.21 can dump; its restore stops the whole node if control groups are of version 1."""
     write(cluster.shared / "crun.conf", NAMED_RUNC.replace("runc =", "crun ="))
     with_crun = Engine(cluster, (*PODMAN, "--runtime=crun"))
     as_crun = Engine(cluster, ("env", "CONTAINERS_CONF_OVERRIDE=/shared/crun.conf", *with_crun.words))
@@ -357,7 +357,7 @@ def test_our_archive_for_runc(podman: Engine, as_runc: Engine, with_runc: Engine
 
 
 def test_a_user(cluster: Cluster) -> None:
-    """Who is root in a namespace of his own there; podman itself has no checkpoints for one."""
+    """A user who is root in a namespace there. podman itself has no checkpoints for users."""
     words = (*PODMAN[:1], "--root=/tmp/alice/root", "--runroot=/tmp/alice/run", *PODMAN[3:], f"--runtime={SHIM}")
 
     def podman(*more: str, check: bool = True) -> str:

@@ -34,7 +34,7 @@ ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL
 
 
 def prepare(cluster: Cluster) -> str:
-    """A bundle of alice's with /shared in it, the programs in /shared, a directory for checkpoints; its path."""
+    """Make a bundle of alice's that has /shared in it, with the programs, and CHECKPOINTS; return the bundle's path."""
     cluster.exec("n1", ["mkdir", "-p", CHECKPOINTS])
     path = make_bundle(cluster.home / "alice" / "bundle", 1000, 1000) / "config.json"
     spec = json.loads(path.read_text())
@@ -47,7 +47,7 @@ def prepare(cluster: Cluster) -> str:
 
 
 def prepare_mapped(cluster: Cluster) -> str:
-    """The same, with the mappings of ids that runc can't do without."""
+    """Make the bundle of prepare() with the mappings of ids that runc needs; return its path."""
     path = prepare(cluster)
     file = cluster.home / "alice" / "bundle" / "config.json"
     config = json.loads(file.read_text())
@@ -59,7 +59,7 @@ def prepare_mapped(cluster: Cluster) -> str:
 
 @contextmanager
 def settings(cluster: Cluster, text: str) -> Iterator[None]:
-    """The site's settings on all nodes, for a while."""
+    """Have a text as the site's settings on all nodes."""
     for node in cluster.compute_nodes():
         cluster.exec(node, ["tee", SETTINGS], "root", input=text)
     try:
@@ -85,8 +85,10 @@ class Work:
 
 
 class Appearance:
-    """When a path appears, in seconds since the epoch. No file system keeps that: what is added to a directory later
-    changes its times."""
+    """A watch for the time at which a path appears, in seconds since the epoch.
+
+    No file system keeps that: what is added to a directory later changes its times.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -94,7 +96,7 @@ class Appearance:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def time(self, timeout: float = 60) -> float:
-        """Raises ClusterError after timeout seconds."""
+        """Raise ClusterError after timeout seconds."""
         return wait_for(lambda: self.seen, timeout, str(self.path)) or 0
 
     def _watch(self) -> None:
@@ -116,7 +118,7 @@ class Job:
     preemptions: int = 0
 
     def record(self) -> dict[str, Any]:
-        """What Slurm says of it now."""
+        """Return what Slurm says of the job now."""
         done = self.cluster.exec("ctl", ["scontrol", "show", "job", self.number, "--json"])
         found: dict[str, Any] = json.loads(done.stdout)["jobs"][0]
         return found
@@ -131,45 +133,45 @@ class Job:
         return _text(self.ledger_path)
 
     def events(self) -> list[str]:
-        """What the runtime has told the user."""
+        """Return what the runtime has told the user, a line each."""
         return [line.removeprefix(MARK) for line in self.output().splitlines() if line.startswith(MARK)]
 
     def ticks(self) -> int:
         return self.ledger().count("\n")
 
     def wait_ticks(self, number: int, timeout: float = 60) -> None:
-        """Wait until it has done so many ticks. Raises ClusterError, at once where it has ended."""
+        """Wait until the job has done so many ticks. Raise ClusterError, at once if it has ended."""
         what = f"tick {number} of job {self.number}"
         wait_for(lambda: self.ticks() >= number or self._ended(what), timeout, what)
 
     def wait_running(self) -> str:
-        """The node it runs on. Raises ClusterError where it does not start."""
+        """Return the node on which the job runs. Raise ClusterError if it does not start."""
         wait_for(lambda: self.state() == "RUNNING", 60, f"job {self.number} to run")
         node = str(self.record()["nodes"])
         self.nodes.append(node)
         return node
 
     def wait_end(self, timeout: float = 120) -> str:
-        """Its last state."""
+        """Wait for the end of the job; return its last state."""
         wait_for(lambda: self.state() in ENDED, timeout, f"job {self.number} to end")
         return self.state()
 
     def displace(self) -> str:
-        """Preempt it by a job that wants its whole node; that job's number."""
+        """Preempt the job by one that wants the whole node; return that one's number."""
         argv = ["sbatch", "--parsable", "-p", "high", "-w", self.nodes[-1], "--exclusive"]
         argv += ["--output=/dev/null", "--wrap", "sleep 60"]
         self.preemptions += 1
         return self.cluster.exec("ctl", argv).stdout.strip()
 
     def preempt(self) -> None:
-        """Preempt it once, and wait until it goes on elsewhere. Raises ClusterError where it does not."""
+        """Preempt the job once, and wait until it goes on elsewhere. Raise ClusterError if it does not."""
         high = self.displace()
         self.wait_restart()
         self.cluster.exec("ctl", ["scancel", high])
         wait_for(lambda: "idle" in self.cluster.node_states().values(), 30, "a free node")
 
     def wait_restart(self, timeout: float = 90) -> None:
-        """Wait until it goes on after its last preemption. Raises ClusterError where it does not."""
+        """Wait until the job goes on after its last preemption. Raise ClusterError if it does not."""
         before = self.ticks()
         what = f"restart {self.preemptions} of job {self.number}"
         wait_for(lambda: self.record()["restart_cnt"] == self.preemptions or self._ended(what), timeout, what)
@@ -177,9 +179,9 @@ class Job:
         self.wait_ticks(min(before + 3, self.work.ticks))
 
     def signalled(self) -> float:
-        """When slurmctld sent it SIGTERM, in seconds since the epoch: a little before a node hears of it.
+        """Return when slurmctld sent SIGTERM to the job, in seconds since the epoch: shortly before a node hears of it.
 
-        Needs SIGNALS_LOGGED. Raises ClusterError where slurmctld's log does not say so.
+        Needs SIGNALS_LOGGED. Raise ClusterError if slurmctld's log does not say so.
         """
         log = self.cluster.logs("ctl")
         found = re.search(rf"^\[(\S+)\] job_signal: 15 of running JobId={self.number} ", log, re.MULTILINE)
@@ -188,11 +190,11 @@ class Job:
         return datetime.datetime.fromisoformat(found[1]).replace(tzinfo=datetime.UTC).timestamp()
 
     def checkpoints(self) -> Path:
-        """Where those of its batch step are."""
+        """Return the host's directory of the batch step's checkpoints."""
         return self.cluster.home.parent / CHECKPOINTS[1:] / self.number / "batch.0"
 
     def committing(self, seq: int = 1) -> Appearance:
-        """A watch for a checkpoint of its batch step getting its name."""
+        """Return a watch for the commit of a checkpoint of the batch step."""
         return Appearance(self.checkpoints() / str(seq))
 
     def facts(self) -> Facts:
@@ -203,19 +205,19 @@ class Job:
         return Facts(work.ticks, work.tick, self.number, number, state, restarts, self.preemptions, nodes)
 
     def failures(self) -> list[str]:
-        """Everything that is wrong with it after its end."""
+        """Return everything that is wrong with the job after its end."""
         facts = self.facts()
         places = re.findall(r"^restored .* on (\S+)$", "\n".join(self.events()), re.MULTILINE)
         wrong = [] if places == self.nodes[1:] else [f"events: restored on {places}, ran on {self.nodes}"]
         return [*failures(self.ledger(), self.output(), facts), *wrong]
 
     def quoted(self) -> str:
-        """Its output and the nodes' logs, for a failure."""
+        """Return the job's output and the nodes' logs, for the message of a failure."""
         logs = (f"{node}:\n{tail(self.cluster.logs(node), 40)}" for node in self.cluster.all_nodes())
         return "\n".join([f"job {self.number}, output:", tail(self.output(), 60), *logs])
 
     def _ended(self, what: str) -> bool:
-        """False while it has not ended. Raises ClusterError when it has: waiting on is in vain."""
+        """Return False while the job has not ended. Raise ClusterError once it has, since `what` will never come."""
         if (state := self.state()) in ENDED and self.ticks() < self.work.ticks:
             raise ClusterError(f"job {self.number} ended ({state}) before {what}")
         return False
@@ -248,7 +250,7 @@ def held(job: Job, node: str, directory: str) -> Iterator[None]:
 
 @contextmanager
 def quoting(job: Job) -> Iterator[None]:
-    """A failure quotes the job's output and the nodes' logs."""
+    """Quote the job's output and the nodes' logs if the block fails."""
     try:
         yield
     except (AssertionError, ClusterError) as error:
@@ -256,7 +258,7 @@ def quoting(job: Job) -> Iterator[None]:
 
 
 def submit(cluster: Cluster, name: str, script: str, work: Work, *options: str) -> Job:
-    """Submit a script as alice; {command} in it is the program's."""
+    """Submit a script as alice; {command} in it is the ledger program's command line."""
     ledger = cluster.shared / f"{name}.ledger"
     ledger.unlink(missing_ok=True)
     path = cluster.shared / f"{name}.sh"

@@ -1,4 +1,4 @@
-"""What tests leave on a cluster's nodes: what is there when nothing runs, and was not there before."""
+"""Finds what tests leave on a cluster's nodes: what is there when nothing runs, and was not there before."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTLING = 15
 
 
 def look(cluster: Cluster) -> Counter[str]:
-    """What is there now, on all nodes that are up; each line as often as there is such a thing."""
+    """Return what is there now, on all nodes that are up. A line counts as often as there is such a thing."""
     found = Counter(_unfinished_checkpoints(cluster))
     for node in cluster.all_nodes():
         if cluster.instance.node_state(node).exists():
@@ -33,7 +33,7 @@ def look(cluster: Cluster) -> Counter[str]:
 
 
 def _unfinished_checkpoints(cluster: Cluster) -> Iterator[str]:
-    """What a writer of checkpoints makes and is to remove; its names begin with a dot."""
+    """Yield what a writer of checkpoints makes and has to remove: names that begin with a dot."""
     store = cluster.home / CHECKPOINTS.removeprefix("/home/")
     yield from (f"unfinished checkpoint: {path.relative_to(store)}" for path in store.rglob(".*"))
 
@@ -106,7 +106,7 @@ def end_jobs(cluster: Cluster) -> None:
 
 
 def left(cluster: Cluster, before: Counter[str]) -> list[str]:
-    """What is there that was not there before; given time to go away."""
+    """Return what was not there before, and does not go away in SETTLING seconds."""
     found: list[str] = []
 
     def nothing() -> bool:
@@ -122,7 +122,7 @@ def left(cluster: Cluster, before: Counter[str]) -> list[str]:
 
 @contextmanager
 def none_on(*clusters: Cluster) -> Iterator[None]:
-    """Raise ClusterError at the end where anything is left on the clusters, which are idle before and after."""
+    """Have the clusters idle before and after the block. Raise ClusterError if the block leaves anything on them."""
     for cluster in clusters:
         wait_idle(cluster)
     before = [look(cluster) for cluster in clusters]

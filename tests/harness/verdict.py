@@ -1,4 +1,4 @@
-"""Whether a job went on unchanged: what its ledger and its output say, judged without looking at the cluster."""
+"""Judges by its ledger and its output whether a job went on unchanged, without a look at the cluster."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Facts:
     restarts: int
     preemptions: int
     nodes: tuple[str, ...]
-    """Where it ran, in order."""
+    """Those on which it ran, in order."""
 
 
 def failures(ledger: str, output: str, facts: Facts) -> list[str]:
-    """Everything that is wrong; nothing where the job never noticed that it was moved."""
+    """Return everything that is wrong; nothing if the job never noticed that it was moved."""
     said = [int(number) for number in re.findall(r"^tick (\d+)$", output, re.MULTILINE)]
     return [
         *job_failures(facts),
@@ -40,7 +40,7 @@ def failures(ledger: str, output: str, facts: Facts) -> list[str]:
 
 
 def ledger_failures(ledger: str, output: str, ticks: int, tick: float) -> list[str]:
-    """Everything that is wrong with a ledger; the output, where ticks may be doubled, says how the program ended."""
+    """Return everything that is wrong with a ledger. The output, in which ticks may be doubled, says its end."""
     lines = ledger.splitlines()
     entries = [found.groups() for line in lines if (found := LINE.fullmatch(line))]
     return [
@@ -67,7 +67,7 @@ def job_failures(facts: Facts) -> list[str]:
 
 
 def number_failures(where: str, numbers: Sequence[int], ticks: int) -> list[str]:
-    """Lost, doubled and misplaced numbers of 1 to ticks."""
+    """Return which numbers of 1 to `ticks` are lost, doubled or misplaced."""
     expected = range(1, ticks + 1)
     if list(numbers) == list(expected):
         return []

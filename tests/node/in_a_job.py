@@ -29,7 +29,7 @@ def in_a_job(life: Life, when: str = "preempt") -> Iterator[None]:
 
 
 def store(life: Life) -> str:
-    """Where its checkpoints are."""
+    """Return the directory of its checkpoints."""
     return f"{home(life.user)}/jobs/1/0.0"
 
 

@@ -43,7 +43,7 @@ def in_background(site: Site, script: str) -> None:
 
 
 def may_have_large_pipes(site: Site) -> bool:
-    """Root can be without CAP_SYS_RESOURCE, where it is a virtual machine's or a container's."""
+    """Tell whether root has CAP_SYS_RESOURCE: that of a virtual machine or a container can be without."""
     code = f"import fcntl, os; fcntl.fcntl(os.pipe()[0], fcntl.F_SETPIPE_SZ, {1 << 22})"
     return not site.exec(["python3", "-I", "-c", code], check=False).returncode
 

@@ -91,7 +91,7 @@ def test_much_in_a_tmpfs(site: Site, user: str) -> None:
 
 
 def test_what_criu_makes_meanwhile(site: Site) -> None:
-    """It is not in the node's /tmp, where it would stay were CRIU killed."""
+    """It is not in the node's /tmp, in which it would stay if CRIU were killed."""
     life = site.container("alice", site.spec("alice"))
     try:
         with site.lending("alice"):

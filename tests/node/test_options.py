@@ -48,7 +48,7 @@ for name, take in (("whole", fcntl.flock), ("part", fcntl.lockf)):
 
 @USERS
 def test_locks_and_connections(site: Site, user: str) -> None:
-    """Locks are held across a restore; connections are closed by it where that is asked for."""
+    """Locks are held across a restore; it closes connections if that is asked for."""
     spec = site.spec(user)
     spec["process"]["args"] = ["python3", "-I", "-c", HOLD, user]
     life = site.container(user, spec)

@@ -164,7 +164,7 @@ def test_list(life: Life) -> None:
 
 
 def test_limits_and_pause(life: Life) -> None:
-    """Of a control group of its own, which only root's has."""
+    """Of a control group, which only a container of root's has."""
     if life.user != "root":
         assert "pids.max" in refused(life, "update", "--pids-limit=44", life.name)
         assert "without a cgroup" in refused(life, "pause", life.name)

@@ -93,7 +93,7 @@ class Place(Case):
         subprocess.run(["umount", self.job()], check=True)
 
     def cover(self) -> None:
-        """Root's stand-in for what a user may mount by FUSE on his directory."""
+        """Mount what stands in for a FUSE mount of the user's on the job's directory."""
         subprocess.run(["mount", "-t", "ramfs", "-o", "mode=700", "ramfs", self.job()], check=True)
         os.chown(self.job(), UID, GID)
 
@@ -217,7 +217,7 @@ class RunDirectory(Place):
         self.assert_fresh()
 
     def test_what_root_has_left(self) -> None:
-        """Containers of a job of his."""
+        """Containers of a job of root's."""
         call("prolog", uid=0)
         (self.job() / ".crun" / "one").mkdir(parents=True)
         call("epilog", uid=0)

@@ -1,4 +1,4 @@
-"""Stands in for the privileged worker: does what the first message says, and answers in JSON where it answers."""
+"""Stands in for the privileged worker: does what the first message says. Its answers are JSON."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def leave(depth: int) -> list[int]:
 
 
 def orphan() -> list[int]:
-    """The same, with one process, whose parent has ended."""
+    """Have a process with a session of its own hold, whose parent has ended; a list with its pid."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:

@@ -49,7 +49,7 @@ def losing_bundle(losing_cluster: Cluster) -> str:
 
 @pytest.fixture(scope="session")
 def ranges_cluster() -> Iterator[Cluster]:
-    """Two nodes with the project, where users have ranges of ids, and a task without a checkpoint may begin again."""
+    """Two nodes with the project installed. Users have ranges of ids; a task without a checkpoint may begin again."""
     with Cluster(f"{NAME}-ranges", grace_time=GRACE_TIME, kill_wait=3, subids=True) as running:
         for node in running.compute_nodes():
             settings = ["sh", "-c", "echo 'fresh-start = true' >/etc/oci-criu-shim/config.toml"]

@@ -139,7 +139,7 @@ class Disaster:
         if state not in jobs.ENDED or state == "COMPLETED":
             return state in jobs.ENDED
         if self.requeued is None:
-            # Where the supervisor itself was killed, only Slurm can tell.
+            # If the supervisor itself was killed, only Slurm can tell.
             killed = "SIGNALED" in record["exit_code"]["status"]
             last = SAID.findall(self.job.output())[-1:]
             assert killed or any(map(STATED.match, last)), f"{state}, and the last thing said is not why: {last}"

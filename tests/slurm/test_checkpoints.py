@@ -286,7 +286,7 @@ def test_the_next_older_one_is_taken(cluster: Cluster, bundle: str) -> None:
 
 
 def test_somebody_elses(cluster: Cluster, bundle: str) -> None:
-    """bob's checkpoint is nothing that alice's job can begin with, not even where he has opened its directory."""
+    """alice's job can't begin with a checkpoint of bob's, even if bob has opened its directory to all."""
     make_bundle(cluster.home / "bob/bundle", 1001, 1001)
     cluster.exec("n1", ["mkdir", "ckpt"], "bob")
     argv = ["sbatch", "--parsable", "-p", "low", "--container=/home/bob/bundle", "--checkpoint"]

@@ -1,4 +1,4 @@
-"""`oci-criu-shim doctor` on a node where all is well, and with one thing wrong at a time."""
+"""Tests `oci-criu-shim doctor` on a healthy node, and with one thing wrong at a time."""
 
 from __future__ import annotations
 

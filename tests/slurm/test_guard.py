@@ -1,4 +1,4 @@
-"""Nobody gains a right by a dump of his: what guards it from the user whose container it is, live and as that user."""
+"""Tests what guards a dump from the user whose container it is, so that nobody gains a right by a dump."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_nothing_leads_criu_elsewhere(shim_cluster: Cluster, shim_bundle: str, n
 
 
 def test_no_dump_without_what_guards_criu(shim_cluster: Cluster, shim_bundle: str) -> None:
-    """ld.so only warns where it is not there."""
+    """If it is not there, ld.so only warns."""
     job = submit(shim_cluster, shim_bundle, "unguarded")
     with quoting(job):
         node = job.wait_running()

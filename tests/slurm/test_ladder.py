@@ -1,4 +1,7 @@
-"""What a restarted job goes on from, and where, when not all is well; and jobs that begin where another one was."""
+"""Tests from which checkpoint, and on which node, a restarted job goes on if something is wrong.
+
+Also tests jobs that begin with the checkpoint of another job.
+"""
 
 from __future__ import annotations
 

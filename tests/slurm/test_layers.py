@@ -1,4 +1,4 @@
-"""What a checkpoint brings along besides the processes: the batch script, and changes to the root file system."""
+"""Tests what a checkpoint brings along besides the processes: the batch script, and changes to the root file system."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def on_each_node(cluster: Cluster, bundle: str) -> Iterator[str]:
 
 
 def test_changes_go_along(shim_cluster: Cluster, shim_bundle: str) -> None:
-    """From one node to another and back, where both have the root file system for themselves."""
+    """From one node to another and back, if each has the root file system for itself."""
     with on_each_node(shim_cluster, shim_bundle) as bundle:
         options = (f"--container={bundle}", *jobs.OPTIONS)
         script = "exec python3 /shared/files.py /shared/files.ledger 40 0.5"

@@ -1,4 +1,4 @@
-"""That what a test leaves on a node is seen; every other test of this directory relies on it."""
+"""Tests that what a test leaves on a node is seen. Every other test of this directory relies on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job whose node fails goes on elsewhere from its newest checkpoint: what it lost is what came after that."""
+"""Tests that a job whose node fails goes on elsewhere from its newest checkpoint, and loses only what came later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where users have ranges of ids in /etc/subuid, and tasks without a checkpoint may begin again."""
+"""Tests jobs of users who have ranges of ids in /etc/subuid, and tasks that may begin again without a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""What a job's user puts into his run directory leads root to nothing: not slurmstepd at a step's end, by any oci.conf,
-nor an administrator. Two layers see to that, and each is tried by itself: oci.conf, and the program."""
+"""Tests that what a user puts into a job's run directory leads root to nothing.
+
+Root is slurmstepd at a step's end, by any oci.conf, and an administrator. Two layers guard it, and each is tried by
+itself: oci.conf, and the program.
+"""
 
 from __future__ import annotations
 
@@ -70,8 +73,8 @@ if os.uname().machine == "x86_64":
     assert key in open("/proc/keys", "rb").read()
 os.execvp(sys.argv[1], sys.argv[1:])
 """
-# What a user has root find when a step ends: a container of a backend of his own; one that is held for a restore by a
-# process that isn't his; one whose file nobody ever writes.
+# What a user can have root find when a step ends: a container of a backend of the user's; one that is held for a
+# restore by a process of somebody else; one whose file nobody ever writes.
 HOSTILE = """
 d=/run/oci-criu-shim/$SLURM_JOB_ID
 of() {{ echo n1.alice.$SLURM_JOB_ID.$1.-1; }}
@@ -194,7 +197,7 @@ def test_a_steps_end(cluster: Cluster, bundle: str, victim: Victim, name: str, g
         require_calls(cluster)
     elif guarded:
         require_calls(cluster, *["Query 1"] * 3)
-    else:  # the user was told what he has put there himself, and did not end what isn't his
+    else:  # the user was told what is the user's own, and did not end what isn't
         require_calls(cluster, "Query 1", "Query 0", "Delete 1", "Query 1")
 
 

@@ -1,4 +1,4 @@
-"""A job's run directory is a small file system of its own, in whichever mount namespace its steps are."""
+"""Tests that a job's run directory is a small file system of its own, whichever mount namespace its steps are in."""
 
 from __future__ import annotations
 

@@ -217,7 +217,7 @@ wait
 
 
 def test_heterogeneous_job(shim_cluster: Cluster, shim_bundle: str) -> None:
-    """Both components are checkpointed where one is preempted."""
+    """Both components are checkpointed if one is preempted."""
     for old in shim_cluster.shared.glob("het.ledger*"):
         old.unlink()
     work = Work(ticks=40, tick=0.4, mib=1)

@@ -1,4 +1,4 @@
-"""Who submits a job with --checkpoint is told beforehand that its grace time is too short: cli_filter.lua."""
+"""Tests cli_filter.lua: sbatch warns at submission if a checkpoint won't fit the grace time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ASKED = ("--checkpoint", "--checkpoint-dir=/home/alice/none", "--mem=7000")
 
 @pytest.fixture(scope="module")
 def filtering(shim_cluster: Cluster) -> Iterator[Cluster]:
-    """The same cluster with a configuration for those who submit, as alice's SLURM_CONF."""
+    """Give the shared cluster a configuration with the filter, for alice's SLURM_CONF."""
     script = f"mkdir {CONF}; cp /etc/slurm/* {FILTER} {CONF}; echo CliFilterPlugins=lua >>{CONF}/slurm.conf"
     shim_cluster.exec("n1", ["sh", "-ec", script])
     yield shim_cluster

@@ -43,7 +43,7 @@ class Session:
         self.text = ""
 
     def until(self, pattern: str, seconds: float = 30) -> str:
-        """What it writes up to a text that `pattern` matches; AssertionError where that does not come."""
+        """Return what it writes up to a text that `pattern` matches. Raise AssertionError if that does not come."""
         limit = time.monotonic() + patient(seconds)
         while not (found := re.search(pattern, self.text)):
             assert select.select([self.master], [], [], max(0, limit - time.monotonic()))[0], self.text

@@ -50,7 +50,7 @@ def test_signal_and_request(shim_cluster: Cluster, shim_bundle: str) -> None:
     with quoting(job):
         shim_cluster.exec("ctl", ["scancel", "--batch", "--signal=USR1", job.number])
         wait_for(lambda: taken(job, "signal") == 1, 30, "a checkpoint at the signal")
-        users = ["env", "SRUN_CONTAINER=/nowhere", "SLURM_CLUSTERS=nowhere"]  # for his own calls
+        users = ["env", "SRUN_CONTAINER=/nowhere", "SLURM_CLUSTERS=nowhere"]  # for the user's own calls
         done = shim_cluster.exec("ctl", [*users, "oci-criu-shim", "job", "checkpoint", "--json", job.number])
         said = json.loads(done.stdout)
         assert (said["job"], said["node"], said["taken"]) == (int(job.number), job.nodes[0], True)

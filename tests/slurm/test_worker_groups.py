@@ -1,4 +1,4 @@
-"""A dump is the job's: in its limits, and ended with it."""
+"""Tests that a dump is within its job's limits and ends with the job."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_the_jobs_groups(bound_cluster: Cluster, bound_bundle: str) -> None:
 
 
 def test_the_jobs_memory(bound_cluster: Cluster, bound_bundle: str) -> None:
-    """Where there is too little for a dump, the job's program goes on."""
+    """If there is too little for a dump, the job's program goes on."""
     with started(bound_cluster, bound_bundle, "memory") as job:
         job.cluster.exec("n1", ["sh", "-ec", FILL, "fill", *groups(job)], "root")
         said = checkpoint(job)

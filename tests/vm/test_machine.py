@@ -1,6 +1,7 @@
-"""What this machine's kernel has not, in a virtual machine that has it: control groups of version 2 alone, AppArmor,
-memory tracking, NFS. The tests in it are those of tests/vm, and some of other rooms; each that is chosen, a file or
-one test, is one here.
+"""Runs tests in a virtual machine whose kernel has what this one lacks.
+
+That is control groups of version 2 alone, AppArmor, memory tracking and NFS. The tests are those of tests/vm and some
+of other rooms. Each file or test in CHOSEN is one test here.
 """
 
 from __future__ import annotations

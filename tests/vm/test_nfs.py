@@ -86,7 +86,7 @@ def full_disk(left: int) -> Iterator[str]:
 
 @contextmanager
 def full_quota(left: int) -> Iterator[str]:
-    """The same of what alice may have on it."""
+    """Leave alice no more than so many bytes of quota; what is said of that."""
     used = int(subprocess.run(["du", "-sk", EXPORT], check=True, capture_output=True, text=True).stdout.split()[0])
     set_quota(used + left // 1024)
     try:

@@ -1,4 +1,4 @@
-"""podman's checkpoints in two steps, where the kernel tracks what memory is written."""
+"""Tests podman's checkpoints in two steps, on a kernel that tracks which memory is written."""
 
 from __future__ import annotations
 

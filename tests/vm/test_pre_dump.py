@@ -1,4 +1,4 @@
-"""Where the kernel tracks what memory is written, a checkpoint upon a pre-dump has no more than what changed."""
+"""Tests that a checkpoint upon a pre-dump has only what changed, on a kernel that tracks which memory is written."""
 
 from __future__ import annotations
 

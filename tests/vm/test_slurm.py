@@ -1,6 +1,4 @@
-"""A preempted job goes on elsewhere, and a dump is its job's, where control groups are of version 2 alone, and the
-kernel tracks memory.
-"""
+"""Tests a preempted job and the groups of a dump, on a kernel that tracks memory and has only version 2 of groups."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Hierarchy:
 
 
 def hierarchies(mounts: str | None = None) -> tuple[Hierarchy, ...]:
-    """The trees that nodes use, from the text of /proc/self/mounts: all v1 ones, else v2. Raises ClusterError."""
+    """The trees that nodes use, from the text of /proc/self/mounts: all v1 ones, else v2. Raise ClusterError."""
     lines = (Path("/proc/self/mounts").read_text() if mounts is None else mounts).splitlines()
     entries = [line.split() for line in lines]
     v1 = {_controllers(entry[3]): Path(entry[1]) for entry in reversed(entries) if entry[2] == "cgroup"}
@@ -70,7 +70,7 @@ def settle(instance: str, node: str, init: int, outside: int) -> None:
 
 
 def groups(instance: str, node: str) -> tuple[Path, ...]:
-    """Where a process from outside goes to in every hierarchy: the node's group, or in v2 a leaf of it."""
+    """Return the groups that a process from outside enters, one a hierarchy: the node's, or in v2 a leaf of it."""
     return tuple(tree.mount / _top(instance) / node / ("exec" if tree.is_v2 else "") for tree in hierarchies())
 
 
@@ -80,12 +80,12 @@ def enter(groups: tuple[Path, ...]) -> tuple[str, ...]:
 
 
 def remove(instance: str, timeout: float = 10.0) -> None:
-    """Kill what is in the instance's groups and remove them. Raises ClusterError after timeout seconds."""
+    """Kill what is in the instance's groups and remove them. Raise ClusterError after timeout seconds."""
     _remove([tree.mount / _top(instance) for tree in hierarchies()], timeout)
 
 
 def remove_node(instance: str, node: str, timeout: float = 10.0) -> None:
-    """The same for one node, of whose groups nothing outlasts a power loss."""
+    """Kill what is in a node's groups and remove them. Raise ClusterError after timeout seconds."""
     _remove([tree.mount / _top(instance) / node for tree in hierarchies()], timeout)
 
 
@@ -130,7 +130,7 @@ def _hand_down(group: Path) -> None:
 
 
 def _try_remove(top: Path) -> bool:
-    """One try: kill, then remove from the leaves up. False where something was left."""
+    """One try: kill, then remove from the leaves up. Return whether nothing is left."""
     for directory in _deepest_first(top):
         try:
             for pid in (directory / "cgroup.procs").read_text().split():

@@ -21,7 +21,7 @@ with /home and /shared as shared file systems and the users alice and bob. Needs
 
 
 def main(argv: list[str]) -> int:
-    """Run one command and return its exit status. Raises ClusterError."""
+    """Run one command and return its exit status. Raise ClusterError."""
     options = parser().parse_args(argv)
     if os.geteuid() != 0:
         raise ClusterError("this needs root", "run it by sudo")

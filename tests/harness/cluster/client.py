@@ -33,7 +33,7 @@ class Lifeline:
         self._keeper.stdin.flush()
 
     def follow(self, progress: Progress) -> None:
-        """Read the keeper's reports until the nodes have booted. Raises ClusterError with what went wrong."""
+        """Read the keeper's reports until the nodes have booted. Raise ClusterError with what went wrong."""
         assert self._keeper.stdout
         for line in self._keeper.stdout:
             message: dict[str, Any] = json.loads(line)
@@ -60,7 +60,7 @@ class Lifeline:
 
 
 def start_keeper(instance: Instance, request: Mapping[str, object], progress: Progress) -> Lifeline:
-    """Start a keeper and return when the nodes have booted. Raises ClusterError."""
+    """Start a keeper and return when the nodes have booted. Raise ClusterError."""
     argv = ["unshare", "--net", "--", sys.executable, "-m", "tests.harness.cluster.keeper"]
     pipe = subprocess.PIPE
     keeper = spawn(argv, stdin=pipe, stdout=pipe, stderr=None, cwd=REPOSITORY, new_session=True)
@@ -75,7 +75,7 @@ def start_keeper(instance: Instance, request: Mapping[str, object], progress: Pr
 
 
 def ask(instance: Instance, request: Mapping[str, str]) -> None:
-    """Send the keeper a request and wait until it is done. Raises ClusterError, also where nobody listens."""
+    """Send the keeper a request and wait until it is done. Raise ClusterError, also if nobody listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.settimeout(patient(30))
         try:
@@ -102,14 +102,14 @@ def is_up(name: str) -> bool:
 
 
 def sweep_dead(instance: Instance) -> None:
-    """Sweep what a keeper left that did not live to do so; do nothing where the name is in use again."""
+    """Sweep what a killed keeper left. Do nothing if the name is in use again."""
     with suppress(BlockingIOError), locked(instance.lock, wait=False):
         sweep(instance)
         forget(instance)
 
 
 def take_down(name: str, timeout: float = 30.0) -> None:
-    """Take down the cluster of this name, whatever state it is in. Raises ClusterError after timeout seconds."""
+    """Take down the cluster of this name, whatever state it is in. Raise ClusterError after timeout seconds."""
     instance = Instance(name)
     if is_up(name):
         ask(instance, {"do": "down"})

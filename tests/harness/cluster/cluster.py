@@ -32,7 +32,7 @@ def quiet(_: str) -> None:
 
 
 def become(user: str, cwd: str | None) -> tuple[str, ...]:
-    """Prefix of an argv: the program is the user's, in a directory of his."""
+    """Return the prefix of an argv that runs the program as a user, in `cwd` or in the user's home directory."""
     home = cwd or ("/root" if user == "root" else f"/home/{user}")
     # Killing nsenter from outside must not leave the program behind: it is in another pid namespace.
     words = ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--reset-env", "--pdeathsig=KILL")
@@ -56,14 +56,14 @@ class Cluster(Settings):
         self._stack.close()
 
     def up(self, progress: Progress = quiet) -> None:
-        """Start the cluster; it stays until down(). Raises ClusterError, also where it is up already."""
+        """Start the cluster; it stays until down(). Raise ClusterError, also if it is up already."""
         with closing(self._start(progress)) as lifeline:
             self.wait_ready()
             lifeline.keep()
 
     @classmethod
     def attach(cls, name: str) -> Cluster:
-        """The running cluster of this name. Raises ClusterError where there is none."""
+        """Return the running cluster of this name. Raise ClusterError if there is none."""
         instance = Instance(name)
         try:
             return cls(**load(read_json(instance.settings)))
@@ -90,7 +90,7 @@ class Cluster(Settings):
         return self.instance.conf
 
     def node_pid(self, node: str) -> int:
-        """The host's process number of the node's init. Raises ClusterError where the node is not up."""
+        """Return the host's process number of the node's init. Raise ClusterError if the node is not up."""
         try:
             return int(read_json(self.instance.node_state(node))["pid"])
         except FileNotFoundError:
@@ -111,7 +111,11 @@ class Cluster(Settings):
         input: str | None = None,
         cwd: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run argv on a node. Raises ClusterError for a status other than 0 (with check), subprocess.TimeoutExpired."""
+        """Run argv on a node.
+
+        Raise ClusterError for a status other than 0 (with check), subprocess.TimeoutExpired after `timeout` seconds of
+        an idle machine.
+        """
         done = run(self.argv(node, argv, user, cwd), check=False, input=input, timeout=timeout)
         if check and done.returncode:
             said = tail(done.stdout + done.stderr)
@@ -132,7 +136,7 @@ class Cluster(Settings):
         self.wait_ready()
 
     def down(self) -> None:
-        """Take the cluster down, or sweep what a dead one left. Does nothing where there is nothing."""
+        """Take the cluster down, or sweep what a dead one left. Do nothing if there is nothing."""
         take_down(self.name)
 
     def logs(self, node: str) -> str:
@@ -146,7 +150,7 @@ class Cluster(Settings):
         return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 
     def wait_ready(self) -> None:
-        """Wait until every node that is up can run jobs. Raises ClusterError quoting the logs."""
+        """Wait until every node that is up can run jobs. Raise ClusterError quoting the logs."""
         try:
             wait_for(self._is_ready, self.ready_timeout, f"cluster {self.name}")
         except ClusterError as error:
@@ -158,7 +162,7 @@ class Cluster(Settings):
         return int(found[1]) if found else 0
 
     def _query(self, *argv: str) -> str:
-        """What a client of slurmctld says; nothing where slurmctld does not answer."""
+        """Return what a client of slurmctld says; nothing if slurmctld does not answer."""
         try:
             done = self.exec(CONTROLLER, ["env", "SLURM_TIME_FORMAT=%s", *argv], "root", check=False, timeout=20)
         except subprocess.TimeoutExpired:

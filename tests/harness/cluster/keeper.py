@@ -1,10 +1,10 @@
-"""The process that an instance lives and dies with.
+"""The keeper: the process that holds an instance of a cluster, which ends with it.
 
-Started by cluster.py in a network namespace and a session of its own. Reads a request from stdin (one line of JSON)
-and reports on stdout (lines of JSON: {"progress": text}, then {"up": true} or {"error": text, "hint": text}). After
-that stdin is a lifeline: its end takes the cluster down, unless the line "keep" came before. The nodes are killed by
-the kernel when this process ends, however it ends (PR_SET_PDEATHSIG); what remains then are files and empty control
-groups, see sweep.py.
+It is started by cluster.py in a network namespace and a session of its own. It reads a request from stdin (one line of
+JSON) and reports on stdout (lines of JSON: {"progress": text}, then {"up": true} or {"error": text, "hint": text}).
+After that stdin is a lifeline: its end takes the cluster down, unless the line "keep" came before. The kernel kills the
+nodes when this process ends, however it ends (PR_SET_PDEATHSIG). What remains then are files and empty control groups,
+see sweep.py.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from .errors import ClusterError
 from .process import run
 from .rootfs import CONTAINED, Progress
 
-# Built inside the root, where Slurm's headers are. The checkout is read-only there, so that no build product of
-# another Debian release ends up in it. $1 root, $2 overlay directory, $3 checkout.
+# Built inside the root, which has Slurm's headers. The checkout is read-only there, so that no product of another
+# Debian release ends up in it. $1 root, $2 overlay directory, $3 checkout.
 SCRIPT = """
 set -e
 mkdir -p "$2/merged" "$2/work" "$2/upper/src"
@@ -25,12 +25,12 @@ exec chroot "$2/merged" make -C /src install PREFIX=/usr SYSCONFDIR=/etc BUILD=/
 
 
 def is_in(root: Path) -> bool:
-    """Whether this root has it: a virtual machine's was built outside of it, where that takes a second."""
+    """Tell whether a root has the layer already: that of a virtual machine was built outside, which is faster."""
     return (root / "usr/bin/oci-criu-shim").exists()
 
 
 def build(root: Path, directory: Path, checkout: Path, progress: Progress) -> Path:
-    """Install checkout into a layer over root; return the layer. Raises ClusterError with make's last lines."""
+    """Install checkout into a layer over root; return the layer. Raise ClusterError with make's last lines."""
     if not (checkout / "Makefile").exists():
         raise ClusterError(f"{checkout} has no Makefile", "start the cluster with --no-install")
     begin = time.monotonic()

@@ -26,7 +26,7 @@ def _checked(status: int, name: str) -> None:
 
 
 def mount(source: str, target: Path, kind: str, flags: int = 0, data: str = "") -> None:
-    """mount(2). Raises OSError with the target's name."""
+    """mount(2). Raise OSError with the target's name."""
     raw = (source.encode(), os.fsencode(target), kind.encode(), ctypes.c_ulong(flags), data.encode())
     _checked(_libc.mount(*raw), str(target))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
-    """Hold the lock file at path. Raises BlockingIOError where it is taken and wait is false."""
+    """Hold the lock file at path. Raise BlockingIOError if it is taken and wait is false."""
     mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     descriptor = _open_locked(path, mode)
     try:

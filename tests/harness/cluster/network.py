@@ -30,7 +30,7 @@ def make_bridge() -> None:
 
 
 def connect(node: str, pid: int, index: int) -> None:
-    """Give the network namespace of process pid an eth0 on the bridge. Raises pyroute2.NetlinkError."""
+    """Give the network namespace of process pid an eth0 on the bridge. Raise pyroute2.NetlinkError."""
     with IPRoute() as route:
         # Always the same MAC: the others' ARP entries outlive a power loss of the node.
         peer = {"ifname": "eth0", "net_ns_pid": pid, "address": f"02:00:00:00:00:{index + 10:02x}"}

@@ -52,7 +52,7 @@ def clock_offsets(index: int, *, again: bool) -> tuple[int, int]:
 
 
 def boot(settings: Settings, instance: Instance, name: str, lower: tuple[Path, ...]) -> Node:
-    """Start a node and return when its network is there. Raises ClusterError with what it said."""
+    """Start a node and return when its network is there. Raise ClusterError with what it said."""
     index = settings.all_nodes().index(name)
     offsets = clock_offsets(index, again=instance.node_data(name).exists())
     instance.log(name).mkdir(parents=True, exist_ok=True)

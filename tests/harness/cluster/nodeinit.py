@@ -83,7 +83,7 @@ def mount_kernel(root: Path, hierarchies: tuple[tuple[str, ...], ...]) -> None:
         joined = ",".join(controllers)
         (top / joined).mkdir()
         linux.mount("cgroup", top / joined, "cgroup", SAFE, joined)
-        # Where this machine mounts cpu and cpuacct together, both names lead there.
+        # If this machine mounts cpu and cpuacct together, both names lead there.
         for name in controllers[1:] and controllers:
             (top / name).symlink_to(joined)
 

@@ -20,7 +20,7 @@ MIRROR = "OCI_CRIU_SHIM_MIRROR"
 # Unmounts and leftover processes of a killed build are the kernel's business: both live in namespaces of their own.
 CONTAINED = (*DIE_WITH_PARENT, "unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--")
 
-# TMPDIR of the host does not exist inside the chroot, where dpkg would use it.
+# dpkg would use TMPDIR inside the chroot, and the host's does not exist there.
 SID_INSTALL = (
     "APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get -o Dir::Bin::dpkg=env -o DPkg::Options::=--unset=TMPDIR"
     ' -o DPkg::Options::=dpkg -o DPkg::Chroot-Directory="$1" --yes -t sid install'
@@ -99,7 +99,7 @@ def _lock_of(root: Path) -> Path:
 
 
 def _partial_of(root: Path) -> Path:
-    """Where a root is built; left behind by a killed build and removed by the next."""
+    """Return where a root is built. A killed build leaves it behind, and the next build removes it."""
     return root.with_name(root.name + ".partial")
 
 

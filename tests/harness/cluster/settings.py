@@ -1,4 +1,4 @@
-"""What a cluster is made of, and where an instance of it lives on this machine."""
+"""Settings of a cluster, and the paths of an instance of it on this machine."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Runs on a node as a job's user, in the place of the runtime: `asking.py SOCKET PID DIRECTORY` asks a step's helper
-for a dump of PID to DIRECTORY, takes nothing of it, and prints the worker's last answer.
+"""Runs on a node as a job's user in place of the runtime: asks a step's helper for a dump, and aborts it.
+
+`asking.py SOCKET PID DIRECTORY` asks for a dump of PID to DIRECTORY, and prints the worker's last answer.
 """
 
 from __future__ import annotations

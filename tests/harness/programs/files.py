@@ -1,6 +1,6 @@
-"""Changes files of its root file system, counts, and at its end tells whether all is as it left it.
+"""Changes files of its root file system, counts, and tells at the end whether all is as it left it.
 
-files.py LEDGER TICKS SECONDS: in a root file system that has /data as tests/slurm/test_layers.py makes it.
+`files.py LEDGER TICKS SECONDS` needs /data in that file system, as tests/slurm/test_layers.py makes it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Writes one line to each of several files for every line that it reads: growing.py FILE...
+"""Writes a line to each of several files for every line that it reads: `growing.py FILE...`.
 
-Each FILE is appended to, or written to at an offset where its name says so; so are one in a tmpfs and one that is
-deleted. The answer is a line of JSON: the count, and what is wrong: files with other contents, a clock that went
-backwards. A line that is a number is slept for first, in seconds, so that others wait to be read.
+Each FILE is appended to, or written at an offset if its name says so. One more file is in a tmpfs, and one is deleted.
+The answer is a line of JSON with the count and what is wrong: files with other contents, a clock that went backwards.
+For a line that is a number the program first sleeps so many seconds, so that other lines wait to be read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a process in a container can see of its configuration: one line of JSON for every line it reads.
+"""Prints what a process in a container can see of its configuration: a line of JSON for every line that it reads.
 
 `inside.py [FILE …]`: the files are held open, and what is read from them is part of the answer.
 """

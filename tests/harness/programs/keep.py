@@ -1,5 +1,7 @@
-"""A checkpoint of a container into a store, as its job takes it:
-keep.py ROOT ID DIRECTORY HELPER LEAVE_RUNNING [COMPRESS]."""
+"""Takes a checkpoint of a container into a store, as a job does.
+
+`keep.py ROOT ID DIRECTORY HELPER LEAVE_RUNNING [COMPRESS]`
+"""
 
 import os
 import sys

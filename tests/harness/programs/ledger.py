@@ -1,4 +1,4 @@
-"""Keeps a ledger of its own life: what a job that goes on after a checkpoint must not notice.
+"""Keeps a ledger of its own life, by which one can tell whether a restore has changed anything.
 
     ledger.py LEDGER TICKS SECONDS MIB [each|append|offset]
 
@@ -34,7 +34,7 @@ FLAGS = {"each": os.O_APPEND, "append": os.O_APPEND, "offset": os.O_TRUNC}
 
 
 class Ledger:
-    """The file at `path`, held open but where `mode` is "each"."""
+    """The file at `path`, which is held open unless `mode` is "each"."""
 
     def __init__(self, path: str, mode: str) -> None:
         self.path = path
@@ -51,7 +51,7 @@ class Ledger:
 
 
 def main(path: str, ticks: int, seconds: float, mib: int, mode: str = "each") -> int:
-    """The whole life; 1 where the memory is not what it was."""
+    """Live; return 1 if the memory is not what it was."""
     blocks, ledger = fill(mib), Ledger(path, mode)
     expected = checksum(blocks)
     good = True

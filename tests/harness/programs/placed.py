@@ -1,7 +1,7 @@
-"""Runs on a node as root, until its input ends: prints, once each, where what descends from a job's helper was.
+"""Runs on a node as root: prints the control groups of all descendants of a job's helper.
 
-usage: placed.py JOB
-A line is `PROGRAM CONTROLLERS PATH`, as in /proc/PID/cgroup, or `PROGRAM oom_score_adj NUMBER`.
+`placed.py JOB` prints `ready` and looks until its input ends. Then it prints each combination once, a line `PROGRAM
+CONTROLLERS PATH`, as in /proc/PID/cgroup, or `PROGRAM oom_score_adj NUMBER`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Runs on a node as root: prints, one a line, all that a container or a job could leave there.
+"""Runs on a node as root: prints all that a container or a job could leave there, a line each.
 
-Nothing in a line differs from one look to the next, or after a boot, where the thing is the same.
+The line of a thing stays the same from one look to the next, and after a boot.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Runs on a node as root: ends one process of a job, as `kill -9` would: victim.py KIND JOB DELAY LIMIT.
+"""Runs on a node as root: kills one process of a job, as `kill -9` would.
 
-Waits until there is one of that KIND, and DELAY more; where it has ended by then, for the next one, and less. Prints
-which one it was; nothing where there was none for LIMIT seconds.
+`victim.py KIND JOB DELAY LIMIT` waits until there is a process of that KIND, and DELAY seconds more. If the process has
+ended by then, it waits for the next one, and half as long. It prints which process it has killed, or nothing if there
+was none for LIMIT seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ GONE = (FileNotFoundError, ProcessLookupError)
 
 
 def words(pid: int) -> list[str]:
-    """Its command line; empty where it has ended."""
+    """Return the command line of a process; nothing if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").rstrip("\0").split("\0")
     except GONE:

@@ -16,7 +16,7 @@ alone, AppArmor, memory tracking, NFS. Needs root, but no hardware for it. `-- b
 
 
 def main(argv: list[str]) -> int:
-    """Run it; its status. Raises ClusterError."""
+    """Run it; its status. Raise ClusterError."""
     parser = argparse.ArgumentParser(prog="python3 -m tests.harness.vm", description=DESCRIPTION)
     parser.add_argument("command", nargs="+", metavar="COMMAND")
     return run(parser.parse_args(argv).command, lambda text: print(text, file=sys.stderr))

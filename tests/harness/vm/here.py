@@ -1,4 +1,4 @@
-"""The virtual machine itself as a node, where no more is needed: that is half the time of a cluster's start."""
+"""The virtual machine itself as a node, if no cluster is needed: starting one takes twice as long."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Here(Cluster):
 
 @functools.cache
 def site() -> Site:
-    """One for all tests: each directory of them has a fixture of its own."""
+    """Return the one site of all tests, whose directories have fixtures of their own."""
     made = Site(Here("here"))
     made.prepare("alice")
     return made

@@ -42,7 +42,7 @@ SETTINGS = "OCI_CRIU_SHIM_MACHINE=1 OCI_CRIU_SHIM_PATIENCE=10"  # here.py and wa
 def run(command: Sequence[str], progress: Progress, output: File = None) -> int:
     """Run a command as the machine's root, in this checkout; its status. What it and the kernel say goes to `output`.
 
-    Clusters can be started in it as on any machine. Nothing outlasts it but what it said. Raises ClusterError.
+    Clusters can be started in it as on any machine. Nothing outlasts it but what it said. Raise ClusterError.
     """
     roots = [ensure(recipe, progress) for recipe in (MACHINE, NODE, BUNDLE)]
     DATA.mkdir(parents=True, exist_ok=True)
