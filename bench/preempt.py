@@ -1,4 +1,4 @@
-"""How long the way from Slurm's SIGTERM to a committed checkpoint is, beside a plain `criu dump`, and back from there.
+"""Measures the time from Slurm's SIGTERM to a committed checkpoint, beside a plain `criu dump`, and the way back.
 
 The way begins with slurmctld's log line that it signals the job, which is a little before the node hears of it, and
 ends when the rename that commits is seen, which is looked for every 2 ms. Log, file system and commands are on one
@@ -39,7 +39,7 @@ class Times:
 
 
 def measure(progress: Progress) -> Result:
-    """All of it; some minutes. Raise ClusterError."""
+    """Run this benchmark, which takes some minutes. Raise ClusterError if a job does not do as it should."""
     times = {mib: Times() for mib in SIZES}
     with Cluster("bench-preempt", nodes=2, grace_time=60, requeue_delay=120, slurm_conf=jobs.SIGNALS_LOGGED) as cluster:
         jobs.prepare(cluster)
@@ -67,7 +67,7 @@ def _work(mib: int) -> Work:
 
 
 def _settle() -> None:
-    """Nothing of what came before is still to be written."""
+    """Have the disk written to, so that nothing of what came before disturbs."""
     run(["sync"])
 
 
@@ -101,7 +101,7 @@ def _preempt(cluster: Cluster, mib: int, times: Times) -> None:
 
 
 def _appears(job: Job, event: str, timeout: float = 120) -> float:
-    """When the runtime says `event` first. Raise ClusterError."""
+    """Return when the runtime first says `event`. Raise ClusterError if it does not."""
     deadline = time.monotonic() + timeout
     while not any(line.startswith(event) for line in job.events()):
         if time.monotonic() > deadline:

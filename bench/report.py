@@ -1,4 +1,4 @@
-"""What a benchmark has found: a table for people, build/bench/<name>.json for programs."""
+"""Reports what a benchmark has found: a table for people, build/bench/<name>.json for programs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Result:
         return value
 
     def write(self, name: str) -> Path:
-        """Write <name>.json so that a reader sees all of it or nothing; its path."""
+        """Write <name>.json so that a reader sees all of it or nothing; return its path."""
         RESULTS.mkdir(parents=True, exist_ok=True)
         path = RESULTS / f"{name}.json"
         partial = path.with_suffix(".partial")

@@ -1,4 +1,4 @@
-"""What the shim adds to the start and end of a container, in Slurm and outside of it.
+"""Measures what the shim adds to the start and end of a container, inside and outside of Slurm.
 
 Each pair of commands is run in turns on the same node of the same cluster, and timed on the node, so that what the
 test cluster adds to a command is in no figure. slurmstepd and srun read oci.conf and plugstack.conf for every step:
@@ -38,7 +38,7 @@ sys.exit(done.returncode)
 
 
 def measure(progress: Progress) -> Result:
-    """All of it; about half a minute. Raise ClusterError."""
+    """Run this benchmark, which takes half a minute. Raise ClusterError if a program fails."""
     with Cluster("bench-startup", nodes=1) as cluster:
         jobs.prepare(cluster)
         for path, argv in ((TRUE, ["/bin/true"]), (SLEEP, ["sleep", "1000"])):
@@ -133,7 +133,7 @@ def compare(
 
 
 def timed(cluster: Cluster, node: str, argv: Sequence[str], user: str = "alice") -> float:
-    """Seconds that argv takes on a node. Raise ClusterError if it fails."""
+    """Return the seconds that argv takes on a node. Raise ClusterError if it fails."""
     done = cluster.exec(node, ("python3", "-IS", "-c", TIMER, *argv), user)
     try:
         return float(done.stdout)

@@ -29,7 +29,7 @@ PROGRAMS = REPOSITORY / "bench/programs"
 
 
 def measure(progress: Progress) -> Result:
-    """All of it; some minutes. Raise ClusterError."""
+    """Run this benchmark, which takes some minutes. Raise ClusterError if a program fails."""
     with Cluster("bench-store", nodes=1) as cluster:
         jobs.prepare(cluster)
         make_bundle_of_root(cluster.shared / "store")
@@ -45,7 +45,7 @@ def measure(progress: Progress) -> Result:
 
 
 def _run(cluster: Cluster, *words: object) -> Any:
-    """What the program in the node prints."""
+    """Run the program on the node; return what it prints."""
     argv = ["python3", "-ISB", f"/src/{(PROGRAMS / 'store.py').relative_to(REPOSITORY)}", *map(str, words)]
     return json.loads(cluster.exec("n1", argv, "root", timeout=TIMEOUT).stdout)
 
@@ -84,7 +84,7 @@ def _overhead(cluster: Cluster, result: Result, progress: Progress) -> None:
 
 
 def _compute(cluster: Cluster, options: tuple[str, ...]) -> str:
-    """The output of a job with the compute loop."""
+    """Run a job with the compute loop; return its output."""
     argv = ["sbatch", "--parsable", "--wait", "-p", "low", "-n1", "--output=/home/alice/%j.out", *options]
     argv += [f"--container={BUNDLE}", "--wrap", f"exec python3 /shared/compute.py {ROUNDS} {MIB}"]
     number = cluster.exec("ctl", argv, timeout=TIMEOUT).stdout.strip()

@@ -1,4 +1,4 @@
-"""What each verb of the shim costs beside the same verb of crun, for root's containers on a node.
+"""Measures what each verb of the shim costs beside the same verb of crun, for root's containers on a node.
 
 Both run the same round in turns: a container is created, started, asked, paused, checkpointed, ended, deleted, and
 another one runs `true`. There is no `restore`: that of crun 1.21 stops a node whose control groups are of version 1. In
@@ -23,7 +23,7 @@ PROGRAM = REPOSITORY / "bench/programs/verbs.py"
 
 
 def measure(progress: Progress) -> Result:
-    """All of it; about a minute. Raise ClusterError."""
+    """Run this benchmark, which takes a minute. Raise ClusterError if a verb fails."""
     with Cluster("bench-verbs", nodes=1) as cluster:
         make_bundle_of_root(cluster.shared / "verbs")
         result = Result(versions(cluster))

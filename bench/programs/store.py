@@ -40,7 +40,7 @@ def wait_for(path: str) -> None:
 
 
 def start(kind: str, mib: str) -> "subprocess.Popen[bytes]":
-    """A program in a session of its own, with no descriptor of anybody's."""
+    """Start a program in a new session, with no descriptor of ours."""
     ready = f"/run/{READY}"
     argv = ["python3", "-IS", MEMORY, kind, mib, ready]
     child = subprocess.Popen(argv, stdin=NULL, stdout=NULL, stderr=NULL, start_new_session=True)
