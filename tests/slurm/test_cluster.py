@@ -63,10 +63,14 @@ def traces(name: str) -> list[str]:
     return [str(path) for path in paths if path.exists()] + mounts
 
 
-def network_namespaces(group: str = "") -> set[str]:
-    """All that a process of that control group is in, or any process."""
+def processes() -> set[Path]:
+    return set(Path("/proc").glob("[0-9]*"))
+
+
+def network_namespaces(among: set[Path], group: str = "") -> set[str]:
+    """Return those that some of these processes are in: of this control group, or of any."""
     found = set()
-    for process in Path("/proc").glob("[0-9]*"):
+    for process in among:
         try:
             if group in (process / "cgroup").read_text():
                 found.add(os.readlink(process / "ns/net"))
@@ -189,13 +193,14 @@ def test_two_at_once(cluster: Cluster) -> None:
 def test_dead_starter_leaves_nothing(signum: int) -> None:
     starter, init = start_starter(f"{NAME}-starter")
     assert traces(f"{NAME}-starter")
-    made = network_namespaces(f"oci-criu-shim-{NAME}-starter") - {os.readlink("/proc/self/ns/net")}
+    before = processes()  # a namespace that another test makes later may have the same number
+    made = network_namespaces(before, f"oci-criu-shim-{NAME}-starter") - {os.readlink("/proc/self/ns/net")}
     assert made
     starter.send_signal(signum)
     starter.wait()
     wait_for(lambda: not traces(f"{NAME}-starter"), 15, "everything to be removed")
     assert not Path(f"/proc/{init}").exists()
-    wait_for(lambda: not network_namespaces() & made, 5, "the network namespaces' end")
+    wait_for(lambda: not network_namespaces(before) & made, 5, "the network namespaces' end")
 
 
 def test_dead_keeper_is_swept() -> None:
