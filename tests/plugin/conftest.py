@@ -34,7 +34,7 @@ class Inside(pytest.Item):
         return str(super().repr_failure(excinfo))
 
     def reportinfo(self) -> tuple[Path, None, str]:
-        return self.path, None, self.nodeid
+        return self.path, None, self.name
 
 
 class Module(pytest.File):

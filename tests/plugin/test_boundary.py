@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from .support import CHECK, UID, Case, _argv, as_user, connect
+from .support import CHECK, JOB, UID, Case, _argv, as_user, connect, status
 
 CALL = re.compile(r"^(\w+)\((.*)\)\s+= (\S+)(?: /\* (\d+) in strace's PID NS \*/)?")
 PATH = re.compile(r'(?:(?:AT_FDCWD|\d+)<([^>]*)>, )?"((?:[^"\\]|\\.)*)"')
@@ -119,23 +119,28 @@ class Boundary(Case):
         self.assert_nothing()
 
     def test_the_extern_step(self) -> None:
+        self.groups(f"freezer{JOB}/step_extern/cgroup.procs")
         self.trace("prolog").communicate()
         self.fill()
         self.forget()
         step = self.trace("remote", step=0xFFFFFFFC)
         self.wait_for(lambda: bool(self.watchers()), "the watcher to become the user")
-        for pid in self.watchers():
-            os.kill(pid, signal.SIGTERM)
-        self.wait_for(lambda: os.path.lexists(self.job() / "signalled"), "its mark")
+        (pid,) = self.watchers()
+        os.kill(pid, signal.SIGTERM)
+        trace = self.traces / f"trace.{pid}"
+        self.wait_for(lambda: '"pid", ' in trace.read_text(), "it to look for a runtime")
         step.communicate()
         self.assert_nothing()
 
     def watchers(self) -> list[int]:
+        """Those that run as the job's user already. (/proc has them as root's.)"""
         found = []
         for pid in filter(str.isdecimal, os.listdir("/proc")):
             try:
-                if os.stat(f"/proc/{pid}").st_uid == UID and os.readlink(f"/proc/{pid}/exe").endswith("/watcher"):
+                if os.readlink(f"/proc/{pid}/exe").endswith("/watcher") and status(int(pid))["Uid"].split()[0] == str(
+                    UID
+                ):
                     found.append(int(pid))
-            except OSError:
+            except (OSError, KeyError):
                 continue
         return found
