@@ -29,7 +29,7 @@ from oci_criu_shim.slurm import controller
 from oci_criu_shim.supervisor import launch
 from oci_criu_shim.supervisor.attempts import Attempts
 from oci_criu_shim.supervisor.loop import Supervisor
-from oci_criu_shim.task import prune
+from oci_criu_shim.task import daily_prune
 from tests.unit.test_ckpt import made as checkpoint
 from tests.unit.test_policy import Make, make
 from tests.unit.test_slurm import seen
@@ -71,7 +71,7 @@ def test_a_restart(tmp_path: Path, bundle_path: Path, config: dict[str, Any], mo
     monkeypatch.setattr(mounts, "make_points", lambda *_: None)
     monkeypatch.setattr(linux, "become_subreaper", lambda: None)
     monkeypatch.setattr(launch, "Signals", lambda: None)
-    monkeypatch.setattr(prune, "begin", lambda *_: None)
+    monkeypatch.setattr(daily_prune, "begin", lambda *_: None)
     with pytest.raises(Ended):
         parse.main([f"--root={tmp_path}/run", "run", f"--bundle={bundle_path}", "one"])
     assert (start.names[0], start.names[-1]) == ("main", "start")

@@ -62,7 +62,7 @@ def made(tmp_path: Path, bundle_path: Path, config: dict[str, Any], monkeypatch:
     config["process"]["env"] = [f"{name}={value}" for name, value in environment.items()]
     (bundle_path / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr(launch, "Signals", lambda: None)
-    monkeypatch.setattr("oci_criu_shim.task.prune.begin", lambda *_: None)
+    monkeypatch.setattr("oci_criu_shim.task.daily_prune.begin", lambda *_: None)
     container = Container(str(tmp_path / "run"), "one")
     container.reserve()
     return Launch(Plan(container, str(bundle_path), {}, [], None, Log()))

@@ -21,7 +21,7 @@ from oci_criu_shim.log import Log
 from oci_criu_shim.slurm import controller
 from oci_criu_shim.supervisor import launch
 from oci_criu_shim.supervisor.launch import Launch
-from oci_criu_shim.task import history, prune, run, script_end
+from oci_criu_shim.task import daily_prune, history, run, script_end
 from oci_criu_shim.task.steps import FINISHED, Step
 from tests.unit.test_ckpt import made as checkpoint
 
@@ -100,7 +100,7 @@ class Site:
 def site(tmp_path: Path, bundle_path: Path, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Site:
     (tmp_path / "store").mkdir(mode=0o700)
     monkeypatch.setattr(launch, "Signals", lambda: None)
-    monkeypatch.setattr(prune, "begin", lambda *_: None)
+    monkeypatch.setattr(daily_prune, "begin", lambda *_: None)
     monkeypatch.setattr("oci_criu_shim.config.load", lambda: settings)
     monkeypatch.setattr("oci_criu_shim.host.process.fork", lambda work: 0)
     return Site(tmp_path, bundle_path, config)

@@ -11,7 +11,7 @@ from oci_criu_shim import config
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.dump import preflight, rootfs
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.task import compress, history, prune, script_end
+from oci_criu_shim.task import compress, daily_prune, history, script_end
 from oci_criu_shim.task.ladder import Ladder
 from oci_criu_shim.task.policy import Policy
 from oci_criu_shim.task.steps import Step
@@ -50,7 +50,7 @@ class TaskRun:
         self.policy = Policy(plan.container, task, self.store, self.settings, self.log)
         self.step = Step(plan, self.policy, signals)
         self.is_late = False
-        prune.begin(directory, self.settings.keep_ended)
+        daily_prune.begin(directory, self.settings.keep_ended)
 
     def _ask_for_restarts(self) -> None:
         """Ask Slurm how often the job was restarted: the environment may have lost that (`env -i … srun`).

@@ -15,7 +15,7 @@ from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import USAGE, ShimError
 from oci_criu_shim.slurm import controller
 from oci_criu_shim.task import history
-from oci_criu_shim.task.prune import own_tasks, without
+from oci_criu_shim.task.daily_prune import own_tasks, without
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim.slurm import controller
-from oci_criu_shim.task import prune
+from oci_criu_shim.task import daily_prune
 from tests.unit.test_ckpt import made as checkpoint
 
 
@@ -17,7 +17,7 @@ def test_what_ended_jobs_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """Once a day what is old goes."""
     monkeypatch.setattr(controller, "known_jobs", lambda: {12})
     day = 86400
-    stamp = tmp_path / prune.STAMP
+    stamp = tmp_path / daily_prune.STAMP
     old = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 8 * day))
     for key, created in (("7/0.0", ""), ("8/0.0", old), ("12/0.0", old)):
         checkpoint(tmp_path, key, created=created)
@@ -28,7 +28,7 @@ def test_what_ended_jobs_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         os.utime(tmp_path / key, (0, 0))
 
     def pruned() -> list[str]:
-        prune.begin(str(tmp_path), 7 * day)
+        daily_prune.begin(str(tmp_path), 7 * day)
         try:
             os.wait()
         except ChildProcessError:
