@@ -188,18 +188,15 @@ static int add(struct groups *groups, int fd)
 }
 
 /*
- * Version 1: Slurm always makes the extern step's group in the freezer's hierarchy, and in others if it is configured
- * to. If only the job has a group there, as for accounting, there are no limits but the job's.
+ * Version 1: the job's own group, above those of its steps. Slurm always makes it in the freezer's hierarchy, and in
+ * others if it is configured to.
  */
 static int open_hierarchy(const char *controllers, const char *job, struct groups *groups)
 {
-	int fd = open_group(controllers, job, "/step_extern");
+	int fd = open_group(controllers, job, "");
 
-	if (fd < 0 && errno == ENOENT && strcmp(controllers, "freezer") != 0) {
-		fd = open_group(controllers, job, "");
-		if (fd < 0 && errno == ENOENT)
-			return 0;
-	}
+	if (fd < 0 && errno == ENOENT && strcmp(controllers, "freezer") != 0)
+		return 0;
 	return add(groups, fd);
 }
 
@@ -218,51 +215,30 @@ static int open_hierarchies(const char *job, struct groups *groups)
 	return 0;
 }
 
-/* Version 2: the limits are those of …/step_extern/user, and processes can only be in a leaf below it. */
-#define USER "/step_extern/user"
 /*
- * Slurm's name for the leaf of processes that belong to no task. Slurm 26.05 does not make it, having no process of its
- * own in the step.
+ * Version 2, in which processes can only be in leaves: this slurmstepd's own leaf. It is in the job's limits, and not
+ * among the processes of the step, which Slurm signals. -1 and ENOENT if it has none.
  */
-#define LEAF USER "/task_special"
-
-static int make_leaf(const char *job)
+static int open_own_leaf(const char *job)
 {
-	char path[PATH_MAX];
+	CLEANUP_FILE FILE *file = fopen(CGROUP_OF_SELF, "re");
+	const size_t length = strlen(job);
+	char line[LINE_SIZE];
+	struct group group;
 
-	if (print_path(path, "", job, LEAF) < 0 || (mkdir(path, 0755) < 0 && errno != EEXIST))
+	if (!file)
 		return -1;
-	return open_group("", job, LEAF);
+	while (fgets(line, sizeof(line), file))
+		if (parse_line(line, &group) && !*group.controllers && !strncmp(group.path, job, length) &&
+		    !strncmp(group.path + length, "/step_", 6))
+			return open_group("", group.path, "");
+	errno = ENOENT;
+	return -1;
 }
 
-static int open_leaf(const char *job)
-{
-	CLEANUP_DIR DIR *directory = NULL;
-	const struct dirent *entry;
-	char path[PATH_MAX], leaf[BELOW_SIZE - 16];
-
-	if (print_path(path, "", job, USER) < 0 || !(directory = opendir(path)))
-		return -1;
-	while ((entry = readdir(directory)))
-		if (!strncmp(entry->d_name, "task_", 5)) {
-			snprintf(leaf, sizeof(leaf), USER "/%s", entry->d_name);
-			return open_group("", job, leaf);
-		}
-	return make_leaf(job);
-}
-
-int cgroup_open_extern_step(const char *job, struct groups *groups)
+int cgroup_open_job(const char *job, struct groups *groups)
 {
 	const char *path = strchr(job, ':') + 1;
 
-	return *job == ':' ? add(groups, open_leaf(path)) : open_hierarchies(path, groups);
-}
-
-void cgroup_forget_extern_step(void)
-{
-	char line[LINE_SIZE], path[PATH_MAX];
-	struct group job;
-
-	if (find_job(line, &job) && !*job.controllers && print_path(path, "", job.path, LEAF) == 0)
-		rmdir(path);
+	return *job == ':' ? add(groups, open_own_leaf(path)) : open_hierarchies(path, groups);
 }

@@ -36,15 +36,10 @@ int cgroup_leave_job(pid_t pid);
 char *cgroup_of_job(void);
 
 /*
- * Open the groups of the job's extern step, one in each hierarchy in which the job has any. They last as long as the
- * job, have its limits, and are killed at its end. -1 and errno on failure; the caller closes those that were opened.
+ * Open groups that have the job's limits, one in each hierarchy in which the job has any. No group of a step's
+ * processes is among them: Slurm ends the extern step KillWait seconds after a preemption has begun, and signals the
+ * others before. -1 and errno on failure; the caller closes those that were opened.
  */
-int cgroup_open_extern_step(const char *job, struct groups *groups);
-
-/*
- * At an extern step's end, remove the group that cgroup_open_extern_step() had to make: while it is there, Slurm can't
- * remove the step's.
- */
-void cgroup_forget_extern_step(void);
+int cgroup_open_job(const char *job, struct groups *groups);
 
 #endif

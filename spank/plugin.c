@@ -8,7 +8,6 @@ SPANK_PLUGIN(oci_criu_shim, 1)
 #pragma GCC visibility pop
 
 #include "arguments.h"
-#include "cgroup.h"
 #include "lifeline.h"
 #include "options.h"
 #include "programs.h"
@@ -86,13 +85,9 @@ int slurm_spank_job_epilog(spank_t sp, UNUSED int argc, UNUSED char *argv[])
 	return 0;
 }
 
-int slurm_spank_exit(spank_t sp, UNUSED int argc, UNUSED char *argv[])
+int slurm_spank_exit(UNUSED spank_t sp, UNUSED int argc, UNUSED char *argv[])
 {
-	struct step step;
-
 	lifeline_cut();
-	if (spank_context() == S_CTX_REMOTE && step_of_stepd(sp, &step) == 0 && step.id == EXTERN_STEP)
-		cgroup_forget_extern_step();
 	options_forget();
 	return 0;
 }

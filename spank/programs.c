@@ -109,8 +109,8 @@ int helper_start(const struct step *step, const char *metrics)
 	int fds[GROUPS_FD - LIFELINE_FD + MAX_HIERARCHIES];
 	pid_t pid;
 
-	if (!group || cgroup_open_extern_step(group, &groups) < 0)
-		return fail(step, "the extern step's control group");
+	if (!group || cgroup_open_job(group, &groups) < 0)
+		return fail(step, "the control group");
 	if ((lifeline = lifeline_open()) < 0 || (listener = listening_socket(step)) < 0)
 		goto fail;
 	fds[0] = lifeline;

@@ -59,7 +59,7 @@ class Case(unittest.TestCase):
         """Make files that look like control groups of version 1; those by which processes enter them, then `names`."""
         lines = [f"6:freezer:{JOB}", "5:cpu,cpuacct:/x", "4:memory:/", "3:name=systemd:/", "0::/x"]
         (CGROUP / "self").write_text("".join(f"{line}\n" for line in lines))
-        return self.files("freezer/cgroup.procs", f"freezer{JOB}/tasks", f"freezer{JOB}/step_extern/tasks", *names)
+        return self.files("freezer/cgroup.procs", f"freezer{JOB}/tasks", *names)
 
     def files(self, *names: str) -> list[Path]:
         found = [CGROUP / name for name in names]

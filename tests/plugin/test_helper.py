@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import stat
@@ -14,7 +13,6 @@ from typing import Any
 from .support import (
     CGROUP,
     CHECK,
-    EXTERN,
     GID,
     GROUP,
     JOB,
@@ -249,12 +247,12 @@ class Step(Case):
         return pid, command[-1]
 
     def test_groups(self) -> None:
-        """The helper leaves the job's; a worker enters those of the extern step, or where that has none, the job's."""
-        names = (f"memory{JOB}/step_extern", f"memory{JOB}", f"cpu,cpuacct{JOB}", "memory", "systemd")
+        """The helper leaves the job's; a worker enters them, and none of a step's."""
+        names = (f"memory{JOB}", f"memory{JOB}/step_extern", f"cpu,cpuacct{JOB}", "memory", "systemd")
         files = self.groups(*(f"{name}/tasks" for name in names))
         pid, named = self.place()
         self.assertEqual(named, GROUP)
-        self.assertEqual([path.read_text() for path in files], [str(pid), "", "0", "0", "", "0", "", ""])
+        self.assertEqual([path.read_text() for path in files], [str(pid), "0", "0", "", "0", "", ""])
 
     def version_2(self, job: str) -> Path:
         """The job's group, which is called so."""
@@ -263,34 +261,19 @@ class Step(Case):
         return CGROUP / "system.slice/slurmstepd.scope" / job
 
     def test_groups_of_version_2(self) -> None:
-        for leaf in ("task_special", "task_0"):
-            with self.subTest(leaf=leaf):
-                job = self.version_2("job_7")
-                shutil.rmtree(job, ignore_errors=True)
-                (entered,) = self.files(f"{job}/step_extern/user/{leaf}/cgroup.procs")
+        """A worker enters slurmstepd's own, which is among the job's, whatever that is called."""
+        for name in ("job_7", "s1A2B3C"):
+            with self.subTest(name=name):
+                job = self.version_2(name)
+                (entered,) = self.files(f"{job}/step_batch/slurm/cgroup.procs")
                 pid, named = self.place()
                 self.assertEqual(named, f":/{job.relative_to(CGROUP)}")
                 self.assertEqual(entered.read_text(), "0")
                 self.assertEqual((job.parent / "system/cgroup.procs").read_text(), str(pid))
 
-    def test_a_leaf_of_our_own(self) -> None:
-        """Where Slurm has no process in the extern step; the step's end takes it away. The kernel makes its files."""
-        job = self.version_2("s1A2B3C")
-        user = job / "step_extern/user"
-        user.mkdir(parents=True)
-        with stepd(self.ASKED, step=self.BATCH) as step:
-            self.assertEqual(step.children(), [])
-            self.assertIn("the extern step's control group of job 7: No such file or directory", step.end())
-        self.assertEqual(list(user.iterdir()), [user / "task_special"])
-        text = (CGROUP / "self").read_text()
-        (CGROUP / "self").write_text(text.replace("step_batch", "step_extern"))
-        with stepd(step=EXTERN) as step:
-            step.end()
-        self.assertEqual(list(user.iterdir()), [])
-
     def test_no_dump_outside_of_the_groups(self) -> None:
         self.groups()
-        (CGROUP / f"freezer{JOB}/step_extern/tasks").unlink()
+        (CGROUP / f"freezer{JOB}/tasks").unlink()
         self.refused()
         (CGROUP / "self").write_text("0::/\n")
         self.refused()
@@ -301,7 +284,7 @@ class Step(Case):
         with stepd(self.ASKED, step=self.BATCH) as step:
             self.assertEqual(step.result.hooks["slurm_spank_init_post_opt"], 0)
             self.assertEqual(step.children(), [])
-            self.assertIn("the extern step's control group of job 7: No such file or directory", step.end())
+            self.assertIn("the control group of job 7: No such file or directory", step.end())
         self.assertFalse(self.socket_path().exists())
 
     def test_what_is_at_the_place_of_the_socket(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,12 +23,10 @@ SCRIPT = "head -c 16M /dev/urandom >/dev/shm/kept; exec {command}"
 """What is in a tmpfs is packed by tar and gzip, for long enough that they are seen."""
 LONG = Work(ticks=120)
 LARGE = Work(ticks=120, mib=256)
-# Fill the memory of a job's extern step, given all groups of the job, and leave little room for a dump. A file fills
-# it, so that the kernel can kill only the dump or Slurm's own processes. As the kernel weighs oom_score_adj by the
-# limit, it would choose slurmstepd if the limit were below the size of that.
+# Leave little room for a dump in a job's memory, given all groups of the job. A file has most of it.
 FILL = """
 for group; do
-    cd "$group/step_extern" 2>/dev/null || continue
+    cd "$group"
     if [ -e memory.limit_in_bytes ]; then limit=memory.limit_in_bytes used=memory.usage_in_bytes
     elif [ -e memory.max ]; then limit=memory.max used=memory.current
     else continue; fi
@@ -40,7 +39,7 @@ done
 EMPTY = """
 rm /dev/shm/fill
 for group; do
-    for limit in "$group/step_extern/memory.limit_in_bytes" "$group/step_extern/memory.max"; do
+    for limit in "$group/memory.limit_in_bytes" "$group/memory.max"; do
         [ ! -e "$limit" ] || echo 1G >"$limit"
     done
 done
@@ -97,15 +96,15 @@ def placed(job: Job, node: str) -> dict[tuple[str, str], set[str]]:
 
 
 def check_placed(job: Job, node: str) -> set[str]:
-    """All that takes part in a checkpoint of it is in its extern step's groups, and the first to go where memory is
-    short; the controllers of those groups."""
+    """Check that all that takes part in a checkpoint is in the job's groups but not among a step's processes, and goes
+    first if memory is short; return the controllers of those groups."""
     found = placed(job, node)
     assert {program for program, _ in found} >= PROGRAMS
     places = {group.split("/")[4] for group in groups(job, node)}  # below /sys/fs/cgroup: of version 1, a controller
     limited = {controllers for _, controllers in found} & places or {""}
     for (program, what), values in found.items():
         if what in limited:
-            assert all(f"/job_{job.number}/step_extern/" in f"{path}/" for path in values), (program, what, values)
+            assert all(re.search(rf"/job_{job.number}(/step_\w+/slurm)?$", path) for path in values), (program, values)
         assert what != "oom_score_adj" or values == {"1000"}, (program, values)
     return limited
 
