@@ -96,3 +96,17 @@ def test_a_preemption_during_a_dump_on_request(shim_cluster: Cluster, shim_bundl
     job.wait_end()
     taken = ["(request)" in event for event in job.events() if event.startswith("checkpointed")]
     assert taken == [True, False] and not job.failures(), job.quoted()
+
+
+def test_a_dump_outlasts_the_extern_step(shim_cluster: Cluster, shim_bundle: str) -> None:
+    """Slurm signals that one, too, at a preemption, and ends it KillWait later (_spawn_job_container() in mgr.c)."""
+    job = start(shim_cluster, shim_bundle, "outlasts", LARGE)
+    node, step = job.nodes[-1], ["pgrep", "-f", rf"^slurmstepd: \[{job.number}\.extern\]"]
+    with held_dump(job):
+        wait_for(
+            lambda: shim_cluster.exec(node, step, "root", check=False).returncode == 1, 30, "the extern step's end"
+        )
+    job.wait_restart()
+    shim_cluster.exec("ctl", ["scancel", "--user=alice", "--partition=high"])
+    job.wait_end()
+    assert not job.failures(), job.quoted()
