@@ -242,3 +242,15 @@ int cgroup_open_job(const char *job, struct groups *groups)
 
 	return *job == ':' ? add(groups, open_own_leaf(path)) : open_hierarchies(path, groups);
 }
+
+void cgroup_remove_job(const char *job)
+{
+	CLEANUP_FILE FILE *file = fopen(CGROUP_OF_SELF, "re");
+	char line[LINE_SIZE], path[PATH_MAX];
+	struct group group;
+
+	while (file && *job != ':' && fgets(line, sizeof(line), file))
+		if (parse_line(line, &group) && *group.controllers &&
+		    print_path(path, group.controllers, strchr(job, ':') + 1, "") == 0)
+			rmdir(path);
+}

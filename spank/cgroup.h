@@ -42,4 +42,10 @@ char *cgroup_of_job(void);
  */
 int cgroup_open_job(const char *job, struct groups *groups);
 
+/*
+ * Version 1: remove the job's groups if nothing is in them any more. Slurm does that at the job's end, but can't while a
+ * dump is in one.
+ */
+void cgroup_remove_job(const char *job);
+
 #endif

@@ -270,6 +270,7 @@ int main(int argc, char **argv)
 	}
 	serve_all(&helper, lifeline);
 	end_all(&helper);
+	cgroup_remove_job(helper.identity.group);
 	remove_socket(&helper);
 	close_range(GROUPS_FD, GROUPS_FD + (unsigned int)helper.identity.hierarchies - 1, 0);
 	return EXIT_SUCCESS;
