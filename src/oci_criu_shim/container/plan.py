@@ -7,7 +7,6 @@ import os
 from oci_criu_shim.container import backends, bundle
 from oci_criu_shim.container.backends import Backend
 from oci_criu_shim.slurm import tasks
-from oci_criu_shim.slurm.rundir import RunDirectory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,8 +57,12 @@ class Plan:
     @property
     def proxy(self) -> str | None:
         """The socket of its task's proxy; None if Slurm started none, so that the streams are our own."""
-        path = RunDirectory(self.container.root).proxy_socket(self.task) if self.task else None
-        return path if path and os.path.exists(path) else None
+        if not self.task:
+            return None
+        from oci_criu_shim.slurm.rundir import RunDirectory
+
+        path = RunDirectory(self.container.root).proxy_socket(self.task)
+        return path if os.path.exists(path) else None
 
     @property
     def relays_terminal(self) -> bool:
