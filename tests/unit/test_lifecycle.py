@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim.container import registry
+from oci_criu_shim.container import acts, registry
 from oci_criu_shim.container.backends import Backend
 from oci_criu_shim.container.plan import Plan
 from oci_criu_shim.container.record import Container
@@ -36,7 +36,7 @@ def held(container: Container) -> Iterator[subprocess.Popen[bytes]]:
 def test_what_does_not_end_one_that_is_held(
     container: Container, backend: Backend, held: subprocess.Popen[bytes], number: int
 ) -> None:
-    assert lifecycle.signal_itself(container, backend, number, to_all=False)
+    assert acts.signal_itself(container, backend, number, to_all=False)
     assert registry.state(container, backend)["status"] == "created"
     assert str(registry.not_running(container)).endswith("is not running yet")
 
@@ -45,11 +45,11 @@ def test_what_does_not_end_one_that_is_held(
 def test_what_ends_one_that_is_held(
     container: Container, backend: Backend, held: subprocess.Popen[bytes], number: int
 ) -> None:
-    assert lifecycle.signal_itself(container, backend, number, to_all=True)
+    assert acts.signal_itself(container, backend, number, to_all=True)
     assert held.wait() == -signal.SIGKILL
     assert registry.state(container, backend)["status"] == "stopped"
     with pytest.raises(ShimError, match=r"is not running$"):
-        lifecycle.signal_itself(container, backend, number, to_all=True)
+        acts.signal_itself(container, backend, number, to_all=True)
 
 
 @pytest.mark.parametrize("given", [{"backend": "nonesuch"}, {"backend": "/bin/true", "cgroup-manager": "nonesuch"}])
@@ -65,11 +65,11 @@ def test_what_no_backend_can_do_takes_no_id(tmp_path: Path, bundle_path: Path, g
 def test_delete_spares_a_supervised_one(container: Container, backend: Backend) -> None:
     container.update({"supervisor": process.identity(os.getpid())})
     with pytest.raises(ShimError, match="not stopped"):
-        lifecycle.delete(container, backend, force=False)
+        acts.delete(container, backend, force=False)
     assert container.exists()
 
 
 def test_delete(container: Container, backend: Backend) -> None:
     container.update({"supervisor": ENDED})
-    assert lifecycle.delete(container, backend, force=False) == 0
+    assert acts.delete(container, backend, force=False) == 0
     assert not container.exists()

@@ -30,10 +30,10 @@ def create(call: Invocation) -> int:
 
 def start(call: Invocation) -> int:
     """Start the program of a created container."""
-    from oci_criu_shim.supervisor import lifecycle
+    from oci_criu_shim.container import acts
 
     container = Container(call.root, call.container)
-    return lifecycle.start(container, _backend(call, container))
+    return acts.start(container, _backend(call, container))
 
 
 def run(call: Invocation) -> int:
@@ -80,14 +80,14 @@ def _print_json(document: object) -> None:
 
 def kill(call: Invocation) -> int:
     """Send a signal to a container's init; TERM by default."""
+    from oci_criu_shim.container import acts
     from oci_criu_shim.host import signames
-    from oci_criu_shim.supervisor import lifecycle
 
     name = call.operand(1)
     number, status = signames.parse("TERM" if name is None else name), 0
     for container in _chosen(call):
         backend = _backend(call, container)
-        if lifecycle.signal_itself(container, backend, number, call.flag("all")):
+        if acts.signal_itself(container, backend, number, call.flag("all")):
             continue
         words = (*call.words("all"), container.name, str(number))
         if not call.flag("regex"):
@@ -98,12 +98,12 @@ def kill(call: Invocation) -> int:
 
 def delete(call: Invocation) -> int:
     """Remove a stopped container."""
-    from oci_criu_shim.supervisor import lifecycle
+    from oci_criu_shim.container import acts
 
     force, status = call.flag("force"), 0
     for container in _chosen(call):
         if not force or registry.exists(container):
-            status |= lifecycle.delete(container, _backend(call, container), force)
+            status |= acts.delete(container, _backend(call, container), force)
     return status
 
 
@@ -154,12 +154,11 @@ def checkpoint(call: Invocation) -> int:
     """Checkpoint a running container into a directory."""
     from oci_criu_shim.checkpoints.directory import Directory
     from oci_criu_shim.cli import criu_options
-    from oci_criu_shim.container import bundle
+    from oci_criu_shim.container import acts, bundle
     from oci_criu_shim.dump import client
     from oci_criu_shim.dump import dump as checkpointing
     from oci_criu_shim.slurm import tasks
     from oci_criu_shim.slurm.rundir import RunDirectory
-    from oci_criu_shim.supervisor import lifecycle
 
     container = Container(call.root, call.container)
     backend = _backend(call, container)
@@ -187,7 +186,7 @@ def checkpoint(call: Invocation) -> int:
     taken = dump.take(directory, "demand", client.connect(helper), serves=serves)
     call.log.event(f"checkpointed {container.name} to {taken.describe()}")
     if not options["leave_running"]:
-        lifecycle.forget(container, backend, pid)
+        acts.forget(container, backend, pid)
     return 0
 
 
