@@ -6,7 +6,7 @@ The backend alone sees to any other container.
 
 from __future__ import annotations
 
-from oci_criu_shim.container import acts, registry
+from oci_criu_shim.container import registry
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -31,6 +31,8 @@ def run(plan: Plan, keep: bool = False) -> int:
 def run_detached(plan: Plan) -> int:
     """Create and start the container; return the exit status."""
     if plan.task is not None and plan.supervised:
+        from oci_criu_shim.container import acts
+
         return create(plan) or acts.start(plan.container, plan.backend)
     return _have_created(plan, "run", "--detach")
 
