@@ -4,7 +4,6 @@
 #include <limits.h>
 #include <stdbool.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cgroup.h"
@@ -169,9 +168,9 @@ void cgroup_close(struct groups *groups)
  * Open a group for a process of one thread. By `tasks`, which version 2 does not have, the process enters without
  * waiting for the node's other processes.
  */
-static int open_group(const char *controllers, const char *group, const char *below)
+static int open_group(const char *controllers, const char *group)
 {
-	return open_file(controllers, group, below, *controllers ? "tasks" : "cgroup.procs");
+	return open_file(controllers, group, "", *controllers ? "tasks" : "cgroup.procs");
 }
 
 static int add(struct groups *groups, int fd)
@@ -193,7 +192,7 @@ static int add(struct groups *groups, int fd)
  */
 static int open_hierarchy(const char *controllers, const char *job, struct groups *groups)
 {
-	int fd = open_group(controllers, job, "");
+	int fd = open_group(controllers, job);
 
 	if (fd < 0 && errno == ENOENT && strcmp(controllers, "freezer") != 0)
 		return 0;
@@ -231,7 +230,7 @@ static int open_own_leaf(const char *job)
 	while (fgets(line, sizeof(line), file))
 		if (parse_line(line, &group) && !*group.controllers && !strncmp(group.path, job, length) &&
 		    !strncmp(group.path + length, "/step_", 6))
-			return open_group("", group.path, "");
+			return open_group("", group.path);
 	errno = ENOENT;
 	return -1;
 }
