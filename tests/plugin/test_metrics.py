@@ -201,15 +201,18 @@ class Counting(Case):
             lock.unlink()
             lock.symlink_to("/dev/null")
 
-        for spoil in (open_to_all, give_away, link):
+        def remove() -> None:
+            shutil.rmtree(DIRECTORY)
+
+        # A helper each: it counts a dump only after the worker's end, but before its own.
+        for step, spoil in enumerate((open_to_all, give_away, link, remove), 1):
             spoil()
-            self.write(report(BEGUN), report(DONE, 1, 1))
-        shutil.rmtree(DIRECTORY)
-        self.write(report(BEGUN), report(DONE, 1, 1))
-        said = self.helper.end()
+            path, helper = self.start(step)
+            self.write(report(BEGUN), report(DONE, 1, 1), path=path)
+            said = helper.end()
+            self.assertEqual(said.count(f"metrics in {DIRECTORY}: "), 1, (spoil.__name__, said))
+            self.assertFalse(FILE.exists())
         DIRECTORY.mkdir()
-        self.assertEqual(said.count(f"metrics in {DIRECTORY}: "), 4, said)
-        self.assertFalse(FILE.exists())
 
 
 class Arguments(Case):
