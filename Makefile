@@ -12,7 +12,7 @@ LIBDIR := $(PREFIX)/lib/oci-criu-shim
 SHAREDIR := $(PREFIX)/share/oci-criu-shim
 MANDIR := $(PREFIX)/share/man
 # Programs in Python without a suffix.
-TOOLS := tools/config_toml tools/man_command tools/man_config tools/roff.py
+TOOLS := tools/config_toml tools/kept_md tools/man_command tools/man_config tools/roff.py
 # Namespaces and overlays need root; what doesn't is run before, as whoever calls.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 

@@ -185,7 +185,7 @@ def test_a_failed_increment_is_followed_by_a_whole_one(
                 raise ShimError("moved")
         return "taken"
 
-    faked = SimpleNamespace(take=moves, left_out=0)
+    faked = SimpleNamespace(take=moves, changes=[], left_out=0)
     monkeypatch.setattr(take, "Dump", lambda *_: faked)
     monkeypatch.setattr(Taker, "connect", lambda _: None)
     monkeypatch.setattr(chain, "tracked", lambda _: (True, False))

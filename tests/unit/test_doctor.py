@@ -16,7 +16,7 @@ from oci_criu_shim.checkpoints import codec
 from oci_criu_shim.cli import doctor
 from oci_criu_shim.cli.doctor import node, sandbox, site
 from oci_criu_shim.cli.doctor.verdicts import Caution, Skipped
-from oci_criu_shim.dump import preflight
+from oci_criu_shim.dump.faults import processes
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import criu, process
 
@@ -174,7 +174,7 @@ def test_criu_features(monkeypatch: Patch) -> None:
 def test_apparmor(monkeypatch: Patch, tmp_path: Path) -> None:
     enabled, seen = tmp_path / "enabled", tmp_path / "apparmor"
     monkeypatch.setattr(node, "APPARMOR_ENABLED", str(enabled))
-    monkeypatch.setattr(preflight, "APPARMOR", str(seen))
+    monkeypatch.setattr(processes, "APPARMOR", str(seen))
     with pytest.raises(Skipped):
         node.apparmor()
     enabled.write_text("N\n")

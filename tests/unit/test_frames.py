@@ -21,7 +21,7 @@ from oci_criu_shim.checkpoints.store import STARTED
 from oci_criu_shim.cli import parse
 from oci_criu_shim.container import node_fit
 from oci_criu_shim.container.stdio import Pipes
-from oci_criu_shim.dump import client, preflight
+from oci_criu_shim.dump import client, kept
 from oci_criu_shim.host import linux, mounts, process
 from oci_criu_shim.log import Log
 from oci_criu_shim.restore import restore, sandbox
@@ -86,7 +86,7 @@ def test_a_preemption(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     os.makedirs(policy.store.directory, exist_ok=True)
     monkeypatch.setattr(client, "dump", request)
     monkeypatch.setattr(client, "connect", lambda _: socket.socket())
-    monkeypatch.setattr(preflight, "check", lambda *_: None)
+    monkeypatch.setattr(kept, "check", lambda _: [])
     monkeypatch.setattr(controller, "job", lambda *_, **__: seen(preempt_time=1))
     monkeypatch.setattr(process, "fork", lambda work: work())
     signals: Any = SimpleNamespace(reader=0, read=lambda: [signal.SIGTERM])

@@ -289,7 +289,7 @@ def test_a_time_limit_is_noted_without_the_grace_time(
 
 
 def test_what_a_layer_is_without(policy: Policy, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
-    done = SimpleNamespace(left_out=3, take=lambda *_: "taken")
+    done = SimpleNamespace(changes=[], left_out=3, take=lambda *_: "taken")
     monkeypatch.setattr(take, "Dump", lambda *_: done)
     connection: Any = object()
     assert str(Taker(policy)._take(1, schedule.PREEMPT, connection)) == "taken"

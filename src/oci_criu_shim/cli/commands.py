@@ -179,6 +179,8 @@ def checkpoint(call: Invocation) -> int:
     serves = criu_options.serves(call)
     directory.prepare()
     dump = checkpointing.Dump(container, pid, options)
+    for line in dump.changes:
+        call.log.event(f"{container.name} comes back changed: {line}")
     if call.flag("pre-dump"):
         dump.pre_dump(directory, client.connect(helper))
         call.log.event(f"pre-dumped {container.name} to {directory.path}")

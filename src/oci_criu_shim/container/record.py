@@ -58,6 +58,7 @@ RESTORE_LOG = "restore.log"  # CRIU's
 RESOURCES = "resources.json"  # config.json's limits, for crun
 APPLIED_LAYER = "layer"  # paths that a restore put into the root file system, and paths that it deleted there
 CHAIN = "chain.json"  # the newest checkpoint, if an increment may follow it (dump/chain.py)
+CHANGES = "changes.json"  # lines that the user was told of what a restore will change (dump/kept.py)
 TRACKED = "tracked"  # whether the kernel tells of written memory: "1" or "0"
 MEASURED = "measured"  # bytes, begin and end of its last checkpoint (task/estimate.py)
 REQUEST = "request"  # exists while somebody waits for a checkpoint

@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from oci_criu_shim import files
 from oci_criu_shim.container import batch_script, node_fit, stdio
 from oci_criu_shim.container.bundle import Bundle
-from oci_criu_shim.container.record import CHAIN, STAGE_LINK
-from oci_criu_shim.dump import client, open_files, preflight, rootfs
+from oci_criu_shim.container.record import CHAIN, CHANGES, STAGE_LINK
+from oci_criu_shim.dump import client, kept, open_files, rootfs
+from oci_criu_shim.dump.survey import Survey
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import cgroups, criu, linux
 
@@ -74,11 +75,19 @@ class Dump:
         self.left_out = 0  # files that the layer of its root file system lacks
         self.record = container.load()
         self.bundle = Bundle(self.record["bundle"], self.record["config"])
-        preflight.check(pid, self.bundle, options.get("shell_job", False))
-        preflight.require_no_group(self.record.get("own_group", False))
-        preflight.require_no_preserved(pid, self.record.get("preserved", []))
+        self.changes = self._look()  # lines about what a restore will change, of which the user was not told yet
         if options.get("track_mem"):
             files.remove_if_there(container.path(CHAIN))  # it takes the kernel's marks away
+
+    def _look(self) -> list[str]:
+        given = self.record.get("own_group", False), self.record.get("preserved", [])
+        changes = kept.check(Survey(self.pid, self.bundle, *given, self.options.get("shell_job", False)))
+        path = self.container.path(CHANGES)
+        told = files.read_json(path) if changes and os.path.exists(path) else []
+        new = [line for line in changes if line not in told]
+        if new:
+            files.write_json(path, [*told, *new])
+        return new
 
     def take(
         self,

@@ -10,7 +10,7 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
     from oci_criu_shim.files import Document
@@ -167,8 +167,8 @@ def is_bind(mount: Mapping[str, Any]) -> bool:
     return mount.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(mount.get("options", []))
 
 
-def require_none_below(key: str, source: str, node: Iterable[Mount]) -> None:
-    """Raise ShimError if a user's bind mount of `source` at `key` has mounts of the node below it.
+def faults_below(key: str, source: str, node: Iterable[Mount]) -> Iterator[ShimError]:
+    """Yield a fault if a user's bind mount of `source` at `key` has mounts of the node below it.
 
     CRIU makes each mount by itself, and the kernel (has_locked_children() in fs/namespace.c) gives a user namespace
     such a directory only together with all the mounts below it.
@@ -176,7 +176,7 @@ def require_none_below(key: str, source: str, node: Iterable[Mount]) -> None:
     prefix = os.path.realpath(source).rstrip("/") + "/"
     found = sorted({mount.point for mount in node if mount.point.startswith(prefix)})
     if found:
-        raise ShimError(
+        yield ShimError(
             f"the bind mount at {key} has others below it, which a user's restore can't make: {' '.join(found[:4])}",
             "bind what is needed, each by itself: /sys/devices and /sys/class in place of /sys",
         )

@@ -237,7 +237,8 @@ def _check_source(entry: External, path: str, node: Iterable[mounts.Mount]) -> N
             "mount it alike on all nodes",
         )
     if entry["kind"] in ("bind", "sysfs"):
-        mounts.require_none_below(entry["key"], path, node)
+        for fault in mounts.faults_below(entry["key"], path, node):
+            raise fault
 
 
 def _control_group(controllers: str, node: Iterable[mounts.Mount], group: str) -> str | None:

@@ -9,7 +9,8 @@ import os
 
 from oci_criu_shim import config
 from oci_criu_shim.checkpoints.store import Store
-from oci_criu_shim.dump import preflight, rootfs
+from oci_criu_shim.dump import kept, rootfs
+from oci_criu_shim.dump.survey import Place
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.task import compress, daily_prune, history, script_end
 from oci_criu_shim.task.ladder import Ladder
@@ -36,8 +37,7 @@ class TaskRun:
         self.task = task
         self.signals = signals
         self.settings = config.load()
-        preflight.check_bundle(plan.bundle)
-        preflight.require_no_group(plan.own_group)
+        kept.check_bundle(Place(plan.bundle, plan.own_group))
         compression = compress.compression(self.settings.compress, task.job, plan.log)
         directory = task.directory or self.settings.checkpoint_dir
         self.store = Store(directory, task.key, self.settings.quota, compression)

@@ -91,6 +91,8 @@ class Taker:
         runs_on = reason not in ENDING
         goes_on = runs_on and self._tracked()
         dump = Dump(self.container, pid, {"leave_running": runs_on})
+        for line in dump.changes:
+            self.log.event(f"{self.task.describe()} comes back changed: {line}")
         link = chain.Link(self.container, goes_on)
         try:
             taken = dump.take(self.store, reason, connection or self.connect(), link)

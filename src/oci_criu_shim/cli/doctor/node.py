@@ -10,7 +10,7 @@ from oci_criu_shim.checkpoints import codec
 from oci_criu_shim.cli.doctor import sandbox
 from oci_criu_shim.cli.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.container import backends
-from oci_criu_shim.dump import preflight
+from oci_criu_shim.dump.faults import processes
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import criu, linux, mounts, process
 
@@ -100,10 +100,10 @@ def apparmor() -> str:
         enabled = False
     if not enabled:
         raise Skipped("this kernel has none, or it is turned off")
-    if not os.path.exists(preflight.APPARMOR):
+    if not os.path.exists(processes.APPARMOR):
         said = "securityfs is not mounted: containers with an AppArmor profile can't be checkpointed"
-        raise Caution(said, preflight.MOUNT_SECURITYFS)
-    return preflight.APPARMOR
+        raise Caution(said, processes.MOUNT_SECURITYFS)
+    return processes.APPARMOR
 
 
 def installed_backends() -> str:

@@ -1,26 +1,32 @@
-"""Which bundles rule out checkpoints."""
+"""Which bundles rule out checkpoints; and the list of what is kept."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from oci_criu_shim.container.bundle import Bundle
-from oci_criu_shim.dump import bundle_faults
+from oci_criu_shim.dump import kept
+from oci_criu_shim.dump.survey import Place
 from oci_criu_shim.errors import ShimError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("namespaces", [[], [{"type": "pid", "path": "/proc/1/ns/pid"}]])
 def test_no_pid_namespace_is_not_checkpointable(config: dict[str, Any], namespaces: list[dict[str, str]]) -> None:
     config["linux"]["namespaces"] = namespaces
     with pytest.raises(ShimError, match="no pid namespace of its own"):
-        bundle_faults.check(Bundle("/b", config))
+        kept.check_bundle(Place(Bundle("/b", config)))
 
 
 def test_pid_namespace_is_checkpointable(config: dict[str, Any]) -> None:
-    bundle_faults.check(Bundle("/b", config))
+    kept.check_bundle(Place(Bundle("/b", config)))
 
 
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
@@ -46,7 +52,7 @@ def test_what_is_not_checkpointable(config: dict[str, Any], monkeypatch: pytest.
     config["process"]["user"] = user
     monkeypatch.setattr("os.geteuid", lambda: 7000)
     with pytest.raises(ShimError, match=reason):
-        bundle_faults.check(Bundle("/b", config))
+        kept.check_bundle(Place(Bundle("/b", config)))
 
 
 @pytest.mark.parametrize(
@@ -61,14 +67,14 @@ def test_what_is_not_checkpointable(config: dict[str, Any], monkeypatch: pytest.
 def test_mapped_mounts_are_not_checkpointable(config: dict[str, Any], mount: dict[str, Any]) -> None:
     config["mounts"].append({"destination": "/data", "source": "/x", **mount})
     with pytest.raises(ShimError, match="maps the ids of the mount /data"):
-        bundle_faults.check(Bundle("/b", config))
+        kept.check_bundle(Place(Bundle("/b", config)))
 
 
 def test_own_id_within_a_range_is_checkpointable(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     ranges = [{"containerID": 0, "hostID": 7000, "size": 1}, {"containerID": 1, "hostID": 100000, "size": 65536}]
     config["linux"]["uidMappings"] = ranges
     monkeypatch.setattr("os.geteuid", lambda: 7000)
-    bundle_faults.check(Bundle("/b", config))
+    kept.check_bundle(Place(Bundle("/b", config)))
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -76,4 +82,14 @@ def test_roots_ids_need_a_0(config: dict[str, Any], monkeypatch: pytest.MonkeyPa
     config["linux"]["uidMappings"] = [{"containerID": first, "hostID": 100000, "size": 65536}]
     monkeypatch.setattr("os.geteuid", lambda: 0)
     with pytest.raises(ShimError, match="maps no id to 0") if first else nullcontext():
-        bundle_faults.check(Bundle("/b", config))
+        kept.check_bundle(Place(Bundle("/b", config)))
+
+
+def test_a_users_group(config: dict[str, Any]) -> None:
+    with pytest.raises(ShimError, match="has a control group of its own"):
+        kept.check_bundle(Place(Bundle("/b", config), own_group=True))
+
+
+def test_the_page_shows_the_list() -> None:
+    done = subprocess.run([sys.executable, "-B", ROOT / "tools/kept_md"], stdout=subprocess.PIPE, text=True, check=True)
+    assert (ROOT / "docs/kept.md").read_text() == done.stdout, "run: tools/kept_md >docs/kept.md"

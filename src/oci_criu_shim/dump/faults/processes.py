@@ -1,0 +1,71 @@
+"""Processes that can't be dumped."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from oci_criu_shim.dump.survey import read
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import cgroups
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from oci_criu_shim.dump.survey import Process, Survey
+
+APPARMOR = "/sys/kernel/security/apparmor"  # where CRIU looks for it (kerndat_lsm() in criu/lsm.c)
+MOUNT_SECURITYFS = "mount -t securityfs securityfs /sys/kernel/security, and remove /run/criu.kdat, where CRIU notes it"
+
+
+def paused(survey: Survey) -> Iterator[ShimError]:
+    """CRIU waits for ever for processes that a control group keeps frozen; only root may have CRIU thaw them."""
+    if survey.is_users and cgroups.frozen(survey.pid):
+        yield ShimError("the container is paused", "resume it first")
+
+
+def profiles(survey: Survey) -> Iterator[ShimError]:
+    """Without AppArmor's directory CRIU leaves out the profiles, and no profile confines a restored process."""
+    for each in survey.processes if not os.path.exists(APPARMOR) else ():
+        profile = _profile(each)
+        if profile not in ("", "unconfined"):
+            yield ShimError(f"it has the AppArmor profile {profile}, which CRIU can't see here", MOUNT_SECURITYFS)
+
+
+def _profile(process: Process) -> str:
+    """Return the AppArmor profile of a process; an empty string if there is no AppArmor."""
+    try:
+        return read(f"{process.path}/attr/apparmor/current").rstrip("\0\n")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return ""  # it is turned off
+
+
+def unlimited(survey: Survey) -> Iterator[ShimError]:
+    """CRIU asks for each process's limits; for another user's process that takes CAP_SYS_RESOURCE (prlimit(2))."""
+    import resource
+
+    for each in () if survey.is_users else survey.processes:
+        try:
+            resource.prlimit(each.pid, resource.RLIMIT_CPU)
+        except ProcessLookupError:
+            pass  # it has ended
+        except PermissionError:
+            yield ShimError(
+                f"process {each.pid} runs as another user, whose limits this root may not ask for",
+                "give it CAP_SYS_RESOURCE",
+            )
+
+
+def of_others(survey: Survey) -> Iterator[ShimError]:
+    """Yield processes with an id of /etc/subuid: their files in /proc can't be read without a DAC override."""
+    for each in survey.processes if survey.is_users else ():
+        ids = each.status.get("Uid", [])
+        if set(ids) - {str(os.geteuid())}:
+            yield ShimError(
+                f"process {each.pid} runs as a user who is not you outside (ids {' '.join(ids)}):"
+                " a dump has no right to its memory",
+                "run it as user 0, which is you",
+            )

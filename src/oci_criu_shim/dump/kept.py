@@ -1,0 +1,258 @@
+"""Decide what of a container a restore brings back: the one list of it, which docs/kept.md shows (tools/kept_md).
+
+Each property is kept, refused or changed. What is refused is refused before anything is frozen, with a line; of what
+will be changed, the job's output says so.
+"""
+
+from __future__ import annotations
+
+from oci_criu_shim.dump.faults import bundle, descriptors, mounts, processes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from oci_criu_shim.dump.survey import Place, Survey
+    from oci_criu_shim.errors import ShimError
+
+    AtStart = Callable[[Place], Iterator[ShimError]]
+    Running = Callable[[Survey], Iterator[ShimError]]
+
+KEPT, REFUSED, CHANGED = "kept", "refused", "changed"
+
+
+class Property:
+    """One row: `what` it is, its `answer`; `how` it comes back, or why it doesn't; and what to do `instead`.
+
+    Two functions yield what they find of it: `at_start` looks at the bundle and the node alone, `running` at the
+    running container. If there is only one of them, it tells both. Without any, it is refused or changed elsewhere, as
+    the row says.
+    """
+
+    def __init__(
+        self,
+        answer: str,
+        what: str,
+        how: str,
+        instead: str = "",
+        at_start: AtStart | None = None,
+        running: Running | None = None,
+    ) -> None:
+        self.answer = answer
+        self.what = what
+        self.how = how
+        self.instead = instead
+        self.at_start = at_start
+        self.running = running or at_start
+
+
+def kept(what: str, how: str) -> Property:
+    """Return the row of what comes back as it was."""
+    return Property(KEPT, what, how)
+
+
+def refused(
+    what: str, why: str, instead: str = "", at_start: AtStart | None = None, running: Running | None = None
+) -> Property:
+    """Return the row of what no checkpoint is taken of."""
+    return Property(REFUSED, what, why, instead, at_start, running)
+
+
+def changed(what: str, how: str, instead: str = "", running: Running | None = None) -> Property:
+    """Return the row of what is different after a restore."""
+    return Property(CHANGED, what, how, instead, None, running)
+
+
+# In this order they are looked for. A process that can't be looked into is refused before anything else asks it.
+PROPERTIES = (
+    kept(
+        "args, env, cwd, user, groups, umask, rlimits, capabilities, no_new_privs, seccomp, oomScoreAdj, scheduler,"
+        " nice",
+        "by CRIU; a process without groups gets none",
+    ),
+    kept("hostname, domainname, sysctl `net.*`", "made before CRIU starts, in namespaces that it takes for its own"),
+    kept("sysctl `kernel.*`, `fs.mqueue.*`, System V objects", "by CRIU, with the ipc namespace"),
+    kept(
+        "namespaces, the container's own or the node's",
+        "of the same kind again; those named by a path are joined again, except ipc, mount, time and user",
+    ),
+    kept(
+        "id mappings, also ranges of /etc/subuid",
+        "by newuidmap and newgidmap, for root's containers by root; the group that is 0 inside may then read the"
+        " checkpoint",
+    ),
+    kept(
+        "devices",
+        "by CRIU, in the container's /dev; those that crun makes outside of it, for root's user namespace, are made"
+        " anew",
+    ),
+    kept(
+        "terminal, with its modes and size",
+        "its slave by CRIU; the restoring supervisor holds its master, and copies to and from the terminal that it"
+        " runs on",
+    ),
+    kept("tmpfs and its contents, /dev, /dev/shm", "by CRIU"),
+    kept("apparmorProfile", "by CRIU, if securityfs is mounted and the profile is loaded"),
+    kept(
+        "files written to the root file system",
+        "stay there; if it is a node's own, they are in the checkpoint: [rootfs-changes.md](rootfs-changes.md)",
+    ),
+    kept("bind, masked and read-only mounts", "from the same sources, with the same flags"),
+    kept("rootfsPropagation, rslave, rprivate; a user's rshared", "a slave sees again what the node mounts later"),
+    kept(
+        "hooks",
+        "run at a restore as at a start, in the specification's order, poststop hooks if it fails; createContainer"
+        " finds the node's mounts",
+    ),
+    kept("annotations", "in `state`"),
+    kept(
+        "resources, cgroupsPath",
+        "root's: the group is made again, and limited by `crun update`, or nothing is restored; a user's container is"
+        " in its task's group, under the limits of that group, before and after",
+    ),
+    changed("ioPriority, personality", "all processes get those of the init: CRIU knows neither"),
+    refused(
+        "no pid namespace",
+        "CRIU restores each process under its number",
+        "add one",
+        at_start=bundle.shared_pids,
+    ),
+    refused(
+        "an ipc, mount, time or user namespace of somebody else's",
+        "the checkpoint would hold what is theirs",
+        "none",
+        at_start=bundle.joined_namespaces,
+    ),
+    refused(
+        "a user's id that is not 0 inside; root's mappings without a 0",
+        "CRIU 4.2 takes on the ids that are 0 inside (`check_user_ns()`)",
+        "map it to 0",
+        at_start=bundle.ids,
+    ),
+    refused(
+        "a user's processes with ids of /etc/subuid",
+        "reading their files in /proc needs a DAC override, which a dump does not hold; groups may be any",
+        "run them as 0",
+        at_start=bundle.another_user,
+        running=processes.of_others,
+    ),
+    refused(
+        "sysctl `kernel.shm_rmid_forced`",
+        "CRIU detaches System V memory while it dumps and restores, and the kernel then destroys it",
+        "leave it out",
+        at_start=bundle.shared_memory,
+    ),
+    refused(
+        "a mount's uidMappings and gidMappings, crun's option `idmap`",
+        "CRIU makes no such mount",
+        "leave them out",
+        at_start=bundle.mapped_mounts,
+    ),
+    refused(
+        "seccomp with SCMP_ACT_NOTIFY",
+        "nobody would ask the process outside any more",
+        "leave it out",
+        at_start=bundle.asked_outside,
+    ),
+    refused("intelRdt", "a restore sets none", "leave it out", at_start=bundle.cache),
+    refused(
+        "a user's container with a control group of its own (`--cgroup-manager`)",
+        "its restore can make neither the group nor its limits",
+        "the task's group",
+        at_start=bundle.own_group,
+    ),
+    refused(
+        "a user's paused container",
+        "CRIU would wait for ever",
+        "resume it",
+        running=processes.paused,
+    ),
+    refused(
+        "root's process with another id, if this root lacks CAP_SYS_RESOURCE",
+        "CRIU may not ask for its limits",
+        "add the capability",
+        running=processes.unlimited,
+    ),
+    refused(
+        "an AppArmor profile if securityfs is not mounted",
+        "CRIU would not see the profile, and leave it out",
+        "mount it at /sys/kernel/security",
+        running=processes.profiles,
+    ),
+    refused(
+        "a user's bind mount with other mounts of the node's below it",
+        "CRIU makes each mount by itself; the kernel lets a user namespace have such a directory as a whole only",
+        "bind what is needed",
+        at_start=bundle.mounts_below_binds,
+        running=mounts.below_binds,
+    ),
+    refused(
+        "/sys without a network namespace, as a user",
+        "crun then binds the node's /sys, with all mounts below it",
+        "bind /sys/devices and /sys/class",
+    ),
+    refused(
+        "root's rshared mounts that are peers of the node's",
+        "they would come back as a group of their own",
+        "rslave",
+        running=mounts.shared,
+    ),
+    refused(
+        "a mount of the node's with another over it",
+        "CRIU knows it by its place alone",
+        "one of them",
+        running=mounts.covered,
+    ),
+    refused(
+        "a device on a tmpfs that is mounted nowhere",
+        "a restore makes those of linux.devices only",
+        "name it there",
+        running=mounts.unnamed_devices,
+    ),
+    refused(
+        "at a restore, a source with flags here that the mount did not have",
+        "a user can't take nosuid, nodev, … off",
+        "mount it alike on all nodes",
+    ),
+    refused("POSIX message queues", "CRIU 4.2 dumps none", running=mounts.queues),
+    refused(
+        "the terminal that it was started on",
+        "a process outside holds its master",
+        "as root, `--shell-job`",
+        running=descriptors.terminal,
+    ),
+    refused(
+        "standard streams redirected to a file of the node's",
+        "the file is on no mount of the container's",
+        "a pipe",
+        running=descriptors.redirected,
+    ),
+    refused(
+        "what a container still has of `--preserve-fds`",
+        "the other end is outside: a pipe would lead nowhere",
+        "close it",
+        running=descriptors.preserved,
+    ),
+)
+
+
+def check_bundle(place: Place) -> None:
+    """Raise ShimError if a container of this bundle could never be checkpointed on this node."""
+    for row in PROPERTIES:
+        if row.answer == REFUSED and row.at_start:
+            for fault in row.at_start(place):
+                raise fault
+
+
+def check(survey: Survey) -> list[str]:
+    """Raise ShimError if the container can't be checkpointed as it is now, or never be restored.
+
+    Return lines that say what will be different after a restore.
+    """
+    lines = []
+    for row in PROPERTIES:
+        for fault in row.running(survey) if row.running else ():
+            if row.answer == REFUSED:
+                raise fault
+            lines.append(fault.line())
+    return lines
