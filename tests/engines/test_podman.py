@@ -52,11 +52,18 @@ def start(podman: Engine, name: str, *options: str, argv: tuple[str, ...] = COUN
 
 
 def checkpoint(podman: Engine, name: str, *options: str) -> str:
-    return podman("container", "checkpoint", *options, name).stdout
+    return quietly(podman, "checkpoint", *options, name)
 
 
 def restore(podman: Engine, *words: str) -> str:
-    return podman("container", "restore", *words).stdout
+    return quietly(podman, "restore", *words)
+
+
+def quietly(podman: Engine, *words: str) -> str:
+    """What the command prints; podman passes on what its runtime says on standard error, which is nothing."""
+    done = podman("container", *words)
+    assert done.stderr == ""
+    return done.stdout
 
 
 def status(podman: Engine, name: str) -> str:

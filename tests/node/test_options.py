@@ -72,6 +72,26 @@ def test_locks_and_connections(site: Site, user: str) -> None:
 
 
 @USERS
+def test_success_is_silent(site: Site, user: str) -> None:
+    """As with crun and runc: engines show what a runtime says. --debug tells."""
+    life = site.container(user, site.spec(user))
+    try:
+        with site.lending(user):
+            life.run()
+            life.look()
+            assert life.checkpoint("--leave-running").stderr == ""
+            life.globals = ("--debug",)
+            assert f"checkpointed {life.name} to {life.images} (" in life.checkpoint().stderr
+            life.globals = ()
+            life.restore()
+            life.look()
+            assert life.end() == 0
+            assert life.errors[-1].read_text() == ""
+    finally:
+        life.stop()
+
+
+@USERS
 def test_ways_to_create_one(site: Site, user: str) -> None:
     """Its root is not pivoted, its keyring is its caller's; that is no matter to a checkpoint."""
     life = site.container(user, site.spec(user))

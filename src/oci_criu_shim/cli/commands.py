@@ -183,10 +183,10 @@ def checkpoint(call: Invocation) -> int:
         call.log.event(f"{container.name} comes back changed: {line}")
     if call.flag("pre-dump"):
         dump.pre_dump(directory, client.connect(helper))
-        call.log.event(f"pre-dumped {container.name} to {directory.path}")
+        call.log.debug(f"pre-dumped {container.name} to {directory.path}")
         return 0
     taken = dump.take(directory, "demand", client.connect(helper), serves=serves)
-    call.log.event(f"checkpointed {container.name} to {taken.describe()}")
+    call.log.debug(f"checkpointed {container.name} to {taken.describe()}")
     if not options["leave_running"]:
         acts.forget(container, backend, pid)
     return 0

@@ -242,7 +242,10 @@ class Launch:
             raise
         where = task.describe() if task else self.container.name
         text = f"restored {where} from {checkpoint.path} on {os.uname().nodename}"
-        self.log.event(text, "restored", path=checkpoint.path, seconds=time.monotonic() - begin)
+        if asked:  # by the verb `restore`, which says nothing, like crun's and runc's
+            self.log.debug(text)
+        else:
+            self.log.event(text, "restored", path=checkpoint.path, seconds=time.monotonic() - begin)
         return pid, stdio
 
     def _record(self) -> Record:
