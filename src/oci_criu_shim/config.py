@@ -213,6 +213,16 @@ _SETTINGS = (
         """,
     ),
     Setting(
+        "hide-io-uring",
+        True,
+        ANY,
+        """
+        Whether containers of jobs that ask for checkpoints find no io_uring (io_uring_setup() fails with ENOSYS): CRIU
+        can't dump a process that has one, and every Node.js has. Programs go on without it, some of them slower. A
+        filter of the bundle's own that forbids the call stays as it is. Only crun can be told of this.
+        """,
+    ),
+    Setting(
         "max-restarts",
         3,
         _at_least(0),
@@ -302,6 +312,7 @@ class Settings:
     rollback: bool
     layers: str
     increments: bool
+    hide_io_uring: bool
     max_restarts: int
     feature: str
     checkpoint: str

@@ -6,6 +6,7 @@ import os
 
 from oci_criu_shim.container import backends, bundle
 from oci_criu_shim.container.backends import Backend
+from oci_criu_shim.container.record import CONFIG
 from oci_criu_shim.slurm import tasks
 
 TYPE_CHECKING = False
@@ -33,6 +34,7 @@ class Plan:
     ) -> None:
         self.container = container
         self.bundle: Bundle = bundle.load(path, config)
+        self.given = self.bundle.config  # the config.json that the backend gets
         program = backends.choose(globals.get("backend"), self.bundle)
         self.backend = Backend(program, container.root, globals, log)
         self.backend.require("create", options)
@@ -41,6 +43,18 @@ class Plan:
         self.preserved = _preserved(options)
         self.task: Task | None = tasks.of(self.bundle.environment())
         self.log = log
+
+    def hide_io_uring(self) -> None:
+        """Have the container find no io_uring, if the backend is crun: others take no config.json but the bundle's."""
+        from oci_criu_shim import files
+        from oci_criu_shim.container import io_uring
+
+        hidden = io_uring.hidden(self.bundle.config)
+        if hidden is self.bundle.config or self.backend.dialect != "crun":
+            return
+        self.given, path = hidden, self.container.path(CONFIG)
+        files.write_json(path, hidden)
+        self.options = [f"--config={path}", *(word for word in self.options if not word.startswith("--config="))]
 
     @property
     def supervised(self) -> bool:

@@ -55,6 +55,7 @@ CONSOLE = "console.sock"  # a backend sends the terminal's master here
 STAGE = "stage"  # a restore mounts the root file system, the images and sources of mounts here
 STAGE_LINK = "stage."  # followed by a pid: links to files that this process writes, for the job's epilog to remove
 RESTORE_LOG = "restore.log"  # CRIU's
+CONFIG = "config.json"  # for crun, if it is not the bundle's
 RESOURCES = "resources.json"  # config.json's limits, for crun
 APPLIED_LAYER = "layer"  # paths that a restore put into the root file system, and paths that it deleted there
 CHAIN = "chain.json"  # the newest checkpoint, if an increment may follow it (dump/chain.py)

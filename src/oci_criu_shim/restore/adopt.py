@@ -12,26 +12,26 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container.backends import Backend
-    from oci_criu_shim.container.bundle import Bundle
-    from oci_criu_shim.container.record import Container
+    from oci_criu_shim.container.plan import Plan
+    from oci_criu_shim.files import Document
 
 
-def adopt(crun: Backend, container: Container, bundle: Bundle, checkpoint: Checkpoint, pid: int, group: str) -> None:
+def adopt(plan: Plan, crun: Backend, checkpoint: Checkpoint, pid: int, group: str) -> None:
     """Have crun look after the container with the init `pid`, in its own control group `group` if that is not empty.
 
     Raise ShimError if its limits can't be set.
     """
-    backends.adopt(crun, container, bundle, pid, group, seccomp(bundle, checkpoint))
+    backends.adopt(crun, plan.container, plan.bundle, pid, group, seccomp(plan.given, checkpoint))
     if group:
-        backends.limit(crun, container, bundle)
+        backends.limit(crun, plan.container, plan.bundle)
 
 
-def seccomp(bundle: Bundle, checkpoint: Checkpoint) -> bytes:
+def seccomp(config: Document, checkpoint: Checkpoint) -> bytes:
     """Return the kernel's form of config.json's seccomp filter, from the images of the init; empty if it has none.
 
     It is the oldest of the init's filters: the backend set it before the program could add any.
     """
-    if not bundle.config.get("linux", {}).get("seccomp"):
+    if not config.get("linux", {}).get("seccomp"):
         return b""
     core = criu.load_image(os.path.join(checkpoint.images, "core-1.img"))["entries"][0]
     number = core["thread_core"].get("seccomp_filter")

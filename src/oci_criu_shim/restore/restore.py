@@ -62,6 +62,7 @@ class Restore:
     def __init__(
         self, plan: Plan, checkpoint: Checkpoint, log: Log, asked: Asked | None = None, cut: str | None = None
     ) -> None:
+        self.plan = plan
         self.container = plan.container
         self.bundle = plan.bundle
         self.checkpoint = checkpoint
@@ -91,7 +92,7 @@ class Restore:
                 streams.attach(terminal)
             for warning in hooks.warnings(self.bundle.hooks, "poststart", self.container.state("running", pid)):
                 self.log.error(warning)
-            adopt.adopt(self.backend, self.container, self.bundle, self.checkpoint, pid, self.group)
+            adopt.adopt(self.plan, self.backend, self.checkpoint, pid, self.group)
         except (ShimError, OSError):
             self.end(pid)
             raise

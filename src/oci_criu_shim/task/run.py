@@ -38,6 +38,8 @@ class TaskRun:
         self.signals = signals
         self.settings = config.load()
         kept.check_bundle(Place(plan.bundle, plan.own_group))
+        if self.settings.hide_io_uring:
+            plan.hide_io_uring()
         compression = compress.compression(self.settings.compress, task.job, plan.log)
         directory = task.directory or self.settings.checkpoint_dir
         self.store = Store(directory, task.key, self.settings.quota, compression)
