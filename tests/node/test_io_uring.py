@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+
+import pytest
 
 from tests.node.in_a_job import go_on, in_a_job, keep, kill
 from tests.node.support import Life, Site
+from tests.node.test_options import SETTINGS
 
 # For each line that it reads: what a thread of its own that has run from the start gets of io_uring_setup(2), what it
 # gets itself, and which filters there are.
@@ -70,6 +74,24 @@ def test_a_filter_of_the_bundles(site: Site) -> None:
         kill(life)
         go_on(life)
         assert (life.look(), executed(life)) == (HIDDEN, HIDDEN)
+
+
+@pytest.fixture
+def not_hidden(site: Site) -> Iterator[None]:
+    site.exec(["cp", SETTINGS, "/tmp/settings"])
+    site.exec(["sh", "-c", f"echo 'hide-io-uring = false' >>{SETTINGS}"])
+    yield
+    site.exec(["mv", "/tmp/settings", SETTINGS])
+
+
+def test_one_that_is_not_hidden(site: Site, not_hidden: None) -> None:
+    """It is refused, and the process named."""
+    life = container(site, "alice")
+    with in_a_job(life):
+        assert life.look() == {"thread": "made", "main": "made", "filters": "0"}
+        said = keep(life, check=False)
+        assert " (python3) has an io_uring, which CRIU can't dump" in said and "CRIU could not" not in said
+        assert life.look()["main"] == "made"
 
 
 def test_other_containers_have_it(site: Site) -> None:

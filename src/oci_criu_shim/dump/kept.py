@@ -233,6 +233,12 @@ PROPERTIES = (
         "close it",
         running=descriptors.preserved,
     ),
+    refused(
+        "an io_uring, which jobs don't find (`hide-io-uring`)",
+        "CRIU dumps none",
+        "have the program do without",
+        running=descriptors.rings,
+    ),
 )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.dump.survey import Descriptor, Survey
 
 TERMINALS = range(136, 144)  # major numbers of slaves (admin-guide/devices.txt)
+RING = "anon_inode:[io_uring]"
 
 
 def _streams(survey: Survey) -> Iterator[tuple[Descriptor, os.stat_result]]:
@@ -54,4 +55,15 @@ def preserved(survey: Survey) -> Iterator[ShimError]:
                 f"process {each.pid} has what it was given by --preserve-fds, which leads out of the container:"
                 f" {' '.join(sorted(kept))}",
                 "leave out --preserve-fds, or have the program close the descriptors",
+            )
+
+
+def rings(survey: Survey) -> Iterator[ShimError]:
+    """CRIU dumps no io_uring. Jobs find none, unless the site or the backend leaves it to them (Plan.hide_io_uring)."""
+    for each in survey.processes:
+        if any(descriptor.link == RING for descriptor in each.descriptors):
+            yield ShimError(
+                f"process {each.pid} ({' '.join(each.status.get('Name', []))}) has an io_uring, which CRIU can't dump",
+                "with crun and hide-io-uring in config.toml, a job's programs do without; outside of jobs, have"
+                " io_uring_setup fail with ENOSYS by linux.seccomp of config.json",
             )
