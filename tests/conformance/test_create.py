@@ -122,6 +122,23 @@ def changed(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return copied
 
 
+def test_no_process_yet(bundle: Bundle) -> None:
+    """config.md#process: it is required when `start` is called. crun 1.21 only ends the container then."""
+    bundle.config = changed(bundle.config, {"process": None})
+    bundle.create().ok()
+    assert bundle.state()["status"] == "created"
+    bundle.start()
+    bundle.wait_ended()
+    assert bundle.state()["status"] == "stopped"
+
+
+def test_capabilities_that_nobody_knows(bundle: Bundle) -> None:
+    """config.md#linux-process: they are no reason to fail."""
+    for name in ("CAP_NONE", "cap_kill", "NONE"):
+        bundle.config = changed(bundle.config, {"process": {"capabilities": {"bounding": [name]}}})
+    assert bundle.args("echo", "ran").run().ok().out == "ran\n"
+
+
 def test_config_that_is_none(bundle: Bundle) -> None:
     """runtime.md#lifecycle, 2: an environment that can't be created from config.json is an error."""
     bundle.save()

@@ -51,3 +51,22 @@ def test_names_every_fault(bundle_path: Path, config: dict[str, Any]) -> None:
     with pytest.raises(ShimError, match=r"process\.args") as caught:
         bundle.load(str(bundle_path))
     assert "'root' is a required property" in str(caught.value)
+
+
+def test_null_is_as_good_as_nothing(bundle_path: Path, config: dict[str, Any]) -> None:
+    """crun and runc take it for that. In a list it is a fault: crun ends the program's arguments there."""
+    given = {**config, "hooks": None, "linux": {**config["linux"], "seccomp": None, "devices": None}}
+    (bundle_path / "config.json").write_text(json.dumps(given))
+    assert bundle.load(str(bundle_path)).config == config
+    given["process"] = {**config["process"], "args": ["sleep", None]}
+    (bundle_path / "config.json").write_text(json.dumps(given))
+    with pytest.raises(ShimError, match=r"process\.args\[1\]"):
+        bundle.load(str(bundle_path))
+
+
+def test_no_process(bundle_path: Path, config: dict[str, Any]) -> None:
+    """config.md, Process: it is required when `start` is called, and no sooner."""
+    del config["process"]
+    (bundle_path / "config.json").write_text(json.dumps(config))
+    loaded = bundle.load(str(bundle_path))
+    assert (loaded.environment(), loaded.terminal) == ({}, False)

@@ -88,7 +88,7 @@ def options(config: Document, record: str, job: str) -> list[str]:
 
     The file `record` names the checkpoint directory of that job's task; from now on it names that of `job`.
     """
-    environment = dict(entry.split("=", 1) for entry in config["process"].get("env", []) if "=" in entry)
+    environment = dict(entry.split("=", 1) for entry in config.get("process", {}).get("env", []) if "=" in entry)
     annotations = config.get("annotations", {})
     asked = {}
     for name in OPTIONS:
@@ -130,7 +130,7 @@ def _forget_old(directory: str) -> None:
 
 def configured(config: Document, bundle: str, uid: int, gid: int) -> Document:
     """Return `config` for Slurm: the user with `uid` and `gid` is mapped to the one that the process runs as."""
-    process = {key: value for key, value in config["process"].items() if key not in DROPPED}
+    process = {key: value for key, value in config.get("process", {}).items() if key not in DROPPED}
     user = process.get("user", {})
     process["user"] = {"uid": user.get("uid", 0), "gid": user.get("gid", 0)}
     old = config.get("linux", {})

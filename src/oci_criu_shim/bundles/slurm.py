@@ -70,6 +70,7 @@ def configured(
         "root": {**config["root"], "path": os.path.join(bundle, config["root"]["path"])},
         "mounts": mounts,
         "process": {
+            "cwd": "/",
             **process,
             "terminal": terminal,
             "env": [f"{key}={value}" for key, value in variables.items()],

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from oci_criu_shim.files import Document
+    from oci_criu_shim.files import Document, Json
 
 # Annotations of a podman container that was made from a job's checkpoint: the path of the job's root file system, which
 # takes the place of an empty one; or else the octal mode that the directory of the job's root file system had.
@@ -21,7 +21,7 @@ CONTAINER = "oci-criu-shim.container"  # annotation of a bundle that was made fo
 
 
 class Bundle:
-    """A bundle at the absolute `path`; `config` is config.json as it stands, known to fit our schema."""
+    """A bundle at the absolute `path`; `config` is config.json, without its nulls, known to fit our schema."""
 
     def __init__(self, path: str, config: Document) -> None:
         self.path = path
@@ -49,9 +49,15 @@ class Bundle:
         return not {CONTAINER, ROOTFS, ROOTFS_MODE}.isdisjoint(self.annotations)
 
     @property
+    def process(self) -> Document:
+        """config.json's process; empty if it has none, as a container that is never started may (config.md)."""
+        found: Document = self.config.get("process", {})
+        return found
+
+    @property
     def terminal(self) -> bool:
         """Whether the process wants a terminal of its own."""
-        return bool(self.config["process"].get("terminal", False))
+        return bool(self.process.get("terminal", False))
 
     @property
     def namespaces(self) -> dict[str, str]:
@@ -90,7 +96,7 @@ class Bundle:
 
     def environment(self) -> dict[str, str]:
         """Return the process's environment, into which Slurm puts the job's own."""
-        return dict(_pairs(self.config["process"].get("env", [])))
+        return dict(_pairs(self.process.get("env", [])))
 
 
 def _pairs(entries: list[str]) -> Iterator[tuple[str, str]]:
@@ -107,7 +113,9 @@ def load(path: str, config: str | None = None) -> Bundle:
     path = os.path.abspath(path)
     file = config or os.path.join(path, "config.json")
     try:
-        document = files.read_json(file)
+        with open(file, encoding="utf-8") as stream:
+            text = stream.read()
+        document = files.parse_json(text)
     except OSError as error:
         raise ShimError(
             f"cannot read {file}: {error.strerror}",
@@ -115,6 +123,8 @@ def load(path: str, config: str | None = None) -> Bundle:
         ) from None
     except ValueError as error:
         raise ShimError(f"{file} is not valid JSON: {error}", "correct it and try again") from None
+    if "null" in text:
+        document = _without_nulls(document)
     faults = schema.faults(document, "config")
     if faults:
         raise ShimError(
@@ -122,6 +132,13 @@ def load(path: str, config: str | None = None) -> Bundle:
             "see the OCI runtime specification, config.md",
         )
     return Bundle(path, document)
+
+
+def _without_nulls(value: Json) -> Json:
+    """Return a value without members that are null, which are the same as missing ones to crun and runc."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def prepare_rootfs(bundle: Bundle) -> None:

@@ -251,7 +251,6 @@ def identity(bundle: Bundle) -> tuple[str, str]:
     import hashlib
     import json
 
-    process = bundle.config["process"]
-    command = json.dumps([process.get("args"), process.get("cwd")])
+    command = json.dumps([bundle.process.get("args"), bundle.process.get("cwd")])
     path = bundle.environment().get("SLURM_CONTAINER") or bundle.rootfs
     return hashlib.sha256(command.encode()).hexdigest(), path

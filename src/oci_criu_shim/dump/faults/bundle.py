@@ -55,7 +55,7 @@ def ids(place: Place) -> Iterator[ShimError]:
 def another_user(place: Place) -> Iterator[ShimError]:
     """Yield a fault if the process is another user's: a user's dump reads the memory of their own processes only."""
     has_ids = place.is_users and place.bundle.config.get("linux", {}).get("uidMappings")
-    if has_ids and place.bundle.config["process"].get("user", {}).get("uid", 0) != 0:
+    if has_ids and place.bundle.process.get("user", {}).get("uid", 0) != 0:
         said = "runs the process as a user who is not you outside: a dump has no right to its memory"
         yield _fault(place, said, "leave process.user.uid at 0, which is you")
 
