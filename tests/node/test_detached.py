@@ -63,6 +63,22 @@ def test_a_file_of_the_nodes(site: Site, bundle: str) -> None:
     wait_counts(site, counted(site)[-1] + 3)
 
 
+def test_restored_to_nowhere(site: Site, bundle: str) -> None:
+    """With its output redirected to /dev/null, it can be checkpointed again, and what reads that ends with it."""
+    images = ("--image-path", f"{bundle}/images")
+    assert detached(site, "run", "one") == 0
+    wait_counts(site, 3)
+    shim(site, "checkpoint", *images, "one")
+    for _ in range(2):
+        script = f"{SHIM} --root {HERE}/run restore --detach --bundle {HERE} {' '.join(images)} one"
+        site.exec(["sh", "-c", f"{script} </dev/null >/dev/null 2>&1"])
+        shim(site, "checkpoint", *images, "one")
+    wait_for(lambda: not site.exec(["pgrep", "-x", "cat"], check=False).stdout, 10, "the end of what read its output")
+    reached = counted(site)[-1]
+    assert detached(site, "restore", *images, "one") == 0
+    wait_counts(site, reached + 3)
+
+
 def test_a_created_one(site: Site, bundle: str) -> None:
     """Its program does not run yet."""
     quietly(site, "create", "--bundle", HERE, "one")

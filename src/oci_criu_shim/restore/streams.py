@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,15 +17,19 @@ if TYPE_CHECKING:
 class CallersStreams:
     """Our own streams, as they are, instead of pipes that a supervisor would relay (container/stdio.py).
 
-    The container's streams led to `before`. If its input was a pipe and ours is the node's /dev/null, it gets a pipe
-    with its unread input, `pending`, and then the end: the node's /dev/null would lead out of the container, so that it
-    could not be dumped again.
+    The container's streams led to `before`. If one was a pipe and ours is the node's /dev/null, it gets a pipe instead:
+    the node's /dev/null would lead out of the container, so that it could not be dumped again. (At a start, the backend
+    gives it the container's own.) Its input has what was unread, `pending`, and then the end; its output is read by a
+    process that ends with the container.
     """
 
     def __init__(self, console: str | None, before: list[str], pending: bytes) -> None:
         self.inside = {number: number for number in range(3)}
-        if before[0].startswith("pipe:") and _link(0) == os.devnull:
+        nowhere = [n for n, name in enumerate(before) if name.startswith("pipe:") and _link(n) == os.devnull]
+        if 0 in nowhere:
             self.inside[0] = _pipe_with(pending)
+        if outputs := [number for number in nowhere if number]:
+            self.inside |= dict.fromkeys(outputs, _drained_pipe())
         self.console = _connect(console) if console else None
 
     def attach(self, master: int) -> None:
@@ -50,6 +55,14 @@ def _pipe_with(text: bytes) -> int:
     os.write(writer, text)
     os.close(writer)
     return reader
+
+
+def _drained_pipe() -> int:
+    """Return the writing end of a pipe that a process reads and forgets, whatever becomes of ours."""
+    reader, writer = os.pipe()
+    process.spawn(["/bin/cat"], process.ENVIRONMENT, {0: reader}, leads=True)
+    os.close(reader)
+    return writer
 
 
 def _connect(path: str) -> socket.socket:
