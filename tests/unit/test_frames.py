@@ -22,7 +22,7 @@ from oci_criu_shim.cli import parse
 from oci_criu_shim.container import node_fit
 from oci_criu_shim.container.stdio import Pipes
 from oci_criu_shim.dump import client, kept
-from oci_criu_shim.host import linux, mounts, process
+from oci_criu_shim.host import linux, process
 from oci_criu_shim.log import Log
 from oci_criu_shim.restore import restore, sandbox
 from oci_criu_shim.slurm import controller
@@ -66,9 +66,8 @@ def test_a_restart(tmp_path: Path, bundle_path: Path, config: dict[str, Any], mo
     (bundle_path / "config.json").write_text(json.dumps(config))
     start = Depth("start")
     monkeypatch.setattr(sandbox, "start", start)
-    monkeypatch.setattr(restore, "RestorePlan", lambda *_: SimpleNamespace(bases={}))
+    monkeypatch.setattr(restore, "RestorePlan", lambda *_: SimpleNamespace(bases={}, make_points=list))
     monkeypatch.setattr(node_fit, "check", lambda *_: None)
-    monkeypatch.setattr(mounts, "make_points", lambda *_: None)
     monkeypatch.setattr(linux, "become_subreaper", lambda: None)
     monkeypatch.setattr(launch, "Signals", lambda: None)
     monkeypatch.setattr(daily_prune, "begin", lambda *_: None)

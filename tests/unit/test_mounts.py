@@ -181,3 +181,22 @@ def test_shared(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["ext4", "overlay", "tmpfs", "fuse", "fuse.squashfuse"])
 def test_not_known_to_be_shared(kind: str) -> None:
     assert not mounts.is_shared(kind)
+
+
+@pytest.mark.parametrize("is_directory", [True, False])
+def test_a_mount_point_that_is_missing(tmp_path: Path, is_directory: bool) -> None:
+    for _ in range(2):
+        mounts.make_point(str(tmp_path), "/on/the/way", is_directory)
+        assert (tmp_path / "on/the/way").is_dir() == is_directory
+        assert (tmp_path / "on/the/way").exists()
+
+
+def test_no_mount_point_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "base/link").symlink_to("../elsewhere")
+    (tmp_path / "base/dangling").symlink_to("../elsewhere/new")
+    for name in ("/link/point", "/dangling"):
+        with pytest.raises(OSError, match=r"directory|exists"):
+            mounts.make_point(str(tmp_path / "base"), name, False)
+    assert not list((tmp_path / "elsewhere").iterdir())

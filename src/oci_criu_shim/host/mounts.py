@@ -134,24 +134,34 @@ def bind_source(key: str, mounts: Iterable[Document], bundle: str, rootfs: str) 
     return best[1] if best else None
 
 
-def make_points(mounts: Iterable[Document], bundle: str, rootfs: str) -> None:
-    """Make the mount points of config.json's `mounts` that are missing in the root file system.
+def make_point(base: str, name: str, is_directory: bool) -> None:
+    """Make the mount point `name` below the directory `base`, and directories on the way, if it is missing.
 
-    Another runtime made them when it created the container; an image that is restored elsewhere has none.
+    No link is followed. OSError if it can't be made.
     """
-    points: list[str] = []
-    for mount in mounts:
-        point = resolve(rootfs, mount["destination"])
-        place = rootfs + point
-        below = any(point.startswith(other.rstrip("/") + "/") for other in points)
-        points.append(point)
-        if below or os.path.exists(place):
-            continue
-        if is_bind(mount) and not os.path.isdir(os.path.join(bundle, mount["source"])):
-            os.makedirs(os.path.dirname(place), mode=0o755, exist_ok=True)
-            os.close(os.open(place, os.O_WRONLY | os.O_CREAT, 0o644))
+    if os.path.exists(os.path.join(base, name.lstrip("/"))):
+        return
+    *directories, last = name.strip("/").split("/")
+    here = os.open(base, os.O_PATH | os.O_DIRECTORY)
+    try:
+        for directory in directories:
+            _make_directory(directory, here)
+            inner = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
+            os.close(here)
+            here = inner
+        if is_directory:
+            os.mkdir(last, 0o755, dir_fd=here)
         else:
-            os.makedirs(place, mode=0o755)
+            os.close(os.open(last, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=here))
+    finally:
+        os.close(here)
+
+
+def _make_directory(name: str, where: int) -> None:
+    try:
+        os.mkdir(name, 0o755, dir_fd=where)
+    except FileExistsError:
+        pass
 
 
 def node_source(kind: str, root: str, node: Iterable[Mount]) -> str | None:

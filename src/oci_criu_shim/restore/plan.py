@@ -126,6 +126,38 @@ class RestorePlan:
         limits = [int(limit["max"]) for limit in self._init()["rlimits"]["rlimits"]]
         return [-1 if limit == (1 << 64) - 1 else limit for limit in limits]
 
+    @property
+    def root_flags(self) -> int:
+        """The mount flags that the container's root had."""
+        root = next(entry for entry in self._mounted() if entry["mountpoint"] == "/")
+        return mounts.flags(mounts.names(root["flags"]))
+
+    def make_points(self) -> None:
+        """Make the mount points that are missing in the root file system or below a bind's source.
+
+        The container had them when it was created, perhaps on another node. Raise Misfit if one can't be made.
+        """
+        mounted, bases = self._mounted(), self.bases
+        points = {entry["mnt_id"]: entry["mountpoint"] for entry in mounted}
+        for entry in mounted:
+            point, parent = entry["mountpoint"], points.get(entry["parent_mnt_id"], "")
+            is_known = point in bases or entry["root"] == "/"  # else it is of one of the container's own file systems
+            if point == "/" or parent not in bases or not is_known:
+                continue
+            try:
+                mounts.make_point(bases[parent], point[len(parent) :], os.path.isdir(bases.get(point, "/")))
+            except OSError as error:
+                raise Misfit(
+                    f"the mount point {point} is missing in {bases[parent]}, and can't be made: {error.strerror}",
+                    "make it there, on each node",
+                ) from None
+
+    def _mounted(self) -> list[Document]:
+        """Return CRIU's entries of the container's mounts."""
+        image = criu.load_image(os.path.join(self.images, f"mountpoints-{self.ids['own']['mnt_ns_id']}.img"))
+        found: list[Document] = image["entries"]
+        return found
+
     def _init(self) -> Document:
         image = criu.load_image(os.path.join(self.images, "core-1.img"))
         found: Document = image["entries"][0]["tc"]

@@ -22,7 +22,7 @@ from oci_criu_shim.container.backends import Backend
 from oci_criu_shim.container.bundle import ROOTFS
 from oci_criu_shim.container.record import STAGE, STAGE_LINK
 from oci_criu_shim.errors import NotRestored, ShimError
-from oci_criu_shim.host import cgroups, criu, linux, mounts
+from oci_criu_shim.host import cgroups, criu, linux
 from oci_criu_shim.restore import adopt, rootfs, sandbox
 from oci_criu_shim.restore.plan import Asked, RestorePlan, own_cgroup_path
 from oci_criu_shim.restore.rollback import Rollback
@@ -118,9 +118,8 @@ class Restore:
             os.mkdir(self.container.path(STAGE), 0o700)
             plan = RestorePlan(self.container, self.bundle, whole, self.asked)  # or refused, before anything is made
             linux.become_subreaper()
-            # A job's root file system has all mount points already, and root must make nothing there.
-            if ROOTFS not in self.bundle.annotations:
-                mounts.make_points(self.bundle.mounts, self.bundle.path, self.bundle.rootfs)
+            if ROOTFS not in self.bundle.annotations:  # root must make nothing in a job's
+                plan.make_points()
             rollback = Rollback(found, self.cut, plan.bases, self.log) if self.cut else None
             moments = _Moments(self.container, self.bundle, verification, rollback)
             try:

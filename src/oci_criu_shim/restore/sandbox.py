@@ -173,8 +173,8 @@ def _mount(plan: RestorePlan) -> None:
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
     linux.mount("stage", plan.stage, "tmpfs", 0, "mode=711")
     _bind(plan.bundle.rootfs, plan.root)
-    if plan.remapped:
-        linux.mount(None, plan.root, None, linux.MS_REMOUNT | linux.MS_BIND | _root_flags(plan))
+    if plan.remapped:  # in the container's user namespace, CRIU can't take off flags that the mount has on this node
+        linux.mount(None, plan.root, None, linux.MS_REMOUNT | linux.MS_BIND | plan.root_flags)
     _bind(plan.images, plan.staged_images)
     linux.mount(plan.inventory, os.path.join(plan.staged_images, criu.INVENTORY), None, linux.MS_BIND)
     # Read-only: CRIU would leave its statistics there, in a directory that others may be reading.
@@ -196,16 +196,6 @@ def _mount(plan: RestorePlan) -> None:
 
 def _is_below(path: str, directory: str) -> bool:
     return os.path.realpath(path).startswith(f"{os.path.realpath(directory)}/")
-
-
-def _root_flags(plan: RestorePlan) -> int:
-    """Return the mount flags that the container's root had.
-
-    In the container's user namespace, CRIU can't take off flags that the mount has on this node.
-    """
-    image = criu.load_image(os.path.join(plan.images, f"mountpoints-{plan.ids['own']['mnt_ns_id']}.img"))
-    root = next(entry for entry in image["entries"] if not entry["mountpoint"].strip("./"))
-    return mounts.flags(mounts.names(root["flags"]))
 
 
 def _stage_work(path: str, staged: str, plan: RestorePlan) -> None:

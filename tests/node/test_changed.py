@@ -1,0 +1,86 @@
+"""What is no longer as it was on the node, or never was on this one, when a container is restored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.node.support import Life, Site, Spec
+
+USERS = pytest.mark.parametrize("user", ["root", "alice"])
+
+
+def sh(life: Life, script: str) -> str:
+    """Run a script as the container's user, in its bundle."""
+    return life.site.exec(["sh", "-c", f"set -e; cd {life.bundle}; {script}"], life.user).stdout
+
+
+def bind(life: Life, source: str, destination: str, *options: str) -> None:
+    words = ["bind", *options]
+    entry = {"destination": destination, "type": "none", "source": f"{life.bundle}/{source}", "options": words}
+    life.spec["mounts"].append(entry)
+
+
+@pytest.fixture
+def life(site: Site, user: str) -> Iterator[Life]:
+    """A container to be changed and started."""
+    life = site.container(user, site.spec(user))
+    try:
+        with site.lending(user):
+            yield life
+    finally:
+        life.stop()
+
+
+def start(life: Life) -> None:
+    life.write()
+    life.run()
+    life.look()
+
+
+def move(life: Life, script: str) -> None:
+    """Checkpoint it, run a script as if on another node, and restore it."""
+    life.checkpoint()
+    sh(life, script)
+    life.restore()
+
+
+def tmpfs(destination: str) -> Spec:
+    return {"destination": destination, "type": "tmpfs", "source": "tmpfs", "options": ["nosuid"]}
+
+
+@USERS
+def test_mount_points_below_binds(life: Life) -> None:
+    """As crun would make them: a directory, a file, one whose parent is missing, and one for a file system in memory.
+
+    Those in the root file system are made, too.
+    """
+    sh(life, "mkdir work other; echo there >other/file; echo single >single")
+    bind(life, "work", "/work")
+    bind(life, "other", "/work/in/b")
+    bind(life, "single", "/work/in/c/single")
+    made = f"/tmp/{life.name}"
+    bind(life, "other", f"{made}/here")
+    life.spec["mounts"].append(tmpfs("/work/memory"))
+    life.spec["process"]["args"] += ["/work/in/b/file", "/work/in/c/single", f"{made}/here/file"]
+    start(life)
+    before = life.look()
+    root = life.spec["root"]["path"]
+    move(life, f"rmdir work/memory work/in/b; rm -r work/in; rm -r {root}{made}")
+    assert life.look()["held"] == before["held"]
+    assert "/work/memory" in {mount["point"] for mount in life.look()["mounts"]}
+    assert life.end() == 0
+
+
+@pytest.mark.parametrize("user", ["alice"])
+def test_no_mount_point_behind_a_link(life: Life) -> None:
+    """It would be somewhere else."""
+    sh(life, "mkdir work other elsewhere")
+    bind(life, "work", "/work")
+    bind(life, "other", "/work/in/b")
+    start(life)
+    move(life, "rm -r work/in; ln -s ../elsewhere work/in")
+    assert life.end() == 1
+    assert f"the mount point /work/in/b is missing in {life.bundle}/work, and can't be made" in life.said()
+    assert sh(life, "ls elsewhere") == ""
