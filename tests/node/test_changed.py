@@ -84,3 +84,31 @@ def test_no_mount_point_behind_a_link(life: Life) -> None:
     assert life.end() == 1
     assert f"the mount point /work/in/b is missing in {life.bundle}/work, and can't be made" in life.said()
     assert sh(life, "ls elsewhere") == ""
+
+
+@USERS
+def test_other_access_rights(life: Life) -> None:
+    """A file that is open for reading, one that is open for writing, the working directory, a program."""
+    sh(life, "mkdir data; echo read >data/file; cp /usr/bin/sleep data; echo kept >data/written")
+    bind(life, "data", "/data")
+    life.spec["process"]["cwd"] = "/data"
+    program = "/data/sleep 600 & exec 9>>/data/written; exec python3 -I /inside.py /data/file"
+    life.spec["process"]["args"] = ["sh", "-c", program]
+    start(life)
+    move(life, "chmod 664 data/file; chmod 444 data/written; chmod 775 data; chmod 700 data/sleep")
+    assert life.look()["held"]["/data/file"]
+    assert life.end() == 0
+
+
+@USERS
+def test_another_program(life: Life) -> None:
+    """It is as long, with the same rights: only what is in it tells."""
+    sh(life, "mkdir data; cp /usr/bin/sleep data")
+    bind(life, "data", "/data")
+    life.spec["process"]["args"] = ["sh", "-c", "/data/sleep 600 & exec python3 -I /inside.py"]
+    start(life)
+    note = "bytes((20, 0, 0, 0, 3, 0, 0, 0)) + b'GNU'"  # of the build ID
+    flip = f"d = bytearray(open('data/sleep', 'rb').read()); d[d.index({note}) + 12] ^= 1"
+    move(life, f"""python3 -c "{flip}; open('data/sleep', 'wb').write(d)" """)
+    assert life.end() == 1
+    assert "data/sleep has bad build-ID" in life.said()

@@ -218,7 +218,8 @@ MEANINGS = (
     (r"No task found with sid", "it was checkpointed with --shell-job, and is restored with it"),
     (r"Don't have tty to inherit", "--shell-job needs a terminal to give to the container, as standard input"),
     (r"mismatched lsm types", "it has an AppArmor profile, which CRIU sees none of here: `oci-criu-shim doctor`"),
-    (r"has bad size", "a file that it had open has changed since the checkpoint"),
+    (r"has bad (size|build-ID)", "a file that it had open has changed since the checkpoint"),
+    (r"has bad mode", "the set-id or sticky bit of a file or directory that it had open has changed: set it back"),
     (r"ptrace|seize", "a process is being traced by another program (a debugger?)"),
 )
 

@@ -192,6 +192,8 @@ class RestorePlan:
             "network_lock": "SKIP",
             "file_locks": True,
             "link_remap": True,
+            # Access rights may have changed; a file's type, length and build ID are compared all the same.
+            "skip_file_rwx_check": True,
             "orphan_pts_master": not self.shell_job,
             "notify_scripts": True,
             **({"config_file": f"{self.stage}/{CONFIGURATION}"} if self.asked.work else {}),
