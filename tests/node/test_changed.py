@@ -112,3 +112,61 @@ def test_another_program(life: Life) -> None:
     move(life, f"""python3 -c "{flip}; open('data/sleep', 'wb').write(d)" """)
     assert life.end() == 1
     assert "data/sleep has bad build-ID" in life.said()
+
+
+@USERS
+def test_a_replaced_source(life: Life) -> None:
+    """A file and a directory that are bound by themselves: what has the name now is mounted, twice."""
+    sh(life, "mkdir dir; echo old >dir/file; echo old >conf")
+    bind(life, "conf", "/etc/some.conf")
+    bind(life, "dir", "/dir", "ro")
+    start(life)
+    for number in range(2):
+        sh(life, f"echo {number} >new; mv new conf; rm -r dir; mkdir dir; echo {number} >dir/file")
+        move(life, "ls")
+        roots = {mount["point"]: mount["root"] for mount in life.look()["mounts"]}
+        assert not any(root.endswith("//deleted") for root in roots.values())
+        pid = life.state()["pid"]
+        root = f"/proc/{pid}/root"
+        assert sh(life, f"cat {root}/etc/some.conf {root}/dir/file") == f"{number}\n" * 2
+    assert sh(life, "cat conf dir/file; ls") == "1\n1\ncheckpoints\nconf\nconfig.json\ndir\n"
+    assert life.end() == 0
+
+
+@USERS
+@pytest.mark.parametrize("what", ["open", "directory", "mapped"])
+def test_a_replaced_source_that_is_in_use(life: Life, what: str) -> None:
+    """A program would silently have another file's contents."""
+    sh(life, "mkdir dir; cp /usr/bin/sleep dir; echo old >conf")
+    bind(life, "conf", "/etc/some.conf")
+    bind(life, "dir", "/dir")
+    command = {
+        "open": "exec 9</etc/some.conf",
+        "directory": "(cd /dir; exec sleep 600) &",
+        "mapped": "/dir/sleep 600 &",
+    }[what]
+    life.spec["process"]["args"] = ["sh", "-c", f"{command}\nexec python3 -I /inside.py"]
+    start(life)
+    sh(life, "echo new >new; mv new conf; rm -r dir; mkdir dir; cp /usr/bin/sleep dir")
+    done = life.checkpoint(check=False)
+    assert done.returncode == 1
+    used = {"open": "/etc/some.conf", "directory": "/dir", "mapped": "/dir/sleep"}[what]
+    assert f"still uses {used}, and {life.bundle}/{'conf' if what == 'open' else 'dir'}, which is" in done.stderr
+    life.look()
+    assert life.end() == 0
+
+
+@USERS
+def test_a_source_that_is_gone(life: Life) -> None:
+    sh(life, "mkdir dir; echo old >conf")
+    bind(life, "conf", "/etc/some.conf")
+    bind(life, "dir", "/dir")
+    start(life)
+    for name, made in (("conf", "echo new >conf"), ("dir", "mkdir dir")):
+        sh(life, f"rm -r {name}")
+        done = life.checkpoint(check=False)
+        assert done.returncode == 1
+        assert f"{life.bundle}/{name}, which is mounted at " in done.stderr
+        sh(life, made)
+    life.look()
+    life.checkpoint()

@@ -6,7 +6,7 @@ will be changed, the job's output says so.
 
 from __future__ import annotations
 
-from oci_criu_shim.dump.faults import bundle, descriptors, mounts, processes
+from oci_criu_shim.dump.faults import bundle, descriptors, mounts, processes, sources
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -213,6 +213,12 @@ PROPERTIES = (
         "at a restore, a source with flags here that the mount did not have",
         "a user can't take nosuid, nodev, … off",
         "mount it alike on all nodes",
+    ),
+    refused(
+        "a bind whose source was removed on the node, or replaced while a process has the old one open",
+        "a restore finds what has that name now; if nobody has the old one open, the new one takes its place",
+        "put it back; close it",
+        running=sources.removed,
     ),
     refused("POSIX message queues", "CRIU 4.2 dumps none", running=mounts.queues),
     refused(

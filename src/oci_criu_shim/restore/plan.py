@@ -11,7 +11,7 @@ from oci_criu_shim.host import cgroups, criu, linux, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container.bundle import Bundle
@@ -69,13 +69,13 @@ class RestorePlan:
         self.program = criu.program()
         self.manifest = checkpoint.manifest
         self.images = checkpoint.images
-        self.inventory = container.path(criu.INVENTORY)
         self.log = os.path.join(asked.work or container.directory, RESTORE_LOG)
         self.stage = container.path(STAGE)
         self.root = f"{self.stage}/root"
         self.staged_images = f"{self.stage}/images"
         self.cgroup = own_cgroup_path(container, bundle, checkpoint)
-        self.ids = _write_inventory(self.images, self.inventory)
+        self.ids = _write_inventory(self.images, container.path(criu.INVENTORY))
+        self.edited = [container.path(criu.INVENTORY), *_write_mountpoints(self.images, container)]
         self.own = {k for k, own in self.ids["own"].items() if own != self.ids["root"].get(k)}
         self.sources = self._sources(batch_script.copy(checkpoint, bundle))
         # Whether root's container has remapped ids: on the node they can't get at root's files and directories.
@@ -240,6 +240,22 @@ def _write_inventory(images: str, path: str) -> dict[str, dict[str, int]]:
             root[key] = own[key]
     criu.dump_image(path, inventory)
     return {"own": own, "root": before}
+
+
+def _write_mountpoints(images: str, container: Container) -> Iterator[str]:
+    """Write those images of mounts anew by which CRIU would make files and directories again that were the sources of
+    binds; yield their paths.
+
+    If such a source was replaced on the node, the one that is there now takes its place.
+    """
+    for name in os.listdir(images):
+        if not name.startswith("mountpoints-"):
+            continue
+        image = criu.load_image(os.path.join(images, name))
+        replaced = [entry for entry in image["entries"] if entry.get("ext_key") and entry.pop("deleted", False)]
+        if replaced:
+            criu.dump_image(container.path(name), image)
+            yield container.path(name)
 
 
 def _source_path(entry: External, bundle: Bundle, node: Iterable[mounts.Mount], group: str) -> str:

@@ -133,7 +133,9 @@ class Restore:
 
     def _undo(self) -> None:
         """Remove a failed attempt's control group, and its files in the container's directory, except CRIU's log."""
-        files.remove_if_there(self.container.path(criu.INVENTORY))
+        for name in os.listdir(self.container.directory):
+            if name.endswith(".img"):  # RestorePlan.edited
+                files.remove_if_there(self.container.path(name))
         try:
             os.rmdir(self.container.path(STAGE))
         except FileNotFoundError:
