@@ -165,9 +165,13 @@ class Life:
         wait_for(lambda: not self.site.exec(["pgrep", "-f", f"{self.name}$"], check=False).stdout, 10, "its end")
 
     def _start(self, *words: str) -> None:
+        self._start_in([], *words)
+
+    def _start_in(self, around: list[str], *words: str) -> None:
+        """`around` is a command that starts the one that follows it."""
         path = self.site.cluster.shared / f"{self.name}.{len(self.errors)}.err"
         self.errors.append(path)
-        argv = self.site.cluster.argv(self.site.node, self.argv(*words), self.user)
+        argv = self.site.cluster.argv(self.site.node, [*around, *self.argv(*words)], self.user)
         with path.open("w") as errors:
             self.process = subprocess.Popen(
                 argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True

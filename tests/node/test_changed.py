@@ -170,3 +170,30 @@ def test_a_source_that_is_gone(life: Life) -> None:
         sh(life, made)
     life.look()
     life.checkpoint()
+
+
+def restore_with(life: Life, files: int) -> None:
+    """As a node whose slurmd allows that many open files."""
+    start = f'ulimit -Sn {min(files, 512)}; ulimit -Hn {files}; exec "$@"'
+    life._start_in(
+        ["sh", "-c", start, "sh"], "restore", "--image-path", life.images, "--bundle", life.bundle, life.name
+    )
+
+
+@pytest.mark.parametrize("user", ["alice"])
+def test_a_node_with_lower_limits(life: Life) -> None:
+    """What was in force comes back, or the node doesn't fit; of a limit that can't be raised any more it is said.
+
+    A child has the highest.
+    """
+    life.spec["process"]["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": 600, "hard": 1000}]
+    life.spec["process"]["args"] = ["sh", "-c", "(ulimit -Sn 800; exec sleep 600) & exec python3 -I /inside.py"]
+    start(life)
+    life.checkpoint()
+    restore_with(life, 700)
+    assert life.end() == 1
+    assert "a process had the limit RLIMIT_NOFILE of 800, and no more than 700 is allowed here" in life.said()
+    restore_with(life, 900)
+    assert life.look()["limits"]["RLIMIT_NOFILE"] == [600, 900]
+    assert "limits can't be raised as far as before here: RLIMIT_NOFILE 900 (was 1000)" in life.said()
+    assert life.end() == 0

@@ -35,7 +35,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def manifest(bundle: Bundle) -> dict[str, Any]:
-    return {"node": "n1", "criu": "4.2.1", "needs": node_fit.needs(bundle)}
+    return {"node": "n1", "criu": "4.2.1", "needs": node_fit.needs(bundle, [os.getpid()])}
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ class Needs(TypedDict):
     cpu: list[str]
     cgroup: int
     image: str
+    limits: NotRequired[dict[str, list[int]]]  # {name: [soft, hard]}, the highest that processes had; -1 for none
 
 
 class Written(TypedDict):

@@ -7,12 +7,13 @@ import json
 import os
 import re
 
+from oci_criu_shim.container import limits
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, criu, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
     from oci_criu_shim.checkpoints.manifest import Needs
@@ -37,9 +38,15 @@ SEEN = re.compile(
 )
 
 
-def needs(bundle: Bundle) -> Needs:
-    """Return what a manifest notes under `needs` for a container of `bundle` on this node."""
-    return {"machine": os.uname().machine, "cpu": sorted(cpu()), "cgroup": cgroup_version(), "image": image(bundle)}
+def needs(bundle: Bundle, pids: Iterable[int]) -> Needs:
+    """Return what a manifest notes under `needs` for a container of `bundle` on this node with the processes `pids`."""
+    return {
+        "machine": os.uname().machine,
+        "cpu": sorted(cpu()),
+        "cgroup": cgroup_version(),
+        "image": image(bundle),
+        "limits": limits.highest(pids),
+    }
 
 
 def cpu(path: str = CPUINFO) -> set[str]:
@@ -94,6 +101,7 @@ def check(manifest: Mapping[str, Any], bundle: Bundle) -> None:
     if needed["cgroup"] != cgroup_version():
         said = f"{made}, with cgroup v{needed['cgroup']}, and this node has v{cgroup_version()}"
         raise Misfit(said, "have all nodes boot with the same version of control groups")
+    limits.check(needed)
 
 
 def differences(manifest: Mapping[str, Any], bundle: Bundle) -> Iterator[str]:
@@ -101,6 +109,7 @@ def differences(manifest: Mapping[str, Any], bundle: Bundle) -> Iterator[str]:
     made, here = manifest.get("kernel", ""), os.uname().release
     if _release(here) < _release(made):
         yield f"it was made on Linux {made}, and this node has {here}, which is older"
+    yield from limits.differences(manifest.get("needs", {}))
     if "SLURM_CONTAINER" in bundle.environment() and not bundle.is_an_engines:
         yield from filter(None, [changed(manifest, bundle)])
 

@@ -15,7 +15,7 @@ from oci_criu_shim.container.record import CHAIN, CHANGES, STAGE_LINK
 from oci_criu_shim.dump import client, kept, open_files, rootfs
 from oci_criu_shim.dump.survey import Survey
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.host import cgroups, criu, linux
+from oci_criu_shim.host import cgroups, criu, linux, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Dump:
         asked for. Raise ShimError or OSError if that fails: the container runs on.
         """
         begun = time.monotonic()
-        needs = node_fit.needs(self.bundle)
+        needs = node_fit.needs(self.bundle, process.tree(self.pid))
         # If this process is killed, the job's epilog finds by it what is to be removed.
         stage_link = self.container.path(f"{STAGE_LINK}{os.getpid()}")
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim.container import batch_script, cgroup_path
+from oci_criu_shim.container import batch_script, cgroup_path, limits
 from oci_criu_shim.container.record import RESTORE_LOG, STAGE
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, criu, linux, mounts
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.checkpoints.manifest import Manifest
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.container.record import Container
     from oci_criu_shim.files import Document
@@ -75,7 +76,11 @@ class RestorePlan:
         self.staged_images = f"{self.stage}/images"
         self.cgroup = own_cgroup_path(container, bundle, checkpoint)
         self.ids = _write_inventory(self.images, container.path(criu.INVENTORY))
-        self.edited = [container.path(criu.INVENTORY), *_write_mountpoints(self.images, container)]
+        self.edited = [
+            container.path(criu.INVENTORY),
+            *_write_mountpoints(self.images, container),
+            *_write_limits(self.images, container, self.manifest),
+        ]
         self.own = {k for k, own in self.ids["own"].items() if own != self.ids["root"].get(k)}
         self.sources = self._sources(batch_script.copy(checkpoint, bundle))
         # Whether root's container has remapped ids: on the node they can't get at root's files and directories.
@@ -256,6 +261,19 @@ def _write_mountpoints(images: str, container: Container) -> Iterator[str]:
         if replaced:
             criu.dump_image(container.path(name), image)
             yield container.path(name)
+
+
+def _write_limits(images: str, container: Container, manifest: Manifest) -> Iterator[str]:
+    """Write the images of processes anew whose hard limits are not allowed here; yield their paths."""
+    needed = manifest.get("needs")
+    if not needed or not limits.are_lower(needed):
+        return
+    for name in os.listdir(images):
+        if name.startswith("core-"):
+            image = criu.load_image(os.path.join(images, name))
+            if limits.lower(needed, image):
+                criu.dump_image(container.path(name), image)
+                yield container.path(name)
 
 
 def _source_path(entry: External, bundle: Bundle, node: Iterable[mounts.Mount], group: str) -> str:
