@@ -44,5 +44,9 @@ class Killed(ShimError):
     """A process at work in a container, such as CRIU, was killed; the container may have ended by that."""
 
 
+class Stopped(Killed):
+    """CRIU was ended, since it did not get on."""
+
+
 class NotRestored(ShimError):
     """CRIU could not restore a checkpoint; whether by fault of the checkpoint or of the node can't be told."""

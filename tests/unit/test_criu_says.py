@@ -19,11 +19,26 @@ Error (criu/bfd.c:131): bfd: Error flushing image: No space left on device
 def test_errors_with_and_without_times(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text(LOG)
-    assert criu.errors(str(log)) == [
-        "Error (criu/bfd.c:131): bfd: Error flushing image: No space left on device",
-        "Error (criu/cr-dump.c:1975): Dumping FAILED.",
-    ]
-    assert criu.errors(str(log), 1) == criu.errors(str(log))[:1]
+    full = "Error (criu/bfd.c:131): bfd: Error flushing image: No space left on device"
+    assert criu.errors(str(log)) == [full]
+    log.write_text(LOG.splitlines()[-1] + "\n")
+    assert criu.errors(str(log)) == ["Error (criu/cr-dump.c:1975): Dumping FAILED."]
+
+
+def test_each_line_once(tmp_path: Path) -> None:
+    """Numbers aside: it says so of each thread, each descriptor, each page."""
+    log = tmp_path / "log"
+    same = "".join(f"(00.0{n})      1: Error (criu/files.c:7): Can't open {n:#x} of {n}\n" for n in range(1, 7))
+    log.write_text(f"{same}Error (criu/mem.c:2): b\nError (criu/mem.c:3): c\nError (criu/mem.c:9): c\n")
+    lines = criu.errors(str(log))
+    assert [line.partition(": ")[2] for line in lines] == ["Can't open 0x1 of 1", "b", "c"]
+
+
+def test_the_line_that_says_why_is_among_them() -> None:
+    lines = [f"Error (criu/a.c:{word}): {word}" for word in ("one", "two", "three", "Can't dump nested user namespace")]
+    assert criu.summary(lines).split(" | ") == [lines[0], lines[1], lines[3]]
+    assert criu.summary(lines[:2]).split(" | ") == lines[:2]
+    assert criu.summary([]) == ""
 
 
 def test_no_log_is_no_error(tmp_path: Path) -> None:
@@ -39,6 +54,16 @@ def test_no_log_is_no_error(tmp_path: Path) -> None:
         ),
         ("Error (criu/sk-inet.c:1): inet: Connected TCP socket, consider using", "a TCP connection is open"),
         ("Error (criu/cr-dump.c:1975): Dumping FAILED.", ""),
+        ("Error (compel/src/lib/ptrace.c:27): suspending seccomp failed: Operation not permitted", "a seccomp filter"),
+        ("Error (compel/src/lib/ptrace.c:31): something else", ""),  # the name of the file says nothing
+        ("Error (compel/src/lib/infect.c:261): Unseizable non-zombie 7 found, state D, err -1/4", "waits for a device"),
+        ("Error (compel/src/lib/infect.c:261): Unseizable non-zombie 7 found, state t, err -1/10", "traced"),
+        ("Error (compel/src/lib/infect.c:359): SEIZE 7: unsupported stop signal 21", "stopped by its terminal"),
+        ("Error (criu/files-ext.c:98): Can't dump file 5 of that type [20600] (chr 10:229)", "FUSE"),
+        ("Error (criu/eventpoll.c:322): Escaped/closed fd descriptor 4 on pid 1", "epoll set"),
+        ("Error (criu/sockets.c:767): BUG! Unknown socket collected (family 40)", "AF_VSOCK"),
+        ("Error (criu/sockets.c:767): BUG! Unknown socket collected (family 38)", "a socket of a kind"),
+        ("Error (criu/namespaces.c:460): Can't dump nested user namespace for 9", "a namespace of its own"),
     ],
 )
 def test_meaning(line: str, meaning: str) -> None:

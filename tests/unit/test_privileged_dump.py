@@ -37,7 +37,7 @@ class Criu:
         self.pre_dump = pre_dump
         self.now = 1000 * SECOND
 
-    def request(self, _: str, __: object, notified: Callable[[str, int], bool]) -> Any:
+    def request(self, _: str, __: object, notified: Callable[[str, int], bool], ___: object) -> Any:
         self.now += SECOND
         if not self.pre_dump:
             (self.images / criu.FROZEN_MARK).touch()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 
 from oci_criu_shim.errors import ShimError
@@ -104,14 +103,8 @@ def _ended_within(child: int, seconds: float | None) -> bool:
 
     Return whether it ended in time.
     """
-    if seconds is None:
+    if seconds is None or process.ends_within(child, seconds):
         return True
-    handle = os.pidfd_open(child)
-    try:
-        ended = bool(select.select([handle], [], [], seconds)[0])
-    finally:
-        os.close(handle)
-    if not ended:
-        os.killpg(child, signal.SIGKILL)
-        process.wait(child)
-    return ended
+    os.killpg(child, signal.SIGKILL)
+    process.wait(child)
+    return False

@@ -9,8 +9,9 @@ import signal
 import socket
 import sys
 
-from oci_criu_shim.errors import Killed, Misfit, ShimError
+from oci_criu_shim.errors import Killed, Misfit, ShimError, Stopped
 from oci_criu_shim.host import process
+from oci_criu_shim.host.progress import Progress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 NEEDED = (4, 2)  # older ones can't dump inet sockets on kernels from 6.16 on (SO_PASSCRED)
 RESPONSE = 1 << 20
+LOOK_MS = 1000  # until it is seen again whether CRIU gets on
+# CRIU that has lost its client lets go of the container, and ends. What does not end after it was killed waits for a
+# device, and can't be ended.
+LET_GO_SECONDS, END_SECONDS = 60.0, 10.0
 NO_ANSWER = "CRIU ended without an answer", "it was killed, by the kernel for want of memory perhaps: see dmesg"
 INVENTORY = "inventory.img"  # without it, nobody takes the other images for a checkpoint
 FROZEN_MARK = "files.img"  # the first image that is made only once every task is frozen and known
@@ -86,14 +91,22 @@ class Swrk:
         self.pid = pid
         self.leads = leads
         self.terminal: int | None = None
+        self.progress: Progress | None = None
+        self.killed = False
 
     def request(
-        self, kind: str, options: Mapping[str, object], notified: Callable[[str, int], bool] | None = None
+        self,
+        kind: str,
+        options: Mapping[str, object],
+        notified: Callable[[str, int], bool] | None = None,
+        progress: Progress | None = None,
     ) -> Message:
         """Send one request, and return the response.
 
-        `notified` answers CRIU's events: it gets their name, and the pid of the init if there is one, else 0.
+        `notified` answers CRIU's events: it gets their name, and the pid of the init if there is one, else 0. If there
+        is no `progress` for too long, CRIU is killed, and Stopped raised.
         """
+        self.progress = progress
         request = self.rpc.criu_req()
         request.type = getattr(self.rpc, kind)
         fill(request.opts, options)
@@ -104,12 +117,15 @@ class Swrk:
                 return response
             event = response.notify
             self._answer(notified is None or notified(event.script, event.pid))
+            if progress:
+                progress.again()
 
     def version(self) -> tuple[int, ...]:
         """Ask for CRIU's version, as (4, 2, 1)."""
         request = self.rpc.criu_req()
         request.type = self.rpc.VERSION
         request.keep_open = True
+        self.progress = Progress(lambda: process.tree(self.pid))
         self._send(request)
         found = self._receive().version
         return found.major_number, found.minor_number, *([found.sublevel] if found.sublevel else [])
@@ -129,7 +145,7 @@ class Swrk:
         return response
 
     def _wait(self) -> None:
-        """Wait until there is something to receive; Killed if the process has ended.
+        """Wait until there is something to receive; Killed if the process has ended, Stopped if it does not get on.
 
         The end of the socket doesn't tell: children of the process, which try what the kernel can do, have it too, and
         one of them that was traced never goes on.
@@ -139,10 +155,25 @@ class Swrk:
             poll = select.poll()
             poll.register(self.socket, select.POLLIN)
             poll.register(ended, select.POLLIN)
-            if all(descriptor == ended for descriptor, _ in poll.poll()):
+            while not (ready := poll.poll(LOOK_MS if self.progress else None)):
+                self._require_progress()
+            if all(descriptor == ended for descriptor, _ in ready):
                 raise Killed(*NO_ANSWER)
         finally:
             os.close(ended)
+
+    def _require_progress(self) -> None:
+        """Kill the process if it does not get on, and raise Stopped."""
+        if self.progress and (seconds := self.progress.stopped()):
+            waiting = self.progress.waiting()
+            self.kill()
+            what = f"CRIU made no progress for {seconds:.0f} s, and was ended"
+            raise Stopped(f"{what}: {waiting}" if waiting else what)
+
+    def kill(self) -> None:
+        """Kill the process, and its group if it leads one."""
+        self.killed = True
+        (os.killpg if self.leads else os.kill)(self.pid, signal.SIGKILL)
 
     def _answer(self, success: bool) -> None:
         answer = self.rpc.criu_req()
@@ -157,11 +188,17 @@ class Swrk:
             raise Killed(*NO_ANSWER) from None
 
     def close(self) -> None:
-        """End the conversation, and with it the process, and its children if it leads them."""
+        """End the conversation, and with it the process, and its children if it leads them.
+
+        CRIU ends by itself when the conversation does, unless it hangs, too.
+        """
         self.socket.close()
+        if not process.ends_within(self.pid, END_SECONDS if self.killed else LET_GO_SECONDS):
+            self.kill()
+            if not process.ends_within(self.pid, END_SECONDS):
+                return
         if self.leads:
-            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # until it is reaped, its group is nobody else's
-            os.killpg(self.pid, signal.SIGKILL)
+            self.kill()  # until it is reaped, its group is nobody else's
         process.wait(self.pid)
 
 
@@ -193,17 +230,32 @@ def fill(message: Message, values: Mapping[str, object]) -> None:
             setattr(message, name, value)
 
 
-def errors(log: str, limit: int = 6) -> list[str]:
-    """Return the first error lines of CRIU's log file `log`, as the user should see them."""
+def errors(log: str) -> list[str]:
+    """Return the error lines of CRIU's log file `log`, in their order, each once, those that say why."""
     try:
         with open(log, encoding="utf-8", errors="replace") as stream:
             found = [match[1] for line in stream if (match := ERROR_LINE.match(line.rstrip("\n")))]
     except OSError:
         return []
-    return [line for line in found if not any(words in line for words in IDLE)][:limit]
+    once = {NUMBER.sub("#", line): line for line in reversed(found) if not any(words in line for words in IDLE)}
+    lines = list(reversed(once.values()))
+    return [line for line in lines if not any(words in line for words in VERDICTS)] or lines
 
 
-# (pattern of CRIU's error line, its meaning for a container here). The first that fits is shown.
+def summary(lines: list[str]) -> str:
+    """Return error lines as one: the first few, and one that has a meaning; empty if there are none."""
+    explained = [line for line in lines if meaning([line])][:1]
+    kept = explained + [line for line in lines if line not in explained][: SHOWN - len(explained)]
+    return " | ".join(sorted(kept, key=lines.index))
+
+
+def last_words(stopped: Stopped, log: str) -> str:
+    """Return why CRIU was ended, with the errors of its log file `log`."""
+    return " | ".join(filter(None, (str(stopped), summary(errors(log)))))
+
+
+# (pattern of CRIU's error line, without the name of its source file; its meaning for a container here). The first that
+# fits is shown.
 MEANINGS = (
     (r"Tracking memory is not available", "the kernel must be one that tracks what memory is written (soft-dirty)"),
     (r"io_uring", "a process uses io_uring, which CRIU cannot dump"),
@@ -220,13 +272,34 @@ MEANINGS = (
     (r"mismatched lsm types", "it has an AppArmor profile, which CRIU sees none of here: `oci-criu-shim doctor`"),
     (r"has bad (size|build-ID)", "a file that it had open has changed since the checkpoint"),
     (r"has bad mode", "the set-id or sticky bit of a file or directory that it had open has changed: set it back"),
-    (r"ptrace|seize", "a process is being traced by another program (a debugger?)"),
+    (r"nested (user|pid|net|ipc|uts|cgroup|time) namespace", "a program has made a namespace of its own (a sandbox?)"),
+    (r"Nested mount namespaces", "a program has made a mount namespace of its own (a sandbox?)"),
+    (r"\(chr 10:229\b", "a process serves a FUSE file system, which ends with it: unmount it first"),
+    (r"Escaped/closed fd descriptor", "a program closed a descriptor while its epoll set still has it: see epoll(7)"),
+    (r"\(family 40\)", "a process has a socket to the virtual machine's host (AF_VSOCK), which CRIU cannot dump"),
+    (r"Unknown socket collected", "a process has a socket of a kind that CRIU cannot dump"),
+    (
+        r"Unseizable non-zombie \d+ found, state D",
+        "the process waits for a device or a file system and can't be stopped",
+    ),
+    (r"unsupported stop signal", "a process is stopped by its terminal (SIGTTIN, SIGTTOU): continue it"),
+    (r"Unseizable non-zombie|ptrace|seize", "a process is being traced by another program (a debugger?)"),
+    (r"suspend(ing)? seccomp", "a seccomp filter of a process's own may forbid what CRIU does last in it"),
 )
+SHOWN = 3  # lines
+NUMBER = re.compile(r"\b(0x)?[0-9a-f]*\d[0-9a-f]*\b")
+# Words that say why only if there are no others. A restore without privilege can never suspend seccomp, and mostly need
+# not.
+VERDICTS = (
+    *("Dumping FAILED", "Restoring FAILED", "Restorer fail", "Killing processes because of failure"),
+    *("suspending seccomp failed", "failed to suspend seccomp"),
+)
+SOURCE = re.compile(r"^Error \([\w./-]+:\d+\): ")
 
 
 def meaning(lines: list[str]) -> str:
     """Return the meaning of CRIU's error lines in a user's words; empty if it isn't known."""
-    text = "\n".join(lines)
+    text = "\n".join(SOURCE.sub("", line) for line in lines)
     for pattern, words in MEANINGS:
         if re.search(pattern, text, re.IGNORECASE):
             return words

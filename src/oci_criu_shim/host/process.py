@@ -127,6 +127,17 @@ def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def ends_within(pid: int, seconds: float) -> bool:
+    """Return whether the process `pid` ends within so many seconds; nobody has waited for it yet."""
+    import select
+
+    handle = os.pidfd_open(pid)
+    try:
+        return bool(select.select([handle], [], [], seconds)[0])
+    finally:
+        os.close(handle)
+
+
 def exit_status(code: int) -> int:
     """Return a shell's exit status for a child for which wait() returned `code`."""
     return code if code >= 0 else 128 - code

@@ -12,9 +12,9 @@ import socket
 import threading
 import time
 
-from oci_criu_shim.errors import Killed, ShimError
+from oci_criu_shim.errors import Killed, ShimError, Stopped
 from oci_criu_shim.files import LIBDIR
-from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts
+from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts, process, progress
 from oci_criu_shim.privileged import guard, seal
 
 TYPE_CHECKING = False
@@ -232,8 +232,12 @@ def dump(
 
     try:
         kind = "SINGLE_PRE_DUMP" if asked.get("pre_dump") else "DUMP"
-        response = service.swrk.request(kind, options(target, directories, asked, found), notified)
+        request = options(target, directories, asked, found)
+        response = service.swrk.request(kind, request, notified, _progress(service, directories[0], asked))
         frozen = watch.elapsed()  # CRIU answers when it has let go of the container
+    except Stopped as error:
+        log = f"/proc/self/fd/{service.log}"
+        raise Stopped(criu.last_words(error, log), criu.meaning(criu.errors(log))) from None
     finally:
         watch.stop.set()
         if len(directories) > 1:
@@ -243,6 +247,13 @@ def dump(
     if not response.success:
         raise _failure(service.log, response)
     return frozen
+
+
+def _progress(service: Service, images: int, asked: Options) -> progress.Progress | None:
+    """Return what shows that a dump gets on; None if it may wait for ever for whoever asks for its memory."""
+    if asked.get("lazy_pages"):
+        return None
+    return progress.Progress(lambda: process.tree(service.swrk.pid), more=progress.sizes(images))
 
 
 def _keep_log(log: int, work: int) -> None:
@@ -260,5 +271,5 @@ def _keep_log(log: int, work: int) -> None:
 
 def _failure(log: int, response: criu.Message) -> ShimError:
     lines = criu.errors(f"/proc/self/fd/{log}")
-    said = " | ".join(lines) or response.cr_errmsg or f"error {response.cr_errno}"
+    said = criu.summary(lines) or response.cr_errmsg or f"error {response.cr_errno}"
     return ShimError(f"CRIU could not dump the container: {said}", criu.meaning(lines))

@@ -21,8 +21,9 @@ from oci_criu_shim.container import backends, hooks, node_fit
 from oci_criu_shim.container.backends import Backend
 from oci_criu_shim.container.bundle import ROOTFS
 from oci_criu_shim.container.record import STAGE, STAGE_LINK
-from oci_criu_shim.errors import NotRestored, ShimError
-from oci_criu_shim.host import cgroups, criu, linux
+from oci_criu_shim.errors import NotRestored, ShimError, Stopped
+from oci_criu_shim.host import cgroups, criu, linux, process
+from oci_criu_shim.host.progress import Progress
 from oci_criu_shim.restore import adopt, rootfs, sandbox
 from oci_criu_shim.restore.plan import Asked, RestorePlan, own_cgroup_path
 from oci_criu_shim.restore.rollback import Rollback
@@ -122,9 +123,11 @@ class Restore:
                 plan.make_points()
             rollback = Rollback(found, self.cut, plan.bases, self.log) if self.cut else None
             moments = _Moments(self.container, self.bundle, verification, rollback)
+            others = set(process.children(os.getpid()))
             try:
-                started = _carry_out(plan, verification, moments, self.streams)
+                started = _carry_out(plan, verification, moments, self.streams, others)
             except (ShimError, OSError):
+                _end_all(others)
                 moments.undone(self.log)
                 raise
         if not verification.complete:
@@ -144,21 +147,55 @@ class Restore:
             cgroups.remove(self.group)
 
 
-def _carry_out(plan: RestorePlan, verification: Verification, moments: _Moments, streams: Streams) -> Started:
+def _carry_out(
+    plan: RestorePlan, verification: Verification, moments: _Moments, streams: Streams, others: set[int]
+) -> Started:
+    """Have CRIU restore the container; `others` are the children that we have besides."""
     swrk = sandbox.start(plan, streams)
+    # CRIU's processes and the container's, for which we are the subreaper.
+    progress = Progress(lambda: _descendants(others), _size(plan), lambda: os.stat(plan.log).st_size)
     try:
         verification.start()
-        response = swrk.request("RESTORE", plan.options(), moments.notified)
+        response = swrk.request("RESTORE", plan.options(), moments.notified, progress)
         if not response.success and not moments.refused:
             verification.require()  # it tells more than CRIU does
+    except Stopped as error:
+        raise _failure(plan, criu.last_words(error, plan.log)) from None
     finally:
         verification.stop()
         swrk.close()
     if moments.refused:
         raise moments.refused
     if not response.success:
-        raise _failure(plan, response)
+        said = criu.summary(criu.errors(plan.log)) or response.cr_errmsg or f"error {response.cr_errno}"
+        raise _failure(plan, said)
     return int(response.restore.pid), swrk.terminal
+
+
+def _size(plan: RestorePlan) -> int:
+    return sum(plan.manifest["files"].values())
+
+
+def _descendants(others: set[int]) -> list[int]:
+    """Return the pids of our descendants, without our children `others` and theirs."""
+    found = set(process.children(os.getpid())) - others
+    return [pid for child in sorted(found) for pid in process.tree(child)]
+
+
+def _end_all(others: set[int]) -> None:
+    """Kill our children, except `others`, and what becomes a child of ours by that; wait until they have ended.
+
+    CRIU that is killed leaves the processes that it was restoring. With its init, a pid namespace ends.
+    """
+    left: set[int] = set()  # they can't be ended
+    while found := set(process.children(os.getpid())) - others - left:
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
+        for pid in found:
+            if process.ends_within(pid, criu.END_SECONDS):
+                process.wait(pid)
+            else:
+                left.add(pid)
 
 
 class _Moments:
@@ -209,8 +246,6 @@ class _Moments:
             log.error(warning)
 
 
-def _failure(plan: RestorePlan, response: criu.Message) -> ShimError:
-    lines = criu.errors(plan.log)
-    said = " | ".join(lines) or response.cr_errmsg or f"error {response.cr_errno}"
-    hint = criu.meaning(lines) or node_fit.changed(plan.manifest, plan.bundle)
+def _failure(plan: RestorePlan, said: str) -> ShimError:
+    hint = criu.meaning(criu.errors(plan.log)) or node_fit.changed(plan.manifest, plan.bundle)
     return NotRestored(f"CRIU could not restore {plan.container.name}: {said}", hint)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import errno
 import os
+import select
+import signal
 import socket
 import stat
 
 from oci_criu_shim.container import batch_script
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts, process
+from oci_criu_shim.host.progress import Progress
 from oci_criu_shim.restore.plan import CONFIGURATION, STREAMS
 
 TYPE_CHECKING = False
@@ -30,6 +33,7 @@ STATISTICS = "stats-restore"  # CRIU's own name
 CONNECTION = 3  # the descriptor by which CRIU is spoken to; those of the three pipes follow
 NAMESPACE_HINT = "are unprivileged user namespaces allowed on this node? (user.max_user_namespaces)"
 TEMPORARY = "/tmp"
+BUILD_SECONDS = 300.0  # an answer of the node's file systems takes no longer, unless they hang
 LONGEST = 4000  # bytes of the builder's answer: a pipe takes one page of them in one write
 
 
@@ -58,18 +62,28 @@ def start(plan: RestorePlan, stdio: Stdio | CallersStreams) -> criu.Swrk:
     for end in (log, ready[1], go[0], said[1]):
         os.close(end)
     try:
-        if os.read(ready[0], 1):
+        if _answer(ready[0], 1, builder):
             _map_ids(builder, plan.manifest["uid_map"], plan.manifest["gid_map"])
             os.write(go[1], b"g")
-        text = os.read(said[0], LONGEST).decode(errors="replace")
+        text = _answer(said[0], LONGEST, builder).decode(errors="replace")
     finally:
         for end in (ready[0], go[1], said[0]):
             os.close(end)
-        status = process.wait(builder)
+        status = process.wait(builder) if process.ends_within(builder, criu.END_SECONDS) else 1
     if status or not text.isdecimal():
         hint = NAMESPACE_HINT if "unshare" in text else ""
         raise Misfit(f"cannot make the container's namespaces and mounts: {text.lstrip('!')}", hint)
     return criu.Swrk(ours, int(text))
+
+
+def _answer(end: int, size: int, builder: int) -> bytes:
+    """Return what the builder writes to the pipe `end`. If it hangs, kill it, and raise Misfit."""
+    if select.select([end], [], [], BUILD_SECONDS)[0]:
+        return os.read(end, size)
+    waiting = Progress(lambda: [builder]).waiting() or "no reason is known"
+    os.kill(builder, signal.SIGKILL)
+    said = f"the container's namespaces and mounts are not made after {BUILD_SECONDS:.0f} s: {waiting}"
+    raise Misfit(said, "does each file system answer that config.json's mounts are from?")
 
 
 def _build(plan: RestorePlan, fds: Mapping[int, int], ready: int, go: int, said: int) -> None:
