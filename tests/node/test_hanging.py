@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from tests.harness.cluster import wait_for
 from tests.harness.cluster.waiting import patient
 from tests.node.support import Site, Spec
@@ -18,6 +20,16 @@ reader, _ = os.pipe()
 if not os.fork():
     ctypes.CDLL(None).prctl(22, 1, 0, 0, 0)
     os.read(reader, 1)
+os.execvp("python3", ["python3", "-I", "/inside.py"])
+"""
+# A child of it opens a FIFO before it turns into a program, and it waits for that uninterruptibly (vfork(2)).
+WAITING = """
+import os
+os.mkfifo("/tmp/waits")
+if not os.fork():
+    actions = [(os.POSIX_SPAWN_OPEN, 1, "/tmp/waits", os.O_WRONLY, 0)]
+    os.posix_spawn("/bin/true", ["true"], {}, file_actions=actions)
+    os.execvp("sleep", ["sleep", "600"])
 os.execvp("python3", ["python3", "-I", "/inside.py"])
 """
 # It takes connections, and never says a word.
@@ -80,5 +92,24 @@ def test_a_dump(site: Site) -> None:
         assert life.look()["uname"]
         assert site.exec(["grep", "TracerPid", f"/proc/{life.state()['pid']}/status"]).stdout.split()[1] == "0"
         life.checkpoint()
+    finally:
+        life.stop()
+
+
+@pytest.mark.parametrize("user", ["alice", "root"])
+def test_a_process_that_can_not_be_stopped(site: Site, user: str) -> None:
+    spec = site.spec(user)
+    spec["process"]["args"] = ["python3", "-I", "-c", WAITING]
+    spec["mounts"].append({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"})
+    life = site.container(user, spec)
+    try:
+        with site.lending(user):
+            life.run()
+            life.look()
+            done = life.checkpoint(check=False)
+            assert done.returncode == 1 and "can't be stopped: it waits in the kernel" in done.stderr, done.stderr
+            assert life.look()["uname"]
+            site.exec(["timeout", "5", "cat", f"/proc/{life.state()['pid']}/root/tmp/waits"], check=False)
+            life.checkpoint()
     finally:
         life.stop()

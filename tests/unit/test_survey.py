@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+import sys
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,8 @@ import pytest
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.dump.faults import descriptors, processes
 from oci_criu_shim.dump.survey import Process, Survey
+from oci_criu_shim.host import process
+from tests.harness.cluster import wait_for
 
 
 def survey(pid: int, **given: Any) -> Survey:
@@ -60,3 +65,46 @@ def test_what_ends_while_it_is_looked_at_has_nothing(monkeypatch: pytest.MonkeyP
         found = Process(child.pid)
         assert found.descriptors == []
         assert found.status == {}
+
+
+# Its child opens a FIFO before it turns into a program, and its parent waits for that uninterruptibly (vfork(2)).
+WAITS = """
+import os, sys
+os.mkfifo(sys.argv[1])
+os.posix_spawn("/bin/true", ["true"], {}, file_actions=[(os.POSIX_SPAWN_OPEN, 1, sys.argv[1], os.O_WRONLY, 0)])
+os.read(0, 1)
+"""
+
+
+def test_what_can_not_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "WAIT_SECONDS", 0.2)
+    fifo = tmp_path / "fifo"
+    with subprocess.Popen([sys.executable, "-c", WAITS, fifo], stdin=subprocess.PIPE) as child:
+        wait_for(lambda: (process.stat_fields(child.pid) or "R")[0] == "D", 10, "a process that waits")
+        (fault,) = processes.unstoppable(survey(child.pid))
+        assert f"process {child.pid} (python" in str(fault) and "can't be stopped: it waits in the kernel" in str(fault)
+        with fifo.open():
+            pass
+        wait_for(lambda: (process.stat_fields(child.pid) or "D")[0] == "S", 10, "a process that goes on")
+        assert not list(processes.unstoppable(survey(child.pid)))
+        child.communicate()
+
+
+def test_what_waits_for_a_moment(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    with subprocess.Popen([sys.executable, "-c", WAITS, fifo], stdin=subprocess.PIPE) as child:
+        wait_for(lambda: (process.stat_fields(child.pid) or "R")[0] == "D", 10, "a process that waits")
+        opener = threading.Timer(0.2, fifo.read_bytes)
+        opener.start()
+        assert not list(processes.unstoppable(survey(child.pid)))
+        child.communicate()
+
+
+def test_of_threads_each_is_looked_at() -> None:
+    assert processes._threads(Process(1 << 30)) == []
+    waits = threading.Event()
+    thread = threading.Thread(target=waits.wait)
+    thread.start()
+    assert len(processes._threads(Process(os.getpid()))) > 1
+    assert not list(processes.unstoppable(survey(os.getpid())))
+    waits.set()

@@ -168,6 +168,12 @@ PROPERTIES = (
         running=processes.paused,
     ),
     refused(
+        "a process that waits in the kernel for a file system or a device (state D)",
+        "CRIU could not stop it; it is waited for, 5 s at most",
+        "a checkpoint later",
+        running=processes.unstoppable,
+    ),
+    refused(
         "root's process with another id, if this root lacks CAP_SYS_RESOURCE",
         "CRIU may not ask for its limits",
         "add the capability",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from oci_criu_shim.dump.survey import read
 from oci_criu_shim.errors import ShimError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.dump.survey import Process, Survey
 
+WAIT_SECONDS, PAUSE_SECONDS = 5.0, 0.05
 APPARMOR = "/sys/kernel/security/apparmor"  # where CRIU looks for it (kerndat_lsm() in criu/lsm.c)
 MOUNT_SECURITYFS = "mount -t securityfs securityfs /sys/kernel/security, and remove /run/criu.kdat, where CRIU notes it"
 
@@ -23,6 +25,51 @@ def paused(survey: Survey) -> Iterator[ShimError]:
     """CRIU waits for ever for processes that a control group keeps frozen; only root may have CRIU thaw them."""
     if survey.is_users and cgroups.frozen(survey.pid):
         yield ShimError("the container is paused", "resume it first")
+
+
+def unstoppable(survey: Survey) -> Iterator[ShimError]:
+    """CRIU could not stop a thread that waits uninterruptibly (state D): after 10 s of all being frozen it gives up.
+
+    Such a wait mostly ends soon. It is given some time, in which the container runs on.
+    """
+    waiting = {path: since for each in survey.processes for path in _threads(each) if (since := _waits(path))}
+    limit = time.monotonic() + WAIT_SECONDS
+    while waiting and time.monotonic() < limit:
+        time.sleep(PAUSE_SECONDS)
+        waiting = {path: since for path, since in waiting.items() if _waits(path) == since}
+    for path in waiting:
+        name, place = read(f"{path}/comm").strip(), _place(path)
+        yield ShimError(
+            f"process {path.split('/')[2]} ({name}) can't be stopped: it waits in the kernel{place}",
+            "a file system or a device does not answer; a checkpoint can be taken once it does",
+        )
+
+
+def _threads(process: Process) -> list[str]:
+    """Return the directories in /proc of a process's threads that may wait uninterruptibly."""
+    status = process.status
+    if status.get("Threads", ["1"]) == ["1"]:
+        return [process.path] if status.get("State", [""])[0] == "D" else []
+    try:
+        return [f"{process.path}/task/{thread}" for thread in os.listdir(f"{process.path}/task")]
+    except FileNotFoundError:
+        return []
+
+
+def _waits(path: str) -> str:
+    """Return what stays the same for as long as the thread waits uninterruptibly; nothing if it does not."""
+    lines = read(f"{path}/status").splitlines()
+    waits = any(line.startswith("State:\tD") for line in lines)
+    return "".join(line for line in lines if waits and line.startswith("voluntary_ctxt_switches"))
+
+
+def _place(path: str) -> str:
+    """Return where in the kernel a thread waits, in words; nothing if that is hidden."""
+    try:
+        place = read(f"{path}/wchan").strip("0")
+    except PermissionError:
+        return ""
+    return f" (in {place})" if place else ""
 
 
 def profiles(survey: Survey) -> Iterator[ShimError]:
