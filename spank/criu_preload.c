@@ -40,8 +40,6 @@
 
 #include "util.h"
 
-#define EXPORTED __attribute__((visibility("default")))
-
 /* The environment variable with the number of the descriptor shared with the worker (privileged/guard.py). */
 #define MARK "OCI_CRIU_SHIM_LOADED"
 
@@ -321,7 +319,7 @@ EXPORTED int setgroups(size_t count, const gid_t *groups)
 	return count ? (int)syscall(SYS_setgroups, count, groups) : 0;
 }
 
-/* Do nothing in the worker, which only calls confine(). The programs that CRIU runs need none of this. */
+/* Do nothing in the worker, which only calls confine(). */
 static __attribute__((constructor)) void begin(void)
 {
 	const char *mark = getenv(MARK);
@@ -329,7 +327,7 @@ static __attribute__((constructor)) void begin(void)
 	if (!mark)
 		return;
 	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED, atoi(mark), 0);
-	if (shared == MAP_FAILED || close(atoi(mark)) < 0 || unsetenv(MARK) < 0 || unsetenv("LD_PRELOAD") < 0)
+	if (shared == MAP_FAILED || close(atoi(mark)) < 0 || unsetenv(MARK) < 0)
 		_exit(EXIT_FAILURE);
 	shared->loaded = 1;
 }

@@ -48,6 +48,7 @@ static inline void free_text(char **text)
 	free(*text);
 }
 
+#define EXPORTED __attribute__((visibility("default")))
 #define UNUSED __attribute__((unused))
 #define CLEANUP_FD __attribute__((cleanup(close_fd)))
 #define CLEANUP_FILE __attribute__((cleanup(close_file)))

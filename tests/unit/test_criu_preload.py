@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[2] / "spank/criu_preload.c"
+SPANK = Path(__file__).resolve().parents[2] / "spank"
+SOURCES = [str(SPANK / name) for name in ("criu_preload.c", "criu_restart.c")]
 # In CRIU's place. `files DIRECTORY`: how it could open each file, and with which mode one was made. Any other words are
 # done one after the other: `dumpable` says whether it is, `denied` which system calls are refused.
 PROGRAM = r"""
@@ -118,7 +119,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("library")
     (directory / "program.c").write_text(PROGRAM)
     strict = ["cc", "-O2", "-Wall", "-Werror"]
-    subprocess.run([*strict, "-shared", "-fPIC", "-o", str(directory / "preload.so"), str(SOURCE)], check=True)
+    subprocess.run([*strict, "-shared", "-fPIC", "-o", str(directory / "preload.so"), *SOURCES], check=True)
     subprocess.run([*strict, "-o", str(directory / "program"), str(directory / "program.c")], check=True)
     return directory
 

@@ -19,7 +19,7 @@ from oci_criu_shim.privileged import guard, seal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from oci_criu_shim.host.external import External
     from oci_criu_shim.host.wire import DumpReport, Options
@@ -32,6 +32,8 @@ CONNECT_SECONDS = 10.0
 PAGE_SERVER = 4  # CRIU's descriptor of the connection to it
 # bin/ has the gzip that CRIU packs the files of a tmpfs with (spank/gzip.c).
 ENVIRONMENT = {"PATH": f"{LIBDIR}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+# Loaded into root's CRIU, so that system calls which a dump interrupts begin again; a user's has it in guard.LIBRARY.
+RESTART = f"{LIBDIR}/criu_restart.so"
 # How CRIU is told of a network namespace, by the option `network`. None: a restore of ours makes it anew. "joined":
 # config.json names it by its path, and it has the name that runc and crun give it. "dumped": CRIU dumps it itself, for
 # runc and crun to restore.
@@ -47,7 +49,7 @@ class Service:
     def __init__(self) -> None:
         self.log = os.memfd_create("criu.log")
         self.guard = guard.Guard() if os.geteuid() else None
-        self.swrk = self.guard.start(ENVIRONMENT, self.log) if self.guard else criu.start(ENVIRONMENT, self.log)
+        self.swrk = self.guard.start(ENVIRONMENT, self.log) if self.guard else _start_unguarded(self.log)
         try:
             self.version = _version(self.swrk)
             criu.require_version(self.version)
@@ -72,7 +74,15 @@ class Service:
         with server:
             server.settimeout(None)
             self.swrk.close()
-            self.swrk = criu.start(ENVIRONMENT, self.log, {PAGE_SERVER: server.fileno()})
+            self.swrk = _start_unguarded(self.log, {PAGE_SERVER: server.fileno()})
+
+
+def _start_unguarded(log: int, more: Mapping[int, int] | None = None) -> criu.Swrk:
+    """Start root's own CRIU; ShimError if what is loaded into it is missing, which ld.so would only warn about."""
+    if not os.path.exists(RESTART):
+        said = f"there is no {RESTART}, without which sleeping system calls would end by a checkpoint"
+        raise ShimError(said, "install oci-criu-shim again")
+    return criu.start({**ENVIRONMENT, "LD_PRELOAD": RESTART}, log, more)
 
 
 def _version(swrk: criu.Swrk) -> tuple[int, ...]:
