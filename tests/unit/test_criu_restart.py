@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "spank/criu_restart.c"
-# In CRIU's place: `CALL [signal|"let go"]`. A child waits in a system call, and is stopped there. What its registers say
-# is printed, or what it does once it was let go (S: it waits, Z: it has ended). A signal is one that it has a handler for.
+# In CRIU's place: `CALL [signal|"let go"]`. A child waits in a system call, and is stopped there. Its registers are
+# printed, or what it does once it was let go (S: it waits, Z: it has ended). A signal is one that it has a handler for.
 PROGRAM = r"""
 #define _GNU_SOURCE
 #include <elf.h>
