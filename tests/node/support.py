@@ -102,6 +102,7 @@ class Life:
     bundle: str
     spec: Spec
     globals: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()  # a program that starts the runtime, and its options
     process: subprocess.Popen[str] | None = None
     errors: list[Path] = field(default_factory=list)
 
@@ -116,7 +117,7 @@ class Life:
         self.site.cluster.exec(self.site.node, ["tee", f"{self.bundle}/config.json"], self.user, input=text)
 
     def argv(self, *words: str) -> list[str]:
-        return [SHIM, "--root", f"{home(self.user)}/run", *self.globals, *words]
+        return [*self.before, SHIM, "--root", f"{home(self.user)}/run", *self.globals, *words]
 
     def run(self, *options: str) -> None:
         self._start("run", "--bundle", self.bundle, *options, self.name)

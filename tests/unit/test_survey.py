@@ -108,3 +108,28 @@ def test_of_threads_each_is_looked_at() -> None:
     assert len(processes._threads(Process(os.getpid()))) > 1
     assert not list(processes.unstoppable(survey(os.getpid())))
     waits.set()
+
+
+@pytest.mark.parametrize(("policy", "refused"), [(os.SCHED_RR | os.SCHED_RESET_ON_FORK, False), (6, True), (7, True)])
+def test_scheduling_policies(monkeypatch: pytest.MonkeyPatch, policy: int, refused: bool) -> None:
+    monkeypatch.setattr(os, "sched_getscheduler", lambda _: policy)
+    said = [str(fault) for fault in processes.schedulers(survey(os.getpid()))]
+    assert (
+        f"process {os.getpid()} has the scheduling policy {policy}, with which CRIU restores nothing" in said
+    ) == refused
+
+
+def test_personalities() -> None:
+    """A child that has the init's is not told of."""
+    with subprocess.Popen(["setarch", "-R", "sleep", "60"]) as one, subprocess.Popen(["sleep", "60"]) as other:
+        try:
+            wait_for(lambda: Path(f"/proc/{one.pid}/comm").read_text() == "sleep\n", 10, "the program that it starts")
+            here = survey(os.getpid())
+            said = [str(fault) for fault in processes.personalities(here)]
+            own = process.personality(os.getpid())
+            assert process.personality(one.pid) == own | 0x40000
+            whose = f"and comes back with that of the init, {own:#x}"
+            assert said == [f"a process (sleep) has the personality {own | 0x40000:#x}, {whose}"]
+        finally:
+            one.kill()
+            other.kill()

@@ -7,6 +7,7 @@ typing takes longer than most of this package.
 
 from typing import NotRequired, TypedDict
 
+from oci_criu_shim.host.attributes import Attributes
 from oci_criu_shim.host.external import External
 
 Clock = dict[str, int]  # {name in clocks.NAMES: nanoseconds}: the container's clocks when it was frozen
@@ -69,7 +70,9 @@ class Draft(TypedDict):
     clock: Clock | None  # None without a time namespace
     external: list[External]
     own_cgroup: NotRequired[bool]
-    io_priority: NotRequired[int]
+    io_priority: NotRequired[int]  # of the init, for all threads that have none of their own
+    personality: NotRequired[int]  # of the init
+    threads: NotRequired[dict[str, Attributes]]  # {number inside: attributes} of threads that have any
     frozen_seconds: NotRequired[float]
     restarts: NotRequired[int]  # of the job, by then
     left_running: NotRequired[bool]

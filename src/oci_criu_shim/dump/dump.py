@@ -11,11 +11,11 @@ from contextlib import contextmanager, suppress
 from oci_criu_shim import files
 from oci_criu_shim.container import batch_script, node_fit, stdio
 from oci_criu_shim.container.bundle import Bundle
-from oci_criu_shim.container.record import CHAIN, CHANGES, STAGE_LINK
+from oci_criu_shim.container.record import CHAIN, CHANGES, STAGE_LINK, living
 from oci_criu_shim.dump import client, kept, open_files, rootfs
 from oci_criu_shim.dump.survey import Survey
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.host import cgroups, criu, linux, process
+from oci_criu_shim.host import cgroups, criu, linux, process, threads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -201,6 +201,8 @@ class Dump:
             "gid_map": _id_map(self.pid, "gid"),
             "own_cgroup": os.geteuid() == 0 and cgroups.has_own(self.pid),
             "io_priority": linux.io_priority(self.pid),
+            "personality": process.personality(self.pid),
+            "threads": threads.note(self.pid, living(self.record, "supervisor") or 0),
             "frozen_seconds": report["frozen_ns"] / 1e9,
             "left_running": self.options["leave_running"],
         }

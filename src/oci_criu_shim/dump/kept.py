@@ -110,7 +110,54 @@ PROPERTIES = (
         "root's: the group is made again, and limited by `crun update`, or nothing is restored; a user's container is"
         " in its task's group, under the limits of that group, before and after",
     ),
-    changed("ioPriority, personality", "all processes get those of the init: CRIU knows neither"),
+    kept(
+        "each thread's processors (`taskset`), nice value, ioPriority and timer slack; each process's core dump filter",
+        "set from outside before anything runs again; a thread that has all of its task's processors gets all of the"
+        " new one's; what is not allowed there, the job's output says",
+    ),
+    kept("personality of the init (`setarch`)", "CRIU is started with it; all processes get it"),
+    kept(
+        "a system call that waits (`nanosleep`, `poll`, `epoll_wait`, `semop`, …)",
+        "begins again, perhaps with all of its time limit; if the process was stopped and continued before (SIGSTOP,"
+        " `scontrol suspend`), a `nanosleep`, `poll` or timed wait for a lock may end with EINTR",
+    ),
+    kept("the clocks, CLOCK_REALTIME aside", "by a time namespace: a restored program finds that no time has passed"),
+    changed(
+        "the personality of other processes than the init (`setarch` in a script)",
+        "is the init's",
+        "start the script itself with it",
+        running=processes.personalities,
+    ),
+    changed(
+        "what was used: clock(), times(2), getrusage(2), RLIMIT_CPU, the clocks of processes and threads",
+        "begins at about 0: differences across a restore may be negative, and a limit is counted from there",
+        "measure with CLOCK_MONOTONIC",
+    ),
+    changed(
+        "the start time of processes (`ps -o lstart`, /proc/PID/stat), /proc/PID/io",
+        "is that of the restore, and begins at 0",
+    ),
+    changed(
+        "memory policies (`numactl`, set_mempolicy(2), mbind(2))",
+        "are the default policy: CRIU knows none",
+        "start the job's step with `--mem-bind`",
+    ),
+    changed(
+        "keys and keyrings (keyctl(2))",
+        "are gone",
+        "request them anew",
+    ),
+    changed(
+        "mlockall(2) for future memory, KSM, the machine check policy, PR_SET_MDWE, speculation control, the nice value"
+        " of a session's group (/proc/PID/autogroup)",
+        "are the default",
+    ),
+    refused(
+        "the scheduling policies SCHED_DEADLINE and SCHED_EXT",
+        "CRIU 4.2 dumps them, and restores neither (`validate_sched_parm()`)",
+        "another policy",
+        running=processes.schedulers,
+    ),
     refused(
         "no pid namespace",
         "CRIU restores each process under its number",

@@ -105,6 +105,18 @@ class Process:
             return {}
 
     @cached_property
+    def threads(self) -> list[int]:
+        """The numbers of its threads."""
+        if self.status.get("Threads", ["1"]) == ["1"]:
+            return [self.pid]
+        try:
+            return [int(number) for number in os.listdir(f"{self.path}/task")]
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            return []
+
+    @cached_property
     def descriptors(self) -> list[Descriptor]:
         """Its open descriptors."""
         return list(self._descriptors())

@@ -46,6 +46,24 @@ def _says(directory: str, name: str, line: str) -> bool:
         return False  # no such group here, or no such controller
 
 
+def processors(pid: int) -> set[int]:
+    """Return the numbers of the processors that a process's group may use; none if no group limits them."""
+    paths = of(pid)
+    for mount in mounts.read():
+        if mount.kind in ("cgroup", "cgroup2") and mount.controllers in paths:
+            for name in ("cpuset.cpus.effective", "cpuset.effective_cpus"):
+                path = f"{mount.point}{paths[mount.controllers]}/{name}"
+                if os.path.exists(path):
+                    return _numbers(_read(path))
+    return set()
+
+
+def _numbers(text: str) -> set[int]:
+    """Return the numbers in "0-3,5" (cpuset(7), List format)."""
+    ranges = [[int(number) for number in part.split("-")] for part in text.split(",") if part]
+    return {number for part in ranges for number in range(part[0], part[-1] + 1)}
+
+
 def directories(path: str) -> list[str]:
     """Return the directories of a group: in each hierarchy of version 1 with controllers, or else in version 2."""
     hierarchies = [m for m in mounts.read() if m.kind in ("cgroup", "cgroup2") and m.controllers != "name=systemd"]

@@ -93,7 +93,7 @@ def tee(source: int, target: int, size: int) -> int:
 
 
 def io_priority(pid: int) -> int:
-    """ioprio_get(2) of a process (0: this one); 0, the kernel's default, if the call's number isn't known here."""
+    """ioprio_get(2) of a process or thread (0: this one); 0, the default, if the call's number isn't known here."""
     if os.uname().machine not in IOPRIO:
         return 0
     value = _libc.syscall(IOPRIO[os.uname().machine][0], IOPRIO_WHO_PROCESS, pid)
@@ -101,9 +101,9 @@ def io_priority(pid: int) -> int:
     return int(value)
 
 
-def set_io_priority(value: int) -> None:
-    """ioprio_set(2) for this process."""
-    _check(_libc.syscall(IOPRIO[os.uname().machine][1], IOPRIO_WHO_PROCESS, 0, value), "ioprio_set")
+def set_io_priority(pid: int, value: int) -> None:
+    """ioprio_set(2) of a process or thread (0: this one)."""
+    _check(_libc.syscall(IOPRIO[os.uname().machine][1], IOPRIO_WHO_PROCESS, pid, value), "ioprio_set")
 
 
 def set_personality(value: int) -> None:

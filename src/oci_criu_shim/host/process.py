@@ -172,6 +172,12 @@ def status(pid: int) -> dict[str, list[str]]:
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
 
 
+def personality(pid: int) -> int:
+    """Return the personality(2) of a process."""
+    with open(f"/proc/{pid}/personality", encoding="ascii") as stream:
+        return int(stream.read(), 16)
+
+
 def tracer(pid: int) -> int:
     """Return the pid of the process that traces `pid`; 0 if none does, or `pid` has ended."""
     try:

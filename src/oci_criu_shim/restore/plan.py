@@ -122,8 +122,13 @@ class RestorePlan:
 
     @property
     def personality(self) -> int:
-        """The init's personality(2): CRIU 4.2 saves each process's, but restores none."""
-        return int(self._init()["personality"])
+        """The init's personality(2): CRIU 4.2 saves each process's, but restores none.
+
+        It takes the hexadecimal digits of /proc/PID/personality for decimal ones (get_task_personality() in
+        criu/cr-dump.c).
+        """
+        noted = self.manifest.get("personality")
+        return int(str(self._init()["personality"]), 16) if noted is None else noted
 
     @property
     def limits(self) -> list[int]:

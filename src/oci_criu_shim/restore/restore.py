@@ -22,7 +22,7 @@ from oci_criu_shim.container.backends import Backend
 from oci_criu_shim.container.bundle import ROOTFS
 from oci_criu_shim.container.record import STAGE, STAGE_LINK
 from oci_criu_shim.errors import NotRestored, ShimError, Stopped
-from oci_criu_shim.host import cgroups, criu, linux, process
+from oci_criu_shim.host import cgroups, criu, linux, process, threads
 from oci_criu_shim.host.progress import Progress
 from oci_criu_shim.restore import adopt, rootfs, sandbox
 from oci_criu_shim.restore.plan import Asked, RestorePlan, own_cgroup_path
@@ -122,13 +122,13 @@ class Restore:
             if ROOTFS not in self.bundle.annotations:  # root must make nothing in a job's
                 plan.make_points()
             rollback = Rollback(found, self.cut, plan.bases, self.log) if self.cut else None
-            moments = _Moments(self.container, self.bundle, verification, rollback)
+            moments = _Moments(self.container, self.bundle, verification, rollback, self.log)
             others = set(process.children(os.getpid()))
             try:
                 started = _carry_out(plan, verification, moments, self.streams, others)
             except (ShimError, OSError):
                 _end_all(others)
-                moments.undone(self.log)
+                moments.undone()
                 raise
         if not verification.complete:
             self.log.event(f"{found.path} was not verified: it has no checksums of its memory")
@@ -202,13 +202,14 @@ class _Moments:
     """Answers CRIU's events: runs a start's hooks when they are due, and lets no process run with damaged memory."""
 
     def __init__(
-        self, container: Container, bundle: Bundle, verification: Verification, rollback: Rollback | None
+        self, container: Container, bundle: Bundle, verification: Verification, rollback: Rollback | None, log: Log
     ) -> None:
         self.container = container
         self.bundle = bundle
         self.hooks = bundle.hooks
         self.verification = verification
         self.rollback = rollback
+        self.log = log
         self.has_layer = LAYER in verification.checkpoint.manifest["files"]
         self.refused: ShimError | None = None
         self.begun = False  # whether any hook was run
@@ -230,6 +231,8 @@ class _Moments:
                 if self.rollback:
                     self.rollback.run()
             elif event == AT_RESTORED:
+                for line in threads.give_back(pid, self.verification.checkpoint.manifest.get("threads", {})):
+                    self.log.event(line)
                 state = self.container.state("created", pid)
                 hooks.run(self.hooks, "startContainer", state, inside=pid)
         except ShimError as error:
@@ -237,13 +240,13 @@ class _Moments:
             return False
         return True
 
-    def undone(self, log: Log) -> None:
+    def undone(self) -> None:
         """Run the poststop hooks of a container that is gone again, if others were run for it (runtime.md, Lifecycle).
 
         These are its steps 4 to 7 and 13.
         """
         for warning in hooks.warnings(self.hooks, "poststop", self.container.state("stopped", 0)) if self.begun else []:
-            log.error(warning)
+            self.log.error(warning)
 
 
 def _failure(plan: RestorePlan, said: str) -> ShimError:

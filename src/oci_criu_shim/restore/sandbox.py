@@ -289,7 +289,7 @@ def _set_io_priority(value: int) -> None:
     if value == linux.io_priority(0):
         return
     try:
-        linux.set_io_priority(value)
+        linux.set_io_priority(0, value)
     except PermissionError:
         pass  # the real-time class needs privilege: the node's own priority has to do
 

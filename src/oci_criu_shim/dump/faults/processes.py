@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 WAIT_SECONDS, PAUSE_SECONDS = 5.0, 0.05
 APPARMOR = "/sys/kernel/security/apparmor"  # where CRIU looks for it (kerndat_lsm() in criu/lsm.c)
+POLICIES = (os.SCHED_OTHER, os.SCHED_FIFO, os.SCHED_RR, os.SCHED_BATCH, os.SCHED_IDLE)
 MOUNT_SECURITYFS = "mount -t securityfs securityfs /sys/kernel/security, and remove /run/criu.kdat, where CRIU notes it"
 
 
@@ -104,6 +105,31 @@ def unlimited(survey: Survey) -> Iterator[ShimError]:
                 f"process {each.pid} runs as another user, whose limits this root may not ask for",
                 "give it CAP_SYS_RESOURCE",
             )
+
+
+def personalities(survey: Survey) -> Iterator[ShimError]:
+    """CRIU restores no personality; a process has that of the CRIU that restores it (restore/plan.py)."""
+    own = read(f"{survey.init.path}/personality")
+    found = ((" ".join(each.status.get("Name", [])), read(f"{each.path}/personality")) for each in survey.processes)
+    for name, number in dict.fromkeys(found):
+        if number not in ("", own):
+            said = f"a process ({name}) has the personality {int(number, 16):#x}, and comes back with that of the init"
+            yield ShimError(f"{said}, {int(own, 16):#x}", "start the container's program with it, by setarch")
+
+
+def schedulers(survey: Survey) -> Iterator[ShimError]:
+    """CRIU dumps every policy of sched(7), and restores some of them."""
+    for each in survey.processes:
+        for thread in each.threads:
+            try:
+                policy = os.sched_getscheduler(thread) & ~os.SCHED_RESET_ON_FORK
+            except ProcessLookupError:
+                continue
+            if policy not in POLICIES:
+                yield ShimError(
+                    f"process {each.pid} has the scheduling policy {policy}, with which CRIU restores nothing",
+                    "have it take another policy: chrt --other --pid 0 PID",
+                )
 
 
 def of_others(survey: Survey) -> Iterator[ShimError]:
