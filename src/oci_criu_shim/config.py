@@ -273,7 +273,7 @@ _SETTINGS = (
         "200M",
         SIZE,
         """
-        Assumed checkpoint speed of a node, in bytes per second, until one has been measured.
+        Assumed checkpoint speed of a node, in bytes per second, until some have been measured.
         """,
     ),
     Setting(

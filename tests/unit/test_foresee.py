@@ -83,9 +83,9 @@ def test_the_slowest_node_that_is_known(capfd: Capture, tmp_path: Path) -> None:
     rates = tmp_path / "own" / "rates"
     rates.mkdir(parents=True)
     for node, rate in (("n1", 1 << 30), ("n2", 2 << 30), ("n3", "")):
-        (rates / node).write_text(str(rate))
+        (rates / node).write_text(f"[[{rate}, 1.5]]")
     assert told(capfd, *ASKED, f"--checkpoint-dir={tmp_path}/own") == ""
-    (rates / "n4").write_text(str(100 << 20))
+    (rates / "n4").write_text(f"[[{1 << 30}, 10.74]]")
     assert "takes about 82 s" in told(capfd, *ASKED, f"--checkpoint-dir={tmp_path}/own")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -175,11 +176,51 @@ def test_memory_of_a_job(environment: dict[str, str], mebibytes: int) -> None:
 
 def test_speed_is_remembered(make: Make) -> None:
     made = make("preempt").estimate
-    assert made.rate() == config.Settings(config.DEFAULTS).dump_rate
-    made.measured(1 << 20, 0, 9)
-    made.measured(64 << 20, 7, 9.5)
-    assert made.rate() == 32 << 20
-    assert make("preempt").estimate.rate() == 32 << 20
+    default = config.Settings(config.DEFAULTS).dump_rate
+    assert made.speed().rate == default
+    made.measured(1 << 30, 0, 32.5)
+    assert made.speed().rate == 32 << 20
+    assert make("preempt").estimate.speed().rate == 32 << 20
+
+
+MEASURED: dict[str, tuple[list[tuple[int, float]], float, float]] = {
+    "none": ([], 0.5, 100),
+    "one slow and small": ([(16, 9)], 0.5, 100),
+    "one slow": ([(64, 64.5)], 0.5, 100),
+    "two of three are slow": ([(64, 64.5), (64, 1.14), (128, 128.5)], 0.5, 1),
+    "one of three is slow": ([(64, 64.5), (100, 1), (150, 1.5)], 0.5, 150),
+    "one that is large": ([(1024, 512.5)], 0.5, 2),
+    "any takes long": ([(1, 4), (2, 5), (16, 4.5), (1000, 14.5)], 4.5, 100),
+    "any is fast": ([(1, 0.1)] * 9, 0.5, 100),
+}
+
+
+@pytest.mark.parametrize("case", MEASURED)
+def test_no_single_slow_checkpoint_counts(case: str) -> None:
+    """Sizes and rates in MiB."""
+    measured, base, rate = MEASURED[case]
+    found = estimate.Speed([(size << 20, seconds) for size, seconds in measured], 100 << 20)
+    assert (found.base, found.rate / (1 << 20)) == pytest.approx((base, rate))
+
+
+def test_the_last_ones_of_each_size_are_kept(make: Make) -> None:
+    made = make("preempt").estimate
+    for seconds in range(20):
+        made.measured(64 << 20, 0, seconds)
+        made.measured(1, 0, seconds)
+    kept = json.loads(Path(made.path).read_text())
+    assert kept == [[1, n] for n in range(11, 20)] + [[64 << 20, n] for n in range(11, 20)]
+
+
+@pytest.mark.parametrize("text", ["33554432", "{}", "[[1]]", "[[1, null]]", "["])
+def test_what_is_no_measurement(make: Make, text: str) -> None:
+    """An earlier version wrote a rate."""
+    made = make("preempt", **{"dump-rate": "7M"}).estimate
+    os.makedirs(os.path.dirname(made.path))
+    Path(made.path).write_text(text)
+    assert made.speed().rate == 7 << 20
+    made.measured(1 << 30, 0, 32.5)
+    assert made.speed().rate == 32 << 20
 
 
 @pytest.mark.parametrize(
@@ -193,7 +234,7 @@ def test_what_was_written_at_the_same_time_counts(make: Make, begin: float, end:
     other.reserve()
     estimate.Estimate(other, os.path.dirname(made.path), 1).measured(64 << 20, begin, end)
     made.measured(64 << 20, 7, 9.5)
-    assert made.rate() == (mebibytes << 20) // 2
+    assert estimate._measured(made.path)[-1] == (mebibytes << 20, 2.5)
 
 
 def test_all_of_the_jobs_containers_must_be_written(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.container.record import Container
 
-RATES = "rates"  # below the checkpoint directory: a file for each node, of bytes per second
-BASE_SECONDS = 0.5  # of a checkpoint of nothing
+RATES = "rates"  # below the checkpoint directory: for each node a file of [bytes, seconds] of its last checkpoints
+BASE_SECONDS = 0.5  # of a checkpoint of nothing, at least
 FRESH_SECONDS = 5.0
+# Less memory tells nothing of the speed, but how long a checkpoint of nothing takes. Much tells as much as three do.
+TELLING, LARGE = 64 << 20, 1 << 30
+ENOUGH, KEPT = 3, 9  # measurements from which on the site's assumption does not count, and those that are kept
 
 
 class Estimate:
@@ -46,25 +49,25 @@ class Estimate:
 
     def seconds_for(self, size: int) -> float:
         """Return the seconds that a checkpoint of `size` bytes of memory takes."""
-        return seconds(size, self.rate())
+        return self.speed().seconds(size)
 
-    def rate(self) -> float:
-        """Return the speed of this node in bytes per second."""
-        return _rate(self.path) or self.default
+    def speed(self) -> Speed:
+        """Return the speed of this node."""
+        return Speed(_measured(self.path), self.default)
 
     def measured(self, size: int, begin: float, end: float) -> None:
         """Note that a checkpoint of `size` bytes took from `begin` to `end`, by the monotonic clock.
 
-        The job's other containers had a share of the node's speed meanwhile. Small checkpoints say little of it.
+        The job's other containers had a share of the node's speed meanwhile.
         """
         try:
             files.write_json(self.container.path(MEASURED), [size, begin, end])
             others = (other for other in all_of(self.container.root) if other.name != self.container.name)
             size += sum(_written(other, begin, end) for other in others)
-            if size < 16 << 20:
-                return
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-            files.write_atomically(self.path, str(int(size / max(end - begin - BASE_SECONDS, 0.1))).encode())
+            found = [*_measured(self.path), (size, end - begin)]
+            kinds = [[one for one in found if (one[0] < TELLING) is small][-KEPT:] for small in (True, False)]
+            files.write_json(self.path, kinds[0] + kinds[1])
         except OSError:
             pass  # the next one may be noted
 
@@ -79,26 +82,51 @@ def _written(other: Container, begin: float, end: float) -> int:
     return int(size * overlap / (its_end - its_begin)) if overlap > 0 else 0
 
 
-def seconds(size: int, rate: float) -> float:
-    """Return the seconds that a checkpoint of `size` bytes takes at `rate` bytes per second."""
-    return BASE_SECONDS + size / rate
+class Speed:
+    """How long a node takes: for each checkpoint `base` seconds, and for its memory by `rate`, in bytes per second.
+
+    They are medians of what was `measured`, (bytes, seconds) of each checkpoint, so that no single slow one counts. The
+    assumed `default` rate stands in for measurements that there are not yet.
+    """
+
+    def __init__(self, measured: list[tuple[int, float]], default: float) -> None:
+        bases = [seconds for size, seconds in measured if size < TELLING]
+        self.base = max(_median(bases, BASE_SECONDS), BASE_SECONDS)
+        rates = [
+            max(size / max(seconds - self.base, 0.1), 1 << 20)
+            for size, seconds in measured
+            for _ in range(ENOUGH if size >= LARGE else 1)
+            if size >= TELLING
+        ]
+        self.rate = _median(rates, default)
+
+    def seconds(self, size: int) -> float:
+        """Return the seconds that a checkpoint of `size` bytes takes."""
+        return self.base + size / self.rate
 
 
-def _rate(path: str) -> float:
-    """Return the speed in a node's file, in bytes per second; 0 if there is none."""
+def _median(values: list[float], default: float) -> float:
+    found = sorted(values + [default] * (ENOUGH - len(values)))
+    return found[(len(found) - 1) // 2]
+
+
+def _measured(path: str) -> list[tuple[int, float]]:
+    """Return what a node's file has; nothing if there is none, or it is an earlier version's."""
     try:
-        return max(files.read_number(path), 1 << 20)
-    except (OSError, ValueError):
-        return 0
+        return [(int(size), float(seconds)) for size, seconds in files.read_json(path)]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
-def slowest(directory: str, default: int) -> float:
-    """Return the lowest speed that a node has shown in a checkpoint directory; `default` if none has shown any."""
+def slowest(directory: str, default: int) -> Speed:
+    """Return the lowest speed that a node has shown in a checkpoint directory; the `default` if none has shown any."""
     try:
         names = os.listdir(os.path.join(directory, RATES))
     except OSError:
         names = []
-    return min(filter(None, (_rate(os.path.join(directory, RATES, name)) for name in names)), default=default)
+    measured = filter(None, (_measured(os.path.join(directory, RATES, name)) for name in names))
+    speeds = [Speed(found, default) for found in measured] or [Speed([], default)]
+    return min(speeds, key=lambda speed: speed.rate)
 
 
 def too_long(what: str, seconds: float, partition: str, grace: int, intervals: bool) -> str:

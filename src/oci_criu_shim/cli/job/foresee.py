@@ -46,7 +46,7 @@ def _warning(call: Invocation, partition: Mapping[str, str], settings: Settings)
     when = schedule.parse(settings.when(name) if text in WITHOUT_VALUE else text, call.value("checkpoint-interval"))
     size = memory({name: call.value(name) or "" for name in call.given}, partition)
     directory = os.path.abspath(call.value("checkpoint-dir") or settings.checkpoint_dir)
-    seconds = estimate.seconds(size, estimate.slowest(directory, settings.dump_rate))
+    seconds = estimate.slowest(directory, settings.dump_rate).seconds(size)
     if not when.preempt or not grace or seconds <= grace:
         return ""
     what = f"the job may use {units.size(size)} of memory, of which"
