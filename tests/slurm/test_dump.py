@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
 from tests.harness import jobs
 from tests.harness.cluster import Cluster, wait_for
@@ -75,6 +76,7 @@ def test_a_failed_dump_says_why_and_the_container_runs_on(shim_cluster: Cluster,
     shim_cluster.exec("n1", ["chmod", "700", store])
     reasons = [e for e in job.events() if e.startswith("error: ") and "could not be checkpointed" in e]
     assert re.search(r"Permission denied", reasons[0]), job.quoted()
+    assert any("has no checkpoint: if its job is requeued, it fails" in e for e in job.events()), job.quoted()
     assert job.ledger().splitlines()[0].startswith("tick 1 ") and job.ledger().count("tick 1 ") == 1
 
 
@@ -113,3 +115,23 @@ def test_what_takes_a_checkpoint_is_killed_after_the_commit(shim_cluster: Cluste
         assert job.wait_end() == "COMPLETED"
         assert any("then something failed: what took it was killed" in event for event in job.events())
         assert not job.failures()
+
+
+def test_one_that_is_not_done_in_the_grace_time_says_how_far_it_is(shim_cluster: Cluster, shim_bundle: str) -> None:
+    """CRIU is stopped as soon as it starts."""
+    job = jobs.batch(shim_cluster, shim_bundle, "late", jobs.Work(ticks=90), *jobs.OPTIONS)
+    job.wait_running()
+    job.wait_ticks(2)
+    stop = "until pkill -STOP -u alice -f '^[^ ]*criu swrk'; do sleep 0.02; done"
+    argv = shim_cluster.argv(job.record()["nodes"], ["timeout", "60", "sh", "-c", stop], "root")
+    with quoting(job), subprocess.Popen(argv):
+        high = job.displace()
+        late = wait_for(lambda: next((e for e in job.events() if "is not done: " in e), ""), 60, "the line")
+        assert re.search(
+            r"MiB of memory; it ends with the job's grace time in \d+ s, then there is no checkpoint", late
+        )
+        assert "a longer GraceTime of the site's or --checkpoint-interval would help" in late
+        wait_for(lambda: "RUNNING" not in job.state(), 60, "the end of the grace time")
+        told = shim_cluster.exec("ctl", ["oci-criu-shim", "job", "status", *jobs.OPTIONS[1:2], job.number], "alice")
+        assert "is not done: " in told.stdout
+        shim_cluster.exec("ctl", ["scancel", high, job.number])

@@ -142,7 +142,7 @@ def test_what_is_not_taken_for_finished(shim_cluster: Cluster, shim_bundle: str)
         f"{what} 1 task 0 runs: what had finished under this number has another command",
         f"{what} 2 task 0 runs: what had finished under this number has another bundle",
         f"error: {what} 3 task 0 was restarted, and has no checkpoint in {CHECKPOINTS}/{job.number}/3.0 to go on from "
-        "(hint: resubmit it, or have the site set fresh-start = true in config.toml)",
+        "(hint: resubmit it; with fresh-start = true in config.toml it would have begun again)",
     ]
 
 

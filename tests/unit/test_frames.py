@@ -29,7 +29,7 @@ from oci_criu_shim.slurm import controller
 from oci_criu_shim.supervisor import launch
 from oci_criu_shim.supervisor.attempts import Attempts
 from oci_criu_shim.supervisor.loop import Supervisor
-from oci_criu_shim.task import daily_prune
+from oci_criu_shim.task import daily_prune, deadline
 from tests.unit.test_ckpt import made as checkpoint
 from tests.unit.test_policy import Make, make
 from tests.unit.test_slurm import seen
@@ -88,6 +88,7 @@ def test_a_preemption(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "check", lambda _: [])
     monkeypatch.setattr(controller, "job", lambda *_, **__: seen(preempt_time=1))
     monkeypatch.setattr(process, "fork", lambda work: work())
+    monkeypatch.setattr(deadline, "_started", lambda *_: None)
     signals: Any = SimpleNamespace(reader=0, read=lambda: [signal.SIGTERM])
     supervisor = Supervisor(container, os.getpid(), "", Pipes(), signals, Log(), Attempts(policy, Log()))
     monkeypatch.setattr(supervisor, "_wait", lambda: None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from oci_criu_shim.container import jobs
 from oci_criu_shim.container.record import DONE
 from oci_criu_shim.errors import ShimError
@@ -26,6 +28,7 @@ class Departure:
         self.store = policy.store
         self.log = policy.log
         self.directory = RunDirectory(policy.container.root)
+        self.end = 0.0  # when Slurm ends the job, in seconds since the epoch; 0 until it was asked
 
     def why(self) -> str:
         """Return schedule.PREEMPT or TIMEOUT, as Slurm has it; an empty string if the job need not go.
@@ -36,6 +39,7 @@ class Departure:
         if not (self.when.preempt or self.when.timeout):
             return ""
         found = controller.job(self.task.job, soon=True)
+        self.end = time.time() + found.seconds_left()
         if found.is_preempted:
             return schedule.PREEMPT if self.when.preempt else ""
         return schedule.TIMEOUT if self.when.timeout and found.is_requeued else ""

@@ -47,7 +47,8 @@ NUMBER = (int, float)
 LARGEST = 1 << 60  # no number in a history is larger, nor is any below 0
 LATEST = 1 << 37  # seconds; what time.gmtime() and pictures can show
 # The facts of each event and their types. `refused` is a checkpoint that was not restored: another one follows, or
-# `fell-back`, a start from the beginning. `failed` is a run that could not begin.
+# `fell-back`, a start from the beginning. `failed` is a run that could not begin, `checkpoint-late` a checkpoint that
+# was not done shortly before the job's end.
 EVENTS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "started": {},
     "checkpointed": {
@@ -55,6 +56,7 @@ EVENTS: dict[str, dict[str, type | tuple[type, ...]]] = {
         **{"seconds": NUMBER, "frozen": NUMBER, "at": NUMBER},
     },
     "checkpoint-failed": {"reason": str},
+    "checkpoint-late": {"reason": str},
     "requeued": {},
     "restored": {"path": str, "seconds": NUMBER},
     "refused": {"reason": str, "log": str},

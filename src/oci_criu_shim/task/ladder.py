@@ -173,7 +173,7 @@ class Ladder:
             raise ShimError(f"{self.what} has nothing else in {source} to begin with", LIST)
         raise ShimError(
             f"{self.what} was restarted, and has no checkpoint in {self.store.path} to go on from",
-            "resubmit it, or have the site set fresh-start = true in config.toml",
+            "resubmit it; with fresh-start = true in config.toml it would have begun again",
         )
 
     def _go_elsewhere(self) -> bool:

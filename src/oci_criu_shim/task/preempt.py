@@ -6,7 +6,7 @@ import os
 
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.slurm import controller
-from oci_criu_shim.task import schedule
+from oci_criu_shim.task import deadline, schedule
 from oci_criu_shim.task.departure import Departure
 from oci_criu_shim.task.policy import FAILED, LOST, NO_REASON, TAKEN, UNKNOWN
 from oci_criu_shim.task.take import Taker
@@ -50,15 +50,28 @@ class Preemption:
         futile = why == schedule.TIMEOUT and asked == why and self.policy.schedule.is_futile()
         before = self.store.numbers()
         try:
-            self.log.event(f"checkpointed {self.task.describe()} to {self.taker.dump(why, connection)}")
+            with deadline.watched(self.policy, why, self.departure.end):
+                taken = self.taker.dump(why, connection)
+            self.log.event(f"checkpointed {self.task.describe()} to {taken}")
             status = TAKEN
             if futile:
                 self._note_futility(before)
         except ShimError as error:
             status = self.taker.failed(error)[1]
+            self._foretell(status)
         if status not in (NO_REASON, LOST):  # Step.ended() or Departure.lost() sees to the rest
             self.departure.mark(why, "taken" if status == TAKEN else "failed" if self.store.numbers() else "stuck")
         return status
+
+    def _foretell(self, status: int) -> None:
+        """Say what becomes of a job that is requeued without any checkpoint."""
+        if status != FAILED or self.store.numbers():
+            return
+        what = f"{self.task.describe()} has no checkpoint: if its job is requeued, it"
+        if self.policy.fresh_start:
+            self.log.event(f"{what} starts from its beginning (fresh-start)")
+        else:
+            self.log.event(f"{what} fails, and does not start from its beginning: the site has not set fresh-start")
 
     def _note_futility(self, before: list[int]) -> None:
         """Count the tries for the new checkpoint, too, if it is hardly further than those `before`.
@@ -92,6 +105,7 @@ class Preemption:
         found = controller.job(self.task.job)
         self.taker.note_limits(found.end_time)
         self.policy.schedule.looked(found.end_time)
+        self.departure.end = found.end_time
         if self.policy.schedule.due() != schedule.TIMEOUT:
             return ""
         if not found.is_requeueable:

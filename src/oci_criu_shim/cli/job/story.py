@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.task.history import Event
 
 BEGINNINGS = ("started", "restored")
-PROBLEMS = ("checkpoint-failed", "refused", "fell-back", "failed")
+PROBLEMS = ("checkpoint-failed", "checkpoint-late", "refused", "fell-back", "failed")
 # Outcomes of runs: nobody saw the end of one that `died`; one that was `requeued` is to begin on another node.
 RUNNING, CHECKPOINTED, REQUEUED, DIED = "running", "checkpointed", "requeued", "died"
 FAILED, COMPLETED = "failed", "completed"
