@@ -39,12 +39,14 @@ def there(here: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(here, tmp_path / "there", symlinks=True))
 
 
-@pytest.fixture
-def task(here: Path, tmp_path: Path) -> Path:
-    """The directory of a task that begins here."""
+@pytest.fixture(params=[False, True], ids=["unmarked", "marked"])
+def task(here: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """The directory of a task that begins here; the marks of files may be noted already."""
     (tmp_path / "task").mkdir()
     time.sleep(0.02)  # a tick of the kernel's clock
     baseline.note(str(tmp_path / "task"), str(here))
+    if request.param:
+        baseline.note_marks(str(tmp_path / "task"), str(here))
     return tmp_path / "task"
 
 
@@ -152,6 +154,42 @@ def test_only_what_has_changed(here: Path, task: Path) -> None:
     names = {member.name: member for member in tarfile.open(layer.file)}
     assert names["changed"].mode == 0o644
     assert names["changed"].mtime == pytest.approx(os.stat(here / "changed").st_mtime)
+
+
+def touch_all(root: Path) -> None:
+    """All files get another name outside, and their owner and mode again."""
+    for path in (root / name for name in NAMES):
+        os.link(path, root.parent / path.relative_to(root).as_posix().replace("/", "-"))
+        os.chown(path, os.geteuid(), os.getegid())
+        os.chmod(path, 0o644)
+
+
+def test_another_ctime_alone_is_no_change(here: Path, task: Path) -> None:
+    baseline.note_marks(str(task), str(here))
+    time.sleep(0.02)
+    touch_all(here)
+    (here / "changed").write_text("changed"[::-1])
+    os.utime(here / "changed", (2, 2))
+    (here / "mode").chmod(0o600)
+    (here / "both").unlink()
+    shutil.copy2(here / "kept", here / "both")
+    assert sorted(kept(task, changes(task, here)).names) == [".", "both", "changed", "mode"]
+
+
+def test_what_changes_before_it_has_a_mark(here: Path, task: Path) -> None:
+    (task / f"rootfs.{os.uname().nodename}.files").unlink(missing_ok=True)
+    touch_all(here)
+    (here / "deleted").unlink()
+    baseline.note_marks(str(task), str(here))
+    layer = kept(task, changes(task, here))
+    assert (sorted(layer.names), layer.deleted) == ([".", *sorted({*NAMES} - {"deleted"})], ["deleted"])
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"begin": 1, "marks": {}}', '{"begin": 0}'])
+def test_marks_that_are_none(here: Path, task: Path, text: str) -> None:
+    (task / f"rootfs.{os.uname().nodename}.files").write_text(text)
+    touch_all(here)
+    assert "kept" in kept(task, changes(task, here)).names
 
 
 def test_what_is_mounted_over_is_left_out(here: Path, task: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from oci_criu_shim import files
+from oci_criu_shim.checkpoints import baseline
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.stage import Stage
 from oci_criu_shim.checkpoints.store import Store
@@ -23,6 +26,15 @@ from tests.unit.test_schema import full_manifest
 LINE = "1 0 8:1 / / rw - {} /dev/x rw"
 
 
+@pytest.fixture(autouse=True)
+def nobody_is_left() -> Iterator[None]:
+    """What begin() has in the background."""
+    yield
+    with suppress(ChildProcessError):
+        while True:
+            os.wait()
+
+
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     (tmp_path / "rootfs").mkdir()
@@ -35,6 +47,15 @@ def store(tmp_path: Path) -> Store:
     made = Store(str(tmp_path), "7/batch.0")
     os.makedirs(made.path)
     return made
+
+
+def test_marks_are_noted_in_the_background(bundle: Bundle, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rootfs, "_are_wanted", lambda *_: True)
+    rootfs.begin(store, bundle, "auto", Log())
+    assert os.wait()[1] == 0
+    known = baseline.find(store.path, bundle.rootfs)
+    assert known and known.is_same("", "deleted", os.stat(f"{bundle.rootfs}/deleted"))
+    assert not known.is_same("", "deleted", os.stat(bundle.rootfs))
 
 
 @pytest.mark.parametrize(

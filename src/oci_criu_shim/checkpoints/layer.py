@@ -47,6 +47,7 @@ class Changes:
         self.inherited = set(inherited[0])
         self.gone = set(inherited[1])
         self.skipped = 0  # how many files can't be kept
+        self.spared: list[tuple[str, os.stat_result]] = []  # files of several names that have only another ctime
 
     @property
     def deleted(self) -> list[str]:
@@ -69,6 +70,9 @@ class Changes:
                     pass
                 except PermissionError:
                     self.skipped += 1
+            for name, status in self.spared:
+                if (status.st_dev, status.st_ino) in links:  # it has a new name, under which it is in the layer
+                    self._add(archive, name, status, links)
             archive.write(bytes(2 * tarfile.BLOCKSIZE))
             archive.flush()
             os.fsync(archive.fileno())
@@ -128,7 +132,17 @@ class Changes:
                 self.gone.update(self.baseline.below(path))
             if status.st_dev == device:  # else it is a mount of the node
                 is_new = moved or name not in before or path in self.inherited
-                yield path, status, is_new or status.st_ctime_ns >= self.baseline.begin
+                yield path, status, is_new or self._has_changed(directory, name, status)
+
+    def _has_changed(self, directory: str, name: str, status: os.stat_result) -> bool:
+        """Return whether what was there has changed. A link or a chown to the same owner changes the ctime alone."""
+        if status.st_ctime_ns < self.baseline.begin:
+            return False
+        if not stat.S_ISREG(status.st_mode) or not self.baseline.is_same(directory, name, status):
+            return True
+        if status.st_nlink > 1:
+            self.spared.append((join(directory, name), status))
+        return False
 
     def _is_gone(self, path: str) -> None:
         self.gone.update((path, *self.baseline.below(path)))

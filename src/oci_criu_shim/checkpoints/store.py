@@ -2,6 +2,7 @@
 
     started               the task has run
     rootfs.<node>         what was in its root file system then: baseline.py
+    rootfs.<node>.files   by what each file there is known again
     <seq>/manifest.json   written last; without it there is no checkpoint
          /checksums.json  added after the commit: see integrity.py
          /checkpoint/     CRIU's images; increments.py says what is in parent/ there

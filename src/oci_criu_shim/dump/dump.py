@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager, suppress
 
 from oci_criu_shim import files
+from oci_criu_shim.checkpoints.committed import LAYER
 from oci_criu_shim.container import batch_script, node_fit, stdio
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.container.record import CHAIN, CHANGES, STAGE_LINK, living
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.store import Store
     from oci_criu_shim.container.record import Container, Record
     from oci_criu_shim.dump.chain import Link
+
+NOTABLE_MIB = 64  # of changes to the root file system: they are written while all is frozen
 
 
 class Taken:
@@ -57,8 +60,10 @@ class Taken:
         written, dumped = self.checkpoint.written / (1 << 20), self.checkpoint.dumped / (1 << 20)
         smaller = f", compressed to {written:.1f} MiB" if written != dumped else ""
         parent = f" more than {self.checkpoint.parent}" if self.checkpoint.parent else ""
+        layer = self.checkpoint.sizes.get(LAYER, 0) / (1 << 20)
+        changes = f", {layer:.1f} MiB of them changes to the root file system," if layer >= NOTABLE_MIB else ""
         times = f"{self.seconds:.2f} s, frozen {self.frozen:.2f} s"
-        return f"{self.checkpoint.path} ({dumped:.1f} MiB{parent} in {times}{smaller})"
+        return f"{self.checkpoint.path} ({dumped:.1f} MiB{parent}{changes} in {times}{smaller})"
 
 
 class Dump:

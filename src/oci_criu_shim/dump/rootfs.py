@@ -10,7 +10,7 @@ from oci_criu_shim.checkpoints import baseline
 from oci_criu_shim.checkpoints.committed import DELETED, LAYER
 from oci_criu_shim.container import record
 from oci_criu_shim.errors import ShimError, line_of
-from oci_criu_shim.host import criu, mounts
+from oci_criu_shim.host import criu, mounts, process
 from oci_criu_shim.host.userns import Child
 
 TYPE_CHECKING = False
@@ -35,6 +35,19 @@ def begin(store: Store, bundle: Bundle, setting: str, log: Log) -> None:
         baseline.note(store.path, bundle.rootfs)
     except OSError as error:
         log.error(f"checkpoints will be without what is changed in {bundle.rootfs}: {line_of(error)}")
+        return
+    try:
+        process.fork_in_background(lambda: _note_marks(store.path, bundle.rootfs))
+    except OSError as error:
+        log.debug(str(error))
+
+
+def _note_marks(task: str, rootfs: str) -> int:
+    try:
+        baseline.note_marks(task, rootfs)
+    except OSError:
+        return 1  # then the ctime alone tells what has changed
+    return 0
 
 
 def _are_wanted(bundle: Bundle, setting: str) -> bool:

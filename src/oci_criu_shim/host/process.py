@@ -122,6 +122,26 @@ def fork(work: Callable[[], int]) -> int:
         os._exit(status)
 
 
+def fork_in_background(work: Callable[[], int]) -> int:
+    """Run `work` in a child of the lowest priority, and return the child's pid.
+
+    The child keeps none of our pipes open: others wait for their end.
+    """
+
+    def start() -> int:
+        import signal
+
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.nice(19)
+        null = os.open("/dev/null", os.O_RDWR)
+        for number in range(3):
+            os.dup2(null, number)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        return work()
+
+    return fork(start)
+
+
 def wait(pid: int) -> int:
     """Wait for a child, and return its exit status; the negative signal number if a signal ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

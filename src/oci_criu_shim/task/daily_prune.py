@@ -17,7 +17,7 @@ def begin(directory: str, older: int) -> None:
     """Remove checkpoints in `directory` of jobs that Slurm no longer knows, unless they are younger than `older`
     seconds: in the background, at the lowest priority."""
     if _is_due(os.path.join(directory, STAMP)):
-        process.fork(lambda: _run(directory, older))
+        process.fork_in_background(lambda: _run(directory, older))
 
 
 def _is_due(stamp: str) -> bool:
@@ -34,18 +34,9 @@ def _is_due(stamp: str) -> bool:
 
 
 def _run(directory: str, older: int) -> int:
-    """Prune, in a child of the supervisor, and return its exit status. The child keeps none of the supervisor's pipes
-    open: others wait for their end."""
-    import signal
-
+    """Prune, and return the child's exit status."""
     from oci_criu_shim.errors import ShimError
 
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.nice(19)
-    null = os.open("/dev/null", os.O_RDWR)
-    for number in range(3):
-        os.dup2(null, number)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     try:
         prune_ended(directory, older)
     except (ShimError, OSError):
