@@ -17,6 +17,7 @@ from oci_criu_shim.dump import client, kept, open_files, rootfs
 from oci_criu_shim.dump.survey import Survey
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import cgroups, criu, linux, process, threads
+from oci_criu_shim.restore import seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -152,6 +153,8 @@ class Dump:
         def commit(report: dict[str, Any]) -> None:
             if "for" in self.options:
                 criu.leave_groups(stage.images)
+            if os.geteuid():
+                seccomp.require_restorable(stage.images)
             if link:
                 link.check(self.pid, stage.images, report.get("seal", ""))
             if layer:

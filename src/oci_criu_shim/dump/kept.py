@@ -221,6 +221,11 @@ PROPERTIES = (
         running=processes.unstoppable,
     ),
     refused(
+        "a user's thread without no_new_privs, if its seccomp filter refuses capset, prctl, futex, munmap and the like",
+        "a restore has to do these after it has set the filter, or may not set it any more",
+        "set no_new_privs first",
+    ),
+    refused(
         "root's process with another id, if this root lacks CAP_SYS_RESOURCE",
         "CRIU may not ask for its limits",
         "add the capability",

@@ -33,7 +33,7 @@ LET_GO_SECONDS, END_SECONDS = 60.0, 10.0
 NO_ANSWER = "CRIU ended without an answer", "it was killed, by the kernel for want of memory perhaps: see dmesg"
 INVENTORY = "inventory.img"  # without it, nobody takes the other images for a checkpoint
 FROZEN_MARK = "files.img"  # the first image that is made only once every task is frozen and known
-PAGEMAP_HEAD = 8  # bytes before the entries: two magic numbers
+PAGEMAP_HEAD = 8  # bytes before an image's entries: two magic numbers
 PE_PARENT = 1  # of an entry's flags (criu/include/pagemap.h)
 # Errors that it logs for every container and goes on: it can't raise limits, and for a network namespace that a restore
 # makes anew it looks for a sysfs, which the worker's filter refuses (spank/criu_preload.c).
@@ -340,6 +340,19 @@ def pagemap(path: str) -> Iterator[tuple[int, int, bool]]:
         found = entry.FromString(data[begin:offset])
         if begin - 4 > PAGEMAP_HEAD:  # the first one says where the pages are
             yield found.vaddr, found.nr_pages or found.compat_nr_pages, bool(found.flags & PE_PARENT)
+
+
+def seccomp(path: str) -> tuple[int, int]:
+    """Return the mode of seccomp of the thread of an image core-*.img, and the number of its filter.
+
+    load_image() would take many times as long.
+    """
+    with open(path, "rb") as stream:
+        data = stream.read()
+    begin = PAGEMAP_HEAD + 4
+    end = begin + int.from_bytes(data[PAGEMAP_HEAD:begin], "little")
+    thread = _import("pycriu.images.core_pb2").core_entry.FromString(data[begin:end]).thread_core
+    return int(thread.seccomp_mode), int(thread.seccomp_filter)
 
 
 def names_deleted_files(directory: str) -> bool:

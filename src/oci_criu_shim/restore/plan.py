@@ -8,6 +8,7 @@ from oci_criu_shim.container import batch_script, cgroup_path, limits
 from oci_criu_shim.container.record import RESTORE_LOG, STAGE
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, criu, linux, mounts
+from oci_criu_shim.restore.seccomp import Seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,12 +77,13 @@ class RestorePlan:
         self.staged_images = f"{self.stage}/images"
         self.cgroup = own_cgroup_path(container, bundle, checkpoint)
         self.ids = _write_inventory(self.images, container.path(criu.INVENTORY))
+        self.own = {k for k, own in self.ids["own"].items() if own != self.ids["root"].get(k)}
+        self.seccomp = Seccomp(self.images if self.has_user_namespace else None)
         self.edited = [
             container.path(criu.INVENTORY),
             *_write_mountpoints(self.images, container),
-            *_write_limits(self.images, container, self.manifest),
+            *_write_cores(self.images, container, self.manifest, self.seccomp),
         ]
-        self.own = {k for k, own in self.ids["own"].items() if own != self.ids["root"].get(k)}
         self.sources = self._sources(batch_script.copy(checkpoint, bundle))
         # Whether root's container has remapped ids: on the node they can't get at root's files and directories.
         self.remapped = os.geteuid() == 0 and self.has_user_namespace
@@ -268,17 +270,22 @@ def _write_mountpoints(images: str, container: Container) -> Iterator[str]:
             yield container.path(name)
 
 
-def _write_limits(images: str, container: Container, manifest: Manifest) -> Iterator[str]:
-    """Write the images of processes anew whose hard limits are not allowed here; yield their paths."""
+def _write_cores(images: str, container: Container, manifest: Manifest, seccomp: Seccomp) -> Iterator[str]:
+    """Write the images of threads anew whose hard limits are not allowed here, or whose `seccomp` is set last; yield
+    their paths."""
     needed = manifest.get("needs")
-    if not needed or not limits.are_lower(needed):
-        return
+    lowers = needed is not None and limits.are_lower(needed)
     for name in os.listdir(images):
-        if name.startswith("core-"):
-            image = criu.load_image(os.path.join(images, name))
-            if limits.lower(needed, image):
-                criu.dump_image(container.path(name), image)
-                yield container.path(name)
+        path = os.path.join(images, name)
+        takes = name.startswith("core-") and seccomp.concerns(*criu.seccomp(path))
+        if not name.startswith("core-") or not (takes or lowers):
+            continue
+        image = criu.load_image(path)
+        if takes:
+            seccomp.take(name, image)
+        if (needed is not None and lowers and limits.lower(needed, image)) or takes:
+            criu.dump_image(container.path(name), image)
+            yield container.path(name)
 
 
 def _source_path(entry: External, bundle: Bundle, node: Iterable[mounts.Mount], group: str) -> str:

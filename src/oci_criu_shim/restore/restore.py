@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.container.record import Container
     from oci_criu_shim.container.stdio import Stdio
     from oci_criu_shim.log import Log
+    from oci_criu_shim.restore.seccomp import Seccomp
     from oci_criu_shim.restore.streams import CallersStreams
 
     Streams = Stdio | CallersStreams
@@ -156,6 +157,7 @@ def _carry_out(
     progress = Progress(lambda: _descendants(others), _size(plan), lambda: os.stat(plan.log).st_size)
     try:
         verification.start()
+        moments.seccomp = plan.seccomp
         response = swrk.request("RESTORE", plan.options(), moments.notified, progress)
         if not response.success and not moments.refused:
             verification.require()  # it tells more than CRIU does
@@ -169,6 +171,7 @@ def _carry_out(
     if not response.success:
         said = criu.summary(criu.errors(plan.log)) or response.cr_errmsg or f"error {response.cr_errno}"
         raise _failure(plan, said)
+    plan.seccomp.require_set()
     return int(response.restore.pid), swrk.terminal
 
 
@@ -211,12 +214,15 @@ class _Moments:
         self.rollback = rollback
         self.log = log
         self.has_layer = LAYER in verification.checkpoint.manifest["files"]
+        self.seccomp: Seccomp | None = None
         self.refused: ShimError | None = None
         self.begun = False  # whether any hook was run
 
     def notified(self, event: str, pid: int) -> bool:
         """Answer CRIU's event; return whether it may go on. If not, CRIU ends all processes that it has restored."""
         try:
+            if self.seccomp:
+                self.seccomp.require_loaded()
             if event == AT_RESTORED or (event == AT_NAMESPACES and (self.hooks or self.rollback or self.has_layer)):
                 self.verification.require()
             if event == AT_NAMESPACES:

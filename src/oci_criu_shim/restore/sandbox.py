@@ -17,6 +17,7 @@ from oci_criu_shim.container import batch_script
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts, process
 from oci_criu_shim.host.progress import Progress
+from oci_criu_shim.restore import seccomp
 from oci_criu_shim.restore.plan import CONFIGURATION, STREAMS
 
 TYPE_CHECKING = False
@@ -43,6 +44,8 @@ def start(plan: RestorePlan, stdio: Stdio | CallersStreams) -> criu.Swrk:
     log = os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     fds = {CONNECTION: theirs.fileno(), 2: log}
     fds |= {STREAMS + stream: end for stream, end in stdio.inside.items()}
+    if (shared := plan.seccomp.share()) is not None:
+        fds[seccomp.FILE] = shared
     if plan.shell_job:
         fds[0] = 0  # the terminal that is to be the container's
     ready, go, said = os.pipe(), os.pipe(), os.pipe()
@@ -125,7 +128,8 @@ def _build(plan: RestorePlan, fds: Mapping[int, int], ready: int, go: int, said:
     if personality:
         linux.set_personality(personality)  # done last, since it can change what uname(2) returns
     os.umask(umask)
-    pid = process.fork(lambda: process.become(argv, process.ENVIRONMENT, fds))
+    environment = {**process.ENVIRONMENT, **(seccomp.ENVIRONMENT if seccomp.FILE in fds else {})}
+    pid = process.fork(lambda: process.become(argv, environment, fds))
     os.write(said, str(pid).encode())
 
 
