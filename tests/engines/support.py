@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import select
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.harness.cluster import Cluster, wait_for
 from tests.harness.cluster.bundle import BUNDLE, quiet
 from tests.harness.cluster.process import run
-from tests.harness.cluster.rootfs import ensure
+from tests.harness.cluster.rootfs import Recipe, ensure
 from tests.harness.cluster.waiting import patient
 
 SHIM = "/usr/bin/oci-criu-shim"
@@ -23,6 +26,8 @@ STORAGE = ("--root=/run/podman/root", "--runroot=/run/podman/run", "--storage-dr
 PODMAN = ("podman", *STORAGE, "--cgroup-manager=cgroupfs")
 COUNT = ("bash", "-c", "i=0; while :; do echo $i; i=$((i+1)); sleep 0.1; done")
 ECHO = ("bash", "-c", 'while read -r word; do echo "<$word on $(tty)>"; done')
+# By itself, so that not all of the nodes' root is built anew with it.
+INSPECTOR = Recipe(name="checkpointctl", variant="extract", packages=("checkpointctl",))
 Done = subprocess.CompletedProcess[str]
 
 
@@ -31,6 +36,27 @@ def export_root(cluster: Cluster) -> str:
     root = ensure(BUNDLE, quiet)
     run(["tar", "-C", str(root), "-cf", str(cluster.shared / "image.tar"), "."])
     return "/shared/image.tar"
+
+
+def shown(cluster: Cluster, archive: str, node: str = "n1") -> list[str]:
+    """The row that `checkpointctl show` has for an archive: container, image, id, runtime, created, engine, size."""
+    lines = _checkpointctl(cluster, node, "show", archive).splitlines()
+    return [cell.strip() for cell in [line for line in lines if line.startswith("|")][-1].strip("|").split("|")]
+
+
+def inspected(cluster: Cluster, archive: str, node: str = "n1") -> dict[str, Any]:
+    """What `checkpointctl inspect` says of all that is in an archive."""
+    [found] = json.loads(_checkpointctl(cluster, node, "inspect", "--all", "--format=json", archive))
+    assert isinstance(found, dict)
+    return found
+
+
+def _checkpointctl(cluster: Cluster, node: str, *words: str) -> str:
+    """The output of Debian's checkpointctl."""
+    program = cluster.shared / "checkpointctl"
+    if not program.exists():
+        shutil.copy(ensure(INSPECTOR, quiet) / "usr/bin/checkpointctl", program)
+    return cluster.exec(node, [f"/shared/{program.name}", *words], "root").stdout
 
 
 @dataclass

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from oci_criu_shim.files import timestamp
 from tests import NAME
-from tests.engines.support import PODMAN, SHIM, Engine, leftovers
+from tests.engines.support import PODMAN, SHIM, Engine, inspected, leftovers, shown
 from tests.harness import jobs, verdict
 from tests.harness.cluster import Cluster, wait_for
 from tests.harness.jobs import CHECKPOINTS, Job, Work
@@ -192,11 +193,16 @@ def test_ids(site: Site, podman: Engine, user: str) -> None:
             life.process.stdin.write("1\n2\n")
             life.process.stdin.flush()
             assert life.process.stdout.readline() == "1\n"
+            answered = timestamp()
             keep(life)
     finally:
         life.stop()
     path = f"/shared/{user}.tar"
     site.exec([SHIM, "ckpt", "export", "--rootfs", f"{life.images}/1", path], user)
+    row, found = shown(site.cluster, path), inspected(site.cluster, path)
+    assert (row[0], row[5], found["container_name"]) == (life.name, "Podman", life.name)
+    assert found["created"] <= answered
+    assert (found["process_tree"]["command"], found["statistics"]["pages_written"] > 0) == ("sh", True)
     podman("container", "restore", f"--import={path}", "--name=a")
     podman("exec", "a", "touch", "/tmp/go")
     counted = podman.wait_counts("a", 5)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests import NAME
-from tests.engines.support import COUNT, ECHO, PODMAN, SHIM, Engine, export_root, leftovers, write
+from tests.engines.support import COUNT, ECHO, PODMAN, SHIM, Engine, export_root, inspected, leftovers, shown, write
 from tests.harness.cluster import Cluster, wait_for
 
 # A loopback connection of a program with itself: each number is sent, received and printed.
@@ -138,6 +138,10 @@ def test_three_from_one_archive(podman: Engine) -> None:
     podman.wait_counts("one", 3)
     said = checkpoint(podman, "one", "--export=/shared/one.tar", "--compress=none", "--print-stats")
     assert json.loads(said)["container_statistics"][0]["criu_statistics"]["pages_written"] > 0
+    row, found = shown(podman.cluster, "/shared/one.tar"), inspected(podman.cluster, "/shared/one.tar")
+    assert (row[0], row[5], found["image"], found["runtime"]) == ("one", "Podman", f"{IMAGE}:latest", SHIM)
+    assert found["statistics"]["pages_written"] > 0
+    assert (found["process_tree"]["command"], found["file_descriptors"][0]["pid"]) == ("bash", 1)
     reached = podman.counted("one")[-1]
     podman("rm", "one")
     for name in ("a", "b", "c"):

@@ -66,7 +66,8 @@ def told(tmp_path: Path, config: dict[str, Any], rootfs: bool = False, **manifes
 
 
 def test_container(tmp_path: Path, config: dict[str, Any]) -> None:
-    found = told(tmp_path, config)["config.dump"]
+    found = told(tmp_path, config, begun="2025-12-31T00:00:00Z")["config.dump"]
+    assert found["createdTime"] == "2025-12-31T00:00:00Z"
     assert (found["name"], found["user"], found["networkMode"]) == ("c", "0:5", "host")
     assert len(found["id"]) == 64
     assert found["runtime"].endswith("/bin/oci-criu-shim")
@@ -84,7 +85,10 @@ def test_specification(tmp_path: Path, config: dict[str, Any]) -> None:
     assert found["process"] == {**config["process"], "env": ["A=SLURM"]}
     rows = [{"containerID": 1, "hostID": 100000, "size": 9}, {"containerID": 0, "hostID": 1000, "size": 1}]
     assert (found["linux"]["uidMappings"], found["linux"]["gidMappings"]) == (rows, rows[1:])
-    assert found["annotations"] == {"oci-criu-shim.rootfs": config["root"]["path"]}
+    assert found["annotations"] == {
+        "oci-criu-shim.rootfs": config["root"]["path"],
+        "io.container.manager": "libpod",
+    }
     sources = {entry["destination"]: entry["source"] for entry in found["mounts"]}
     assert sources == {
         **{"/dev/shm": "shm", "/home": "/home", "/etc/hosts": "/etc/hosts", "/var/run/slurm/": "artifacts/spool"},
@@ -110,7 +114,7 @@ def test_what_slurm_has_mounted(tmp_path: Path, config: dict[str, Any], script: 
 def test_with_the_root_file_system(tmp_path: Path, config: dict[str, Any]) -> None:
     rows = [{"mount": "/", "name": "a", "size": 3, "inode": 1}, {"mount": "/home", "name": "b", "size": 1, "inode": 2}]
     found = told(tmp_path, config, rootfs=True, written=rows)
-    assert found["spec.dump"]["annotations"] == {"oci-criu-shim.rootfs-mode": "751"}
+    assert found["spec.dump"]["annotations"]["oci-criu-shim.rootfs-mode"] == "751"
     tree = found["rootfs-diff.tar"]
     assert isinstance(tree, Tree)
     assert (tree.root, tree.lengths) == (config["root"]["path"], {"a": 3})

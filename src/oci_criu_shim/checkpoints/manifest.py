@@ -57,6 +57,7 @@ class Draft(TypedDict):
     version: NotRequired[int]
     container: NotRequired[str]
     created: NotRequired[str]  # RFC 3339, UTC
+    begun: NotRequired[str]  # when the container was first created
     node: NotRequired[str]
     kernel: NotRequired[str]
     criu: NotRequired[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from oci_criu_shim import files
 from oci_criu_shim.container import backends, bundle
 from oci_criu_shim.container.backends import Backend
 from oci_criu_shim.container.record import CONFIG
@@ -46,7 +47,6 @@ class Plan:
 
     def hide_io_uring(self) -> None:
         """Have the container find no io_uring, if the backend is crun: others take no config.json but the bundle's."""
-        from oci_criu_shim import files
         from oci_criu_shim.container import io_uring
 
         hidden = io_uring.hidden(self.bundle.config)
@@ -88,9 +88,13 @@ class Plan:
         """The backend's option for `pid_file`."""
         return [f"--pid-file={self.pid_file}"] if self.pid_file else []
 
-    def record(self) -> Record:
-        """Return the fields of the container's record that are known before it is started (Container.save())."""
+    def record(self, begun: str = "") -> Record:
+        """Return the fields of the container's record that are known before it is started (Container.save()).
+
+        It was first created at the time `begun`, as files.timestamp() gives it: now, if that is empty.
+        """
         record: Record = {
+            "begun": begun or files.timestamp(),
             "bundle": self.bundle.path,
             "config": self.bundle.config,
             "preserved": self.preserved,

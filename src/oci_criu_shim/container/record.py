@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     class Record(TypedDict, total=False):
         """The content of state.json. Fields that don't apply are left out."""
 
+        begun: str  # when it was first created, before all of its restores (files.timestamp())
         bundle: str
         config: Document  # config.json as it was at the start
         backend: str  # name or path

@@ -214,6 +214,8 @@ class Dump:
             "frozen_seconds": report["frozen_ns"] / 1e9,
             "left_running": self.options["leave_running"],
         }
+        if "begun" in self.record:
+            manifest["begun"] = self.record["begun"]
         if "restarts" in self.record:
             manifest["restarts"] = self.record["restarts"]
         return manifest

@@ -24,7 +24,8 @@ def start(plan: Plan, checkpoint: Checkpoint, asked: Asked, streams: CallersStre
     try:
         restored = Restore(plan, checkpoint, plan.log, asked)
         stdio = streams.record(checkpoint.manifest["streams"])
-        container.save({**plan.record(), **restored.backend.record(), "stdio": stdio})
+        begun = checkpoint.manifest.get("begun", "")
+        container.save({**plan.record(begun), **restored.backend.record(), "stdio": stdio})
         pid = restored.start(streams)
         try:
             _tell(plan, pid)

@@ -35,6 +35,7 @@ class Launch:
         self.signals = Signals()
         self.pid_file = plan.pid_file or plan.container.path(INIT_PID)
         self.attempts: Attempts | None = None  # None if the job did not ask for checkpoints
+        self.begun = ""  # when it was first created, if it is restored
         self.told = False  # whether the container was sent a signal that may have ended it
         self.rollback = False  # whether files that grew after the checkpoint are cut back
         self.owner = _slurmstepd() if plan.task else None
@@ -179,6 +180,7 @@ class Launch:
     def _create(self) -> int:
         """Run it from its beginning; return its exit status."""
         self.log.note("started")
+        self.begun = files.timestamp()
         stdio = self._terminal() or Pipes()
         self.container.update({**self._record(), "stdio": stdio.record()})
         in_foreground = self.created is None and not self.keep and not self.plan.relays_terminal
@@ -230,7 +232,7 @@ class Launch:
         begin, task = time.monotonic(), self.plan.task
         cut = rollback.place(checkpoint, task) if task and self.rollback else None
         restored = Restore(self.plan, checkpoint, self.log, asked, cut)
-        self.backend = restored.backend
+        self.backend, self.begun = restored.backend, checkpoint.manifest.get("begun", "")
         stdio = self._terminal() or Pipes(pending_input(checkpoint), checkpoint.manifest["streams"])
         self.container.update({**self._record(), "stdio": stdio.record()})  # hooks are told of it
         pid = restored.start(stdio)
@@ -249,7 +251,7 @@ class Launch:
         return pid, stdio
 
     def _record(self) -> Record:
-        return {**self.plan.record(), **self.backend.record(), "supervisor": process.identity(os.getpid())}
+        return {**self.plan.record(self.begun), **self.backend.record(), "supervisor": process.identity(os.getpid())}
 
     def _supervise(self, main: int, stdio: Stdio) -> int:
         """Look after it until its end; return its exit status."""

@@ -42,6 +42,7 @@ IMAGE_ID = "bebe4a5663981087f3a38fe5bc180c4ffe6f40301357685636d8b843351fcf57"  #
 # What slurmstepd mounts in a container: the places in it, and the directory on the node (Slurm 24.11, container.c).
 STREAMS = tuple(f"/tmp/slurm/{name}" for name in ("stdin", "stdout", "stderr"))
 SPOOL = re.compile(r"/.*/oci-job\d+-[^/]+/task-\d+")
+MANAGER = "io.container.manager"  # annotation by which checkpointctl knows podman's archives
 DEFAULTS = {"stopSignal": 15, "stopTimeout": 10, "shmSize": 65536000, "logDriver": "k8s-file", "passwd": False}
 
 
@@ -80,8 +81,10 @@ def _container(checkpoint: Checkpoint, config: Document) -> Document:
     network = bundle.namespaces.get("network")
     bound = {mount["destination"].rstrip("/") for mount in filter(is_bind, bundle.mounts)}
     own_memory = "/dev/shm" not in bound  # then it is in the images
+    begun = {"createdTime": checkpoint.manifest["begun"]} if "begun" in checkpoint.manifest else {}
     return {
         **DEFAULTS,
+        **begun,
         "id": checkpoint.manifest["checksum"],
         "runtime": RUNTIME,
         "rootfsImageName": IMAGE,
@@ -104,7 +107,7 @@ def _specification(checkpoint: Checkpoint, config: Document, rootfs: bool) -> Do
             linux[f"{kind}Mappings"] = [dict(zip(("containerID", "hostID", "size"), row, strict=True)) for row in rows]
     root = config["root"]["path"]
     mark = {ROOTFS_MODE: f"{stat.S_IMODE(os.stat(root).st_mode):o}"} if rootfs else {ROOTFS: root}
-    annotations = {**config.get("annotations", {}), **mark}
+    annotations = {**config.get("annotations", {}), **mark, MANAGER: "libpod"}
     moved = [{**m, "source": place} if (place := _artifact(m)) else m for m in config.get("mounts", [])]
     # Processes that are added to the container later (`exec`) belong to no job.
     environment = [entry for entry in config["process"].get("env", []) if not entry.startswith("SLURM")]
