@@ -71,6 +71,59 @@ def test_locks_and_connections(site: Site, user: str) -> None:
         life.stop()
 
 
+CONFIGURED = "/etc/criu/one.conf"
+
+
+def configure(life: Life, text: str) -> None:
+    script = f"mkdir -p /etc/criu; cat >{CONFIGURED}"
+    life.site.cluster.exec(life.site.node, ["sh", "-c", script], "root", input=text)
+
+
+def test_criu_is_configured(site: Site) -> None:
+    """By an annotation's file, as with crun and runc. What can't be had is refused by name."""
+    spec = site.spec("root")
+    spec["annotations"] = {"org.criu.config": CONFIGURED}
+    spec["process"]["args"] = ["python3", "-I", "-c", HOLD, "root"]
+    life = site.container("root", spec)
+    configure(life, "tcp-established\naction-script /tmp/x\n")
+    try:
+        life.run()
+        life.look()
+        refused = life.checkpoint(check=False)
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+        assert f"{CONFIGURED}, line 2: CRIU's option action-script can't be had here" in refused.stderr
+        assert life.look() == {"connected": True}
+        configure(life, "tcp-established\nverbosity 4\nlog-file /tmp/criu.log\n")
+        life.checkpoint()
+        assert "Dumping finished successfully" in site.exec(["cat", "/tmp/criu.log"]).stdout
+        life.restore()
+        assert life.look() == {"connected": True}
+        assert "Restore finished successfully" in site.exec(["cat", "/tmp/criu.log"]).stdout
+        assert life.end() == 0
+    finally:
+        life.stop()
+        site.exec(["rm", "-r", "/etc/criu"])
+
+
+def test_a_user_does_not_configure_criu(site: Site) -> None:
+    """Nothing is kept quiet about, and nothing of it gets to a dump."""
+    spec = site.spec("alice")
+    spec["annotations"] = {"org.criu.config": CONFIGURED}
+    life = site.container("alice", spec)
+    line = f"{life.bundle}/config.json: the annotation org.criu.config is ignored: it is for root's containers only"
+    try:
+        with site.lending("alice"):
+            life.run()
+            life.look()
+            assert line in life.said()
+            assert line in life.checkpoint().stderr
+            life.restore()
+            life.look()
+            assert life.end() == 0
+    finally:
+        life.stop()
+
+
 @USERS
 def test_success_is_silent(site: Site, user: str) -> None:
     """As with crun and runc: engines show what a runtime says. --debug tells."""

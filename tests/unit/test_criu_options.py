@@ -51,12 +51,23 @@ def bundle(*namespaces: dict[str, str]) -> Bundle:
 )
 def test_dump(words: tuple[str, ...], asked: dict[str, Any]) -> None:
     expected = {"leave_running": False, "network": "dumped", "for": "crun", **asked}
-    assert criu_options.dump(call("checkpoint", *words), bundle({"type": "network"}), "crun") == expected
+    assert criu_options.dump(call("checkpoint", *words), bundle({"type": "network"}), "crun", {}) == expected
+
+
+def test_what_criu_is_configured_for() -> None:
+    """Of it, what a dump is not asked for is a restore's."""
+    configured = {"tcp-established": "", "ghost-limit": "2M", "timeout": "20", "verbosity": "4", "tcp-close": ""}
+    configured |= {"file-locks": "", "lsm-profile": "selinux:p"}
+    common = {"tcp_established": True, "network_lock": "NFTABLES", "timeout": 20, "log_level": 4}
+    asked = criu_options.dump(call("checkpoint"), bundle(), "crun", configured)
+    assert asked == {"leave_running": False, "network": "dumped", "for": "crun", "ghost_limit": 2 << 20, **common}
+    expected = {"tcp_close": True, "lsm_profile": "apparmor:p", **common}
+    assert criu_options.restore(call("restore", "--lsm-profile=apparmor:p"), configured) == expected
 
 
 def test_dump_of_a_named_network_for_runc() -> None:
     named = bundle({"type": "network", "path": "/run/netns/one"})
-    asked = criu_options.dump(call("checkpoint"), named, "runc")
+    asked = criu_options.dump(call("checkpoint"), named, "runc", {})
     assert (asked["network"], asked["for"]) == ("joined", "runc")
 
 
@@ -71,7 +82,7 @@ def test_dump_of_a_named_network_for_runc() -> None:
     ],
 )
 def test_restore(words: tuple[str, ...], asked: dict[str, Any]) -> None:
-    assert criu_options.restore(call("restore", *words)) == asked
+    assert criu_options.restore(call("restore", *words), {}) == asked
 
 
 @pytest.mark.parametrize(
@@ -89,13 +100,13 @@ def test_restore(words: tuple[str, ...], asked: dict[str, Any]) -> None:
 )
 def test_refused(words: tuple[str, ...], said: str) -> None:
     with pytest.raises(ShimError, match=said):
-        criu_options.dump(call("checkpoint", *words), bundle(), "crun")
+        criu_options.dump(call("checkpoint", *words), bundle(), "crun", {})
 
 
 def test_root_of_a_user_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oci_criu_shim.host.process.in_a_user_namespace", lambda: True)
     with pytest.raises(ShimError, match="root of a user namespace has no right to a dump"):
-        criu_options.dump(call("checkpoint"), bundle(), "crun")
+        criu_options.dump(call("checkpoint"), bundle(), "crun", {})
 
 
 @pytest.mark.parametrize("user", [0, 1000])
@@ -110,13 +121,13 @@ def test_root_of_a_user_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_restore_is_refused(monkeypatch: pytest.MonkeyPatch, user: int, word: str, said: str) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: user)
     with pytest.raises(ShimError, match=said):
-        criu_options.restore(call("restore", word))
+        criu_options.restore(call("restore", word), {})
 
 
 def test_lazily(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("--page-server=host:1", "--lazy-pages")
     monkeypatch.setattr(fcntl, "fcntl", lambda *_: 0)
-    asked = criu_options.dump(call("checkpoint", *words), bundle(), "crun")
+    asked = criu_options.dump(call("checkpoint", *words), bundle(), "crun", {})
     assert (asked["page_server"], asked["lazy_pages"]) == (["host", 1], True)
 
     def refuse(*_: object) -> int:
@@ -124,7 +135,7 @@ def test_lazily(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(fcntl, "fcntl", refuse)
     with pytest.raises(ShimError, match="needs pipes of 4 MiB"):
-        criu_options.dump(call("checkpoint", *words), bundle(), "crun")
+        criu_options.dump(call("checkpoint", *words), bundle(), "crun", {})
 
 
 def test_told_that_memory_is_served() -> None:
@@ -144,15 +155,15 @@ def test_nobody_is_told() -> None:
 
 def test_a_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert criu_options.dump(call("checkpoint", *ACCEPTED), bundle(), "crun") == {"leave_running": False}
-    assert criu_options.restore(call("restore", *ACCEPTED)) == {}
+    assert criu_options.dump(call("checkpoint", *ACCEPTED), bundle(), "crun", {}) == {"leave_running": False}
+    assert criu_options.restore(call("restore", *ACCEPTED), {}) == {}
     labels = ("--lsm-profile=apparmor:p", "--lsm-mount-context=c")
-    assert criu_options.restore(call("restore", *labels)) == {"lsm_profile": "apparmor:p", "lsm_mount_context": "c"}
+    assert criu_options.restore(call("restore", *labels), {}) == {"lsm_profile": "apparmor:p", "lsm_mount_context": "c"}
     with pytest.raises(ShimError, match="--shell-job is for root's containers only"):
-        criu_options.dump(call("checkpoint", "--shell-job"), bundle(), "crun")
+        criu_options.dump(call("checkpoint", "--shell-job"), bundle(), "crun", {})
     with pytest.raises(ShimError, match="--page-server is for root's containers only"):
-        criu_options.dump(call("checkpoint", "--page-server=host:1"), bundle(), "crun")
+        criu_options.dump(call("checkpoint", "--page-server=host:1"), bundle(), "crun", {})
     with pytest.raises(ShimError, match="--parent-path is for root's containers only"):
-        criu_options.dump(call("checkpoint", "--parent-path=../pre"), bundle(), "crun")
+        criu_options.dump(call("checkpoint", "--parent-path=../pre"), bundle(), "crun", {})
     with pytest.raises(ShimError, match="--tcp-close is for root's containers only"):
-        criu_options.restore(call("restore", "--tcp-close"))
+        criu_options.restore(call("restore", "--tcp-close"), {})

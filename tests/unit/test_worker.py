@@ -62,6 +62,7 @@ ROOTS: dict[str, Any] = {
     **EVERYBODYS,
     **{"tcp_established": True, "ext_unix_sk": True, "shell_job": False},
     **{"network_lock": "NFTABLES", "network": "joined", "for": "runc"},
+    **{"ghost_limit": 1 << 20, "timeout": 20, "log_level": 4},
     **{"lazy_pages": True, "page_server": ["host", 1]},
     "pre_dump": True,
 }
@@ -80,6 +81,7 @@ def test_roots_options(fds: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        *({"ghost_limit": 1 << 32}, {"ghost_limit": True}, {"timeout": -1}, {"timeout": "1"}, {"log_level": 5}),
         *({"tcp_established": 1}, {"network_lock": "nftables"}, {"network": None}, {"for": "youki"}),
         *({"external": []}, {"incremental": "../other"}),
     ],

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.manifest import Manifest
     from oci_criu_shim.files import Document
+    from oci_criu_shim.log import Log
 
 DESCRIPTORS = "descriptors.json"
+LOG = "dump.log"  # of CRIU's last dump, in the work directory
 MEMORY = ("pages-", "pagemap-")
 
 
@@ -108,6 +110,19 @@ class Directory:
             hint = "--parent-path is the directory of a pre-dump, as seen from --image-path"
             raise ShimError(f"cannot build upon {self.parent}, which is no directory", hint)
         scratch.sweep(self.path)
+
+    @contextmanager
+    def log_at(self, path: str | None, log: Log) -> Iterator[None]:
+        """Have CRIU's log of a dump in the block at `path` as well, whatever comes of the dump."""
+        try:
+            yield
+        finally:
+            try:
+                if path:
+                    with open(os.path.join(self.work, LOG), "rb") as stream:
+                        files.write_atomically(path, stream.read())
+            except OSError as error:
+                log.error(f"CRIU's log is not at {path}: {error.strerror}")
 
     def stage(self) -> DirectoryStage:
         """Return a stage to write the checkpoint to."""

@@ -5,6 +5,7 @@ The first paragraph of a handler's docstring is its verb's help.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from oci_criu_shim import files
@@ -16,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.cli.invocation import Invocation
     from oci_criu_shim.container.backends import Backend
+    from oci_criu_shim.container.bundle import Bundle
+    from oci_criu_shim.container.criu_config import Settings
     from oci_criu_shim.container.plan import Plan
 
 CREATION = ("config", "console-socket", "preserve-fds", "no-pivot", "no-new-keyring")
@@ -154,7 +157,7 @@ def checkpoint(call: Invocation) -> int:
     """Checkpoint a running container into a directory."""
     from oci_criu_shim.checkpoints.directory import Directory
     from oci_criu_shim.cli import criu_options
-    from oci_criu_shim.container import acts, bundle
+    from oci_criu_shim.container import acts, bundle, criu_config
     from oci_criu_shim.dump import client
     from oci_criu_shim.dump import dump as checkpointing
     from oci_criu_shim.slurm import tasks
@@ -170,22 +173,26 @@ def checkpoint(call: Invocation) -> int:
             "inside Slurm, submit with --checkpoint; outside of it, run and checkpoint as root",
         )
     found = bundle.Bundle(record["bundle"], record["config"])
-    options = criu_options.dump(call, found, backend.dialect)
+    configured = _configured(call, found, backend.dialect)
+    options = criu_options.dump(call, found, backend.dialect, configured)
     task = tasks.of(found.environment())
     helper = RunDirectory(container.root).helper_socket(task) if task else None
     elsewhere = "page_server" in options and "lazy_pages" not in options
     places = call.value("image-path") or "checkpoint", call.value("work-path")
     directory = Directory(*places, elsewhere=elsewhere, parent=call.value("parent-path") or "")
+    log = criu_config.log_file(configured, directory.work)
     serves = criu_options.serves(call)
     directory.prepare()
     dump = checkpointing.Dump(container, pid, options)
     for line in dump.changes:
         call.log.event(f"{container.name} comes back changed: {line}")
     if call.flag("pre-dump"):
-        dump.pre_dump(directory, client.connect(helper))
+        with directory.log_at(log, call.log):
+            dump.pre_dump(directory, client.connect(helper))
         call.log.debug(f"pre-dumped {container.name} to {directory.path}")
         return 0
-    taken = dump.take(directory, "demand", client.connect(helper), serves=serves)
+    with directory.log_at(log, call.log):
+        taken = dump.take(directory, "demand", client.connect(helper), serves=serves)
     call.log.debug(f"checkpointed {container.name} to {taken.describe()}")
     if not options["leave_running"]:
         acts.forget(container, backend, pid)
@@ -200,7 +207,7 @@ def restore(call: Invocation) -> int:
     from oci_criu_shim.checkpoints.directory import Directory
     from oci_criu_shim.checkpoints.store import newest
     from oci_criu_shim.cli import criu_options
-    from oci_criu_shim.container import bundle
+    from oci_criu_shim.container import bundle, criu_config
     from oci_criu_shim.restore.plan import Asked
     from oci_criu_shim.supervisor import lifecycle
 
@@ -208,8 +215,11 @@ def restore(call: Invocation) -> int:
     if console and not call.flag("detach"):
         raise ShimError("--console-socket is for --detach", "leave it out: the terminal is copied to this one")
     directory = Directory(call.value("image-path") or "checkpoint")
-    asked = Asked(criu_options.restore(call), call.value("work-path"))
     plan = _plan(call)
+    configured = _configured(call, plan.bundle, plan.backend.dialect)
+    work = call.value("work-path")
+    log = criu_config.log_file(configured, work or directory.path)
+    asked = Asked(criu_options.restore(call, configured), work, log)
     bundle.prepare_rootfs(plan.bundle)
     found = newest(directory.path) or directory.read()
     if found is None:
@@ -219,6 +229,17 @@ def restore(call: Invocation) -> int:
     if call.flag("detach"):
         return lifecycle.restore_detached(plan, found, asked, console)
     return lifecycle.restore(plan, found, asked)
+
+
+def _configured(call: Invocation, bundle: Bundle, dialect: str) -> Settings:
+    """Return what CRIU's configuration file asks for; a user is told that it is for root's containers only."""
+    from oci_criu_shim.container import criu_config
+
+    if os.geteuid() == 0:
+        return criu_config.read(bundle, dialect)
+    if line := criu_config.ignored(bundle):
+        call.log.event(line)
+    return {}
 
 
 def spec(call: Invocation) -> int:
@@ -234,6 +255,7 @@ def features(call: Invocation) -> int:
     These are the backend's features, with ours as annotations.
     """
     from oci_criu_shim import __version__
+    from oci_criu_shim.container import criu_config
 
     backend = registry.default_backend(call.root, call.globals, call.log)
     status, text, errors = backend.output("features")
@@ -247,7 +269,8 @@ def features(call: Invocation) -> int:
             "oci-criu-shim.checkpoint.enabled": "true",
         }
     )
-    document.setdefault("potentiallyUnsafeConfigAnnotations", []).append("oci-criu-shim.")  # of config.json
+    unsafe = document.setdefault("potentiallyUnsafeConfigAnnotations", [])  # of config.json
+    unsafe += [name for name in ("oci-criu-shim.", criu_config.ANNOTATION) if name not in unsafe]
     _print_json(document)
     return 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 
+from oci_criu_shim import units
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import linux, process
 
@@ -17,14 +18,19 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.cli.invocation import Invocation
     from oci_criu_shim.container.bundle import Bundle
+    from oci_criu_shim.container.criu_config import Settings
     from oci_criu_shim.files import Document
 
 FLAGS = ("tcp-established", "ext-unix-sk", "shell-job", "lazy-pages")
+NUMBERS = {"timeout": "timeout", "verbosity": "log_level"}  # {CRIU's option: field of its request}
 PIPE = 1 << 22  # bytes: what CRIU asks for (PIPE_MAX_SIZE in criu/include/page-pipe.h), as a power of two
 
 
-def dump(call: Invocation, bundle: Bundle, dialect: str) -> Document:
-    """Return the options of the request to the worker, of its closed set (privileged/worker.py, check())."""
+def dump(call: Invocation, bundle: Bundle, dialect: str, configured: Settings) -> Document:
+    """Return the options of the request to the worker, of its closed set (privileged/worker.py, check()).
+
+    `configured` is what CRIU's configuration file asks for, to which the command line adds.
+    """
     if call.flag("auto-dedup") and call.flag("parent-path"):
         raise ShimError("--auto-dedup would take from --parent-path what the new dump has, too", "leave it out")
     asked: Document = {"leave_running": call.flag("leave-running")}
@@ -41,30 +47,35 @@ def dump(call: Invocation, bundle: Bundle, dialect: str) -> Document:
     if call.flag("empty-ns"):
         asked["empty_ns"] = linux.CLONE_NEWNET
     asked["for"] = dialect  # the runtime that must understand the images as well
-    return asked | _common(call)
+    if "ghost-limit" in configured:
+        asked["ghost_limit"] = units.parse_size(configured["ghost-limit"])
+    return asked | _common(call, configured)
 
 
-def restore(call: Invocation) -> Document:
-    """Return fields of CRIU's request (criu's images/rpc.proto)."""
+def restore(call: Invocation, configured: Settings) -> Document:
+    """Return fields of CRIU's request (criu's images/rpc.proto); `configured` is as for dump()."""
     asked: Document = {}
     if ":" not in (call.value("lsm-profile") or ":"):
         raise ShimError(f"--lsm-profile is TYPE:NAME, not {call.value('lsm-profile')!r}")
     for name in ("lsm-profile", "lsm-mount-context"):
-        if value := call.value(name):
+        if value := call.value(name) or configured.get(name):
             asked[name.replace("-", "_")] = value
     if os.geteuid():
         _require_root(call)
         return asked
-    if call.flag("tcp-close"):
+    if call.flag("tcp-close") or "tcp-close" in configured:
         asked["tcp_close"] = True
-    return asked | _common(call)
+    return asked | _common(call, configured)
 
 
-def _common(call: Invocation) -> Document:
-    asked: Document = {name.replace("-", "_"): True for name in FLAGS if call.flag(name)}
-    lock = call.value("network-lock")
-    if lock or call.flag("tcp-established"):
+def _common(call: Invocation, configured: Settings) -> Document:
+    asked: Document = {name.replace("-", "_"): True for name in FLAGS if call.flag(name) or name in configured}
+    lock = call.value("network-lock") or configured.get("network-lock")
+    if lock or "tcp_established" in asked:
         asked["network_lock"] = (lock or "nftables").upper()
+    for name, field in NUMBERS.items():
+        if name in configured:
+            asked[field] = int(configured[name])
     return asked
 
 

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
             "network": Literal["joined", "dumped"],
             "empty_ns": int,
             "for": Literal["crun", "runc"],
+            "ghost_limit": int,
+            "timeout": int,
+            "log_level": int,
         },
         total=False,
     )

@@ -41,6 +41,11 @@ def _is_server(value: object) -> bool:
     return isinstance(value, list) and [type(part) for part in value] == [str, int]
 
 
+def _is_number(value: object) -> bool:
+    """Return whether a value is one that a uint32 of CRIU's request holds."""
+    return type(value) is int and 0 <= value < 1 << 32
+
+
 def _is_seal(value: object) -> bool:
     """Return whether a value is of the form that seal.of() gives."""
     return isinstance(value, str) and len(value) == 128 and set(value) <= set("0123456789abcdef")
@@ -60,6 +65,9 @@ ROOTS: dict[str, Fits] = {
     "network": _one_of("joined", "dumped"),
     "empty_ns": _one_of(NEWNET),
     "for": _one_of("crun", "runc"),
+    "ghost_limit": _is_number,
+    "timeout": _is_number,
+    "log_level": _one_of(*range(5)),
 }
 
 

@@ -31,11 +31,15 @@ PREMADE = {  # {name in CRIU's images: (name in config.json, clone flag)} of nam
 
 
 class Asked:
-    """The command line's wishes: `fields` of CRIU's request, and a directory `work` for its log and statistics."""
+    """The command line's wishes: `fields` of CRIU's request, a directory `work` for its log and statistics, and
+    another place for the `log`."""
 
-    def __init__(self, fields: dict[str, object] | None = None, work: str | None = None) -> None:
+    def __init__(
+        self, fields: dict[str, object] | None = None, work: str | None = None, log: str | None = None
+    ) -> None:
         self.fields = fields or {}
         self.work = os.path.abspath(work) if work else None
+        self.log = os.path.abspath(log) if log else None
 
 
 class MountSource:
@@ -71,7 +75,7 @@ class RestorePlan:
         self.program = criu.program()
         self.manifest = checkpoint.manifest
         self.images = checkpoint.images
-        self.log = os.path.join(asked.work or container.directory, RESTORE_LOG)
+        self.log = asked.log or os.path.join(asked.work or container.directory, RESTORE_LOG)
         self.stage = container.path(STAGE)
         self.root = f"{self.stage}/root"
         self.staged_images = f"{self.stage}/images"

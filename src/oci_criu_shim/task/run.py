@@ -9,6 +9,7 @@ import os
 
 from oci_criu_shim import config
 from oci_criu_shim.checkpoints.store import Store
+from oci_criu_shim.container import criu_config
 from oci_criu_shim.dump import kept, rootfs
 from oci_criu_shim.dump.survey import Place
 from oci_criu_shim.errors import ShimError
@@ -38,6 +39,8 @@ class TaskRun:
         self.signals = signals
         self.settings = config.load()
         kept.check_bundle(Place(plan.bundle, plan.own_group))
+        if line := criu_config.ignored(plan.bundle):
+            plan.log.event(line)
         if self.settings.hide_io_uring:
             plan.hide_io_uring()
         compression = compress.compression(self.settings.compress, task.job, plan.log)
