@@ -121,6 +121,38 @@ def test_a_node_that_does_not_fit(shim_cluster: Cluster, shim_bundle: str) -> No
         assert (record["features"], record["excluded_nodes"]) == ("fast&alike", other(job))
 
 
+LOWER = """\
+#!/bin/sh
+ulimit -n 900
+exec /usr/bin/oci-criu-shim.whole "$@"
+"""
+
+
+@contextmanager
+def lower_limit(cluster: Cluster, node: str) -> Iterator[None]:
+    """The tasks on a node may have that many open files, as if its slurmd might."""
+    path = "/usr/bin/oci-criu-shim"
+    cluster.exec(node, ["sh", "-c", f"mv {path} {path}.whole; cat >{path}; chmod 755 {path}"], "root", input=LOWER)
+    try:
+        yield
+    finally:
+        cluster.exec(node, ["mv", f"{path}.whole", path], "root")
+
+
+def test_a_node_with_a_lower_limit(shim_cluster: Cluster, shim_bundle: str) -> None:
+    """The program has the one that it raised as long as it runs."""
+    script = "exec sh -c 'ulimit -Sn 1000; {command}; ulimit -Sn'"
+    job = jobs.submit(shim_cluster, "limits", script, WORK, f"--container={shim_bundle}", *jobs.OPTIONS)
+    job.wait_running()
+    with lower_limit(shim_cluster, other(job)):
+        high = displaced(job)
+        said(job, "RLIMIT_NOFILE of 1000, and no more than 900 is allowed here")
+        said(job, f"requeueing job {job.number}, to go on on another node than {other(job)}")
+        go_on(job, high)
+    assert job.wait_end() == "COMPLETED"
+    assert "\nend sum-ok\n1000\n" in job.output()
+
+
 def test_no_node_fits(shim_cluster: Cluster, shim_bundle: str) -> None:
     job = jobs.batch(shim_cluster, shim_bundle, "unfit", WORK, *jobs.OPTIONS)
     high = displaced(job)
