@@ -43,12 +43,17 @@
 /* The environment variable with the number of the descriptor shared with the worker (privileged/guard.py). */
 #define MARK "OCI_CRIU_SHIM_LOADED"
 
+/* The name of CRIU's image of the paths of what processes watch. */
+#define CACHE "irmap-cache"
+
 static volatile struct {
 	uint64_t loaded;     /* for the worker: this library is there */
 	uint64_t has_parent; /* from the worker: the dump is an increment, and a worker made its parent */
 	struct {
 		uint64_t device, inode;
-	} images, work; /* from the worker: the images' directory, and the one to work in */
+	} images, work;	     /* from the worker: the images' directory, and the one to work in */
+	uint64_t found;	     /* from the worker: bytes of the next one */
+	char cache[1 << 20]; /* from the worker: CRIU's image of the paths of what processes watch */
 } *shared;
 
 #if defined(__x86_64__)
@@ -238,14 +243,35 @@ static bool is_hidden(int directory, const char *path)
 	const bool parent = !strcmp(path, "parent");
 	struct stat64 status;
 
-	if (!shared || !(parent ? !shared->has_parent : !strcmp(path, "irmap-cache")) ||
-	    fstat64(directory, &status) < 0)
+	/* fstat64() takes no AT_FDCWD, by which CRIU opens irmap-cache. */
+	if (!shared || !(parent ? !shared->has_parent : !strcmp(path, CACHE)) ||
+	    syscall(SYS_newfstatat, directory, "", &status, AT_EMPTY_PATH) < 0)
 		return false;
 	if ((status.st_dev != shared->images.device || status.st_ino != shared->images.inode) &&
 	    (status.st_dev != shared->work.device || status.st_ino != shared->work.inode))
 		return false;
 	errno = ENOENT;
 	return true;
+}
+
+/* Open what the worker has found, in the place of the user's irmap-cache. -1 and errno if it is nothing. */
+static int open_cache(void)
+{
+	const size_t size = shared->found;
+	int fd;
+
+	if (!size || size > sizeof(shared->cache)) {
+		errno = ENOENT;
+		return -1;
+	}
+	fd = memfd_create(CACHE, MFD_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	if (write(fd, (const char *)shared->cache, size) == (ssize_t)size && lseek(fd, 0, SEEK_SET) == 0)
+		return fd;
+	close(fd);
+	errno = EIO;
+	return -1;
 }
 
 EXPORTED int fstatat64(int directory, const char *restrict path, struct stat64 *restrict status, int flags)
@@ -290,7 +316,7 @@ EXPORTED int openat64(int directory, const char *path, int flags, ...)
 		return make(directory, path, flags, mode);
 	}
 	if (is_hidden(directory, path))
-		return -1;
+		return strcmp(path, CACHE) ? -1 : open_cache();
 	if ((flags & O_ACCMODE) == O_RDWR && !strcmp(path, "clear_refs"))
 		flags = (flags & ~O_ACCMODE) | O_WRONLY;
 	return (int)syscall(SYS_openat, directory, path, flags);

@@ -80,6 +80,14 @@ static void parent(const char *path)
 	printf("parent %d %d\n", found, openat64(directory, "parent", O_RDONLY) >= 0);
 }
 
+static void cache(void)
+{
+	char text[8] = "";
+	int fd = openat64(AT_FDCWD, "irmap-cache", O_RDONLY);
+
+	printf("cache %s\n", fd < 0 ? strerror(errno) : read(fd, text, 7) < 0 ? "?" : text);
+}
+
 int main(int argc, char **argv)
 {
 	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
@@ -90,6 +98,8 @@ int main(int argc, char **argv)
 			printf("dumpable %d\n", prctl(PR_GET_DUMPABLE));
 		else if (!strcmp(argv[i], "parent"))
 			parent(argv[++i]);
+		else if (!strcmp(argv[i], "cache"))
+			cache();
 		else if (!strcmp(argv[i], "setns"))
 			setns(-1, CLONE_NEWUSER);
 		else if (!strcmp(argv[i], "unshare"))
@@ -165,6 +175,20 @@ def test_a_parent_is_seen_where_the_worker_says_so(built: Path, tmp_path: Path, 
     os.pwrite(mark, struct.pack("=5Q", has_parent, status.st_dev, status.st_ino, 0, 0), 8)
     said = run(built, "parent", str(tmp_path / "images"), "parent", str(tmp_path / "other"), mark=mark)
     assert said == ["parent 1 1" if has_parent else "parent 0 0", "parent 1 1"]
+
+
+@pytest.mark.parametrize("found", [b"", b"found"])
+def test_what_the_worker_has_found(built: Path, tmp_path: Path, mark: int, found: bytes) -> None:
+    """It takes the place of what the user has put there; another directory may have such a file."""
+    (tmp_path / "work").mkdir()
+    for place in (tmp_path, tmp_path / "work"):
+        (place / "irmap-cache").write_text("user's")
+    status = (tmp_path / "work").stat()
+    os.ftruncate(mark, 2 << 20)
+    os.pwrite(mark, struct.pack("=6Q", 0, 0, 0, status.st_dev, status.st_ino, len(found)) + found, 8)
+    assert run(built, "cache", mark=mark, cwd=tmp_path) == ["cache user's"]
+    said = found.decode() or "No such file or directory"
+    assert run(built, "cache", mark=mark, cwd=tmp_path / "work") == [f"cache {said}"]
 
 
 @pytest.mark.parametrize("way", ["setns", "unshare"])
