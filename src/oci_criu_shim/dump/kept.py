@@ -158,6 +158,11 @@ PROPERTIES = (
         "another policy",
         running=processes.schedulers,
     ),
+    changed(
+        "events of inotify and fanotify that the program had not read, or that happen before it runs again",
+        "they are lost",
+        "look through the directory now and then, too",
+    ),
     refused(
         "no pid namespace",
         "CRIU restores each process under its number",
@@ -277,6 +282,13 @@ PROPERTIES = (
         "a restore finds what has that name now; if nobody has the old one open, the new one takes its place",
         "put it back; close it",
         running=sources.removed,
+    ),
+    refused(
+        "a user's watch (inotify, fanotify) of something whose path is not found within 2 s: it was removed, is a link,"
+        " or is among very many files",
+        "CRIU may not open it by its number, and restores a watch by its path",
+        "end the watch",
+        running=descriptors.watching,
     ),
     refused("POSIX message queues", "CRIU 4.2 dumps none", running=mounts.queues),
     refused(

@@ -270,6 +270,7 @@ MEANINGS = (
     (r"No task found with sid", "it was checkpointed with --shell-job, and is restored with it"),
     (r"Don't have tty to inherit", "--shell-job needs a terminal to give to the container, as standard input"),
     (r"mismatched lsm types", "it has an AppArmor profile, which CRIU sees none of here: `oci-criu-shim doctor`"),
+    (r"Can't dump that handle", "a process watches a file (inotify) whose path is not known: it was removed, perhaps"),
     (r"has bad (size|build-ID)", "a file that it had open has changed since the checkpoint"),
     (r"has bad mode", "the set-id or sticky bit of a file or directory that it had open has changed: set it back"),
     (r"nested (user|pid|net|ipc|uts|cgroup|time) namespace", "a program has made a namespace of its own (a sandbox?)"),
@@ -319,6 +320,13 @@ def dump_image(path: str, image: Document) -> None:
     images = _import("pycriu.images")
     with open(path, "wb") as stream:
         images.dump(image, stream)
+
+
+def irmap_cache(paths: Mapping[tuple[int, int], str]) -> bytes:
+    """Return CRIU's image of {(device, inode): path} for a dump to read."""
+    entries = [{"dev": device, "inode": inode, "path": path} for (device, inode), path in paths.items()]
+    data: bytes = _import("pycriu.images").dumps({"magic": "IRMAP_CACHE", "entries": entries})
+    return data
 
 
 def prepare_pagemap() -> Message:

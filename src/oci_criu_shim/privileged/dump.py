@@ -11,15 +11,16 @@ import os
 import socket
 import threading
 import time
+from contextlib import contextmanager
 
 from oci_criu_shim.errors import Killed, ShimError, Stopped
 from oci_criu_shim.files import LIBDIR
-from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts, process, progress
+from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts, process, progress, watches
 from oci_criu_shim.privileged import guard, seal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from oci_criu_shim.host.external import External
     from oci_criu_shim.host.wire import DumpReport, Options
@@ -178,6 +179,27 @@ def _require_no_lead(images: int, has_parent: bool) -> None:
         raise ShimError(f"the images' directory has {leads[0]!r}, which would lead CRIU elsewhere", "name an empty one")
 
 
+def _watched(init: int) -> bytes:
+    """Return CRIU's image of the paths of what the container's processes watch; nothing if they watch nothing."""
+    watched = set().union(*map(watches.of, process.tree(init)))
+    return criu.irmap_cache(watches.find(init, watched)) if watched else b""
+
+
+@contextmanager
+def _cache(work: int, image: bytes) -> Iterator[None]:
+    """Have root's CRIU find that image in the directory it works in, unless a pre-dump has left one."""
+    if not image or watches.CACHE in os.listdir(work):
+        yield
+        return
+    descriptor = os.open(watches.CACHE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=work)
+    try:
+        with open(descriptor, "wb") as stream:
+            stream.write(image)
+        yield
+    finally:
+        os.unlink(watches.CACHE, dir_fd=work)
+
+
 def _key() -> bytes:
     """Return the key of the step, with which its workers seal images; its helper gives it to each of them."""
     key = bytes.fromhex(os.environ.get("OCI_CRIU_SHIM_KEY", ""))
@@ -212,8 +234,10 @@ def dump(
     has_parent = bool(key and asked.get("incremental"))
     if has_parent:
         seal.require(key, directories[0], asked.get("seal", ""))
+    watched = _watched(target.pid)
     if service.guard:
         _require_no_lead(directories[0], has_parent)
+        service.guard.tell(watched)
         service.guard.admit(directories, has_parent)
     watch = FreezeWatch(target, directories[0])
     refused: list[Exception] = []
@@ -243,7 +267,8 @@ def dump(
     try:
         kind = "SINGLE_PRE_DUMP" if asked.get("pre_dump") else "DUMP"
         request = options(target, directories, asked, found)
-        response = service.swrk.request(kind, request, notified, _progress(service, directories[0], asked))
+        with _cache(directories[-1], b"" if service.guard or asked.get("pre_dump") else watched):
+            response = service.swrk.request(kind, request, notified, _progress(service, directories[0], asked))
         frozen = watch.elapsed()  # CRIU answers when it has let go of the container
     except Stopped as error:
         log = f"/proc/self/fd/{service.log}"

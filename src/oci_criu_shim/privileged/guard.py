@@ -1,7 +1,8 @@
 """Guard CRIU from the user for whom it dumps: by a library that is loaded into it, and a filter on the worker.
 
 The library (spank/criu_preload.c) keeps the user out of CRIU, and CRIU out of everything that no dump needs. It shares
-a file with the worker, the mark: six numbers of 64 bits. The library sets the first one, Guard.admit() the others.
+a file with the worker, the mark: seven numbers of 64 bits, and an image for CRIU to read. The library sets the first
+number, the worker the rest.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 LIBRARY = f"{LIBDIR}/criu_preload.so"
 MARK = 5  # CRIU's descriptor of the mark
+FOUND, CACHE, LONGEST = 48, 56, 1 << 20  # the image: where its length stands, and it itself, and how long it may be
 ENVIRONMENT = {"LD_PRELOAD": LIBRARY, "OCI_CRIU_SHIM_LOADED": str(MARK)}  # of CRIU, besides the usual one
 
 
@@ -28,8 +30,8 @@ class Guard:
 
     def __init__(self) -> None:
         self.descriptor = os.memfd_create("mark")
-        os.ftruncate(self.descriptor, mmap.PAGESIZE)
-        self.mark = mmap.mmap(self.descriptor, mmap.PAGESIZE)
+        os.ftruncate(self.descriptor, CACHE + LONGEST)
+        self.mark = mmap.mmap(self.descriptor, CACHE + LONGEST)
 
     def start(self, environment: Mapping[str, str], log: int) -> criu.Swrk:
         """Start CRIU with the library, once."""
@@ -46,6 +48,13 @@ class Guard:
         if not any(self.mark[:8]):
             said = f"CRIU runs without {LIBRARY}, which guards it from the container's user"
             raise ShimError(said, "install oci-criu-shim again, and a CRIU that is linked dynamically")
+
+    def tell(self, image: bytes) -> None:
+        """Have CRIU read this as its irmap-cache (host/watches.py); ShimError if it is too long."""
+        if len(image) > LONGEST:
+            raise ShimError("its processes watch too many files", "have them watch fewer (inotify)")
+        self.mark[CACHE : CACHE + len(image)] = image
+        struct.pack_into("=Q", self.mark, FOUND, len(image))
 
     def admit(self, directories: list[int], has_parent: bool) -> None:
         """Let CRIU open the `directories` for images and work, and see a parent in the first if `has_parent`.

@@ -6,6 +6,7 @@ import os
 import stat
 
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import watches
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,4 +67,22 @@ def rings(survey: Survey) -> Iterator[ShimError]:
                 f"process {each.pid} ({' '.join(each.status.get('Name', []))}) has an io_uring, which CRIU can't dump",
                 "with crun and hide-io-uring in config.toml, a job's programs do without; outside of jobs, have"
                 " io_uring_setup fail with ENOSYS by linux.seccomp of config.json",
+            )
+
+
+def watching(survey: Survey) -> Iterator[ShimError]:
+    """Yield what a user's processes watch and CRIU can't find again: it has no right to open files by their handles."""
+    watched: dict[watches.Watched, int] = {}
+    for each in survey.processes if survey.is_users else ():
+        for descriptor in each.descriptors:
+            if descriptor.link in watches.LINKS:
+                watched |= dict.fromkeys(watches.marks(descriptor.info_lines), each.pid)
+    found = watches.find(survey.pid, watched)
+    for (device, inode), pid in watched.items():
+        if (device, inode) not in found:
+            at = [m.point for m in survey.mounts if watches.number(m) == device]
+            where = f", of the file system at {at[0]}" if at else ""
+            yield ShimError(
+                f"process {pid} watches a file (inotify) of which no path is found: inode {inode}{where}",
+                "have the program end its watch if the file was removed, or watch it near a mount point",
             )
