@@ -197,3 +197,25 @@ def test_a_node_with_lower_limits(life: Life) -> None:
     assert life.look()["limits"]["RLIMIT_NOFILE"] == [600, 900]
     assert "limits can't be raised as far as before here: RLIMIT_NOFILE 900 (was 1000)" in life.said()
     assert life.end() == 0
+
+
+@USERS
+def test_files_that_are_read(life: Life) -> None:
+    """If one has other contents that are as long, it is said."""
+    sh(life, "mkdir data; for name in open mapped same; do echo old >data/$name; done; echo old >single")
+    bind(life, "data", "/data")
+    bind(life, "single", "/etc/single")
+    code = "import mmap, os, runpy; keep = mmap.mmap(os.open('/data/mapped', os.O_RDONLY), 4, prot=mmap.PROT_READ)"
+    code += "; runpy.run_path('/inside.py', run_name='__main__')"
+    opened = 'exec python3 -I -c "$0" 4</data/open 5</data/same 6</etc/single'
+    life.spec["process"]["args"] = ["sh", "-c", opened, code]
+    start(life)
+    life.checkpoint()
+    life.restore()
+    life.look()
+    assert "changed since" not in life.said()
+    move(life, "for name in data/open data/mapped single; do echo new >$name; done")
+    life.look()
+    said = next(line for line in life.said().splitlines() if "changed since" in line)
+    assert sorted(said.rpartition(": ")[2].split()) == ["/data/mapped", "/data/open", "/etc/single"]
+    assert life.end() == 0

@@ -143,3 +143,20 @@ def test_what_can_not_be_flushed_is_an_error_in_any_case(
     monkeypatch.setattr(os, "fsync", fails)
     with pytest.raises(OSError, match="Input/output error"):
         open_files.sync(init, frozen=False)
+
+
+def test_what_is_read(run: Run, tmp_path: Path) -> None:
+    """Not what is written as well, nor what has no name any more."""
+    for name in ("read", "both", "gone"):
+        (tmp_path / name).write_text("12345")
+    held = [os.open(tmp_path / name, os.O_RDONLY) for name in ("read", "both", "gone")]
+    held.append(os.open(tmp_path / "both", os.O_RDWR))
+    (tmp_path / "gone").unlink()
+    init = run(*held)
+    rows = open_files.read(init, open_files.look(init))
+    found = {os.path.join(row["mount"], row["name"]): row["modified_ns"] for row in rows}
+    path = tmp_path / "read"
+    assert {name: ns for name, ns in found.items() if name.startswith(str(tmp_path))} == {
+        str(path): path.stat().st_mtime_ns
+    }
+    assert not any(name.endswith(".so.6") for name in found)

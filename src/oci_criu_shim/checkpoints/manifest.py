@@ -34,6 +34,14 @@ class Written(TypedDict):
     others: NotRequired[bool]  # if it is appended to: whether somebody else did so last
 
 
+class Read(TypedDict):
+    """A file that the container had open for reading only, or mapped (open_files.read())."""
+
+    mount: str  # as in Written
+    name: str
+    modified_ns: int  # st_mtime_ns of stat(2)
+
+
 class Compressed(TypedDict):
     """A file that was compressed after the commit."""
 
@@ -79,6 +87,7 @@ class Draft(TypedDict):
     left_running: NotRequired[bool]
     memory_elsewhere: NotRequired[bool]
     written: NotRequired[list[Written]]
+    read: NotRequired[list[Read]]
     network: NotRequired[str]
     uid_map: IdMap
     gid_map: IdMap

@@ -184,7 +184,8 @@ class Dump:
         if self.options["leave_running"]:
             _require_names(stage.images)
             open_files.sync(self.pid, frozen=True)  # data written since the dump began; most was written before
-        return stage.commit({**manifest, "written": open_files.look(self.pid)})
+        written = open_files.look(self.pid)
+        return stage.commit({**manifest, "written": written, "read": open_files.read(self.pid, written)})
 
     def _manifest(self, report: dict[str, Any], sizes: dict[str, int]) -> Draft:
         outside = _outside_of_input(self.record)

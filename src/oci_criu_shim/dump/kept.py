@@ -159,6 +159,11 @@ PROPERTIES = (
         running=processes.schedulers,
     ),
     changed(
+        "files that are only read",
+        "they are read as they are then; if one has changed and is as long as before, a restore says so:"
+        " [open-files.md](open-files.md)",
+    ),
+    changed(
         "events of inotify and fanotify that the program had not read, or that happen before it runs again",
         "they are lost",
         "look through the directory now and then, too",

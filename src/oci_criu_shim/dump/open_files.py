@@ -1,6 +1,7 @@
 """Note the lengths of the regular files that a container has open for writing, and flush them to disk.
 
-A restore cuts off anything that was written after the checkpoint (restore/rollback.py).
+A restore cuts off anything that was written after the checkpoint (restore/rollback.py). Of files that are only read, or
+mapped, it says whether they have changed since: CRIU compares their lengths, and of programs and libraries build IDs.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from oci_criu_shim.host import mounts, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from oci_criu_shim.checkpoints.manifest import Written
+    from oci_criu_shim.checkpoints.manifest import Read, Written
 
 DELETED = " (deleted)"
+MANY = 1000
 # Errors of a process or a descriptor that is gone, or is another one, since it was found.
 MOVING = (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM, errno.ENXIO, errno.EINVAL)
 
@@ -50,6 +52,55 @@ def _row(point: str, name: str, status: os.stat_result, ends: set[int] | None) -
     row: Written = {"mount": point, "name": name, "size": status.st_size, "inode": status.st_ino}
     # A position of 0 says nothing: nothing was written by that descriptor yet.
     return row if ends is None else {**row, "others": max(ends) not in (0, status.st_size)}
+
+
+def read(init: int, written: Iterable[Written]) -> list[Read]:
+    """Return what a manifest says of the files that the frozen processes have open for reading only, or mapped.
+
+    Leave out programs and libraries, files that are also `written`, and what is beyond a thousand.
+    """
+    mounted, points = mounts.read(init), _points(init).values()
+    found = dict.fromkeys((row["mount"], row["name"]) for row in written)
+    rows: list[Read] = []
+    for name in dict.fromkeys(_read_names(init)):
+        mount = mounts.deepest(name, mounted)
+        if mount is None or mount.point not in points or len(rows) == MANY:
+            continue
+        key = mount.point, name.removeprefix(mount.point).lstrip("/")
+        status = _named(f"/proc/{init}/root{name}") if key not in found else None
+        if status:
+            rows.append({"mount": key[0], "name": key[1], "modified_ns": status.st_mtime_ns})
+    return rows
+
+
+def _read_names(init: int) -> Iterator[str]:
+    for pid in process.tree(init):
+        for path in _paths(pid, init, ()):
+            if os.lstat(path).st_mode & (stat.S_IRUSR | stat.S_IWUSR) == stat.S_IRUSR:
+                yield os.readlink(path)
+        rows = [row for line in _maps(pid) if len(row := line.rstrip("\n").split(None, 5)) > 5]
+        programs = {row[5] for row in rows if "x" in row[1]}
+        yield from (row[5] for row in rows if row[5] not in programs)
+
+
+def _maps(pid: int) -> list[str]:
+    """Return the lines of a process's maps (proc_pid_maps(5)); none of a zombie's."""
+    try:
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as stream:
+            return stream.readlines()
+    except OSError:
+        if process.start_time(pid) is not None:
+            raise
+        return []
+
+
+def _named(path: str) -> os.stat_result | None:
+    """Return the status of a regular file; None if that is something else, or has no name any more."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def sync(init: int, frozen: bool) -> None:

@@ -30,7 +30,10 @@ from oci_criu_shim.restore.rollback import Rollback
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.checkpoints.manifest import Manifest
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.container.plan import Plan
     from oci_criu_shim.container.record import Container
@@ -131,6 +134,9 @@ class Restore:
                 _end_all(others)
                 moments.undone()
                 raise
+        if changed := _changed(found.manifest, plan.bases):
+            names = f"{' '.join(changed[:4])}{' …' if changed[4:] else ''}"
+            self.log.event(f"changed since {found.path}, which had them open or mapped to read them: {names}")
         if not verification.complete:
             self.log.event(f"{found.path} was not verified: it has no checksums of its memory")
         return started
@@ -146,6 +152,22 @@ class Restore:
             pass
         if self.group:
             cgroups.remove(self.group)
+
+
+def _changed(manifest: Manifest, bases: Mapping[str, str]) -> list[str]:
+    """Return the paths in the container of files that it reads, and that have changed since; CRIU found their lengths.
+
+    `bases` are the sources of its mounts. If a copy has another time on each node, that looks like a change.
+    """
+    found = []
+    for row in manifest.get("read", []):
+        path = os.path.join(bases[row["mount"]], row["name"]).rstrip("/") if row["mount"] in bases else ""
+        try:
+            if path and os.lstat(path).st_mtime_ns != row["modified_ns"]:
+                found.append(os.path.join(row["mount"], row["name"]).rstrip("/"))
+        except OSError:
+            pass  # it is mapped no more, or CRIU has named it
+    return found
 
 
 def _carry_out(
