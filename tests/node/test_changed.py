@@ -115,27 +115,30 @@ def test_another_program(life: Life) -> None:
 
 
 @USERS
-def test_a_replaced_source(life: Life) -> None:
+@pytest.mark.parametrize("how", ["mv", "rm -r"])
+def test_a_replaced_source(life: Life, how: str) -> None:
     """A file and a directory that are bound by themselves: what has the name now is mounted, twice."""
     sh(life, "mkdir dir; echo old >dir/file; echo old >conf")
     bind(life, "conf", "/etc/some.conf")
     bind(life, "dir", "/dir", "ro")
     start(life)
     for number in range(2):
-        sh(life, f"echo {number} >new; mv new conf; rm -r dir; mkdir dir; echo {number} >dir/file")
+        away = f"mkdir away{number}; mv dir conf away{number}" if how == "mv" else "rm -r dir conf"
+        sh(life, f"{away}; mkdir dir; echo {number} >dir/file; echo {number} >conf")
         move(life, "ls")
         roots = {mount["point"]: mount["root"] for mount in life.look()["mounts"]}
         assert not any(root.endswith("//deleted") for root in roots.values())
         pid = life.state()["pid"]
         root = f"/proc/{pid}/root"
         assert sh(life, f"cat {root}/etc/some.conf {root}/dir/file") == f"{number}\n" * 2
-    assert sh(life, "cat conf dir/file; ls") == "1\n1\ncheckpoints\nconf\nconfig.json\ndir\n"
+    assert sh(life, "cat conf dir/file; ls -d c* d*") == "1\n1\ncheckpoints\nconf\nconfig.json\ndir\n"
     assert life.end() == 0
 
 
 @USERS
+@pytest.mark.parametrize("how", ["mv", "rm -r"])
 @pytest.mark.parametrize("what", ["open", "directory", "mapped"])
-def test_a_replaced_source_that_is_in_use(life: Life, what: str) -> None:
+def test_a_replaced_source_that_is_in_use(life: Life, what: str, how: str) -> None:
     """A program would silently have another file's contents."""
     sh(life, "mkdir dir; cp /usr/bin/sleep dir; echo old >conf")
     bind(life, "conf", "/etc/some.conf")
@@ -147,7 +150,7 @@ def test_a_replaced_source_that_is_in_use(life: Life, what: str) -> None:
     }[what]
     life.spec["process"]["args"] = ["sh", "-c", f"{command}\nexec python3 -I /inside.py"]
     start(life)
-    sh(life, "echo new >new; mv new conf; rm -r dir; mkdir dir; cp /usr/bin/sleep dir")
+    sh(life, f"mkdir away; {how} conf dir away; mkdir -p dir; cp /usr/bin/sleep dir; echo new >conf")
     done = life.checkpoint(check=False)
     assert done.returncode == 1
     used = {"open": "/etc/some.conf", "directory": "/dir", "mapped": "/dir/sleep"}[what]
@@ -167,7 +170,10 @@ def test_a_source_that_is_gone(life: Life) -> None:
         done = life.checkpoint(check=False)
         assert done.returncode == 1
         assert f"{life.bundle}/{name}, which is mounted at " in done.stderr
-        sh(life, made)
+        sh(life, f"mkdir {name}" if name == "conf" else "touch dir")
+        kind = "a directory now" if name == "conf" else "no directory any more"
+        assert f"is {kind} (hint: put back" in life.checkpoint(check=False).stderr
+        sh(life, f"rm -r {name}; {made}")
     life.look()
     life.checkpoint()
 

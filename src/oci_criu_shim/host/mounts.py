@@ -36,19 +36,15 @@ ESCAPED = re.compile(r"\\([0-7]{3})")
 
 class Mount:
     """One line of mountinfo (proc_pid_mountinfo(5)): `id` is fdinfo's mnt_id, `device` is "major:minor", `root` the
-    mounted directory or file within its file system, `point` the path that it is seen at.
-
-    If it is `deleted`, another one may have the name `root` by now.
-    """
+    mounted directory or file within its file system (another one may have that name by now), `point` the path that it
+    is seen at."""
 
     def __init__(self, line: str) -> None:
         fields = line.split(" ")  # names have no space, and can have any other character
         separator = fields.index("-", 6)
         self.id = fields[0]
         self.device = fields[2]
-        root = unescape(fields[3])
-        self.deleted = root.endswith(DELETED)
-        self.root = root.removesuffix(DELETED)
+        self.root = unescape(fields[3]).removesuffix(DELETED)
         self.point = unescape(fields[4])
         self.options = fields[5].split(",")
         tags = dict(tag.partition(":")[::2] for tag in fields[6:separator])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from oci_criu_shim.container import batch_script
 from oci_criu_shim.dump.survey import GONE, read
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import mounts
@@ -20,22 +21,35 @@ def removed(survey: Survey) -> Iterator[ShimError]:
 
     If none has, the mount comes back with the new one, as config.json says: so it would after a fresh start.
     """
-    gone = {mount.point for mount in survey.mounts if mount.deleted}
-    for entry in survey.external if gone else ():
-        if entry["kind"] != "bind" or entry["key"] not in gone:
-            continue
-        bundle, key = survey.bundle, entry["key"]
+    bundle = survey.bundle
+    for entry in survey.external:
+        key = entry["key"]
         source = mounts.bind_source(key, bundle.mounts, bundle.path, bundle.rootfs)
-        if source is None or not os.path.exists(source):
-            what = source or entry["root"]
-            yield ShimError(f"{what}, which is mounted at {key}, was removed on the node", "put it back")
-            continue
-        for process, name in _users(survey, key):
-            yield ShimError(
-                f"process {process.pid} still uses {name}, and {source}, which is mounted at {key}, was replaced on the"
-                " node: a restore finds the new one only",
-                "have the program close it, or start the container anew",
-            )
+        if entry["kind"] != "bind" or source is None or key == batch_script.point(bundle):
+            continue  # a batch script is kept with the checkpoint
+        if not os.path.exists(source):
+            yield ShimError(f"{source}, which is mounted at {key}, was removed on the node", "put it back")
+        elif not _is_same(source, survey.path(key)):
+            if os.path.isdir(source) != os.path.isdir(survey.path(key)):
+                kind = "a directory now" if os.path.isdir(source) else "no directory any more"
+                yield ShimError(f"{source}, which is mounted at {key}, is {kind}", "put back what it was")
+            yield from _used(survey, key, source)
+
+
+def _is_same(source: str, mounted: str) -> bool:
+    try:
+        return os.path.samefile(source, mounted)
+    except OSError:
+        return False  # ESTALE, of what another node has removed
+
+
+def _used(survey: Survey, point: str, source: str) -> Iterator[ShimError]:
+    for process, name in _users(survey, point):
+        yield ShimError(
+            f"process {process.pid} still uses {name}, and {source}, which is mounted at {point}, was replaced on the"
+            " node: a restore finds the new one only",
+            "have the program close it, or start the container anew",
+        )
 
 
 def _users(survey: Survey, point: str) -> Iterator[tuple[Process, str]]:
