@@ -38,7 +38,10 @@
 /* The environment variable with the number of the descriptor shared with the shim. */
 #define SHARED "OCI_CRIU_SHIM_SECCOMP"
 
-enum { STOPPED_BY_CALL = SIGTRAP | 0x80, LARGEST = sizeof(struct sock_fprog) + BPF_MAXINSNS * sizeof(struct sock_filter) };
+enum {
+	STOPPED_BY_CALL = SIGTRAP | 0x80,
+	LARGEST = sizeof(struct sock_fprog) + BPF_MAXINSNS * sizeof(struct sock_filter)
+};
 
 struct filter {
 	uint32_t flags;
@@ -53,8 +56,8 @@ struct thread {
 };
 
 static volatile struct {
-	uint32_t loaded; /* for the shim: this library is there */
-	uint32_t set;    /* for the shim: how many threads are done */
+	uint32_t loaded;  /* for the shim: this library is there */
+	uint32_t set;	  /* for the shim: how many threads are done */
 	uint32_t threads; /* which follow */
 } *shared;
 
