@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,14 +88,18 @@ def private_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         yield running
 
 
-def test_jobs_with_mount_namespaces_of_their_own(private_cluster: Cluster) -> None:
+@pytest.fixture(scope="module")
+def private_bundle(private_cluster: Cluster) -> str:
+    return jobs.prepare(private_cluster)
+
+
+def test_jobs_with_mount_namespaces_of_their_own(private_cluster: Cluster, private_bundle: str) -> None:
     """One is preempted, and goes on, with all that its containers and their helper leave there."""
-    bundle = jobs.prepare(private_cluster)
     said = srun(private_cluster, f"readlink /proc/self/ns/mnt; findmnt -no FSTYPE {HERE}; ls -A {HERE}")
     assert said.splitlines()[1:] == ["tmpfs"]
     assert said.splitlines()[0] != private_cluster.exec("n1", ["readlink", "/proc/self/ns/mnt"]).stdout.strip()
     work = Work(ticks=40)
-    job = jobs.step(private_cluster, bundle, "private", work, *jobs.OPTIONS)
+    job = jobs.step(private_cluster, private_bundle, "private", work, *jobs.OPTIONS)
     with quoting(job):
         job.wait_running()
         job.wait_ticks(4)
@@ -105,6 +110,27 @@ def test_jobs_with_mount_namespaces_of_their_own(private_cluster: Cluster) -> No
         assert job.wait_end() == "COMPLETED"
         assert any(event.startswith("restored job") for event in job.events())
         assert ledger_failures(job.ledger(), job.output(), work.ticks, work.tick) == []
+
+
+@pytest.mark.parametrize("place", ["/tmp", "/dev/shm"])
+def test_a_file_in_the_jobs_own_directory(private_cluster: Cluster, private_bundle: str, place: str) -> None:
+    """It is gone when the job is requeued, so no checkpoint is taken while it is open; the job runs on."""
+    file = private_cluster.home / private_bundle.removeprefix("/home/") / "config.json"
+    spec = json.loads(file.read_text())
+    mounts = [mount for mount in spec["mounts"] if mount["destination"] != "/node"]
+    mounts.append({"destination": "/node", "type": "none", "source": place, "options": ["rbind", "rw"]})
+    file.write_text(json.dumps(spec | {"mounts": mounts}))
+    script = "exec 3>/node/file; exec {command}"
+    options = f"--container={private_bundle}", *jobs.OPTIONS
+    job = jobs.submit(private_cluster, "open", script, Work(ticks=60), *options)
+    with quoting(job):
+        job.wait_running()
+        job.wait_ticks(2)
+        done = private_cluster.exec("n1", ["oci-criu-shim", "job", "checkpoint", "--here", job.number], check=False)
+        assert done.returncode == 1
+        assert f"has /node/file open, in the node's {place}, which is this job's alone" in done.stdout
+        assert job.state() == "RUNNING"
+        private_cluster.exec("ctl", ["scancel", job.number])
 
 
 def restart_slurmd(cluster: Cluster, *inside: str) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import resource
+import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from oci_criu_shim.container.bundle import Bundle
-from oci_criu_shim.dump.faults import descriptors, processes
-from oci_criu_shim.dump.survey import Process, Survey
-from oci_criu_shim.host import process
+from oci_criu_shim.dump.faults import descriptors, files, processes
+from oci_criu_shim.dump.survey import Process, Status, Survey
+from oci_criu_shim.host import criu, mounts, process
 from tests.harness.cluster import wait_for
 
 
@@ -64,7 +67,7 @@ def test_what_ends_while_it_is_looked_at_has_nothing(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(os, "listdir", ends)
         found = Process(child.pid)
         assert found.descriptors == []
-        assert found.status == {}
+        assert found.status.get("Name") == []
 
 
 # Its child opens a FIFO before it turns into a program, and its parent waits for that uninterruptibly (vfork(2)).
@@ -133,3 +136,126 @@ def test_personalities() -> None:
         finally:
             one.kill()
             other.kill()
+
+
+def process_of(status: str = "Name:\tworker\n", **known: object) -> Process:
+    """A process that is known already."""
+    made = Process(7)
+    made.status = Status(status)
+    for name, value in {"descriptors": [], "mapped": set(), "mapped_oddly": set(), "places": {}, **known}.items():
+        setattr(made, name, value)
+    return made
+
+
+def survey_of(*found: Process, node: str = "", **known: object) -> Survey:
+    """A survey of a job's container with these processes."""
+    bundle = Bundle("/b", {"root": {"path": "rootfs"}, "process": {"env": ["SLURM_JOB_ID=12"]}, "mounts": []})
+    made = Survey(7, bundle)
+    made.processes, made.leaders = list(found), list(found)
+    made.node = mounts.parse(node)
+    for name, value in known.items():
+        setattr(made, name, value)
+    return made
+
+
+@pytest.mark.parametrize(("code", "refused"), [("21", True), ("22", True), ("19", False), ("20", False), ("0", False)])
+def test_what_has_stopped_it(code: str, refused: bool) -> None:
+    stopped = process_of("Name:\tx\nState:\tT (stopped)\n", stat=["T", *["0"] * 48, code])
+    assert len(list(processes.stopped(survey_of(stopped)))) == refused
+
+
+def test_an_init_with_another_root() -> None:
+    (fault,) = processes.chrooted(survey_of(process_of(places={"root": "/sub"})))
+    assert "has changed its root directory to /sub" in str(fault)
+    assert not list(processes.chrooted(survey_of(process_of(places={"root": "/"}))))
+
+
+PRIVATE = """
+22 1 0:20 / / rw - ext4 /dev/sda1 rw
+23 22 0:20 /var/job_container/12/.12/_tmp /tmp rw - ext4 /dev/sda1 rw
+24 22 0:30 / /dev/shm rw,relatime - tmpfs tmpfs rw
+""".strip()
+
+
+@pytest.mark.parametrize(
+    ("path", "job", "place"),
+    [
+        ("/t/file", "12", "/tmp"),
+        ("/t/file (deleted)", "12", "/tmp"),
+        ("/m/x", "12", "/dev/shm"),
+        ("/t/file", "13", ""),
+        ("/m/x", "13", ""),
+        ("/other", "12", ""),
+    ],
+)
+def test_a_directory_of_the_jobs_own(path: str, job: str, place: str) -> None:
+    inside = mounts.parse("1 0 0:20 / / rw - ext4 x rw\n2 1 0:20 /x /t rw - ext4 x rw\n3 1 0:30 / /m rw - tmpfs x rw")
+    user = process_of(mapped={("0:20", path)})
+    found = survey_of(user, node=PRIVATE, mounts=inside, binds={"/t": "/tmp", "/m": "/dev/shm"})
+    found.bundle.config["process"]["env"] = [f"SLURM_JOB_ID={job}"]
+    said = [str(fault) for fault in files.private(found)]
+    assert [f"in the node's {place}, which is this job's alone" in line for line in said] == ([True] if place else [])
+
+
+def test_a_large_deleted_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(b"x" * (1 << 20))
+        file.flush()
+        found = survey(os.getpid())
+        found.processes = [Process(os.getpid())]
+        assert not list(files.large(found))
+        monkeypatch.setattr(criu, "GHOST_LIMIT", 1 << 19)
+        (fault,) = files.large(found)
+        assert "open, which was deleted and has 0.0 GiB" in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("link", "words"),
+    [
+        ("anon_inode:[eventpoll]", ""),
+        ("anon_inode:inotify", ""),
+        ("anon_inode:[perf_event]", "performance counters (perf_event_open)"),
+        ("anon_inode:[new]", "[new]"),
+        ("/dmabuf:", "a buffer of a device (dma-buf)"),
+        ("/dev/null", ""),
+        ("/dev/gone", ""),
+        ("pipe:[1]", ""),
+    ],
+)
+def test_what_criu_knows(link: str, words: str) -> None:
+    found: Any = SimpleNamespace(link=link, path=link)
+    assert descriptors._unknown(found) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "mode", "words"),
+    [
+        ((10, 229), stat.S_IFCHR, "FUSE, /dev/x (10:229)"),
+        ((195, 0), stat.S_IFCHR, "a device, /dev/x (195:0)"),
+        ((136, 3), stat.S_IFCHR, ""),
+        ((10, 200), stat.S_IFCHR, ""),
+        ((8, 0), stat.S_IFBLK, "the block device /dev/x"),
+        ((0, 0), stat.S_IFREG, ""),
+    ],
+)
+def test_which_devices_criu_knows(
+    monkeypatch: pytest.MonkeyPatch, number: tuple[int, int], mode: int, words: str
+) -> None:
+    monkeypatch.setattr(os, "stat", lambda _: SimpleNamespace(st_mode=mode, st_rdev=os.makedev(*number)))
+    assert descriptors._device("/dev/x", "/dev/x") == words
+
+
+def test_files_of_nobody_belong_to_the_containers_root(tmp_path: Path) -> None:
+    """In images, the owner that CRIU has no number for; those that it has one for stay."""
+    none, root = b"\xff\xff\xff\xff\x0f", b"\x80\x80\x80\x80\x00"
+    head, rest = b"\0" * 12, b"\x18\xa4\x83\x02" + none
+    ghosts = {"1": (b"\0", none, root), "2": (none, none, root), "3": (b"\xe8\x07", b"\0", b"\0")}
+    for name, (user, group, _) in ghosts.items():
+        (tmp_path / f"ghost-file-{name}.img").write_bytes(head + b"\x08" + user + b"\x10" + group + rest)
+    (tmp_path / "files.img").write_bytes(head + b"\x08\xed\x83\x03\x10" + none + b"\x18" + none + rest)
+    criu.own_deleted(str(tmp_path))
+    for name, (user, _, group) in ghosts.items():
+        owner = root if user == none else user
+        found = (tmp_path / f"ghost-file-{name}.img").read_bytes()
+        assert found == head + b"\x08" + owner + b"\x10" + group + rest
+    assert (tmp_path / "files.img").read_bytes() == head + b"\x08\xed\x83\x03\x10" + root + b"\x18" + root + rest

@@ -87,7 +87,8 @@ class Dump:
 
     def _look(self) -> list[str]:
         given = self.record.get("own_group", False), self.record.get("preserved", [])
-        changes = kept.check(Survey(self.pid, self.bundle, *given, self.options.get("shell_job", False)))
+        asked = self.options.get("shell_job", False), self.options["leave_running"]
+        changes = kept.check(Survey(self.pid, self.bundle, *given, *asked))
         path = self.container.path(CHANGES)
         told = files.read_json(path) if changes and os.path.exists(path) else []
         new = [line for line in changes if line not in told]
@@ -180,6 +181,7 @@ class Dump:
 
     def _commit(self, stage: Stage, report: dict[str, Any]) -> Checkpoint:
         """Write the manifest, and commit. The container is frozen meanwhile."""
+        criu.own_deleted(stage.images)
         manifest = self._manifest(report, stage.sizes())
         if self.options["leave_running"]:
             _require_names(stage.images)

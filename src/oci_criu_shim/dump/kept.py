@@ -6,7 +6,7 @@ will be changed, the job's output says so.
 
 from __future__ import annotations
 
-from oci_criu_shim.dump.faults import bundle, descriptors, mounts, processes, sources
+from oci_criu_shim.dump.faults import bundle, descriptors, files, mounts, processes, sources
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def changed(what: str, how: str, instead: str = "", running: Running | None = No
     return Property(CHANGED, what, how, instead, None, running)
 
 
-# In this order they are looked for. A process that can't be looked into is refused before anything else asks it.
+# What is refused is looked for in this order: a process that can't be looked into before anything else asks it.
 PROPERTIES = (
     kept(
         "args, env, cwd, user, groups, umask, rlimits, capabilities, no_new_privs, seccomp, oomScoreAdj, scheduler,"
@@ -152,6 +152,13 @@ PROPERTIES = (
         " of a session's group (/proc/PID/autogroup)",
         "are the default",
     ),
+    changed(
+        "what `exec` has started in the container",
+        "not there: a checkpoint has the container's own program, and what that has started",
+        "have the program start it",
+        running=processes.added,
+    ),
+    changed("Landlock rules", "are gone: nothing outside a process tells of them"),
     refused(
         "the scheduling policies SCHED_DEADLINE and SCHED_EXT",
         "CRIU 4.2 dumps them, and restores neither (`validate_sched_parm()`)",
@@ -236,6 +243,46 @@ PROPERTIES = (
         "set no_new_privs first",
     ),
     refused(
+        "a user's process whose program may not be read",
+        "who may not trace it may not dump it",
+        "make it readable",
+        running=processes.closed,
+    ),
+    refused(
+        "a process that is traced (strace, a debugger)", "CRIU traces it, too", "end that", running=processes.traced
+    ),
+    refused(
+        "a process that was stopped since it used its terminal in the background",
+        "CRIU keeps those that SIGSTOP or SIGTSTP has stopped",
+        "`fg`",
+        running=processes.stopped,
+    ),
+    refused(
+        "namespaces that a program has made for itself (unshare, bwrap, a browser's sandbox)",
+        "CRIU dumps one user, pid, ipc, UTS, cgroup and time namespace; of several network namespaces, or mount"
+        " namespaces with masked files, a restore fails",
+        "run it without",
+        running=processes.nested,
+    ),
+    refused(
+        "a session that was begun outside of the container",
+        "it has no number inside",
+        "a runtime that makes one",
+        running=processes.sessions,
+    ),
+    refused(
+        "System V memory of the node's",
+        "others may use it, too",
+        "an ipc namespace",
+        running=processes.shared_memory,
+    ),
+    refused(
+        "an init that has changed its root directory",
+        "CRIU finds files from there",
+        "chroot in a child",
+        running=processes.chrooted,
+    ),
+    refused(
         "root's process with another id, if this root lacks CAP_SYS_RESOURCE",
         "CRIU may not ask for its limits",
         "add the capability",
@@ -270,6 +317,18 @@ PROPERTIES = (
         "CRIU knows it by its place alone",
         "one of them",
         running=mounts.covered,
+    ),
+    refused(
+        "mounts that a program or a hook has made of the node's files",
+        "a restore makes those of config.json",
+        "name them there",
+        running=mounts.foreign,
+    ),
+    refused(
+        "FUSE, ramfs and other file systems that a program or a hook has mounted; a user's overlay",
+        "CRIU makes proc, sysfs, tmpfs, devpts and the like anew, and no others",
+        "mount them on the node, and bind them",
+        running=mounts.unmakable,
     ),
     refused(
         "a device on a tmpfs that is mounted nowhere",
@@ -320,6 +379,65 @@ PROPERTIES = (
         "have the program do without",
         running=descriptors.rings,
     ),
+    refused(
+        "open descriptors of performance counters, userfaultfd, BPF programs, FUSE, KVM, InfiniBand, GPUs and"
+        " most other devices",
+        "CRIU dumps none",
+        "close them before",
+        running=descriptors.unknown,
+    ),
+    refused(
+        "sockets of other families than Unix, internet, packet and netlink; MPTCP, SCTP",
+        "CRIU dumps none",
+        "close them before",
+        running=descriptors.families,
+    ),
+    refused(
+        "an epoll set with a file that its process has closed, and another one has open",
+        "CRIU asks for it by a descriptor",
+        "remove it from the set first",
+        running=descriptors.polled,
+    ),
+    refused(
+        "open namespaces that no process is in; pidfds of processes outside and of threads",
+        "a restore has none of them",
+        "close them before",
+        running=descriptors.elsewhere,
+    ),
+    refused(
+        "a deleted file in a directory where you may not make files, also one that a program runs from",
+        "CRIU makes it there again, for a moment",
+        "start the program again after an upgrade",
+        running=files.lost,
+    ),
+    refused(
+        "a deleted file of more than 1 GiB", "it would be in each checkpoint", "don't delete it", running=files.large
+    ),
+    refused(
+        "a file open by a name that was deleted, and with another one, if the container runs on or it is somebody"
+        " else's",
+        "CRIU gives it a third name, only for a dump that ends the container",
+        "open it by that name",
+        running=files.renamed,
+    ),
+    refused(
+        "a user's open file or working directory of somebody else's that may not be opened, or no longer",
+        "a restore opens it again",
+        "close it, leave it",
+        running=files.unopenable,
+    ),
+    refused(
+        "an open file that something is mounted over",
+        "CRIU finds it by its path",
+        "close it first",
+        running=files.covered,
+    ),
+    refused(
+        "files in the node's /tmp or /dev/shm, if job_container/tmpfs makes that for each job",
+        "they are gone when the job is requeued",
+        "keep them elsewhere",
+        running=files.private,
+    ),
 )
 
 
@@ -336,10 +454,9 @@ def check(survey: Survey) -> list[str]:
 
     Return lines that say what will be different after a restore.
     """
-    lines = []
     for row in PROPERTIES:
-        for fault in row.running(survey) if row.running else ():
-            if row.answer == REFUSED:
+        if row.answer == REFUSED and row.running:
+            for fault in row.running(survey):
                 raise fault
-            lines.append(fault.line())
-    return lines
+    changed = (row.running(survey) for row in PROPERTIES if row.answer == CHANGED and row.running)
+    return [fault.line() for faults in changed for fault in faults]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from functools import cached_property
 
 from oci_criu_shim.host import mounts, process
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     from oci_criu_shim.host.mounts import Mount
 
 GONE = (errno.ENOENT, errno.ESRCH)
+DELETED = " (deleted)"  # how the kernel ends the path of a file that has lost the name it was opened by
+MAPPED = re.compile(r"^\S+ \S+ \S+ (\S+) \d+ +(/.*)$", re.MULTILINE)  # a line of maps: device and path
+CHUNK = 1 << 16
+DEVICE = " /dev/"
+ODDLY = re.compile(r"^\S+ \S+ \S+ (\S+) \d+ +(/dev/.*|/.* \(deleted\))$", re.MULTILINE)
+SIZES = ("VmSize", "VmLib", "VmExe")
+NAMESPACES = ("user", "pid", "pid_for_children", "mnt", "net", "ipc", "uts", "cgroup", "time", "time_for_children")
 
 
 class Place:
@@ -49,6 +57,7 @@ class Survey(Place):
     """A running container, whose init is `pid`.
 
     `preserved` are the targets of the descriptors of --preserve-fds. A `shell_job` may have its caller's terminal.
+    It `runs_on` when its checkpoint is taken, or ends by that.
     """
 
     def __init__(
@@ -58,16 +67,23 @@ class Survey(Place):
         own_group: bool = False,
         preserved: Sequence[str] = (),
         shell_job: bool = False,
+        runs_on: bool = False,
     ) -> None:
         super().__init__(bundle, own_group)
         self.pid = pid
         self.preserved = preserved
         self.shell_job = shell_job
+        self.runs_on = runs_on
 
     @cached_property
     def processes(self) -> list[Process]:
         """Its processes; the first is its init."""
         return [Process(pid) for pid in process.tree(self.pid)]
+
+    @cached_property
+    def leaders(self) -> list[Process]:
+        """Its processes, of each family one: the others have the same files mapped."""
+        return list({each.family or each.pid: each for each in reversed(self.processes)}.values())
 
     @property
     def init(self) -> Process:
@@ -88,6 +104,54 @@ class Survey(Place):
         """Return a path on the node for an absolute one in the container; links in it may lead elsewhere."""
         return f"/proc/{self.pid}/root{inside}"
 
+    def source(self, inside: str) -> str | None:
+        """Return the path on the node that a restore finds a path of the container at.
+
+        It is None on the container's own file systems, whose files CRIU keeps, and if config.json names no source.
+        """
+        mount = mounts.deepest(inside, self.mounts)
+        if mount is None or mount.point == "/":
+            return self.bundle.rootfs + inside
+        if mount.point not in self.binds:
+            return None
+        source = self.binds[mount.point]
+        return source and source.rstrip("/") + inside[len(mount.point.rstrip("/")) :]
+
+    @cached_property
+    def binds(self) -> dict[str, str | None]:
+        """{mount point: source by config.json} of its bind mounts of the node's files."""
+        given = self.bundle.mounts, self.bundle.path, self.bundle.rootfs
+        keys = [entry["key"] for entry in self.external if entry["kind"] == "bind"]
+        return {key: mounts.bind_source(key, *given) for key in keys}
+
+    def is_other(self, point: str) -> bool:
+        """Return whether a bind mount is of another file or directory than its source is now.
+
+        A file system that other nodes see may have been mounted again meanwhile, with another device number.
+        """
+        try:
+            seen, wanted = os.stat(self.path(point)), os.stat(self.binds[point] or "")
+        except PermissionError:
+            return False
+        except OSError:
+            return True  # ESTALE, of what another node has removed
+        may_be_again = any(mounts.is_shared(mount.kind) for mount in self.mounts if mount.point == point)
+        return seen.st_ino != wanted.st_ino or (seen.st_dev != wanted.st_dev and not may_be_again)
+
+    @cached_property
+    def _ids(self) -> list[list[tuple[int, int]]]:
+        """The ranges (first, number) of users and of groups of the node's that its user namespace has."""
+        found = []
+        for kind in ("uid", "gid"):
+            lines = [line.split() for line in read(f"/proc/{self.pid}/{kind}_map").splitlines()]
+            found.append([(int(outside), int(size)) for _, outside, size in lines])
+        return found
+
+    def has_ids(self, found: os.stat_result) -> bool:
+        """Return whether a file's owner and group are in its user namespace, whose root may then do anything to it."""
+        pairs = zip(self._ids, (found.st_uid, found.st_gid), strict=True)
+        return all(any(first <= number < first + size for first, size in ranges) for ranges, number in pairs)
+
 
 class Process:
     """One of the container's processes."""
@@ -96,13 +160,87 @@ class Process:
         self.pid = pid
         self.path = f"/proc/{pid}"
 
+    def __str__(self) -> str:
+        """Return what a user may know it by."""
+        return f"process {self.pid} ({' '.join(self.status.get('Name', ['?']))})"
+
     @cached_property
-    def status(self) -> dict[str, list[str]]:
-        """{field: words of its value} of its status (proc_pid_status(5))."""
+    def status(self) -> Status:
+        """Its status; empty if it has ended."""
+        return Status(read(f"{self.path}/status"))
+
+    @property
+    def state(self) -> str:
+        """The letter of its state; empty if it has ended."""
+        return self.status.get("State", [""])[0]
+
+    @cached_property
+    def stat(self) -> list[str]:
+        """The fields of its stat from the state on (proc_pid_stat(5)); none if it has ended."""
+        return read(f"{self.path}/stat").rpartition(")")[2].split()
+
+    @cached_property
+    def _numbers(self) -> list[str] | None:
+        """Its descriptors' numbers; None if it may not be looked into. The directory of a zombie is root's."""
         try:
-            return process.status(self.pid)
-        except ProcessLookupError:
-            return {}
+            return os.listdir(f"{self.path}/fd")
+        except PermissionError:
+            return None if process.start_time(self.pid) is not None else []
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            return []
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it may not be looked into, although it is of the same user."""
+        return self._numbers is None
+
+    @cached_property
+    def namespaces(self) -> dict[str, str]:
+        """{kind: name} of its namespaces, as "net": "net:[4026531840]"; empty names of those that it has none of."""
+        return {kind: self.namespace(kind) for kind in NAMESPACES}
+
+    def namespace(self, kind: str) -> str:
+        """Return the name of one of its namespaces; an empty one if it has none of that kind."""
+        return self._link(f"ns/{kind}")
+
+    @cached_property
+    def places(self) -> dict[str, str]:
+        """{kind: path} of its working directory, root directory and program."""
+        return {kind: self._link(kind) for kind in ("cwd", "root", "exe")}
+
+    def _link(self, name: str) -> str:
+        try:
+            return os.readlink(f"{self.path}/{name}")
+        except OSError as error:
+            if error.errno not in (*GONE, errno.EACCES):
+                raise
+            return ""
+
+    @cached_property
+    def maps(self) -> str:
+        """Its mappings (proc_pid_maps(5))."""
+        return read(f"{self.path}/maps")
+
+    @cached_property
+    def mapped(self) -> set[tuple[str, str]]:
+        """(device, path) of what it has mapped; the device is that of mountinfo."""
+        return _mapped(MAPPED, self.maps)
+
+    @cached_property
+    def mapped_oddly(self) -> set[tuple[str, str]]:
+        """Those of `mapped` that have no name any more, or may be devices: there are few."""
+        return _mapped(ODDLY, self.maps) if DELETED in self.maps or DEVICE in self.maps else set()
+
+    @property
+    def family(self) -> tuple[str, ...]:
+        """What processes have in common that were forked from one another and have mapped nothing since.
+
+        Where their stack begins is told by chance once a program starts. It is empty if the process has ended.
+        """
+        sizes = [size for name in SIZES for size in self.status.get(name, [])]
+        return (self.places["exe"], *self.stat[25:26], *sizes) if self.stat else ()
 
     @cached_property
     def threads(self) -> list[int]:
@@ -122,18 +260,29 @@ class Process:
         return list(self._descriptors())
 
     def _descriptors(self) -> Iterator[Descriptor]:
-        try:
-            numbers = os.listdir(f"{self.path}/fd")
-        except OSError as error:
-            if error.errno not in GONE and process.start_time(self.pid) is not None:
-                raise
-            return  # it has ended: the directory of a zombie is root's
-        for number in numbers:
+        for number in self._numbers or ():
             try:
                 yield Descriptor(self, number)
             except OSError as error:
                 if error.errno not in GONE and process.start_time(self.pid) is not None:
                     raise  # else it was closed
+
+
+class Status:
+    """The text of /proc/PID/status (proc_pid_status(5)), of which little is asked for."""
+
+    def __init__(self, text: str) -> None:
+        self.text = f"\n{text}"
+
+    def get(self, name: str, default: list[str] | None = None) -> list[str]:
+        """Return the words of a field."""
+        _, found, rest = self.text.partition(f"\n{name}:")
+        return rest.partition("\n")[0].split() if found else default or []
+
+
+def _mapped(pattern: re.Pattern[str], text: str) -> set[tuple[str, str]]:
+    found = set(pattern.findall(text))
+    return {(":".join(str(int(number, 16)) for number in device.split(":")), path) for device, path in found}
 
 
 class Descriptor:
@@ -156,6 +305,16 @@ class Descriptor:
             return None
 
     @cached_property
+    def protocol(self) -> str:
+        """The kernel's name of a socket's protocol, as "TCP" (sockfs_xattr_get() in net/socket.c); empty if closed."""
+        try:
+            return os.getxattr(self.path, "system.sockprotoname").rstrip(b"\0").decode()
+        except OSError as error:
+            if error.errno not in (*GONE, errno.EOPNOTSUPP, errno.ENODATA):
+                raise
+            return ""
+
+    @cached_property
     def info(self) -> dict[str, str]:
         """The fields of its fdinfo (proc_pid_fdinfo(5)), of those that come more than once the last."""
         return dict(line.partition(":\t")[::2] for line in self.info_lines)
@@ -167,11 +326,19 @@ class Descriptor:
 
 
 def read(path: str) -> str:
-    """Return the text of a file in /proc; none if what it tells of is gone."""
+    """Return the text of a file in /proc; none if what it tells of is gone.
+
+    There are many of them: open() would take longer than the kernel.
+    """
+    parts = []
     try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while part := os.read(descriptor, CHUNK):
+                parts.append(part)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         if error.errno not in GONE:
             raise
-        return ""
+    return b"".join(parts).decode(errors="replace")

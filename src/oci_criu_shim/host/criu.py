@@ -33,6 +33,7 @@ LET_GO_SECONDS, END_SECONDS = 60.0, 10.0
 NO_ANSWER = "CRIU ended without an answer", "it was killed, by the kernel for want of memory perhaps: see dmesg"
 INVENTORY = "inventory.img"  # without it, nobody takes the other images for a checkpoint
 FROZEN_MARK = "files.img"  # the first image that is made only once every task is frozen and known
+GHOST_LIMIT = 1 << 30  # bytes that a deleted file may have that is still open
 PAGEMAP_HEAD = 8  # bytes before an image's entries: two magic numbers
 PE_PARENT = 1  # of an entry's flags (criu/include/pagemap.h)
 # Errors that it logs for every container and goes on: it can't raise limits, and for a network namespace that a restore
@@ -370,6 +371,40 @@ def names_deleted_files(directory: str) -> bool:
     """
     path = os.path.join(directory, "remap-fpath.img")
     return os.path.exists(path) and any(e.get("remap_type") in (None, "LINKED") for e in load_image(path)["entries"])
+
+
+# Ids in images that are none of the user namespace's; and 0, as long as they are (an overlong varint of protobuf).
+NO_ID, ROOT_ID = b"\xff\xff\xff\xff\x0f", b"\x80\x80\x80\x80\x00"
+OWNED_BY_NONE = b"\x10" + NO_ID + b"\x18" + NO_ID  # uid and gid of a file_perms_entry (CRIU's images/sk-unix.proto)
+IMAGE_HEAD = 12  # bytes before the first entry: two magic numbers and its length
+
+
+def own_deleted(directory: str) -> None:
+    """Have deleted files and unlinked sockets belong to the container's root, if their owner has no number inside.
+
+    A restore could not give them to nobody. CRIU 4.2 doesn't even ask for the owner of an unlinked socket if it lacks
+    CAP_NET_ADMIN (unix_resolve_name_old() in criu/sk-unix.c).
+    """
+    for name in os.listdir(directory):
+        if name.startswith("ghost-file-"):
+            _own_ghost(os.path.join(directory, name))
+    with open(os.path.join(directory, FROZEN_MARK), "r+b") as stream:
+        found = stream.read()
+        if OWNED_BY_NONE in found:
+            stream.seek(0)
+            stream.write(found.replace(OWNED_BY_NONE, OWNED_BY_NONE.replace(NO_ID, ROOT_ID)))
+
+
+def _own_ghost(path: str) -> None:
+    """Change the first fields of a ghost_file_entry, uid and gid (CRIU's images/ghost-file.proto)."""
+    with open(path, "r+b") as stream:
+        head = stream.read(IMAGE_HEAD + 12)
+        uid_end = IMAGE_HEAD + 1 + next(n for n, byte in enumerate(head[IMAGE_HEAD + 1 :], 1) if byte < 0x80)
+        ids = head[IMAGE_HEAD:uid_end].replace(NO_ID, ROOT_ID) + head[uid_end:].replace(
+            b"\x10" + NO_ID, b"\x10" + ROOT_ID
+        )
+        stream.seek(IMAGE_HEAD)
+        stream.write(ids)
 
 
 def leave_groups(directory: str) -> None:

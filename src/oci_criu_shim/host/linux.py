@@ -26,6 +26,7 @@ CAPABILITY_VERSION_3 = 0x20080522
 SYNC_FILE_RANGE_WRITE = 2
 IOPRIO_WHO_PROCESS = 1
 IOPRIO = {"x86_64": (252, 251), "aarch64": (31, 30), "ppc64le": (274, 273)}  # numbers of ioprio_get and ioprio_set
+KCMP, KCMP_EPOLL_TFD = {"x86_64": 312, "aarch64": 272, "ppc64le": 354}, 7  # numbers of kcmp
 SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
 IFF_UP = 1
 
@@ -90,6 +91,17 @@ def tee(source: int, target: int, size: int) -> int:
     copied = _libc.tee(source, target, ctypes.c_size_t(size), 0)
     _check(copied, "tee")
     return int(copied)
+
+
+def polls(pid: int, epoll: int, number: int, nth: int, descriptor: int) -> bool:
+    """Return whether the file that the epoll set of a process knows by `number` is open by `descriptor`, too (kcmp(2)).
+
+    If several files were added by that number, it is the `nth`. It is True if that can't be told.
+    """
+    if os.uname().machine not in KCMP:
+        return True
+    slot = ctypes.create_string_buffer(struct.pack("III", epoll, number, nth))
+    return bool(_libc.syscall(KCMP[os.uname().machine], pid, pid, KCMP_EPOLL_TFD, descriptor, slot) <= 0)
 
 
 def io_priority(pid: int) -> int:

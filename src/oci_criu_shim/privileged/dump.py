@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.privileged.target import Target
 
 LOG = "dump.log"
-GHOST_LIMIT = 1 << 30  # deleted files that are still open are kept up to this size, in bytes
 OURS = ("network", "for", "page_server", "pre_dump", "incremental", "seal")  # options that are no fields of CRIU's
 CONNECT_SECONDS = 10.0
 PAGE_SERVER = 4  # CRIU's descriptor of the connection to it
@@ -115,7 +114,7 @@ def options(target: Target, directories: list[int], asked: Options, found: list[
         "file_locks": True,
         "link_remap": True,
         "orphan_pts_master": True,  # a terminal's master is the supervisor's
-        "ghost_limit": GHOST_LIMIT,
+        "ghost_limit": criu.GHOST_LIMIT,
         "notify_scripts": True,
         # Docker pauses a container for its checkpoint. CRIU thaws it, since it could not see into the frozen.
         **({"freeze_cgroup": frozen} if frozen else {}),

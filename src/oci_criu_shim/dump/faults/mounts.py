@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.dump.survey import Survey
 
+# File systems that CRIU makes anew (fstypes in criu/filesystems.c); overlays, too, but a user may not make them so.
+MADE = {"proc", "sysfs", "devtmpfs", "binfmt_misc", "tmpfs", "devpts", "simfs", "pstore", "mqueue", "securityfs"} | {
+    *("fusectl", "debugfs", "tracefs", "cgroup", "cgroup2", "aufs", "autofs"),
+}
+
 
 def below_binds(survey: Survey) -> Iterator[ShimError]:
     """Yield mounts of a user's that have others of the node's below them."""
     for entry in survey.external if survey.is_users else ():
         if entry["kind"] == "bind":
-            bundle = survey.bundle
-            source = mounts.bind_source(entry["key"], bundle.mounts, bundle.path, bundle.rootfs)
+            source = survey.binds[entry["key"]]
         elif entry["kind"] == "sysfs":
             source = mounts.node_source("sysfs", entry["root"], survey.node)
         else:
@@ -70,3 +74,40 @@ def unnamed_devices(survey: Survey) -> Iterator[ShimError]:
                 survey.bundle.device(entry["key"])
             except ShimError as error:
                 yield error
+
+
+def foreign(survey: Survey) -> Iterator[ShimError]:
+    """Yield mounts of the node's files that a restore would make from other ones than these, or from none.
+
+    Programs and hooks make such mounts; a restore knows those of config.json, and what is mounted below their sources.
+    """
+    named = {mounts.resolve(survey.bundle.rootfs, mount["destination"]) for mount in survey.bundle.mounts}
+    for key, source in survey.binds.items():
+        if key in named or key == batch_script.point(survey.bundle):
+            continue
+        if source is None:
+            yield ShimError(
+                f"{key} is a mount of the node's files that is not in config.json: a program or a hook made it",
+                "put it into config.json's mounts",
+            )
+        elif survey.is_other(key):
+            yield ShimError(
+                f"{key} is a mount of other files than those of {source}, which a restore would mount there:"
+                " a program or a hook made it",
+                "put it into config.json's mounts",
+            )
+
+
+def unmakable(survey: Survey) -> Iterator[ShimError]:
+    """Yield mounts of file systems that are the container's own, and that CRIU can't make anew."""
+    outside = {"/", *(entry["key"] for entry in survey.external)}
+    device = next((mount.device for mount in survey.mounts if mount.point == "/"), None)
+    made = MADE if survey.is_users else {*MADE, "overlay"}
+    for mount in survey.mounts:
+        if mount.point in outside or mount.device == device or mount.kind.partition(".")[0] in made:
+            continue
+        yield ShimError(
+            f"{mount.point} is a mount of the type {mount.kind} that was made in the container, which can't be made"
+            " again at a restore",
+            "have the node mount it, and bind it in config.json's mounts",
+        )

@@ -6,20 +6,24 @@ import errno
 import os
 import time
 
-from oci_criu_shim.dump.survey import read
+from oci_criu_shim.dump.survey import Process, Status, read
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.host import cgroups
+from oci_criu_shim.host import cgroups, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from oci_criu_shim.dump.survey import Process, Survey
+    from oci_criu_shim.dump.survey import Survey
 
 WAIT_SECONDS, PAUSE_SECONDS = 5.0, 0.05
 APPARMOR = "/sys/kernel/security/apparmor"  # where CRIU looks for it (kerndat_lsm() in criu/lsm.c)
 POLICIES = (os.SCHED_OTHER, os.SCHED_FIFO, os.SCHED_RR, os.SCHED_BATCH, os.SCHED_IDLE)
 MOUNT_SECURITYFS = "mount -t securityfs securityfs /sys/kernel/security, and remove /run/criu.kdat, where CRIU notes it"
+# Of these CRIU keeps one for all. It takes several of "net" and "mnt", but a restore of ours then fails.
+NESTED = ("user", "pid", "ipc", "uts", "cgroup", "time", "time_for_children", "net", "mnt")
+BACKGROUND = {"21": "SIGTTIN, it read from", "22": "SIGTTOU, it wrote to"}
+CAP_SYS_ADMIN = 21
 
 
 def paused(survey: Survey) -> Iterator[ShimError]:
@@ -141,4 +145,121 @@ def of_others(survey: Survey) -> Iterator[ShimError]:
                 f"process {each.pid} runs as a user who is not you outside (ids {' '.join(ids)}):"
                 " a dump has no right to its memory",
                 "run it as user 0, which is you",
+            )
+
+
+def closed(survey: Survey) -> Iterator[ShimError]:
+    """Yield processes whose program may not be read, or that were started by one of more rights: who may not trace
+    them may not look at them (would_dump() in fs/exec.c)."""
+    for each in survey.processes:
+        if each.is_closed:
+            yield ShimError(
+                f"{each} runs a program that may not be read, or one with more rights: a dump may not look into it",
+                "make the program's file readable",
+            )
+
+
+def traced(survey: Survey) -> Iterator[ShimError]:
+    """Yield processes that another one traces already: a process has one tracer."""
+    for each in survey.processes:
+        tracer = int(each.status.get("TracerPid", ["0"])[0])
+        if tracer:
+            yield ShimError(f"{each} is traced by {_Named(tracer)}, and CRIU would have to trace it", "end the tracer")
+
+
+class _Named:
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def __str__(self) -> str:
+        try:
+            return f"process {self.pid} ({' '.join(process.status(self.pid)['Name'])})"
+        except ProcessLookupError:
+            return f"process {self.pid}"
+
+
+def stopped(survey: Survey) -> Iterator[ShimError]:
+    """Yield processes that were stopped for using their terminal in the background.
+
+    CRIU keeps those that SIGSTOP or SIGTSTP has stopped (compel_wait_task() in compel/src/lib/infect.c). The kernel
+    tells of the signal until the parent has waited for it (do_task_stat() in fs/proc/array.c); after that, CRIU does.
+    """
+    for each in survey.processes:
+        if each.state == "T" and each.stat[49:50] and (how := BACKGROUND.get(each.stat[49])):
+            yield ShimError(
+                f"{each} is stopped: by {how} its terminal in the background",
+                "continue it in the foreground (fg), or end it",
+            )
+
+
+def nested(survey: Survey) -> Iterator[ShimError]:
+    """Yield processes in namespaces that are neither the container's nor the node's.
+
+    Who may not make any makes a user namespace first. A mount namespace fails only with the node's files mounted in it,
+    as those that hide files in /proc are.
+    """
+    may_make = int(survey.init.status.get("CapBnd", ["0"])[0], 16) >> CAP_SYS_ADMIN & 1
+    kinds = NESTED[:1] if not may_make else NESTED if _has_files(survey) else NESTED[:-1]
+    allowed = {each.namespace(kind) for each in (survey.init, Process(os.getpid())) for kind in kinds}
+    for each in survey.processes[1:]:
+        for kind in kinds:
+            name = each.namespace(kind)
+            if name and name not in allowed:
+                yield ShimError(
+                    f"{each} is in a {name.partition(':')[0]} namespace of its own, which can't be restored within the"
+                    " container's",
+                    "run it without (unshare, bwrap, a browser's sandbox)",
+                )
+
+
+def _has_files(survey: Survey) -> bool:
+    return any(not os.path.isdir(survey.path(entry["key"])) for entry in survey.external)
+
+
+def chrooted(survey: Survey) -> Iterator[ShimError]:
+    """Yield the init if it has another root directory than the container: CRIU finds files from there."""
+    root = survey.init.places["root"]
+    if root not in ("", "/"):
+        yield ShimError(
+            f"{survey.init}, the container's first, has changed its root directory to {root}, which CRIU can't dump",
+            "have a child of it call chroot(2)",
+        )
+
+
+def sessions(survey: Survey) -> Iterator[ShimError]:
+    """Yield processes whose session was begun outside of the container: it has no number inside."""
+    for each in survey.processes:
+        if each.status.get("NSsid")[-1:] == ["0"]:
+            yield ShimError(
+                f"{each} is in a session that was begun outside of the container",
+                "start it by a runtime that makes a session for it, as crun and runc do",
+            )
+
+
+def shared_memory(survey: Survey) -> Iterator[ShimError]:
+    """Yield processes with System V memory of the node's: CRIU keeps that of an ipc namespace of the container's."""
+    node = Process(os.getpid()).namespace("ipc")
+    for each in survey.leaders if survey.init.namespace("ipc") == node else ():
+        if any(path.startswith("/SYSV") for _, path in each.mapped_oddly):
+            yield ShimError(
+                f"{each} has System V memory of the node's mapped, which others may use, too",
+                'add {"type": "ipc"} to linux.namespaces',
+            )
+
+
+def added(survey: Survey) -> Iterator[ShimError]:
+    """Yield programs that `exec` has started: they are no descendants of the init, which a dump begins with."""
+    inside = {each.status.get("NSpid")[-1] for each in survey.processes if each.status.get("NSpid")}
+    try:
+        names = os.listdir(survey.path("/proc"))
+    except OSError:
+        return  # it has none, or something else is mounted there
+    for name in names:
+        if not name.isdigit() or name in inside:
+            continue
+        status = Status(read(survey.path(f"/proc/{name}/status")))
+        if status.get("PPid") == ["0"]:
+            yield ShimError(
+                f"its process {name} ({' '.join(status.get('Name'))}), which was started by `exec`, is not in the"
+                " checkpoint: only the container's own program is, and what that has started"
             )

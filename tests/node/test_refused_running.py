@@ -1,0 +1,200 @@
+"""What a program does, or has done to it, that can't be restored: named before anything is frozen, and it runs on."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness.cluster import wait_for
+from tests.node.support import Life, Site, Spec
+from tests.node.test_refused import refused, running
+
+CAPABILITIES = [f"CAP_{name}" for name in ("KILL", "SYS_ADMIN", "NET_ADMIN")]
+# Directories of the node's that the container has: /work, where anybody may write, and /theirs, where only root may.
+PLACES = {"/work": "/srv/refused/work", "/theirs": "/srv/refused/theirs"}
+MAKE = """
+set -e
+mkdir -p /srv/refused/work/a /srv/refused/work/b /srv/refused/theirs/in /srv/refused/theirs/closed
+mkdir -p /home/alice/base/rootfs/media
+chmod 777 /srv/refused/work /srv/refused/work/a /srv/refused/work/b
+for file in f g; do head -c 5000 /dev/zero >/srv/refused/theirs/$file; done
+chmod 711 /srv/refused/theirs/closed
+cp /usr/bin/sleep /srv/refused/work/sleep
+chmod 711 /srv/refused/work/sleep
+"""
+
+
+@pytest.fixture(autouse=True)
+def places(site: Site) -> Iterator[None]:
+    site.exec(["sh", "-c", MAKE])
+    yield
+    site.exec(["rm", "-r", "/srv/refused"])
+
+
+def peculiar(*words: str) -> list[str]:
+    return ["python3", "-I", "/peculiar.py", *words]
+
+
+def change(spec: Spec, *words: str) -> None:
+    """A program that does what few do, with a right to it."""
+    sets = ("bounding", "effective", "permitted", "inheritable", "ambient")
+    spec["process"] |= {"capabilities": dict.fromkeys(sets, CAPABILITIES), "noNewPrivileges": False}
+    for place, source in PLACES.items():
+        spec["mounts"].append({"destination": place, "type": "bind", "source": source, "options": ["rbind", "rw"]})
+    spec["process"]["args"] = peculiar(*words)
+
+
+DOES: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "mount-over": ("alice", ("mounted", "/work/a", "/work/b"), "/work/b is a mount of other files than those of "),
+    "mount-of-ours": ("alice", ("mounted", "/usr", "/media"), "/media is a mount of the node's files that is not in"),
+    "mount-of-roots": ("root", ("mounted", "/etc/passwd", "/etc/group"), "/etc/group is a mount of the node's files"),
+    "overlay": ("alice", ("mounted", "overlay", "/media", "overlay", "lowerdir=/usr:/etc"), "a mount of the type over"),
+    "ramfs": ("alice", ("mounted", "none", "/media", "ramfs"), "/media is a mount of the type ramfs"),
+    "background": ("alice", ("background",), "(python3) is stopped: by SIGTTIN, it read from its terminal"),
+    "traced": ("alice", ("traced",), "(python3) is traced by process"),
+    "unreadable": ("alice", ("becomes", "/work/sleep", "600"), "(sleep) runs a program that may not be read"),
+    "user-namespace": ("alice", ("unshared", "user"), "(python3) is in a user namespace of its own"),
+    "mount-namespace": ("root", ("unshared", "mnt"), "(python3) is in a mnt namespace of its own"),
+    "pid-namespace": ("alice", ("unshared", "pid"), "(python3) is in a pid namespace of its own"),
+    "network-namespace": ("alice", ("unshared", "net"), "(python3) is in a net namespace of its own"),
+    "unreadable-directory": (
+        "alice",
+        ("working", "/theirs/closed"),
+        "(python3) is in /theirs/closed, which it may not",
+    ),
+    "vsock": ("alice", ("socket_of", "40"), "(python3) has a socket of the protocol AF_VSOCK (descriptor 3)"),
+    "mptcp": ("alice", ("socket_of", "2", "1", "262"), "set GODEBUG=multipathtcp=0"),
+    "counter": ("alice", ("perf",), "(python3) uses performance counters (perf_event_open) (descriptor 3)"),
+    "faults": ("alice", ("userfaultfd",), "(python3) uses page faults (userfaultfd) (descriptor 3)"),
+    "secret": ("alice", ("secret",), "(python3) uses secret memory (memfd_secret) (descriptor 3)"),
+    "epoll-sent": ("alice", ("epoll_sent",), "(python3) waits for a file by epoll (descriptor 3) that it has closed"),
+    "epoll-inherited": ("alice", ("epoll_inherited",), "waits for a file by epoll (descriptor 3) that it has closed"),
+    "namespace": ("alice", ("held_namespace",), "has a namespace open that no process of the container is in, net:["),
+}
+
+
+@pytest.mark.parametrize("case", DOES)
+def test_what_a_program_does(site: Site, case: str) -> None:
+    user, words, reason = DOES[case]
+    with running(site, user, lambda spec: change(spec, *words)) as life:
+        refused(life, reason)
+
+
+def test_what_a_hook_has_mounted(site: Site) -> None:
+    def hooked(spec: Spec) -> None:
+        script = "mount --bind /usr /home/alice/base/rootfs/media"
+        change(spec, "pidfd")
+        spec["hooks"] = {"createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}
+
+    with running(site, "alice", hooked) as life:
+        refused(life, "/media is a mount of the node's files that is not in config.json: a program or a hook made it")
+
+
+IS_DONE: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "open": (("held_open", "/theirs/f"), "rm theirs/f", "(python3) has /theirs/f open, which was deleted or replaced"),
+    "mapped": (
+        ("mapped", "/theirs/f"),
+        "mv theirs/g theirs/f",
+        "has /theirs/f mapped, which was deleted or replaced: a restore",
+    ),
+    "directory": (("working", "/theirs/in"), "rmdir theirs/in", "(python3) is in /theirs/in, which was deleted"),
+    "renamed": (
+        ("held_open", "/theirs/f"),
+        "ln theirs/f theirs/h; rm theirs/f",
+        "/theirs/f open, which was deleted or",
+    ),
+    "denied": (("held_open", "/theirs/f"), "chmod 600 theirs/f", "has /theirs/f open, which it could not open again"),
+}
+
+
+@pytest.mark.parametrize("case", IS_DONE)
+def test_what_is_done_to_its_files(site: Site, case: str) -> None:
+    words, script, reason = IS_DONE[case]
+    with running(site, "alice", lambda spec: change(spec, *words)) as life:
+        site.exec(["sh", "-c", f"cd /srv/refused && {script}"])
+        refused(life, reason)
+
+
+def test_what_is_mounted_over(site: Site) -> None:
+    """A file that is open below a mount that was made since."""
+    words = "held_and_covered", "/work/a"
+    with running(site, "alice", lambda spec: change(spec, *words)) as life:
+        refused(life, "has /work/a open, and another file is at that path now")
+
+
+def test_what_runs_on_with_a_name_less(site: Site) -> None:
+    """A file that lost the name it was opened by and has another one goes along only with a container that ends."""
+    words = "relinked", "/dev/shm/one", "/dev/shm/other"
+    with running(site, "alice", lambda spec: change(spec, *words)) as life:
+        done = life.checkpoint("--leave-running", check=False)
+        assert done.returncode == 1
+        assert "has /dev/shm/one open, a name that was removed, and the file has another one" in done.stderr
+        assert "CRIU" not in done.stderr
+        restored(life)
+
+
+KEPT: dict[str, tuple[str, ...]] = {
+    "stopped": ("stopped", "SIGSTOP"),
+    "stopped-by-a-terminal": ("stopped", "SIGTSTP"),
+    "filter": ("filter_all",),
+    "filter-of-a-thread": ("threads_filter",),
+    "deleted": ("deleted", "/work/x"),
+    "deleted-in-a-directory-of-a-group": ("deleted", "/work/shared/x"),
+    "deleted-directory": ("deleted_directory", "/work/in/it"),
+    "unlinked-socket": ("unlinked", "/work/socket"),
+    "unlinked-socket-in-memory": ("unlinked", "/dev/shm/socket"),
+    "epoll": ("epoll",),
+    "tmpfs": ("mounted", "tmpfs", "/media", "tmpfs"),
+    "proc": ("mounted", "proc", "/media", "proc"),
+    "own-bind": ("mounted", "/dev/shm", "/media"),
+    "undumpable": ("without_memory_dumps",),
+    "pidfd": ("pidfd",),
+}
+KEPT_BY_ROOT: dict[str, tuple[str, ...]] = {
+    "strict": ("strict",),
+    "overlay": ("mounted", "overlay", "/media", "overlay", "lowerdir=/usr:/etc"),
+    "mount-namespace": ("unshared", "mnt"),
+    "deleted": ("held_open", "/theirs/f"),
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_what_is_not_refused(site: Site, case: str) -> None:
+    """Its neighbours, which come back."""
+    site.exec(["sh", "-c", "cd /srv/refused/work; mkdir shared; chown alice:staff shared; chmod 2777 shared"])
+    with running(site, "alice", lambda spec: change(spec, *KEPT[case])) as life:
+        restored(life)
+
+
+def test_what_exec_has_started(site: Site) -> None:
+    """It is said, once, that a checkpoint is without it."""
+    with running(site, "alice", lambda spec: change(spec, "pidfd")) as life:
+        argv = site.cluster.argv(site.node, life.argv("exec", life.name, "sleep", "600"), "alice")
+        with subprocess.Popen(argv) as added:
+            wait_for(lambda: site.exec(["pgrep", "-f", "sleep 600"], check=False).stdout, 10, "its start")
+            said = [life.checkpoint("--leave-running").stderr for _ in range(2)]
+            added.kill()
+        assert "(sleep), which was started by `exec`, is not in the checkpoint" in said[0]
+        assert "exec" not in said[1]
+
+
+@pytest.mark.parametrize("case", KEPT_BY_ROOT)
+def test_what_is_not_refused_to_root(site: Site, case: str) -> None:
+    """A mount namespace: without the mounts that hide files in /proc."""
+
+    def without_masks(spec: Spec) -> None:
+        change(spec, *KEPT_BY_ROOT[case])
+        spec["linux"]["maskedPaths"] = spec["linux"]["readonlyPaths"] = []
+
+    with running(site, "root", without_masks) as life:
+        if case == "deleted":
+            site.exec(["rm", "/srv/refused/theirs/f"])
+        restored(life)
+
+
+def restored(life: Life) -> None:
+    life.checkpoint()
+    life.restore()
+    assert life.look()["uname"]
