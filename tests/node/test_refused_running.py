@@ -138,6 +138,7 @@ def test_what_runs_on_with_a_name_less(site: Site) -> None:
 KEPT: dict[str, tuple[str, ...]] = {
     "stopped": ("stopped", "SIGSTOP"),
     "stopped-by-a-terminal": ("stopped", "SIGTSTP"),
+    "zombie": ("zombie",),
     "filter": ("filter_all",),
     "filter-of-a-thread": ("threads_filter",),
     "deleted": ("deleted", "/work/x"),
@@ -153,6 +154,7 @@ KEPT: dict[str, tuple[str, ...]] = {
     "pidfd": ("pidfd",),
 }
 KEPT_BY_ROOT: dict[str, tuple[str, ...]] = {
+    "zombie": ("zombie",),
     "strict": ("strict",),
     "overlay": ("mounted", "overlay", "/media", "overlay", "lowerdir=/usr:/etc"),
     "mount-namespace": ("unshared", "mnt"),

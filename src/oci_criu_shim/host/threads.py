@@ -31,7 +31,10 @@ def _file(name: str, base: int = 10) -> tuple[Callable[[int], int], Callable[[in
 
     def get(thread: int) -> int:
         with open(f"/proc/{thread or 'self'}/{name}", encoding="ascii") as stream:
-            return int(stream.read(), base)
+            text = stream.read()
+        if not text:
+            raise ProcessLookupError(thread)  # it has ended, and nobody has waited for it
+        return int(text, base)
 
     def put(thread: int, value: int) -> None:
         with open(f"/proc/{thread}/{name}", "w", encoding="ascii") as stream:

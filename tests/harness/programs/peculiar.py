@@ -58,6 +58,13 @@ def background() -> None:
     signal.pause()
 
 
+def zombie() -> None:
+    """A process that has ended, and that nobody waits for."""
+    if os.fork() == 0:
+        os._exit(3)
+    time.sleep(0.1)
+
+
 def traced() -> None:
     """One process traces another."""
     victim = os.fork()

@@ -24,6 +24,7 @@ MOUNT_SECURITYFS = "mount -t securityfs securityfs /sys/kernel/security, and rem
 NESTED = ("user", "pid", "ipc", "uts", "cgroup", "time", "time_for_children", "net", "mnt")
 BACKGROUND = {"21": "SIGTTIN, it read from", "22": "SIGTTOU, it wrote to"}
 CAP_SYS_ADMIN = 21
+ENDED = ("Z", "X")  # states of processes that nobody has waited for, whose files in /proc are root's
 
 
 def paused(survey: Survey) -> Iterator[ShimError]:
@@ -114,7 +115,8 @@ def unlimited(survey: Survey) -> Iterator[ShimError]:
 def personalities(survey: Survey) -> Iterator[ShimError]:
     """CRIU restores no personality; a process has that of the CRIU that restores it (restore/plan.py)."""
     own = read(f"{survey.init.path}/personality")
-    found = ((" ".join(each.status.get("Name", [])), read(f"{each.path}/personality")) for each in survey.processes)
+    living = [each for each in survey.processes if each.state not in ENDED]
+    found = ((" ".join(each.status.get("Name", [])), read(f"{each.path}/personality")) for each in living)
     for name, number in dict.fromkeys(found):
         if number not in ("", own):
             said = f"a process ({name}) has the personality {int(number, 16):#x}, and comes back with that of the init"

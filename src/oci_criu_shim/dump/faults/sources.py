@@ -35,8 +35,8 @@ def removed(survey: Survey) -> Iterator[ShimError]:
 def _used(survey: Survey, point: str, source: str) -> Iterator[ShimError]:
     for process, name in _users(survey, point):
         yield ShimError(
-            f"{process} still uses {name}, and {source}, which is mounted at {point}, was replaced on the node: a restore"
-            " finds the new one only",
+            f"{process} still uses {name}, and {source}, which is mounted at {point}, was replaced on the node: a"
+            " restore finds the new one only",
             "have the program close it, or start the container anew",
         )
 
