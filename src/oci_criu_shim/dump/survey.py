@@ -276,8 +276,8 @@ class Status:
 
     def get(self, name: str, default: list[str] | None = None) -> list[str]:
         """Return the words of a field."""
-        _, found, rest = self.text.partition(f"\n{name}:")
-        return rest.partition("\n")[0].split() if found else default or []
+        begin = self.text.find(f"\n{name}:")
+        return self.text[begin : self.text.find("\n", begin + 1)].split()[1:] if begin >= 0 else default or []
 
 
 def _mapped(pattern: re.Pattern[str], text: str) -> set[tuple[str, str]]:

@@ -115,7 +115,7 @@ def unlimited(survey: Survey) -> Iterator[ShimError]:
 def personalities(survey: Survey) -> Iterator[ShimError]:
     """CRIU restores no personality; a process has that of the CRIU that restores it (restore/plan.py)."""
     own = read(f"{survey.init.path}/personality")
-    living = [each for each in survey.processes if each.state not in ENDED]
+    living = [each for each in survey.leaders if each.state not in ENDED]
     found = ((" ".join(each.status.get("Name", [])), read(f"{each.path}/personality")) for each in living)
     for name, number in dict.fromkeys(found):
         if number not in ("", own):
