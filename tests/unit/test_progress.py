@@ -14,6 +14,7 @@ import pytest
 from oci_criu_shim.errors import Stopped
 from oci_criu_shim.host import criu, process, progress
 from oci_criu_shim.host.progress import Progress
+from tests.harness.cluster import wait_for
 
 
 class Clock:
@@ -35,17 +36,23 @@ def test_the_time_depends_on_the_size(monkeypatch: pytest.MonkeyPatch, size: int
     assert Clock(monkeypatch).until_stopped(Progress(list, size)) == pytest.approx(seconds, abs=2)
 
 
+def wait_for_size(sizes: progress.Sizes, size: int) -> None:
+    wait_for(lambda: sizes.found == {"pages-1.img": size}, 10, "a look")
+
+
 def test_a_file_that_grows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(progress, "LOOK_SECONDS", 0.001)
     images = os.open(tmp_path, os.O_RDONLY)
-    clock, look = Clock(monkeypatch), progress.sizes(images)
-    watched = Progress(list, more=look)
+    sizes, clock = progress.Sizes(images), Clock(monkeypatch)
+    watched = Progress(list, more=lambda: sizes.found)
     for number in range(20):
         (tmp_path / "pages-1.img").write_bytes(bytes(number))
+        wait_for_size(sizes, number)
         for _ in range(50):
             assert not watched.stopped()
-            clock.now += 1
+            clock.now += 0.002
+    sizes.stop()
     os.close(images)
-    assert look() is None
 
 
 def test_a_process_that_reads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,3 +62,16 @@ def test_first_closed_directory(tmp_path: object) -> None:
         os.chmod(name, mode)
     above = sandbox._first_closed(f"{tmp_path}/x")
     assert sandbox._first_closed(path) == (above or f"{tmp_path}/open/closed")
+
+
+def test_a_builder_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "BUILD_SECONDS", 0.1)
+    reader, writer = os.pipe()
+    builder = process.spawn(["/bin/sleep", "60"], {}, {})
+    with pytest.raises(Misfit, match="mounts are not made after 0 s: no reason is known"):
+        sandbox._answer(reader, 1, builder)
+    assert process.wait(builder) == -9
+    os.write(writer, b"r")
+    assert sandbox._answer(reader, 1, builder) == b"r"
+    os.close(reader)
+    os.close(writer)

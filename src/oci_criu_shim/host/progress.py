@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 from oci_criu_shim.host import process
@@ -82,14 +83,26 @@ def _text(pid: int, name: str) -> str:
         return ""
 
 
-def sizes(directory: int) -> Callable[[], object]:
-    """Return a function that tells the sizes of the files in the directory of the descriptor."""
+class Sizes:
+    """The sizes of the files in the directory of the descriptor, as `found`, until stop() is called.
 
-    def look() -> object:
-        try:
-            with os.scandir(directory) as entries:
-                return {entry.name: entry.stat(follow_symlinks=False).st_size for entry in entries}
-        except OSError:
-            return None
+    A thread looks, since nobody else may wait for storage that does not answer.
+    """
 
-    return look
+    def __init__(self, directory: int) -> None:
+        self.directory = directory
+        self.found: dict[str, int] = {}
+        self.unwanted = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while not self.unwanted.wait(LOOK_SECONDS):
+            try:
+                with os.scandir(self.directory) as entries:
+                    self.found = {entry.name: entry.stat(follow_symlinks=False).st_size for entry in entries}
+            except OSError:
+                pass  # one of them was just removed
+
+    def stop(self) -> None:
+        """Look no more."""
+        self.unwanted.set()

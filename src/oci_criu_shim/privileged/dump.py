@@ -238,7 +238,7 @@ def dump(
         _require_no_lead(directories[0], has_parent)
         service.guard.tell(watched)
         service.guard.admit(directories, has_parent)
-    watch = FreezeWatch(target, directories[0])
+    watch, sizes = FreezeWatch(target, directories[0]), progress.Sizes(directories[0])
     refused: list[Exception] = []
 
     def notified(event: str, _: int) -> bool:
@@ -267,13 +267,14 @@ def dump(
         kind = "SINGLE_PRE_DUMP" if asked.get("pre_dump") else "DUMP"
         request = options(target, directories, asked, found)
         with _cache(directories[-1], b"" if service.guard or asked.get("pre_dump") else watched):
-            response = service.swrk.request(kind, request, notified, _progress(service, directories[0], asked))
+            response = service.swrk.request(kind, request, notified, _progress(service, sizes, asked))
         frozen = watch.elapsed()  # CRIU answers when it has let go of the container
     except Stopped as error:
         log = f"/proc/self/fd/{service.log}"
         raise Stopped(criu.last_words(error, log), criu.meaning(criu.errors(log))) from None
     finally:
         watch.stop.set()
+        sizes.stop()
         if len(directories) > 1:
             _keep_log(service.log, directories[-1])
     if refused:
@@ -283,11 +284,11 @@ def dump(
     return frozen
 
 
-def _progress(service: Service, images: int, asked: Options) -> progress.Progress | None:
+def _progress(service: Service, sizes: progress.Sizes, asked: Options) -> progress.Progress | None:
     """Return what shows that a dump gets on; None if it may wait for ever for whoever asks for its memory."""
     if asked.get("lazy_pages"):
         return None
-    return progress.Progress(lambda: process.tree(service.swrk.pid), more=progress.sizes(images))
+    return progress.Progress(lambda: process.tree(service.swrk.pid), more=lambda: sizes.found)
 
 
 def _keep_log(log: int, work: int) -> None:

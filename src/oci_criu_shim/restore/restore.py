@@ -21,7 +21,7 @@ from oci_criu_shim.container import backends, hooks, node_fit
 from oci_criu_shim.container.backends import Backend
 from oci_criu_shim.container.bundle import ROOTFS
 from oci_criu_shim.container.record import STAGE, STAGE_LINK
-from oci_criu_shim.errors import NotRestored, ShimError, Stopped
+from oci_criu_shim.errors import Killed, NotRestored, ShimError, Stopped
 from oci_criu_shim.host import cgroups, criu, linux, process, threads
 from oci_criu_shim.host.progress import Progress
 from oci_criu_shim.restore import adopt, rootfs, sandbox
@@ -185,6 +185,8 @@ def _carry_out(
             verification.require()  # it tells more than CRIU does
     except Stopped as error:
         raise _failure(plan, criu.last_words(error, plan.log)) from None
+    except Killed as error:
+        raise NotRestored(f"CRIU could not restore {plan.container.name}: {error}", error.hint) from None
     finally:
         verification.stop()
         swrk.close()
