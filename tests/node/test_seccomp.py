@@ -10,6 +10,7 @@ import pytest
 
 from tests.harness.jobs import SETTINGS
 from tests.harness.programs.filtered import CASES
+from tests.node import configured
 from tests.node.support import Life, Site
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere CRIU sets all that it can")
@@ -48,6 +49,23 @@ def test_kept(site: Site, case: str) -> None:
                 life.restore()
                 assert life.look() == before
         assert life.end() == 0
+    finally:
+        life.stop()
+
+
+@pytest.mark.parametrize("user", ["bob", "root"])
+def test_kept_with_ranges_of_ids(site: Site, user: str) -> None:
+    """In root's container, too, CRIU has no privilege on the node."""
+    life = container(site, user, "thread, twice")
+    (configured.with_mapped_root if user == "root" else configured.with_ranges)(life.spec)
+    life.write()
+    try:
+        with site.lending(user):
+            life.run()
+            before = life.look()
+            life.checkpoint()
+            life.restore()
+            assert life.look() == before
     finally:
         life.stop()
 

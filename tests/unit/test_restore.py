@@ -17,10 +17,10 @@ from oci_criu_shim.container.backends import Backend
 from oci_criu_shim.container.plan import Plan
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.container.stdio import Pipes
-from oci_criu_shim.errors import Misfit
+from oci_criu_shim.errors import Killed, Misfit, NotRestored, Stopped
 from oci_criu_shim.host import linux
 from oci_criu_shim.log import Log
-from oci_criu_shim.restore import restore
+from oci_criu_shim.restore import restore, sandbox
 from oci_criu_shim.restore.restore import Restore
 from tests.unit.test_ckpt import made
 
@@ -56,3 +56,29 @@ def test_nothing_is_made_for_a_refused_one(
         Restore(cast(Plan, plan), found, Log()).start(Pipes())
     assert not os.path.exists(os.path.join(plan.bundle.rootfs, "data"))
     assert os.listdir(container.directory) == []
+
+
+@pytest.mark.parametrize("error", [Killed("CRIU ended", "see dmesg"), Stopped("CRIU made no progress for 61 s")])
+def test_one_that_was_killed_may_be_restored_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Killed
+) -> None:
+    """All that CRIU was restoring is ended."""
+    ended: list[object] = []
+
+    def request(*_: object) -> None:
+        raise error
+
+    swrk = SimpleNamespace(request=request, close=lambda: ended.append("swrk"))
+    verification = SimpleNamespace(start=lambda: None, stop=lambda: ended.append("verification"))
+    (tmp_path / "log").write_text("Error (criu/cr-restore.c:1): it was here\n")
+    plan = SimpleNamespace(
+        **{"log": f"{tmp_path}/log", "manifest": {"files": {}}, "seccomp": None, "options": dict, "bundle": None},
+        container=SimpleNamespace(name="one"),
+    )
+    monkeypatch.setattr(sandbox, "start", lambda *_: swrk)
+    monkeypatch.setattr(node_fit, "changed", lambda *_: "the kernel is another one")
+    given: Any = (plan, verification, SimpleNamespace(notified=None), None, set())
+    with pytest.raises(NotRestored, match=f"CRIU could not restore one: {error}") as raised:
+        restore._carry_out(*given)
+    assert ended == ["verification", "swrk"]
+    assert ("it was here" in str(raised.value)) is isinstance(error, Stopped)

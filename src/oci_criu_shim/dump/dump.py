@@ -154,7 +154,7 @@ class Dump:
         def commit(report: dict[str, Any]) -> None:
             if "for" in self.options:
                 criu.leave_groups(stage.images)
-            if os.geteuid():
+            if os.geteuid() or "user" in self.bundle.namespaces:
                 seccomp.require_restorable(stage.images)
             if link:
                 link.check(self.pid, stage.images, report.get("seal", ""))

@@ -281,8 +281,10 @@ def _write_cores(images: str, container: Container, manifest: Manifest, seccomp:
     lowers = needed is not None and limits.are_lower(needed)
     for name in os.listdir(images):
         path = os.path.join(images, name)
-        takes = name.startswith("core-") and seccomp.concerns(*criu.seccomp(path))
-        if not name.startswith("core-") or not (takes or lowers):
+        if not name.startswith("core-") or not os.path.isfile(path):
+            continue
+        takes = seccomp.concerns(*criu.seccomp(path))
+        if not (takes or lowers):
             continue
         image = criu.load_image(path)
         if takes:

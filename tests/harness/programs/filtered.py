@@ -105,9 +105,10 @@ def strict() -> Callable[[], object]:
 
     def ask() -> object:
         os.write(asked[1], b"?")
+        answer = os.read(answers[0], 1).decode()
         with open(f"/proc/{pid}/status", encoding="ascii") as stream:
             mode = dict(line.split(":\t") for line in stream.read().splitlines())["Seccomp"]
-        return [os.read(answers[0], 1).decode(), mode]
+        return [answer, mode]
 
     return ask
 
