@@ -1,9 +1,10 @@
 /*
- * watcher JOBID UID GID: pass Slurm's SIGTERM on to the runtimes of a job, as the job's user, until the lifeline
- * breaks.
+ * watcher JOBID UID GID: pass on to the runtimes of a job, as the job's user, that Slurm has sent it a signal, until the
+ * lifeline breaks.
  *
- * Slurm tells the extern step of a preemption but not the batch step. The watcher only passes that on: the runtimes
- * find out what the signal means, and if there is something to do about it.
+ * Slurm tells the extern step of a preemption but not the batch step: by SIGTERM or, with send_user_signal among its
+ * PreemptParameters, by the signal of the job's --signal alone, which may be any. The watcher only passes that on: the
+ * runtimes find out what the signal means, and if there is something to do about it.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -110,9 +111,31 @@ static void notify_job(const char *path)
 			notify_container(fd, entry->d_name);
 }
 
+/* Signals by which Slurm suspends jobs and has them go on, before each other signal too, and those of any process. */
+static bool means_nothing(int number)
+{
+	static const int numbers[] = { SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGWINCH };
+
+	for (size_t i = 0; i < COUNT(numbers); i++)
+		if (numbers[i] == number)
+			return true;
+	return false;
+}
+
+static int open_signals(void)
+{
+	int numbers[NSIG];
+	size_t count = 0;
+
+	for (int number = 1; number < NSIG; number++)
+		if (!means_nothing(number))
+			numbers[count++] = number;
+	return signals_open(numbers, count);
+}
+
 static int watch(int lifeline, const char *path)
 {
-	CLEANUP_FD int signals = signals_open((const int[]){ SIGTERM }, 1);
+	CLEANUP_FD int signals = open_signals();
 	struct pollfd events[] = { { .fd = lifeline, .events = POLLIN }, { .fd = signals, .events = POLLIN } };
 
 	if (signals < 0)

@@ -111,6 +111,16 @@ class Watcher(Case):
             self.assertEqual([runtime.signals(SECONDS) for runtime in runtimes], [b"!"] * 3)
         self.assertEqual(watcher.end(), "")
 
+    def test_the_signal_that_the_user_wants_of_slurm(self) -> None:
+        """With PreemptParameters=send_user_signal, nothing else tells of a preemption."""
+        runtime = self.runtime()
+        self.container("c", str(runtime.pid))
+        watcher = self.start()
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGURG, signal.SIGXCPU, signal.SIGRTMIN):
+            watcher.process.send_signal(number)
+            self.assertEqual(runtime.signals(SECONDS), b"!", number)
+        self.assertEqual(watcher.end(), "")
+
     def test_leaves_a_mark(self) -> None:
         watcher = self.start()
         self.assertFalse((self.job() / "signalled").exists())
@@ -123,7 +133,7 @@ class Watcher(Case):
         runtime = self.runtime()
         self.container("c", str(runtime.pid))
         watcher = self.start()
-        for other in (signal.SIGHUP, signal.SIGINT, signal.SIGCONT, signal.SIGUSR1, signal.SIGTSTP):
+        for other in (signal.SIGCONT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGCHLD, signal.SIGWINCH):
             watcher.process.send_signal(other)
         self.assertEqual(runtime.signals(1), b"")
         self.assertIsNone(watcher.process.poll())

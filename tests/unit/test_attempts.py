@@ -106,8 +106,8 @@ def made(make: Make) -> Attempts:
 
 
 def test_signals_that_want_nothing(made: Attempts) -> None:
-    assert not made.take_signal(signal.SIGUSR2)
-    assert (made.reasons, made.terminating) == ([], False)
+    assert not made.take_signal(signal.SIGWINCH)
+    assert (made.reasons, made.withheld) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -118,22 +118,26 @@ def test_signals_that_want_nothing(made: Attempts) -> None:
         (signal.SIGTERM, TAKEN, False),
         (signal.SIGTERM, FAILED, False),
         (signal.SIGTERM, -signal.SIGKILL, False),
+        (signal.SIGUSR2, NO_REASON, True),
+        (signal.SIGUSR2, TAKEN, False),
         (CHECKPOINT, NO_REASON, False),
     ],
 )
-def test_the_container_has_its_sigterm_if_the_job_need_not_go(
+def test_the_container_has_its_signal_if_the_job_need_not_go(
     made: Attempts, number: int, result: int, passed_on: bool
 ) -> None:
-    assert made.take_signal(number)
+    """SIGTERM announces a preemption, or the batch step's own signal (PreemptParameters=send_user_signal)."""
+    for _ in range(2):
+        assert made.take_signal(number)
     assert made.reasons == [schedule.PREEMPT]
     made.child = 1
-    assert made.ended(result) is passed_on
+    assert made.ended(result) == ([number] if passed_on else [])
 
 
 def test_the_container_has_its_sigterm_if_slurm_never_answers(made: Attempts) -> None:
     made.take_signal(signal.SIGTERM)
-    assert [made.ended(UNKNOWN) for _ in range(attempts.TRIES)] == [False] * (attempts.TRIES - 1) + [True]
-    assert (made.reasons, made.terminating) == ([], False)
+    assert [made.ended(UNKNOWN) for _ in range(attempts.TRIES)] == [[]] * (attempts.TRIES - 1) + [[signal.SIGTERM]]
+    assert (made.reasons, made.withheld) == ([], [])
 
 
 def test_what_is_wanted_meanwhile_waits(made: Attempts) -> None:
@@ -141,18 +145,18 @@ def test_what_is_wanted_meanwhile_waits(made: Attempts) -> None:
     Path(made.policy.container.path(REQUEST)).touch()
     for number in (signal.SIGUSR1, CHECKPOINT, signal.SIGUSR1):
         made.take_signal(number)
-    assert made.reasons == [schedule.SIGNAL, schedule.PREEMPT, schedule.REQUEST]
+    assert made.reasons == [schedule.PREEMPT, schedule.SIGNAL, schedule.REQUEST]
     made.child = 1
     assert made.timeout() is None
     made.pursue()
     assert made.child == 1
-    made.ended(TAKEN)
-    assert made.reasons == [schedule.PREEMPT, schedule.REQUEST]
+    assert made.ended(NO_REASON) == []
+    assert made.reasons == [schedule.SIGNAL, schedule.REQUEST]
     assert made.timeout() == 0
 
 
 def test_one_that_is_killed_twice_is_given_up(made: Attempts) -> None:
-    made.take_signal(signal.SIGUSR1)
+    made.reasons = [schedule.SIGNAL]
     made.ended(-signal.SIGKILL)
     assert (made.killed, made.reasons) == (True, [schedule.SIGNAL])
     made.ended(-signal.SIGKILL)

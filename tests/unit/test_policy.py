@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -55,10 +56,11 @@ def make(tmp_path: Path) -> Make:
 @pytest.mark.parametrize(
     ("when", "term", "usr1"),
     [
-        ("preempt", [schedule.PREEMPT], []),
-        ("default", [schedule.PREEMPT], []),
+        ("preempt", [schedule.PREEMPT], [schedule.PREEMPT]),
+        ("default", [schedule.PREEMPT], [schedule.PREEMPT]),
         ("timeout", [schedule.PREEMPT], []),
         ("signal:USR1", [], [schedule.SIGNAL]),
+        ("preempt,signal:USR1", [schedule.PREEMPT], [schedule.PREEMPT, schedule.SIGNAL]),
         ("interval:1h", [], []),
     ],
 )
@@ -66,6 +68,21 @@ def test_signals(make: Make, when: str, term: list[str], usr1: list[str]) -> Non
     made = make(when)
     assert (made.at_signal(signal.SIGTERM), made.at_signal(signal.SIGUSR1)) == (term, usr1)
     assert made.at_signal(CHECKPOINT) == [schedule.PREEMPT]
+
+
+def test_a_signal_to_a_step_is_the_programs(make: Make) -> None:
+    """The watcher hears of it, too, if it tells of a preemption."""
+    assert make("preempt", {"SLURM_STEP_ID": "0"}).at_signal(signal.SIGUSR1) == []
+
+
+def test_a_signal_that_was_no_preemption_delays_nothing(make: Make) -> None:
+    made = make("preempt,interval:1h", compress="zstd")
+    last, started = made.schedule.last, list[bool]()
+    made.compressor = SimpleNamespace(stop=lambda: not started, start=lambda: started.append(True))  # type: ignore[assignment]
+    for _ in range(2):
+        made.begin(schedule.PREEMPT)
+        made.done(schedule.PREEMPT, NO_REASON)
+    assert (made.schedule.last, started) == (last, [True])
 
 
 def test_a_request_hides_no_preemption(make: Make) -> None:

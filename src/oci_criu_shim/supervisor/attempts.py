@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import time
 
 from oci_criu_shim.host import process
+from oci_criu_shim.host.signals import CHECKPOINT
 from oci_criu_shim.task.policy import ENDING, LOST, NO_REASON, UNKNOWN
 from oci_criu_shim.task.schedule import LOOK, PREEMPT
 
@@ -34,12 +34,13 @@ class Attempts:
         self.complaint = ""  # the last one, not to be repeated
         self.killed = False  # whether the last child was killed
         self.unanswered = 0  # how many children in a row have asked Slurm in vain
-        self.terminating = False  # a SIGTERM is kept from the container until it is known what it is for
+        self.withheld: list[int] = []  # signals that are kept from the container until it is known what they are for
 
     def take_signal(self, number: int) -> bool:
         """Note the reasons for checkpoints that a signal may mean; return whether there are any."""
         reasons = self.policy.at_signal(number)
-        self.terminating |= bool(reasons) and number == signal.SIGTERM
+        if PREEMPT in reasons and number not in (CHECKPOINT, self.policy.when.signal, *self.withheld):
+            self.withheld.append(number)
         for reason in reasons:
             self._want(reason)
         return bool(reasons)
@@ -110,21 +111,21 @@ class Attempts:
         while (pid := container.alive("init")) and process.tracer(pid) and time.monotonic() < limit:
             time.sleep(PAUSE)
 
-    def ended(self, code: int) -> bool:
-        """Note how the child ended, by its exit code; return whether the container is to have its SIGTERM now."""
+    def ended(self, code: int) -> list[int]:
+        """Note how the child ended, by its exit code; return the signals that the container is to have now."""
         self.child = None
         self.killed = code < 0 and not self.killed
         if self.killed:
-            return False  # nothing came of it, so another one has a try
+            return []  # nothing came of it, so another one has a try
         reason = self.reasons.pop(0)
         self.unanswered = self.unanswered + 1 if code == UNKNOWN else 0
         if code == UNKNOWN and self.unanswered % TRIES:
             self._want(reason)
             self.again = time.monotonic() + RETRY
-            return False
+            return []
         self.policy.done(reason, code)
         self.wake = 0.0
         if reason != PREEMPT:
-            return False
-        terminating, self.terminating = self.terminating, False
-        return terminating and code in (NO_REASON, UNKNOWN)
+            return []
+        withheld, self.withheld = self.withheld, []
+        return withheld if code in (NO_REASON, UNKNOWN) else []

@@ -133,5 +133,6 @@ class Supervisor:
             code = os.waitstatus_to_exitcode(status)
             if pid == self.main:
                 self.status = code
-            elif self.attempts and pid == self.attempts.child and self.attempts.ended(code):
-                self._pass_on(signal.SIGTERM)
+            elif self.attempts and pid == self.attempts.child:
+                for number in self.attempts.ended(code):
+                    self._pass_on(number)

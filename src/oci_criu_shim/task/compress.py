@@ -52,13 +52,14 @@ class Compressor:
         except OSError as error:
             self.log.error(f"the newest checkpoint in {self.store.path} stays as large as it is: {error}")
 
-    def stop(self) -> None:
-        """End the child, and remove its unfinished work."""
+    def stop(self) -> bool:
+        """End the child, and remove its unfinished work; return whether there was any."""
         if self.child is None:
-            return
+            return False
         pid, started = self.child
         self.child = None
-        if process.start_time(pid) == started:
+        works = process.start_time(pid) == started
+        if works:
             os.kill(pid, signal.SIGKILL)
             process.wait(pid)
         try:
@@ -66,6 +67,7 @@ class Compressor:
             self.store.sweep()
         except OSError as error:
             self.log.error(f"unfinished work of compressing a checkpoint stays for now: {error}")
+        return works
 
     def _link(self, pid: int) -> str:
         """Return the path of a link by which the job's epilog finds what nobody else could remove."""

@@ -53,6 +53,7 @@ class Policy:
         self.grace = 0
         self.said: set[str] = set()
         self.silent = ""  # the last child's reason, until it has said what came of it
+        self.interrupted = False  # whether compressing was stopped for it
 
     def started(self) -> None:
         """Note that the container runs."""
@@ -61,12 +62,16 @@ class Policy:
     def at_signal(self, number: int) -> list[str]:
         """Return the reasons for a checkpoint that a signal may mean, the most urgent first; none if it is not for us.
 
-        A preemption may come while somebody's request is there, so Slurm is asked about it then, too.
+        A preemption may come while somebody's request is there, so Slurm is asked about it then, too. It may be told to
+        the batch step alone, and by the job's own signal: with PreemptParameters=send_user_signal and sbatch
+        --signal=B:USR1@60, slurmctld sends nothing else.
         """
         if number == self.when.signal:
-            return [schedule.SIGNAL]
+            return [schedule.PREEMPT, schedule.SIGNAL] if self.when.preempt else [schedule.SIGNAL]
         if number == signal.SIGTERM:
             return [schedule.PREEMPT] if self.when.preempt or self.when.timeout else []
+        if number in schedule.SIGNALS.values():
+            return [schedule.PREEMPT] if self.when.preempt and self.task.is_batch else []
         if number != CHECKPOINT:
             return []
         requested = os.path.exists(self.container.path(REQUEST))
@@ -96,21 +101,22 @@ class Policy:
         self.silent = reason
         if reason != schedule.LOOK:
             self.schedule.begun()
-            self.compressor.stop()
+            self.interrupted = self.compressor.stop()
 
     def done(self, reason: str, status: int) -> None:
         """Note that the child that was to see to `reason` has ended: with one of the results above, or by a failure."""
         if status in (TAKEN, NO_REASON, FAILED, LOST):
             self.silent = ""
-        if status == TAKEN and reason not in ENDING:
+        if (status == TAKEN and reason not in ENDING) or (status == NO_REASON and self.interrupted):
             self.compressor.start()
+            self.interrupted = False
         if reason == schedule.REQUEST:
             files.remove_if_there(self.container.path(REQUEST))
         if reason == schedule.TIMEOUT and status not in (NO_REASON, UNKNOWN):
             self.schedule.tried = self.schedule.end
         if reason in (schedule.LOOK, schedule.TIMEOUT):
             self._read_limits()
-        else:
+        elif status not in (NO_REASON, UNKNOWN):
             self.schedule.taken()
             self._tell_of_slowness()
 
