@@ -13,10 +13,11 @@ import pytest
 from oci_criu_shim.container import jobs
 from oci_criu_shim.container.record import DONE, Container
 from oci_criu_shim.host.signals import CHECKPOINT
-from oci_criu_shim.slurm import controller
-from oci_criu_shim.slurm.rundir import RunDirectory
-from oci_criu_shim.task import schedule
+from oci_criu_shim.slurm import controller, grace
+from oci_criu_shim.slurm.rundir import REQUEUEING, RunDirectory
+from oci_criu_shim.task import history, requeue, schedule
 from oci_criu_shim.task.departure import Departure
+from oci_criu_shim.task.history import History
 from tests.unit.test_policy import ASKED, Make, make, record
 from tests.unit.test_slurm import seen
 
@@ -84,7 +85,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What Slurm is told of the job, which has a batch script."""
     told: list[str] = []
     for name in ("requeue", "end_batch_step", "end_batch_step_after_grace", "requeue_before_limit"):
-        monkeypatch.setattr(controller, name, lambda job, name=name: told.append(f"{name} {job}"))
+        monkeypatch.setattr(controller, name, lambda job, *_, name=name: told.append(f"{name} {job}"))
     monkeypatch.setattr(controller, "job", lambda *_, **__: seen())
     monkeypatch.setattr("oci_criu_shim.config.load", lambda: SimpleNamespace(feature=""))
     return told
@@ -93,7 +94,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize(
     ("step", "why", "words", "told"),
     [
-        (STEP, schedule.PREEMPT, ("taken", "taken"), ["end_batch_step 7"]),
+        (STEP, schedule.PREEMPT, ("taken", "taken"), ["requeue 7"]),
         (BATCH, schedule.PREEMPT, ("taken", "taken"), []),  # Slurm requeues it
         (STEP, schedule.TIMEOUT, ("taken", "ended"), ["requeue 7"]),
         (BATCH, schedule.TIMEOUT, ("ended", "taken"), ["requeue 7"]),
@@ -143,5 +144,67 @@ def test_a_job_without_a_batch_script(
     departure.mark(schedule.PREEMPT, "failed")
     assert capfd.readouterr().err == ""
     departure.mark(schedule.PREEMPT, "taken")
-    assert "a job with --restart-dir=7 goes on from there" in capfd.readouterr().err
+    said = "job 7 is not requeued (it has no batch script): a job with --restart-dir=7 goes on from here"
+    assert said in capfd.readouterr().err
     assert (calls, departure.directory.is_requeued) == ([], False)
+
+
+@pytest.mark.parametrize(("step", "told"), [(STEP, ["end_batch_step 12"]), (BATCH, [])])
+def test_a_job_that_slurm_does_not_requeue(
+    make: Make, calls: list[str], monkeypatch: pytest.MonkeyPatch, step: dict[str, str], told: list[str]
+) -> None:
+    """Its script doesn't go on. If nothing was taken, it has the time that is left."""
+    monkeypatch.setattr(grace, "fate", lambda _: grace.Fate("PreemptMode=CANCEL"))
+    policy = make("preempt", step)
+    policy.log = History(policy.log, policy.store.directory, policy.task)
+    departure = Departure(policy)
+    departure.mark(schedule.PREEMPT, "failed")
+    assert calls == []
+    departure.mark(schedule.PREEMPT, "taken")
+    assert (calls, departure.directory.is_requeued) == (told, False)
+    (event,) = history.read(policy.store.directory, 7)[policy.task.key.partition("/")[2]]
+    wanted = "PreemptMode=CANCEL: a job with --restart-dir=7 goes on from here"
+    assert (event["event"], event["reason"]) == ("not-requeued", wanted)
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(4, "starts it once more, to give its exit status"), (5, "holds it until an admin")]
+)
+def test_a_requeue_that_slurm_is_not_to_count(
+    make: Make,
+    calls: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    count: int,
+    said: str,
+) -> None:
+    """Slurm is asked for it although its script ends; after a dump that failed it does that of its own accord."""
+    monkeypatch.setattr(grace, "fate", lambda _: grace.Fate(count=count))
+    policy = make("preempt")
+    policy.log = History(policy.log, policy.store.directory, policy.task)
+    departure = Departure(policy)
+    monkeypatch.setattr(controller, "job", lambda *_, **__: seen(preempt_time=9))
+    departure.mark(schedule.PREEMPT, "failed")
+    assert (calls, departure.directory.is_requeued) == ([], True)
+    departure.mark(schedule.PREEMPT, "taken")
+    assert calls == ["requeue 7"]
+    assert f"job 7, uncounted (MaxBatchRequeue=5): when it has ended, Slurm {said}" in capfd.readouterr().err
+    assert [event["counted"] for event in history.read(policy.store.directory, 7)["batch.0"]] == ["no", "no"]
+
+
+def test_a_job_whose_last_preemption_was_not_counted(
+    make: Make, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That holds after a time limit as well."""
+    found, again = seen(), list[bool]()
+    monkeypatch.setattr(controller, "job", lambda *_, **__: found)
+    for count in (3, 4, 0, 4, 0, 3):
+        found = seen(preempt_time=9) if count else seen()
+        monkeypatch.setattr(grace, "fate", lambda _, count=count: grace.Fate(count=count))
+        policy = make("preempt,timeout", {"SLURM_RESTART_COUNT": str(len(again))})
+        policy.log = History(policy.log, policy.store.directory, policy.task)
+        departure = Departure(policy)
+        departure.mark(schedule.PREEMPT if count else schedule.TIMEOUT, "taken")
+        Path(departure.directory.file(REQUEUEING)).unlink()
+        again.append(requeue.comes_again(policy.store.directory, policy.task))
+    assert again == [False, True, True, True, True, False]

@@ -16,7 +16,8 @@ import pytest
 
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
-from oci_criu_shim.slurm import commands, controller, library
+from oci_criu_shim.log import Log
+from oci_criu_shim.slurm import commands, controller, grace, library
 from oci_criu_shim.slurm.job import Job
 from oci_criu_shim.slurm.rundir import RunDirectory
 from oci_criu_shim.task import schedule
@@ -28,7 +29,7 @@ def seen(**changes: Any) -> Job:
     """Job 12, which runs, in a look at it; with `changes`."""
     known: dict[str, Any] = {
         **{"job_id": 12, "name": "12", "states": ["RUNNING"], "restarts": 0, "partition": "low"},
-        **{"preempt_time": 0, "end_time": 1800000000, "limited": True},
+        **{"preempt_time": 0, "suspend_time": 0, "end_time": 1800000000, "limited": True},
         **{"batch": True, "batch_host": "n1", "requeue": True, "node_count": 1},
         **{"required_nodes": "", "excluded_nodes": "", "features": "", "comment": ""},
     }
@@ -64,13 +65,21 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Slurm:
         ({}, ["scontrol requeue 12"]),
         ({"states": ["PENDING", "COMPLETING"]}, []),
         ({"preempt_time": 1700000000}, ["scancel --state=RUNNING --batch --signal=64 12"]),
+        ({"preempt_time": 1700000000, "suspend_time": 1700000001}, ["scontrol requeue 12"]),
         ({"name": "12_3"}, ["scontrol requeue 12_3"]),
     ],
 )
-def test_requeue(fake: Slurm, change: dict[str, Any], calls: list[str]) -> None:
+def test_requeue(fake: Slurm, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], calls: list[str]) -> None:
     fake.job = seen(**change)
+    monkeypatch.setattr(controller, "fate", lambda _: grace.Fate())
     controller.requeue(12)
     assert fake.calls == calls
+
+
+def test_a_requeue_that_slurm_is_not_to_count(fake: Slurm) -> None:
+    fake.job = seen(preempt_time=1700000000)
+    controller.requeue(12, grace.Fate(count=4))
+    assert fake.calls == ["scontrol requeue 12"]
 
 
 @pytest.mark.parametrize(
@@ -151,6 +160,8 @@ RUNNING, REQUEUED, CANCELLED = ["RUNNING"], ["PENDING", "COMPLETING"], ["CANCELL
         ({}, "preempt,timeout", ""),
         ({"preempt_time": 9}, "preempt", "preempt"),
         ({"preempt_time": 9}, "timeout", ""),
+        # It was suspended for another job, and goes on.
+        ({"preempt_time": 9, "suspend_time": 10}, "preempt,timeout", ""),
         # Another of its nodes was ready before.
         ({"preempt_time": 9, "states": REQUEUED, "restarts": 1}, "preempt", "preempt"),
         ({"preempt_time": 9, "states": REQUEUED, "restarts": 1}, "timeout", ""),
@@ -189,7 +200,7 @@ def test_requeued_without_a_checkpoint(
     monkeypatch.setattr("oci_criu_shim.config.load", lambda: SimpleNamespace(feature=""))
     monkeypatch.setattr("oci_criu_shim.container.jobs.asked", lambda _: [container])
     monkeypatch.setattr(controller, "end_batch_step_after_grace", lambda _: None)
-    Departure(policy(container=container, task=task)).mark(why, word)
+    Departure(policy(container=container, task=task, log=Log())).mark(why, word)
     assert RunDirectory(str(tmp_path)).is_requeued is left
     assert fake.calls == []
 
@@ -238,7 +249,12 @@ def number_of(number: int) -> dict[str, Any]:
 RECORD = {
     **{"job_id": 12, "job_state": ["RUNNING"], "restart_cnt": 1, "partition": "low", "features": "", "comment": "mine"},
     **{"array_job_id": number_of(0), "array_task_id": UNSET, "batch_flag": True, "batch_host": "n1"},
-    **{"preempt_time": UNSET, "end_time": {**UNSET, "set": True, "number": 1800000000}, "requeue": True},
+    **{
+        "preempt_time": UNSET,
+        "suspend_time": UNSET,
+        "end_time": {**UNSET, "set": True, "number": 1800000000},
+        "requeue": True,
+    },
     **{"time_limit": {**UNSET, "set": True, "number": 60}, "node_count": {**UNSET, "set": True, "number": 2}},
     **{"required_nodes": "", "excluded_nodes": "n3", "user_id": os.geteuid()},
     **{"het_job_id": UNSET, "het_job_offset": UNSET},
@@ -286,6 +302,11 @@ def test_one_of_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (running.name, running.has_completed) == ("12_3", False)
     with pytest.raises(ShimError, match="Slurm knows no job 9"):
         commands.Commands().job(9)
+
+
+def test_held_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "run", lambda *_: "12 0 JobHeldUser\n13 4294901757 Priority\n14 0 held for good\n")
+    assert commands.Commands().held() == {12: "JobHeldUser", 14: "held for good"}
 
 
 HET = [(12, 12, 0), (13, 12, 1)]
@@ -348,6 +369,7 @@ def test_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, True, True),
         ({"restarts": 1}, False, True),
         ({"preempt_time": 9}, False, True),
+        ({"preempt_time": 9, "suspend_time": 10}, True, True),
         ({"states": CANCELLED}, False, False),
         ({"states": REQUEUED}, False, False),
         ({"batch": False}, True, False),
@@ -412,6 +434,7 @@ class Bindings:
 
     def __init__(self, **changes: Any) -> None:
         known = {"id": 12, "state": "RUNNING", "requeue_count": 1, "preempt_time": None, "end_time": 1800000000}
+        known |= {"suspend_time": None}
         known |= {"time_limit": 60, "partition": "low", "is_batch_job": True, "batch_host": "n1", "num_nodes": 2}
         known |= {"is_requeueable": True, "required_nodes": None, "excluded_nodes": "n3", "constraints": []}
         known |= {"comment": "mine", "array_id": None, "array_task_id": None, "array_tasks_waiting": None}

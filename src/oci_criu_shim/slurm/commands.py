@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         group: int | None
         uid: int
         states: list[str]
+        partition: str
         nodes: int
 
 
@@ -126,6 +127,11 @@ class Commands:
         states = ["--states=all"] if ended else []
         return set(map(int, run("squeue", "--me", *states, "--array", "--noheader", "--format=%A").split()))
 
+    def held(self) -> dict[int, str]:
+        """Return {id: Slurm's reason} of the user's jobs that are held: they wait, with no priority."""
+        text = run("squeue", "--me", "--states=pending", "--array", "--noheader", "--format=%A %Q %r")
+        return {int(number): reason for number, reason in re.findall(r"^(\d+) 0 +(.*)$", text, re.MULTILINE)}
+
 
 def _default_memory(values: dict[str, str]) -> dict[str, str]:
     return {name: values[name] if values.get(name, "").isdecimal() else "0" for name in MEMORY}
@@ -154,6 +160,7 @@ def _part(record: Document) -> Part:
         "group": _number(record["het_job_offset"]) if leader else None,
         "uid": record["user_id"],
         "states": record["job_state"],
+        "partition": record["partition"],
         "nodes": _number(record["node_count"]),
     }
 
@@ -166,6 +173,7 @@ def _fields(record: Document) -> Fields:
         "states": record["job_state"],
         "restarts": _number(record["restart_cnt"]),
         "preempt_time": _number(record["preempt_time"]),
+        "suspend_time": _number(record["suspend_time"]),
         "end_time": _number(record["end_time"]),
         "limited": not record["time_limit"]["infinite"],
         "partition": record["partition"],

@@ -12,6 +12,7 @@ import signal
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.slurm.commands import Commands, environment, program, run
+from oci_criu_shim.slurm.grace import BY_QOS, Fate, fate
 from oci_criu_shim.slurm.job import Job
 
 TYPE_CHECKING = False
@@ -25,7 +26,6 @@ CONF = ("/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf")
 # A signal that no program catches. It does not reach a job that is being requeued already: SIGKILL would cancel that
 # (job_signal() in slurmctld). scancel itself leaves out a job that does not run, or it would try again for minutes.
 END_BATCH_STEP = ("scancel", "--state=RUNNING", "--batch", f"--signal={signal.SIGRTMAX}")
-BY_QOS = "preempt/qos"  # a PreemptType
 # Seconds before the end of the grace time, in which a signal gets to the batch step, and slurmctld hears that the step
 # has ended; and seconds before the time limit.
 MARGIN = 2
@@ -94,6 +94,11 @@ def known_jobs(ended: bool = True) -> set[int]:
     return _slurm().known_jobs(ended)
 
 
+def held() -> dict[int, str]:
+    """Return {id: Slurm's reason} of the user's jobs that are held."""
+    return _slurm().held()
+
+
 def asked_by() -> str:
     """Return a text that names what answers these questions."""
     return _slurm().describe()
@@ -102,9 +107,7 @@ def asked_by() -> str:
 def end_batch_step(name: str) -> None:
     """End the batch script of the job `name` (tasks.Task.name) in its grace time, so that slurmctld requeues the job.
 
-    Nothing happens if slurmctld does so already. `scontrol requeue` would leave slurmctld's mark of the grace time on
-    the job, and when the job has run to its end the next time, the mark would have it requeued once more (Slurm 24.11,
-    _slurm_rpc_complete_batch_script() and _job_complete() in slurmctld).
+    Nothing happens if slurmctld does so already. This counts, see slurm/grace.py.
     """
     run(*END_BATCH_STEP, name)
 
@@ -112,8 +115,8 @@ def end_batch_step(name: str) -> None:
 def end_batch_step_after_grace(number: int) -> None:
     """Have end_batch_step() done just before the end of a job's grace time, and return at once.
 
-    At that end slurmctld would requeue the job itself, and leave its mark on it. The process that waits ends with its
-    step.
+    At that end slurmctld would requeue the job itself, and leave its mark of the grace time on it, as `scontrol
+    requeue` does. The process that waits ends with its step.
     """
     found = job(number)
     _at_the_end(found, 'sleep "$0" && exec "$@"', program(END_BATCH_STEP[0]), *END_BATCH_STEP[1:], found.name)
@@ -167,12 +170,12 @@ def _run_on_nodes(part: Part, argv: list[str], hear: Callable[[str], None]) -> i
     return process.wait(pid)
 
 
-def requeue(number: int) -> None:
-    """Have a job start again, unless that is under way already."""
+def requeue(number: int, known: Fate | None = None) -> None:
+    """Have a job start again, unless that is under way already; `known` is its fate."""
     found = job(number)
     if found.waits:
         return
-    if found.is_preempted:
+    if found.is_preempted and (known or fate(found)).counts:
         end_batch_step(found.name)
     else:
         run("scontrol", "requeue", found.name)

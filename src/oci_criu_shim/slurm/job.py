@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         states: list[str]  # the base state, and flags
         restarts: int
         preempt_time: int
+        suspend_time: int  # when it was last suspended, or went on after that
         end_time: int
         limited: bool
         partition: str
@@ -58,9 +59,10 @@ class Job:
         """Whether the job's preemption has begun, and some of the job still runs.
 
         It is in its grace time, or already requeued, because its batch script has ended meanwhile (batch_requeue_fini()
-        in slurmctld ends both).
+        in slurmctld ends both). A job that is preempted by being suspended keeps the time of that when it goes on.
         """
-        return self.fields["preempt_time"] > 0 and (self.runs or self._ends_to_restart)
+        since = self.fields["preempt_time"]
+        return 0 < since >= self.fields["suspend_time"] and (self.runs or self._ends_to_restart)
 
     @property
     def is_requeued(self) -> bool:
@@ -69,7 +71,7 @@ class Job:
 
     def goes_on(self, restarts: int) -> bool:
         """Return whether the job's run after so many restarts still runs, and no preemption has begun."""
-        return self.runs and self.restarts == restarts and not self.fields["preempt_time"]
+        return self.runs and self.restarts == restarts and not self.is_preempted
 
     @property
     def has_script(self) -> bool:

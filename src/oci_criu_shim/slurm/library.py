@@ -133,6 +133,7 @@ def _fields(job: Pyslurm) -> Fields:
         "states": [job.state],
         "restarts": job.requeue_count or 0,
         "preempt_time": job.preempt_time or 0,
+        "suspend_time": job.suspend_time or 0,
         "end_time": job.end_time or 0,
         "limited": job.time_limit is not None,
         "partition": job.partition or "",

@@ -8,13 +8,14 @@ from oci_criu_shim.container import jobs
 from oci_criu_shim.container.record import DONE
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host.signals import CHECKPOINT
-from oci_criu_shim.slurm import controller
+from oci_criu_shim.slurm import controller, grace
 from oci_criu_shim.slurm.rundir import RunDirectory
 from oci_criu_shim.task import requeue, schedule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.container.record import Container
+    from oci_criu_shim.slurm.job import Job
     from oci_criu_shim.task.policy import Policy
 
 
@@ -97,34 +98,65 @@ class Departure:
         """Have the job requeued, unless it can't be.
 
         Slurm requeues a preempted job whose batch script ends in its grace time. A container that is the batch step
-        just ends; for others the script is ended. At a time limit, Slurm is asked to requeue the job.
+        just ends; for others the script is ended. Slurm is asked to requeue the job at a time limit, and at a
+        preemption if it would not do so once more.
         """
         task, taken = self.task, marks.isdisjoint(("failed", "stuck"))
-        if not task.is_batch and not controller.job(task.job, soon=True).is_batch:
+        found = controller.job(task.job, soon=True)
+        fate = self._fate(found)
+        if fate.obstacle:
             if taken:
-                goes_on = f"a job with --restart-dir={task.job} goes on from there"
-                self.log.event(f"job {task.job} has no batch script, so Slurm does not requeue it: {goes_on}")
+                self._leave(found, fate.obstacle)
         elif not taken:
-            self._requeue_late(why, "stuck" not in marks)
+            self._requeue_late(why, "stuck" not in marks, found, fate)
         elif self.directory.is_first_to_requeue():
-            self.log.event(f"requeueing job {task.job}", "requeued")
+            self.log.event(f"requeueing job {task.job}{_at_its_end(fate)}", "requeued", **_counted(found, fate))
             requeue.mark(self.container.root, task, self.log)
-            if why == schedule.TIMEOUT:
-                controller.requeue(task.job)
-            elif not task.is_batch:
-                controller.end_batch_step(task.name)
+            if why == schedule.TIMEOUT or not task.is_batch or not fate.counts:
+                controller.requeue(task.job, fate)
 
-    def _requeue_late(self, why: str, has_older: bool) -> None:
+    def _fate(self, found: Job) -> grace.Fate:
+        try:
+            return grace.fate(found)
+        except ShimError as error:
+            self.log.debug(f"job {self.task.job} is taken for one that Slurm requeues: {error.line()}")
+            return grace.Fate()
+
+    def _leave(self, found: Job, obstacle: str) -> None:
+        """Say that the job does not start again; its script, if it has one, must not go on either."""
+        goes_on = f"a job with --restart-dir={self.task.job} goes on from here"
+        said = f"job {self.task.job} is not requeued ({obstacle}): {goes_on}"
+        self.log.event(said, "not-requeued", reason=f"{obstacle}: {goes_on}")
+        if found.is_batch and not self.task.is_batch:
+            controller.end_batch_step(found.name)
+
+    def _requeue_late(self, why: str, has_older: bool, found: Job, fate: grace.Fate) -> None:
         """Have the job requeued just before its time is over, because a dump failed."""
         task = self.task
         if why == schedule.PREEMPT:
+            self.log.note("requeued", **_counted(found, fate))
             requeue.mark(self.container.root, task, self.log)
-            controller.end_batch_step_after_grace(task.job)
+            if fate.counts:
+                controller.end_batch_step_after_grace(task.job)
+            # Otherwise slurmctld requeues it at the end of its grace time, as `scontrol requeue` would.
         elif has_older:
             said = f"job {task.job} is requeued just before its time limit, to go on from an older checkpoint"
             self.log.event(said)
             requeue.mark(self.container.root, task, self.log)
             controller.requeue_before_limit(task.job)
+
+
+def _at_its_end(fate: grace.Fate) -> str:
+    """Return words if Slurm does not count that it requeues a job; an empty string if it does."""
+    if fate.counts:
+        return ""
+    end = "holds it until an admin releases it" if fate.is_held else "starts it once more, to give its exit status"
+    return f", uncounted (MaxBatchRequeue={fate.limit}): when it has ended, Slurm {end}"
+
+
+def _counted(found: Job, fate: grace.Fate) -> dict[str, str]:
+    """Return what the history is to tell requeue.comes_again() of a job that is requeued."""
+    return {"counted": "yes" if fate.counts else "no"} if found.is_preempted else {}
 
 
 def _mark(other: Container) -> str:

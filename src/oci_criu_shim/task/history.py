@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         at: NotRequired[float]  # when the processes froze
         log: NotRequired[str]  # the file with what was kept of a refused checkpoint, if anything
         status: NotRequired[int]
+        counted: NotRequired[str]  # whether Slurm counts that it was preempted, "yes" or "no" (slurm/grace.py)
 
 
 DIRECTORY = "history"
@@ -57,7 +58,8 @@ EVENTS: dict[str, dict[str, type | tuple[type, ...]]] = {
     },
     "checkpoint-failed": {"reason": str},
     "checkpoint-late": {"reason": str},
-    "requeued": {},
+    "requeued": {"counted": str},
+    "not-requeued": {"reason": str},
     "restored": {"path": str, "seconds": NUMBER},
     "refused": {"reason": str, "log": str},
     "fell-back": {"reason": str},
@@ -186,7 +188,7 @@ def _events(path: str) -> list[Event]:
 def _event(line: str) -> Event | None:
     """Return the event in a line, the last one if an unfinished line stands before it; None if there is none."""
     try:
-        event = {"name": "", "log": "", **files.parse_json(line[max(line.rfind('{"time"'), 0) :])}
+        event = {"name": "", "log": "", "counted": "", **files.parse_json(line[max(line.rfind('{"time"'), 0) :])}
         types = {"time": NUMBER, "node": str, "restarts": int, "name": str, **EVENTS[event["event"]]}
         facts = {name: event[name] for name in types}
         fits = facts["time"] < LATEST and facts.get("at", 0) < LATEST

@@ -6,6 +6,7 @@ from oci_criu_shim import config
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.slurm import controller
 from oci_criu_shim.slurm.rundir import REQUEUED, RunDirectory
+from oci_criu_shim.task import history
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,3 +36,13 @@ def mark(root: str, task: Task, log: Log, exclude: str = "") -> None:
     except OSError as error:
         why = f"{directory.file(REQUEUED)} can't be written: {error.strerror}"
         log.error(f"job {task.job} waits as long as any requeued job: {why}")
+
+
+def comes_again(directory: str, task: Task) -> bool:
+    """Return whether Slurm starts the job of `task` once more when this run of it has ended (slurm/grace.py).
+
+    Its history below the checkpoint `directory` tells how it was last requeued in a grace time.
+    """
+    events = [event for found in history.read(directory, task.job).values() for event in found]
+    counted = {event["restarts"]: event["counted"] for event in events if event.get("counted")}
+    return bool(counted) and counted[max(counted)] == "no"
