@@ -20,6 +20,7 @@ from oci_criu_shim.slurm import controller, tasks
 from oci_criu_shim.slurm.rundir import KEPT, REQUEUED, SIGNALLED, TIME_IS_UP
 from oci_criu_shim.task import schedule, steps
 from oci_criu_shim.task.departure import Departure
+from oci_criu_shim.task.history import History
 from oci_criu_shim.task.policy import NO_REASON, Policy
 from oci_criu_shim.task.steps import Step
 from tests.unit.test_ckpt import made as checkpoint
@@ -110,6 +111,15 @@ def test_another_one_of_that_number_runs(make: Make, capfd: Capture, other: dict
     assert kept(step) == []
     (what,) = other
     assert f"{WHAT} runs: what had finished under this number has another {what}\n" in capfd.readouterr().err
+
+
+def test_two_that_have_changed_places(make: Make, capfd: Capture) -> None:
+    """As steps in the background may. Each gives its own status; so does one that is run later."""
+    run(make(command="false"), 1)
+    run(make(step="1"), 0)
+    assert (make(restarts=1).done(), make(step="1", restarts=1, command="false").done()) == (0, 1)
+    assert make(step="1", restarts=2).done() == 0
+    assert "another command" not in capfd.readouterr().err
 
 
 def test_rerun(make: Make, capfd: Capture) -> None:
@@ -256,6 +266,15 @@ def test_a_restarted_batch_step_may_be_started_once_more(make: Make, status: int
     later = make(step="", restarts=2)
     assert later.done() == again
     assert os.readlink(next(Path(later.directory.path).glob(f"{KEPT}*"))) == os.path.dirname(batch.store.path)
+
+
+@pytest.mark.parametrize(("counted", "again"), [("no", 3), ("yes", None)])
+def test_a_batch_step_that_is_started_once_more(make: Make, counted: str, again: int | None) -> None:
+    """With whatever status: Slurm did not count its last preemption."""
+    first, batch = make(step=""), make(step="", restarts=1)
+    History(first.log, first.store.directory, first.task).note("requeued", counted=counted)
+    run(batch, 3)
+    assert make(step="", restarts=2).done() == again
 
 
 @pytest.mark.parametrize(("mark", "why"), [(SIGNALLED, schedule.PREEMPT), (TIME_IS_UP, schedule.TIMEOUT)])

@@ -67,10 +67,12 @@ class Step:
         job = os.path.dirname(self.store.path)
         if self.task.restarts or not self.task.is_batch:
             self.directory.keep(job)
-        record = None if self._runs_again() else self._recorded()
-        if record and self._is_other(record):
-            self._forget()
-            record = None
+        record = None if self._runs_again() else self._recorded(self.path)
+        if record and (other := self._other(record)):
+            record = self._moved()
+            if record is None:
+                self.log.event(f"{self.task.describe()} runs: what had finished under this number has another {other}")
+                self._forget()
         if record:
             status = int(record["status"])
             self.log.event(
@@ -92,27 +94,32 @@ class Step:
         self.store.clear()
         self.store.prepare(self.task.cluster)
 
-    def _recorded(self) -> Finished | None:
+    def _recorded(self, path: str) -> Finished | None:
         try:
-            record: Finished = files.read_json(self.path)
+            record: Finished = files.read_json(path)
             if record["version"] != VERSION or not 0 <= record["status"] <= 255:
                 raise ValueError("it is not one this version reads")
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ShimError(
-                f"{self.path}, which says how {self.task.describe()} ended, cannot be read: {error}",
+                f"{path}, which says how {self.task.describe()} ended, cannot be read: {error}",
                 "with --checkpoint-rerun it is run again",
             ) from None
         return record
 
-    def _is_other(self, record: Finished) -> bool:
-        """Whether `record` is that of another step."""
+    def _other(self, record: Finished) -> str:
+        """Return what differs if `record` is that of another step; an empty string if it is this one's."""
         command, bundle = identity(self.plan.bundle)
-        other = "command" if record.get("command") != command else "bundle" if record.get("bundle") != bundle else ""
-        if other:
-            self.log.event(f"{self.task.describe()} runs: what had finished under this number has another {other}")
-        return bool(other)
+        return "command" if record.get("command") != command else "bundle" if record.get("bundle") != bundle else ""
+
+    def _moved(self) -> Finished | None:
+        """Return the record that the step left under another number; None if there is none."""
+        job, own = os.path.split(self.store.path)
+        task = own.rpartition(".")[2]
+        paths = [os.path.join(job, name, FINISHED) for name in sorted(os.listdir(job)) if name.endswith(f".{task}")]
+        found = filter(None, map(self._recorded, paths))
+        return next((record for record in found if not self._other(record)), None)
 
     def _mark_begun(self) -> None:
         """Tell an earlier run of the job, on a node that Slurm has given up, that this one works on the step now."""
@@ -162,12 +169,21 @@ class Step:
         if not began and not self.store.numbers():
             self.store.clear()  # its program never ran
         elif began and self._ended_by_itself(status, told) and self._is_newest_run():
-            if not self.task.is_batch or self._why_it_must_go() or (status == 0 and self.task.restarts):
+            if not self.task.is_batch or self._why_it_must_go() or self._may_come_again(status):
                 self._record(status)
                 self._expect_requeue()
             elif status == 0:
                 self._clear_job()  # the work is done; nobody needs them any more
         self._hold_nobody_up()
+
+    def _may_come_again(self, status: int) -> bool:
+        """Whether Slurm may start the job once more to give the batch step's status.
+
+        One that has failed keeps its checkpoints, unless that is certain.
+        """
+        from oci_criu_shim.task import requeue
+
+        return self.task.restarts > 0 and (status == 0 or requeue.comes_again(self.store.directory, self.task))
 
     def _clear_job(self) -> None:
         """Remove the job's checkpoints, but keep what was cut off its tasks' files."""
