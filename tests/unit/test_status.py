@@ -137,6 +137,43 @@ def test_tasks_in_order() -> None:
     assert (found.kept, len(found.runs)) == (400, 8)
 
 
+def stopped() -> list[Event]:
+    why = "PreemptMode=CANCEL: a job with --restart-dir=12 goes on from here"
+    return [*preempted()[:2], event(103, "n1", 0, "not-requeued", reason=why), preempted()[3]]
+
+
+def test_not_requeued() -> None:
+    found = told(*stopped())
+    assert (found.state, found.kept, found.runs[0].outcome) == (story.STOPPED, 100, story.CHECKPOINTED)
+    assert found.reason == "PreemptMode=CANCEL: a job with --restart-dir=12 goes on from here"
+    by_hand = told(*stopped(), *preempted()[4:])
+    assert (by_hand.state, by_hand.reason) == (story.COMPLETED, "")
+
+
+def test_cancelled_while_it_waited() -> None:
+    found = told(*preempted()[:4], alive=False)
+    assert (found.state, found.runs[0].outcome) == (story.STOPPED, story.CHECKPOINTED)
+    assert "--restart-dir=12" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("JobHeldUser", "JobHeldUser: it waits for `scontrol release 12`"),
+        ("JobHoldMaxRequeue", "JobHoldMaxRequeue: it waits for an admin, by `scontrol release 12`"),
+    ],
+)
+def test_held(site: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch, reason: str, said: str) -> None:
+    events = "".join(json.dumps(one) + "\n" for one in preempted()[:4])
+    (site / "history/12/batch.0.jsonl").write_text(events)
+    monkeypatch.setattr(controller, "known_jobs", lambda ended: {12})
+    monkeypatch.setattr(controller, "held", dict)
+    assert ran(capfd, "12").startswith("job 12: waiting; ")
+    monkeypatch.setattr(controller, "held", lambda: {12: reason})
+    assert ran(capfd, "12").splitlines()[:2] == ["job 12: held; 1 run, 1 checkpoint, 0 restores", said]
+    assert json.loads(ran(capfd, "12", "--json"))["reason"] == said
+
+
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Histories of three jobs in the site's directory: 12 was preempted, 13 unlucky, 14 runs; Slurm knows none."""

@@ -53,6 +53,7 @@ class JobDocument(TypedDict):
     job: int
     name: str
     state: str
+    reason: str
     begin: float
     end: float
     nodes: list[str]

@@ -73,14 +73,22 @@ def _require_own(directory: str, job: int) -> None:
 
 
 def _tell(directory: str, jobs: Iterable[int]) -> list[Story]:
-    """Return the jobs' stories. If one has no end, ask Slurm: its node may have died, or all of it been killed."""
+    """Return the jobs' stories. If one has no end, ask Slurm: its node may have died, or all of it been killed.
+
+    One that waits may be held, or have been cancelled.
+    """
     found = [one for job in jobs if (one := story.tell(directory, job))]
-    if all(one.state != story.RUNNING for one in found):
+    states = {one.state for one in found}
+    if states.isdisjoint((story.RUNNING, story.WAITING)):
         return found
     try:
         known = controller.known_jobs(ended=False)
+        held = controller.held() if story.WAITING in states else {}
     except ShimError:
         return found
+    for one in found:
+        if one.state == story.WAITING and one.job in held:
+            one.note_held(held[one.job])
     return [one if one.job in known else story.tell(directory, one.job, alive=False) or one for one in found]
 
 
@@ -115,6 +123,8 @@ def _show(found: Story) -> None:
     kept, lost, waited = _lengths(found)
     counts = [_count(len(found.runs), "run"), _count(len(found.checkpoints), "checkpoint")]
     print(f"job {found.title}: {found.state}; {', '.join(counts)}, {_count(len(found.restores), 'restore')}")
+    if found.reason:
+        print(found.reason)
     print(f"work kept {kept}, lost {lost}; waited {waited}, frozen {found.frozen:.2f} s")
     for task in found.tasks:
         print(f"\nstep {task.key.replace('.', ', task ')}:")

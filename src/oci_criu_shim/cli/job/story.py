@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from oci_criu_shim.task.history import Event
 
 BEGINNINGS = ("started", "restored")
-PROBLEMS = ("checkpoint-failed", "checkpoint-late", "refused", "fell-back", "failed")
+PROBLEMS = ("checkpoint-failed", "checkpoint-late", "refused", "fell-back", "failed", "not-requeued")
 # Outcomes of runs: nobody saw the end of one that `died`; one that was `requeued` is to begin on another node.
 RUNNING, CHECKPOINTED, REQUEUED, DIED = "running", "checkpointed", "requeued", "died"
 FAILED, COMPLETED = "failed", "completed"
-WAITING = "waiting"
+# States of jobs, too: one that `stopped` has been checkpointed or requeued, but Slurm does not start it again.
+WAITING, HELD, STOPPED = "waiting", "held", "stopped"
 # The state of a job, by the outcomes of its tasks' last runs: that of the first outcome here that one of them has.
-STATES = {RUNNING: RUNNING, CHECKPOINTED: WAITING, REQUEUED: WAITING, DIED: DIED, FAILED: FAILED, COMPLETED: COMPLETED}
+STATES = {
+    **{RUNNING: RUNNING, STOPPED: STOPPED, CHECKPOINTED: WAITING, REQUEUED: WAITING},
+    **{DIED: DIED, FAILED: FAILED, COMPLETED: COMPLETED},
+}
+BY_USERS = ("JobHeldUser", "job_requeued_in_held_state")  # reasons of jobs that their users may release
 
 
 class Run:
@@ -49,6 +54,7 @@ class Run:
         self.waited: float | None = None
         self.kept = self.lost = 0.0
         self.bound = ""
+        self.stopped = ""  # why Slurm does not start the job again
 
     def add(self, event: Event) -> None:
         """Take the next event of this run."""
@@ -65,6 +71,8 @@ class Run:
             self.outcome, self.end = REQUEUED, event["time"]
         elif kind in PROBLEMS:
             self.problems.append(event)
+        if kind == "not-requeued":
+            self.stopped = event["reason"]
         if kind in ("ended", "failed") and self.outcome == RUNNING:
             self.status, self.end = event.get("status"), event["time"]
             self.outcome = COMPLETED if self.status == 0 else FAILED
@@ -166,8 +174,13 @@ class Story:
         self.runs = [run for task in self.tasks for run in task.runs]
         self.checkpoints = [checkpoint for task in self.tasks for checkpoint in task.checkpoints]
         self.restores = [run.restored for run in self.runs if run.restored]
-        last = {task.runs[-1].outcome for task in self.tasks}
-        self.state = next(name for outcome, name in STATES.items() if outcome in last)
+        last = [task.runs[-1] for task in self.tasks]
+        self.reason = next((run.stopped for run in last if run.stopped), "")  # of its state, if that needs one
+        outcomes = {STOPPED if run.stopped else run.outcome for run in last}
+        self.state = next(name for outcome, name in STATES.items() if outcome in outcomes)
+        if self.state == WAITING and not alive:
+            self.state = STOPPED
+            self.reason = f"Slurm does not start it again; a job with --restart-dir={job} goes on from its checkpoints"
         self.begin = min(run.begin for run in self.runs)
         self.end = max(run.until for run in self.runs)
         self.kept = sum(run.kept for run in self.runs)
@@ -187,12 +200,18 @@ class Story:
         """Its number, and Slurm's name for it if that differs."""
         return str(self.job) if self.name == str(self.job) else f"{self.job} ({self.name})"
 
+    def note_held(self, reason: str) -> None:
+        """Note that Slurm holds the job, for its `reason`."""
+        by = "" if reason in BY_USERS else "an admin, by "
+        self.state, self.reason = HELD, f"{reason}: it waits for {by}`scontrol release {self.name}`"
+
     def describe(self) -> JobDocument:
         """Return it for JSON."""
         return {
             "job": self.job,
             "name": self.name,
             "state": self.state,
+            "reason": self.reason,
             "begin": self.begin,
             "end": self.end,
             "nodes": self.nodes,
