@@ -23,7 +23,7 @@ OTHERS = ("free space", "apparmor")
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """One node with the project installed."""
-    with Cluster(f"{NAME}-doctor", nodes=1) as running:
+    with Cluster(f"{NAME}-doctor", nodes=1, slurm_conf=("MaxBatchRequeue=1000",)) as running:
         yield running
 
 

@@ -25,6 +25,8 @@ HEALTHY = {
     "PreemptType": "preempt/partition_prio",
     "JobRequeue": "1",
     "JobFileAppend": "1",
+    "MaxBatchRequeue": "1000",
+    "PreemptParameters": "(null)",
     "SLURM_VERSION": "24.11.5",
     "PlugStackConfig": "(null)",
     "PluginDir": "/usr/lib/slurm",
@@ -103,6 +105,36 @@ def test_rules(monkeypatch: Patch, healthy: Path, key: str, value: str, status: 
     result = one_wrong(key, status)
     assert result["found"].startswith(f"{key}={value}: ")
     assert result["hint"].startswith(f"slurm.conf: {key}=")
+
+
+@pytest.mark.parametrize(
+    ("limit", "status", "said"),
+    [
+        ("5", "warning", "a job that is preempted more than 3 times is started once more when it has ended"),
+        ("2", "warning", "more than 0 times"),
+        ("1", "failed", "a job that was preempted is held when it has ended"),
+    ],
+)
+def test_how_often_a_job_is_requeued(monkeypatch: Patch, healthy: Path, limit: str, status: str, said: str) -> None:
+    monkeypatch.setattr(controller, "configuration", lambda: {**HEALTHY, "MaxBatchRequeue": limit})
+    result = one_wrong("requeues", status)
+    assert result["found"].startswith(f"MaxBatchRequeue={limit}: ") and said in result["found"]
+    assert result["hint"] == "slurm.conf: MaxBatchRequeue=1000"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("PreemptParameters", "youngest_first,send_user_signal"), ("SlurmctldParameters", "preempt_send_user_signal")],
+)
+def test_who_is_told_of_a_preemption(monkeypatch: Patch, healthy: Path, key: str, value: str) -> None:
+    monkeypatch.setattr(controller, "configuration", lambda: {**HEALTHY, key: value})
+    assert one_wrong("preemption's signal", "warning")["found"].startswith(f"{key}={value}: ")
+
+
+def test_a_partition_whose_jobs_are_cancelled(monkeypatch: Patch, healthy: Path) -> None:
+    cut = {"PartitionName": "cut", "PriorityTier": "1", "PreemptMode": "CANCEL", "GraceTime": "60"}
+    monkeypatch.setattr(controller, "partitions", lambda: [*PARTITIONS, cut])
+    assert results()["preemption"]["found"] == "low GraceTime=60, cut is not requeued: PreemptMode=CANCEL"
 
 
 def test_preemption_by_qos(monkeypatch: Patch, healthy: Path) -> None:

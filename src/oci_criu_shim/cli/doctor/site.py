@@ -9,7 +9,7 @@ import shlex
 
 from oci_criu_shim.cli.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.slurm import controller
+from oci_criu_shim.slurm import controller, grace
 from oci_criu_shim.slurm.tasks import RUN_DIRECTORY
 
 TYPE_CHECKING = False
@@ -32,6 +32,9 @@ FILTER = "oci_criu_shim_foresee"
 INSTALLED_OCI = "/etc/oci-criu-shim/oci.conf.d/oci-criu-shim.conf"
 
 
+ENOUGH = 100  # requeues that MaxBatchRequeue should allow a job
+
+
 class Rule:
     """A setting of slurm.conf that must have one of `values` in its list; `why` says what is wrong without."""
 
@@ -52,7 +55,7 @@ class Rule:
 RULES = (
     Rule("PrologFlags", ("Contain",), "jobs have no extern step, and Slurm tells only that one of a preemption"),
     Rule("ProctrackType", ("proctrack/cgroup",), "the extern step's signals do not reach the plugin's watcher"),
-    Rule("PreemptType", ("preempt/partition_prio", controller.BY_QOS), "no job is ever preempted"),
+    Rule("PreemptType", ("preempt/partition_prio", grace.BY_QOS), "no job is ever preempted"),
     Rule("JobRequeue", ("1",), "a preempted job is cancelled unless it asked for --requeue"),
     Rule("JobFileAppend", ("1",), "a requeued job's output begins empty, but with --open-mode=append", Caution),
 )
@@ -88,7 +91,7 @@ class Site:
     def preemption(self) -> str:
         """Check that some partition's jobs are preempted by requeueing, with time to write a checkpoint."""
         kind = self.configuration().get("PreemptType", "")
-        if kind == controller.BY_QOS:
+        if kind == grace.BY_QOS:
             return preemption_by_qos()
         partitions = controller.partitions()
         top = max((int(entry["PriorityTier"]) for entry in partitions), default=0)
@@ -106,7 +109,33 @@ class Site:
                 f"no time to write a checkpoint: GraceTime=0 of {', '.join(short)}",
                 "slurm.conf: GraceTime=60 or more for these partitions",
             )
-        return ", ".join(f"{entry['PartitionName']} GraceTime={entry['GraceTime']}" for entry in requeued)
+        found = [f"{entry['PartitionName']} GraceTime={entry['GraceTime']}" for entry in requeued]
+        others = [entry for entry in lower if entry not in requeued and entry["PreemptMode"] != "OFF"]
+        found += [f"{entry['PartitionName']} is not requeued: PreemptMode={entry['PreemptMode']}" for entry in others]
+        return ", ".join(found)
+
+    def requeues(self) -> str:
+        """Check that Slurm requeues a job as often as it is preempted (slurm/grace.py)."""
+        said = self.configuration().get("MaxBatchRequeue", str(grace.DEFAULT_LIMIT))
+        often, hint = int(said) - 2, "slurm.conf: MaxBatchRequeue=1000"
+        if often < 0:
+            raise ShimError(f"MaxBatchRequeue={said}: a job that was preempted is held when it has ended", hint)
+        if often < ENOUGH:
+            more = f"a job that is preempted more than {often} times is started once more when it has ended"
+            raise Caution(f"MaxBatchRequeue={said}: {more}", hint)
+        return f"MaxBatchRequeue={said}"
+
+    def signal(self) -> str:
+        """Check that a preemption is told to all steps of a job."""
+        said = self.configuration()
+        for key in ("PreemptParameters", "SlurmctldParameters"):
+            if "send_user_signal" in said.get(key, ""):
+                raise Caution(
+                    f"{key}={said[key]}: a preemption of a job with --signal=B:… is told to its batch script alone, "
+                    "so steps of that script are not checkpointed",
+                    "tell users to leave out B:, or to have the script checkpoint the job: docs/when.md",
+                )
+        return "SIGTERM"
 
     def plugstack(self) -> str:
         """Check that plugstack.conf names the plugin, and that it is there."""
@@ -262,4 +291,5 @@ def checks() -> list[Check]:
     site = Site()
     rules: list[Check] = [(rule.key, functools.partial(rule.check, site)) for rule in RULES]
     files: list[Check] = [("plugstack.conf", site.plugstack), ("oci.conf", site.oci), ("submission", site.submission)]
-    return [("slurm", site.answer), *rules, ("preemption", site.preemption), *files]
+    preemption = [("preemption", site.preemption), ("preemption's signal", site.signal), ("requeues", site.requeues)]
+    return [("slurm", site.answer), *rules, *preemption, *files]
