@@ -121,7 +121,7 @@ class Dump:
                 stage.describe(*known, batch_script.read(self.pid, self.bundle))
                 if self.options["leave_running"]:
                     open_files.sync(self.pid, frozen=False)
-                about = {"needs": needs, "reason": reason}
+                about = {"needs": needs, "reason": reason, "read": open_files.read(self.pid)}
                 taken = Taken(*self._checkpoint(stage, connection, about, link, serves), begun)
         finally:
             files.remove_if_there(stage_link)
@@ -187,7 +187,7 @@ class Dump:
             _require_names(stage.images)
             open_files.sync(self.pid, frozen=True)  # data written since the dump began; most was written before
         written = open_files.look(self.pid)
-        return stage.commit({**manifest, "written": written, "read": open_files.read(self.pid, written)})
+        return stage.commit({**manifest, "written": written, "read": open_files.only_read(report["read"], written)})
 
     def _manifest(self, report: dict[str, Any], sizes: dict[str, int]) -> Draft:
         outside = _outside_of_input(self.record)

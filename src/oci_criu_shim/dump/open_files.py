@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from contextlib import contextmanager
 
@@ -15,12 +16,13 @@ from oci_criu_shim.host import mounts, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from oci_criu_shim.checkpoints.manifest import Read, Written
 
 DELETED = " (deleted)"
 MANY = 1000
+MAPPED = re.compile(r"^\S+ (\S+) \S+ \S+ \S+ +(/.*)$", re.MULTILINE)  # a line of maps with a name
 # Errors of a process or a descriptor that is gone, or is another one, since it was found.
 MOVING = (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM, errno.ENXIO, errno.EINVAL)
 
@@ -54,44 +56,49 @@ def _row(point: str, name: str, status: os.stat_result, ends: set[int] | None) -
     return row if ends is None else {**row, "others": max(ends) not in (0, status.st_size)}
 
 
-def read(init: int, written: Iterable[Written]) -> list[Read]:
-    """Return what a manifest says of the files that the frozen processes have open for reading only, or mapped.
+def read(init: int) -> list[Read]:
+    """Return what a manifest says of the files that a container has open for reading only, or mapped, as it runs.
 
-    Leave out programs and libraries, files that are also `written`, and what is beyond a thousand.
+    Leave out programs and libraries, and what is beyond a thousand.
     """
     mounted, points = mounts.read(init), _points(init).values()
-    found = dict.fromkeys((row["mount"], row["name"]) for row in written)
     rows: list[Read] = []
     for name in dict.fromkeys(_read_names(init)):
         mount = mounts.deepest(name, mounted)
         if mount is None or mount.point not in points or len(rows) == MANY:
             continue
-        key = mount.point, name.removeprefix(mount.point).lstrip("/")
-        status = _named(f"/proc/{init}/root{name}") if key not in found else None
-        if status:
-            rows.append({"mount": key[0], "name": key[1], "modified_ns": status.st_mtime_ns})
+        if status := _named(f"/proc/{init}/root{name}"):
+            below = name.removeprefix(mount.point).lstrip("/")
+            rows.append({"mount": mount.point, "name": below, "modified_ns": status.st_mtime_ns})
     return rows
+
+
+def only_read(rows: list[Read], written: list[Written]) -> list[Read]:
+    """Return the `rows` of files that are not `written` as well."""
+    others = {(row["mount"], row["name"]) for row in written}
+    return [row for row in rows if (row["mount"], row["name"]) not in others]
 
 
 def _read_names(init: int) -> Iterator[str]:
     for pid in process.tree(init):
-        for path in _paths(pid, init, ()):
-            if os.lstat(path).st_mode & (stat.S_IRUSR | stat.S_IWUSR) == stat.S_IRUSR:
-                yield os.readlink(path)
-        rows = [row for line in _maps(pid) if len(row := line.rstrip("\n").split(None, 5)) > 5]
-        programs = {row[5] for row in rows if "x" in row[1]}
-        yield from (row[5] for row in rows if row[5] not in programs)
+        for path in _paths(pid, init, MOVING):
+            with _forgiving(MOVING):
+                if os.lstat(path).st_mode & (stat.S_IRUSR | stat.S_IWUSR) == stat.S_IRUSR:
+                    yield os.readlink(path)
+        rows = set(MAPPED.findall(_maps(pid)))
+        programs = {name for mode, name in rows if "x" in mode}
+        yield from (name for _, name in rows if name not in programs)
 
 
-def _maps(pid: int) -> list[str]:
-    """Return the lines of a process's maps (proc_pid_maps(5)); none of a zombie's."""
+def _maps(pid: int) -> str:
+    """Return a process's maps (proc_pid_maps(5)); nothing of a zombie's."""
     try:
         with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as stream:
-            return stream.readlines()
+            return stream.read()
     except OSError:
         if process.start_time(pid) is not None:
             raise
-        return []
+        return ""
 
 
 def _named(path: str) -> os.stat_result | None:
