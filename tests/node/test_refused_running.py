@@ -82,6 +82,18 @@ def test_what_a_program_does(site: Site, case: str) -> None:
         refused(life, reason)
 
 
+def test_a_device(site: Site) -> None:
+    number = {"type": "c", "major": 10, "minor": 229}
+
+    def with_fuse(spec: Spec) -> None:
+        change(spec, "held_open", "/dev/fuse")
+        spec["linux"]["devices"] = [{"path": "/dev/fuse", "fileMode": 0o666, "uid": 0, "gid": 0, **number}]
+        spec["linux"]["resources"]["devices"].append({"allow": True, "access": "rwm", **number})
+
+    with running(site, "root", with_fuse) as life:
+        refused(life, "(python3) uses FUSE, /dev/fuse (10:229) (descriptor 3), which CRIU can't dump")
+
+
 def test_what_a_hook_has_mounted(site: Site) -> None:
     def hooked(spec: Spec) -> None:
         script = "mount --bind /usr /home/alice/base/rootfs/media"
@@ -153,6 +165,20 @@ KEPT: dict[str, tuple[str, ...]] = {
     "undumpable": ("without_memory_dumps",),
     "pidfd": ("pidfd",),
 }
+
+
+def test_a_path_of_the_root_file_system_that_is_read_only(site: Site) -> None:
+    def more(spec: Spec) -> None:
+        change(spec, "held_open", "/etc/passwd")
+        spec["linux"]["readonlyPaths"] += ["/etc", "/usr/bin"]
+
+    with running(site, "alice", more) as life:
+        before = life.look()["mounts"]
+        restored(life)
+        assert {"/etc", "/usr/bin"} <= {mount["point"] for mount in before}
+        assert life.look()["mounts"] == before
+
+
 KEPT_BY_ROOT: dict[str, tuple[str, ...]] = {
     "zombie": ("zombie",),
     "strict": ("strict",),

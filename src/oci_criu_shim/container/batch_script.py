@@ -37,7 +37,7 @@ def copy(checkpoint: Checkpoint, bundle: Bundle) -> str | None:
     if SCRIPT not in checkpoint.manifest["files"]:
         return None
     path = os.path.join(checkpoint.path, SCRIPT)
-    own = mounts.bind_source(point(bundle), bundle.mounts, bundle.path, bundle.rootfs)
+    own = bundle.source(point(bundle))
     return None if own and _content(own) == _content(path) else path
 
 

@@ -71,6 +71,18 @@ class Bundle:
         mounts: list[Document] = self.config.get("mounts", [])
         return mounts
 
+    def source(self, point: str) -> str | None:
+        """Return the path on the node of what is mounted in the container at `point`; None if config.json has no mount.
+
+        Each of linux.readonlyPaths is a mount of itself.
+        """
+        from oci_criu_shim.host import mounts
+
+        found = mounts.bind_source(point, self.mounts, self.path, self.rootfs)
+        if found is None and point in self.config.get("linux", {}).get("readonlyPaths", []):
+            return self.rootfs + point
+        return found
+
     def device(self, path: str) -> Document:
         """Return the entry of linux.devices for `path` in the container. Raise ShimError if there is none."""
         devices: list[Document] = self.config.get("linux", {}).get("devices", [])

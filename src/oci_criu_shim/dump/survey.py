@@ -120,9 +120,7 @@ class Survey(Place):
     @cached_property
     def binds(self) -> dict[str, str | None]:
         """{mount point: source by config.json} of its bind mounts of the node's files."""
-        given = self.bundle.mounts, self.bundle.path, self.bundle.rootfs
-        keys = [entry["key"] for entry in self.external if entry["kind"] == "bind"]
-        return {key: mounts.bind_source(key, *given) for key in keys}
+        return {entry["key"]: self.bundle.source(entry["key"]) for entry in self.external if entry["kind"] == "bind"}
 
     def is_other(self, point: str) -> bool:
         """Return whether a bind mount is of another file or directory than its source is now.

@@ -71,7 +71,7 @@ def _entry(entry: Document, bundle: Bundle) -> External:
         "root": entry["root"],
         "options": mounts.names(entry["flags"]),
     }
-    if mounts.bind_source(point, bundle.mounts, bundle.path, bundle.rootfs):
+    if bundle.source(point):
         return found
     if point in bundle.config.get("linux", {}).get("maskedPaths", []):
         return {**found, "kind": "device", "root": "/null"}

@@ -303,7 +303,7 @@ def _source_path(entry: External, bundle: Bundle, node: Iterable[mounts.Mount], 
     elif entry["kind"] in ("sysfs", "mqueue"):
         source = mounts.node_source(entry["kind"], entry["root"], node)
     else:
-        source = mounts.bind_source(entry["key"], bundle.mounts, bundle.path, bundle.rootfs)
+        source = bundle.source(entry["key"])
     if source is None and entry["kind"] == "bind":
         raise ShimError(f"the container's mount {entry['key']} has no source in config.json", "use the same bundle")
     if source is None or not (os.path.exists(source) or entry["kind"] == "cgroup"):
