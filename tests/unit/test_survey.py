@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import stat
 import subprocess
 import sys
@@ -259,3 +260,26 @@ def test_files_of_nobody_belong_to_the_containers_root(tmp_path: Path) -> None:
         found = (tmp_path / f"ghost-file-{name}.img").read_bytes()
         assert found == head + b"\x08" + owner + b"\x10" + group + rest
     assert (tmp_path / "files.img").read_bytes() == head + b"\x08\xed\x83\x03\x10" + root + b"\x18" + root + rest
+
+
+def test_epoll_sets() -> None:
+    """A file that was closed is looked for by another number; it is named if this process has it no more."""
+    here = survey(os.getpid())
+    with select.epoll() as poll:
+        reader, writer = os.pipe()
+        poll.register(reader, select.EPOLLIN)
+        copy = os.dup(reader)
+        os.close(reader)
+        here.processes = [Process(os.getpid())]
+        assert not list(descriptors.polled(here))
+        with subprocess.Popen(["sleep", "60"], pass_fds=[copy]) as child:
+            os.close(copy)
+            here.processes = [Process(os.getpid())]
+            (fault,) = descriptors.polled(here)
+            assert f"(descriptor {poll.fileno()}) that it has closed" in str(fault)
+            here.processes = [Process(os.getpid()), Process(os.getpid())]  # as a child that has the set, too
+            assert len(list(descriptors.polled(here))) == 1
+            child.kill()
+        here.processes = [Process(os.getpid())]
+        assert not list(descriptors.polled(here))
+        os.close(writer)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from oci_criu_shim.host.external import External
     from oci_criu_shim.host.mounts import Mount
 
-GONE = (errno.ENOENT, errno.ESRCH)
+# Errors of what is gone. The files of a process that is about to end, and has no memory any more, are root's; one that
+# runs and may not be looked into is refused before anything else is asked of it.
+GONE = (errno.ENOENT, errno.ESRCH, errno.EACCES)
 DELETED = " (deleted)"  # how the kernel ends the path of a file that has lost the name it was opened by
 MAPPED = re.compile(r"^\S+ \S+ \S+ (\S+) \d+ +(/.*)$", re.MULTILINE)  # a line of maps: device and path
 CHUNK = 1 << 16
@@ -179,11 +181,11 @@ class Process:
 
     @cached_property
     def _numbers(self) -> list[str] | None:
-        """Its descriptors' numbers; None if it may not be looked into. The directory of a zombie is root's."""
+        """Its descriptors' numbers; None if it may not be looked into, and is not about to end."""
         try:
             return os.listdir(f"{self.path}/fd")
         except PermissionError:
-            return None if process.start_time(self.pid) is not None else []
+            return None if Status(read(f"{self.path}/status")).get("VmSize") else []
         except OSError as error:
             if error.errno not in GONE:
                 raise
@@ -212,7 +214,7 @@ class Process:
         try:
             return os.readlink(f"{self.path}/{name}")
         except OSError as error:
-            if error.errno not in (*GONE, errno.EACCES):
+            if error.errno not in GONE:
                 raise
             return ""
 
@@ -262,8 +264,8 @@ class Process:
             try:
                 yield Descriptor(self, number)
             except OSError as error:
-                if error.errno not in GONE and process.start_time(self.pid) is not None:
-                    raise  # else it was closed
+                if error.errno not in GONE:
+                    raise
 
 
 class Status:

@@ -26,7 +26,8 @@ CAPABILITY_VERSION_3 = 0x20080522
 SYNC_FILE_RANGE_WRITE = 2
 IOPRIO_WHO_PROCESS = 1
 IOPRIO = {"x86_64": (252, 251), "aarch64": (31, 30), "ppc64le": (274, 273)}  # numbers of ioprio_get and ioprio_set
-KCMP, KCMP_EPOLL_TFD = {"x86_64": 312, "aarch64": 272, "ppc64le": 354}, 7  # numbers of kcmp
+KCMP = {"x86_64": 312, "aarch64": 272, "ppc64le": 354}  # numbers of kcmp
+KCMP_FILE, KCMP_EPOLL_TFD = 0, 7
 SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
 IFF_UP = 1
 
@@ -102,6 +103,13 @@ def polls(pid: int, epoll: int, number: int, nth: int, descriptor: int) -> bool:
         return True
     slot = ctypes.create_string_buffer(struct.pack("III", epoll, number, nth))
     return bool(_libc.syscall(KCMP[os.uname().machine], pid, pid, KCMP_EPOLL_TFD, descriptor, slot) <= 0)
+
+
+def is_same_file(one: int, descriptor: int, other: int, its: int) -> bool:
+    """Return whether a descriptor of process `one` is of the same open file as that of `other` (kcmp(2))."""
+    if os.uname().machine not in KCMP:
+        return False
+    return bool(_libc.syscall(KCMP[os.uname().machine], one, other, KCMP_FILE, descriptor, its) == 0)
 
 
 def io_priority(pid: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from oci_criu_shim.dump.survey import NAMESPACES
+from oci_criu_shim.dump.survey import NAMESPACES, Process, read
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import linux, watches
 
@@ -13,9 +13,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from oci_criu_shim.dump.survey import Descriptor, Process, Survey
+    from oci_criu_shim.dump.survey import Descriptor, Survey
 
 TERMINALS = range(136, 144)  # major numbers of slaves (admin-guide/devices.txt)
+POLL = "anon_inode:[eventpoll]"
 RING = "anon_inode:[io_uring]"
 # Character devices that CRIU dumps (dump_chrdev() in criu/files.c, get_tty_driver() in criu/tty.c): major numbers, and
 # those of one minor number: tun and autofs.
@@ -180,38 +181,43 @@ def polled(survey: Survey) -> Iterator[ShimError]:
     CRIU asks for each file by a descriptor of the first process that has the set (dump_one_eventpoll() in
     criu/eventpoll.c). A file that nobody has open any more is in no set.
     """
-    seen = set()
+    seen: list[Descriptor] = []
     for each in survey.processes:
         for descriptor in each.descriptors:
-            if descriptor.link != "anon_inode:[eventpoll]":
+            if descriptor.link != POLL:
                 continue
-            targets = tuple(line for line in descriptor.info_lines if line.startswith("tfd:"))
-            if targets in seen:
-                continue  # it is the same set, most likely
-            seen.add(targets)
-            for number in _escaped(each, descriptor.number, targets):
+            escaped = _escaped(descriptor, each.descriptors)
+            if escaped:  # or it was opened since the descriptors were listed
+                escaped &= _escaped(descriptor, Process(each.pid).descriptors)
+            for number, _ in escaped:
+                if any(linux.is_same_file(each.pid, descriptor.number, o.process.pid, o.number) for o in seen):
+                    break
                 yield ShimError(
                     f"{each} waits for a file by epoll (descriptor {descriptor.number}) that it has closed, and that is"
                     f" still open elsewhere: it was descriptor {number}",
                     "have the program remove a file from the set before it closes it (EPOLL_CTL_DEL)",
                 )
+            seen.append(descriptor)
 
 
-def _escaped(process: Process, epoll: int, targets: tuple[str, ...]) -> Iterator[int]:
-    """Yield the numbers by which an epoll set knows files that the process has no descriptor of."""
-    times: dict[int, int] = {}
+def _escaped(epoll: Descriptor, descriptors: list[Descriptor]) -> set[tuple[int, int]]:
+    """Return (number that it was added by, inode) of an epoll set's files that none of the `descriptors` is of."""
     by_inode: dict[int, list[int]] = {}
-    for each in process.descriptors if targets else ():
+    for each in descriptors:
         if each.stat:
             by_inode.setdefault(each.stat.st_ino, []).append(each.number)
-    for line in targets:
+    found, times = set(), dict[int, int]()
+    for line in read(f"{epoll.process.path}/fdinfo/{epoll.number}").splitlines():
+        if not line.startswith("tfd:"):
+            continue
         words = line.replace(":", ": ").split()
         fields = dict(zip(words[::2], words[1::2], strict=False))
         number, inode = int(fields["tfd:"]), int(fields.get("ino:", "0"), 16)
         nth = times[number] = times.get(number, -1) + 1
-        found = sorted(by_inode.get(inode, ()), key=lambda each: each != number)  # mostly it still has that number
-        if inode and not any(linux.polls(process.pid, epoll, number, nth, each) for each in found):
-            yield number
+        by_it = sorted(by_inode.get(inode, ()), key=lambda one: one != number)  # mostly it still has that number
+        if inode and not any(linux.polls(epoll.process.pid, epoll.number, number, nth, one) for one in by_it):
+            found.add((number, inode))
+    return found
 
 
 def elsewhere(survey: Survey) -> Iterator[ShimError]:
@@ -244,7 +250,7 @@ def _handles(survey: Survey) -> Iterator[ShimError]:
             if descriptor.link != "anon_inode:[pidfd]":
                 continue
             pid = int(descriptor.info.get("Pid", "-1"))
-            if pid not in (*own, -1) and os.path.exists(f"/proc/{pid}"):
+            if pid not in (*own, -1) and Process(pid).namespace("pid") not in ("", survey.init.namespace("pid")):
                 said = f"process {pid}, which is not the container's"
             elif int(descriptor.info.get("flags", "0"), 8) & THREAD:
                 said = "a thread"
