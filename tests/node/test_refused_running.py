@@ -64,6 +64,7 @@ DOES: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("working", "/theirs/closed"),
         "(python3) is in /theirs/closed, which it may not",
     ),
+    "unmounted": ("alice", ("held_and_unmounted", "/media"), "/file open, which is on none of the container's mounts"),
     "vsock": ("alice", ("socket_of", "40"), "(python3) has a socket of the protocol AF_VSOCK (descriptor 3)"),
     "mptcp": ("alice", ("socket_of", "2", "1", "262"), "set GODEBUG=multipathtcp=0"),
     "counter": ("alice", ("perf",), "(python3) uses performance counters (perf_event_open) (descriptor 3)"),

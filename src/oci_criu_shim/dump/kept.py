@@ -433,6 +433,12 @@ PROPERTIES = (
         running=files.covered,
     ),
     refused(
+        "an open file on a mount that the container doesn't have, or no longer (`umount --lazy`)",
+        "CRIU finds it by its mount",
+        "close it first",
+        running=files.outside,
+    ),
+    refused(
         "files in the node's /tmp or /dev/shm, if job_container/tmpfs makes that for each job",
         "they are gone when the job is requeued",
         "keep them elsewhere",

@@ -19,7 +19,7 @@ PR_SET_SECCOMP, STRICT, FILTER, PR_SET_NO_NEW_PRIVS, PR_SET_DUMPABLE = 22, 1, 2,
 NR_SECCOMP, NR_PERF, NR_USERFAULTFD, NR_SECRET = 317, 298, 323, 447
 CLONE = {"user": 0x10000000, "mnt": 0x20000, "net": 0x40000000, "pid": 0x20000000, "ipc": 0x8000000, "time": 0x80}
 CLONE |= {"uts": 0x4000000, "cgroup": 0x2000000}
-MS_BIND = 4096
+MS_BIND, MNT_DETACH = 4096, 2
 held: list[object] = []
 
 
@@ -153,6 +153,13 @@ def held_and_covered(path: str) -> None:
     """A directory that is open, and has something mounted over it since."""
     held_open(path)
     mounted("tmpfs", path, "tmpfs")
+
+
+def held_and_unmounted(point: str) -> None:
+    """A file that is open on a mount that is gone."""
+    mounted("tmpfs", point, "tmpfs")
+    held.append(os.open(f"{point}/file", os.O_RDWR | os.O_CREAT))
+    done(libc.umount2(point.encode(), MNT_DETACH))
 
 
 def working(path: str) -> None:

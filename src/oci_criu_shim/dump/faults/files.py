@@ -170,12 +170,36 @@ def covered(survey: Survey) -> Iterator[ShimError]:
             except OSError:
                 continue
             is_other = (seen.st_dev, seen.st_ino) != (found.st_dev, found.st_ino)
-            if is_other and f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}" not in processes:
+            if is_other and _device(found) not in processes:
                 yield ShimError(
                     f"{each} has {descriptor.link} open, and another file is at that path now: something is mounted"
                     " over it",
                     "have the program close it before it mounts anything there",
                 )
+
+
+def outside(survey: Survey) -> Iterator[ShimError]:
+    """Yield files on mounts that the container doesn't have, or no longer, as after `umount --lazy`."""
+    own = {mount.id for mount in survey.mounts}
+    devices = {mount.device for mount in survey.mounts}
+    for each in survey.processes:
+        for descriptor in each.descriptors:
+            found = descriptor.stat
+            if not descriptor.link.startswith("/") or descriptor.link.endswith(DELETED) or found is None:
+                continue
+            if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)) or _device(found) in devices:
+                continue
+            # Their device numbers differ on some file systems, and the mounts' in another namespace.
+            is_here = each.namespace("mnt") == survey.init.namespace("mnt")
+            if is_here and descriptor.info.get("mnt_id") not in {*own, None}:
+                yield ShimError(
+                    f"{each} has {descriptor.link} open, which is on none of the container's mounts",
+                    "have the program close it before it unmounts it, or its caller not hand it on",
+                )
+
+
+def _device(found: os.stat_result) -> str:
+    return f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
 
 
 def private(survey: Survey) -> Iterator[ShimError]:
