@@ -20,6 +20,7 @@ from oci_criu_shim.task import schedule
 from oci_criu_shim.task.departure import Departure
 from oci_criu_shim.task.policy import FAILED, LOST, NO_REASON, TAKEN, UNKNOWN
 from oci_criu_shim.task.preempt import Preemption
+from oci_criu_shim.task.schedule import LOOK
 from oci_criu_shim.task.take import Taker
 from tests.unit.test_loop import Due, container, fails_once, in_a_child, supervisor, wanting
 from tests.unit.test_policy import Make, make
@@ -192,3 +193,14 @@ def test_who_sees_to_it(made: Attempts, monkeypatch: pytest.MonkeyPatch, reason:
     assert made._work() == result
     wanted = {schedule.LOOK: "look", schedule.REQUEST: "run_on request"}.get(reason, f"go {reason}")
     assert calls == [wanted, *(["lost"] if result == LOST and reason != schedule.LOOK else [])]
+
+
+@pytest.mark.parametrize(
+    ("reasons", "may"), [([schedule.PREEMPT], True), ([schedule.TIMEOUT, LOOK], True), ([LOOK], False)]
+)
+def test_whether_a_checkpoint_may_end_it(container: Container, reasons: list[str], may: bool) -> None:
+    made = wanting(Due(container))
+    made.reasons = reasons
+    assert not made.may_end_it
+    made.child = 1
+    assert made.may_end_it == may

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -163,3 +164,21 @@ def test_signals_do_not_wait_for_output(container: Container, tmp_path: Path) ->
     while os.read(reader, 1 << 16):
         pass
     assert process.wait(child) == 7
+
+
+def test_nothing_is_read_while_a_checkpoint_may_end_it(container: Container) -> None:
+    """What feeds the input may be gone already, with the job's first node: that is not its end."""
+
+    def supervised() -> int:
+        reader, writer = os.pipe()
+        os.dup2(reader, 0)
+        os.close(writer)
+        made = supervisor(container)
+        made.attempts = SimpleNamespace(may_end_it=True, timeout=lambda: 0)  # type: ignore[assignment]
+        made._wait()
+        before = made.stdio.intake.source["ended"]
+        made.attempts.may_end_it = False  # type: ignore[misc, union-attr]
+        made._wait()
+        return int(before or not made.stdio.intake.source["ended"])
+
+    assert in_a_child(supervised) == 0

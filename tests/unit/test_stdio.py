@@ -110,9 +110,9 @@ def test_a_terminal_that_nobody_in_the_container_has() -> None:
         master, inside = pty.openpty()
         terminal.attach(master)
         os.close(inside)
-        terminal.pending, terminal.output[1] = b"typed", b"written"
+        terminal.intake.pending, terminal.output[1] = b"typed", b"written"
         terminal.ready(master, select.POLLHUP)
-        return not terminal.pending and master not in terminal.watch()
+        return not terminal.intake.pending and master not in terminal.watch()
 
     assert holds(claim)
 

@@ -244,6 +244,7 @@ def test_a_container_that_ended_right_after_the_commit(
     monkeypatch.setattr(dump, "_commit", lambda *_: one)
     monkeypatch.setattr(rootfs, "take", lambda *_: None)
     dump.container = dump.bundle = SimpleNamespace(namespaces={})  # type: ignore[assignment]
+    dump.record = {}
     stage: Any = SimpleNamespace(images="", work=None)
     connection: Any = nullcontext()
     assert dump._checkpoint(stage, connection, {}, None, None) == (one, 0.5)

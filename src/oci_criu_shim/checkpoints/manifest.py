@@ -5,7 +5,7 @@ checkpoints of other runtimes. There is nothing else here, and other modules imp
 typing takes longer than most of this package.
 """
 
-from typing import NotRequired, TypedDict
+from typing import NotRequired, Required, TypedDict
 
 from oci_criu_shim.host.attributes import Attributes
 from oci_criu_shim.host.external import External
@@ -42,6 +42,22 @@ class Read(TypedDict):
     modified_ns: int  # st_mtime_ns of stat(2)
 
 
+class Place(TypedDict, total=False):
+    """Where a file stands that is read, and which it is."""
+
+    start: int  # its offset at first
+    file: list[int]  # inode, size, and time of its last change in nanoseconds
+
+
+class Source(Place):
+    """How far standard input was read (container/intake.py)."""
+
+    read: Required[int]  # bytes, in all
+    crc: Required[int]  # of these (zlib.crc32())
+    head: Required[str]  # the first of these, in hexadecimal digits
+    ended: Required[bool]
+
+
 class Compressed(TypedDict):
     """A file that was compressed after the commit."""
 
@@ -75,7 +91,8 @@ class Draft(TypedDict):
     increment_of: NotRequired[int]  # the number of its parent
     files: dict[str, int]  # {path below the checkpoint's directory: bytes}
     streams: list[str]  # where standard input, output and error led
-    input: str  # what waited in standard input, in base64
+    input: str  # what was read from standard input, and not by the container yet, in base64
+    source: NotRequired[Source]
     clock: Clock | None  # None without a time namespace
     external: list[External]
     own_cgroup: NotRequired[bool]

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
         """The targets of a container's standard streams."""
 
         streams: list[str]  # the links in its /proc/PID/fd; empty for a terminal of its own
-        outside: list[int]  # the supervisor's descriptors of their other ends
+        outside: list[int]  # the supervisor's descriptors, by which they are looked into
+        input: int  # the supervisor's descriptor of its note (intake.py), if it copies standard input
 
     class Record(TypedDict, total=False):
         """The content of state.json. Fields that don't apply are left out."""

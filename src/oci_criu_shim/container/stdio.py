@@ -16,6 +16,7 @@ import stat
 import sys
 from abc import ABC, abstractmethod
 
+from oci_criu_shim.container.intake import CHUNK, Intake
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import linux
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.container.record import Streams
 
-CHUNK = 1 << 16
 # A checkpoint knows the container's end of each pipe: it reads 0, and writes 1 and 2.
 STREAMS = (0, 1, 2)
 
@@ -33,15 +33,13 @@ STREAMS = (0, 1, 2)
 class Stdio(ABC):
     """The supervisor's side of a container's standard streams: Pipes, or a Terminal (terminal.py).
 
-    `inside` are the descriptors that the container, or the backend in its stead, is started with. `pending` is input
-    that was read here and is still to be passed on. `output` is what was read from the container and is still to be
-    written, by our stream. `lost` is the first error that lost some of it.
+    `inside` are the descriptors that the container, or the backend in its stead, is started with. `output` is what was
+    read from the container and is still to be written, by our stream. `lost` is the first error that lost some of it.
     """
 
-    def __init__(self, inside: dict[int, int], outputs: Iterable[int], pending: bytes = b"") -> None:
+    def __init__(self, inside: dict[int, int], outputs: Iterable[int], intake: Intake | None) -> None:
         self.inside = inside
-        self.pending = pending
-        self.input_open = True
+        self.intake = intake or Intake()
         self.output = dict.fromkeys(outputs, b"")
         self.lost: OSError | None = None
 
@@ -118,13 +116,6 @@ class Stdio(ABC):
             else:
                 self.output[stream] = self.output[stream][written:]
 
-    def _read_input(self) -> None:
-        try:
-            self.pending = os.read(0, CHUNK)
-        except OSError:  # EIO: our terminal is gone
-            self.pending = b""
-        self.input_open = bool(self.pending)
-
 
 class Pipes(Stdio):
     """Three pipes; `started()` closes the container's ends here.
@@ -133,27 +124,31 @@ class Pipes(Stdio):
     as a terminal that it shares with us, it has again by itself, and what is read there is not for us.
     """
 
-    def __init__(self, pending_input: bytes = b"", before: Sequence[str] = ()) -> None:
+    def __init__(self, intake: Intake | None = None, before: Sequence[str] = ()) -> None:
         pipes = [os.pipe() for _ in STREAMS]
-        super().__init__({0: pipes[0][0], 1: pipes[1][1], 2: pipes[2][1]}, (1, 2), pending_input)
+        super().__init__({0: pipes[0][0], 1: pipes[1][1], 2: pipes[2][1]}, (1, 2), intake)
         self.outside = {0: pipes[0][1], 1: pipes[1][0], 2: pipes[2][0]}
         self.inodes = {stream: os.fstat(end).st_ino for stream, end in self.inside.items()}
         self.others = {stream: name for stream, name in enumerate(before) if not name.startswith("pipe:")}
-        self.input_open = 0 not in self.others
+        # What waits there can be read by it when our end is closed, and it does not count as an end.
+        self.input_path = os.open(f"/proc/self/fd/{pipes[0][0]}", os.O_PATH)
         os.set_blocking(self.outside[0], False)
 
     def record(self) -> Streams:
-        """Return the streams, named as in /proc/PID/fd, and the descriptors of our ends."""
-        return {
+        """Return the streams, named as in /proc/PID/fd, and the descriptors by which they are looked into."""
+        record: Streams = {
             "streams": [self.others.get(stream, f"pipe:[{self.inodes[stream]}]") for stream in STREAMS],
-            "outside": [self.outside[stream] for stream in STREAMS],
+            "outside": [self.input_path, self.outside[1], self.outside[2]],
         }
+        return record if 0 in self.others else {**record, "input": self.intake.note}
 
     def started(self) -> None:
         """Close the ends that the container has now, so that end of file means that it closed them."""
         for end in self.inside.values():
             os.close(end)
         self.inside.clear()
+        self.intake.start()
+        self._close_input_at_end()
 
     def attach(self, master: int) -> None:
         """Raise ShimError: a container that had a terminal needs a config.json that asks for one."""
@@ -170,12 +165,11 @@ class Pipes(Stdio):
     def watch(self) -> dict[int, int]:
         """Return {descriptor: poll events} to wait for."""
         events = self._outputs()
-        if 0 in self.outside:
-            if self.pending:
-                events[self.outside[0]] = select.POLLOUT
-            elif self.input_open:
+        if 0 in self.outside and 0 not in self.others and not self.intake.is_held():
+            # POLLERR alone: the container closed its input.
+            events[self.outside[0]] = select.POLLOUT if self.intake.pending else 0
+            if self.intake.wants_more:
                 events[0] = select.POLLIN
-                events[self.outside[0]] = 0  # POLLERR alone: the container closed its input
         return events
 
     def _outputs(self) -> dict[int, int]:
@@ -190,7 +184,8 @@ class Pipes(Stdio):
         if descriptor in self.output:
             self._write_output(descriptor)
         elif descriptor == 0:
-            self._read_input()
+            self.intake.read()
+            self._close_input_at_end()
         elif descriptor == self.outside.get(0):
             self._write_input(event)
 
@@ -205,23 +200,19 @@ class Pipes(Stdio):
         if stream in self.outside:
             os.close(self.outside.pop(stream))
 
-    def _read_input(self) -> None:
-        super()._read_input()
-        if not self.input_open:
-            os.close(self.outside.pop(0))
-
     def _write_input(self, event: int) -> None:
         if event & (select.POLLERR | select.POLLHUP):
+            self.intake.end()
+        else:
+            try:
+                self.intake.pass_on(self.outside[0])
+            except BrokenPipeError:
+                self.intake.end()
+        self._close_input_at_end()
+
+    def _close_input_at_end(self) -> None:
+        if self.intake.is_over and 0 in self.outside:
             os.close(self.outside.pop(0))
-            return
-        try:
-            written = os.write(self.outside[0], self.pending)
-        except BlockingIOError:
-            return
-        except BrokenPipeError:
-            os.close(self.outside.pop(0))
-            return
-        self.pending = self.pending[written:]
 
 
 def _room(descriptor: int) -> int:

@@ -12,11 +12,13 @@ import select
 import socket
 import termios
 
-from oci_criu_shim.container.stdio import CHUNK, Stdio
+from oci_criu_shim.container.intake import CHUNK
+from oci_criu_shim.container.stdio import Stdio
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from oci_criu_shim.container.intake import Intake
     from oci_criu_shim.container.record import Streams
 
 PATIENCE = 10.0  # seconds for a backend that has created the container to hand over the terminal
@@ -27,14 +29,14 @@ SIZE = 8  # bytes of struct winsize (ioctl_tty(2))
 class Terminal(Stdio):
     """A terminal; `master` is None until attach(), and again when nobody has the terminal open any more."""
 
-    def __init__(self) -> None:
-        super().__init__({2: 2}, (1,))  # the backend's messages go to our standard error
+    def __init__(self, intake: Intake | None = None) -> None:
+        super().__init__({2: 2}, (1,), intake)  # the backend's messages go to our standard error
         self.master: int | None = None
         self.modes: list[int | list[bytes | int]] | None = None  # our own terminal's before (termios.tcgetattr())
 
     def record(self) -> Streams:
         """Return no names: a checkpoint finds the container's streams in its images."""
-        return {"streams": ["", "", ""]}
+        return {"streams": ["", "", ""], "input": self.intake.note}
 
     def attach(self, master: int) -> None:
         """Relay the terminal with this `master` from now on."""
@@ -58,6 +60,7 @@ class Terminal(Stdio):
 
     def started(self) -> None:
         """Put our own terminal in raw mode: the container's terminal is the one to interpret what is typed."""
+        self.intake.start()
         if self.master is not None and os.isatty(0):
             self.modes = termios.tcgetattr(0)
             _set_raw(0)
@@ -77,11 +80,11 @@ class Terminal(Stdio):
     def watch(self) -> dict[int, int]:
         """Return {descriptor: poll events} to wait for."""
         events = self._outputs()
-        if self.master is None:
+        if self.master is None or self.intake.is_held():
             return events
-        if self.pending:
+        if self.intake.pending:
             events[self.master] = events.get(self.master, 0) | select.POLLOUT
-        elif self.input_open:
+        if self.intake.wants_more:
             events[0] = select.POLLIN
         return events
 
@@ -93,12 +96,12 @@ class Terminal(Stdio):
     def ready(self, descriptor: int, event: int) -> None:
         """Copy what poll(2) reported."""
         if descriptor == 0:
-            self._read_input()
+            self.intake.read()
         elif descriptor == 1:
             self._write_output(1)
         elif descriptor == self.master:
-            if self.pending:
-                self._write_input(event)
+            if self.intake.pending:
+                self._write_input()
             if event & ~select.POLLOUT and not self.output[1]:
                 self._copy_output(1)
 
@@ -118,14 +121,12 @@ class Terminal(Stdio):
             os.close(self.master)
         self.master = None
 
-    def _write_input(self, event: int) -> None:
+    def _write_input(self) -> None:
         assert self.master is not None
         try:
-            self.pending = self.pending[os.write(self.master, self.pending) :]
-        except BlockingIOError:
-            pass
+            self.intake.pass_on(self.master)
         except OSError:  # EIO: nobody has the terminal open any more
-            self.pending = b""
+            self.intake.pending = b""
 
 
 def _set_raw(descriptor: int) -> None:

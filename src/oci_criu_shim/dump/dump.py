@@ -12,6 +12,7 @@ from oci_criu_shim import files
 from oci_criu_shim.checkpoints.committed import LAYER
 from oci_criu_shim.container import batch_script, node_fit, stdio
 from oci_criu_shim.container.bundle import Bundle
+from oci_criu_shim.container.intake import Hold
 from oci_criu_shim.container.record import CHAIN, CHANGES, STAGE_LINK, living
 from oci_criu_shim.dump import client, kept, open_files, rootfs
 from oci_criu_shim.dump.survey import Survey
@@ -23,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
-    from typing import Any
+    from typing import Any, Literal
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.directory import Directory
@@ -78,6 +79,7 @@ class Dump:
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
         self.options = options
+        self.hold: Hold  # on standard input, during the dump
         self.left_out = 0  # files that the layer of its root file system lacks
         self.record = container.load()
         self.bundle = Bundle(self.record["bundle"], self.record["config"])
@@ -165,7 +167,11 @@ class Dump:
         options = self.options | (link.begin(stage) if link else {})
         layer = rootfs.take(self.container, self.bundle, self.pid, stage)
         try:
-            with _opened(stage.images, stage.work) as directories, connection:
+            with (
+                _opened(stage.images, stage.work) as directories,
+                connection,
+                Hold(_of_supervisor(self.record, "input")) as self.hold,
+            ):
                 frozen = client.dump(connection, options, [self.pidfd, *directories], commit, serves)
         except ShimError:
             if not committed or options["leave_running"] or options.get("lazy_pages"):
@@ -190,8 +196,7 @@ class Dump:
         return stage.commit({**manifest, "written": written, "read": open_files.only_read(report["read"], written)})
 
     def _manifest(self, report: dict[str, Any], sizes: dict[str, int]) -> Draft:
-        outside = _outside_of_input(self.record)
-        pending = _unread(outside) if outside else b""
+        source, pending = self.hold.taken()
         manifest: Draft = {
             "version": 1,
             "container": self.container.name,
@@ -204,7 +209,7 @@ class Dump:
             "bytes": sum(sizes.values()),
             "files": sizes,
             "streams": _streams(self.record),
-            "input": base64.b64encode(pending).decode(),
+            "input": base64.b64encode(_unread(self.record) + pending).decode(),
             "clock": report["clock"],
             "external": report["external"],
             "network": report["network"],
@@ -219,6 +224,8 @@ class Dump:
         }
         if "begun" in self.record:
             manifest["begun"] = self.record["begun"]
+        if source:
+            manifest["source"] = source
         if "restarts" in self.record:
             manifest["restarts"] = self.record["restarts"]
         return manifest
@@ -248,10 +255,11 @@ def _require_names(images: str) -> None:
         )
 
 
-def _outside_of_input(record: Record) -> str | None:
-    """Return the supervisor's end of the container's standard input; None if there is no supervisor."""
-    ends = record.get("stdio", {}).get("outside")
-    return f"/proc/{record['supervisor'][0]}/fd/{ends[0]}" if ends else None
+def _of_supervisor(record: Record, which: Literal["input", "outside"]) -> str | None:
+    """Return the path of its note on standard input, or of the container's standard input itself; None without one."""
+    ours = record.get("stdio", {}).get(which)
+    descriptor = ours[0] if isinstance(ours, list) else ours
+    return None if descriptor is None else f"/proc/{record['supervisor'][0]}/fd/{descriptor}"
 
 
 def _streams(record: Record) -> list[str]:
@@ -275,9 +283,10 @@ def _podman_record(container: Container) -> dict[str, str]:
     }
 
 
-def _unread(path: str) -> bytes:
-    """Return what waits in the container's standard input; nothing if the pipe is closed already."""
+def _unread(record: Record) -> bytes:
+    """Return what waits in the container's standard input; nothing if it is none of the supervisor's."""
+    path = _of_supervisor(record, "outside")
     try:
-        return stdio.unread(path)
-    except FileNotFoundError:
+        return stdio.unread(path) if path else b""
+    except FileNotFoundError:  # it was killed
         return b""

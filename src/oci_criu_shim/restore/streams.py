@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 
 from oci_criu_shim.errors import ShimError
@@ -20,14 +21,17 @@ class CallersStreams:
     The container's streams led to `before`. If one was a pipe and ours is the node's /dev/null, it gets a pipe instead:
     the node's /dev/null would lead out of the container, so that it could not be dumped again. (At a start, the backend
     gives it the container's own.) Its input has what was unread, `pending`, and then the end; its output is read by a
-    process that ends with the container.
+    process that ends with the container. If our input is anything else, `pending` is `lost`: nobody could pass it on
+    before that.
     """
 
     def __init__(self, console: str | None, before: list[str], pending: bytes) -> None:
         self.inside = {number: number for number in range(3)}
+        self.lost = len(pending)
         nowhere = [n for n, name in enumerate(before) if name.startswith("pipe:") and _link(n) == os.devnull]
         if 0 in nowhere:
             self.inside[0] = _pipe_with(pending)
+            self.lost = 0
         if outputs := [number for number in nowhere if number]:
             self.inside |= dict.fromkeys(outputs, _drained_pipe())
         self.console = _connect(console) if console else None
@@ -52,6 +56,8 @@ class CallersStreams:
 def _pipe_with(text: bytes) -> int:
     """Return the reading end of a pipe that has `text`, and then the end."""
     reader, writer = os.pipe()
+    if len(text) > fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ):
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, len(text))  # nobody reads there yet
     os.write(writer, text)
     os.close(writer)
     return reader

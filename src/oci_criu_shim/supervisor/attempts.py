@@ -45,6 +45,11 @@ class Attempts:
             self._want(reason)
         return bool(reasons)
 
+    @property
+    def may_end_it(self) -> bool:
+        """Whether a child sees to a checkpoint that may end the container."""
+        return self.child is not None and self.reasons[0] in ENDING
+
     def _want(self, reason: str) -> None:
         if reason not in self.reasons:
             self.reasons.append(reason)

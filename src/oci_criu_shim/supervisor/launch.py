@@ -6,6 +6,7 @@ import os
 import time
 
 from oci_criu_shim import files
+from oci_criu_shim.container.intake import Intake, resume
 from oci_criu_shim.container.record import CONSOLE, INIT_PID, PID
 from oci_criu_shim.container.stdio import Pipes, Stdio
 from oci_criu_shim.errors import ShimError, line_of
@@ -181,19 +182,20 @@ class Launch:
         """Run it from its beginning; return its exit status."""
         self.log.note("started")
         self.begun = files.timestamp()
-        stdio = self._terminal() or Pipes()
+        taken = Intake(tell=self.log.error)
+        stdio = self._terminal(taken) or Pipes(taken)
         self.container.update({**self._record(), "stdio": stdio.record()})
         in_foreground = self.created is None and not self.keep and not self.plan.relays_terminal
         if in_foreground and self.backend.leaves_streams:
             return self._supervise(self._spawn(stdio, "run"), stdio)
         return self._create_detached(stdio)
 
-    def _terminal(self) -> Terminal | None:
+    def _terminal(self, intake: Intake) -> Terminal | None:
         if not self.plan.relays_terminal:
             return None
         from oci_criu_shim.container.terminal import Terminal
 
-        return Terminal()
+        return Terminal(intake)
 
     def _create_detached(self, stdio: Stdio) -> int:
         """Have the backend create the container and exit, so that the container's init becomes a child of ours."""
@@ -229,11 +231,12 @@ class Launch:
         from oci_criu_shim.restore import rollback
         from oci_criu_shim.restore.restore import Restore, pending_input
 
-        begin, task = time.monotonic(), self.plan.task
+        begin, task, source = time.monotonic(), self.plan.task, checkpoint.manifest.get("source")
+        taken = resume(source, pending_input(checkpoint), asked is None, self.log.error)
         cut = rollback.place(checkpoint, task) if task and self.rollback else None
         restored = Restore(self.plan, checkpoint, self.log, asked, cut)
         self.backend, self.begun = restored.backend, checkpoint.manifest.get("begun", "")
-        stdio = self._terminal() or Pipes(pending_input(checkpoint), checkpoint.manifest["streams"])
+        stdio = self._terminal(taken) or Pipes(taken, checkpoint.manifest["streams"])
         self.container.update({**self._record(), "stdio": stdio.record()})  # hooks are told of it
         pid = restored.start(stdio)
         try:

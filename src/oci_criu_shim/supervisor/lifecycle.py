@@ -82,4 +82,6 @@ def restore_detached(plan: Plan, checkpoint: Checkpoint, asked: Asked, console: 
         raise ShimError("the container has a terminal, which somebody must take", "name a --console-socket")
     streams = CallersStreams(console, checkpoint.manifest["streams"], pending_input(checkpoint))
     registry.reserve(plan.container)
+    if streams.lost:
+        plan.log.error(f"{streams.lost} bytes of standard input that {plan.container.name} had not read are lost")
     return detached.start(plan, checkpoint, asked, streams)

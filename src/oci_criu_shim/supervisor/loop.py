@@ -8,6 +8,7 @@ import select
 import signal
 
 from oci_criu_shim import files
+from oci_criu_shim.container.intake import RETRY_MS
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT, HARMLESS
 
@@ -79,7 +80,11 @@ class Supervisor:
         poll.register(self.signals.reader, select.POLLIN)
         if self.owner is not None:
             poll.register(self.owner, select.POLLIN)
-        for descriptor, events in self.stdio.watch().items():
+        watched = self.stdio.watch()
+        if self.attempts and self.attempts.may_end_it:
+            # The job's other nodes may be further: if what feeds our input was ended already, that is not its end.
+            watched.pop(0, None)
+        for descriptor, events in watched.items():
             poll.register(descriptor, events)
         for descriptor, event in poll.poll(self._timeout_ms()):
             if descriptor == self.owner:
@@ -91,6 +96,8 @@ class Supervisor:
     def _timeout_ms(self) -> float | None:
         if not self.recorded:
             return self.patience_ms
+        if self.stdio.intake.held:
+            return RETRY_MS
         seconds = self.attempts.timeout() if self.attempts and self.status is None else None
         return None if seconds is None else seconds * 1000
 
