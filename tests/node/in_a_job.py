@@ -54,8 +54,10 @@ def kill(life: Life) -> None:
 
 
 def go_on(life: Life) -> None:
-    """As the job's next run."""
+    """As the job's next run, whose input begins again."""
     restarts = sum(entry.startswith("SLURM_RESTART_COUNT") for entry in life.spec["process"]["env"]) + 1
     life.spec["process"]["env"].append(f"SLURM_RESTART_COUNT={restarts}")
     life.write()
     life.run()
+    sent, life.sent = life.sent, ""
+    life.send(sent)

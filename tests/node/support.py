@@ -105,6 +105,7 @@ class Life:
     before: tuple[str, ...] = ()  # a program that starts the runtime, and its options
     process: subprocess.Popen[str] | None = None
     errors: list[Path] = field(default_factory=list)
+    sent: str = ""
 
     @property
     def images(self) -> str:
@@ -133,11 +134,17 @@ class Life:
             self.process.communicate(timeout=patient(20))
         return done
 
+    def send(self, text: str) -> None:
+        """Write to its standard input."""
+        assert self.process and self.process.stdin
+        self.process.stdin.write(text)
+        self.process.stdin.flush()
+        self.sent += text
+
     def look(self) -> dict[str, Any]:
         """What is seen inside."""
-        assert self.process and self.process.stdin and self.process.stdout
-        self.process.stdin.write("look\n")
-        self.process.stdin.flush()
+        self.send("look\n")
+        assert self.process and self.process.stdout
         line = self.process.stdout.readline()
         assert line, f"nothing was answered: {self.said()}"
         seen: dict[str, Any] = json.loads(line)

@@ -32,9 +32,8 @@ def life(site: Site) -> Iterator[Life]:
 
 
 def checksum(life: Life) -> str:
-    assert life.process and life.process.stdin and life.process.stdout
-    life.process.stdin.write("\n")
-    life.process.stdin.flush()
+    life.send("\n")
+    assert life.process and life.process.stdout
     return life.process.stdout.readline()
 
 

@@ -30,9 +30,8 @@ def remembering(site: Site) -> Iterator[Life]:
 
 def tell(life: Life, line: str = "change") -> dict[str, int]:
     """What it says its memory is then; it was what it should be before."""
-    assert life.process and life.process.stdin and life.process.stdout
-    life.process.stdin.write(line + "\n")
-    life.process.stdin.flush()
+    life.send(line + "\n")
+    assert life.process and life.process.stdout
     answer = life.process.stdout.readline()
     assert answer, f"nothing was answered: {life.said()}"
     found = json.loads(answer)

@@ -172,9 +172,8 @@ def test_a_container_goes_on(site: Site) -> None:
 
 
 def count(life: Life) -> int:
-    assert life.process and life.process.stdin and life.process.stdout
-    life.process.stdin.write("\n")
-    life.process.stdin.flush()
+    life.send("\n")
+    assert life.process and life.process.stdout
     return int(life.process.stdout.readline())
 
 
