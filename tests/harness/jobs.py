@@ -79,9 +79,16 @@ class Work:
     mib: int = 16
     mode: str = "each"
     """How the program opens its ledger."""
+    reads: bool = False
+    """Whether it reads lines() at its standard input: more than a pipe has room for."""
 
     def command(self, ledger: str) -> str:
-        return f"python3 /shared/{PROGRAM.name} {ledger} {self.ticks} {self.tick} {self.mib} {self.mode}"
+        words = [self.ticks, self.tick, self.mib, self.mode, *(["reads"] if self.reads else [])]
+        return f"python3 /shared/{PROGRAM.name} {ledger} {' '.join(map(str, words))}"
+
+    def lines(self) -> str:
+        numbered = (f"line {number} ".ljust(200_000 // self.ticks, "x") for number in range(1, self.ticks + 1))
+        return "".join(f"{line}\n" for line in numbered)
 
 
 class Appearance:
@@ -265,6 +272,9 @@ def submit(cluster: Cluster, name: str, script: str, work: Work, *options: str) 
     path.write_text("#!/bin/sh\n" + script.format(command=work.command(f"/shared/{ledger.name}")) + "\n")
     path.chmod(0o755)
     argv = ["sbatch", "--parsable", "-p", "low", "-n1", f"--job-name={name}", "--output=/home/alice/%j.out"]
+    if work.reads:
+        (cluster.shared / f"{name}.input").write_text(work.lines())
+        argv.append(f"--input=/shared/{name}.input")
     number = cluster.exec("ctl", [*argv, *options, f"/shared/{path.name}"]).stdout.strip()
     return Job(cluster, number, work, ledger)
 

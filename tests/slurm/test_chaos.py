@@ -45,6 +45,8 @@ class Round:
     delay: float
     kind: str
     mode: str
+    reads: bool
+    """Whether it gets input from a file, as the batch job or through srun."""
 
     @classmethod
     def all(cls) -> list[Round]:
@@ -60,7 +62,8 @@ class Round:
     @classmethod
     def of(cls, victim: str, moment: str, chance: random.Random) -> Round:
         latest = 0.15 if victim in BRIEF else LATEST[moment]
-        return cls(victim, moment, chance.uniform(0, latest), chance.choice(KINDS), chance.choice(MODES))
+        delay, reads = chance.uniform(0, latest), chance.choice((True, False))
+        return cls(victim, moment, delay, chance.choice(KINDS), chance.choice(MODES), reads)
 
 
 @dataclass
@@ -164,7 +167,8 @@ class Disaster:
 def test_round(losing_cluster: Cluster, losing_bundle: str, number: int) -> None:
     round = Round.all()[number]
     submit = jobs.batch if round.kind == "batch" else jobs.step
-    job = submit(losing_cluster, losing_bundle, f"chaos{number}", Work(ticks=20, tick=0.4, mode=round.mode), *OPTIONS)
+    work = Work(ticks=20, tick=0.4, mode=round.mode, reads=round.reads)
+    job = submit(losing_cluster, losing_bundle, f"chaos{number}", work, *OPTIONS)
     disaster = Disaster(job, round)
     print(f"CHAOS_SEED={SEED} round {number}: {round}")
     try:

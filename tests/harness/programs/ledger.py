@@ -1,14 +1,16 @@
 """Keeps a ledger of its own life, by which one can tell whether a restore has changed anything.
 
-    ledger.py LEDGER TICKS SECONDS MIB [each|append|offset]
+    ledger.py LEDGER TICKS SECONDS MIB [each|append|offset [reads]]
 
 Fills MIB of memory, then writes one line per tick to LEDGER and to standard output, and checks the memory at each.
-LEDGER is opened for each line, or once: for appending, or to write where the last line ended.
+LEDGER is opened for each line, or once: for appending, or to write where the last line ended. If it reads, standard
+input must have a line for each tick (Work.lines() of tests.harness.jobs), and then end.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import random
 import sys
@@ -50,19 +52,22 @@ class Ledger:
             os.close(descriptor)
 
 
-def main(path: str, ticks: int, seconds: float, mib: int, mode: str = "each") -> int:
-    """Live; return 1 if the memory is not what it was."""
+def main(path: str, ticks: int, seconds: float, mib: int, mode: str = "each", reads: str = "") -> int:
+    """Live; return 1 if the memory or the input is not what it was."""
     blocks, ledger = fill(mib), Ledger(path, mode)
+    lines = io.FileIO(0)  # which keeps nothing for itself
     expected = checksum(blocks)
     good = True
     for number in range(1, ticks + 1):
         block = (number - 1) % mib if mib else 0
         good = good and blocks[block : block + 1] == [random.Random(block).randbytes(MIB)][:mib]
         word = "sum-ok" if good else "sum-bad"
+        if reads and lines.readline().split()[:2] != [b"line", b"%d" % number]:
+            good, word = False, "input-bad"
         ledger.add(f"tick {number} pid {os.getpid()} mono {time.monotonic():.3f} {word}")
         print(f"tick {number}", flush=True)
         time.sleep(seconds)
-    good = good and checksum(blocks) == expected
+    good = good and checksum(blocks) == expected and not (reads and lines.read(1))
     print("end sum-ok" if good else "end sum-bad", flush=True)
     return 0 if good else 1
 
