@@ -42,10 +42,14 @@ def full(site: Site, user: str, bundle: str) -> Spec:
     return configured.with_ranges(spec) if user == "bob" else spec
 
 
-def mapped(site: Site, user: str, bundle: str) -> Spec:
-    """Root's container with ids that are nobody's outside; its root file system is theirs."""
+def make_mapped(site: Site) -> None:
     copy = f"mkdir -p {configured.MAPPED}; cp -a /home/bob/base/rootfs/. {configured.MAPPED}"
     site.exec(["sh", "-c", f"{copy}; chown -R 300000:300000 {configured.MAPPED}"])
+
+
+def mapped(site: Site, user: str, bundle: str) -> Spec:
+    """Root's container with ids that are nobody's outside; its root file system is theirs."""
+    make_mapped(site)
     return configured.with_mapped_root(configured.everything(site.spec(user), bundle))
 
 

@@ -57,6 +57,28 @@ def left(site: Site) -> str:
     return site.exec(["pgrep", "-u", "1000", "-f", "inside.py|^criu: "], check=False).stdout
 
 
+def test_a_users_dump(site: Site) -> None:
+    """While it packs a tmpfs, all being frozen."""
+    spec = site.spec("alice")
+    spec["mounts"].append({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"})
+    script = "head -c 150M /dev/zero >/tmp/zeros; exec python3 -I /inside.py"
+    spec["process"]["args"] = ["sh", "-c", script]
+    life = site.container("alice", spec)
+    stop = "until pkill -STOP -u alice -f '^criu: dump'; do sleep 0.01; done"
+    argv = site.cluster.argv(site.node, ["timeout", "60", "sh", "-c", stop], "root")
+    try:
+        with site.lending("alice"):
+            life.run()
+            life.look()
+            with subprocess.Popen(argv):
+                done = life.checkpoint(check=False)
+            assert (done.returncode, "CRIU made no progress for 6" in done.stderr) == (1, True), done.stderr
+            assert life.look()["uname"]
+            life.checkpoint()
+    finally:
+        life.stop()
+
+
 @contextmanager
 def silent_page_server(site: Site) -> Iterator[None]:
     argv = site.cluster.argv(site.node, ["python3", "-Ic", SILENT], "root")

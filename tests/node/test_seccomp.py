@@ -12,6 +12,7 @@ from tests.harness.jobs import SETTINGS
 from tests.harness.programs.filtered import CASES
 from tests.node import configured
 from tests.node.support import Life, Site
+from tests.node.test_configured import make_mapped
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere CRIU sets all that it can")
 
@@ -56,6 +57,8 @@ def test_kept(site: Site, case: str) -> None:
 @pytest.mark.parametrize("user", ["bob", "root"])
 def test_kept_with_ranges_of_ids(site: Site, user: str) -> None:
     """In root's container, too, CRIU has no privilege on the node."""
+    if user == "root":
+        make_mapped(site)
     life = container(site, user, "thread, twice")
     (configured.with_mapped_root if user == "root" else configured.with_ranges)(life.spec)
     life.write()
