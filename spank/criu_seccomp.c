@@ -43,6 +43,8 @@ enum {
 	LARGEST = sizeof(struct sock_fprog) + BPF_MAXINSNS * sizeof(struct sock_filter)
 };
 
+enum { CS_OF_32_BITS = 0x23 }; /* USER32_CS in CRIU */
+
 struct filter {
 	uint32_t flags;
 	uint32_t length; /* instructions, which follow */
@@ -61,6 +63,8 @@ static volatile struct {
 	uint32_t threads; /* which follow */
 } *shared;
 
+#if defined(__x86_64__)
+
 typedef long (*function)(enum __ptrace_request, pid_t, void *, void *);
 
 static function next;
@@ -70,8 +74,6 @@ static struct {
 	pid_t *threads;
 	size_t count;
 } traced;
-
-#if defined(__x86_64__)
 
 static int fail(pid_t thread, const char *what)
 {
@@ -251,6 +253,10 @@ static int set(pid_t thread, const struct thread *wanted)
 	if (next(PTRACE_GETREGS, thread, NULL, &call.registers) < 0 ||
 	    next(PTRACE_GETSIGMASK, thread, size, &blocked) < 0 || next(PTRACE_SETSIGMASK, thread, size, &all) < 0)
 		return fail(thread, "it can't be traced");
+	if (call.registers.cs == CS_OF_32_BITS) {
+		errno = ENOTSUP;
+		return fail(thread, "it is a 32-bit program's");
+	}
 	if (set_all(&call, wanted) < 0)
 		return fail(thread, wanted->mode == SECCOMP_MODE_STRICT ? "strict mode" : "a filter");
 	if (next(PTRACE_SETREGS, thread, NULL, &call.registers) < 0 ||

@@ -114,6 +114,24 @@ def test_chains_and_threads(tmp_path: Path) -> None:
     os.close(found.shared)
 
 
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    on("x86_64", monkeypatch)
+
+
+def on(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = os.uname_result((*os.uname()[:4], machine))
+    monkeypatch.setattr(os, "uname", lambda: found)
+
+
+def test_elsewhere_all_is_left_to_criu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """System calls have other numbers there."""
+    on("aarch64", monkeypatch)
+    images = image(tmp_path, (denying(CAPSET), None, 0))
+    assert not Seccomp(images).concerns(1, 0) and not Seccomp(images).concerns(2, 0)
+    seccomp.require_restorable(images)
+
+
 @pytest.mark.parametrize("directory", [None, "/nonexistent"])
 def test_nothing_is_to_be_set(directory: str | None) -> None:
     found = Seccomp(directory)

@@ -39,11 +39,14 @@ LAST = (
 
 
 class Seccomp:
-    """What is to be set in the threads of a container, from its `images`; nothing if CRIU can set all (None)."""
+    """What is to be set in the threads of a container, from its `images`; nothing if CRIU can set all (None).
+
+    On another machine than MACHINE, all is left to CRIU.
+    """
 
     def __init__(self, images: str | None) -> None:
-        self.images = images
-        self.filters = _filters(os.path.join(images, "seccomp.img")) if images else []
+        self.images = images if os.uname().machine == MACHINE else None
+        self.filters = _filters(os.path.join(self.images, "seccomp.img")) if self.images else []
         self.refusing = {number for number in range(len(self.filters)) if self._refuses(number)}
         self.threads: list[bytes] = []
         self.shared = -1  # the shared file, once there is one
@@ -108,7 +111,7 @@ def require_restorable(images: str) -> None:
     for name in os.listdir(images):
         if name.startswith("core-") and seccomp.concerns(*criu.seccomp(os.path.join(images, name))):
             entry = criu.load_image(os.path.join(images, name))["entries"][0]["thread_core"]
-            if os.uname().machine != MACHINE or not entry.get("creds", {}).get("no_new_privs"):
+            if not entry.get("creds", {}).get("no_new_privs"):
                 raise ShimError(
                     f"thread {name.removeprefix('core-').removesuffix('.img')} of the container has a seccomp filter"
                     " that refuses what a restore has to do in it",
