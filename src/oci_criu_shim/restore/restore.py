@@ -17,7 +17,7 @@ from oci_criu_shim.checkpoints.committed import LAYER
 from oci_criu_shim.checkpoints.directory import joined
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.unpacking import Unpacked
-from oci_criu_shim.container import backends, hooks, node_fit
+from oci_criu_shim.container import backends, batch_script, hooks, node_fit
 from oci_criu_shim.container.backends import Backend
 from oci_criu_shim.container.bundle import ROOTFS
 from oci_criu_shim.container.record import STAGE, STAGE_LINK
@@ -134,7 +134,8 @@ class Restore:
                 _end_all(others)
                 moments.undone()
                 raise
-        if changed := _changed(found.manifest, plan.bases):
+        script = batch_script.point(self.bundle)  # Slurm's copy, or ours: batch_script.copy()
+        if changed := _changed(found.manifest, {mount: base for mount, base in plan.bases.items() if mount != script}):
             names = f"{' '.join(changed[:4])}{' …' if changed[4:] else ''}"
             self.log.event(f"changed since {found.path}, which had them open or mapped to read them: {names}")
         if not verification.complete:
