@@ -87,15 +87,16 @@ def test_no_mount_point_behind_a_link(life: Life) -> None:
 
 
 @USERS
-def test_other_access_rights(life: Life) -> None:
+@pytest.mark.parametrize(("directory", "program"), [("775", "700"), ("g+ws,+t", "u+s")])
+def test_other_access_rights(life: Life, directory: str, program: str) -> None:
     """A file that is open for reading, one that is open for writing, the working directory, a program."""
     sh(life, "mkdir data; echo read >data/file; cp /usr/bin/sleep data; echo kept >data/written")
     bind(life, "data", "/data")
     life.spec["process"]["cwd"] = "/data"
-    program = "/data/sleep 600 & exec 9>>/data/written; exec python3 -I /inside.py /data/file"
-    life.spec["process"]["args"] = ["sh", "-c", program]
+    script = "/data/sleep 600 & exec 9>>/data/written; exec python3 -I /inside.py /data/file"
+    life.spec["process"]["args"] = ["sh", "-c", script]
     start(life)
-    move(life, "chmod 664 data/file; chmod 444 data/written; chmod 775 data; chmod 700 data/sleep")
+    move(life, f"chmod 664 data/file; chmod 444 data/written; chmod {directory} data; chmod {program} data/sleep")
     assert life.look()["held"]["/data/file"]
     assert life.end() == 0
 

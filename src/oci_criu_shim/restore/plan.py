@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 
+from oci_criu_shim.checkpoints.committed import LAYER
 from oci_criu_shim.container import batch_script, cgroup_path, limits
 from oci_criu_shim.container.record import RESTORE_LOG, STAGE
 from oci_criu_shim.errors import Misfit, ShimError
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from oci_criu_shim.files import Document
     from oci_criu_shim.host.external import External
 
+FILES = "files.img"
+BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 CONFIGURATION = "criu.conf"  # CRIU's own name
 STREAMS = 4  # the first of CRIU's three descriptors that are the container's pipes
 PREMADE = {  # {name in CRIU's images: (name in config.json, clone flag)} of namespaces that are made before CRIU starts
@@ -89,6 +93,8 @@ class RestorePlan:
             *_write_cores(self.images, container, self.manifest, self.seccomp),
         ]
         self.sources = self._sources(batch_script.copy(checkpoint, bundle))
+        if self._take_modes():
+            self.edited.append(container.path(FILES))
         # Whether root's container has remapped ids: on the node they can't get at root's files and directories.
         self.remapped = os.geteuid() == 0 and self.has_user_namespace
         if self.remapped and asked.fields.get("lazy_pages"):
@@ -168,6 +174,28 @@ class RestorePlan:
                     "make it there, on each node",
                 ) from None
 
+    def _take_modes(self) -> bool:
+        """Write CRIU's image of open files anew if set-id or sticky bits have changed since, which it compares.
+
+        Return whether there were any.
+        """
+        image = criu.load_image(os.path.join(self.images, FILES))
+        bases = self.bases
+        points = {entry["mnt_id"]: entry["mountpoint"] for entry in self._mounted()}
+        changed = False
+        for file in (entry["reg"] for entry in image["entries"] if "mode" in entry.get("reg", ())):
+            point = points.get(file.get("mnt_id"), "")
+            # A layer will put back the modes in the root file system.
+            if point not in bases or (point == "/" and LAYER in self.manifest["files"]):
+                continue
+            mode = _mode(os.path.join(bases[point], file["name"].removeprefix(point).lstrip("/")).rstrip("/"))
+            if stat.S_IFMT(mode) == stat.S_IFMT(file["mode"]) and (mode ^ file["mode"]) & BITS:
+                file["mode"] = mode
+                changed = True
+        if changed:
+            criu.dump_image(self.container.path(FILES), image)
+        return changed
+
     def _mounted(self) -> list[Document]:
         """Return CRIU's entries of the container's mounts."""
         image = criu.load_image(os.path.join(self.images, f"mountpoints-{self.ids['own']['mnt_ns_id']}.img"))
@@ -231,6 +259,14 @@ class RestorePlan:
                     _check_source(entry, path, node)
                 found.append(MountSource(entry, path, staged))
         return found
+
+
+def _mode(path: str) -> int:
+    """Return the mode of a file, which need not be there: CRIU will say so; 0 then."""
+    try:
+        return os.lstat(path).st_mode
+    except OSError:
+        return 0
 
 
 def own_cgroup_path(container: Container, bundle: Bundle, checkpoint: Checkpoint) -> str:
