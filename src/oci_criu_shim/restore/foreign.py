@@ -58,12 +58,12 @@ def _id_map(mappings: list[dict[str, int]] | None) -> IdMap:
 def _external(path: str, own: dict[str, int], bundle: Bundle) -> list[External]:
     """Return the mounts that CRIU was told of, with the names it was told: runc calls all masked files /dev/null."""
     image = criu.load_image(os.path.join(path, f"mountpoints-{own['mnt_ns_id']}.img"))
-    entries = [entry for entry in image["entries"] if entry.get("ext_key") and entry["mountpoint"].strip("./")]
+    entries = [entry for entry in image["entries"] if entry.get("ext_key") and entry["mountpoint"] != "/"]
     return [_entry(entry, bundle) for entry in entries]
 
 
 def _entry(entry: Document, bundle: Bundle) -> External:
-    point = "/" + entry["mountpoint"].lstrip("./")
+    point = entry["mountpoint"]
     found: External = {
         "name": entry["ext_key"],
         "key": point,
