@@ -11,6 +11,7 @@ from tests.node.support import Life, Site
 
 USERS = pytest.mark.parametrize("user", ["root", "alice"])
 PROGRAM = ("python3", "-I", "/attributes.py")
+LOG_IN = 'echo 1234 >/proc/self/loginuid && exec "$@"'
 ONE = ("taskset", "--cpu-list", "1")
 
 
@@ -43,6 +44,17 @@ def test_same_after(site: Site, user: str) -> None:
             site.exec(["rm", "-r", life.images], user)
         assert "processors" not in life.said()
         assert life.end() == 0
+
+
+def test_roots_login(site: Site) -> None:
+    """The container is still its login's (loginuid of proc_pid(5))."""
+    with running(site, "root", *PROGRAM, before=("sh", "-c", LOG_IN, "sh")) as life:
+        life.look()
+        life.before = ()
+        life.checkpoint()
+        life.restore()
+        life.look()
+        assert site.exec(["cat", f"/proc/{life.state()['pid']}/loginuid"]).stdout == "1234"
 
 
 @USERS

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.node.support import Site
+import pytest
+
+from tests.node.support import Life, Site
 
 
 def test_named_network_and_names(site: Site) -> None:
@@ -34,3 +36,33 @@ def test_named_network_and_names(site: Site) -> None:
         life.stop()
         site.exec(["ip", "netns", "del", "named"])
         site.exec(["sh", "-c", "umount /run/*-named && rm /run/*-named"])
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+def test_network_without_a_loopback(site: Site, is_first: bool) -> None:
+    """Even if CRIU has not noted yet what the kernel can do."""
+    site.exec(["ip", "netns", "add", "down"])
+    spec = site.spec("root")
+    next(entry for entry in spec["linux"]["namespaces"] if entry["type"] == "network")["path"] = "/run/netns/down"
+    spec["process"]["args"] = ["cat"]
+    life = site.container("root", spec)
+    try:
+        life.run()
+        assert said(life, "before") == "before\n"
+        life.checkpoint()
+        if is_first:
+            site.exec(["rm", "/run/criu.kdat"])
+        life.restore()
+        assert said(life, "after") == "after\n", life.said()
+        assert life.end() == 0
+    finally:
+        life.stop()
+        site.exec(["ip", "netns", "del", "down"])
+
+
+def said(life: Life, line: str) -> str:
+    """What cat says to a line."""
+    assert life.process and life.process.stdin and life.process.stdout
+    life.process.stdin.write(line + "\n")
+    life.process.stdin.flush()
+    return life.process.stdout.readline()

@@ -283,3 +283,9 @@ def test_epoll_sets() -> None:
         here.processes = [Process(os.getpid())]
         assert not list(descriptors.polled(here))
         os.close(writer)
+
+
+def test_a_zombie_has_no_personality() -> None:
+    with subprocess.Popen(["true"]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert list(processes.personalities(survey(os.getpid()))) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -98,3 +99,10 @@ def test_processors_that_are_not_there(other: int) -> None:
 def test_ranges(numbers: set[int], text: str) -> None:
     assert threads._ranges(numbers) == text
     assert cgroups._numbers(text) == numbers
+
+
+def test_a_zombie_has_none(other: int) -> None:
+    os.kill(other, signal.SIGKILL)
+    os.waitid(os.P_PID, other, os.WEXITED | os.WNOWAIT)
+    assert threads.note(other, 0) == {}
+    assert threads.give_back(other, {inside(other): {"coredump_filter": 5}}) != []

@@ -148,9 +148,9 @@ PROPERTIES = (
         "request them anew",
     ),
     changed(
-        "mlockall(2) for future memory, KSM, the machine check policy, PR_SET_MDWE, speculation control, the nice value"
-        " of a session's group (/proc/PID/autogroup)",
-        "are the default",
+        "mlockall(2) for future memory, KSM, utilisation clamps, core scheduling, the machine check policy,"
+        " PR_SET_MDWE, PR_SET_TSC, speculation control, a session's nice value (/proc/PID/autogroup)",
+        "are the default, or as the supervisor has them",
     ),
     changed(
         "what `exec` has started in the container",

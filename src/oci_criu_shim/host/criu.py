@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NEEDED = (4, 2)  # older ones can't dump inet sockets on kernels from 6.16 on (SO_PASSCRED)
 RESPONSE = 1 << 20
+FEATURES = "/run/criu.kdat"  # where CRIU notes what the kernel can do, if root starts it
 LOOK_MS = 1000  # until it is seen again whether CRIU gets on
 # CRIU that has lost its client lets go of the container, and ends. What does not end after it was killed waits for a
 # device, and can't be ended.
@@ -260,6 +261,7 @@ def last_words(stopped: Stopped, log: str) -> str:
 MEANINGS = (
     (r"Tracking memory is not available", "the kernel must be one that tracks what memory is written (soft-dirty)"),
     (r"io_uring", "a process uses io_uring, which CRIU cannot dump"),
+    (r"kerndat_tcp_repair", "lo is down in the network namespace that it joins: ip link set lo up"),
     (r"doesn't live in IPC ns", "a process uses System V shared memory of the node: use an ipc namespace"),
     (r"infiniband|uverbs", "a process uses InfiniBand verbs, which CRIU cannot dump"),
     (r"Connected TCP socket", "a TCP connection is open; only root can keep it, by --tcp-established"),
@@ -431,6 +433,15 @@ def supports(program: str, feature: str) -> bool:
     """Return whether CRIU finds a kernel feature, by a name of `criu check --feature`, without its cache."""
     argv = [program, "check", "--unprivileged", "--feature", feature]
     return process.output(argv, {"PATH": process.PATH, "LANG": "C.UTF-8"})[0] == 0
+
+
+def note_features(program: str) -> None:
+    """Have CRIU note what the kernel can do, unless it has done so since the node was booted.
+
+    It could not find out in a network namespace whose loopback device is down (kerndat_tcp_repair() in criu/kerndat.c).
+    """
+    if not os.path.exists(FEATURES):
+        process.output([program, "check", "--feature", "timens"], {"PATH": process.PATH, "LANG": "C.UTF-8"})
 
 
 def bindings() -> str:

@@ -89,10 +89,10 @@ def _attributes(leader: int, thread: int, usual: dict[str, int | None], whole: l
 
 
 def _get(name: str, thread: int) -> int | None:
-    """Return one of the NUMBERS; None if the kernel does not tell us."""
+    """Return one of the NUMBERS; None if the kernel does not tell us, as of a zombie."""
     try:
         return NUMBERS[name].get(thread)
-    except (FileNotFoundError, PermissionError):
+    except (FileNotFoundError, PermissionError, ValueError):
         return None
 
 
@@ -110,7 +110,7 @@ def _give_back(thread: int, attributes: Attributes) -> Iterator[str]:
     for name, number in NUMBERS.items():
         value: int | None = attributes.get(name)  # type: ignore[assignment]
         try:
-            if value is not None and number.get(thread) != value:
+            if value is not None and _get(name, thread) != value:
                 number.put(thread, value)
         except OSError as error:
             yield f"{number.words} was {value}, and can't be set here: {error.strerror}"

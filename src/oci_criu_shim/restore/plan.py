@@ -9,7 +9,7 @@ from oci_criu_shim.checkpoints.committed import LAYER
 from oci_criu_shim.container import batch_script, cgroup_path, limits
 from oci_criu_shim.container.record import RESTORE_LOG, STAGE
 from oci_criu_shim.errors import Misfit, ShimError
-from oci_criu_shim.host import cgroups, criu, linux, mounts
+from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts
 from oci_criu_shim.restore.seccomp import Seccomp
 
 TYPE_CHECKING = False
@@ -90,6 +90,7 @@ class RestorePlan:
         self.edited = [
             container.path(criu.INVENTORY),
             *_write_mountpoints(self.images, container),
+            *_write_clocks(self.images, container, self.manifest),
             *_write_cores(self.images, container, self.manifest, self.seccomp),
         ]
         self.sources = self._sources(batch_script.copy(checkpoint, bundle))
@@ -109,6 +110,11 @@ class RestorePlan:
     def has_user_namespace(self) -> bool:
         """Whether the container has a user namespace of its own."""
         return "user_ns_id" in self.own
+
+    @property
+    def unprivileged(self) -> bool:
+        """Whether CRIU runs with the rights of an ordinary user, if only inside of a user namespace."""
+        return os.geteuid() != 0 or self.has_user_namespace
 
     @property
     def joined(self) -> dict[str, int]:
@@ -230,7 +236,9 @@ class RestorePlan:
             "root": self.root,
             "external": [source.external for source in self.sources],
             "inherit_fd": inherited,
-            "unprivileged": True,
+            "unprivileged": self.unprivileged,
+            # Mounts are made where createContainer hooks are run. Its other way, mounts-v2, takes privilege.
+            "mntns_compat_mode": True,
             "rst_sibling": True,
             "manage_cgroups_mode": "IGNORE",
             "network_lock": "SKIP",
@@ -292,6 +300,22 @@ def _write_inventory(images: str, path: str) -> dict[str, dict[str, int]]:
             root[key] = own[key]
     criu.dump_image(path, inventory)
     return {"own": own, "root": before}
+
+
+def _write_clocks(images: str, container: Container, manifest: Manifest) -> Iterator[str]:
+    """Write the clocks as they were when everything froze, and yield the path.
+
+    If CRIU is privileged, it makes a time namespace of its own, unless the container had one. Its image has the clocks
+    of a later moment, when the memory was written (dump_time_ns() in criu/timens.c, 4.2).
+    """
+    name = "timens-0.img"
+    if not manifest["clock"] or not os.path.exists(os.path.join(images, name)):
+        return
+    image = criu.load_image(os.path.join(images, name))
+    for clock, value in manifest["clock"].items():
+        image["entries"][0][clock] = dict(zip(("tv_sec", "tv_nsec"), divmod(value, clocks.SECOND), strict=True))
+    criu.dump_image(container.path(name), image)
+    yield container.path(name)
 
 
 def _write_mountpoints(images: str, container: Container) -> Iterator[str]:

@@ -40,6 +40,8 @@ LONGEST = 4000  # bytes of the builder's answer: a pipe takes one page of them i
 
 def start(plan: RestorePlan, stdio: Stdio | CallersStreams) -> criu.Swrk:
     """Start `criu swrk` in a new sandbox, as a child of ours. Raise Misfit if the sandbox can't be built here."""
+    if not plan.unprivileged:
+        criu.note_features(plan.program)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     log = os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     fds = {CONNECTION: theirs.fileno(), 2: log}

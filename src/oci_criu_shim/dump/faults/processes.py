@@ -114,13 +114,21 @@ def unlimited(survey: Survey) -> Iterator[ShimError]:
 
 def personalities(survey: Survey) -> Iterator[ShimError]:
     """CRIU restores no personality; a process has that of the CRIU that restores it (restore/plan.py)."""
-    own = read(f"{survey.init.path}/personality")
+    own = _personality(survey.init)
     living = [each for each in survey.leaders if each.state not in ENDED]
-    found = ((" ".join(each.status.get("Name", [])), read(f"{each.path}/personality")) for each in living)
+    found = ((" ".join(each.status.get("Name", [])), _personality(each)) for each in living)
     for name, number in dict.fromkeys(found):
         if number not in ("", own):
             said = f"a process ({name}) has the personality {int(number, 16):#x}, and comes back with that of the init"
             yield ShimError(f"{said}, {int(own, 16):#x}", "start the container's program with it, by setarch")
+
+
+def _personality(process: Process) -> str:
+    """Return the personality of a process, in hexadecimal; an empty string if it is somebody else's."""
+    try:
+        return read(f"{process.path}/personality")
+    except PermissionError:
+        return ""
 
 
 def schedulers(survey: Survey) -> Iterator[ShimError]:
