@@ -19,7 +19,7 @@ import pytest
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.dump.faults import descriptors, files, processes
 from oci_criu_shim.dump.survey import Process, Status, Survey
-from oci_criu_shim.host import criu, mounts, process
+from oci_criu_shim.host import cgroups, criu, mounts, process
 from tests.harness.cluster import wait_for
 
 
@@ -87,6 +87,9 @@ def test_what_can_not_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         wait_for(lambda: (process.stat_fields(child.pid) or "R")[0] == "D", 10, "a process that waits")
         (fault,) = processes.unstoppable(survey(child.pid))
         assert f"process {child.pid} (python" in str(fault) and "can't be stopped: it waits in the kernel" in str(fault)
+        with monkeypatch.context() as frozen:
+            frozen.setattr(cgroups, "frozen", lambda _: "/sys/fs/cgroup/freezer/it")
+            assert not list(processes.unstoppable(survey(child.pid)))
         with fifo.open():
             pass
         wait_for(lambda: (process.stat_fields(child.pid) or "D")[0] == "S", 10, "a process that goes on")

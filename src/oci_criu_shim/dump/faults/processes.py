@@ -39,6 +39,8 @@ def unstoppable(survey: Survey) -> Iterator[ShimError]:
     Such a wait mostly ends soon. It is given some time, in which the container runs on.
     """
     waiting = {path: since for each in survey.processes for path in _threads(each) if (since := _waits(path))}
+    if waiting and cgroups.frozen(survey.pid):
+        return  # by a control group of version 1: CRIU thaws it
     limit = time.monotonic() + WAIT_SECONDS
     while waiting and time.monotonic() < limit:
         time.sleep(PAUSE_SECONDS)
