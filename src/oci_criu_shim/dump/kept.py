@@ -97,7 +97,10 @@ PROPERTIES = (
         "files written to the root file system",
         "stay there; if it is a node's own, they are in the checkpoint: [rootfs-changes.md](rootfs-changes.md)",
     ),
-    kept("bind, masked and read-only mounts", "from the same sources, with the same flags"),
+    kept(
+        "bind, masked and read-only mounts",
+        "from the same sources, with the same flags; mount points that are missing on the node are made",
+    ),
     kept("rootfsPropagation, rslave, rprivate; a user's rshared", "a slave sees again what the node mounts later"),
     kept(
         "hooks",
@@ -348,7 +351,7 @@ PROPERTIES = (
         running=sources.removed,
     ),
     refused(
-        "a user's watch (inotify, fanotify) of something whose path is not found within 2 s: it was removed, is a link,"
+        "a user's watch (inotify, fanotify) of something whose path is not found within 5 s: it was removed, is a link,"
         " or is among very many files",
         "CRIU may not open it by its number, and restores a watch by its path",
         "end the watch",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CACHE = "irmap-cache"  # in the directory that CRIU works in
 LINKS = ("anon_inode:inotify", "anon_inode:[fanotify]")  # in /proc/PID/fd
 MARK = re.compile(r"(?:inotify wd:\S+|fanotify) ino:([0-9a-f]+) sdev:([0-9a-f]+) ")  # proc_pid_fdinfo(5)
-SECONDS = 2.0  # for all paths; a container runs on meanwhile
+SECONDS = 5.0  # for all paths; a container runs on meanwhile
 MANY = 1024  # files between two looks at the clock
 
 

@@ -137,7 +137,7 @@ class Restore:
         script = batch_script.point(self.bundle)  # Slurm's copy, or ours: batch_script.copy()
         if changed := _changed(found.manifest, {mount: base for mount, base in plan.bases.items() if mount != script}):
             names = f"{' '.join(changed[:4])}{' …' if changed[4:] else ''}"
-            self.log.event(f"changed since {found.path}, which had them open or mapped to read them: {names}")
+            self.log.event(f"files that it only reads have changed since {found.path}: {names}")
         if not verification.complete:
             self.log.event(f"{found.path} was not verified: it has no checksums of its memory")
         return started
