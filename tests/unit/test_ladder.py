@@ -183,6 +183,7 @@ def test_others_restore_the_same_checkpoint_for_long(site: Site, monkeypatch: py
     [
         (NotRestored("Can't create ghost regfile"), 3),
         (OSError(17, "File exists", "/x/ghost-1"), 3),
+        (NotRestored("Can't create ghost regfile: Permission denied"), 1),
         (NotRestored("Can't open file"), 1),
         (ShimError("ghost"), 1),
         (Misfit("ghost"), 1),

@@ -41,6 +41,7 @@ TRIES = "tries.json"
 MARK = "oci-criu-shim: "  # where our part of a job's comment begins
 LONGEST = 300  # characters of our part
 PAUSES = (0.5, 2, 8)  # seconds at most
+LASTING = ("Permission denied", "Operation not permitted", "Read-only file system")  # what is the same a moment later
 END_SECONDS = 300  # Slurm ends a job that was requeued
 LIST = "`oci-criu-shim ckpt list` shows the checkpoints that there are"
 
@@ -91,7 +92,8 @@ class Ladder:
         """
         if isinstance(error, OSError):
             error = NotRestored(f"{path} could not be restored: {line_of(error)}")
-        if isinstance(error, NotRestored) and "ghost" in str(error) and self.may_try_again:
+        may_pass = "ghost" in str(error) and not any(words in str(error) for words in LASTING)
+        if isinstance(error, NotRestored) and may_pass and self.may_try_again:
             self.tries_again = True
         elif isinstance(error, Misfit):
             self._note(path, error)
