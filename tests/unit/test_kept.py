@@ -93,3 +93,25 @@ def test_a_users_group(config: dict[str, Any]) -> None:
 def test_the_page_shows_the_list() -> None:
     done = subprocess.run([sys.executable, "-B", ROOT / "tools/kept_md"], stdout=subprocess.PIPE, text=True, check=True)
     assert (ROOT / "docs/kept.md").read_text() == done.stdout, "run: tools/kept_md >docs/kept.md"
+
+
+def test_what_is_refused_is_looked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What will be changed is told of a container that can be checkpointed."""
+    found: list[ShimError] = []
+    rows = (
+        kept.changed("one", "so", running=lambda _: iter([ShimError("it is late", "hurry"), ShimError("it is red")])),
+        kept.changed("always", "so"),
+        kept.refused("two", "so", running=lambda _: iter(found)),
+    )
+    monkeypatch.setattr(kept, "PROPERTIES", rows)
+    survey: Any = None
+    assert kept.check(survey) == ["it is late (hint: hurry)", "it is red"]
+    found.append(ShimError("no"))
+    with pytest.raises(ShimError, match="no"):
+        kept.check(survey)
+
+
+def test_each_row_says_what_to_look_at() -> None:
+    assert all(row.what and row.how for row in kept.PROPERTIES)
+    assert {row.answer for row in kept.PROPERTIES} == {kept.KEPT, kept.REFUSED, kept.CHANGED}
+    assert not any(row.running for row in kept.PROPERTIES if row.answer == kept.KEPT)
