@@ -200,7 +200,9 @@ def test_started_again(scrun_cluster: Cluster) -> None:
         first = displace(scrun_cluster)
         wait_for(lambda: not podman(scrun_cluster, "ps", "--quiet").stdout, 30, "its end")
         reached = counted(scrun_cluster, "one")[-1]
-        told = f"job {first} has no batch script, so Slurm does not requeue it"
+        told = (
+            f"job {first} is not requeued (it has no batch script): a job with --restart-dir={first} goes on from here"
+        )
         assert told in podman(scrun_cluster, "logs", "one").stderr
         podman(scrun_cluster, "start", "one")
         assert wait_counts(scrun_cluster, "one", reached + 3)[: reached + 4] == list(range(reached + 4))
