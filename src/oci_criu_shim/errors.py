@@ -37,7 +37,14 @@ def line_of(error: ShimError | OSError) -> str:
 
 
 class Misfit(ShimError):
-    """A checkpoint doesn't fit this node; it may be right, and another node may be able to run it."""
+    """A checkpoint doesn't fit this node; it may be right, and another node may be able to run it.
+
+    `home` is a node that surely can, if one is known.
+    """
+
+    def __init__(self, message: str, hint: str = "", home: str = "") -> None:
+        super().__init__(message, hint)
+        self.home = home
 
 
 class Killed(ShimError):
@@ -49,4 +56,4 @@ class Stopped(Killed):
 
 
 class NotRestored(ShimError):
-    """CRIU could not restore a checkpoint; whether by fault of the checkpoint or of the node can't be told."""
+    """CRIU could not restore a checkpoint; whether by fault of the checkpoint or of the node can't be told yet."""

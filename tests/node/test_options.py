@@ -15,15 +15,12 @@ RUNC = "/usr/sbin/runc"
 
 USERS = pytest.mark.parametrize("user", ["root", "alice"])
 # A connection to itself, and a lock of each kind; for each line that it reads, whether it is connected still.
-# A user's connection is no TCP: such a one can't be kept.
 HOLD = """
 import fcntl, json, socket, sys
 user = sys.argv[1]
-here, there = socket.socketpair()
-if user == "root":
-    listener = socket.create_server(("127.0.0.1", 0))
-    here = socket.create_connection(listener.getsockname())
-    there, _ = listener.accept()
+listener = socket.create_server(("127.0.0.1", 0))
+here = socket.create_connection(listener.getsockname())
+there, _ = listener.accept()
 whole, part = open(f"/tmp/{user}-whole", "w"), open(f"/tmp/{user}-part", "w")
 fcntl.flock(whole, fcntl.LOCK_EX)
 fcntl.lockf(part, fcntl.LOCK_EX)
@@ -48,7 +45,7 @@ for name, take in (("whole", fcntl.flock), ("part", fcntl.lockf)):
 
 @USERS
 def test_locks_and_connections(site: Site, user: str) -> None:
-    """Locks are held across a restore; it closes connections if that is asked for."""
+    """Locks are held across a restore; it closes connections if that is asked for. A user's are kept without asking."""
     spec = site.spec(user)
     spec["process"]["args"] = ["python3", "-I", "-c", HOLD, user]
     life = site.container(user, spec)

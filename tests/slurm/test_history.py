@@ -24,13 +24,13 @@ METRICS = "/var/lib/node-exporter"
 PLUGSTACK = f"required /usr/lib/oci-criu-shim/oci_criu_shim_spank.so metrics={METRICS}\n"
 FAILURES = "oci_criu_shim_dump_failures_total"
 STATUS = ("oci-criu-shim", "job", "status", f"--checkpoint-dir={jobs.CHECKPOINTS}")
-# Its dump fails: CRIU keeps no open TCP connections unless it is asked to.
-CONNECTED = """
+# CRIU can't dump what a UDP socket holds back (UDP_CORK).
+CORKED = """
 import socket, time
-server = socket.create_server(("127.0.0.1", 0))
-ends = [socket.create_connection(server.getsockname()), server.accept()]
-print("connected", flush=True)
-time.sleep(600)
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as corked:
+    corked.setsockopt(socket.IPPROTO_UDP, 1, 1)
+    print("corked", flush=True)
+    time.sleep(600)
 """
 
 
@@ -101,12 +101,12 @@ def test_preempted_once(cluster: Cluster, bundle: str, tmp_path: Path) -> None:
 
 
 def test_a_dump_that_fails(cluster: Cluster, bundle: str) -> None:
-    (cluster.shared / "connected.py").write_text(CONNECTED)
-    job = jobs.submit(cluster, "fails", f"exec srun --container={bundle} python3 /shared/connected.py", Work(),
+    (cluster.shared / "corked.py").write_text(CORKED)
+    job = jobs.submit(cluster, "fails", f"exec srun --container={bundle} python3 /shared/corked.py", Work(),
                       *jobs.OPTIONS)  # fmt: skip
     with quoting(job):
         node = job.wait_running()
-        wait_for(lambda: "connected" in job.output(), 30, "its connection")
+        wait_for(lambda: "corked" in job.output(), 30, "its socket")
         before = metrics(cluster, node)
         done = cluster.exec(node, ["oci-criu-shim", "job", "checkpoint", "--here", job.number], check=False)
         assert done.returncode
@@ -114,7 +114,7 @@ def test_a_dump_that_fails(cluster: Cluster, bundle: str) -> None:
         wait_for(lambda: metrics(cluster, node) == before | {name: 1}, 10, "the count")
         (task,) = status(cluster, job)["tasks"]
         assert [(one["event"], one["node"]) for one in task["problems"]] == [("checkpoint-failed", node)]
-        assert "TCP" in task["problems"][0]["reason"]
+        assert "corked" in task["problems"][0]["reason"]
         socket = f"/run/oci-criu-shim/{job.number}/helper.0.sock"
         tried = cluster.exec(node, ["python3", "-IB", "/src/tests/harness/programs/peek.py", socket]).stdout
         assert tried == "5\n"

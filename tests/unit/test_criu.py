@@ -53,7 +53,7 @@ class Entry:
 def test_runs_of_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(criu, "prepare_pagemap", lambda: Entry)
     entries = [b"0 0 0 0", b"4096 3 0 4", b"65536 2 2 1", b"131072 0 9 5"]
-    image = bytes(criu.PAGEMAP_HEAD) + b"".join(len(entry).to_bytes(4, "little") + entry for entry in entries)
+    image = bytes(criu.IMAGE_HEAD) + b"".join(len(entry).to_bytes(4, "little") + entry for entry in entries)
     (tmp_path / "pagemap-1.img").write_bytes(image)
     found = list(criu.pagemap(str(tmp_path / "pagemap-1.img")))
     assert found == [(4096, 3, False), (65536, 2, True), (131072, 9, True)]

@@ -53,6 +53,8 @@ def test_no_log_is_no_error(tmp_path: Path) -> None:
             "the checkpoint directory is full",
         ),
         ("Error (criu/sk-inet.c:1): inet: Connected TCP socket, consider using", "a TCP connection is open"),
+        ("Error (criu/sk-inet.c:912): inet: Connected TCP socket in image", "--tcp-close closes them"),
+        ("Error (criu/sk-inet.c:119): inet: Unsupported proto 262 for socket 1f", "GODEBUG=multipathtcp=0"),
         ("Error (criu/cr-dump.c:1975): Dumping FAILED.", ""),
         ("Error (compel/src/lib/ptrace.c:27): suspending seccomp failed: Operation not permitted", "a seccomp filter"),
         ("Error (compel/src/lib/ptrace.c:31): something else", ""),  # the name of the file says nothing
@@ -69,3 +71,16 @@ def test_no_log_is_no_error(tmp_path: Path) -> None:
 def test_meaning(line: str, meaning: str) -> None:
     found = criu.meaning([line])
     assert meaning in found and bool(found) == bool(meaning)
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("Error (criu/files-reg.c:454): Can't create ghost regfile: Permission denied", True),
+        ("Error (criu/files-reg.c:454): Can't create ghost regfile: File exists", False),
+        ("Error (criu/sk-inet.c:912): inet: Connected TCP socket in image", True),
+        ("Error (criu/files-reg.c:2248): Can't open file work/a on restore: No such file or directory", False),
+    ],
+)
+def test_what_would_fail_on_any_node(line: str, wanted: bool) -> None:
+    assert criu.fails_everywhere(["Error (criu/cr-restore.c:2331): Restoring FAILED.", line]) is wanted

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.host import criu, mounts
+from oci_criu_shim.host import cgroups, criu, mounts
 from oci_criu_shim.privileged import dump
 from oci_criu_shim.privileged.guard import Guard
 
@@ -40,7 +40,7 @@ class Criu:
     def request(self, _: str, __: object, notified: Callable[[str, int], bool], ___: object) -> Any:
         self.now += SECOND
         if not self.pre_dump:
-            (self.images / criu.FROZEN_MARK).touch()
+            (self.images / criu.FILES).touch()
             self.watch.thread.join()
             self.now += 2 * SECOND
             assert notified("post-dump", 0)
@@ -74,6 +74,18 @@ def test_the_commit_is_part_of_the_pause(
     service: Any = criu
     assert dump.dump(service, target, [-1], {}, commit, lambda: None) == frozen * SECOND
     assert [report["frozen_ns"] for report in reports] == ([] if pre_dump else [2 * SECOND])
+
+
+@pytest.mark.parametrize(
+    ("user", "shared", "kept"), [(1000, False, True), (1000, True, False), (0, False, False), (0, True, False)]
+)
+def test_whose_connections_are_kept(monkeypatch: pytest.MonkeyPatch, user: int, shared: bool, kept: bool) -> None:
+    """Without asking, those in a network of the user's own."""
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(cgroups, "frozen", lambda _: None)
+    target: Any = SimpleNamespace(pid=7, shares=lambda _: shared, namespace=lambda _: 1)
+    asked = dump.options(target, [3], {"leave_running": False}, [])
+    assert (asked["tcp_established"], asked["tcp_skip_in_flight"]) == (kept, True)
 
 
 def test_criu_must_say_that_it_is_guarded() -> None:

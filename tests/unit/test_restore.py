@@ -73,6 +73,7 @@ def test_one_that_was_killed_may_be_restored_elsewhere(
     (tmp_path / "log").write_text("Error (criu/cr-restore.c:1): it was here\n")
     plan = SimpleNamespace(
         **{"log": f"{tmp_path}/log", "manifest": {"files": {}}, "seccomp": None, "options": dict, "bundle": None},
+        holds_tcp=False,
         container=SimpleNamespace(name="one"),
     )
     monkeypatch.setattr(sandbox, "start", lambda *_: swrk)

@@ -57,7 +57,7 @@ def test_refused(fds: list[int], message: dict[str, Any]) -> None:
         worker.check(message, fds)
 
 
-EVERYBODYS: dict[str, Any] = {**GOOD, "track_mem": True, "incremental": True, "seal": "0" * 128}
+EVERYBODYS: dict[str, Any] = {**GOOD, "track_mem": True, "incremental": True, "seal": "0" * 128, "tcp_close": True}
 ROOTS: dict[str, Any] = {
     **EVERYBODYS,
     **{"tcp_established": True, "ext_unix_sk": True, "shell_job": False},
@@ -66,6 +66,13 @@ ROOTS: dict[str, Any] = {
     **{"lazy_pages": True, "page_server": ["host", 1]},
     "pre_dump": True,
 }
+
+
+def test_a_user_can_not_ask_for_connections(fds: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are kept in a network that is the user's, whatever is asked for."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ShimError, match="not one that this version knows"):
+        worker.check({**GOOD, "tcp_established": True}, fds)
 
 
 def test_users_options(fds: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

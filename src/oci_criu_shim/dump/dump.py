@@ -6,7 +6,7 @@ import base64
 import os
 import signal
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints.committed import LAYER
@@ -17,7 +17,7 @@ from oci_criu_shim.container.record import CHAIN, CHANGES, STAGE_LINK, living
 from oci_criu_shim.dump import client, kept, open_files, rootfs
 from oci_criu_shim.dump.survey import Survey
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.host import cgroups, criu, linux, process, threads
+from oci_criu_shim.host import cgroups, criu, inet, linux, netlock, process, threads
 from oci_criu_shim.restore import seccomp
 
 TYPE_CHECKING = False
@@ -89,8 +89,14 @@ class Dump:
 
     def _look(self) -> list[str]:
         given = self.record.get("own_group", False), self.record.get("preserved", [])
-        asked = self.options.get("shell_job", False), self.options["leave_running"]
-        changes = kept.check(Survey(self.pid, self.bundle, *given, *asked))
+        asked = (bool(self.options.get(name)) for name in ("shell_job", "leave_running", "tcp_established"))
+        survey = Survey(self.pid, self.bundle, *given, *asked)
+        changes = kept.check(survey)
+        self.holds_tcp = survey.keeps_inner and any(found.kind == "tcp" for _, found in survey.sockets)
+        self.has_connections = any(found.is_connection for _, found in survey.sockets)
+        if survey.forgets_ended and any(found.has_ended for _, found in survey.sockets):
+            self.options = self.options | {"tcp_close": True}  # CRIU does not look into them then
+            criu.file_type()  # it takes long, and is needed while everything is frozen
         path = self.container.path(CHANGES)
         told = files.read_json(path) if changes and os.path.exists(path) else []
         new = [line for line in changes if line not in told]
@@ -168,6 +174,7 @@ class Dump:
         layer = rootfs.take(self.container, self.bundle, self.pid, stage)
         try:
             with (
+                self._held_up(),
                 _opened(stage.images, stage.work) as directories,
                 connection,
                 Hold(_of_supervisor(self.record, "input")) as self.hold,
@@ -185,10 +192,28 @@ class Dump:
                 layer.stop()
         return committed[0], frozen
 
+    @contextmanager
+    def _held_up(self) -> Iterator[None]:
+        """Hold up the TCP between the container's processes: what CRIU sees of the two ends must fit together.
+
+        If there is no connection now, there may be one in a moment; a kernel that can't do it does no harm then.
+        """
+        try:
+            held = netlock.hold(self.pid) if self.holds_tcp else nullcontext()
+        except OSError as error:
+            if self.has_connections:
+                said = f"TCP connections can't be held up while they are dumped: {error.strerror}"
+                raise ShimError(said, netlock.HINT) from None
+            held = nullcontext()
+        with held:
+            yield
+
     def _commit(self, stage: Stage, report: dict[str, Any]) -> Checkpoint:
         """Write the manifest, and commit. The container is frozen meanwhile."""
         criu.own_deleted(stage.images)
         manifest = self._manifest(report, stage.sizes())
+        if self.options.get("tcp_close"):
+            _require_ended(stage.images)
         if self.options["leave_running"]:
             _require_names(stage.images)
             open_files.sync(self.pid, frozen=True)  # data written since the dump began; most was written before
@@ -240,6 +265,12 @@ def _opened(*paths: str | None) -> Iterator[list[int]]:
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _require_ended(images: str) -> None:
+    """Raise ShimError if there is a TCP connection that has not ended: one was opened since they were looked for."""
+    if any(criu.is_connection(sock) and sock.state != inet.CLOSE for sock in criu.inet_sockets(images)):
+        raise ShimError("a TCP connection was opened meanwhile", "the next checkpoint says which, if it is still open")
 
 
 def _require_names(images: str) -> None:

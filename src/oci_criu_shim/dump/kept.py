@@ -6,7 +6,7 @@ will be changed, the job's output says so.
 
 from __future__ import annotations
 
-from oci_criu_shim.dump.faults import bundle, descriptors, files, mounts, processes, sources
+from oci_criu_shim.dump.faults import bundle, descriptors, files, mounts, processes, sockets, sources
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,6 +112,14 @@ PROPERTIES = (
         "resources, cgroupsPath",
         "root's: the group is made again, and limited by `crun update`, or nothing is restored; a user's container is"
         " in its task's group, under the limits of that group, before and after",
+    ),
+    kept(
+        "TCP and UDP sockets without a connection",
+        "by CRIU, at their address and port; one whose connection has ended stays so",
+    ),
+    kept(
+        "TCP connections between a user's container's processes, in a network namespace of its own",
+        "with the bytes under way, by a restore that drops whatever would answer them before all are back",
     ),
     kept(
         "each thread's processors (`taskset`), nice value, ioPriority and timer slack; each process's core dump filter",
@@ -369,6 +377,47 @@ PROPERTIES = (
         "the file is on no mount of the container's",
         "a pipe",
         running=descriptors.redirected,
+    ),
+    refused(
+        "other TCP connections",
+        "the other end is outside, and would not find it again",
+        "close it and connect again; as root, `--tcp-established`",
+        running=sockets.connections,
+    ),
+    refused(
+        "TCP connections in which the kernel speaks TLS (TCP_ULP)",
+        "CRIU 4.2 does not know it: the kernel would no longer encrypt",
+        "have the library do it",
+        running=sockets.layers,
+    ),
+    refused(
+        "in the node's network, what a user's process has not read of an ended TCP connection",
+        "reading it from outside needs a capability that a dump does not hold",
+        "read it, or a network namespace",
+        running=sockets.unread,
+    ),
+    changed(
+        "connections that a listening socket has not accepted",
+        "they are lost",
+        "connect again",
+        running=sockets.unaccepted,
+    ),
+    changed(
+        "in the node's network, a socket bound to one of the node's addresses",
+        "only a node with that address can restore it: [restart.md](restart.md)",
+        "listen on all addresses",
+        running=sockets.fixed,
+    ),
+    changed(
+        "in the node's network, a connected UDP socket",
+        "if it can't have its local address again, it gets another",
+    ),
+    changed("UDP datagrams that were not read", "they are lost, as UDP may lose any"),
+    changed(
+        "options of sockets that CRIU 4.2 does not know: multicast groups and their options, TCP_CONGESTION,"
+        " TCP_USER_TIMEOUT, TCP_DEFER_ACCEPT, TCP_FASTOPEN, IP_MTU_DISCOVER, IP_RECVERR",
+        "are the default; a socket is in no group",
+        "set them again",
     ),
     refused(
         "what a container still has of `--preserve-fds`",

@@ -77,7 +77,7 @@ class LayerWriter:
 
         def write() -> int:
             os.close(self.frozen)
-            _wait(os.path.join(stage.images, criu.FROZEN_MARK), reader)
+            _wait(os.path.join(stage.images, criu.FILES), reader)
             try:
                 changes.write(os.path.join(stage.path, LAYER))
                 stage.write(DELETED, changes.deleted)

@@ -10,7 +10,7 @@ import os
 import re
 from functools import cached_property
 
-from oci_criu_shim.host import mounts, process
+from oci_criu_shim.host import inet, linux, mounts, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Survey(Place):
     """A running container, whose init is `pid`.
 
     `preserved` are the targets of the descriptors of --preserve-fds. A `shell_job` may have its caller's terminal.
-    It `runs_on` when its checkpoint is taken, or ends by that.
+    It `runs_on` when its checkpoint is taken, or ends by that. Root may ask for a dump that `keeps_connections`.
     """
 
     def __init__(
@@ -70,12 +70,14 @@ class Survey(Place):
         preserved: Sequence[str] = (),
         shell_job: bool = False,
         runs_on: bool = False,
+        keeps_connections: bool = False,
     ) -> None:
         super().__init__(bundle, own_group)
         self.pid = pid
         self.preserved = preserved
         self.shell_job = shell_job
         self.runs_on = runs_on
+        self.keeps_connections = keeps_connections
 
     @cached_property
     def processes(self) -> list[Process]:
@@ -101,6 +103,28 @@ class Survey(Place):
     def external(self) -> list[External]:
         """Its mounts of file systems that belong to the node."""
         return mounts.external(self.mounts, self.node)
+
+    def shares(self, name: str) -> bool:
+        """Return whether its init's namespace of that name is the node's."""
+        return os.stat(f"{self.init.path}/ns/{name}").st_ino == os.stat(f"/proc/self/ns/{name}").st_ino
+
+    @cached_property
+    def keeps_inner(self) -> bool:
+        """Whether the dump keeps TCP connections between its processes: it has the rights of a user's own network."""
+        return self.is_users and not self.shares("net")
+
+    @cached_property
+    def forgets_ended(self) -> bool:
+        """Whether the dump can't read what is left of TCP connections that have ended: the network is the node's."""
+        return self.is_users and self.shares("net")
+
+    @cached_property
+    def sockets(self) -> list[tuple[Process, inet.Socket]]:
+        """Its internet sockets, each with a process that has it."""
+        by_inode = {each.link: each for holder in self.processes for each in holder.descriptors if each.is_socket}
+        others = (each for each in by_inode.values() if not each.protocol.startswith("UNIX"))
+        found = ((each.process, _inet_socket(each)) for each in others)
+        return [(holder, sock) for holder, sock in found if sock]
 
     def path(self, inside: str) -> str:
         """Return a path on the node for an absolute one in the container; links in it may lead elsewhere."""
@@ -293,6 +317,7 @@ class Descriptor:
         self.number = int(number)
         self.path = f"{process.path}/fd/{number}"
         self.link = os.readlink(self.path)
+        self.is_socket = self.link.startswith("socket:[")
 
     @cached_property
     def stat(self) -> os.stat_result | None:
@@ -323,6 +348,27 @@ class Descriptor:
     def info_lines(self) -> list[str]:
         """The lines of its fdinfo; none if it was closed."""
         return read(f"{self.process.path}/fdinfo/{self.number}").splitlines()
+
+
+def _inet_socket(descriptor: Descriptor) -> inet.Socket | None:
+    """Return an internet socket; None for any other one, or one that was closed.
+
+    The kernel's tables in /proc take long to read, and have nothing of connections that have ended.
+    """
+    import socket
+
+    try:
+        pidfd = os.pidfd_open(descriptor.process.pid)
+        try:
+            sock = socket.socket(fileno=linux.duplicate(pidfd, descriptor.number))
+        finally:
+            os.close(pidfd)
+    except OSError as error:
+        if error.errno not in (*GONE, errno.EBADF, errno.ENOTSOCK, errno.EPERM):
+            raise
+        return None  # or nobody may look into the process: CRIU will say what it is
+    with sock:
+        return inet.Socket(sock) if sock.family in (socket.AF_INET, socket.AF_INET6) else None
 
 
 def read(path: str) -> str:

@@ -15,7 +15,7 @@ from oci_criu_shim.host.progress import Progress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import ModuleType
     from typing import Any
 
@@ -33,9 +33,9 @@ LOOK_MS = 1000  # until it is seen again whether CRIU gets on
 LET_GO_SECONDS, END_SECONDS = 60.0, 10.0
 NO_ANSWER = "CRIU ended without an answer", "it was killed, by the kernel for want of memory perhaps: see dmesg"
 INVENTORY = "inventory.img"  # without it, nobody takes the other images for a checkpoint
-FROZEN_MARK = "files.img"  # the first image that is made only once every task is frozen and known
+FILES = "files.img"  # all open files; the first image that is made only once every task is frozen and known
 GHOST_LIMIT = 1 << 30  # bytes that a deleted file may have that is still open
-PAGEMAP_HEAD = 8  # bytes before an image's entries: two magic numbers
+IMAGE_HEAD = 8  # bytes before an image's entries: two magic numbers
 PE_PARENT = 1  # of an entry's flags (criu/include/pagemap.h)
 # Errors that it logs for every container and goes on: it can't raise limits, and for a network namespace that a restore
 # makes anew it looks for a sysfs, which the worker's filter refuses (spank/criu_preload.c).
@@ -264,7 +264,11 @@ MEANINGS = (
     (r"kerndat_tcp_repair", "lo is down in the network namespace that it joins: ip link set lo up"),
     (r"doesn't live in IPC ns", "a process uses System V shared memory of the node: use an ipc namespace"),
     (r"infiniband|uverbs", "a process uses InfiniBand verbs, which CRIU cannot dump"),
-    (r"Connected TCP socket", "a TCP connection is open; only root can keep it, by --tcp-established"),
+    (r"Connected TCP socket in image", "--tcp-established keeps its TCP connections, --tcp-close closes them"),
+    (r"Connected TCP socket", "a TCP connection is open: have the program close it before the checkpoint"),
+    (r"TCP repair mode", "a TCP connection is open, in a network that is not the user's"),
+    (r"Unsupported proto 262", "a socket is of MPTCP, which CRIU cannot dump: for Go, set GODEBUG=multipathtcp=0"),
+    (r"corked dgram", "a UDP socket holds back what was written to it (UDP_CORK)"),
     (r"ghost file.*too big|Can't dump ghost file", "a deleted file that is still open is too large"),
     (r"external socket|unix socket \d+ without peer", "a unix socket leads out of the container"),
     (r"Can't lookup mount|doesn't have a proper root mount", "a file is open on a mount that is not in the container"),
@@ -298,6 +302,15 @@ VERDICTS = (
     *("suspending seccomp failed", "failed to suspend seccomp"),
 )
 SOURCE = re.compile(r"^Error \([\w./-]+:\d+\): ")
+
+
+# What CRIU says if a restore fails for what is in the images, or in a directory that it may not write.
+ALIKE = re.compile(r"Connected TCP socket in image|No task found with sid|ghost.*Permission denied")
+
+
+def fails_everywhere(lines: list[str]) -> bool:
+    """Return whether CRIU's error lines tell of a restore that would fail on any node."""
+    return any(map(ALIKE.search, lines))
 
 
 def meaning(lines: list[str]) -> str:
@@ -341,15 +354,51 @@ def pagemap(path: str) -> Iterator[tuple[int, int, bool]]:
 
     load_image() would take thirty times as long.
     """
-    entry, offset = prepare_pagemap(), PAGEMAP_HEAD
+    for number, found in enumerate(read_entries(path, prepare_pagemap())):
+        if number:  # the first one says where the pages are
+            yield found.vaddr, found.nr_pages or found.compat_nr_pages, bool(found.flags & PE_PARENT)
+
+
+def file_type() -> Message:
+    """Import and return the type of the entries of FILES."""
+    return _import("pycriu.images.fdinfo_pb2").file_entry
+
+
+def inet_sockets(images: str) -> Iterator[Message]:
+    """Yield the internet sockets in the images' directory (criu's images/sk-inet.proto)."""
+    return (entry.isk for entry in read_entries(os.path.join(images, FILES), file_type()) if entry.HasField("isk"))
+
+
+def is_connection(sock: Message) -> bool:
+    """Return whether an internet socket is an end of a TCP connection, perhaps of one that has ended."""
+    return bool(sock.proto == socket.IPPROTO_TCP and sock.dst_port)
+
+
+def stream_type() -> Message:
+    """Import and return the type of the one entry of a TCP connection's image, which the queues follow."""
+    return _import("pycriu.images.tcp_stream_pb2").tcp_stream_entry
+
+
+def read_entries(path: str, kind: Message, limit: int | None = None) -> Iterator[Message]:
+    """Yield the entries, `limit` at most, of an image that has nothing but entries of one `kind` of message."""
     with open(path, "rb") as stream:
         data = stream.read()
-    while offset < len(data):
+    offset = IMAGE_HEAD
+    while offset < len(data) and limit != 0:
         begin = offset + 4
         offset = begin + int.from_bytes(data[offset:begin], "little")
-        found = entry.FromString(data[begin:offset])
-        if begin - 4 > PAGEMAP_HEAD:  # the first one says where the pages are
-            yield found.vaddr, found.nr_pages or found.compat_nr_pages, bool(found.flags & PE_PARENT)
+        yield kind.FromString(data[begin:offset])
+        limit = None if limit is None else limit - 1
+
+
+def write_entries(source: str, path: str, entries: Iterable[Message]) -> None:
+    """Write an image of `entries`, of the same kind as the image `source`."""
+    with open(source, "rb") as stream:
+        head = stream.read(IMAGE_HEAD)
+    with open(path, "wb") as stream:
+        stream.write(head)
+        for data in (entry.SerializeToString() for entry in entries):
+            stream.write(len(data).to_bytes(4, "little") + data)
 
 
 def seccomp(path: str) -> tuple[int, int]:
@@ -359,8 +408,8 @@ def seccomp(path: str) -> tuple[int, int]:
     """
     with open(path, "rb") as stream:
         data = stream.read()
-    begin = PAGEMAP_HEAD + 4
-    end = begin + int.from_bytes(data[PAGEMAP_HEAD:begin], "little")
+    begin = IMAGE_HEAD + 4
+    end = begin + int.from_bytes(data[IMAGE_HEAD:begin], "little")
     thread = _import("pycriu.images.core_pb2").core_entry.FromString(data[begin:end]).thread_core
     return int(thread.seccomp_mode), int(thread.seccomp_filter)
 
@@ -377,7 +426,7 @@ def names_deleted_files(directory: str) -> bool:
 # Ids in images that are none of the user namespace's; and 0, as long as they are (an overlong varint of protobuf).
 NO_ID, ROOT_ID = b"\xff\xff\xff\xff\x0f", b"\x80\x80\x80\x80\x00"
 OWNED_BY_NONE = b"\x10" + NO_ID + b"\x18" + NO_ID  # uid and gid of a file_perms_entry (CRIU's images/sk-unix.proto)
-IMAGE_HEAD = 12  # bytes before the first entry: two magic numbers and its length
+FIRST = IMAGE_HEAD + 4  # where the first entry begins, after its length
 
 
 def own_deleted(directory: str) -> None:
@@ -389,7 +438,7 @@ def own_deleted(directory: str) -> None:
     for name in os.listdir(directory):
         if name.startswith("ghost-file-"):
             _own_ghost(os.path.join(directory, name))
-    with open(os.path.join(directory, FROZEN_MARK), "r+b") as stream:
+    with open(os.path.join(directory, FILES), "r+b") as stream:
         found = stream.read()
         if OWNED_BY_NONE in found:
             stream.seek(0)
@@ -399,12 +448,10 @@ def own_deleted(directory: str) -> None:
 def _own_ghost(path: str) -> None:
     """Change the first fields of a ghost_file_entry, uid and gid (CRIU's images/ghost-file.proto)."""
     with open(path, "r+b") as stream:
-        head = stream.read(IMAGE_HEAD + 12)
-        uid_end = IMAGE_HEAD + 1 + next(n for n, byte in enumerate(head[IMAGE_HEAD + 1 :], 1) if byte < 0x80)
-        ids = head[IMAGE_HEAD:uid_end].replace(NO_ID, ROOT_ID) + head[uid_end:].replace(
-            b"\x10" + NO_ID, b"\x10" + ROOT_ID
-        )
-        stream.seek(IMAGE_HEAD)
+        head = stream.read(FIRST + 12)
+        uid_end = FIRST + 1 + next(n for n, byte in enumerate(head[FIRST + 1 :], 1) if byte < 0x80)
+        ids = head[FIRST:uid_end].replace(NO_ID, ROOT_ID) + head[uid_end:].replace(b"\x10" + NO_ID, b"\x10" + ROOT_ID)
+        stream.seek(FIRST)
         stream.write(ids)
 
 

@@ -28,6 +28,7 @@ IOPRIO_WHO_PROCESS = 1
 IOPRIO = {"x86_64": (252, 251), "aarch64": (31, 30), "ppc64le": (274, 273)}  # numbers of ioprio_get and ioprio_set
 KCMP = {"x86_64": 312, "aarch64": 272, "ppc64le": 354}  # numbers of kcmp
 KCMP_FILE, KCMP_EPOLL_TFD = 0, 7
+PIDFD_GETFD = 438  # a number of all architectures
 SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
 IFF_UP = 1
 
@@ -110,6 +111,13 @@ def is_same_file(one: int, descriptor: int, other: int, its: int) -> bool:
     if os.uname().machine not in KCMP:
         return False
     return bool(_libc.syscall(KCMP[os.uname().machine], one, other, KCMP_FILE, descriptor, its) == 0)
+
+
+def duplicate(process: int, number: int) -> int:
+    """pidfd_getfd(2): return a descriptor for what the process of the pidfd has as descriptor `number`."""
+    found = _libc.syscall(PIDFD_GETFD, process, number, 0)
+    _check(found, "pidfd_getfd")
+    return int(found)
 
 
 def io_priority(pid: int) -> int:

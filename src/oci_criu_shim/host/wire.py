@@ -35,6 +35,7 @@ if TYPE_CHECKING:
             "track_mem": bool,
             "incremental": bool,
             "seal": str,
+            "tcp_close": bool,
             "tcp_established": bool,
             "ext_unix_sk": bool,
             "shell_job": bool,

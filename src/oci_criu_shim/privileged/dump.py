@@ -112,6 +112,9 @@ def options(target: Target, directories: list[int], asked: Options, found: list[
         "manage_cgroups_mode": "IGNORE",
         "network_lock": "SKIP",
         "file_locks": True,
+        # The owner of a user namespace has all rights in the network namespaces that belong to it.
+        "tcp_established": os.geteuid() != 0 and not target.shares("net"),
+        "tcp_skip_in_flight": True,
         "link_remap": True,
         "orphan_pts_master": True,  # a terminal's master is the supervisor's
         "ghost_limit": criu.GHOST_LIMIT,
@@ -147,7 +150,7 @@ class FreezeWatch:
     def _watch(self) -> None:
         while not self.stop.wait(0.001):
             try:
-                os.stat(criu.FROZEN_MARK, dir_fd=self.images)
+                os.stat(criu.FILES, dir_fd=self.images)
             except FileNotFoundError:
                 continue
             self._note()

@@ -53,7 +53,13 @@ def _is_seal(value: object) -> bool:
 
 FLAG = _one_of(False, True)
 # Options that anybody may ask for, and those for root besides: root's containers can reach out of themselves anyway.
-OPTIONS: dict[str, Fits] = {"leave_running": FLAG, "track_mem": FLAG, "incremental": FLAG, "seal": _is_seal}
+OPTIONS: dict[str, Fits] = {
+    "leave_running": FLAG,
+    "track_mem": FLAG,
+    "incremental": FLAG,
+    "seal": _is_seal,
+    "tcp_close": FLAG,
+}
 ROOTS: dict[str, Fits] = {
     "tcp_established": FLAG,
     "ext_unix_sk": FLAG,

@@ -10,6 +10,7 @@ from oci_criu_shim.container import batch_script, cgroup_path, limits
 from oci_criu_shim.container.record import RESTORE_LOG, STAGE
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts
+from oci_criu_shim.restore import sockets
 from oci_criu_shim.restore.seccomp import Seccomp
 
 TYPE_CHECKING = False
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.files import Document
     from oci_criu_shim.host.external import External
 
-FILES = "files.img"
 BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 CONFIGURATION = "criu.conf"  # CRIU's own name
 STREAMS = 4  # the first of CRIU's three descriptors that are the container's pipes
@@ -94,8 +94,12 @@ class RestorePlan:
             *_write_cores(self.images, container, self.manifest, self.seccomp),
         ]
         self.sources = self._sources(batch_script.copy(checkpoint, bundle))
-        if self._take_modes():
-            self.edited.append(container.path(FILES))
+        files = list(criu.read_entries(os.path.join(self.images, criu.FILES), criu.file_type()))
+        found = sockets.Sockets(self.images, files)
+        if any((self._fit(found), self._take_modes(files))):
+            self.edited.append(container.path(criu.FILES))
+            criu.write_entries(os.path.join(self.images, criu.FILES), self.edited[-1], files)
+        self.keeps_connections = self._keeps_connections(found)
         # Whether root's container has remapped ids: on the node they can't get at root's files and directories.
         self.remapped = os.geteuid() == 0 and self.has_user_namespace
         if self.remapped and asked.fields.get("lazy_pages"):
@@ -180,26 +184,23 @@ class RestorePlan:
                     "make it there, on each node",
                 ) from None
 
-    def _take_modes(self) -> bool:
-        """Write CRIU's image of open files anew if set-id or sticky bits have changed since, which it compares.
+    def _take_modes(self, files: list[criu.Message]) -> bool:
+        """Have CRIU find the set-id and sticky bits of open files that have changed since, which it compares.
 
         Return whether there were any.
         """
-        image = criu.load_image(os.path.join(self.images, FILES))
         bases = self.bases
         points = {entry["mnt_id"]: entry["mountpoint"] for entry in self._mounted()}
         changed = False
-        for file in (entry["reg"] for entry in image["entries"] if "mode" in entry.get("reg", ())):
-            point = points.get(file.get("mnt_id"), "")
+        for file in (entry.reg for entry in files if entry.HasField("reg") and entry.reg.HasField("mode")):
+            point = points.get(file.mnt_id, "")
             # A layer will put back the modes in the root file system.
             if point not in bases or (point == "/" and LAYER in self.manifest["files"]):
                 continue
-            mode = _mode(os.path.join(bases[point], file["name"].removeprefix(point).lstrip("/")).rstrip("/"))
-            if stat.S_IFMT(mode) == stat.S_IFMT(file["mode"]) and (mode ^ file["mode"]) & BITS:
-                file["mode"] = mode
+            mode = _mode(os.path.join(bases[point], file.name.removeprefix(point).lstrip("/")).rstrip("/"))
+            if stat.S_IFMT(mode) == stat.S_IFMT(file.mode) and (mode ^ file.mode) & BITS:
+                file.mode = mode
                 changed = True
-        if changed:
-            criu.dump_image(self.container.path(FILES), image)
         return changed
 
     def _mounted(self) -> list[Document]:
@@ -248,9 +249,30 @@ class RestorePlan:
             "skip_file_rwx_check": True,
             "orphan_pts_master": not self.shell_job,
             "notify_scripts": True,
+            **({"tcp_established": True} if self.keeps_connections else {}),
             **({"config_file": f"{self.stage}/{CONFIGURATION}"} if self.asked.work else {}),
             **self.asked.fields,
         }
+
+    def _fit(self, found: sockets.Sockets) -> bool:
+        """Change sockets that can't be on this node as they were; return whether there are any. Raise Misfit for those
+        that can't be here at all."""
+        changed = found.forget_ended()
+        if "net_ns_id" not in self.own:
+            changed |= found.fit(self.manifest.get("node", ""))
+        return changed
+
+    def _keeps_connections(self, found: sockets.Sockets) -> bool:
+        """Return whether CRIU is to restore TCP connections: those of a user's own network, those that root asks for,
+        and what is left to read of ended ones."""
+        fields = self.asked.fields
+        asked = os.geteuid() or fields.get("tcp_established") or not found.has_open_connections
+        return bool(found.has_connections and asked and not fields.get("tcp_close"))
+
+    @property
+    def holds_tcp(self) -> bool:
+        """Whether TCP is held up until all connections are restored, in a network that is not the node's."""
+        return self.keeps_connections and "net_ns_id" in self.own
 
     def _sources(self, script: str | None) -> list[MountSource]:
         node, place = mounts.read(), batch_script.point(self.bundle)
@@ -292,6 +314,7 @@ def _write_inventory(images: str, path: str) -> dict[str, dict[str, int]]:
     would not do: CRIU opens some of them when it is in the container's mount namespace already.)
     """
     inventory = criu.load_image(os.path.join(images, criu.INVENTORY))
+    inventory["entries"][0].pop("tcp_close", None)  # CRIU would want all connections closed; those that ended are
     own = criu.load_image(os.path.join(images, "ids-1.img"))["entries"][0]
     root = inventory["entries"][0]["root_ids"]
     before = dict(root)

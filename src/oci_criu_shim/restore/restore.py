@@ -21,8 +21,8 @@ from oci_criu_shim.container import backends, batch_script, hooks, node_fit
 from oci_criu_shim.container.backends import Backend
 from oci_criu_shim.container.bundle import ROOTFS
 from oci_criu_shim.container.record import STAGE, STAGE_LINK
-from oci_criu_shim.errors import Killed, NotRestored, ShimError, Stopped
-from oci_criu_shim.host import cgroups, criu, linux, process, threads
+from oci_criu_shim.errors import Killed, Misfit, NotRestored, ShimError, Stopped
+from oci_criu_shim.host import cgroups, criu, linux, netlock, process, threads
 from oci_criu_shim.host.progress import Progress
 from oci_criu_shim.restore import adopt, rootfs, sandbox
 from oci_criu_shim.restore.plan import Asked, RestorePlan, own_cgroup_path
@@ -30,6 +30,7 @@ from oci_criu_shim.restore.rollback import Rollback
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Mapping
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
@@ -134,6 +135,8 @@ class Restore:
                 _end_all(others)
                 moments.undone()
                 raise
+            finally:
+                moments.release()
         script = batch_script.point(self.bundle)  # Slurm's copy, or ours: batch_script.copy()
         if changed := _changed(found.manifest, {mount: base for mount, base in plan.bases.items() if mount != script}):
             names = f"{' '.join(changed[:4])}{' …' if changed[4:] else ''}"
@@ -180,7 +183,7 @@ def _carry_out(
     progress = Progress(lambda: _descendants(others), _size(plan), lambda: os.stat(plan.log).st_size)
     try:
         verification.start()
-        moments.seccomp = plan.seccomp
+        moments.seccomp, moments.holds_tcp = plan.seccomp, plan.holds_tcp
         response = swrk.request("RESTORE", plan.options(), moments.notified, progress)
         if not response.success and not moments.refused:
             verification.require()  # it tells more than CRIU does
@@ -240,6 +243,8 @@ class _Moments:
         self.log = log
         self.has_layer = LAYER in verification.checkpoint.manifest["files"]
         self.seccomp: Seccomp | None = None
+        self.holds_tcp = False
+        self.held: socket.socket | None = None
         self.refused: ShimError | None = None
         self.begun = False  # whether any hook was run
 
@@ -251,6 +256,7 @@ class _Moments:
             if event == AT_RESTORED or (event == AT_NAMESPACES and (self.hooks or self.rollback or self.has_layer)):
                 self.verification.require()
             if event == AT_NAMESPACES:
+                self._hold(pid)
                 self.begun = True
                 state = self.container.state("creating", pid)
                 hooks.run(self.hooks, "prestart", state)
@@ -266,10 +272,26 @@ class _Moments:
                     self.log.event(line)
                 state = self.container.state("created", pid)
                 hooks.run(self.hooks, "startContainer", state, inside=pid)
+                self.release()
         except ShimError as error:
             self.refused = error
             return False
         return True
+
+    def _hold(self, pid: int) -> None:
+        """Hold up TCP in the network of the init `pid`: a connection's first end would be refused by the other."""
+        if self.holds_tcp:
+            try:
+                self.held = netlock.hold(pid)
+            except OSError as error:
+                said = f"TCP connections can't be held up until all are restored: {error.strerror}"
+                raise Misfit(said, netlock.HINT) from None
+
+    def release(self) -> None:
+        """Let TCP go on, if it is held up."""
+        if self.held:
+            self.held.close()
+            self.held = None
 
     def undone(self) -> None:
         """Run the poststop hooks of a container that is gone again, if others were run for it (runtime.md, Lifecycle).
@@ -281,5 +303,7 @@ class _Moments:
 
 
 def _failure(plan: RestorePlan, said: str) -> ShimError:
-    hint = criu.meaning(criu.errors(plan.log)) or node_fit.changed(plan.manifest, plan.bundle)
-    return NotRestored(f"CRIU could not restore {plan.container.name}: {said}", hint)
+    lines = criu.errors(plan.log)
+    hint = criu.meaning(lines) or node_fit.changed(plan.manifest, plan.bundle)
+    kind = ShimError if criu.fails_everywhere(lines) else NotRestored
+    return kind(f"CRIU could not restore {plan.container.name}: {said}", hint)

@@ -15,7 +15,7 @@ import stat
 
 from oci_criu_shim.container import batch_script
 from oci_criu_shim.errors import Misfit, ShimError
-from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts, process
+from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts, netlock, process
 from oci_criu_shim.host.progress import Progress
 from oci_criu_shim.restore import seccomp
 from oci_criu_shim.restore.plan import CONFIGURATION, STREAMS
@@ -104,6 +104,8 @@ def _build(plan: RestorePlan, fds: Mapping[int, int], ready: int, go: int, said:
         cgroups.join(plan.cgroup)  # it becomes the root of the namespace that is made below
     for path, kind in plan.joined.items():
         linux.enter(path, kind)
+    if plan.keeps_connections and linux.CLONE_NEWNET in plan.joined.values():
+        netlock.open_loopback()
     _set_io_priority(plan.manifest.get("io_priority", 0))
     if is_root:
         linux.unshare(linux.CLONE_NEWNS)

@@ -179,7 +179,7 @@ def _filters(path: str) -> list[tuple[int | None, int, bytes]]:
     except FileNotFoundError:
         return []
     try:
-        return [_filter(entry) for _, entry in _fields(data[criu.PAGEMAP_HEAD + 4 :])]
+        return [_filter(entry) for _, entry in _fields(data[criu.IMAGE_HEAD + 4 :])]
     except (IndexError, KeyError, TypeError, ValueError):
         raise Damaged(f"{path} is no image of CRIU's") from None
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import os
 import re
-import socket
-import struct
 
-from oci_criu_shim.host import criu
+from oci_criu_shim.host import criu, inet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
 PAGE = os.sysconf("SC_PAGE_SIZE")
 SOCKETS = ("INETSK", "UNIXSK", "PACKETSK", "NETLINKSK")
 PROTOCOLS = {6: "tcp", 17: "udp", 136: "udplite"}
-LISTEN = 10  # of TCP's states (linux/net/tcp_states.h)
 # {kind: the keys of a file's name in its entry of files.img}
 NAMES = {"REG": ("reg", "name"), "EXT": ("ext", "id"), "TTY": ("tty", "tty_info_id"), "MEMFD": ("memfd", "inode_id")}
 
@@ -91,18 +88,11 @@ def _name(kind: str, file: Document) -> str:
 def _inet(entry: Document) -> str:
     """Return a socket's addresses: `tcp 10.0.0.1:80 listening`, `udp [::1]:53` or `tcp 10.0.0.1:40000 to
     10.0.0.2:80`."""
-    source = _address(entry["src_addr"], entry["src_port"])
+    source = inet.text(inet.packed(entry["src_addr"]), entry["src_port"])
     text = f"{PROTOCOLS.get(entry['proto'], entry['proto'])} {source}"
     if entry["dst_port"]:
-        return f"{text} to {_address(entry['dst_addr'], entry['dst_port'])}"
-    return f"{text} listening" if entry["proto"] == 6 and entry["state"] == LISTEN else text
-
-
-def _address(words: list[int], port: int) -> str:
-    packed = struct.pack(f"={len(words)}I", *words)
-    if len(packed) == 4:
-        return f"{socket.inet_ntop(socket.AF_INET, packed)}:{port}"
-    return f"[{socket.inet_ntop(socket.AF_INET6, packed)}]:{port}"
+        return f"{text} to {inet.text(inet.packed(entry['dst_addr']), entry['dst_port'])}"
+    return f"{text} listening" if entry["proto"] == 6 and entry["state"] == inet.LISTEN else text
 
 
 def _mounts(directory: str) -> list[Mounted]:

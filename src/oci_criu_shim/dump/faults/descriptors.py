@@ -163,7 +163,7 @@ def families(survey: Survey) -> Iterator[ShimError]:
     """Yield sockets of families or protocols that CRIU doesn't know."""
     for each in survey.processes:
         for descriptor in each.descriptors:
-            if not descriptor.link.startswith("socket:"):
+            if not descriptor.is_socket:
                 continue
             protocol = descriptor.protocol
             if protocol and not protocol.startswith(PROTOCOLS):

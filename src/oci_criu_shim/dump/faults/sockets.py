@@ -1,0 +1,73 @@
+"""Internet sockets that can't be dumped, or come back otherwise."""
+
+from __future__ import annotations
+
+import os
+
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import inet
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from oci_criu_shim.dump.survey import Survey
+
+CLOSE = "have the program close it before the checkpoint, and connect again after it"
+OWN = "in a network namespace of the container's own, connections between its processes are kept (linux.namespaces)"
+ROOTS = "--tcp-established keeps it"
+
+
+def connections(survey: Survey) -> Iterator[ShimError]:
+    """Yield TCP connections that would not be there after a restore: those of which an end is outside, or may be."""
+    if survey.keeps_connections:
+        return
+    ends = {(found.local, found.remote) for _, found in survey.sockets}
+    for process, found in survey.sockets:
+        if found.is_connection and not (survey.keeps_inner and _is_inner(found, ends)):
+            said = f"{process} has a TCP connection open: {found}"
+            if survey.keeps_inner:
+                yield ShimError(f"{said}, out of the container's network namespace", CLOSE)
+            else:
+                yield ShimError(said, f"{CLOSE}; {OWN}" if survey.is_users else ROOTS)
+
+
+def _is_inner(found: inet.Socket, ends: set[tuple[inet.Address, inet.Address]]) -> bool:
+    address = found.remote[0]
+    return inet.is_loopback(address) or address == found.local[0] or (found.remote, found.local) in ends
+
+
+def layers(survey: Survey) -> Iterator[ShimError]:
+    """Yield TCP connections that the kernel itself encrypts: after a restore it would send what it gets as it is."""
+    for process, found in survey.sockets:
+        if found.layer:
+            yield ShimError(f"{process} has the kernel speak {found.layer} in the connection {found}", CLOSE)
+
+
+def unread(survey: Survey) -> Iterator[ShimError]:
+    """Yield TCP connections that have ended, and of which data is still to be read."""
+    for process, found in survey.sockets if survey.forgets_ended else ():
+        if found.has_ended and found.unread:
+            yield ShimError(
+                f"{process} has not read all of a TCP connection that has ended: {found.unread} bytes",
+                f"have the program read or close it before the checkpoint; {OWN}",
+            )
+
+
+def unaccepted(survey: Survey) -> Iterator[ShimError]:
+    """Yield listening sockets with connections that nobody has accepted yet."""
+    for process, found in survey.sockets:
+        if found.state == inet.LISTEN and found.unread:
+            said = f"{process} has connections to {found} that it has not accepted ({found.unread}): they are lost"
+            yield ShimError(said, "whoever connected has to connect again")
+
+
+def fixed(survey: Survey) -> Iterator[ShimError]:
+    """Yield sockets that are bound to an address of this node's."""
+    for process, found in survey.sockets if survey.shares("net") else ():
+        if found.is_fixed:
+            yield ShimError(
+                f"{process} uses {found}, an address of {os.uname().nodename}, so it goes on only on a node that"
+                " has it",
+                "a program that listens on 0.0.0.0 or [::] goes on on any",
+            )

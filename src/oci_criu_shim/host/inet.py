@@ -1,0 +1,103 @@
+"""Look at internet sockets, and write addresses as they are known."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import sys
+import termios
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+CLOSE, LISTEN = 7, 10  # of TCP's states (linux/tcp_states.h)
+KINDS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", socket.IPPROTO_UDPLITE: "udplite"}
+ANY = (bytes(4), bytes(16))
+NOBODY = b"", 0
+SO_PEERNAME = 28  # asm-generic/socket.h: getpeername(2), also of a connection that has ended
+TCP_ULP = 31  # linux/tcp.h
+UNACKED = slice(24, 28)  # of TCP_INFO: of a listening socket, the connections that it has yet to accept
+
+Address = tuple[bytes, int]
+"""An address, as inet_ntop(3) wants it, and a port."""
+
+
+class Socket:
+    """What an internet socket is at one moment. `remote` is NOBODY if it is not connected, and never was.
+
+    `unread` is the number of bytes that wait in a TCP connection that has ended; of a listening socket, the number of
+    connections that wait to be accepted. `layer` is what the kernel itself speaks in a TCP connection, such as "tls".
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        proto = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
+        self.kind = "raw" if sock.type == socket.SOCK_RAW else KINDS.get(proto, str(proto))
+        self.local = _address(sock.getsockname())
+        self.remote, self.state, self.unread, self.layer = NOBODY, 0, 0, ""
+        try:
+            data = sock.getsockopt(socket.SOL_SOCKET, SO_PEERNAME, 28 if sock.family == socket.AF_INET6 else 16)
+            self.remote = data[8:24] if len(data) == 28 else data[4:8], int.from_bytes(data[2:4])
+        except OSError:
+            pass
+        if self.kind == "tcp":
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, UNACKED.stop)
+            self.state = info[0]
+            if self.state == LISTEN:
+                self.unread = int.from_bytes(info[UNACKED], sys.byteorder)
+            elif self.is_connection:
+                self.layer = _layer(sock)
+            elif self.has_ended:
+                self.unread = int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+    @property
+    def is_connection(self) -> bool:
+        """Whether it is an end of a TCP connection, which may be shut down, but not by both ends."""
+        return self.kind == "tcp" and self.state not in (LISTEN, CLOSE)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is an end of a TCP connection that both ends have shut down."""
+        return self.kind == "tcp" and self.state == CLOSE and self.remote != NOBODY
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it is bound to an address that other nodes don't have, and is connected to nobody."""
+        address, port = self.local
+        return bool(port and self.remote == NOBODY and address not in ANY and not is_loopback(address))
+
+    def __str__(self) -> str:
+        place = f"{self.kind} {text(*self.local)}"
+        return place if self.remote == NOBODY else f"{place} to {text(*self.remote)}"
+
+
+def is_loopback(address: bytes) -> bool:
+    """Return whether an address is the same on all nodes: of 127.0.0.0/8, its like in IPv6, or ::1."""
+    if len(address) == 16 and address[:12] == bytes(10) + b"\xff\xff":
+        address = address[12:]
+    return address[0] == 127 if len(address) == 4 else address == bytes(15) + b"\1"
+
+
+def packed(words: Iterable[int]) -> bytes:
+    """Return an address that CRIU gives as numbers of 32 bits in this machine's order."""
+    return b"".join(struct.pack("=I", word) for word in words)
+
+
+def text(address: bytes, port: int) -> str:
+    """Return an address and a port as 10.0.0.1:80, or [::1]:80."""
+    if len(address) == 4:
+        return f"{socket.inet_ntop(socket.AF_INET, address)}:{port}"
+    return f"[{socket.inet_ntop(socket.AF_INET6, address)}]:{port}"
+
+
+def _layer(sock: socket.socket) -> str:
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, TCP_ULP, 16).rstrip(b"\0").decode(errors="replace")
+    except OSError:
+        return ""  # a kernel without any
+
+
+def _address(name: tuple[str, int]) -> Address:
+    host = name[0].partition("%")[0]
+    return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host), name[1]

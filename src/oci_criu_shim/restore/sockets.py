@@ -1,0 +1,149 @@
+"""Look at the internet sockets in CRIU's images: what they need of this node, and what becomes of them.
+
+CRIU gives each its old local address again. Some have no need of it, or can't have it: they are changed in a copy of
+the image.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+from oci_criu_shim.errors import Misfit
+from oci_criu_shim.host import criu, inet
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_criu_shim.host.criu import Message
+
+STREAM = "tcp-stream-{:x}.img"  # the queues of a TCP connection, by its inode
+IP_FREEBIND = 15  # linux/in.h
+IN_USE = "wait until it is free, or have the program use another port; it may be free on another node"
+MISSING = "the job goes on on a node that has it; a program that listens on 0.0.0.0 or [::] goes on on any"
+
+
+class Sockets:
+    """The sockets among the open `files` in the images' directory `images`; changes are made in `files`."""
+
+    def __init__(self, images: str, files: list[Message]) -> None:
+        self.images = images
+        self.found = [entry.isk for entry in files if entry.HasField("isk")]
+        self.abstract = [entry.usk for entry in files if entry.HasField("usk") and _has_abstract(entry.usk)]
+
+    @property
+    def has_connections(self) -> bool:
+        """Whether there are TCP connections, or what is left unread of one."""
+        return any(map(criu.is_connection, self.found))
+
+    @property
+    def has_open_connections(self) -> bool:
+        """Whether there are TCP connections that have not ended."""
+        return any(criu.is_connection(sock) and sock.state != inet.CLOSE for sock in self.found)
+
+    def forget_ended(self) -> bool:
+        """Have TCP sockets whose connections have ended come back unconnected; return whether there are any.
+
+        To the program they are the same, but for data that it has not read yet. CRIU would connect them, and refuses.
+        """
+        ended = [sock for sock in self.found if criu.is_connection(sock) and self._has_ended(sock)]
+        for sock in ended:
+            _forget(sock)
+            sock.dst_port = 0
+        return bool(ended)
+
+    def fit(self, home: str) -> bool:
+        """Have connected UDP sockets choose a new address if they can't have theirs here; return whether there are any.
+
+        Raise Misfit for any other socket that can't have its own. If this node lacks the address, `home` has it, the
+        node on which the checkpoint was made.
+        """
+        for name in self.abstract:
+            if error := _refused_name(name):
+                text = bytes(name.name).replace(b"\0", b"@").decode(errors="replace")
+                raise _misfit(f"the abstract unix socket {text}", error, home)
+        changed = False
+        for sock in filter(_is_bound, self.found):
+            error = _refused(sock)
+            if error is None:
+                continue
+            if sock.proto != socket.IPPROTO_TCP and sock.dst_port and not inet.is_loopback(_packed(sock)):
+                _forget(sock)
+                changed = True
+            else:
+                kind = "tcp" if sock.proto == socket.IPPROTO_TCP else "udp"
+                raise _misfit(f"{kind} {inet.text(_packed(sock), sock.src_port)}", error, home)
+        return changed
+
+    def _has_ended(self, sock: Message) -> bool:
+        """Return whether both ends of a connection have closed it, and all that came was read."""
+        if sock.state != inet.CLOSE:
+            return False
+        try:
+            (stream,) = criu.read_entries(os.path.join(self.images, STREAM.format(sock.ino)), criu.stream_type(), 1)
+        except FileNotFoundError:
+            return True
+        return not stream.inq_len
+
+
+def _is_bound(sock: Message) -> bool:
+    """Return whether CRIU binds a socket (open_inet_sk() in criu/sk-inet.c)."""
+    without = criu.is_connection(sock) or sock.proto in (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6)
+    return bool(sock.src_port and not without)
+
+
+def _packed(sock: Message) -> bytes:
+    return inet.packed(sock.src_addr[: 1 if sock.family == socket.AF_INET else 4])
+
+
+def _forget(sock: Message) -> None:
+    """Have the kernel choose a socket's local address."""
+    sock.src_port = 0
+    for number in range(len(sock.src_addr)):
+        sock.src_addr[number] = 0
+
+
+def _refused(sock: Message) -> OSError | None:
+    """Return why a socket could not be bound here to its address; None if it could (open_inet_sk() in criu/sk-inet.c).
+
+    CRIU would bind an IPv6 socket to an address that the node does not have.
+    """
+    try:
+        with socket.socket(sock.family, sock.type, sock.proto) as probe:
+            for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+                probe.setsockopt(socket.SOL_SOCKET, option, 1)
+            if sock.v6only:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if sock.ip_opts.freebind:
+                probe.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+            if device := sock.ifname or sock.opts.so_bound_dev:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+            probe.bind((socket.inet_ntop(sock.family, _packed(sock)), sock.src_port))
+    except OSError as error:
+        return error
+    return None
+
+
+def _has_abstract(sock: Message) -> bool:
+    """Return whether a unix socket has a name of its own that is no path; an accepted one has its listener's."""
+    return bool(sock.name[:1] == b"\0" and (sock.state == inet.LISTEN or sock.type == socket.SOCK_DGRAM))
+
+
+def _refused_name(sock: Message) -> OSError | None:
+    """Return why a unix socket could not have its abstract name here; None if it could."""
+    try:
+        with socket.socket(socket.AF_UNIX, sock.type) as probe:
+            probe.bind(bytes(sock.name))
+    except OSError as error:
+        return error
+    return None
+
+
+def _misfit(name: str, error: OSError, home: str) -> Misfit:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return Misfit(
+            f"a program of the container's uses {name}, an address that this node does not have", MISSING, home
+        )
+    if error.errno == errno.EADDRINUSE:
+        return Misfit(f"a program of the container's uses {name}, which another one uses on this node", IN_USE)
+    return Misfit(f"a program of the container's uses {name}, and this node refuses that: {error.strerror}")

@@ -1,0 +1,281 @@
+"""What is told of internet sockets before a dump, and what of those in images before a restore."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from oci_criu_shim.container.bundle import Bundle
+from oci_criu_shim.dump.dump import Dump
+from oci_criu_shim.dump.faults import sockets as faults
+from oci_criu_shim.dump.survey import Survey
+from oci_criu_shim.errors import Misfit, ShimError
+from oci_criu_shim.host import criu, inet, netlock
+from oci_criu_shim.restore import sockets
+
+Pair = tuple[socket.socket, socket.socket, socket.socket]
+HOST, PEER = (b"\n\0\0\x09", 8080), (b"\n\0\0\x08", 40000)
+
+
+def made_of(kind: str, local: inet.Address, remote: inet.Address = inet.NOBODY, state: int = 0) -> inet.Socket:
+    found = object.__new__(inet.Socket)
+    found.__dict__ |= {"kind": kind, "local": local, "remote": remote, "state": state, "unread": 0}
+    return found
+
+
+def test_what_a_socket_is(pair: Pair) -> None:
+    listener, one, _ = pair
+    here, there = (inet.text(socket.inet_aton(host), port) for host, port in (one.getsockname(), one.getpeername()))
+    found = inet.Socket(one)
+    assert str(found) == f"tcp {here} to {there}"
+    assert (found.is_connection, found.has_ended, found.is_fixed) == (True, False, False)
+    assert str(inet.Socket(listener)) == f"tcp {there}"
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other:
+        assert (str(inet.Socket(other)), inet.Socket(other).is_connection) == ("udp [::]:0", False)
+        other.bind(("::1", 0))
+        other.connect(("::1", 9))
+        assert str(inet.Socket(other)) == f"udp [::1]:{other.getsockname()[1]} to [::1]:9"
+    with socket.socket() as fresh:
+        assert not inet.Socket(fresh).has_ended
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "fixed"),
+    [
+        ("10.0.0.9", 80, True),
+        ("127.0.0.1", 80, False),
+        ("0.0.0.0", 80, False),
+        ("::", 80, False),
+        ("10.0.0.9", 0, False),
+    ],
+)
+def test_an_address_that_other_nodes_lack(address: str, port: int, fixed: bool) -> None:
+    local = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address), port
+    assert made_of("tcp", local, state=inet.LISTEN).is_fixed is fixed
+    assert not made_of("udp", local, PEER).is_fixed
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"])
+def test_loopback(address: str) -> None:
+    assert inet.is_loopback(socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address))
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "::", "fe80::1", "::ffff:10.0.0.1"])
+def test_no_loopback(address: str) -> None:
+    assert not inet.is_loopback(socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address))
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """A listening socket, and both ends of a connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as one:
+        other, _ = listener.accept()
+        with other:
+            yield listener, one, other
+
+
+def survey(**given: Any) -> Survey:
+    """This process, as a user's container with the node's network."""
+    found = Survey(os.getpid(), Bundle("/b", {"root": {"path": "rootfs"}}), **given)
+    found.__dict__ |= {"processes": found.processes[:1], "keeps_inner": False, "forgets_ended": True}
+    return found
+
+
+def test_connections(pair: Pair) -> None:
+    ours = [inet.text(socket.inet_aton(host), port) for host, port in (end.getsockname() for end in pair[1:])]
+    said = [str(fault) for fault in faults.connections(survey())]
+    for here, there in (ours, ours[::-1]):
+        assert any(f"has a TCP connection open: tcp {here} to {there}" in line for line in said)
+    assert not list(faults.connections(survey(keeps_connections=True)))
+
+
+def test_connections_within(pair: Pair) -> None:
+    found = survey()
+    found.__dict__ |= {"keeps_inner": True, "forgets_ended": False}
+    assert not list(faults.connections(found))
+    outer, inner = made_of("tcp", HOST, PEER, 1), made_of("tcp", PEER, HOST, 1)
+    found.__dict__["sockets"] = [(found.init, outer)]
+    (fault,) = faults.connections(found)
+    assert "10.0.0.9:8080 to 10.0.0.8:40000, out of the container's network namespace" in str(fault)
+    found.__dict__["sockets"] = [(found.init, outer), (found.init, inner)]
+    assert not list(faults.connections(found))
+
+
+def test_what_has_ended(pair: Pair) -> None:
+    _, one, other = pair
+    assert not any(end.has_ended for _, end in survey().sockets)
+    one.send(b"left")
+    one.shutdown(socket.SHUT_WR)
+    other.shutdown(socket.SHUT_WR)
+    assert one.recv(1) == b""
+    found = survey()
+    assert sorted(end.unread for _, end in found.sockets if end.has_ended) == [0, 4]
+    (fault,) = faults.unread(found)
+    assert "has not read all of a TCP connection that has ended: 4 bytes" in str(fault)
+    found.__dict__["forgets_ended"] = False
+    assert not list(faults.unread(found))
+
+
+def test_what_the_kernel_encrypts(pair: Pair) -> None:
+    found = survey()
+    assert not list(faults.layers(found))
+    (first, *_) = (sock for _, sock in found.sockets if sock.is_connection)
+    first.layer = "tls"
+    (fault,) = faults.layers(found)
+    assert f"has the kernel speak tls in the connection {first}" in str(fault)
+
+
+def test_what_is_not_accepted() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+        (fault,) = faults.unaccepted(survey())
+        host, port = listener.getsockname()
+    assert f"has connections to tcp {host}:{port} that it has not accepted (1)" in str(fault)
+
+
+class Image:
+    """The sockets of an image, as protobuf has them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *found: Any) -> None:
+        entries = [self.entry(one) for one in found]
+        entries.append(SimpleNamespace(HasField=lambda _: False))
+        monkeypatch.setattr(criu, "stream_type", lambda: None)
+        self.sockets = sockets.Sockets("/images", entries)
+
+    @staticmethod
+    def entry(one: Any) -> Any:
+        kind = "usk" if hasattr(one, "name") else "isk"
+        return SimpleNamespace(**{kind: one}, HasField=lambda field: field == kind)
+
+
+def made(kind: str, address: str, port: int, peer: int = 0, state: int = inet.CLOSE) -> Any:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    data = socket.inet_pton(family, address)
+    words = [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]
+    proto, sort = {"tcp": (6, socket.SOCK_STREAM), "udp": (17, socket.SOCK_DGRAM)}[kind]
+    options = SimpleNamespace(freebind=False)
+    return SimpleNamespace(
+        **{"family": int(family), "type": int(sort), "proto": proto, "state": state, "ino": 31, "v6only": False},
+        **{"src_addr": words, "src_port": port, "dst_port": peer, "ip_opts": options, "ifname": ""},
+        opts=SimpleNamespace(so_bound_dev=""),
+    )
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+@pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7"])
+def test_an_address_that_is_not_here(monkeypatch: pytest.MonkeyPatch, kind: str, address: str) -> None:
+    """192.0.2.0/24 and 2001:db8::/32 are for documentation."""
+    image = Image(monkeypatch, made(kind, address, 7070, state=inet.LISTEN))
+    with pytest.raises(Misfit, match="an address that this node does not have") as raised:
+        image.sockets.fit("n7")
+    assert raised.value.home == "n7"
+
+
+def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        image = Image(monkeypatch, made("tcp", "0.0.0.0", port, state=inet.LISTEN))
+        with pytest.raises(Misfit, match=rf"tcp 0.0.0.0:{port}, which another one uses on this node") as raised:
+            image.sockets.fit("n7")
+    assert raised.value.home == ""
+    assert not image.sockets.fit("n7")
+
+
+def test_connected_datagrams(monkeypatch: pytest.MonkeyPatch) -> None:
+    away, here = made("udp", "192.0.2.7", 40000, 53), made("udp", "127.0.0.1", 0, 53)
+    assert Image(monkeypatch, away, here).sockets.fit("n7")
+    assert (away.src_port, away.src_addr, away.dst_port) == (0, [0], 53)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        within = made("udp", "127.0.0.1", other.getsockname()[1], 53)
+        with pytest.raises(Misfit, match="which another one uses"):  # who sends to it would not find it
+            Image(monkeypatch, within).sockets.fit("n7")
+
+
+def test_an_abstract_name_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"\0name of {os.getpid()}".encode()
+    made = SimpleNamespace(name=name, type=int(socket.SOCK_STREAM), state=inet.LISTEN)
+    accepted = SimpleNamespace(name=b"\0", type=int(socket.SOCK_STREAM), state=1)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(name)
+        with pytest.raises(Misfit, match=f"the abstract unix socket @name of {os.getpid()}, which another one uses"):
+            Image(monkeypatch, made).sockets.fit("n7")
+    assert not Image(monkeypatch, made, accepted).sockets.fit("n7")
+
+
+def test_a_device_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    sock = made("udp", "0.0.0.0", 40000)
+    sock.opts.so_bound_dev = "nodevice0"
+    with pytest.raises(Misfit, match="and this node refuses that: No such device"):
+        Image(monkeypatch, sock).sockets.fit("n7")
+
+
+@pytest.mark.parametrize("unread", [None, 0, 4])
+def test_connections_that_have_ended(monkeypatch: pytest.MonkeyPatch, unread: int | None) -> None:
+    """Only with what is still to be read do they stay connections to CRIU."""
+    end, other = made("tcp", "10.0.0.1", 80, 40000), made("tcp", "10.0.0.1", 80, 40001, 1)
+    image = Image(monkeypatch, end)
+
+    def stream(path: str, *_: object) -> Any:
+        assert path == "/images/tcp-stream-1f.img"
+        if unread is None:
+            raise FileNotFoundError
+        return iter([SimpleNamespace(inq_len=unread)])
+
+    monkeypatch.setattr(criu, "read_entries", stream)
+    assert image.sockets.forget_ended() is not bool(unread)
+    assert image.sockets.has_connections is bool(unread)
+    assert (end.src_port, end.dst_port) == ((80, 40000) if unread else (0, 0))
+    assert not Image(monkeypatch, other).sockets.forget_ended()
+
+
+class Entry:
+    """A message that is its bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    @staticmethod
+    def FromString(data: bytes) -> Entry:
+        return Entry(data)
+
+    def SerializeToString(self) -> bytes:
+        return self.data
+
+
+def test_an_image_is_written_as_it_was_read(tmp_path: Path) -> None:
+    path, copy = tmp_path / "files.img", tmp_path / "copy"
+    entries = [b"one", b"", b"three"]
+    path.write_bytes(b"1234abcd" + b"".join(len(one).to_bytes(4, "little") + one for one in entries))
+    found = list(criu.read_entries(str(path), Entry))
+    assert [entry.data for entry in found] == entries
+    criu.write_entries(str(path), str(copy), found)
+    assert copy.read_bytes() == path.read_bytes()
+    assert [entry.data for entry in criu.read_entries(str(path), Entry, 1)] == [b"one"]
+
+
+@pytest.mark.parametrize(("connected", "refused"), [(True, True), (False, False)])
+def test_a_kernel_that_can_not_hold_tcp_up(monkeypatch: pytest.MonkeyPatch, connected: bool, refused: bool) -> None:
+    """It does no harm to a container without connections."""
+
+    def hold(_: int) -> None:
+        raise OSError(93, "Protocol not supported")
+
+    monkeypatch.setattr(netlock, "hold", hold)
+    dump = object.__new__(Dump)
+    dump.pid, dump.holds_tcp, dump.has_connections = 7, True, connected
+    with (
+        pytest.raises(ShimError, match="can't be held up while they are dumped: Protocol")
+        if refused
+        else nullcontext(),
+        dump._held_up(),
+    ):
+        pass
