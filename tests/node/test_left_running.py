@@ -115,7 +115,7 @@ def test_shorter_is_an_error_with_its_name(site: Site, user: str) -> None:
         assert life.process and life.process.wait(patient(20))
         assert "data/offset has bad size 0 (expect 2)" in life.said()
         assert "a file that it had open has changed since the checkpoint" in life.said()
-        assert "has no checkpoint" in life.said()
+        assert "could not be restored from any checkpoint" in life.said()
 
 
 @USERS

@@ -396,9 +396,9 @@ class Requeued(Place):
 
     def test_where_it_is_to_run(self) -> None:
         calls = self.program("scontrol")
-        self.mark("JobId=7\nExcNodeList=n1\nFeatures=a&b\nFeatures=c\nPriority=1\n")
+        self.mark("JobId=7\nExcNodeList=\nReqNodeList=n1\nFeatures=a&b\nFeatures=c\nPriority=1\n")
         self.remove(quick=True)
-        settings = ("StartTime=now+3seconds", "ExcNodeList=n1", "Features=a&b")
+        settings = ("StartTime=now+3seconds", "ExcNodeList=", "ReqNodeList=n1", "Features=a&b")
         self.assertEqual(calls.read_text().splitlines(), [f"{UID} update JobId=7 {setting}" for setting in settings])
 
     def test_no_more_is_read_than_the_runtime_writes(self) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from oci_criu_shim.checkpoints import document
 from tests.harness import jobs
@@ -85,19 +86,28 @@ def test_where_the_restore_failed(shim_cluster: Cluster, shim_bundle: str) -> No
     assert not log.exists()
 
 
+def changed(cluster: Cluster, bundle: str, name: str, change: Callable[[dict[str, Any]], None]) -> str:
+    """A bundle called `name` of the same root file system, whose specification is changed."""
+    spec = json.loads((cluster.home / bundle.removeprefix("/home/") / "config.json").read_text())
+    spec["root"]["path"] = f"{bundle}/rootfs"
+    change(spec)
+    path = f"/home/alice/{name}"
+    cluster.exec("n1", ["mkdir", "-p", path])
+    cluster.exec("n1", ["tee", f"{path}/config.json"], input=json.dumps(spec))
+    return path
+
+
 @contextmanager
 def with_mount(cluster: Cluster, bundle: str, source: str) -> Iterator[str]:
     """A bundle that binds the directory `source`, which all nodes have."""
-    spec = json.loads((cluster.home / bundle.removeprefix("/home/") / "config.json").read_text())
-    spec["root"]["path"] = f"{bundle}/rootfs"
-    spec["mounts"].append({"destination": "/mnt", "type": "none", "source": source, "options": ["rbind", "rw"]})
-    made = cluster.home / "alice/mounting"
-    cluster.exec("n1", ["mkdir", "-p", f"/home/alice/{made.name}"])
-    cluster.exec("n1", ["tee", f"/home/alice/{made.name}/config.json"], input=json.dumps(spec))
+
+    def mount(spec: dict[str, Any]) -> None:
+        spec["mounts"].append({"destination": "/mnt", "type": "none", "source": source, "options": ["rbind", "rw"]})
+
     for node in cluster.compute_nodes():
         cluster.exec(node, ["mkdir", source], "root")
     try:
-        yield f"/home/alice/{made.name}"
+        yield changed(cluster, bundle, "mounting", mount)
     finally:
         for node in cluster.compute_nodes():
             cluster.exec(node, ["rm", "-rf", source], "root")
@@ -153,6 +163,39 @@ def test_a_node_with_a_lower_limit(shim_cluster: Cluster, shim_bundle: str) -> N
     assert "\nend sum-ok\n1000\n" in job.output()
 
 
+# Listens on the node's own address, the one by which it sees the others, and becomes another program.
+LISTEN = """
+import os, socket, sys
+found = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+found.connect(("10.77.0.1", 9))
+listener = socket.create_server((found.getsockname()[0], 7071))
+listener.set_inheritable(True)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+def share_network(spec: dict[str, Any]) -> None:
+    """Have the node's network, and not its /sys, which can't be restored."""
+    spec["linux"]["namespaces"] = [one for one in spec["linux"]["namespaces"] if one["type"] != "network"]
+    spec["mounts"] = [mount for mount in spec["mounts"] if not mount["destination"].startswith("/sys")]
+
+
+def test_an_address_of_its_first_node(shim_cluster: Cluster, shim_bundle: str) -> None:
+    """The job waits for that node, though the other one is free."""
+    bundle = changed(shim_cluster, shim_bundle, "sharing", share_network)
+    (shim_cluster.shared / "listen.py").write_text(LISTEN)
+    script = "exec python3 /shared/listen.py {command}"
+    job = jobs.submit(shim_cluster, "listens", script, WORK, f"--container={bundle}", *jobs.OPTIONS)
+    high = displaced(job)
+    said(job, f":7071, an address of {job.nodes[0]}, so it goes on only on a node that has it")
+    said(job, ":7071, an address that this node does not have")
+    said(job, f"requeueing job {job.number}, to go on on {job.nodes[0]}, once it is free")
+    wait_for(lambda: job.record()["required_nodes"] == job.nodes[0], 30, "the node to be required")
+    go_on(job, high)
+    assert json.loads((job.checkpoints() / "tries.json").read_text())["tries"] == 1
+    shim_cluster.exec("ctl", ["scancel", job.number])
+
+
 def test_no_node_fits(shim_cluster: Cluster, shim_bundle: str) -> None:
     job = jobs.batch(shim_cluster, shim_bundle, "unfit", WORK, *jobs.OPTIONS)
     high = displaced(job)
@@ -165,9 +208,9 @@ def test_no_node_fits(shim_cluster: Cluster, shim_bundle: str) -> None:
     assert job.wait_end() == "FAILED"
     lacks = f"this node's processor lacks avx9000, and the checkpoint was made on {job.nodes[0]}, which has them"
     said(job, f"error: job {job.number} step batch task 0: {lacks}", times=2)
-    said(job, f"job {job.number} can go to no other node than {job.nodes[0]}")
-    said(job, f"error: job {job.number} step batch task 0 was restarted, and has no checkpoint in ")
-    assert comment(job) == f"oci-criu-shim: failed: no checkpoint to go on from: 1: {lacks}"
+    said(job, f"job {job.number} step batch task 0 failed alike on {other(job)}: another node would do no better")
+    said(job, f"error: job {job.number} step batch task 0 could not be restored from any checkpoint in ")
+    assert comment(job) == f"oci-criu-shim: failed: no checkpoint could be restored: 1: {lacks}"
     assert path.parent.is_dir()
 
 

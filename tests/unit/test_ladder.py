@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import config
+from oci_criu_shim.checkpoints import document
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container.record import Container
@@ -185,6 +186,8 @@ def test_others_restore_the_same_checkpoint_for_long(site: Site, monkeypatch: py
         (OSError(17, "File exists", "/x/ghost-1"), 3),
         (NotRestored("Can't create ghost regfile: Permission denied"), 1),
         (NotRestored("Can't open file"), 1),
+        (NotRestored("Error: Can't create ghost regfile: Permission denied"), 1),
+        (OSError(13, "Permission denied", "/x/ghost-1"), 1),
         (ShimError("ghost"), 1),
         (Misfit("ghost"), 1),
     ],
@@ -243,9 +246,9 @@ def test_a_log_of_another_nodes_goes(site: Site) -> None:
 def test_nothing_to_go_on_from(site: Site) -> None:
     site.commit(1)
     site.errors[1] = ShimError("it is damaged")
-    with pytest.raises(ShimError, match=f"was restarted, and has no checkpoint in {site.store.path} to go on from"):
+    with pytest.raises(ShimError, match=f"could not be restored from any checkpoint in {site.store.path}"):
         site.climb()
-    assert site.comments == ["7 oci-criu-shim: failed: no checkpoint to go on from: 1: it is damaged"]
+    assert site.comments == ["7 oci-criu-shim: failed: no checkpoint could be restored: 1: it is damaged"]
     assert site.requeued == []
 
 
@@ -317,9 +320,100 @@ def test_the_limit_bounds_other_nodes(site: Site) -> None:
     site.commit(1)
     site.errors[1] = Misfit("no avx2")
     assert site.climb() == 1
-    with pytest.raises(ShimError, match="has no checkpoint"):
+    with pytest.raises(ShimError, match="could not be restored"):
         site.climb()
     assert site.requeued == [7]
+
+
+def on(site: Site, node: str) -> None:
+    """The job's next run is on that node."""
+    site.environment["SLURMD_NODENAME"] = node
+
+
+def test_what_only_one_node_has(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job waits for it, and that is no failed try."""
+    monkeypatch.setattr(controller, "can_wait_for", lambda job, node: True)
+    monkeypatch.setattr(controller, "waiting_for", lambda job, node: [f"ReqNodeList={node}"])
+    site.settings.max_restarts = 2
+    site.commit(1)
+    site.errors[1] = Misfit("it listens on 10.0.0.9:80, an address that this node does not have", home="n9")
+    for node in ("n1", "n2", "n3"):
+        on(site, node)
+        assert site.climb() == 1
+        assert Path(site.container.root, REQUEUED).read_text() == "JobId=7\nReqNodeList=n9\n"
+    assert site.comments[-1].startswith("7 oci-criu-shim: waits for n9: 1: it listens on 10.0.0.9:80")
+    site.errors.clear()
+    on(site, "n9")
+    assert site.climb() == LIFE
+    assert json.loads(Path(site.store.path, "tries.json").read_text())["tries"] == 1
+
+
+def test_slurm_sends_it_to_the_wrong_node_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is not for ever."""
+    monkeypatch.setattr(controller, "can_wait_for", lambda job, node: True)
+    site.settings.max_restarts = 2
+    site.commit(1)
+    site.errors[1] = Misfit("an address that this node does not have", home="n9")
+    assert [site.climb() for _ in range(3)] == [1, 1, 1]
+    with pytest.raises(ShimError, match="was tried 2 times"):
+        site.climb()
+
+
+def test_what_no_node_has(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job of many nodes, or one whose node is not there any more."""
+    monkeypatch.setattr(controller, "can_wait_for", lambda job, node: False)
+    site.commit(1)
+    site.errors[1] = Misfit("an address that this node does not have", home="n9")
+    assert site.climb() == 1
+    assert Path(site.container.root, REQUEUED).read_text() == "JobId=7\nExcNodeList=n1\n"
+
+
+def test_what_fails_alike(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
+    """It would on every node: it is tried on two."""
+    site.commit(1)
+    site.errors[1] = NotRestored("CRIU could not restore c: Error: Can't open file")
+    assert site.climb() == 1
+    on(site, "n2")
+    with pytest.raises(ShimError, match="could not be restored"):
+        site.climb()
+    assert site.requeued == [7]
+    assert "failed alike on n1: another node would do no better" in capfd.readouterr().err
+
+
+def test_what_nodes_refuse_alike(site: Site) -> None:
+    """A third one may have the room."""
+    site.commit(1)
+    site.errors[1] = OSError(28, "No space left on device", "/run/x/stage")
+    for node in ("n1", "n2"):
+        on(site, node)
+        assert site.climb() == 1
+    assert site.requeued == [7, 7]
+
+
+def test_what_fails_otherwise(site: Site) -> None:
+    site.commit(1)
+    for node in ("n1", "n2"):
+        on(site, node)
+        site.errors[1] = NotRestored(f"CRIU could not restore c: {node} is full")
+        assert site.climb() == 1
+    assert site.requeued == [7, 7]
+
+
+@pytest.mark.parametrize(("made", "again"), [("n1", 1), ("n2", 1), ("n9", 2)])
+def test_nodes_that_fit_alike_little(site: Site, made: str, again: int) -> None:
+    """A third one may fit, unless the checkpoint was made on one of the two."""
+    site.commit(1)
+    path = Path(site.of(1, "manifest.json"))
+    path.write_text(json.dumps(document.sealed({**json.loads(path.read_text()), "node": made})))
+    site.errors[1] = Misfit("the container's mount /data has no source here: /data")
+    assert site.climb() == 1
+    on(site, "n2")
+    if again == 1:
+        with pytest.raises(ShimError, match="could not be restored"):
+            site.climb()
+    else:
+        assert site.climb() == 1
+    assert site.requeued == [7] * again
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"newest": 1}', '{"newest": 1, "tries": []}'])

@@ -48,7 +48,7 @@ class Slurm:
         self.calls.append(" ".join(argv))
         if argv[0] == "sinfo":
             return "n1\nn2\nn3\n"
-        return "n2\nn3\n" if argv[2:] == ("hostnames", "n[2-3]") else ""
+        return "n2\nn3\n" if argv[-1] == "n[2-3]" else f"{argv[-1]}\n"
 
 
 @pytest.fixture
@@ -112,6 +112,37 @@ def test_the_users_comment_stays(fake: Slurm, before: str, after: str) -> None:
 def test_another_node(fake: Slurm, change: dict[str, Any], wanted: bool) -> None:
     fake.job = seen(**change)
     assert controller.has_another_node(12, "n1") is wanted
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({}, True),
+        ({"excluded_nodes": "n1"}, True),
+        ({"required_nodes": "n1"}, True),
+        ({"required_nodes": "n2"}, False),
+        ({"node_count": 2}, False),
+        ({"requeue": False}, False),
+        ({"batch": False}, False),
+    ],
+)
+def test_the_one_node(fake: Slurm, change: dict[str, Any], wanted: bool) -> None:
+    fake.job = seen(**change)
+    assert controller.can_wait_for(12, "n1") is wanted
+    assert not controller.can_wait_for(12, "n9")
+
+
+@pytest.mark.parametrize(
+    ("excluded", "node", "wanted"),
+    [
+        ("", "n1", ["ReqNodeList=n1"]),
+        ("n1", "n1", ["ExcNodeList=", "ReqNodeList=n1"]),
+        ("n[2-3]", "n1", ["ReqNodeList=n1"]),
+        ("n[2-3]", "n3", ["ExcNodeList=n2", "ReqNodeList=n3"]),
+    ],
+)
+def test_what_else_was_excluded_stays_so(fake: Slurm, excluded: str, node: str, wanted: list[str]) -> None:
+    assert controller.waiting_for(seen(excluded_nodes=excluded), node) == wanted
 
 
 def test_what_the_user_set_for_his_own_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,7 @@ def test_what_cannot_go_on(site: Site) -> None:
     site.run()
     site.caught()
     os.unlink(site.store / "1/manifest.json")
-    with pytest.raises(ShimError, match="was restarted, and has no checkpoint"):
+    with pytest.raises(ShimError, match="could not be restored from any checkpoint"):
         site.run(SLURM_RESTART_COUNT="1")
     assert site.events() == ["ended", "refused", "failed"]
 

@@ -197,5 +197,23 @@ def has_another_node(number: int, node: str) -> bool:
     return len(set(run(*words).split()) - {node, *_expand(wanted["excluded_nodes"])}) >= wanted["node_count"]
 
 
+def can_wait_for(number: int, node: str) -> bool:
+    """Return whether a job can be requeued to run on `node`: it takes one node, which its partition has."""
+    wanted = job(number).fields
+    if not (wanted["requeue"] and wanted["batch"]) or wanted["node_count"] != 1:
+        return False
+    if wanted["required_nodes"] and node not in _expand(wanted["required_nodes"]):
+        return False
+    words = ("sinfo", f"--partition={wanted['partition']}", f"--nodes={node}", "--Node", "--noheader", "--format=%N")
+    return node in run(*words).split()
+
+
+def waiting_for(found: Job, node: str) -> list[str]:
+    """Return the words of `scontrol update` that have a job, while it is pending, wait for `node`."""
+    excluded = _expand(found.fields["excluded_nodes"])
+    others = ",".join(name for name in excluded if name != node)
+    return [*([f"ExcNodeList={others}"] if node in excluded else []), f"ReqNodeList={node}"]
+
+
 def _expand(nodes: str) -> list[str]:
     return run("scontrol", "show", "hostnames", nodes).split() if nodes else []

@@ -22,7 +22,7 @@ from oci_criu_shim.task import history
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import TypedDict
+    from typing import NotRequired, TypedDict
 
     from oci_criu_shim.config import Settings
     from oci_criu_shim.container.record import Container
@@ -35,13 +35,17 @@ if TYPE_CHECKING:
 
         newest: int  # the number of the newest checkpoint; 0 without one
         tries: int
+        failed: NotRequired[dict[str, str]]  # {node: why it went elsewhere from there}
 
 
 TRIES = "tries.json"
 MARK = "oci-criu-shim: "  # where our part of a job's comment begins
 LONGEST = 300  # characters of our part
 PAUSES = (0.5, 2, 8)  # seconds at most
-LASTING = ("Permission denied", "Operation not permitted", "Read-only file system")  # what is the same a moment later
+# What CRIU says if another restore has the name of a deleted file. A file that may not be made will not be later.
+PASSING = re.compile(
+    r"ghost(?!.*(Permission denied|Operation not permitted|Read-only file system|No space left|Disk quota))"
+)
 END_SECONDS = 300  # Slurm ends a job that was requeued
 LIST = "`oci-criu-shim ckpt list` shows the checkpoints that there are"
 
@@ -68,7 +72,8 @@ class Ladder:
         self.reasons: list[str] = []
         self.may_try_again = False  # the rung in hand, if its failure may pass
         self.tries_again = False
-        self.may_do_elsewhere = False
+        self.may_do_elsewhere = False  # whether any rung failed otherwise than by its own fault
+        self.home: str | None = None  # as of _go_elsewhere(): if nodes refuse a system call, this proves nothing
 
     def rungs(self) -> Iterator[str]:
         """Yield the paths of checkpoints to try. Raise ShimError if there were too many tries."""
@@ -91,13 +96,15 @@ class Ladder:
         refuses a system call, an older checkpoint may not need it, and another node may not refuse it.
         """
         if isinstance(error, OSError):
+            self.home = ""
             error = NotRestored(f"{path} could not be restored: {line_of(error)}")
-        may_pass = "ghost" in str(error) and not any(words in str(error) for words in LASTING)
-        if isinstance(error, NotRestored) and may_pass and self.may_try_again:
+        if isinstance(error, NotRestored) and PASSING.search(str(error)) and self.may_try_again:
             self.tries_again = True
         elif isinstance(error, Misfit):
             self._note(path, error)
-            return self._go_elsewhere()
+            if error.home not in ("", self.task.node):
+                return self._go_home(error.home)
+            return self._go_elsewhere(_made_on(path))
         else:
             self._refuse(path, error)
             self.may_do_elsewhere |= isinstance(error, NotRestored)
@@ -105,7 +112,7 @@ class Ladder:
 
     def try_elsewhere(self) -> bool:
         """Return whether, after all rungs, the job has been requeued to try them on another node."""
-        return self.may_do_elsewhere and self._go_elsewhere()
+        return self.may_do_elsewhere and self._go_elsewhere(self.home)
 
     def _paths(self) -> list[str]:
         """Return the checkpoints to try, in order: the task's own, or while it has none, those of --restart-dir."""
@@ -165,25 +172,56 @@ class Ladder:
     def require_fresh_start(self) -> None:
         """Note that the task starts from its beginning. Raise ShimError if the site does not allow that."""
         if self.settings.fresh_start:
-            reason = "it has no checkpoint to go on from"
+            reason = "no checkpoint could be restored" if self.reasons else "it has no checkpoint to go on from"
             self.log.event(f"{self.what} starts from its beginning: {reason}", "fell-back", reason=reason)
             self._tell("started from its beginning")
             return
-        self._tell("failed: no checkpoint to go on from")
+        self._tell(f"failed: no checkpoint {'could be restored' if self.reasons else 'to go on from'}")
         if not self.newest and self.task.restart_dir:
             source = f"--restart-dir={self.task.restart_dir}"
             raise ShimError(f"{self.what} has nothing else in {source} to begin with", LIST)
+        if self.reasons:
+            raise ShimError(
+                f"{self.what} could not be restored from any checkpoint in {self.store.path}, for the reasons above",
+                f"they stay there: `scontrol requeue {self.task.job}` tries them again, or have the site set"
+                " fresh-start = true in config.toml",
+            )
         raise ShimError(
             f"{self.what} was restarted, and has no checkpoint in {self.store.path} to go on from",
             "resubmit it; with fresh-start = true in config.toml it would have begun again",
         )
 
-    def _go_elsewhere(self) -> bool:
-        """Have the job requeued to start on another node, if there is one; return whether it was."""
+    def _go_home(self, node: str) -> bool:
+        """Have the job requeued to wait for `node`, which alone can restore it; return whether it was.
+
+        That is no failed try.
+        """
         from oci_criu_shim.slurm import controller
-        from oci_criu_shim.task import requeue
+
+        try:
+            if not controller.can_wait_for(self.task.job, node):
+                self.log.event(f"job {self.task.job} can't be made to wait for {node}")
+                return self._go_elsewhere(node)
+        except ShimError as error:
+            self.log.error(f"job {self.task.job} does not wait for {node}: {error.line()}")
+            return False
+        if self.tries.failed.get(self.task.node) != self._said():  # else Slurm did not do as it was told
+            self.tries.take_back()
+        self.tries.note_failure(self.task.node, self._said())
+        return self._requeue(f"to go on on {node}, once it is free", f"waits for {node}", require=node)
+
+    def _go_elsewhere(self, home: str | None) -> bool:
+        """Have the job requeued to start on another node, if there is one; return whether it was.
+
+        If another node failed alike, it is not the nodes' fault. A node that doesn't fit proves nothing, unless the
+        checkpoint was made on one of the two, its `home`. That is None if CRIU itself failed on both.
+        """
+        from oci_criu_shim.slurm import controller
 
         limit, task = self.settings.max_restarts, self.task
+        if (other := self.tries.failed_alike(task.node, self._said())) and home in (None, task.node, other):
+            self.log.event(f"{self.what} failed alike on {other}: another node would do no better")
+            return False
         if limit and self.tries.count >= limit:
             self.log.event(f"{self.what} was tried {self.tries.count} times, which is max-restarts: on no other node")
             return False
@@ -191,15 +229,33 @@ class Ladder:
             if not controller.has_another_node(task.job, task.node):
                 self.log.event(f"job {task.job} can go to no other node than {task.node}")
                 return False
-            requeue.mark(self.container.root, task, self.log, exclude=task.node)
-            self.log.event(f"requeueing job {task.job}, to go on on another node than {task.node}", "requeued")
-            self._tell(f"requeued from {task.node}")
+        except ShimError as error:
+            return self._not_requeued(error)
+        self.tries.note_failure(task.node, self._said())
+        return self._requeue(f"to go on on another node than {task.node}", f"requeued from {task.node}", task.node)
+
+    def _requeue(self, why: str, outcome: str, exclude: str = "", require: str = "") -> bool:
+        from oci_criu_shim.slurm import controller
+        from oci_criu_shim.task import requeue
+
+        task = self.task
+        try:
+            requeue.mark(self.container.root, task, self.log, exclude, require)
+            self.log.event(f"requeueing job {task.job}, {why}", "requeued")
+            self._tell(outcome)
             controller.requeue(task.job)
         except ShimError as error:
-            hint = error.hint or f"`scontrol requeue {task.name}` does that by hand, if the job does not go on here"
-            self.log.error(ShimError(f"job {task.job} could not be requeued to another node: {error}", hint).line())
-            return False
+            return self._not_requeued(error)
         return True
+
+    def _not_requeued(self, error: ShimError) -> bool:
+        hint = error.hint or f"`scontrol requeue {self.task.name}` does that by hand, if the job does not go on here"
+        self.log.error(ShimError(f"job {self.task.job} could not be requeued to another node: {error}", hint).line())
+        return False
+
+    def _said(self) -> str:
+        """Return why it could not be restored here, as it could be on any node."""
+        return "; ".join(self.reasons)
 
     def wait_for_end(self) -> None:
         """Wait for the job's end, so that its script runs nothing after this step."""
@@ -219,6 +275,14 @@ class Ladder:
         return 0
 
 
+def _made_on(path: str) -> str:
+    """Return the node that a checkpoint was made on; empty if that isn't known."""
+    try:
+        return committed.read(path).manifest.get("node", "")
+    except (ShimError, OSError):
+        return ""
+
+
 class Tries:
     """Counts the tries of a task since its `newest` checkpoint, in the file `path`."""
 
@@ -226,10 +290,12 @@ class Tries:
         self.path = path
         self.newest = newest
         self.count = 0
+        self.failed: dict[str, str] = {}
         try:
             before: Tried = files.read_json(path)
             if before["newest"] == newest:
                 self.count = int(before["tries"])
+                self.failed = dict(before.get("failed", {}))
         except (OSError, ValueError, TypeError, KeyError):
             pass  # none yet, or not ours
 
@@ -238,9 +304,27 @@ class Tries:
         self.count += 1
         self.note(self.newest)
 
+    def take_back(self) -> None:
+        """Have the last one not count, from note_failure() on."""
+        self.count -= 1
+
+    def note_failure(self, node: str, why: str) -> None:
+        """Note why it goes on elsewhere than on `node`."""
+        self.failed[node] = why
+        try:
+            self.note(self.newest)
+        except OSError:
+            pass  # a count that is too high, and a comparison that is missed, are no more than that
+
+    def failed_alike(self, node: str, why: str) -> str:
+        """Return another node than `node` from which it went on for the same reasons; empty if there is none."""
+        return next((other for other, said in self.failed.items() if other != node and said == why), "")
+
     def note(self, newest: int) -> None:
         """Have them count for the checkpoint `newest`, too, which is hardly any further."""
         tried: Tried = {"newest": newest, "tries": self.count}
+        if self.failed:
+            tried["failed"] = self.failed
         files.write_json(self.path, tried, durable=True)
 
 

@@ -14,20 +14,21 @@ if TYPE_CHECKING:
     from oci_criu_shim.slurm.tasks import Task
 
 
-def mark(root: str, task: Task, log: Log, exclude: str = "") -> None:
+def mark(root: str, task: Task, log: Log, exclude: str = "", require: str = "") -> None:
     """Leave the note in the job's run directory `root`, before the job of `task` is requeued.
 
-    Next time the job is not to run on the node `exclude`, and is to have the site's feature. Never fail: the job starts
-    again all the same. Leave another task's note as it is: it may exclude a node.
+    Next time the job is not to run on the node `exclude`, or to wait for the node `require`, and is to have the site's
+    feature. Never fail: the job starts again all the same. Leave another task's note as it is: it may exclude a node.
     """
     directory, settings = RunDirectory(root), [f"JobId={task.name}"]
-    if directory.is_requeued and not exclude:
+    if directory.is_requeued and not (exclude or require):
         return
     try:
         feature = config.load().feature
-        if exclude or feature:
+        if exclude or require or feature:
             found = controller.job(task.job)
             settings += [found.excluding(exclude)] if exclude else []
+            settings += controller.waiting_for(found, require) if require else []
             settings += [found.wanting(feature)] if feature else []
     except ShimError as error:
         log.error(f"job {task.job} is requeued without a choice of nodes: {error.line()}")
