@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -106,3 +107,13 @@ def test_a_zombie_has_none(other: int) -> None:
     os.waitid(os.P_PID, other, os.WEXITED | os.WNOWAIT)
     assert threads.note(other, 0) == {}
     assert threads.give_back(other, {inside(other): {"coredump_filter": 5}}) != []
+
+
+def test_a_thread_that_cannot_be_bound(other: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: int, _: set[int]) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(thread))
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    first = min(os.sched_getaffinity(other))
+    (line,) = threads.give_back(other, {inside(other): {"processors": [first]}})
+    assert line.startswith(f"it was bound to processors {first}, and can't be here: Operation not permitted")

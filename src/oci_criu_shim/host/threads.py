@@ -124,7 +124,11 @@ def _give_back(thread: int, attributes: Attributes) -> Iterator[str]:
 def _bind(thread: int, wanted: set[int]) -> Iterator[str]:
     allowed = os.sched_getaffinity(thread)
     if both := wanted & allowed:
-        os.sched_setaffinity(thread, both)
+        try:
+            os.sched_setaffinity(thread, both)
+        except OSError as error:
+            yield f"it was bound to processors {_ranges(wanted)}, and can't be here: {error.strerror}"
+            return
     if both != wanted:
         yield (
             f"bound to processors {_ranges(wanted)}, of which this job has {_ranges(both) if both else 'none'} here:"
