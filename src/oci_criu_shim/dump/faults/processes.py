@@ -22,6 +22,7 @@ POLICIES = (os.SCHED_OTHER, os.SCHED_FIFO, os.SCHED_RR, os.SCHED_BATCH, os.SCHED
 MOUNT_SECURITYFS = "mount -t securityfs securityfs /sys/kernel/security, and remove /run/criu.kdat, where CRIU notes it"
 # Of these CRIU keeps one for all. It takes several of "net" and "mnt", but a restore of ours then fails.
 NESTED = ("user", "pid", "ipc", "uts", "cgroup", "time", "time_for_children", "net", "mnt")
+WORDS = {"mnt": "mount", "net": "network"}
 BACKGROUND = {"21": "SIGTTIN, it read from", "22": "SIGTTOU, it wrote to"}
 CAP_SYS_ADMIN = 21
 ENDED = ("Z", "X")  # states of processes that nobody has waited for, whose files in /proc are root's
@@ -217,9 +218,9 @@ def nested(survey: Survey) -> Iterator[ShimError]:
         for kind in kinds:
             name = each.namespace(kind)
             if name and name not in allowed:
+                words = WORDS.get(kind, kind.removesuffix("_for_children"))
                 yield ShimError(
-                    f"{each} is in a {name.partition(':')[0]} namespace of its own, which can't be restored within the"
-                    " container's",
+                    f"{each} is in a namespace of its own ({words}), which can't be restored within the container's",
                     "run it without (unshare, bwrap, a browser's sandbox)",
                 )
 
