@@ -80,11 +80,16 @@ os.read(0, 1)
 """
 
 
+def _waits(pid: int, fifo: Path) -> bool:
+    """Whether a process waits for its FIFO: before it is there, it waits for its program to be read, too."""
+    return fifo.exists() and (process.stat_fields(pid) or "R")[0] == "D"
+
+
 def test_what_can_not_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "WAIT_SECONDS", 0.2)
     fifo = tmp_path / "fifo"
     with subprocess.Popen([sys.executable, "-c", WAITS, fifo], stdin=subprocess.PIPE) as child:
-        wait_for(lambda: (process.stat_fields(child.pid) or "R")[0] == "D", 10, "a process that waits")
+        wait_for(lambda: _waits(child.pid, fifo), 10, "a process that waits")
         (fault,) = processes.unstoppable(survey(child.pid))
         assert f"process {child.pid} (python" in str(fault) and "can't be stopped: it waits in the kernel" in str(fault)
         with monkeypatch.context() as frozen:
@@ -100,7 +105,7 @@ def test_what_can_not_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_what_waits_for_a_moment(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     with subprocess.Popen([sys.executable, "-c", WAITS, fifo], stdin=subprocess.PIPE) as child:
-        wait_for(lambda: (process.stat_fields(child.pid) or "R")[0] == "D", 10, "a process that waits")
+        wait_for(lambda: _waits(child.pid, fifo), 10, "a process that waits")
         opener = threading.Timer(0.2, fifo.read_bytes)
         opener.start()
         assert not list(processes.unstoppable(survey(child.pid)))
