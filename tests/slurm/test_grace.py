@@ -18,7 +18,7 @@ SITE = (
     "PreemptParameters=send_user_signal",
     f"PartitionName=cut Nodes=n[1-2] PriorityTier=1 PreemptMode=CANCEL GraceTime={GRACE_TIME}",
 )
-SMALL = Work(tick=0.1, mib=1)
+ENDLESS = Work(ticks=1 << 30)
 # Counts until it is told to end, with status 3.
 COUNT = """i=0; until [ -e {end} ]; do i=$((i+1)); echo $i >>{ledger}; sleep 0.1; done; exit 3"""
 
@@ -46,7 +46,7 @@ def counting(cluster: Cluster, bundle: str, kind: str) -> tuple[Job, Path]:
     count = COUNT.format(end=f"/shared/{end.name}", ledger=ledger)
     script = count if kind == "batch" else f"srun --container={bundle} sh -c '{count}'"
     asked = f"--container={bundle}" if kind == "batch" else "--array=3"
-    return jobs.submit(cluster, name, script, SMALL, *jobs.OPTIONS, asked), end
+    return jobs.submit(cluster, name, script, ENDLESS, *jobs.OPTIONS, asked), end
 
 
 @pytest.mark.parametrize(("kind", "times"), [("batch", 7), ("step", 4)])
@@ -113,14 +113,14 @@ def test_a_signal_to_the_batch_step_alone(cluster: Cluster, bundle: str) -> None
     """Before a time limit it is the program's; at a preemption it is not."""
     script = TRAPPING.format(ledger="/shared/trap.ledger")
     options = (*jobs.OPTIONS, f"--container={bundle}", "--signal=B:USR1@58")
-    job = jobs.submit(cluster, "trap", script, SMALL, *options, "--time=1")
+    job = jobs.submit(cluster, "trap", script, ENDLESS, *options, "--time=1")
     with quoting(job):
         job.wait_running()
         wait_for(lambda: "told" in job.ledger(), 60, "the signal before its time limit")
         assert not job.events()
     cluster.exec("ctl", ["scancel", job.number])
     job.wait_end()
-    job = jobs.submit(cluster, "trap", script, SMALL, *options)
+    job = jobs.submit(cluster, "trap", script, ENDLESS, *options)
     with quoting(job):
         job.wait_running()
         job.wait_ticks(3)
