@@ -19,7 +19,7 @@ from oci_criu_shim.container.record import CHAIN, Container
 from oci_criu_shim.dump import chain, moved_pages
 from oci_criu_shim.dump.chain import Link
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.host import criu, linux, process
+from oci_criu_shim.host import criu_images, linux, process
 from oci_criu_shim.task import take
 from oci_criu_shim.task.take import Taker
 from tests.unit.test_schema import full_manifest
@@ -33,7 +33,7 @@ Dump = Callable[[Link], tuple[dict[str, Any], Checkpoint]]
 
 @pytest.fixture(autouse=True)
 def criu_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(criu, "prepare_pagemap", lambda: None)
+    monkeypatch.setattr(criu_images, "prepare_pagemap", lambda: None)
     monkeypatch.setattr(moved_pages, "take", lambda *_: SUMS)
     monkeypatch.setattr(chain, "MERGING", "/nonexistent")
 
@@ -212,7 +212,7 @@ def test_memory_that_was_moved(monkeypatch: pytest.MonkeyPatch, memory: mmap.mma
     runs: list[tuple[int, int, bool]] = [(address, 100, False)]
     own = process.status(os.getpid())["NSpid"][-1]
     (tmp_path / f"pagemap-{own}.img").touch()
-    monkeypatch.setattr(criu, "pagemap", lambda _: runs)
+    monkeypatch.setattr(criu_images, "pagemap", lambda _: runs)
     before = moved_pages.take(os.getpid(), str(tmp_path), None)
     assert len(before[own]) in (3, 4)
     runs[:] = [(address, 40, True), (address + 40 * moved_pages.PAGE, 60, True)]

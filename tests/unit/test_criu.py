@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim.errors import Killed, ShimError
-from oci_criu_shim.host import criu, process
+from oci_criu_shim.host import criu, criu_images, process
 from tests.harness.cluster import wait_for
 
 
@@ -28,14 +28,14 @@ def test_a_module_without_its_package(tmp_path: Path, monkeypatch: pytest.Monkey
     (package / "__init__.py").write_text("raise ValueError('slow')")
     (package / "rpc_pb2.py").write_text("DUMP = 1")
     monkeypatch.syspath_prepend(tmp_path)
-    assert criu._import("pycriu.rpc_pb2").DUMP == 1
+    assert criu.module("rpc_pb2").DUMP == 1
 
 
 def test_what_to_install_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setattr(criu, "SYSTEM_PACKAGES", "/nonexistent")
     with pytest.raises(ShimError, match="cannot import pycriu") as raised:
-        criu._import("pycriu.rpc_pb2")
+        criu.module("rpc_pb2")
     assert raised.value.hint == "install python3-pycriu"
 
 
@@ -51,16 +51,16 @@ class Entry:
 
 
 def test_runs_of_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(criu, "prepare_pagemap", lambda: Entry)
+    monkeypatch.setattr(criu_images, "prepare_pagemap", lambda: Entry)
     entries = [b"0 0 0 0", b"4096 3 0 4", b"65536 2 2 1", b"131072 0 9 5"]
-    image = bytes(criu.IMAGE_HEAD) + b"".join(len(entry).to_bytes(4, "little") + entry for entry in entries)
+    image = bytes(criu_images.IMAGE_HEAD) + b"".join(len(entry).to_bytes(4, "little") + entry for entry in entries)
     (tmp_path / "pagemap-1.img").write_bytes(image)
-    found = list(criu.pagemap(str(tmp_path / "pagemap-1.img")))
+    found = list(criu_images.pagemap(str(tmp_path / "pagemap-1.img")))
     assert found == [(4096, 3, False), (65536, 2, True), (131072, 9, True)]
 
 
 def test_killed_before_it_read_what_it_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(criu, "_import", lambda _: None)
+    monkeypatch.setattr(criu, "module", lambda _: None)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     swrk = criu.Swrk(ours, os.getpid())
     ours.send(b"go on")
@@ -74,7 +74,7 @@ def test_killed_while_a_child_of_its_has_the_connection(tmp_path: Path, monkeypa
     program, said = tmp_path / "criu", tmp_path / "said"
     program.write_text(f"#!/bin/sh\nsleep 60 &\necho $! >{said}.part; mv {said}.part {said}; kill -9 $$\n")
     program.chmod(0o755)
-    monkeypatch.setattr(criu, "_import", lambda _: None)
+    monkeypatch.setattr(criu, "module", lambda _: None)
     monkeypatch.setattr(criu, "program", lambda: str(program))
     with open(os.devnull, "w") as log:
         swrk = criu.start({"PATH": os.environ["PATH"]}, log.fileno())

@@ -53,7 +53,7 @@ LOADED: dict[str, list[dict[str, Any]]] = {
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     for name in (*LOADED, "mountpoints.txt"):
         (tmp_path / name).touch()
-    monkeypatch.setattr("oci_criu_shim.host.criu.load_image", lambda path: {"entries": LOADED[os.path.basename(path)]})
+    monkeypatch.setattr("oci_criu_shim.host.criu_images.load", lambda path: {"entries": LOADED[os.path.basename(path)]})
     return str(tmp_path)
 
 

@@ -94,7 +94,7 @@ def test_what_others_take_does_not_count(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_criu_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(criu, "_import", lambda _: None)
+    monkeypatch.setattr(criu, "module", lambda _: None)
     monkeypatch.setattr(criu, "LOOK_MS", 1)
     program = tmp_path / "criu"
     program.write_text("#!/bin/sh\nexec sleep 60\n")
@@ -111,7 +111,7 @@ def test_a_criu_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_one_that_ignores_the_end_of_the_conversation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(criu, "_import", lambda _: None)
+    monkeypatch.setattr(criu, "module", lambda _: None)
     monkeypatch.setattr(criu, "LET_GO_SECONDS", 0.1)
     pid = process.spawn(["/bin/sleep", "60"], {}, {})
     ours, theirs = socket.socketpair()

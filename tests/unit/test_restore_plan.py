@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim.container.record import Container
-from oci_criu_shim.host import criu
+from oci_criu_shim.host import criu_images
 from oci_criu_shim.restore import plan
 from oci_criu_shim.restore.plan import RestorePlan
 from tests.unit.test_registry import container
@@ -33,8 +33,8 @@ def test_clocks(container: Container, tmp_path: Path, monkeypatch: pytest.Monkey
     written: dict[str, Any] = {}
     time = {"tv_sec": 9, "tv_nsec": 9}
     entry = {"monotonic": dict(time), "boottime": dict(time)}
-    monkeypatch.setattr(criu, "load_image", lambda _: {"magic": "TIMENS", "entries": [entry]})
-    monkeypatch.setattr(criu, "dump_image", lambda path, image: written.update({path: image["entries"]}))
+    monkeypatch.setattr(criu_images, "load", lambda _: {"magic": "TIMENS", "entries": [entry]})
+    monkeypatch.setattr(criu_images, "dump", lambda path, image: written.update({path: image["entries"]}))
     manifest: Any = {"clock": {"monotonic": 3_000_000_002, "boottime": 5_000_000_000}}
     assert list(plan._write_clocks(str(tmp_path), container, manifest)) == []
     (tmp_path / "timens-0.img").touch()

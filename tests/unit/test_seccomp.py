@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim.errors import Damaged, ShimError
-from oci_criu_shim.host import criu
+from oci_criu_shim.host import criu_images
 from oci_criu_shim.restore import seccomp
 from oci_criu_shim.restore.seccomp import Seccomp
 
@@ -156,8 +156,8 @@ def test_what_no_restore_could_set(
     for name in modes:
         (tmp_path / name).touch()
     images = image(tmp_path, (denying(CAPSET), None, 0), (denying(PTRACE), None, 0))
-    monkeypatch.setattr(criu, "seccomp", lambda path: modes[os.path.basename(path)])
-    monkeypatch.setattr(criu, "load_image", lambda _: core("filter", 0, no_new_privs))
+    monkeypatch.setattr(criu_images, "seccomp", lambda path: modes[os.path.basename(path)])
+    monkeypatch.setattr(criu_images, "load", lambda _: core("filter", 0, no_new_privs))
     if restorable:
         return seccomp.require_restorable(images)
     with pytest.raises(ShimError, match="thread 3 of the container has a seccomp filter"):

@@ -17,7 +17,7 @@ from oci_criu_shim.dump.dump import Dump
 from oci_criu_shim.dump.faults import sockets as faults
 from oci_criu_shim.dump.survey import Survey
 from oci_criu_shim.errors import Misfit, ShimError
-from oci_criu_shim.host import criu, inet, netlock
+from oci_criu_shim.host import criu_images, inet, netlock
 from oci_criu_shim.restore import sockets
 
 Pair = tuple[socket.socket, socket.socket, socket.socket]
@@ -145,7 +145,7 @@ class Image:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *found: Any) -> None:
         entries = [self.entry(one) for one in found]
         entries.append(SimpleNamespace(HasField=lambda _: False))
-        monkeypatch.setattr(criu, "stream_type", lambda: None)
+        monkeypatch.setattr(criu_images, "stream_type", lambda: None)
         self.sockets = sockets.Sockets("/images", entries)
 
     @staticmethod
@@ -230,7 +230,7 @@ def test_connections_that_have_ended(monkeypatch: pytest.MonkeyPatch, unread: in
             raise FileNotFoundError
         return iter([SimpleNamespace(inq_len=unread)])
 
-    monkeypatch.setattr(criu, "read_entries", stream)
+    monkeypatch.setattr(criu_images, "read_entries", stream)
     assert image.sockets.forget_ended() is not bool(unread)
     assert image.sockets.has_connections is bool(unread)
     assert (end.src_port, end.dst_port) == ((80, 40000) if unread else (0, 0))
@@ -255,11 +255,11 @@ def test_an_image_is_written_as_it_was_read(tmp_path: Path) -> None:
     path, copy = tmp_path / "files.img", tmp_path / "copy"
     entries = [b"one", b"", b"three"]
     path.write_bytes(b"1234abcd" + b"".join(len(one).to_bytes(4, "little") + one for one in entries))
-    found = list(criu.read_entries(str(path), Entry))
+    found = list(criu_images.read_entries(str(path), Entry))
     assert [entry.data for entry in found] == entries
-    criu.write_entries(str(path), str(copy), found)
+    criu_images.write_entries(str(path), str(copy), found)
     assert copy.read_bytes() == path.read_bytes()
-    assert [entry.data for entry in criu.read_entries(str(path), Entry, 1)] == [b"one"]
+    assert next(criu_images.read_entries(str(path), Entry)).data == b"one"
 
 
 @pytest.mark.parametrize(("connected", "refused"), [(True, True), (False, False)])

@@ -19,7 +19,7 @@ import pytest
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.dump.faults import descriptors, files, processes
 from oci_criu_shim.dump.survey import Process, Status, Survey
-from oci_criu_shim.host import cgroups, criu, mounts, process
+from oci_criu_shim.host import cgroups, criu, criu_images, mounts, process
 from tests.harness.cluster import wait_for
 
 
@@ -262,7 +262,7 @@ def test_files_of_nobody_belong_to_the_containers_root(tmp_path: Path) -> None:
     for name, (user, group, _) in ghosts.items():
         (tmp_path / f"ghost-file-{name}.img").write_bytes(head + b"\x08" + user + b"\x10" + group + rest)
     (tmp_path / "files.img").write_bytes(head + b"\x08\xed\x83\x03\x10" + none + b"\x18" + none + rest)
-    criu.own_deleted(str(tmp_path))
+    criu_images.own_deleted(str(tmp_path))
     for name, (user, _, group) in ghosts.items():
         owner = root if user == none else user
         found = (tmp_path / f"ghost-file-{name}.img").read_bytes()

@@ -12,7 +12,7 @@ from oci_criu_shim.checkpoints import committed, increments
 from oci_criu_shim.container.record import CHAIN, TRACKED
 from oci_criu_shim.dump import moved_pages
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.host import criu, linux
+from oci_criu_shim.host import criu_images, linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Link:
         if last and not _merging():
             self._follow(last, stage)
         if self.is_increment or self.goes_on:
-            criu.prepare_pagemap()  # all is frozen when it is needed
+            criu_images.prepare_pagemap()  # all is frozen when it is needed
             sealed = {"seal": self.parent_seal} if self.parent_seal else {}
             return {"track_mem": True, "incremental": self.is_increment, **sealed}
         return {}

@@ -17,7 +17,7 @@ from oci_criu_shim.container.record import CHAIN, CHANGES, STAGE_LINK, living
 from oci_criu_shim.dump import client, kept, open_files, rootfs
 from oci_criu_shim.dump.survey import Survey
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.host import cgroups, criu, inet, linux, netlock, process, threads
+from oci_criu_shim.host import cgroups, criu_images, inet, linux, netlock, process, threads
 from oci_criu_shim.restore import seccomp
 
 TYPE_CHECKING = False
@@ -96,7 +96,7 @@ class Dump:
         self.has_connections = any(found.is_connection for _, found in survey.sockets)
         if survey.forgets_ended and any(found.has_ended for _, found in survey.sockets):
             self.options = self.options | {"tcp_close": True}  # CRIU does not look into them then
-            criu.file_type()  # it takes long, and is needed while everything is frozen
+            criu_images.file_type()  # it takes long, and is needed while everything is frozen
         path = self.container.path(CHANGES)
         told = files.read_json(path) if changes and os.path.exists(path) else []
         new = [line for line in changes if line not in told]
@@ -161,7 +161,7 @@ class Dump:
 
         def commit(report: dict[str, Any]) -> None:
             if "for" in self.options:
-                criu.leave_groups(stage.images)
+                criu_images.leave_groups(stage.images)
             if os.geteuid() or "user" in self.bundle.namespaces:
                 seccomp.require_restorable(stage.images)
             if link:
@@ -210,7 +210,7 @@ class Dump:
 
     def _commit(self, stage: Stage, report: dict[str, Any]) -> Checkpoint:
         """Write the manifest, and commit. The container is frozen meanwhile."""
-        criu.own_deleted(stage.images)
+        criu_images.own_deleted(stage.images)
         manifest = self._manifest(report, stage.sizes())
         if self.options.get("tcp_close"):
             _require_ended(stage.images)
@@ -269,7 +269,7 @@ def _opened(*paths: str | None) -> Iterator[list[int]]:
 
 def _require_ended(images: str) -> None:
     """Raise ShimError if there is a TCP connection that has not ended: one was opened since they were looked for."""
-    if any(criu.is_connection(sock) and sock.state != inet.CLOSE for sock in criu.inet_sockets(images)):
+    if any(criu_images.is_connection(sock) and sock.state != inet.CLOSE for sock in criu_images.inet_sockets(images)):
         raise ShimError("a TCP connection was opened meanwhile", "the next checkpoint says which, if it is still open")
 
 
@@ -278,7 +278,7 @@ def _require_names(images: str) -> None:
 
     If the file has another name, CRIU gives it a third one, and removes that when the dump is over.
     """
-    if criu.names_deleted_files(images):
+    if criu_images.names_deleted_files(images):
         raise ShimError(
             "a file is open under a name that was removed, and has another one: such a file is kept only if the "
             "container ends by its checkpoint",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.host import criu, process
+from oci_criu_shim.host import criu_images, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _sums(pid: int, pagemap: str, before: Mapping[str, int]) -> dict[str, int]:
 
     found = {}
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
-        for address, count, inherited in criu.pagemap(pagemap):
+        for address, count, inherited in criu_images.pagemap(pagemap):
             first = address // PAGE
             for page in range(first + -first % STEP, first + count, STEP):
                 name = str(page)

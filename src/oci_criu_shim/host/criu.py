@@ -1,4 +1,4 @@
-"""Talk to CRIU by its RPC, and read its images: the only module that imports pycriu."""
+"""Talk to CRIU by its RPC, and tell what its errors mean; the only module that imports pycriu."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from oci_criu_shim.host.progress import Progress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from types import ModuleType
     from typing import Any
-
-    from oci_criu_shim.files import Document
 
     Message = Any
     """A protobuf message, for which pycriu has no types."""
@@ -35,8 +33,6 @@ NO_ANSWER = "CRIU ended without an answer", "it was killed, by the kernel for wa
 INVENTORY = "inventory.img"  # without it, nobody takes the other images for a checkpoint
 FILES = "files.img"  # all open files; the first image that is made only once every task is frozen and known
 GHOST_LIMIT = 1 << 30  # bytes that a deleted file may have that is still open
-IMAGE_HEAD = 8  # bytes before an image's entries: two magic numbers
-PE_PARENT = 1  # of an entry's flags (criu/include/pagemap.h)
 # Errors that it logs for every container and goes on: it can't raise limits, and for a network namespace that a restore
 # makes anew it looks for a sysfs, which the worker's filter refuses (spank/criu_preload.c).
 IDLE = ("RLIMIT_NOFILE", "the sysfs file system")
@@ -53,11 +49,13 @@ def program() -> str:
     return path
 
 
-def _import(name: str) -> ModuleType:
+def module(name: str) -> ModuleType:
+    """Import and return a module of pycriu's; ShimError if it is not installed."""
     if SYSTEM_PACKAGES not in sys.path:
         sys.path.append(SYSTEM_PACKAGES)
     import importlib
 
+    name = f"pycriu.{name}"
     try:
         _bare_package("pycriu")
         return importlib.import_module(name)
@@ -88,7 +86,7 @@ class Swrk:
     """
 
     def __init__(self, connection: socket.socket, pid: int, leads: bool = False) -> None:
-        self.rpc = _import("pycriu.rpc_pb2")
+        self.rpc = module("rpc_pb2")
         self.socket = connection
         self.pid = pid
         self.leads = leads
@@ -322,149 +320,11 @@ def meaning(lines: list[str]) -> str:
     return ""
 
 
-def load_image(path: str) -> Document:
-    """Return CRIU's image file `path` as pycriu.images presents it."""
-    images = _import("pycriu.images")
-    with open(path, "rb") as stream:
-        image: Document = images.load(stream, pretty=False)
-    return image
-
-
-def dump_image(path: str, image: Document) -> None:
-    """Write an image as load_image() returns it."""
-    images = _import("pycriu.images")
-    with open(path, "wb") as stream:
-        images.dump(image, stream)
-
-
 def irmap_cache(paths: Mapping[tuple[int, int], str]) -> bytes:
     """Return CRIU's image of {(device, inode): path} for a dump to read."""
     entries = [{"dev": device, "inode": inode, "path": path} for (device, inode), path in paths.items()]
-    data: bytes = _import("pycriu.images").dumps({"magic": "IRMAP_CACHE", "entries": entries})
+    data: bytes = module("images").dumps({"magic": "IRMAP_CACHE", "entries": entries})
     return data
-
-
-def prepare_pagemap() -> Message:
-    """Import and return the type of pagemap()'s entries, which takes 80 ms."""
-    return _import("pycriu.images.pagemap_pb2").pagemap_entry
-
-
-def pagemap(path: str) -> Iterator[tuple[int, int, bool]]:
-    """Yield (address, number of pages, whether the parent has them) of each run of pages in a pagemap's image.
-
-    load_image() would take thirty times as long.
-    """
-    for number, found in enumerate(read_entries(path, prepare_pagemap())):
-        if number:  # the first one says where the pages are
-            yield found.vaddr, found.nr_pages or found.compat_nr_pages, bool(found.flags & PE_PARENT)
-
-
-def file_type() -> Message:
-    """Import and return the type of the entries of FILES."""
-    return _import("pycriu.images.fdinfo_pb2").file_entry
-
-
-def inet_sockets(images: str) -> Iterator[Message]:
-    """Yield the internet sockets in the images' directory (criu's images/sk-inet.proto)."""
-    return (entry.isk for entry in read_entries(os.path.join(images, FILES), file_type()) if entry.HasField("isk"))
-
-
-def is_connection(sock: Message) -> bool:
-    """Return whether an internet socket is an end of a TCP connection, perhaps of one that has ended."""
-    return bool(sock.proto == socket.IPPROTO_TCP and sock.dst_port)
-
-
-def stream_type() -> Message:
-    """Import and return the type of the one entry of a TCP connection's image, which the queues follow."""
-    return _import("pycriu.images.tcp_stream_pb2").tcp_stream_entry
-
-
-def read_entries(path: str, kind: Message, limit: int | None = None) -> Iterator[Message]:
-    """Yield the entries, `limit` at most, of an image that has nothing but entries of one `kind` of message."""
-    with open(path, "rb") as stream:
-        data = stream.read()
-    offset = IMAGE_HEAD
-    while offset < len(data) and limit != 0:
-        begin = offset + 4
-        offset = begin + int.from_bytes(data[offset:begin], "little")
-        yield kind.FromString(data[begin:offset])
-        limit = None if limit is None else limit - 1
-
-
-def write_entries(source: str, path: str, entries: Iterable[Message]) -> None:
-    """Write an image of `entries`, of the same kind as the image `source`."""
-    with open(source, "rb") as stream:
-        head = stream.read(IMAGE_HEAD)
-    with open(path, "wb") as stream:
-        stream.write(head)
-        for data in (entry.SerializeToString() for entry in entries):
-            stream.write(len(data).to_bytes(4, "little") + data)
-
-
-def seccomp(path: str) -> tuple[int, int]:
-    """Return the mode of seccomp of the thread of an image core-*.img, and the number of its filter.
-
-    load_image() would take many times as long.
-    """
-    with open(path, "rb") as stream:
-        data = stream.read()
-    begin = IMAGE_HEAD + 4
-    end = begin + int.from_bytes(data[IMAGE_HEAD:begin], "little")
-    thread = _import("pycriu.images.core_pb2").core_entry.FromString(data[begin:end]).thread_core
-    return int(thread.seccomp_mode), int(thread.seccomp_filter)
-
-
-def names_deleted_files(directory: str) -> bool:
-    """Return whether CRIU has given a third name to a file (create_link_remap() in criu/files-reg.c).
-
-    It does so if the name by which the file is open was deleted, and the file has another one.
-    """
-    path = os.path.join(directory, "remap-fpath.img")
-    return os.path.exists(path) and any(e.get("remap_type") in (None, "LINKED") for e in load_image(path)["entries"])
-
-
-# Ids in images that are none of the user namespace's; and 0, as long as they are (an overlong varint of protobuf).
-NO_ID, ROOT_ID = b"\xff\xff\xff\xff\x0f", b"\x80\x80\x80\x80\x00"
-OWNED_BY_NONE = b"\x10" + NO_ID + b"\x18" + NO_ID  # uid and gid of a file_perms_entry (CRIU's images/sk-unix.proto)
-FIRST = IMAGE_HEAD + 4  # where the first entry begins, after its length
-
-
-def own_deleted(directory: str) -> None:
-    """Have deleted files and unlinked sockets belong to the container's root, if their owner has no number inside.
-
-    A restore could not give them to nobody. CRIU 4.2 doesn't even ask for the owner of an unlinked socket if it lacks
-    CAP_NET_ADMIN (unix_resolve_name_old() in criu/sk-unix.c).
-    """
-    for name in os.listdir(directory):
-        if name.startswith("ghost-file-"):
-            _own_ghost(os.path.join(directory, name))
-    with open(os.path.join(directory, FILES), "r+b") as stream:
-        found = stream.read()
-        if OWNED_BY_NONE in found:
-            stream.seek(0)
-            stream.write(found.replace(OWNED_BY_NONE, OWNED_BY_NONE.replace(NO_ID, ROOT_ID)))
-
-
-def _own_ghost(path: str) -> None:
-    """Change the first fields of a ghost_file_entry, uid and gid (CRIU's images/ghost-file.proto)."""
-    with open(path, "r+b") as stream:
-        head = stream.read(FIRST + 12)
-        uid_end = FIRST + 1 + next(n for n, byte in enumerate(head[FIRST + 1 :], 1) if byte < 0x80)
-        ids = head[FIRST:uid_end].replace(NO_ID, ROOT_ID) + head[uid_end:].replace(b"\x10" + NO_ID, b"\x10" + ROOT_ID)
-        stream.seek(FIRST)
-        stream.write(ids)
-
-
-def leave_groups(directory: str) -> None:
-    """Have the images' processes stay in the control group that a restore starts in.
-
-    CRIU moves them if their groups are not those of the CRIU that dumped (prepare_task_cgroup() in criu/cgroup.c).
-    """
-    path = os.path.join(directory, INVENTORY)
-    inventory = load_image(path)
-    core = load_image(os.path.join(directory, "core-1.img"))["entries"][0]
-    inventory["entries"][0]["root_cg_set"] = core["thread_core"]["cg_set"]
-    dump_image(path, inventory)
 
 
 def version(env: Mapping[str, str]) -> tuple[int, ...]:
@@ -493,7 +353,7 @@ def note_features(program: str) -> None:
 
 def bindings() -> str:
     """Return the path of pycriu; ShimError if it can't be imported."""
-    return str(_import("pycriu.images").__file__)
+    return str(module("images").__file__)
 
 
 def require_version(found: tuple[int, ...]) -> None:

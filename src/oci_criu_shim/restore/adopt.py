@@ -6,7 +6,7 @@ import base64
 import os
 
 from oci_criu_shim.container import backends
-from oci_criu_shim.host import criu
+from oci_criu_shim.host import criu_images
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ def seccomp(config: Document, checkpoint: Checkpoint) -> bytes:
     """
     if not config.get("linux", {}).get("seccomp"):
         return b""
-    core = criu.load_image(os.path.join(checkpoint.images, "core-1.img"))["entries"][0]
+    core = criu_images.load(os.path.join(checkpoint.images, "core-1.img"))["entries"][0]
     number = core["thread_core"].get("seccomp_filter")
     if number is None:
         return b""
-    filters = criu.load_image(os.path.join(checkpoint.images, "seccomp.img"))["entries"][0]["seccomp_filters"]
+    filters = criu_images.load(os.path.join(checkpoint.images, "seccomp.img"))["entries"][0]["seccomp_filters"]
     while "prev" in filters[number]:
         number = filters[number]["prev"]
     return base64.b64decode(filters[number]["filter"])

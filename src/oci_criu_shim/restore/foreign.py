@@ -7,7 +7,7 @@ import os
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints.directory import DESCRIPTORS, Images
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.host import clocks, criu, mounts
+from oci_criu_shim.host import clocks, criu, criu_images, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ def checkpoint(path: str, bundle: Bundle) -> Images:
         streams = files.read_json(os.path.join(path, DESCRIPTORS))
     except (OSError, ValueError) as error:
         raise ShimError(f"{path}/{DESCRIPTORS}: {error}") from None
-    own = criu.load_image(os.path.join(path, "ids-1.img"))["entries"][0]
-    root = criu.load_image(os.path.join(path, criu.INVENTORY))["entries"][0]["root_ids"]
+    own = criu_images.load(os.path.join(path, "ids-1.img"))["entries"][0]
+    root = criu_images.load(os.path.join(path, criu.INVENTORY))["entries"][0]["root_ids"]
     linux = bundle.config.get("linux", {})
     manifest: Manifest = {
         "files": {},
@@ -47,7 +47,7 @@ def checkpoint(path: str, bundle: Bundle) -> Images:
 
 def _clock(path: str, own: dict[str, int]) -> Clock:
     """Return the clocks of the container's own time namespace, in nanoseconds."""
-    entry = criu.load_image(os.path.join(path, f"timens-{own['time_ns_id']}.img"))["entries"][0]
+    entry = criu_images.load(os.path.join(path, f"timens-{own['time_ns_id']}.img"))["entries"][0]
     return {name: int(entry[name]["tv_sec"]) * clocks.SECOND + int(entry[name]["tv_nsec"]) for name in clocks.NAMES}
 
 
@@ -57,7 +57,7 @@ def _id_map(mappings: list[dict[str, int]] | None) -> IdMap:
 
 def _external(path: str, own: dict[str, int], bundle: Bundle) -> list[External]:
     """Return the mounts that CRIU was told of, with the names it was told: runc calls all masked files /dev/null."""
-    image = criu.load_image(os.path.join(path, f"mountpoints-{own['mnt_ns_id']}.img"))
+    image = criu_images.load(os.path.join(path, f"mountpoints-{own['mnt_ns_id']}.img"))
     entries = [entry for entry in image["entries"] if entry.get("ext_key") and entry["mountpoint"] != "/"]
     return [_entry(entry, bundle) for entry in entries]
 

@@ -9,7 +9,7 @@ from oci_criu_shim.checkpoints.committed import LAYER
 from oci_criu_shim.container import batch_script, cgroup_path, limits
 from oci_criu_shim.container.record import RESTORE_LOG, STAGE
 from oci_criu_shim.errors import Misfit, ShimError
-from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts
+from oci_criu_shim.host import cgroups, clocks, criu, criu_images, linux, mounts
 from oci_criu_shim.restore import sockets
 from oci_criu_shim.restore.seccomp import Seccomp
 
@@ -94,11 +94,11 @@ class RestorePlan:
             *_write_cores(self.images, container, self.manifest, self.seccomp),
         ]
         self.sources = self._sources(batch_script.copy(checkpoint, bundle))
-        files = list(criu.read_entries(os.path.join(self.images, criu.FILES), criu.file_type()))
+        files = list(criu_images.read_entries(os.path.join(self.images, criu.FILES), criu_images.file_type()))
         found = sockets.Sockets(self.images, files)
         if any((self._fit(found), self._take_modes(files))):
             self.edited.append(container.path(criu.FILES))
-            criu.write_entries(os.path.join(self.images, criu.FILES), self.edited[-1], files)
+            criu_images.write_entries(os.path.join(self.images, criu.FILES), self.edited[-1], files)
         self.keeps_connections = self._keeps_connections(found)
         # Whether root's container has remapped ids: on the node they can't get at root's files and directories.
         self.remapped = os.geteuid() == 0 and self.has_user_namespace
@@ -205,12 +205,12 @@ class RestorePlan:
 
     def _mounted(self) -> list[Document]:
         """Return CRIU's entries of the container's mounts."""
-        image = criu.load_image(os.path.join(self.images, f"mountpoints-{self.ids['own']['mnt_ns_id']}.img"))
+        image = criu_images.load(os.path.join(self.images, f"mountpoints-{self.ids['own']['mnt_ns_id']}.img"))
         found: list[Document] = image["entries"]
         return found
 
     def _init(self) -> Document:
-        image = criu.load_image(os.path.join(self.images, "core-1.img"))
+        image = criu_images.load(os.path.join(self.images, "core-1.img"))
         found: Document = image["entries"][0]["tc"]
         return found
 
@@ -218,7 +218,7 @@ class RestorePlan:
         """Return the host and domain names in the container's own UTS namespace; None if it has none."""
         if not self.clone_flags & linux.CLONE_NEWUTS:
             return None
-        image = criu.load_image(os.path.join(self.images, f"utsns-{self.ids['own']['uts_ns_id']}.img"))
+        image = criu_images.load(os.path.join(self.images, f"utsns-{self.ids['own']['uts_ns_id']}.img"))
         entry = image["entries"][0]
         return str(entry["nodename"]), str(entry["domainname"])
 
@@ -313,15 +313,15 @@ def _write_inventory(images: str, path: str) -> dict[str, dict[str, int]]:
     It is mounted over the checkpoint's, which stays as it is. (A directory of links to the images
     would not do: CRIU opens some of them when it is in the container's mount namespace already.)
     """
-    inventory = criu.load_image(os.path.join(images, criu.INVENTORY))
+    inventory = criu_images.load(os.path.join(images, criu.INVENTORY))
     inventory["entries"][0].pop("tcp_close", None)  # CRIU would want all connections closed; those that ended are
-    own = criu.load_image(os.path.join(images, "ids-1.img"))["entries"][0]
+    own = criu_images.load(os.path.join(images, "ids-1.img"))["entries"][0]
     root = inventory["entries"][0]["root_ids"]
     before = dict(root)
     for key in ("user_ns_id", "time_ns_id", *PREMADE):
         if key in own:
             root[key] = own[key]
-    criu.dump_image(path, inventory)
+    criu_images.dump(path, inventory)
     return {"own": own, "root": before}
 
 
@@ -334,10 +334,10 @@ def _write_clocks(images: str, container: Container, manifest: Manifest) -> Iter
     name = "timens-0.img"
     if not manifest["clock"] or not os.path.exists(os.path.join(images, name)):
         return
-    image = criu.load_image(os.path.join(images, name))
+    image = criu_images.load(os.path.join(images, name))
     for clock, value in manifest["clock"].items():
         image["entries"][0][clock] = dict(zip(("tv_sec", "tv_nsec"), divmod(value, clocks.SECOND), strict=True))
-    criu.dump_image(container.path(name), image)
+    criu_images.dump(container.path(name), image)
     yield container.path(name)
 
 
@@ -350,10 +350,10 @@ def _write_mountpoints(images: str, container: Container) -> Iterator[str]:
     for name in os.listdir(images):
         if not name.startswith("mountpoints-"):
             continue
-        image = criu.load_image(os.path.join(images, name))
+        image = criu_images.load(os.path.join(images, name))
         replaced = [entry for entry in image["entries"] if entry.get("ext_key") and entry.pop("deleted", False)]
         if replaced:
-            criu.dump_image(container.path(name), image)
+            criu_images.dump(container.path(name), image)
             yield container.path(name)
 
 
@@ -366,14 +366,14 @@ def _write_cores(images: str, container: Container, manifest: Manifest, seccomp:
         path = os.path.join(images, name)
         if not name.startswith("core-") or not os.path.isfile(path):
             continue
-        takes = seccomp.concerns(*criu.seccomp(path))
+        takes = seccomp.concerns(*criu_images.seccomp(path))
         if not (takes or lowers):
             continue
-        image = criu.load_image(path)
+        image = criu_images.load(path)
         if takes:
             seccomp.take(name, image)
         if (needed is not None and lowers and limits.lower(needed, image)) or takes:
-            criu.dump_image(container.path(name), image)
+            criu_images.dump(container.path(name), image)
             yield container.path(name)
 
 

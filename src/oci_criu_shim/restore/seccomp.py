@@ -12,7 +12,7 @@ import struct
 
 from oci_criu_shim.errors import Damaged, ShimError
 from oci_criu_shim.files import LIBDIR
-from oci_criu_shim.host import criu
+from oci_criu_shim.host import criu_images
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ def require_restorable(images: str) -> None:
     if not seccomp.refusing:
         return
     for name in os.listdir(images):
-        if name.startswith("core-") and seccomp.concerns(*criu.seccomp(os.path.join(images, name))):
-            entry = criu.load_image(os.path.join(images, name))["entries"][0]["thread_core"]
+        if name.startswith("core-") and seccomp.concerns(*criu_images.seccomp(os.path.join(images, name))):
+            entry = criu_images.load(os.path.join(images, name))["entries"][0]["thread_core"]
             if not entry.get("creds", {}).get("no_new_privs"):
                 raise ShimError(
                     f"thread {name.removeprefix('core-').removesuffix('.img')} of the container has a seccomp filter"
@@ -179,7 +179,7 @@ def _filters(path: str) -> list[tuple[int | None, int, bytes]]:
     except FileNotFoundError:
         return []
     try:
-        return [_filter(entry) for _, entry in _fields(data[criu.IMAGE_HEAD + 4 :])]
+        return [_filter(entry) for _, entry in _fields(data[criu_images.IMAGE_HEAD + 4 :])]
     except (IndexError, KeyError, TypeError, ValueError):
         raise Damaged(f"{path} is no image of CRIU's") from None
 

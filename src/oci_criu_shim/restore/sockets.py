@@ -11,7 +11,7 @@ import os
 import socket
 
 from oci_criu_shim.errors import Misfit
-from oci_criu_shim.host import criu, inet
+from oci_criu_shim.host import criu_images, inet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,19 +34,19 @@ class Sockets:
     @property
     def has_connections(self) -> bool:
         """Whether there are TCP connections, or what is left unread of one."""
-        return any(map(criu.is_connection, self.found))
+        return any(map(criu_images.is_connection, self.found))
 
     @property
     def has_open_connections(self) -> bool:
         """Whether there are TCP connections that have not ended."""
-        return any(criu.is_connection(sock) and sock.state != inet.CLOSE for sock in self.found)
+        return any(criu_images.is_connection(sock) and sock.state != inet.CLOSE for sock in self.found)
 
     def forget_ended(self) -> bool:
         """Have TCP sockets whose connections have ended come back unconnected; return whether there are any.
 
         To the program they are the same, but for data that it has not read yet. CRIU would connect them, and refuses.
         """
-        ended = [sock for sock in self.found if criu.is_connection(sock) and self._has_ended(sock)]
+        ended = [sock for sock in self.found if criu_images.is_connection(sock) and self._has_ended(sock)]
         for sock in ended:
             _forget(sock)
             sock.dst_port = 0
@@ -80,7 +80,8 @@ class Sockets:
         if sock.state != inet.CLOSE:
             return False
         try:
-            (stream,) = criu.read_entries(os.path.join(self.images, STREAM.format(sock.ino)), criu.stream_type(), 1)
+            path = os.path.join(self.images, STREAM.format(sock.ino))
+            stream = next(criu_images.read_entries(path, criu_images.stream_type()))
         except FileNotFoundError:
             return True
         return not stream.inq_len
@@ -88,7 +89,7 @@ class Sockets:
 
 def _is_bound(sock: Message) -> bool:
     """Return whether CRIU binds a socket (open_inet_sk() in criu/sk-inet.c)."""
-    without = criu.is_connection(sock) or sock.proto in (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6)
+    without = criu_images.is_connection(sock) or sock.proto in (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6)
     return bool(sock.src_port and not without)
 
 

@@ -6,7 +6,7 @@ import base64
 import os
 import re
 
-from oci_criu_shim.host import criu, inet
+from oci_criu_shim.host import criu_images, inet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _entries(directory: str, name: str) -> list[Document]:
     path = os.path.join(directory, f"{name}.img")
     if not os.path.exists(path):
         return []
-    entries: list[Document] = criu.load_image(path)["entries"]
+    entries: list[Document] = criu_images.load(path)["entries"]
     return entries
 
 
