@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from oci_criu_shim.container import limits
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.host import criu_images
-from oci_criu_shim.restore import plan
+from oci_criu_shim.restore.edits import Edits
 from oci_criu_shim.restore.plan import RestorePlan
+from oci_criu_shim.restore.seccomp import Seccomp
 from tests.unit.test_registry import container
 
 __all__ = ["container"]
@@ -35,11 +38,48 @@ def test_clocks(container: Container, tmp_path: Path, monkeypatch: pytest.Monkey
     entry = {"monotonic": dict(time), "boottime": dict(time)}
     monkeypatch.setattr(criu_images, "load", lambda _: {"magic": "TIMENS", "entries": [entry]})
     monkeypatch.setattr(criu_images, "dump", lambda path, image: written.update({path: image["entries"]}))
-    manifest: Any = {"clock": {"monotonic": 3_000_000_002, "boottime": 5_000_000_000}}
-    assert list(plan._write_clocks(str(tmp_path), container, manifest)) == []
+    clock: Any = {"monotonic": 3_000_000_002, "boottime": 5_000_000_000}
+    edits = Edits(str(tmp_path), container.directory)
+    edits.edit_clocks(clock)
     (tmp_path / "timens-0.img").touch()
-    assert list(plan._write_clocks(str(tmp_path), container, manifest | {"clock": None})) == []
-    (path,) = plan._write_clocks(str(tmp_path), container, manifest)
+    edits.edit_clocks(None)
+    assert not edits.paths
+    edits.edit_clocks(clock)
+    (path,) = edits.paths
     assert written == {
         path: [{"monotonic": {"tv_sec": 3, "tv_nsec": 2}, "boottime": {"tv_sec": 5, "tv_nsec": 0}}],
     }
+
+
+def test_namespaces_binds_and_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what changes is written: namespaces that are made here, binds of what was replaced, limits and seccomp."""
+    images: dict[str, Any] = {
+        "ids-1.img": [{"net_ns_id": 5, "pid_ns_id": 6, "user_ns_id": 7}],
+        "inventory.img": [{"tcp_close": True, "root_ids": {"net_ns_id": 1, "pid_ns_id": 2}}],
+        "mountpoints-1.img": [{"ext_key": "/a", "deleted": True}, {"deleted": True}],
+        "mountpoints-2.img": [{"ext_key": "/a", "deleted": False}],
+        "core-1.img": [{"tc": {"rlimits": {"rlimits": [{"cur": 5, "max": 9}]}}, "thread_core": {}}],
+        "core-2.img": [{"thread_core": {"seccomp_mode": "strict"}}],
+        "core-3.img": [{"thread_core": {}}],
+    }
+    needs: Any = {}
+    written: dict[str, Any] = {}
+    for name in images:
+        (tmp_path / name).touch()
+    (tmp_path / "core-dumps").mkdir()
+    monkeypatch.setattr(criu_images, "load", lambda path: {"entries": images[os.path.basename(path)]})
+    monkeypatch.setattr(criu_images, "dump", lambda path, image: written.update({path: image["entries"]}))
+    monkeypatch.setattr(criu_images, "seccomp", lambda path: (1 if path.endswith("2.img") else 0, 0))
+    monkeypatch.setattr(limits, "_lowered", lambda _: iter([("CPU", 5, 9, 4)]))
+    edits = Edits(str(tmp_path), "/copies")
+    ids = edits.edit_inventory(("net_ns_id", "user_ns_id", "uts_ns_id"))
+    assert (ids["own"]["net_ns_id"], ids["root"]) == (5, {"net_ns_id": 1, "pid_ns_id": 2})
+    edits.edit_mounts()
+    edits.edit_threads(needs, Seccomp(str(tmp_path)))
+    assert written == {
+        "/copies/inventory.img": [{"root_ids": {"net_ns_id": 5, "pid_ns_id": 2, "user_ns_id": 7}}],
+        "/copies/mountpoints-1.img": [{"ext_key": "/a"}, {"deleted": True}],
+        "/copies/core-1.img": [{"tc": {"rlimits": {"rlimits": [{"cur": 4, "max": 4}]}}, "thread_core": {}}],
+        "/copies/core-2.img": [{"thread_core": {}}],
+    }
+    assert sorted(edits.paths) == sorted(written)

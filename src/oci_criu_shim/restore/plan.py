@@ -9,19 +9,20 @@ from oci_criu_shim.checkpoints.committed import LAYER
 from oci_criu_shim.container import batch_script, cgroup_path, limits
 from oci_criu_shim.container.record import RESTORE_LOG, STAGE
 from oci_criu_shim.errors import Misfit, ShimError
-from oci_criu_shim.host import cgroups, clocks, criu, criu_images, linux, mounts
+from oci_criu_shim.host import cgroups, criu, criu_images, linux, mounts
 from oci_criu_shim.restore import sockets
+from oci_criu_shim.restore.edits import Edits
 from oci_criu_shim.restore.seccomp import Seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
-    from oci_criu_shim.checkpoints.manifest import Manifest
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.container.record import Container
     from oci_criu_shim.files import Document
+    from oci_criu_shim.host.criu import Message
     from oci_criu_shim.host.external import External
 
 BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
@@ -84,22 +85,16 @@ class RestorePlan:
         self.root = f"{self.stage}/root"
         self.staged_images = f"{self.stage}/images"
         self.cgroup = own_cgroup_path(container, bundle, checkpoint)
-        self.ids = _write_inventory(self.images, container.path(criu.INVENTORY))
+        self.edits = Edits(self.images, container.directory)
+        self.ids = self.edits.edit_inventory(("user_ns_id", "time_ns_id", *PREMADE))
         self.own = {k for k, own in self.ids["own"].items() if own != self.ids["root"].get(k)}
         self.seccomp = Seccomp(self.images if self.has_user_namespace else None)
-        self.edited = [
-            container.path(criu.INVENTORY),
-            *_write_mountpoints(self.images, container),
-            *_write_clocks(self.images, container, self.manifest),
-            *_write_cores(self.images, container, self.manifest, self.seccomp),
-        ]
+        self.edits.edit_clocks(self.manifest["clock"])
+        self.edits.edit_mounts()
+        self.edits.edit_threads(self.manifest.get("needs"), self.seccomp)
         self.sources = self._sources(batch_script.copy(checkpoint, bundle))
-        files = list(criu_images.read_entries(os.path.join(self.images, criu.FILES), criu_images.file_type()))
-        found = sockets.Sockets(self.images, files)
-        if any((self._fit(found), self._take_modes(files))):
-            self.edited.append(container.path(criu.FILES))
-            criu_images.write_entries(os.path.join(self.images, criu.FILES), self.edited[-1], files)
-        self.keeps_connections = self._keeps_connections(found)
+        self.keeps_connections = False  # until the open files are known
+        self.edits.edit_files(self._change_files)
         # Whether root's container has remapped ids: on the node they can't get at root's files and directories.
         self.remapped = os.geteuid() == 0 and self.has_user_namespace
         if self.remapped and asked.fields.get("lazy_pages"):
@@ -155,8 +150,8 @@ class RestorePlan:
     @property
     def limits(self) -> list[int]:
         """The init's hard limits in the order of their numbers (getrlimit(2)); -1 for none."""
-        limits = [int(limit["max"]) for limit in self._init()["rlimits"]["rlimits"]]
-        return [-1 if limit == (1 << 64) - 1 else limit for limit in limits]
+        found = [int(limit["max"]) for limit in self._init()["rlimits"]["rlimits"]]
+        return [-1 if limit == limits.INFINITY else limit for limit in found]
 
     @property
     def root_flags(self) -> int:
@@ -184,7 +179,7 @@ class RestorePlan:
                     "make it there, on each node",
                 ) from None
 
-    def _take_modes(self, files: list[criu.Message]) -> bool:
+    def _take_modes(self, files: list[Message]) -> bool:
         """Have CRIU find the set-id and sticky bits of open files that have changed since, which it compares.
 
         Return whether there were any.
@@ -254,13 +249,15 @@ class RestorePlan:
             **self.asked.fields,
         }
 
-    def _fit(self, found: sockets.Sockets) -> bool:
-        """Change sockets that can't be on this node as they were; return whether there are any. Raise Misfit for those
-        that can't be here at all."""
-        changed = found.forget_ended()
+    def _change_files(self, files: list[Message]) -> bool:
+        """Change what can't be on this node as it was; return whether there is anything. Raise Misfit for sockets that
+        can't be here at all."""
+        found = sockets.Sockets(self.images, files)
+        changed = [found.forget_ended(), self._take_modes(files)]
         if "net_ns_id" not in self.own:
-            changed |= found.fit(self.manifest.get("node", ""))
-        return changed
+            changed.append(found.fit(self.manifest.get("node", "")))
+        self.keeps_connections = self._keeps_connections(found)
+        return any(changed)
 
     def _keeps_connections(self, found: sockets.Sockets) -> bool:
         """Return whether CRIU is to restore TCP connections: those of a user's own network, those that root asks for,
@@ -305,76 +302,6 @@ def own_cgroup_path(container: Container, bundle: Bundle, checkpoint: Checkpoint
     It is empty if the checkpointed container had none of its own.
     """
     return cgroup_path.find(container, bundle) if checkpoint.manifest.get("own_cgroup") else ""
-
-
-def _write_inventory(images: str, path: str) -> dict[str, dict[str, int]]:
-    """Write an inventory by which CRIU takes the namespaces made here for its own; return the ids in both.
-
-    It is mounted over the checkpoint's, which stays as it is. (A directory of links to the images
-    would not do: CRIU opens some of them when it is in the container's mount namespace already.)
-    """
-    inventory = criu_images.load(os.path.join(images, criu.INVENTORY))
-    inventory["entries"][0].pop("tcp_close", None)  # CRIU would want all connections closed; those that ended are
-    own = criu_images.load(os.path.join(images, "ids-1.img"))["entries"][0]
-    root = inventory["entries"][0]["root_ids"]
-    before = dict(root)
-    for key in ("user_ns_id", "time_ns_id", *PREMADE):
-        if key in own:
-            root[key] = own[key]
-    criu_images.dump(path, inventory)
-    return {"own": own, "root": before}
-
-
-def _write_clocks(images: str, container: Container, manifest: Manifest) -> Iterator[str]:
-    """Write the clocks as they were when everything froze, and yield the path.
-
-    If CRIU is privileged, it makes a time namespace of its own, unless the container had one. Its image has the clocks
-    of a later moment, when the memory was written (dump_time_ns() in criu/timens.c, 4.2).
-    """
-    name = "timens-0.img"
-    if not manifest["clock"] or not os.path.exists(os.path.join(images, name)):
-        return
-    image = criu_images.load(os.path.join(images, name))
-    for clock, value in manifest["clock"].items():
-        image["entries"][0][clock] = dict(zip(("tv_sec", "tv_nsec"), divmod(value, clocks.SECOND), strict=True))
-    criu_images.dump(container.path(name), image)
-    yield container.path(name)
-
-
-def _write_mountpoints(images: str, container: Container) -> Iterator[str]:
-    """Write those images of mounts anew by which CRIU would make files and directories again that were the sources of
-    binds; yield their paths.
-
-    If such a source was replaced on the node, the one that is there now takes its place.
-    """
-    for name in os.listdir(images):
-        if not name.startswith("mountpoints-"):
-            continue
-        image = criu_images.load(os.path.join(images, name))
-        replaced = [entry for entry in image["entries"] if entry.get("ext_key") and entry.pop("deleted", False)]
-        if replaced:
-            criu_images.dump(container.path(name), image)
-            yield container.path(name)
-
-
-def _write_cores(images: str, container: Container, manifest: Manifest, seccomp: Seccomp) -> Iterator[str]:
-    """Write the images of threads anew whose hard limits are not allowed here, or whose `seccomp` is set last; yield
-    their paths."""
-    needed = manifest.get("needs")
-    lowers = needed is not None and limits.are_lower(needed)
-    for name in os.listdir(images):
-        path = os.path.join(images, name)
-        if not name.startswith("core-") or not os.path.isfile(path):
-            continue
-        takes = seccomp.concerns(*criu_images.seccomp(path))
-        if not (takes or lowers):
-            continue
-        image = criu_images.load(path)
-        if takes:
-            seccomp.take(name, image)
-        if (needed is not None and lowers and limits.lower(needed, image)) or takes:
-            criu_images.dump(container.path(name), image)
-            yield container.path(name)
 
 
 def _source_path(entry: External, bundle: Bundle, node: Iterable[mounts.Mount], group: str) -> str:

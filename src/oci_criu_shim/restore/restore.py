@@ -148,7 +148,7 @@ class Restore:
     def _undo(self) -> None:
         """Remove a failed attempt's control group, and its files in the container's directory, except CRIU's log."""
         for name in os.listdir(self.container.directory):
-            if name.endswith(".img"):  # RestorePlan.edited
+            if name.endswith(".img"):  # Edits.paths
                 files.remove_if_there(self.container.path(name))
         try:
             os.rmdir(self.container.path(STAGE))

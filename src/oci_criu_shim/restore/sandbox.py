@@ -198,7 +198,7 @@ def _mount(plan: RestorePlan) -> None:
     if plan.remapped:  # in the container's user namespace, CRIU can't take off flags that the mount has on this node
         linux.mount(None, plan.root, None, linux.MS_REMOUNT | linux.MS_BIND | plan.root_flags)
     _bind(plan.images, plan.staged_images)
-    for path in plan.edited:
+    for path in plan.edits.paths:
         linux.mount(path, os.path.join(plan.staged_images, os.path.basename(path)), None, linux.MS_BIND)
     # Read-only: CRIU would leave its statistics there, in a directory that others may be reading.
     flags = mounts.FLAGS["ro"] | mounts.locked(plan.images, mounts.read())
@@ -243,7 +243,7 @@ def _give_away(plan: RestorePlan, fds: Mapping[int, int]) -> None:
     """
     uid, gid = (_outside(plan.manifest[name]) for name in ("uid_map", "gid_map"))
     images = (os.path.join(place, name) for place, _, names in os.walk(plan.images) for name in ("", *names))
-    for path in (*plan.edited, *images):
+    for path in (*plan.edits.paths, *images):
         os.chown(path, -1, gid, follow_symlinks=False)
         os.chmod(path, os.stat(path).st_mode | (0o050 if os.path.isdir(path) else 0o040))
     if plan.asked.work:
