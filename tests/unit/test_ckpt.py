@@ -426,14 +426,14 @@ def test_age() -> None:
 def test_progress(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "isatty", lambda _: True)
     monkeypatch.setattr(report, "PATIENCE", 0)
-    with report.Progress("verifying", 4096) as progress:
+    with report.ProgressLine("verifying", 4096) as progress:
         progress.tell(1024)
     assert capfd.readouterr().err == "\rverifying: 1.0 KiB, 25 %\x1b[K\r\x1b[K"
 
 
 def test_no_progress_in_a_file(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "PATIENCE", 0)
-    with report.Progress("verifying", 4096) as progress:
+    with report.ProgressLine("verifying", 4096) as progress:
         progress.tell(1024)
     assert not capfd.readouterr().err
 

@@ -10,7 +10,7 @@ from oci_criu_shim.checkpoints.prune import prune as prune_task
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.cli.ckpt import look, place, podman
-from oci_criu_shim.cli.ckpt.report import Progress, print_json
+from oci_criu_shim.cli.ckpt.report import ProgressLine, print_json
 from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import USAGE, ShimError
 from oci_criu_shim.slurm import controller
@@ -53,7 +53,7 @@ def _export(checkpoint: Checkpoint, path: str, call: Invocation) -> None:
             unpacking.complete(raw)
         additions = podman.additions(raw, call.flag("rootfs"))
         size = sum(content.size for content in additions.values() if isinstance(content, Tree))
-        with Progress("writing", raw.manifest["bytes"] + size) as progress:
+        with ProgressLine("writing", raw.manifest["bytes"] + size) as progress:
             archive.write(raw, path, additions, progress.tell)
 
 
@@ -67,7 +67,7 @@ def import_(call: Invocation) -> int:
     try:
         target = Store(directory, ".")
         target.prepare()
-        with target.stage() as stage, Progress("reading") as progress:
+        with target.stage() as stage, ProgressLine("reading") as progress:
             imported = archive.read(path, stage, progress.tell)
     except BaseException:
         if made:

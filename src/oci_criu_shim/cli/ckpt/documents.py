@@ -33,7 +33,7 @@ class CheckpointRow(Owner):
     age: int | None  # seconds
 
 
-class Process(TypedDict):
+class DumpedProcess(TypedDict):
     """A process; `memory` is in bytes."""
 
     pid: int
@@ -64,7 +64,7 @@ class Contents(TypedDict):
     """What is in a container; `memory` is the bytes of all processes."""
 
     memory: int
-    processes: list[Process]
+    processes: list[DumpedProcess]
     files: list[OpenFile]
     sockets: list[OpenFile]
     mounts: list[Mounted]
@@ -103,7 +103,7 @@ class Difference(TypedDict, Generic[Thing]):
 
 
 class Resized(TypedDict):
-    """A process whose memory changed: as in Process, but `memory` is its size before and after."""
+    """A process whose memory changed: as in DumpedProcess, but `memory` is its size before and after."""
 
     pid: int
     ppid: int
@@ -112,7 +112,7 @@ class Resized(TypedDict):
     memory: list[int]
 
 
-class ProcessDifference(Difference[Process]):
+class ProcessDifference(Difference[DumpedProcess]):
     """A Difference in processes, with those that are in both and changed."""
 
     changed: list[Resized]

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from oci_criu_shim.cli.ckpt.documents import Contents, Mounted, OpenFile, Process
+    from oci_criu_shim.cli.ckpt.documents import Contents, DumpedProcess, Mounted, OpenFile
     from oci_criu_shim.files import Document
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -46,7 +46,7 @@ def _entries(directory: str, name: str) -> list[Document]:
     return entries
 
 
-def _process(directory: str, entry: Document) -> Process:
+def _process(directory: str, entry: Document) -> DumpedProcess:
     pid = int(entry["pid"])
     core = next(iter(_entries(directory, f"core-{pid}")), {})
     return {

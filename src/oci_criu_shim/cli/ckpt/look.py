@@ -9,7 +9,7 @@ from oci_criu_shim import units
 from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.cli.ckpt import images, place
-from oci_criu_shim.cli.ckpt.report import Progress, print_json, print_table
+from oci_criu_shim.cli.ckpt.report import ProgressLine, print_json, print_table
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
         Comparison,
         Description,
         Difference,
+        DumpedProcess,
         Mounted,
         OpenFile,
-        Process,
         Thing,
         Verified,
     )
@@ -111,7 +111,7 @@ def show(call: Invocation) -> int:
     return 0
 
 
-def _forest(processes: list[Process]) -> list[Process]:
+def _forest(processes: list[DumpedProcess]) -> list[DumpedProcess]:
     """Return the processes with their commands indented below their parents', as `ps --forest` has them.
 
     In images a process comes after its parent and before that one's next child (pstree_item_next() in criu/pstree.c).
@@ -194,7 +194,7 @@ def check(checkpoint: Checkpoint, what: str) -> bool:
     verification = Verification(checkpoint)
     verification.start()
     try:
-        with Progress(what, checkpoint.manifest["bytes"]) as progress:
+        with ProgressLine(what, checkpoint.manifest["bytes"]) as progress:
             while verification.hashing and verification.hashing.running:
                 progress.tell(verification.hashing.bytes)
                 time.sleep(PAUSE)
@@ -257,7 +257,7 @@ def _lasting(files: list[OpenFile]) -> list[OpenFile]:
     return [{**row, "name": ""} if row["kind"] == "PIPE" else row for row in files]
 
 
-def _process(row: Process) -> str:
+def _process(row: DumpedProcess) -> str:
     return f"process {row['pid']} {row['command']}, {units.size(row['memory'])}"
 
 

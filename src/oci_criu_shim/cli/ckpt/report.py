@@ -30,7 +30,7 @@ def print_table(rows: Sequence[Sequence[object]], indent: str = "") -> None:
         print(indent + "  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
 
 
-class Progress:
+class ProgressLine:
     """One line on standard error, if that is a terminal; it goes when the work is done.
 
     `total` is how many bytes there are to do, 0 if that isn't known.
@@ -43,7 +43,7 @@ class Progress:
         self.shown = False
         self.terminal = os.isatty(2)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressLine:
         return self
 
     def __exit__(self, *_: object) -> None:
