@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from oci_criu_shim.container.bundle import Bundle
-from oci_criu_shim.dump import kept
-from oci_criu_shim.dump.survey import Place
+from oci_criu_shim.dump import answers, kept
+from oci_criu_shim.dump.survey import Subject
 from oci_criu_shim.errors import ShimError
 
 ROOT = Path(__file__).parents[2]
@@ -22,11 +22,11 @@ ROOT = Path(__file__).parents[2]
 def test_no_pid_namespace_is_not_checkpointable(config: dict[str, Any], namespaces: list[dict[str, str]]) -> None:
     config["linux"]["namespaces"] = namespaces
     with pytest.raises(ShimError, match="no pid namespace of its own"):
-        kept.check_bundle(Place(Bundle("/b", config)))
+        kept.check_bundle(Subject(Bundle("/b", config)))
 
 
 def test_pid_namespace_is_checkpointable(config: dict[str, Any]) -> None:
-    kept.check_bundle(Place(Bundle("/b", config)))
+    kept.check_bundle(Subject(Bundle("/b", config)))
 
 
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
@@ -52,7 +52,7 @@ def test_what_is_not_checkpointable(config: dict[str, Any], monkeypatch: pytest.
     config["process"]["user"] = user
     monkeypatch.setattr("os.geteuid", lambda: 7000)
     with pytest.raises(ShimError, match=reason):
-        kept.check_bundle(Place(Bundle("/b", config)))
+        kept.check_bundle(Subject(Bundle("/b", config)))
 
 
 @pytest.mark.parametrize(
@@ -67,14 +67,14 @@ def test_what_is_not_checkpointable(config: dict[str, Any], monkeypatch: pytest.
 def test_mapped_mounts_are_not_checkpointable(config: dict[str, Any], mount: dict[str, Any]) -> None:
     config["mounts"].append({"destination": "/data", "source": "/x", **mount})
     with pytest.raises(ShimError, match="maps the ids of the mount /data"):
-        kept.check_bundle(Place(Bundle("/b", config)))
+        kept.check_bundle(Subject(Bundle("/b", config)))
 
 
 def test_own_id_within_a_range_is_checkpointable(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     ranges = [{"containerID": 0, "hostID": 7000, "size": 1}, {"containerID": 1, "hostID": 100000, "size": 65536}]
     config["linux"]["uidMappings"] = ranges
     monkeypatch.setattr("os.geteuid", lambda: 7000)
-    kept.check_bundle(Place(Bundle("/b", config)))
+    kept.check_bundle(Subject(Bundle("/b", config)))
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -82,12 +82,12 @@ def test_roots_ids_need_a_0(config: dict[str, Any], monkeypatch: pytest.MonkeyPa
     config["linux"]["uidMappings"] = [{"containerID": first, "hostID": 100000, "size": 65536}]
     monkeypatch.setattr("os.geteuid", lambda: 0)
     with pytest.raises(ShimError, match="maps no id to 0") if first else nullcontext():
-        kept.check_bundle(Place(Bundle("/b", config)))
+        kept.check_bundle(Subject(Bundle("/b", config)))
 
 
 def test_a_users_group(config: dict[str, Any]) -> None:
     with pytest.raises(ShimError, match="has a control group of its own"):
-        kept.check_bundle(Place(Bundle("/b", config), own_group=True))
+        kept.check_bundle(Subject(Bundle("/b", config), own_group=True))
 
 
 def test_the_page_shows_the_list() -> None:
@@ -99,9 +99,11 @@ def test_what_is_refused_is_looked_for_first(monkeypatch: pytest.MonkeyPatch) ->
     """What will be changed is told of a container that can be checkpointed."""
     found: list[ShimError] = []
     rows = (
-        kept.changed("one", "so", running=lambda _: iter([ShimError("it is late", "hurry"), ShimError("it is red")])),
-        kept.changed("always", "so"),
-        kept.refused("two", "so", running=lambda _: iter(found)),
+        answers.changed(
+            "one", "so", running=lambda _: iter([ShimError("it is late", "hurry"), ShimError("it is red")])
+        ),
+        answers.changed("always", "so"),
+        answers.refused("two", "so", running=lambda _: iter(found)),
     )
     monkeypatch.setattr(kept, "PROPERTIES", rows)
     survey: Any = None
@@ -113,5 +115,5 @@ def test_what_is_refused_is_looked_for_first(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_each_row_says_what_to_look_at() -> None:
     assert all(row.what and row.how for row in kept.PROPERTIES)
-    assert {row.answer for row in kept.PROPERTIES} == {kept.KEPT, kept.REFUSED, kept.CHANGED}
-    assert not any(row.running for row in kept.PROPERTIES if row.answer == kept.KEPT)
+    assert {row.answer for row in kept.PROPERTIES} == {answers.KEPT, answers.REFUSED, answers.CHANGED}
+    assert not any(row.running for row in kept.PROPERTIES if row.answer == answers.KEPT)

@@ -32,8 +32,11 @@ SIZES = ("VmSize", "VmLib", "VmExe")
 NAMESPACES = ("user", "pid", "pid_for_children", "mnt", "net", "ipc", "uts", "cgroup", "time", "time_for_children")
 
 
-class Place:
-    """A container of `bundle` on this node, started or not. It may have a control group of its `own_group`."""
+class Subject:
+    """What is looked at: a container of `bundle` on this node, started or not.
+
+    It has a control group of its own if `own_group`.
+    """
 
     def __init__(self, bundle: Bundle, own_group: bool = False) -> None:
         self.bundle = bundle
@@ -55,7 +58,7 @@ class Place:
         return mounts.read()
 
 
-class Survey(Place):
+class Survey(Subject):
     """A running container, whose init is `pid`.
 
     `preserved` are the targets of the descriptors of --preserve-fds. A `shell_job` may have its caller's terminal.

@@ -11,7 +11,7 @@ from oci_criu_shim import config
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import criu_config
 from oci_criu_shim.dump import kept, rootfs
-from oci_criu_shim.dump.survey import Place
+from oci_criu_shim.dump.survey import Subject
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.task import compress, daily_prune, history, script_end
 from oci_criu_shim.task.ladder import Ladder
@@ -38,7 +38,7 @@ class TaskRun:
         self.task = task
         self.signals = signals
         self.settings = config.load()
-        kept.check_bundle(Place(plan.bundle, plan.own_group))
+        kept.check_bundle(Subject(plan.bundle, plan.own_group))
         if line := criu_config.ignored(plan.bundle):
             plan.log.event(line)
         if self.settings.hide_io_uring:

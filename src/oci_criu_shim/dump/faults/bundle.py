@@ -12,108 +12,108 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from oci_criu_shim.dump.survey import Place
+    from oci_criu_shim.dump.survey import Subject
 
 
-def _fault(place: Place, said: str, hint: str) -> ShimError:
-    return ShimError(f"{place.file} {said}", f"{hint}, or leave out --checkpoint")
+def _fault(subject: Subject, said: str, hint: str) -> ShimError:
+    return ShimError(f"{subject.file} {said}", f"{hint}, or leave out --checkpoint")
 
 
-def shared_pids(place: Place) -> Iterator[ShimError]:
+def shared_pids(subject: Subject) -> Iterator[ShimError]:
     """Yield a fault if the container has no pid namespace of its own."""
-    if place.bundle.namespaces.get("pid") != "":
+    if subject.bundle.namespaces.get("pid") != "":
         said = (
             "asks for no pid namespace of its own: CRIU restores each process under its old number, which may"
             " be taken on another node"
         )
-        yield _fault(place, said, 'add {"type": "pid"} to linux.namespaces')
+        yield _fault(subject, said, 'add {"type": "pid"} to linux.namespaces')
 
 
-def joined_namespaces(place: Place) -> Iterator[ShimError]:
+def joined_namespaces(subject: Subject) -> Iterator[ShimError]:
     """Yield those that CRIU can't leave out of a checkpoint."""
     for kind in NEVER_JOINED:
-        if place.bundle.namespaces.get(kind):
+        if subject.bundle.namespaces.get(kind):
             said = f"joins a namespace of type {kind}, which others use too: a checkpoint would hold their state, too"
-            yield _fault(place, said, "name no path for it in linux.namespaces")
+            yield _fault(subject, said, "name no path for it in linux.namespaces")
 
 
-def ids(place: Place) -> Iterator[ShimError]:
+def ids(subject: Subject) -> Iterator[ShimError]:
     """CRIU 4.2 takes on the ids that are 0 inside (check_user_ns() in criu/namespaces.c)."""
-    mappings = place.bundle.config.get("linux", {}).get("uidMappings")
+    mappings = subject.bundle.config.get("linux", {}).get("uidMappings")
     if not mappings:
         return
-    if not place.is_users:
+    if not subject.is_users:
         if all(m["containerID"] != 0 for m in mappings):
-            yield _fault(place, "maps no id to 0, which CRIU needs", "map one in linux.uidMappings")
+            yield _fault(subject, "maps no id to 0, which CRIU needs", "map one in linux.uidMappings")
         return
     own = {m["containerID"] + os.geteuid() - m["hostID"] for m in mappings if _maps(m, os.geteuid())}
     if own != {0}:
         said = "maps your id to another one than 0, which CRIU can't dump"
-        yield _fault(place, said, "map it to 0 in linux.uidMappings")
+        yield _fault(subject, said, "map it to 0 in linux.uidMappings")
 
 
-def another_user(place: Place) -> Iterator[ShimError]:
+def another_user(subject: Subject) -> Iterator[ShimError]:
     """Yield a fault if the process is another user's: a user's dump reads the memory of their own processes only."""
-    has_ids = place.is_users and place.bundle.config.get("linux", {}).get("uidMappings")
-    if has_ids and place.bundle.process.get("user", {}).get("uid", 0) != 0:
+    has_ids = subject.is_users and subject.bundle.config.get("linux", {}).get("uidMappings")
+    if has_ids and subject.bundle.process.get("user", {}).get("uid", 0) != 0:
         said = "runs the process as a user who is not you outside: a dump has no right to its memory"
-        yield _fault(place, said, "leave process.user.uid at 0, which is you")
+        yield _fault(subject, said, "leave process.user.uid at 0, which is you")
 
 
 def _maps(mapping: dict[str, int], outside: int) -> bool:
     return 0 <= outside - mapping["hostID"] < mapping["size"]
 
 
-def shared_memory(place: Place) -> Iterator[ShimError]:
+def shared_memory(subject: Subject) -> Iterator[ShimError]:
     """CRIU detaches System V memory, which the kernel destroys then if this is set."""
-    if place.bundle.sysctls.get("kernel.shm_rmid_forced", "0") != "0":
+    if subject.bundle.sysctls.get("kernel.shm_rmid_forced", "0") != "0":
         said = "sets kernel.shm_rmid_forced, which would make CRIU destroy shared memory"
-        yield _fault(place, said, "leave it out of linux.sysctl")
+        yield _fault(subject, said, "leave it out of linux.sysctl")
 
 
-def mapped_mounts(place: Place) -> Iterator[ShimError]:
+def mapped_mounts(subject: Subject) -> Iterator[ShimError]:
     """CRIU makes no mount with ids of its own."""
-    for mount in place.bundle.mounts:
+    for mount in subject.bundle.mounts:
         options = {option.partition("=")[0] for option in mount.get("options", [])}
         if mount.get("uidMappings") or mount.get("gidMappings") or options.intersection(("idmap", "ridmap")):
             said = f"maps the ids of the mount {mount['destination']}, which CRIU can't restore"
-            yield _fault(place, said, "leave out its uidMappings and gidMappings, or idmap in its options")
+            yield _fault(subject, said, "leave out its uidMappings and gidMappings, or idmap in its options")
 
 
-def asked_outside(place: Place) -> Iterator[ShimError]:
+def asked_outside(subject: Subject) -> Iterator[ShimError]:
     """Yield a fault if another process decides about system calls."""
-    seccomp = place.bundle.config.get("linux", {}).get("seccomp", {})
+    seccomp = subject.bundle.config.get("linux", {}).get("seccomp", {})
     rules = [{"action": seccomp.get("defaultAction")}, *seccomp.get("syscalls", [])]
     if any(rule["action"] == "SCMP_ACT_NOTIFY" for rule in rules):
         said = "has system calls decided by a process outside (SCMP_ACT_NOTIFY), which is no longer asked after a"
-        yield _fault(place, f"{said} restore", "leave SCMP_ACT_NOTIFY out of linux.seccomp")
+        yield _fault(subject, f"{said} restore", "leave SCMP_ACT_NOTIFY out of linux.seccomp")
 
 
-def cache(place: Place) -> Iterator[ShimError]:
+def cache(subject: Subject) -> Iterator[ShimError]:
     """Yield a fault if it has a share of the processor's cache."""
-    if place.bundle.config.get("linux", {}).get("intelRdt"):
+    if subject.bundle.config.get("linux", {}).get("intelRdt"):
         said = "asks for a share of the processor's cache, which a restore can't ask for"
-        yield _fault(place, said, "leave out linux.intelRdt")
+        yield _fault(subject, said, "leave out linux.intelRdt")
 
 
-def own_group(place: Place) -> Iterator[ShimError]:
+def own_group(subject: Subject) -> Iterator[ShimError]:
     """Yield a fault if it has a control group of its own: a user's restore can't make it again."""
-    if place.own_group:
+    if subject.own_group:
         yield ShimError(
             "the container has a control group of its own, which a user's restore can't make again",
             "leave out --cgroup-manager and --systemd-cgroup: it then stays in its task's group",
         )
 
 
-def mounts_below_binds(place: Place) -> Iterator[ShimError]:
+def mounts_below_binds(subject: Subject) -> Iterator[ShimError]:
     """Yield those mounts that a user's restore can't make, as the node is now."""
-    if not place.is_users:
+    if not subject.is_users:
         return
-    for mount in place.bundle.mounts:
+    for mount in subject.bundle.mounts:
         if mounts.is_bind(mount):
-            source = os.path.join(place.bundle.path, mount.get("source", ""))
-        elif mount.get("type") == "sysfs" and "network" not in place.bundle.namespaces:
+            source = os.path.join(subject.bundle.path, mount.get("source", ""))
+        elif mount.get("type") == "sysfs" and "network" not in subject.bundle.namespaces:
             source = "/sys"  # crun can only bind the node's then
         else:
             continue
-        yield from mounts.faults_below(mount["destination"], source, place.node)
+        yield from mounts.faults_below(mount["destination"], source, subject.node)
