@@ -12,6 +12,7 @@ import re
 import stat
 from contextlib import contextmanager
 
+from oci_criu_shim.dump.survey import DELETED
 from oci_criu_shim.host import mounts, process
 
 TYPE_CHECKING = False
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.manifest import Read, Written
 
-DELETED = " (deleted)"
 MANY = 1000
 MAPPED = re.compile(r"^\S+ (\S+) \S+ \S+ \S+ +(/.*)$", re.MULTILINE)  # a line of maps with a name
 # Errors of a process or a descriptor that is gone, or is another one, since it was found.

@@ -109,7 +109,7 @@ class Survey(Subject):
 
     def shares(self, name: str) -> bool:
         """Return whether its init's namespace of that name is the node's."""
-        return os.stat(f"{self.init.path}/ns/{name}").st_ino == os.stat(f"/proc/self/ns/{name}").st_ino
+        return process.shares(self.pid, name)
 
     @cached_property
     def keeps_inner(self) -> bool:

@@ -74,7 +74,8 @@ def open_loopback() -> None:
 def _lend(pid: int, theirs: socket.socket) -> int:
     """Enter the network namespace, and send the socket that holds it up, or the number of an error."""
     try:
-        for handle in [os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY) for name in ("user", "net") if _other(pid, name)]:
+        others = [kind for kind in ("user", "net") if not process.shares(pid, kind)]
+        for handle in [os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY) for kind in others]:
             linux.enter(handle)
         held = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER)
         _ask(held)
@@ -83,10 +84,6 @@ def _lend(pid: int, theirs: socket.socket) -> int:
         return 1
     socket.send_fds(theirs, [b"0"], [held.fileno()])
     return 0
-
-
-def _other(pid: int, name: str) -> bool:
-    return os.stat(f"/proc/{pid}/ns/{name}").st_ino != os.stat(f"/proc/self/ns/{name}").st_ino
 
 
 def _ask(held: socket.socket) -> None:

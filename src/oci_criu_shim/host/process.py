@@ -215,6 +215,21 @@ def stat_fields(pid: int) -> list[str] | None:
         return None
 
 
+def shares(pid: int, kind: str) -> bool:
+    """Return whether a process is in this one's namespace of a kind, as "net"."""
+    return os.stat(f"/proc/{pid}/ns/{kind}").st_ino == os.stat(f"/proc/self/ns/{kind}").st_ino
+
+
+def waits_in(path: str) -> str:
+    """Return where in the kernel a thread with that directory in /proc waits, in words; nothing if that is hidden."""
+    try:
+        with open(f"{path}/wchan", encoding="ascii") as stream:
+            place = stream.read().strip("0")
+    except OSError:
+        return ""
+    return f" (in {place})" if place else ""
+
+
 def user_name(uid: int) -> str:
     """Return a user's name; the number if it has none, or the directory of users (LDAP, say) does not answer."""
     import pwd

@@ -60,24 +60,19 @@ class Progress:
         for pid in self.processes():
             fields = process.stat_fields(pid)
             if fields and fields[0] == UNINTERRUPTIBLE:
-                return f"process {pid} waits for storage or a device{_place(pid)}"
+                return f"process {pid} waits for storage or a device{process.waits_in(f'/proc/{pid}')}"
         return ""
 
 
 def _counters(pid: int) -> tuple[str, ...]:
     fields = process.stat_fields(pid)
-    return (fields[0], *fields[FAULTS_AND_TIME], _text(pid, "io")) if fields else ()
+    return (fields[0], *fields[FAULTS_AND_TIME], _traffic(pid)) if fields else ()
 
 
-def _place(pid: int) -> str:
-    place = _text(pid, "wchan")
-    return f" (in {place})" if place.strip("0") else ""
-
-
-def _text(pid: int, name: str) -> str:
-    """Return a file of a process's in /proc; nothing if this process may not read it."""
+def _traffic(pid: int) -> str:
+    """Return what a process has read and written (proc_pid_io(5)); nothing if this process may not know it."""
     try:
-        with open(f"/proc/{pid}/{name}", encoding="utf-8", errors="replace") as stream:
+        with open(f"/proc/{pid}/io", encoding="ascii") as stream:
             return stream.read()
     except OSError:
         return ""

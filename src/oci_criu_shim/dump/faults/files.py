@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.dump.survey import Descriptor, Process, Survey
 
-O_PATH = 0o10000000
 ACCESS = (os.R_OK, os.W_OK, os.R_OK | os.W_OK)  # by the flags of a descriptor
 OPEN, MAPPED = "has {} open", "has {} mapped"  # how a process uses a file
 PLACES = {"cwd": "is in {}", "root": "has its root in {}", "exe": "runs {}"}
@@ -123,20 +122,17 @@ def renamed(survey: Survey) -> Iterator[ShimError]:
 def unopenable(survey: Survey) -> Iterator[ShimError]:
     """Yield files and directories that a user could not open once more."""
     yield from _unreadable(survey) if survey.is_users else ()
-    for each in survey.processes if survey.is_users else ():
-        for descriptor in each.descriptors:
-            if not descriptor.link.startswith("/") or not (found := descriptor.stat) or survey.has_ids(found):
-                continue
-            if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-                continue
-            flags = int(descriptor.info.get("flags", "0"), 8)
-            source = survey.source(descriptor.link)
-            if source and not flags & O_PATH and _denies(source, ACCESS[min(flags & os.O_ACCMODE, 2)]):
-                yield ShimError(
-                    f"{each} has {descriptor.link} open, which it could not open again: it belongs to somebody else,"
-                    " and its permissions have changed",
-                    "have the program close it, or its owner permit it",
-                )
+    for descriptor, found in _open(survey) if survey.is_users else ():
+        if survey.has_ids(found):
+            continue
+        flags = int(descriptor.info.get("flags", "0"), 8)
+        source = survey.source(descriptor.link)
+        if source and not flags & os.O_PATH and _denies(source, ACCESS[min(flags & os.O_ACCMODE, 2)]):
+            yield ShimError(
+                f"{descriptor.process} has {descriptor.link} open, which it could not open again: it belongs to"
+                " somebody else, and its permissions have changed",
+                "have the program close it, or its owner permit it",
+            )
 
 
 def _unreadable(survey: Survey) -> Iterator[ShimError]:
@@ -158,44 +154,44 @@ def _denies(path: str, mode: int) -> bool:
 def covered(survey: Survey) -> Iterator[ShimError]:
     """Yield files that their path no longer leads to, since something is mounted over them."""
     processes = {mount.device for mount in survey.mounts if mount.kind == "proc"}  # whose files come and go
-    for each in survey.processes:
-        for descriptor in each.descriptors:
-            found = descriptor.stat
-            if not descriptor.link.startswith("/") or descriptor.link.endswith(DELETED) or found is None:
-                continue
-            if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-                continue
-            try:
-                seen = os.lstat(survey.path(descriptor.link))
-            except OSError:
-                continue
-            is_other = (seen.st_dev, seen.st_ino) != (found.st_dev, found.st_ino)
-            if is_other and _device(found) not in processes:
-                yield ShimError(
-                    f"{each} has {descriptor.link} open, and another file is at that path now: something is mounted"
-                    " over it",
-                    "have the program close it before it mounts anything there",
-                )
+    for descriptor, found in _open(survey):
+        try:
+            seen = os.lstat(survey.path(descriptor.link))
+        except OSError:
+            continue
+        is_other = (seen.st_dev, seen.st_ino) != (found.st_dev, found.st_ino)
+        if is_other and _device(found) not in processes:
+            yield ShimError(
+                f"{descriptor.process} has {descriptor.link} open, and another file is at that path now: something is"
+                " mounted over it",
+                "have the program close it before it mounts anything there",
+            )
 
 
 def outside(survey: Survey) -> Iterator[ShimError]:
     """Yield files on mounts that the container doesn't have, or no longer, as after `umount --lazy`."""
     own = {mount.id for mount in survey.mounts}
     devices = {mount.device for mount in survey.mounts}
+    for descriptor, found in _open(survey):
+        if _device(found) in devices:
+            continue
+        # Their device numbers differ on some file systems, and the mounts' in another namespace.
+        is_here = descriptor.process.namespace("mnt") == survey.init.namespace("mnt")
+        if is_here and descriptor.info.get("mnt_id") not in {*own, None}:
+            yield ShimError(
+                f"{descriptor.process} has {descriptor.link} open, which is on none of the container's mounts",
+                "have the program close it before it unmounts it, or its caller not hand it on",
+            )
+
+
+def _open(survey: Survey) -> Iterator[tuple[Descriptor, os.stat_result]]:
+    """Yield the open files and directories that have a name."""
     for each in survey.processes:
         for descriptor in each.descriptors:
-            found = descriptor.stat
-            if not descriptor.link.startswith("/") or descriptor.link.endswith(DELETED) or found is None:
-                continue
-            if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)) or _device(found) in devices:
-                continue
-            # Their device numbers differ on some file systems, and the mounts' in another namespace.
-            is_here = each.namespace("mnt") == survey.init.namespace("mnt")
-            if is_here and descriptor.info.get("mnt_id") not in {*own, None}:
-                yield ShimError(
-                    f"{each} has {descriptor.link} open, which is on none of the container's mounts",
-                    "have the program close it before it unmounts it, or its caller not hand it on",
-                )
+            has_name = descriptor.link.startswith("/") and not descriptor.link.endswith(DELETED)
+            found = descriptor.stat if has_name else None
+            if found and (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+                yield descriptor, found
 
 
 def _device(found: os.stat_result) -> str:

@@ -47,7 +47,7 @@ def unstoppable(survey: Survey) -> Iterator[ShimError]:
         time.sleep(PAUSE_SECONDS)
         waiting = {path: since for path, since in waiting.items() if _waits(path) == since}
     for path in waiting:
-        name, place = read(f"{path}/comm").strip(), _place(path)
+        name, place = read(f"{path}/comm").strip(), process.waits_in(path)
         yield ShimError(
             f"process {path.split('/')[2]} ({name}) can't be stopped: it waits in the kernel{place}",
             "a file system or a device does not answer; a checkpoint can be taken once it does",
@@ -70,15 +70,6 @@ def _waits(path: str) -> str:
     lines = read(f"{path}/status").splitlines()
     waits = any(line.startswith("State:\tD") for line in lines)
     return "".join(line for line in lines if waits and line.startswith("voluntary_ctxt_switches"))
-
-
-def _place(path: str) -> str:
-    """Return where in the kernel a thread waits, in words; nothing if that is hidden."""
-    try:
-        place = read(f"{path}/wchan").strip("0")
-    except PermissionError:
-        return ""
-    return f" (in {place})" if place else ""
 
 
 def profiles(survey: Survey) -> Iterator[ShimError]:
