@@ -16,15 +16,14 @@ if TYPE_CHECKING:
 
 PROPERTIES = (
     kept(
-        "args, env, cwd, user, groups, umask, rlimits, capabilities, no_new_privs, seccomp, oomScoreAdj, scheduler,"
-        " nice",
+        "args, env, cwd, user, groups, umask, rlimits, capabilities, no_new_privs, seccomp, oomScoreAdj, scheduler",
         "by CRIU; a process without groups gets none",
     ),
     kept("hostname, domainname, sysctl `net.*`", "made before CRIU starts, in namespaces that it takes for its own"),
     kept("sysctl `kernel.*`, `fs.mqueue.*`, System V objects", "by CRIU, with the ipc namespace"),
     kept(
         "namespaces, the container's own or the node's",
-        "of the same kind again; those named by a path are joined again, except ipc, mount, time and user",
+        "of the same kind again; a network, UTS or cgroup namespace that is named by its path is joined again",
     ),
     kept(
         "id mappings, also ranges of /etc/subuid",
@@ -115,38 +114,38 @@ PROPERTIES = (
     ),
     changed(
         "what `exec` has started in the container",
-        "not there: a checkpoint has the container's own program, and what that has started",
+        "is not there: a checkpoint has the container's own program, and what that has started",
         "have the program start it",
         running=processes.added,
     ),
     changed("Landlock rules", "are gone: nothing outside a process tells of them"),
     changed(
         "files that are only read",
-        "they are read as they are then; if one has changed and is as long as before, a restore says so:"
+        "are read as they are then; if one has changed and is as long as before, a restore says so:"
         " [open-files.md](open-files.md)",
     ),
     changed(
         "events of inotify and fanotify that the program had not read, or that happen before it runs again",
-        "they are lost",
+        "are lost",
         "look through the directory now and then, too",
     ),
     changed(
         "connections that a listening socket has not accepted",
-        "they are lost",
-        "connect again",
+        "are lost",
+        "have the other end connect again",
         running=sockets.unaccepted,
     ),
     changed(
         "in the node's network, a socket bound to one of the node's addresses",
-        "only a node with that address can restore it: [restart.md](restart.md)",
+        "can be restored only on a node with that address: [restart.md](restart.md)",
         "listen on all addresses",
         running=sockets.fixed,
     ),
     changed(
         "in the node's network, a connected UDP socket",
-        "if it can't have its local address again, it gets another",
+        "gets another local address if it can't have its own again",
     ),
-    changed("UDP datagrams that were not read", "they are lost, as UDP may lose any"),
+    changed("UDP datagrams that were not read", "are lost, as UDP may lose any"),
     changed(
         "options of sockets that CRIU 4.2 does not know: multicast groups and their options, TCP_CONGESTION,"
         " TCP_USER_TIMEOUT, TCP_DEFER_ACCEPT, TCP_FASTOPEN, IP_MTU_DISCOVER, IP_RECVERR",

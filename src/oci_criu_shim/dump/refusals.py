@@ -10,11 +10,11 @@ ROWS = (
     refused(
         "the scheduling policies SCHED_DEADLINE and SCHED_EXT",
         "CRIU 4.2 dumps them, and restores neither (`validate_sched_parm()`)",
-        "another policy",
+        "use another policy",
         running=processes.schedulers,
     ),
     refused(
-        "no pid namespace",
+        "no pid namespace of its own",
         "CRIU restores each process under its number",
         "add one",
         at_start=bundle.shared_pids,
@@ -22,7 +22,7 @@ ROWS = (
     refused(
         "an ipc, mount, time or user namespace of somebody else's",
         "the checkpoint would hold what is theirs",
-        "none",
+        "name no path",
         at_start=bundle.joined_namespaces,
     ),
     refused(
@@ -60,7 +60,7 @@ ROWS = (
     refused(
         "a user's container with a control group of its own (`--cgroup-manager`)",
         "its restore can make neither the group nor its limits",
-        "the task's group",
+        "use the task's group",
         at_start=bundle.own_group,
     ),
     refused(
@@ -72,7 +72,7 @@ ROWS = (
     refused(
         "a process that waits in the kernel for a file system or a device (state D)",
         "CRIU could not stop it; it is waited for, 5 s at most",
-        "a checkpoint later",
+        "checkpoint later",
         running=processes.unstoppable,
     ),
     refused(
@@ -87,31 +87,34 @@ ROWS = (
         running=processes.closed,
     ),
     refused(
-        "a process that is traced (strace, a debugger)", "CRIU traces it, too", "end that", running=processes.traced
+        "a process that is traced (strace, a debugger)",
+        "CRIU has to trace it",
+        "end the tracer",
+        running=processes.traced,
     ),
     refused(
         "a process that was stopped since it used its terminal in the background",
         "CRIU keeps those that SIGSTOP or SIGTSTP has stopped",
-        "`fg`",
+        "continue it by `fg`",
         running=processes.stopped,
     ),
     refused(
         "namespaces that a program has made for itself (unshare, bwrap, a browser's sandbox)",
         "CRIU dumps one user, pid, ipc, UTS, cgroup and time namespace; of several network namespaces, or mount"
         " namespaces with masked files, a restore fails",
-        "run it without",
+        "run the program without",
         running=processes.nested,
     ),
     refused(
         "a session that was begun outside of the container",
         "it has no number inside",
-        "a runtime that makes one",
+        "use a runtime that makes one",
         running=processes.sessions,
     ),
     refused(
         "System V memory of the node's",
         "others may use it, too",
-        "an ipc namespace",
+        "use an ipc namespace",
         running=processes.shared_memory,
     ),
     refused(
@@ -147,13 +150,13 @@ ROWS = (
     refused(
         "root's rshared mounts that are peers of the node's",
         "they would come back as a group of their own",
-        "rslave",
+        "use rslave",
         running=mounts.shared,
     ),
     refused(
         "a mount of the node's with another over it",
         "CRIU knows it by its place alone",
-        "one of them",
+        "leave one of them out",
         running=mounts.covered,
     ),
     refused(
@@ -182,7 +185,7 @@ ROWS = (
     refused(
         "a bind whose source was removed on the node, or replaced while a process has the old one open",
         "a restore finds what has that name now; if nobody has the old one open, the new one takes its place",
-        "put it back; close it",
+        "put it back, or close the old one",
         running=sources.removed,
     ),
     refused(
@@ -196,31 +199,31 @@ ROWS = (
     refused(
         "the terminal that it was started on",
         "a process outside holds its master",
-        "as root, `--shell-job`",
+        "as root, use `--shell-job`",
         running=descriptors.terminal,
     ),
     refused(
         "standard streams redirected to a file of the node's",
         "the file is on no mount of the container's",
-        "a pipe",
+        "use a pipe",
         running=descriptors.redirected,
     ),
     refused(
-        "other TCP connections",
+        "TCP connections, except between a user's container's processes in a network namespace of its own",
         "the other end is outside, and would not find it again",
-        "close it and connect again; as root, `--tcp-established`",
+        "close it and connect again; as root, use `--tcp-established`",
         running=sockets.connections,
     ),
     refused(
         "TCP connections in which the kernel speaks TLS (TCP_ULP)",
         "CRIU 4.2 does not know it: the kernel would no longer encrypt",
-        "have the library do it",
+        "have a library encrypt",
         running=sockets.layers,
     ),
     refused(
         "in the node's network, what a user's process has not read of an ended TCP connection",
         "reading it from outside needs a capability that a dump does not hold",
-        "read it, or a network namespace",
+        "read it, or use a network namespace",
         running=sockets.unread,
     ),
     refused(
@@ -267,7 +270,10 @@ ROWS = (
         running=files.lost,
     ),
     refused(
-        "a deleted file of more than 1 GiB", "it would be in each checkpoint", "don't delete it", running=files.large
+        "a deleted file of more than 1 GiB",
+        "it would be in each checkpoint",
+        "don't delete it while it is open",
+        running=files.large,
     ),
     refused(
         "a file open by a name that was deleted, and with another one, if the container runs on or it is somebody"
@@ -279,7 +285,7 @@ ROWS = (
     refused(
         "a user's open file or working directory of somebody else's that may not be opened, or no longer",
         "a restore opens it again",
-        "close it, leave it",
+        "close it, or leave the directory",
         running=files.unopenable,
     ),
     refused(
