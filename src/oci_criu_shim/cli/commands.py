@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.container.criu_config import Settings
     from oci_criu_shim.container.plan import Plan
+    from oci_criu_shim.container.record import Record
 
 CREATION = ("config", "console-socket", "preserve-fds", "no-pivot", "no-new-keyring")
 
@@ -166,12 +167,7 @@ def checkpoint(call: Invocation) -> int:
     container = Container(call.root, call.container)
     backend = _backend(call, container)
     pid = registry.init_of(container, backend)
-    record = container.load()
-    if not record:  # it runs by the backend's `run` in the foreground, which leaves no record
-        raise ShimError(
-            f"container {container.name!r} was not started to be checkpointed",
-            "inside Slurm, submit with --checkpoint; outside of it, run and checkpoint as root",
-        )
+    record = _require_record(container)
     found = bundle.Bundle(record["bundle"], record["config"])
     configured = _configured(call, found, backend.dialect)
     options = criu_options.dump(call, found, backend.dialect, configured)
@@ -186,17 +182,27 @@ def checkpoint(call: Invocation) -> int:
     dump = checkpointing.Dump(container, pid, options)
     for line in dump.changes:
         call.log.event(f"{container.name} comes back changed: {line}")
-    if call.flag("pre-dump"):
-        with directory.log_at(log, call.log):
-            dump.pre_dump(directory, client.connect(helper))
-        call.log.debug(f"pre-dumped {container.name} to {directory.path}")
-        return 0
     with directory.log_at(log, call.log):
+        if call.flag("pre-dump"):
+            dump.pre_dump(directory, client.connect(helper))
+            call.log.debug(f"pre-dumped {container.name} to {directory.path}")
+            return 0
         taken = dump.take(directory, "demand", client.connect(helper), serves=serves)
     call.log.debug(f"checkpointed {container.name} to {taken.describe()}")
     if not options["leave_running"]:
         acts.forget(container, backend, pid)
     return 0
+
+
+def _require_record(container: Container) -> Record:
+    """Return a container's record; ShimError if it has none."""
+    record = container.load()
+    if not record:  # it runs by the backend's `run` in the foreground, which leaves no record
+        raise ShimError(
+            f"container {container.name!r} was not started to be checkpointed",
+            "inside Slurm, submit with --checkpoint; outside of it, run and checkpoint as root",
+        )
+    return record
 
 
 def restore(call: Invocation) -> int:

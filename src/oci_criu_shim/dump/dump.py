@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager, nullcontext, suppress
 
 from oci_criu_shim import files
-from oci_criu_shim.checkpoints.committed import LAYER
+from oci_criu_shim.checkpoints.committed import LAYER, NOTABLE_LAYER
 from oci_criu_shim.container import batch_script, node_fit, stdio
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.container.intake import Hold
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.store import Store
     from oci_criu_shim.container.record import Container, Record
     from oci_criu_shim.dump.chain import Link
-
-NOTABLE_MIB = 64  # of changes to the root file system: they are written while all is frozen
 
 
 class Taken:
@@ -62,8 +60,9 @@ class Taken:
         written, dumped = self.checkpoint.written / (1 << 20), self.checkpoint.dumped / (1 << 20)
         smaller = f", compressed to {written:.1f} MiB" if written != dumped else ""
         parent = f" more than {self.checkpoint.parent}" if self.checkpoint.parent else ""
-        layer = self.checkpoint.sizes.get(LAYER, 0) / (1 << 20)
-        changes = f", {layer:.1f} MiB of them changes to the root file system," if layer >= NOTABLE_MIB else ""
+        layer = self.checkpoint.sizes.get(LAYER, 0)
+        of_layer = f", {layer / (1 << 20):.1f} MiB of them changes to the root file system,"
+        changes = of_layer if layer >= NOTABLE_LAYER else ""
         times = f"{self.seconds:.2f} s, frozen {self.frozen:.2f} s"
         return f"{self.checkpoint.path} ({dumped:.1f} MiB{parent}{changes} in {times}{smaller})"
 
@@ -160,12 +159,7 @@ class Dump:
         committed: list[Checkpoint] = []
 
         def commit(report: dict[str, Any]) -> None:
-            if "for" in self.options:
-                criu_images.leave_groups(stage.images)
-            if os.geteuid() or "user" in self.bundle.namespaces:
-                seccomp.require_restorable(stage.images)
-            if link:
-                link.check(self.pid, stage.images, report.get("seal", ""))
+            self._settle(stage, report, link)
             if layer:
                 self.left_out = layer.finish()
             committed.append(self._commit(stage, report | about))
@@ -207,6 +201,15 @@ class Dump:
             held = nullcontext()
         with held:
             yield
+
+    def _settle(self, stage: Stage, report: dict[str, Any], link: Link | None) -> None:
+        """Make the images fit for a restore. Raise ShimError if they can't be."""
+        if "for" in self.options:
+            criu_images.leave_groups(stage.images)
+        if os.geteuid() or "user" in self.bundle.namespaces:
+            seccomp.require_restorable(stage.images)
+        if link:
+            link.check(self.pid, stage.images, report.get("seal", ""))
 
     def _commit(self, stage: Stage, report: dict[str, Any]) -> Checkpoint:
         """Write the manifest, and commit. The container is frozen meanwhile."""

@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 
 from oci_criu_shim import units
-from oci_criu_shim.checkpoints.committed import LAYER
+from oci_criu_shim.checkpoints.committed import LAYER, NOTABLE_LAYER
 from oci_criu_shim.container.record import STAGE_LINK
 from oci_criu_shim.host import linux, process
 from oci_criu_shim.task import estimate, schedule
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.task.policy import Policy
 
 LEAD_SECONDS = 5.0  # before the end; if there is less than twice that time, half of it
-NOTABLE = 64 << 20  # bytes of changes to the root file system
 
 
 @contextmanager
@@ -60,7 +59,7 @@ def _unfinished(policy: Policy, why: str, link: str, seconds: float, left: float
     init = policy.container.alive("init")
     sizes = _sizes(os.path.realpath(link))
     layer = sizes.get(LAYER, 0)
-    changes = f", {units.size(layer)} of them changes to the root file system" if layer >= NOTABLE else ""
+    changes = f", {units.size(layer)} of them changes to the root file system" if layer >= NOTABLE_LAYER else ""
     written = f"{units.size(sum(sizes.values()))} are written after {seconds:.0f} s{changes}"
     memory = f"; it has {units.size(estimate.memory(init))} of memory" if init else ""
     what, end = ("grace time", "a longer GraceTime") if why == schedule.PREEMPT else ("time limit", "a larger margin")
