@@ -52,7 +52,7 @@ DOES: dict[str, tuple[str, tuple[str, ...], str]] = {
     "mount-of-roots": ("root", ("mounted", "/etc/passwd", "/etc/group"), "/etc/group is a mount of the node's files"),
     "overlay": ("alice", ("mounted", "overlay", "/media", "overlay", "lowerdir=/usr:/etc"), "a mount of the type over"),
     "ramfs": ("alice", ("mounted", "none", "/media", "ramfs"), "/media is a mount of the type ramfs"),
-    "background": ("alice", ("background",), "(python3) is stopped: by SIGTTIN, it read from its terminal"),
+    "background": ("alice", ("background",), "(python3) is stopped (SIGTTIN), since it read from its terminal"),
     "traced": ("alice", ("traced",), "(python3) is traced by process"),
     "unreadable": ("alice", ("becomes", "/work/sleep", "600"), "(sleep) runs a program that may not be read"),
     "user-namespace": ("alice", ("unshared", "user"), "(python3) is in a namespace of its own (user)"),

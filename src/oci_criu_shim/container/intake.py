@@ -141,7 +141,7 @@ class Intake:
             self.source["crc"] = self.skipped
             self.tell(
                 f"standard input is not what it was: the first {self.source['read']} bytes, which were read before, "
-                "are others; what comes after them is passed on"
+                "have changed; what comes after them is passed on"
             )
 
     def _note(self) -> None:

@@ -44,8 +44,7 @@ def start(plan: RestorePlan, stdio: Stdio | CallersStreams) -> criu.Swrk:
         criu.note_features(plan.program)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     log = os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    fds = {CONNECTION: theirs.fileno(), 2: log}
-    fds |= {STREAMS + stream: end for stream, end in stdio.inside.items()}
+    fds = {CONNECTION: theirs.fileno(), 2: log, **{STREAMS + stream: end for stream, end in stdio.inside.items()}}
     if (shared := plan.seccomp.share()) is not None:
         fds[seccomp.FILE] = shared
     if plan.shell_job:
@@ -88,7 +87,7 @@ def _answer(end: int, size: int, builder: int) -> bytes:
     waiting = Progress(lambda: [builder]).waiting() or "no reason is known"
     os.kill(builder, signal.SIGKILL)
     said = f"the container's namespaces and mounts are not made after {BUILD_SECONDS:.0f} s: {waiting}"
-    raise Misfit(said, "does each file system answer that config.json's mounts are from?")
+    raise Misfit(said, "check that the file systems behind config.json's mounts answer")
 
 
 def _build(plan: RestorePlan, fds: Mapping[int, int], ready: int, go: int, said: int) -> None:
@@ -128,13 +127,17 @@ def _build(plan: RestorePlan, fds: Mapping[int, int], ready: int, go: int, said:
     _drop_groups()
     if os.geteuid():
         linux.keep_capabilities()  # an exec takes them from any user but the namespace's user 0
-    argv = [plan.program, "swrk", str(CONNECTION)]
+    os.umask(umask)
+    os.write(said, str(_fork_criu(plan.program, fds, personality)).encode())
+
+
+def _fork_criu(program: str, fds: Mapping[int, int], personality: int) -> int:
+    """Fork a child that becomes CRIU, and return its pid."""
+    argv = [program, "swrk", str(CONNECTION)]
+    environment = {**process.ENVIRONMENT, **(seccomp.ENVIRONMENT if seccomp.FILE in fds else {})}
     if personality:
         linux.set_personality(personality)  # done last, since it can change what uname(2) returns
-    os.umask(umask)
-    environment = {**process.ENVIRONMENT, **(seccomp.ENVIRONMENT if seccomp.FILE in fds else {})}
-    pid = process.fork(lambda: process.become(argv, environment, fds))
-    os.write(said, str(pid).encode())
+    return process.fork(lambda: process.become(argv, environment, fds))
 
 
 def _raise_limits(limits: Iterable[int]) -> None:

@@ -23,7 +23,7 @@ MOUNT_SECURITYFS = "mount -t securityfs securityfs /sys/kernel/security, and rem
 # Of these CRIU keeps one for all. It takes several of "net" and "mnt", but a restore of ours then fails.
 NESTED = ("user", "pid", "ipc", "uts", "cgroup", "time", "time_for_children", "net", "mnt")
 WORDS = {"mnt": "mount", "net": "network"}
-BACKGROUND = {"21": "SIGTTIN, it read from", "22": "SIGTTOU, it wrote to"}
+BACKGROUND = {"21": "(SIGTTIN), since it read from", "22": "(SIGTTOU), since it wrote to"}
 CAP_SYS_ADMIN = 21
 ENDED = ("Z", "X")  # states of processes that nobody has waited for, whose files in /proc are root's
 
@@ -191,7 +191,7 @@ def stopped(survey: Survey) -> Iterator[ShimError]:
     for each in survey.processes:
         if each.state == "T" and each.stat[49:50] and (how := BACKGROUND.get(each.stat[49])):
             yield ShimError(
-                f"{each} is stopped: by {how} its terminal in the background",
+                f"{each} is stopped {how} its terminal in the background",
                 "continue it in the foreground (fg), or end it",
             )
 
