@@ -70,7 +70,7 @@ class Intake:
         return self.source["ended"] and not self.pending
 
     def is_held(self) -> bool:
-        """Whether a checkpoint keeps us from copying; if so, ask again in RETRY_MS."""
+        """Return whether a checkpoint keeps us from copying; if so, ask again in RETRY_MS."""
         if self.held:
             self._note()
         return self.held

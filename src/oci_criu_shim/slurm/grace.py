@@ -68,6 +68,6 @@ def _mode(partition: str, qos: str, site: dict[str, str]) -> str:
 
 
 def _is_led_by_another(number: int, qos: str, site: dict[str, str]) -> bool:
-    """Whether another component of a heterogeneous job has Slurm requeue all of it."""
+    """Return whether another component of a heterogeneous job has Slurm requeue all of it."""
     partitions = {part["partition"] for part in Commands().parts(str(number)) if part["group"] is not None}
     return any("REQUEUE" in _mode(partition, qos, site) for partition in partitions)

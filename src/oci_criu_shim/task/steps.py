@@ -177,7 +177,7 @@ class Step:
         self._hold_nobody_up()
 
     def _may_come_again(self, status: int) -> bool:
-        """Whether Slurm may start the job once more to give the batch step's status.
+        """Return whether Slurm may start the job once more to give the batch step's status.
 
         One that has failed keeps its checkpoints, unless that is certain.
         """

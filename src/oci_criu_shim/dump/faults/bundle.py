@@ -38,7 +38,10 @@ def joined_namespaces(subject: Subject) -> Iterator[ShimError]:
 
 
 def ids(subject: Subject) -> Iterator[ShimError]:
-    """CRIU 4.2 takes on the ids that are 0 inside (check_user_ns() in criu/namespaces.c)."""
+    """Yield a fault if no id is 0 inside, or one that is not the user's.
+
+    CRIU 4.2 takes on the ids that are 0 inside (check_user_ns() in criu/namespaces.c).
+    """
     mappings = subject.bundle.config.get("linux", {}).get("uidMappings")
     if not mappings:
         return
@@ -65,14 +68,14 @@ def _maps(mapping: dict[str, int], outside: int) -> bool:
 
 
 def shared_memory(subject: Subject) -> Iterator[ShimError]:
-    """CRIU detaches System V memory, which the kernel destroys then if this is set."""
+    """Yield a fault if the kernel is to destroy System V memory that is detached, as CRIU does with it."""
     if subject.bundle.sysctls.get("kernel.shm_rmid_forced", "0") != "0":
         said = "sets kernel.shm_rmid_forced, which would make CRIU destroy shared memory"
         yield _fault(subject, said, "leave it out of linux.sysctl")
 
 
 def mapped_mounts(subject: Subject) -> Iterator[ShimError]:
-    """CRIU makes no mount with ids of its own."""
+    """Yield the mounts with ids of their own: CRIU makes none."""
     for mount in subject.bundle.mounts:
         options = {option.partition("=")[0] for option in mount.get("options", [])}
         if mount.get("uidMappings") or mount.get("gidMappings") or options.intersection(("idmap", "ridmap")):

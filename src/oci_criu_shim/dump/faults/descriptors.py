@@ -52,7 +52,7 @@ def _streams(survey: Survey) -> Iterator[tuple[Descriptor, os.stat_result]]:
 
 
 def terminal(survey: Survey) -> Iterator[ShimError]:
-    """If a terminal is not one of the container's own, a process outside holds its master."""
+    """Yield a fault if a terminal is none of the container's own: a process outside holds its master."""
     own = {mount.device for mount in survey.mounts}
     for _, found in () if survey.shell_job else _streams(survey):
         device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
@@ -87,7 +87,10 @@ def preserved(survey: Survey) -> Iterator[ShimError]:
 
 
 def rings(survey: Survey) -> Iterator[ShimError]:
-    """CRIU dumps no io_uring. Jobs find none, unless the site or the backend leaves it to them (Plan.hide_io_uring)."""
+    """Yield processes with an io_uring: CRIU dumps none.
+
+    Jobs find none, unless the site or the backend leaves it to them (Plan.hide_io_uring).
+    """
     for each in survey.processes:
         if any(descriptor.link == RING for descriptor in each.descriptors):
             yield ShimError(

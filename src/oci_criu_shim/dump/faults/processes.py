@@ -29,13 +29,16 @@ ENDED = ("Z", "X")  # states of processes that nobody has waited for, whose file
 
 
 def paused(survey: Survey) -> Iterator[ShimError]:
-    """CRIU waits for ever for processes that a control group keeps frozen; only root may have CRIU thaw them."""
+    """Yield a fault if a control group keeps the processes frozen: CRIU would wait for ever.
+
+    Only root may have CRIU thaw them.
+    """
     if survey.is_users and cgroups.frozen(survey.pid):
         yield ShimError("the container is paused", "resume it first")
 
 
 def unstoppable(survey: Survey) -> Iterator[ShimError]:
-    """CRIU could not stop a thread that waits uninterruptibly (state D): after 10 s of all being frozen it gives up.
+    """Yield threads that wait uninterruptibly (state D): CRIU could not stop them, and gives up after 10 s.
 
     Such a wait mostly ends soon. It is given some time, in which the container runs on.
     """
@@ -73,7 +76,7 @@ def _waits(path: str) -> str:
 
 
 def profiles(survey: Survey) -> Iterator[ShimError]:
-    """Without AppArmor's directory CRIU leaves out the profiles, and no profile confines a restored process."""
+    """Yield AppArmor profiles that CRIU does not see, without AppArmor's directory: a restore would leave them out."""
     for each in survey.processes if not os.path.exists(APPARMOR) else ():
         profile = _profile(each)
         if profile not in ("", "unconfined"):
@@ -91,7 +94,7 @@ def _profile(process: Process) -> str:
 
 
 def unlimited(survey: Survey) -> Iterator[ShimError]:
-    """CRIU asks for each process's limits; for another user's process that takes CAP_SYS_RESOURCE (prlimit(2))."""
+    """Yield processes whose limits CRIU may not ask for: another user's, without CAP_SYS_RESOURCE (prlimit(2))."""
     import resource
 
     for each in () if survey.is_users else survey.processes:
@@ -107,7 +110,7 @@ def unlimited(survey: Survey) -> Iterator[ShimError]:
 
 
 def personalities(survey: Survey) -> Iterator[ShimError]:
-    """CRIU restores no personality; a process has that of the CRIU that restores it (restore/plan.py)."""
+    """Yield personalities other than the init's: CRIU restores none, and is started with that one (restore/plan.py)."""
     own = _personality(survey.init)
     living = [each for each in survey.leaders if each.state not in ENDED]
     found = ((" ".join(each.status.get("Name", [])), _personality(each)) for each in living)
@@ -126,7 +129,7 @@ def _personality(process: Process) -> str:
 
 
 def schedulers(survey: Survey) -> Iterator[ShimError]:
-    """CRIU dumps every policy of sched(7), and restores some of them."""
+    """Yield processes with a scheduling policy that CRIU dumps and does not restore (sched(7))."""
     for each in survey.processes:
         for thread in each.threads:
             try:
