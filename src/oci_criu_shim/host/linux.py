@@ -69,14 +69,19 @@ def set_domain_name(name: str) -> None:
     _check(_libc.setdomainname(data, ctypes.c_size_t(len(data))), "setdomainname")
 
 
-def keep_capabilities() -> None:
-    """Make every permitted capability ambient, so that it outlives an exec (capabilities(7))."""
+def inherit_capabilities() -> int:
+    """Make every permitted capability inheritable, and effective; return them, as bits (capabilities(7))."""
     header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
     sets = ctypes.create_string_buffer(24)
     _check(_libc.capget(header, sets), "capget")
     _, low, _, _, high, _ = struct.unpack("=6I", sets.raw)
     _check(_libc.capset(header, struct.pack("=6I", low, low, low, high, high, high)), "capset")
-    permitted = high << 32 | low
+    return int(high << 32 | low)
+
+
+def keep_capabilities() -> None:
+    """Make every permitted capability ambient, so that it outlives an exec (capabilities(7))."""
+    permitted = inherit_capabilities()
     for number in range(permitted.bit_length()):
         if permitted >> number & 1:
             _check(_libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0), "prctl")

@@ -125,6 +125,8 @@ def _build(plan: RestorePlan, fds: Mapping[int, int], ready: int, go: int, said:
     if not is_root:
         _mount(plan)
     _drop_groups()
+    # A program can have dropped for good what it still has in its inheritable set: nobody may put it there again.
+    linux.inherit_capabilities()
     if os.geteuid():
         linux.keep_capabilities()  # an exec takes them from any user but the namespace's user 0
     os.umask(umask)
