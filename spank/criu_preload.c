@@ -254,14 +254,17 @@ static bool is_hidden(int directory, const char *path)
 	return true;
 }
 
-/* Open what the worker has found, in the place of the user's irmap-cache. -1 and errno if it is nothing. */
+/*
+ * Open what the worker has found, in the place of the user's irmap-cache. -1 and errno if that is no image at all: CRIU
+ * must not find none, or it would look for one in the parent (open_irmap_cache() in criu/irmap.c, 4.2).
+ */
 static int open_cache(void)
 {
 	const size_t size = shared->found;
 	int fd;
 
 	if (!size || size > sizeof(shared->cache)) {
-		errno = ENOENT;
+		errno = EPERM;
 		return -1;
 	}
 	fd = memfd_create(CACHE, MFD_CLOEXEC);

@@ -179,7 +179,10 @@ def test_a_parent_is_seen_where_the_worker_says_so(built: Path, tmp_path: Path, 
 
 @pytest.mark.parametrize("found", [b"", b"found"])
 def test_what_the_worker_has_found(built: Path, tmp_path: Path, mark: int, found: bytes) -> None:
-    """It takes the place of what the user has put there; another directory may have such a file."""
+    """It takes the place of what the user has put there; another directory may have such a file.
+
+    Without any, CRIU must not go on: it would look for one in the parent, which is the user's, too.
+    """
     (tmp_path / "work").mkdir()
     for place in (tmp_path, tmp_path / "work"):
         (place / "irmap-cache").write_text("user's")
@@ -187,7 +190,7 @@ def test_what_the_worker_has_found(built: Path, tmp_path: Path, mark: int, found
     os.ftruncate(mark, 2 << 20)
     os.pwrite(mark, struct.pack("=6Q", 0, 0, 0, status.st_dev, status.st_ino, len(found)) + found, 8)
     assert run(built, "cache", mark=mark, cwd=tmp_path) == ["cache user's"]
-    said = found.decode() or "No such file or directory"
+    said = found.decode() or "Operation not permitted"
     assert run(built, "cache", mark=mark, cwd=tmp_path / "work") == [f"cache {said}"]
 
 

@@ -65,15 +65,33 @@ def test_the_commit_is_part_of_the_pause(
         criu.now += 3 * SECOND
         return True
 
+    monkeypatch.setattr(time, "monotonic_ns", lambda: criu.now)
+    assert take(criu, -1, commit, monkeypatch) == frozen * SECOND
+    assert [report["frozen_ns"] for report in reports] == ([] if pre_dump else [2 * SECOND])
+
+
+def take(criu: Criu, images: int, commit: Callable[[DumpReport], bool], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Have that CRIU dump a container that watches nothing."""
+    service: Any = criu
     target: Any = SimpleNamespace(pid=os.getpid(), shares=lambda _: True)
     monkeypatch.setattr(mounts, "external", lambda *_: [])
     monkeypatch.setattr(mounts, "read", lambda *_: [])
-    monkeypatch.setattr(time, "monotonic_ns", lambda: criu.now)
     monkeypatch.setattr(dump, "FreezeWatch", criu.made)
     monkeypatch.setattr(dump, "options", lambda *_: {})
-    service: Any = criu
-    assert dump.dump(service, target, [-1], {}, commit, lambda: None) == frozen * SECOND
-    assert [report["frozen_ns"] for report in reports] == ([] if pre_dump else [2 * SECOND])
+    return dump.dump(service, target, [images], {}, commit, lambda: None)
+
+
+def test_criu_never_looks_for_paths_in_the_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would if it were given no image; nobody seals one there."""
+    told: list[bytes] = []
+    service: Any = Criu(tmp_path, pre_dump=True)
+    service.guard = SimpleNamespace(tell=told.append, admit=lambda *_: None)
+    images = os.open(tmp_path, os.O_RDONLY)
+    try:
+        take(service, images, lambda _: True, monkeypatch)
+    finally:
+        os.close(images)
+    assert told == [bytes.fromhex("4059105559400057")]  # two magic numbers, and no entry
 
 
 @pytest.mark.parametrize(

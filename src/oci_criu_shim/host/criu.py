@@ -7,6 +7,7 @@ import re
 import select
 import signal
 import socket
+import struct
 import sys
 
 from oci_criu_shim.errors import Killed, Misfit, ShimError, Stopped
@@ -33,6 +34,7 @@ NO_ANSWER = "CRIU ended without an answer", "it was killed, by the kernel for wa
 INVENTORY = "inventory.img"  # without it, nobody takes the other images for a checkpoint
 FILES = "files.img"  # all open files; the first image that is made only once every task is frozen and known
 GHOST_LIMIT = 1 << 30  # bytes that a deleted file may have that is still open
+NO_PATHS = struct.pack("=2I", 0x55105940, 0x57004059)  # what irmap_cache() returns for none (criu/include/magic.h)
 # Errors that it logs for every container and goes on: it can't raise limits, and for a network namespace that a restore
 # makes anew it looks for a sysfs, which the worker's filter refuses (spank/criu_preload.c).
 IDLE = ("RLIMIT_NOFILE", "the sysfs file system")

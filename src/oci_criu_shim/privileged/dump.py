@@ -239,7 +239,7 @@ def dump(
     watched = _watched(target.pid)
     if service.guard:
         _require_no_lead(directories[0], has_parent)
-        service.guard.tell(watched)
+        service.guard.tell(watched or criu.NO_PATHS)  # without an image, CRIU would look in the parent for one
         service.guard.admit(directories, has_parent)
     watch, sizes = FreezeWatch(target, directories[0]), progress.Sizes(directories[0])
     refused: list[Exception] = []
