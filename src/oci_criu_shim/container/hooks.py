@@ -10,7 +10,7 @@ import os
 import signal
 
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.host import linux, process
+from oci_criu_shim.host import namespaces, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _start(hook: Document, reader: int, writer: int, inside: int | None) -> int:
     os.close(writer)
     try:
         if inside is not None:
-            enter(inside)
+            namespaces.enter(inside, NAMESPACES)  # its root becomes ours
         env = dict(entry.partition("=")[::2] for entry in hook.get("env", []))
         argv = hook.get("args") or [hook["path"]]
         pid = process.spawn(argv, env, {0: reader, 1: 2, 2: 2}, program=hook["path"])
@@ -84,18 +84,6 @@ def _start(hook: Document, reader: int, writer: int, inside: int | None) -> int:
     os.close(reader)
     status = process.wait(pid)
     return status if status >= 0 else 128 - status
-
-
-def enter(pid: int) -> None:
-    """Enter all namespaces of a process that are not ours already; its root becomes ours."""
-    handles = [os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY) for name in NAMESPACES if not _shared(pid, name)]
-    for handle in handles:  # all are opened before the first is entered, after which /proc may be another
-        linux.enter(handle)
-        os.close(handle)
-
-
-def _shared(pid: int, name: str) -> bool:
-    return os.stat(f"/proc/{pid}/ns/{name}").st_ino == os.stat(f"/proc/self/ns/{name}").st_ino
 
 
 def _ended_within(child: int, seconds: float | None) -> bool:

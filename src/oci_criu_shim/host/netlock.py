@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 
-from oci_criu_shim.host import linux, process
+from oci_criu_shim.host import namespaces, process
 
 # Of linux/netfilter/nf_tables.h, nfnetlink.h and netfilter.h; the messages are described by nft(8) as
 #   table inet oci-criu-shim { flags owner; chain in { type filter hook input priority 0;
@@ -74,9 +74,7 @@ def open_loopback() -> None:
 def _lend(pid: int, theirs: socket.socket) -> int:
     """Enter the network namespace, and send the socket that holds it up, or the number of an error."""
     try:
-        others = [kind for kind in ("user", "net") if not process.shares(pid, kind)]
-        for handle in [os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY) for kind in others]:
-            linux.enter(handle)
+        namespaces.enter(pid, ("user", "net"))
         held = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER)
         _ask(held)
     except OSError as error:

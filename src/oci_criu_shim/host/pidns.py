@@ -10,7 +10,7 @@ import errno
 import os
 
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.host import linux, process
+from oci_criu_shim.host import namespaces, process
 
 
 def is_led_by(pid: int) -> bool:
@@ -50,13 +50,8 @@ def _inside(pid: int, number: int) -> int:
 
 def _enter(pid: int) -> None:
     """Enter the pid namespace of `pid`; OSError if that is ours, and the signal would go to the node's processes."""
-    handles = {kind: os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY) for kind in ("user", "pid")}
-    ours = {kind: os.stat(f"/proc/self/ns/{kind}").st_ino for kind in handles}
-    if os.fstat(handles["pid"]).st_ino == ours["pid"]:
+    if "pid" not in namespaces.enter(pid, ("user", "pid")):
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-    if os.fstat(handles["user"]).st_ino != ours["user"]:
-        linux.enter(handles["user"])  # gives the right to enter the other
-    linux.enter(handles["pid"])
 
 
 def _signal_others(number: int) -> int:
