@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.host import watches
+from oci_criu_shim.host import mounts, process, watches
 from oci_criu_shim.privileged import guard
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -54,6 +54,46 @@ def test_nothing_is_watched() -> None:
     assert watches.of(os.getpid()) == set()
     assert watches.of(1 << 22) == set()
     assert not watches.find(os.getpid(), set())
+
+
+def no_directory(_: str) -> list[str]:
+    raise PermissionError("only root's")
+
+
+def test_a_process_that_may_not_be_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "listdir", no_directory)
+    with pytest.raises(PermissionError):
+        watches.of(os.getpid())
+
+
+def test_one_that_is_about_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs, and has no memory any more."""
+    monkeypatch.setattr(os, "listdir", no_directory)
+    monkeypatch.setattr(process, "status", lambda _: {"State": ["R", "(running)"]})
+    assert watches.of(os.getpid()) == set()
+
+
+def test_a_descriptor_that_was_closed_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "listdir", lambda _: ["1048576"])
+    monkeypatch.setattr(watches, "_link", lambda _: watches.LINKS[0])
+    assert watches.of(os.getpid()) == set()
+
+
+def test_a_working_directory_elsewhere_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Than on the watched file systems: it may be on one that does not answer."""
+    touched: list[str] = []
+
+    def is_directory(path: str) -> bool:
+        touched.append(path)
+        return True
+
+    mounted = mounts.parse("1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:40 / /hangs rw - fuse x rw\n")
+    monkeypatch.setattr(process, "tree", lambda _: [7])
+    monkeypatch.setattr(watches, "_link", lambda _: "/hangs/there")
+    monkeypatch.setattr(os.path, "isdir", is_directory)
+    assert list(watches._own(7, mounted, {8 << 20 | 1})) == []
+    assert not touched
+    assert list(watches._own(7, mounted, {40})) == ["/hangs/there"]
 
 
 def test_no_longer_than_allowed(tmp_path: Path, watch: Callable[[Path], None]) -> None:

@@ -37,24 +37,38 @@ def marks(lines: Iterable[str]) -> Iterator[Watched]:
 
 
 def of(pid: int) -> set[Watched]:
-    """Return what a process watches; nothing if it has ended."""
+    """Return what a process watches; nothing if it has ended, or is about to and has no memory any more."""
     found: set[Watched] = set()
     try:
         for number in os.listdir(f"/proc/{pid}/fd"):
             if _link(f"/proc/{pid}/fd/{number}") in LINKS:
-                with open(f"/proc/{pid}/fdinfo/{number}", encoding="utf-8", errors="replace") as stream:
-                    found.update(marks(stream))
+                found.update(_marked(f"/proc/{pid}/fdinfo/{number}"))
     except OSError:
-        if process.start_time(pid) is not None:
+        if _has_memory(pid):
             raise
     return found
+
+
+def _marked(path: str) -> list[Watched]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return list(marks(stream))
+    except FileNotFoundError:
+        return []  # it was closed
+
+
+def _has_memory(pid: int) -> bool:
+    try:
+        return "VmSize" in process.status(pid)
+    except ProcessLookupError:
+        return False
 
 
 def _link(path: str) -> str:
     try:
         return os.readlink(path)
-    except FileNotFoundError:
-        return ""  # it was closed
+    except (FileNotFoundError, PermissionError, ProcessLookupError):
+        return ""  # it was closed, or the process has ended
 
 
 def find(init: int, watched: Collection[Watched], seconds: float = SECONDS) -> dict[Watched, str]:
@@ -84,8 +98,8 @@ def _paths(init: int, watched: Collection[Watched], limit: float) -> Iterator[st
     mounted = mounts.read(init)
     places = {mount.point: mount for mount in mounted}
     devices = {device for device, _ in watched}
-    starts = dict.fromkeys([*_own(init, mounted), *places])
-    starts = {path: None for path in starts if (m := mounts.deepest(path, mounted)) and number(m) in devices}
+    near = [point for point, mount in places.items() if number(mount) in devices]
+    starts = dict.fromkeys([*_own(init, mounted, devices), *near])
     yield from starts
     numbers = {number for _, number in watched}
     queue, looked = deque(starts), 0
@@ -111,11 +125,14 @@ def number(mount: Mount) -> int:
     return int(major) << 20 | int(minor)
 
 
-def _own(init: int, mounted: Collection[Mount]) -> Iterator[str]:
-    """Yield the working directories of the processes, as far as they are below a mount of theirs."""
-    for pid in process.tree(init):
-        path = _link(f"/proc/{pid}/cwd")
-        if path.startswith("/") and mounts.deepest(path, mounted) and os.path.isdir(f"/proc/{init}/root{path}"):
+def _own(init: int, mounted: Collection[Mount], devices: Collection[int]) -> Iterator[str]:
+    """Yield the working directories of the processes, as far as they are below a mount of theirs, of the `devices`.
+
+    Others are not touched: they may be on a file system that does not answer.
+    """
+    for path in dict.fromkeys(_link(f"/proc/{pid}/cwd") for pid in process.tree(init)):
+        mount = mounts.deepest(path, mounted) if path.startswith("/") else None
+        if mount and number(mount) in devices and os.path.isdir(f"/proc/{init}/root{path}"):
             yield path
 
 
