@@ -8,8 +8,9 @@
  * compel/arch/x86/src/lib/infect.c, 4.2). Programs without a handler don't expect that. Some calls end with EINTR by
  * themselves once a process is stopped ("Interruption of system calls … by stop signals" in signal(7)).
  *
- * So when CRIU reads registers, it finds -ERESTARTNOHAND instead, and restarts the call, with all of its time limit. A
- * restore needs nothing of this: CRIU writes such registers into the images as they are to be restored.
+ * So when CRIU reads registers, it finds -ERESTARTNOHAND instead, and restarts the call, with all of its time limit; a
+ * sleep whose caller asks for the rest, with that rest. A restore needs nothing of this: CRIU writes such registers into
+ * the images as they are to be restored.
  *
  * All of it is for x86-64: registers have other names elsewhere. The arm64 kernel restarts such a call before CRIU sees
  * it (do_signal() in arch/arm64/kernel/signal.c), except those that end with EINTR by themselves.
@@ -84,13 +85,27 @@ static long result_of(pid_t thread, long call, long result)
 	return has_signal(thread) ? -EINTR : -RESTART_NO_HANDLER;
 }
 
+/*
+ * Set the result. A program that asks how much is left of its sleep has been told so by the kernel already: that is how
+ * long the sleep takes when it begins again, or a script that is checkpointed more often would never get past `sleep`.
+ */
+static void set_result(struct user_regs_struct *registers, long result)
+{
+	const bool is_sleep = (long)registers->rax == -RESTART_BLOCK && result == -RESTART_NO_HANDLER;
+
+	if (is_sleep && registers->orig_rax == SYS_nanosleep && registers->rsi)
+		registers->rdi = registers->rsi;
+	else if (is_sleep && registers->orig_rax == SYS_clock_nanosleep && registers->r10)
+		registers->rdx = registers->r10;
+	registers->rax = (unsigned long long)result;
+}
+
 static void change(pid_t thread, const struct iovec *found)
 {
 	if (found->iov_len == sizeof(struct user_regs_struct)) {
 		struct user_regs_struct *registers = found->iov_base;
-		const long result = result_of(thread, (long)registers->orig_rax, (long)registers->rax);
 
-		registers->rax = (unsigned long long)result;
+		set_result(registers, result_of(thread, (long)registers->orig_rax, (long)registers->rax));
 	} else if (found->iov_len == WORDS * sizeof(int32_t)) {
 		int32_t *words = found->iov_base;
 
@@ -114,7 +129,7 @@ static void let_go(function next, pid_t thread)
 		return;
 	if (!is_interrupted((long)registers.orig_rax, (long)registers.rax))
 		return;
-	registers.rax = (unsigned long long)-RESTART_NO_HANDLER;
+	set_result(&registers, -RESTART_NO_HANDLER);
 	next(PTRACE_SETREGSET, thread, (void *)NT_PRSTATUS, &all);
 }
 

@@ -24,6 +24,7 @@ PROGRAM = r"""
 #include <sys/ptrace.h>
 #include <sys/sem.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/user.h>
@@ -38,7 +39,7 @@ static void handle(int number)
 
 static void wait_in(const char *call)
 {
-	struct timespec long_time = {1000, 0};
+	struct timespec long_time = {1000, 0}, rest;
 	struct timeval limit = {1000, 0};
 	struct epoll_event event;
 	int ends[2];
@@ -46,6 +47,10 @@ static void wait_in(const char *call)
 
 	if (!strcmp(call, "nanosleep"))
 		nanosleep(&long_time, NULL);
+	else if (!strcmp(call, "sleep"))
+		syscall(SYS_nanosleep, &long_time, &rest);
+	else if (!strcmp(call, "clock_nanosleep"))
+		syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &long_time, &rest);
 	else if (!strcmp(call, "poll"))
 		poll(NULL, 0, 1000000);
 	else if (!strcmp(call, "pause"))
@@ -97,6 +102,10 @@ int main(int argc, char **argv)
 			kill(child, SIGUSR1);
 		ptrace(PTRACE_GETREGSET, child, (void *)NT_PRSTATUS, &found);
 		printf("%lld\n", (long long)registers.rax);
+		if (!strcmp(argv[1], "sleep") && registers.rdi == registers.rsi)
+			printf("the rest\n");
+		if (!strcmp(argv[1], "clock_nanosleep") && registers.rdx == registers.r10)
+			printf("the rest\n");
 	}
 	kill(child, SIGKILL);
 }
@@ -128,6 +137,13 @@ def said(built: Path, *words: str) -> str:
 @CALLS
 def test_it_begins_again(built: Path, call: str) -> None:
     assert said(built, call) == RESTART_NO_HANDLER
+
+
+@pytest.mark.parametrize("call", ["sleep", "clock_nanosleep"])
+def test_a_sleep_goes_on_with_the_rest(built: Path, call: str) -> None:
+    """If the program has the kernel tell it, as coreutils' sleep does."""
+    assert said(built, call).split("\n") == [RESTART_NO_HANDLER, "the rest"]
+    assert said(built, call, "signal") == EINTR
 
 
 @CALLS

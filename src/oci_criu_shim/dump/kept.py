@@ -78,8 +78,9 @@ PROPERTIES = (
     kept("personality of the init (`setarch`)", "CRIU is started with it; all processes get it"),
     kept(
         "a system call that waits (`nanosleep`, `poll`, `epoll_wait`, `semop`, …)",
-        "begins again, perhaps with all of its time limit; if the process was stopped and continued before (SIGSTOP,"
-        " `scontrol suspend`), a `nanosleep`, `poll` or timed wait for a lock may end with EINTR",
+        "begins again, perhaps with all of its time limit; a sleep with what is left of it, if the program asks the"
+        " kernel for that, as `sleep` does; if the process was stopped and continued before (SIGSTOP, `scontrol"
+        " suspend`), a `nanosleep`, `poll` or timed wait for a lock may end with EINTR",
     ),
     kept("the clocks, CLOCK_REALTIME aside", "by a time namespace: a restored program finds that no time has passed"),
     changed(
