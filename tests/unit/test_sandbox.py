@@ -54,6 +54,18 @@ def test_ranges_that_this_node_does_not_give(
         sandbox._map_ids(1, RANGES, RANGES)
 
 
+def test_a_link_among_images_leads_nowhere(tmp_path: Path) -> None:
+    """What root gives away is in their directory, whoever made them."""
+    (tmp_path / "images").mkdir(mode=0o700)
+    for name in ("images/pages-1.img", "precious"):
+        (tmp_path / name).touch(mode=0o600)
+    (tmp_path / "images/link.img").symlink_to("../precious")
+    for name in ("images", "images/pages-1.img", "images/link.img"):
+        sandbox._let_read(str(tmp_path / name), os.getegid())
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("images", "images/pages-1.img", "precious")]
+    assert modes == [0o750, 0o640, 0o600]
+
+
 def test_first_closed_directory(tmp_path: object) -> None:
     """The one that a user whom nothing on the node belongs to does not get into."""
     path = f"{tmp_path}/open/closed/below/place"

@@ -139,11 +139,13 @@ def bind_source(key: str, mounts: Iterable[Document], bundle: str, rootfs: str) 
 def make_point(base: str, name: str, is_directory: bool) -> None:
     """Make the mount point `name` below the directory `base`, and directories on the way, if it is missing.
 
-    No link is followed. OSError if it can't be made.
+    No link is followed, and no "..": images tell the name. OSError if it can't be made.
     """
     if os.path.exists(os.path.join(base, name.lstrip("/"))):
         return
     *directories, last = name.strip("/").split("/")
+    if ".." in directories:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
     here = os.open(base, os.O_PATH | os.O_DIRECTORY)
     try:
         for directory in directories:

@@ -43,7 +43,7 @@ def start(plan: RestorePlan, stdio: Stdio | CallersStreams) -> criu.Swrk:
     if not plan.unprivileged:
         criu.note_features(plan.program)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    log = os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    log = os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     fds = {CONNECTION: theirs.fileno(), 2: log, **{STREAMS + stream: end for stream, end in stdio.inside.items()}}
     if (shared := plan.seccomp.share()) is not None:
         fds[seccomp.FILE] = shared
@@ -234,7 +234,8 @@ def _stage_work(path: str, staged: str, plan: RestorePlan) -> None:
     """
     if plan.remapped:
         os.mkdir(staged)
-        os.close(os.open(os.path.join(path, STATISTICS), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        os.close(os.open(os.path.join(path, STATISTICS), flags, 0o600))
         _bind(os.path.join(path, STATISTICS), os.path.join(staged, STATISTICS))
     else:
         _bind(path, staged)
@@ -249,10 +250,9 @@ def _give_away(plan: RestorePlan, fds: Mapping[int, int]) -> None:
     uid, gid = (_outside(plan.manifest[name]) for name in ("uid_map", "gid_map"))
     images = (os.path.join(place, name) for place, _, names in os.walk(plan.images) for name in ("", *names))
     for path in (*plan.edits.paths, *images):
-        os.chown(path, -1, gid, follow_symlinks=False)
-        os.chmod(path, os.stat(path).st_mode | (0o050 if os.path.isdir(path) else 0o040))
+        _let_read(path, gid)
     if plan.asked.work:
-        os.chown(os.path.join(plan.asked.work, STATISTICS), uid, gid)
+        os.chown(os.path.join(plan.asked.work, STATISTICS), uid, gid, follow_symlinks=False)
     for end in fds.values():
         if stat.S_ISFIFO(os.fstat(end).st_mode):
             os.fchown(end, uid, gid)
@@ -262,6 +262,19 @@ def _give_away(plan: RestorePlan, fds: Mapping[int, int]) -> None:
         os.makedirs(plan.stage)
         linux.mount(f"/proc/self/fd/{stage}", plan.stage, None, linux.MS_BIND | linux.MS_REC)
     os.close(stage)
+
+
+def _let_read(path: str, gid: int) -> None:
+    """Give a file or directory to a group, which may then read it; a link, which may lead anywhere, is left alone."""
+    if os.path.islink(path):
+        return
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        os.fchown(handle, -1, gid)
+        mode = os.fstat(handle).st_mode
+        os.fchmod(handle, stat.S_IMODE(mode) | (0o050 if stat.S_ISDIR(mode) else 0o040))
+    finally:
+        os.close(handle)
 
 
 def _first_closed(path: str) -> str:
