@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from oci_criu_shim.host import criu
@@ -27,3 +28,11 @@ def test_error_lines(tmp_path: Path) -> None:
 
 def test_no_log(tmp_path: Path) -> None:
     assert criu.errors(str(tmp_path / "none")) == []
+
+
+def test_a_line_without_end(tmp_path: Path) -> None:
+    """The container's user may have written it, by way of a program that CRIU ran for it."""
+    (tmp_path / "log").write_text(f"Error (criu/x.c:1): {'1' * 100_000}g\n{LOG}")
+    begun = time.monotonic()
+    assert [len(line) for line in criu.errors(str(tmp_path / "log"))][:1] == [criu.LONGEST]
+    assert time.monotonic() - begun < 10

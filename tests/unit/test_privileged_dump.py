@@ -146,3 +146,13 @@ def test_nothing_leads_criu_elsewhere(tmp_path: Path, names: tuple[str, ...], ha
             dump._require_no_lead(images, has_parent)
     finally:
         os.close(images)
+
+
+def test_a_list_of_watched_paths_that_is_gone_already(tmp_path: Path) -> None:
+    work = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with dump._cache(work, b"image"):
+            assert (tmp_path / "irmap-cache").read_bytes() == b"image"
+            (tmp_path / "irmap-cache").unlink()
+    finally:
+        os.close(work)

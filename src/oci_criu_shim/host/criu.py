@@ -236,7 +236,7 @@ def errors(log: str) -> list[str]:
     """Return the error lines of CRIU's log file `log`, in their order, each once, those that say why."""
     try:
         with open(log, encoding="utf-8", errors="replace") as stream:
-            found = [match[1] for line in stream if (match := ERROR_LINE.match(line.rstrip("\n")))]
+            found = [match[1] for line in stream if (match := ERROR_LINE.match(line[:LONGEST].rstrip("\n")))]
     except OSError:
         return []
     once = {NUMBER.sub("#", line): line for line in reversed(found) if not any(words in line for words in IDLE)}
@@ -294,6 +294,7 @@ MEANINGS = (
     (r"suspend(ing)? seccomp", "a seccomp filter of a process's own may forbid what CRIU does last in it"),
 )
 SHOWN = 3  # lines
+LONGEST = 1000  # characters of a line that are looked at: the programs that CRIU runs write there, too
 NUMBER = re.compile(r"\b(0x)?[0-9a-f]*\d[0-9a-f]*\b")
 # Words that say why only if there are no others. A restore without privilege can never suspend seccomp, and mostly need
 # not.

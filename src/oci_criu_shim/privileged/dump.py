@@ -14,7 +14,7 @@ import time
 from contextlib import contextmanager
 
 from oci_criu_shim.errors import Killed, ShimError, Stopped
-from oci_criu_shim.files import LIBDIR
+from oci_criu_shim.files import LIBDIR, remove_if_there
 from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts, process, progress, watches
 from oci_criu_shim.privileged import guard, seal
 
@@ -199,7 +199,7 @@ def _cache(work: int, image: bytes) -> Iterator[None]:
             stream.write(image)
         yield
     finally:
-        os.unlink(watches.CACHE, dir_fd=work)
+        remove_if_there(watches.CACHE, work)  # or what is a checkpoint already would be taken for a failure
 
 
 def _key() -> bytes:
