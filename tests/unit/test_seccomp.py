@@ -148,6 +148,17 @@ def test_no_image(tmp_path: Path, text: bytes) -> None:
         Seccomp(str(tmp_path))
 
 
+CIRCLE = [(denying(CAPSET), 1, 0), (denying(CAPSET), 0, 0)]
+BROKEN = [(denying(CAPSET)[:-1], None, 0)]
+BEYOND = [(packed((0x02, 0, 0, 16), answer(ALLOW)), None, 0)]  # of its memory
+
+
+@pytest.mark.parametrize("filters", [CIRCLE, BROKEN, BEYOND, [(denying(CAPSET), 7, 0)]])
+def test_filters_that_no_kernel_took(tmp_path: Path, filters: list[tuple[bytes, int | None, int]]) -> None:
+    with pytest.raises(Damaged, match="none that the kernel would take"):
+        seccomp.Seccomp(image(tmp_path, *filters))
+
+
 @pytest.mark.parametrize(("no_new_privs", "restorable"), [(1, True), (0, False)])
 def test_what_no_restore_could_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_new_privs: int, restorable: bool

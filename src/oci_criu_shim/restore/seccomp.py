@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+from functools import cache
 
 from oci_criu_shim.errors import Damaged, ShimError
 from oci_criu_shim.files import LIBDIR
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.files import Document
 
 LIBRARY = f"{LIBDIR}/criu_seccomp.so"
+FILTERS = "seccomp.img"  # among the images
 FILE = 8  # CRIU's descriptor of the shared file
 ENVIRONMENT = {"LD_PRELOAD": LIBRARY, "OCI_CRIU_SHIM_SECCOMP": str(FILE)}
 MACHINE, ARCHITECTURE = "x86_64", 0xC000003E  # the library knows the registers of this one only (linux/audit.h)
@@ -46,20 +48,28 @@ class Seccomp:
 
     def __init__(self, images: str | None) -> None:
         self.images = images if os.uname().machine == MACHINE else None
-        self.filters = _filters(os.path.join(self.images, "seccomp.img")) if self.images else []
-        self.refusing = {number for number in range(len(self.filters)) if self._refuses(number)}
+        self.filters = _filters(os.path.join(self.images, FILTERS)) if self.images else []
+        try:
+            self.refusing = {number for number in range(len(self.filters)) if self._refuses(number)}
+        except (IndexError, KeyError, struct.error):
+            raise Damaged(f"{self.images}/{FILTERS}: a seccomp filter is none that the kernel would take") from None
         self.threads: list[bytes] = []
         self.shared = -1  # the shared file, once there is one
 
     def _refuses(self, number: int) -> bool:
-        return any(refuses(code) for _, code in self._chain(number))
+        chain = list(self._chain(number))  # all of it: take() must not be the first to find it damaged
+        return any(refuses(code) for _, code in chain)
 
     def _chain(self, number: int) -> Iterator[tuple[int, bytes]]:
         """Yield (flags, code) of each filter of a chain, the oldest first: each names the one that came later."""
         following: int | None = number
-        while following is not None:
+        for _ in self.filters:
+            if following is None:
+                return
             following, flags, code = self.filters[following]
             yield flags, code
+        if following is not None:
+            raise IndexError(following)  # they go round in a circle
 
     def concerns(self, mode: int, number: int) -> bool:
         """Return whether CRIU could not restore a thread that has that mode, and its chain's oldest filter."""
@@ -119,6 +129,7 @@ def require_restorable(images: str) -> None:
                 )
 
 
+@cache
 def refuses(code: bytes) -> bool:
     """Return whether a filter may refuse a system call of LAST (Documentation/networking/filter.rst, Linux)."""
     program = list(INSTRUCTION.iter_unpack(code))
