@@ -70,15 +70,33 @@ def test_the_commit_is_part_of_the_pause(
     assert [report["frozen_ns"] for report in reports] == ([] if pre_dump else [2 * SECOND])
 
 
-def take(criu: Criu, images: int, commit: Callable[[DumpReport], bool], monkeypatch: pytest.MonkeyPatch) -> int:
+def take(
+    criu: Criu,
+    images: int,
+    commit: Callable[[DumpReport], bool],
+    monkeypatch: pytest.MonkeyPatch,
+    require_alive: Callable[[], object] = lambda: None,
+) -> int:
     """Have that CRIU dump a container that watches nothing."""
     service: Any = criu
-    target: Any = SimpleNamespace(pid=os.getpid(), shares=lambda _: True)
+    target: Any = SimpleNamespace(pid=os.getpid(), shares=lambda _: True, require_alive=require_alive)
     monkeypatch.setattr(mounts, "external", lambda *_: [])
     monkeypatch.setattr(mounts, "read", lambda *_: [])
     monkeypatch.setattr(dump, "FreezeWatch", criu.made)
     monkeypatch.setattr(dump, "options", lambda *_: {})
     return dump.dump(service, target, [images], {}, commit, lambda: None)
+
+
+def test_a_container_that_ended_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number is not given to CRIU: it may be another process's."""
+
+    def require_alive() -> None:
+        raise ShimError("the container has ended")
+
+    criu = Criu(tmp_path, pre_dump=True)
+    monkeypatch.setattr(Criu, "request", lambda *_: pytest.fail("CRIU was asked"))
+    with pytest.raises(ShimError, match="has ended"):
+        take(criu, -1, lambda _: True, monkeypatch, require_alive)
 
 
 def test_criu_never_looks_for_paths_in_the_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

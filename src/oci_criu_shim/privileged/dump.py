@@ -269,6 +269,7 @@ def dump(
     try:
         kind = "SINGLE_PRE_DUMP" if asked.get("pre_dump") else "DUMP"
         request = options(target, directories, asked, found)
+        target.require_alive()  # what was looked up meanwhile took time, in which its number may become another's
         with _cache(directories[-1], b"" if service.guard or asked.get("pre_dump") else watched):
             response = service.swrk.request(kind, request, notified, _progress(service, sizes, asked))
         frozen = watch.elapsed()  # CRIU answers when it has let go of the container
