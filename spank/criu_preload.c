@@ -307,9 +307,23 @@ static int make(int directory, const char *path, int flags, mode_t mode)
  * a process writes (do_task_reset_dirty_track() in criu/mem.c, 4.2). The file's owner may write it and nobody may read
  * it, so without a DAC override that fails.
  */
+static int open_there(int directory, const char *path, int flags)
+{
+	if (is_hidden(directory, path))
+		return strcmp(path, CACHE) ? -1 : open_cache();
+	if ((flags & O_ACCMODE) == O_RDWR && !strcmp(path, "clear_refs"))
+		flags = (flags & ~O_ACCMODE) | O_WRONLY;
+	return (int)syscall(SYS_openat, directory, path, flags);
+}
+
+static bool makes(int flags)
+{
+	return flags & O_CREAT || (flags & __O_TMPFILE) == __O_TMPFILE;
+}
+
 EXPORTED int openat64(int directory, const char *path, int flags, ...)
 {
-	if (flags & O_CREAT || (flags & __O_TMPFILE) == __O_TMPFILE) {
+	if (makes(flags)) {
 		va_list more;
 		mode_t mode;
 
@@ -318,11 +332,15 @@ EXPORTED int openat64(int directory, const char *path, int flags, ...)
 		va_end(more);
 		return make(directory, path, flags, mode);
 	}
-	if (is_hidden(directory, path))
-		return strcmp(path, CACHE) ? -1 : open_cache();
-	if ((flags & O_ACCMODE) == O_RDWR && !strcmp(path, "clear_refs"))
-		flags = (flags & ~O_ACCMODE) | O_WRONLY;
-	return (int)syscall(SYS_openat, directory, path, flags);
+	return open_there(directory, path, flags);
+}
+
+/* It is called by a CRIU that was built with _FORTIFY_SOURCE, where flags are no constants and there is no mode. */
+EXPORTED int __openat64_2(int directory, const char *path, int flags);
+
+int __openat64_2(int directory, const char *path, int flags)
+{
+	return makes(flags) ? make(directory, path, flags, 0) : open_there(directory, path, flags);
 }
 
 EXPORTED int setns(int fd, int kind)
