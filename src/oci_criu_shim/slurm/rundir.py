@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Names that spank/ has, too (paths.h, rundir.c).
 REQUEUED = "requeued"  # the job starts again: its epilog makes it eligible at once, with the settings in it, one a line
-SIGNALLED = "signalled"  # the watcher was sent a SIGTERM
+SIGNALLED = "signalled"  # the watcher was sent a signal
 KEPT = "kept."  # with a number: links to what the job keeps, which goes with the job
 
 TIME_IS_UP = ".timeout"  # one of its containers must go before the time limit, so all of them
@@ -44,7 +44,7 @@ class RunDirectory:
 
     @property
     def was_signalled(self) -> bool:
-        """Whether the job was sent a SIGTERM: it may have to go."""
+        """Whether the job was sent a signal, SIGTERM or one of its own: it may have to go."""
         return os.path.exists(self.file(SIGNALLED))
 
     @property
