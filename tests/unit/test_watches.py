@@ -81,19 +81,29 @@ def test_a_descriptor_that_was_closed_meanwhile(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_working_directory_elsewhere_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Than on the watched file systems: it may be on one that does not answer."""
-    touched: list[str] = []
-
-    def is_directory(path: str) -> bool:
-        touched.append(path)
-        return True
-
     mounted = mounts.parse("1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:40 / /hangs rw - fuse x rw\n")
     monkeypatch.setattr(process, "tree", lambda _: [7])
     monkeypatch.setattr(watches, "_link", lambda _: "/hangs/there")
-    monkeypatch.setattr(os.path, "isdir", is_directory)
     assert list(watches._own(7, mounted, {8 << 20 | 1})) == []
-    assert not touched
     assert list(watches._own(7, mounted, {40})) == ["/hangs/there"]
+
+
+def test_a_link_in_the_place_of_a_directory(tmp_path: Path) -> None:
+    """It would lead out of the container."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "root/directory").mkdir(parents=True)
+    for name in ("outside/file", "root/directory/file"):
+        (tmp_path / name).touch()
+    (tmp_path / "root/link").symlink_to(tmp_path / "outside")
+    root = os.open(tmp_path / "root", os.O_PATH | os.O_DIRECTORY)
+    try:
+        found = [[entry.name for entry in watches._entries(root, path)] for path in ("/directory", "/link")]
+        numbers = [watches._identity(root, path)[1] for path in ("/directory/file", "/link/file", "/link")]
+    finally:
+        os.close(root)
+    assert found == [["file"], []]
+    link = (tmp_path / "root/link").lstat()
+    assert numbers == [(tmp_path / "root/directory/file").stat().st_ino, 0, link.st_ino]
 
 
 def test_no_longer_than_allowed(tmp_path: Path, watch: Callable[[Path], None]) -> None:

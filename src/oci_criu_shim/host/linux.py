@@ -28,7 +28,8 @@ IOPRIO_WHO_PROCESS = 1
 IOPRIO = {"x86_64": (252, 251), "aarch64": (31, 30), "ppc64le": (274, 273)}  # numbers of ioprio_get and ioprio_set
 KCMP = {"x86_64": 312, "aarch64": 272, "ppc64le": 354}  # numbers of kcmp
 KCMP_FILE, KCMP_EPOLL_TFD = 0, 7
-PIDFD_GETFD = 438  # a number of all architectures
+OPENAT2, PIDFD_GETFD = 437, 438  # numbers of all architectures
+RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 4, 16
 SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
 IFF_UP = 1
 
@@ -122,6 +123,14 @@ def duplicate(process: int, number: int) -> int:
     """pidfd_getfd(2): return a descriptor for what the process of the pidfd has as descriptor `number`."""
     found = _libc.syscall(PIDFD_GETFD, process, number, 0)
     _check(found, "pidfd_getfd")
+    return int(found)
+
+
+def open_inside(root: int, path: str, flags: int) -> int:
+    """openat2(2): open an absolute path as it is below the directory `root`, with no symbolic link on its way."""
+    how = struct.pack("=3Q", flags | os.O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS | RESOLVE_IN_ROOT)
+    found = _libc.syscall(OPENAT2, root, os.fsencode(path), how, ctypes.c_size_t(len(how)))
+    _check(found, path)
     return int(found)
 
 

@@ -12,7 +12,7 @@ import re
 import time
 from collections import deque
 
-from oci_criu_shim.host import mounts, process
+from oci_criu_shim.host import linux, mounts, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,25 +75,41 @@ def find(init: int, watched: Collection[Watched], seconds: float = SECONDS) -> d
     """Return the paths of `watched`, as the process `init` sees them, of all that are found in that time.
 
     Only the file systems that they are on are looked through: what is near a mount point or a working directory first.
+    A link that takes a directory's place meanwhile leads nowhere.
     """
+    if not watched:
+        return {}
+    limit = time.monotonic() + seconds
+    root = os.open(f"/proc/{init}/root", os.O_PATH | os.O_DIRECTORY)
+    try:
+        return _find(init, root, watched, limit)
+    finally:
+        os.close(root)
+
+
+def _find(init: int, root: int, watched: Collection[Watched], limit: float) -> dict[Watched, str]:
     found: dict[Watched, str] = {}
-    for path in _paths(init, watched, time.monotonic() + seconds) if watched else ():
-        if (key := _identity(init, path)) in watched and path.isprintable():
+    for path in _paths(init, root, watched, limit):
+        if (key := _identity(root, path)) in watched and path.isprintable():
             found.setdefault(key, path if path != "/" else "/.")  # as CRIU wants it
             if len(found) == len(watched):
                 break
     return found
 
 
-def _identity(init: int, path: str) -> Watched:
+def _identity(root: int, path: str) -> Watched:
     try:
-        status = os.lstat(f"/proc/{init}/root{path}")
+        descriptor = linux.open_inside(root, path, os.O_PATH | os.O_NOFOLLOW)
     except OSError:
         return 0, 0  # it is gone meanwhile
+    try:
+        status = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
     return os.major(status.st_dev) << 20 | os.minor(status.st_dev), status.st_ino
 
 
-def _paths(init: int, watched: Collection[Watched], limit: float) -> Iterator[str]:
+def _paths(init: int, root: int, watched: Collection[Watched], limit: float) -> Iterator[str]:
     """Yield paths that may be of what is `watched`, by their inode numbers."""
     mounted = mounts.read(init)
     places = {mount.point: mount for mount in mounted}
@@ -105,7 +121,7 @@ def _paths(init: int, watched: Collection[Watched], limit: float) -> Iterator[st
     queue, looked = deque(starts), 0
     while queue and time.monotonic() < limit:
         directory = queue.popleft()
-        for entry in _entries(f"/proc/{init}/root{directory}"):
+        for entry in _entries(root, directory):
             path = f"{directory.rstrip('/')}/{entry.name}"
             looked += 1
             if not looked % MANY and time.monotonic() > limit:
@@ -132,14 +148,20 @@ def _own(init: int, mounted: Collection[Mount], devices: Collection[int]) -> Ite
     """
     for path in dict.fromkeys(_link(f"/proc/{pid}/cwd") for pid in process.tree(init)):
         mount = mounts.deepest(path, mounted) if path.startswith("/") else None
-        if mount and number(mount) in devices and os.path.isdir(f"/proc/{init}/root{path}"):
+        if mount and number(mount) in devices:
             yield path
 
 
-def _entries(path: str) -> Iterator[os.DirEntry[str]]:
+def _entries(root: int, path: str) -> Iterator[os.DirEntry[str]]:
     """Yield what is in a directory; nothing if it can't be read."""
     try:
-        with os.scandir(path) as entries:
+        directory = linux.open_inside(root, path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return
+    try:
+        with os.scandir(directory) as entries:
             yield from entries
     except OSError:
         pass
+    finally:
+        os.close(directory)
