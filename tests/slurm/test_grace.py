@@ -125,7 +125,8 @@ def test_a_signal_to_the_batch_step_alone(cluster: Cluster, bundle: str) -> None
         job.wait_running()
         job.wait_ticks(3)
         job.preempt()
-        assert [event.split()[0] for event in job.events()] == ["checkpointed", "requeueing", "restored"]
+        expected = ["checkpointed", "requeueing", "restored"]
+        wait_for(lambda: [event.split()[0] for event in job.events()] == expected, 30, "its restore, and no more")
         assert "told" not in job.ledger()
     cluster.exec("ctl", ["scancel", job.number])
     job.wait_end()
