@@ -42,7 +42,7 @@ def test_how_far_it_is(make: Make, tmp_path: Path, capfd: Capture, layer: int) -
     policy.container.save(policy.container.load() | {"init": process.identity(os.getpid())})
     staged(policy, tmp_path, layer)
     with deadline.watched(policy, schedule.PREEMPT, time.time() + 0.4):
-        wait_for(lambda: list(Path(policy.store.directory, "history").rglob("*.jsonl")), 10, "the line")
+        wait_for(lambda: "batch.0" in history.read(policy.store.directory, 7), 10, "the line")
     said = capfd.readouterr().err
     assert said.startswith("oci-criu-shim: error: the checkpoint of job 7 step batch task 0 is not done: ")
     assert "it has 5.0 GiB of memory; it ends with the job's grace time in 0 s" in said
