@@ -47,18 +47,21 @@ def executed(life: Life) -> object:
     return json.loads(life.site.exec(argv, life.user).stdout)
 
 
+def again(life: Life) -> None:
+    """Checkpoint it, and have its job go on from there after its node has failed."""
+    keep(life)
+    kill(life)
+    go_on(life)
+
+
 def test_a_job_finds_none(site: Site) -> None:
     """Before and after a restore, in all of its processes and threads."""
     life = container(site, "alice")
     with in_a_job(life):
         assert (life.look(), executed(life)) == (HIDDEN, HIDDEN)
-        keep(life)
-        kill(life)
-        go_on(life)
+        again(life)
         assert (life.look(), executed(life)) == (HIDDEN, HIDDEN)
-        keep(life)
-        kill(life)
-        go_on(life)
+        again(life)
         assert life.look() == HIDDEN
 
 
@@ -70,9 +73,7 @@ def test_a_filter_of_the_bundles(site: Site) -> None:
     life.spec["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}
     with in_a_job(life):
         assert (life.look(), executed(life)) == (HIDDEN, HIDDEN)
-        keep(life)
-        kill(life)
-        go_on(life)
+        again(life)
         assert (life.look(), executed(life)) == (HIDDEN, HIDDEN)
 
 

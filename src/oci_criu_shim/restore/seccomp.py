@@ -30,7 +30,6 @@ MACHINE, ARCHITECTURE = "x86_64", 0xC000003E  # the library knows the registers 
 STRICT, FILTER = 1, 2  # linux/seccomp.h
 INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter
 ALLOWED = (0x7FFF0000, 0x7FFC0000)  # SECCOMP_RET_ALLOW, SECCOMP_RET_LOG
-ARGUMENTS = 16  # offset in struct seccomp_data
 # What a thread does after it has its filters (__export_restore_thread() in criu/pie/restorer.c, 4.2): write, close,
 # munmap, rt_sigprocmask, rt_sigreturn, setitimer, getpid, gettimeofday, setgroups, setresuid, setresgid, setfsuid,
 # setfsgid, capget, capset, prctl, arch_prctl, gettid, futex, timer_settime, clock_gettime, openat, prlimit64, seccomp.
