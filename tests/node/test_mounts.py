@@ -8,10 +8,34 @@ from contextlib import contextmanager
 import pytest
 
 from tests.node import configured
-from tests.node.support import Site
+from tests.node.support import Site, Spec
 
 USERS = pytest.mark.parametrize("user", ["root", "alice"])
 TOP = "/home/outer"
+CAPABILITIES = [f"CAP_{name}" for name in ("DAC_OVERRIDE", "SYS_ADMIN")]
+INNER = "/home/inner"
+BINDS = """
+import ctypes, os, sys
+for pair in sys.argv[2:]:
+    source, *target = pair.encode().split()
+    if target:
+        assert not ctypes.CDLL(None).mount(source, *target, None, 4096, None)
+    else:
+        os.rmdir(source)
+os.execvp("python3", ["python3", "-I", "/inside.py", sys.argv[1]])
+"""
+# What a program mounts, or removes, and a file that it reads then.
+MADE = {
+    "directory": (("/data/real /data/work",), "/data/work/f"),
+    "file": (("/data/real/f /data/work/f",), "/data/work/f"),
+    "itself": (("/data/work /data/work",), "/data/work/f"),
+    "out-of-the-root": (("/data/real /srv",), "/srv/f"),
+    "of-the-root": (("/srv /data/work",), "/data/work/f"),
+    "twice": (("/data/real /data/work", "/data/work /srv"), "/srv/f"),
+    "over-another": (("/data/real /data/work", "/data/other /data/work"), "/data/work/f"),
+    "removed": (("/data/old /srv", "/data/old"), "/data/real/f"),
+    "covered": (("/data/real /srv", "/data/other /data/real"), "/srv/f"),
+}
 
 
 @contextmanager
@@ -68,6 +92,48 @@ def test_a_source_with_flags_that_a_user_cant_take_off(site: Site) -> None:
             assert life.end() == 0
     finally:
         life.stop()
+
+
+def with_rights(spec: Spec) -> None:
+    """So that its program may mount."""
+    sets = ("bounding", "effective", "permitted", "inheritable", "ambient")
+    spec["process"] |= {"capabilities": dict.fromkeys(sets, CAPABILITIES), "noNewPrivileges": False}
+
+
+def make_inner(site: Site) -> None:
+    """Three directories with a file `f` each, on the node, and one in the root file system."""
+    makes = ("mkdir -p $0/real $0/work $0/other $0/old $1", "for d in real work other; do echo $d >$0/$d/f; done")
+    gives = ("echo srv >$1/f", "chown -R alice $0 $1")
+    site.exec(["sh", "-c", " && ".join((*makes, *gives)), INNER, "/home/alice/base/rootfs/srv"])
+
+
+@USERS
+@pytest.mark.parametrize("propagation", ["rprivate", "rslave"])
+@pytest.mark.parametrize("case", MADE)
+def test_what_a_program_has_mounted(site: Site, user: str, propagation: str, case: str) -> None:
+    """It comes back, though its files are the node's; twice, since a restored one is dumped again."""
+    pairs, path = MADE[case]
+    spec = site.spec(user)
+    with_rights(spec)
+    spec["linux"]["rootfsPropagation"] = propagation
+    spec["mounts"].append({"destination": "/data", "type": "bind", "source": INNER, "options": ["bind", propagation]})
+    spec["process"]["args"] = ["python3", "-I", "-c", BINDS, path, *pairs]
+    make_inner(site)
+    life = site.container(user, spec)
+    try:
+        with site.lending(user):
+            life.run()
+            before = life.look()
+            for _ in range(2):
+                life.checkpoint()
+                life.restore()
+                after = life.look()
+                assert after["mounts"] == before["mounts"]
+                assert after["held"] == before["held"]
+            assert life.end() == 0
+    finally:
+        life.stop()
+        site.exec(["rm", "-r", INNER])
 
 
 @USERS

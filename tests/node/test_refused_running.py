@@ -47,9 +47,7 @@ def change(spec: Spec, *words: str) -> None:
 
 
 DOES: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "mount-over": ("alice", ("mounted", "/work/a", "/work/b"), "/work/b is a mount of other files than those of "),
-    "mount-of-ours": ("alice", ("mounted", "/usr", "/media"), "/media is a mount of the node's files that is not in"),
-    "mount-of-roots": ("root", ("mounted", "/etc/passwd", "/etc/group"), "/etc/group is a mount of the node's files"),
+    "mount-of-a-removed-file": ("alice", ("mounted_and_removed", "/work"), "/work/new is a mount of "),
     "overlay": ("alice", ("mounted", "overlay", "/media", "overlay", "lowerdir=/usr:/etc"), "a mount of the type over"),
     "ramfs": ("alice", ("mounted", "none", "/media", "ramfs"), "/media is a mount of the type ramfs"),
     "background": ("alice", ("background",), "(python3) is stopped (SIGTTIN), since it read from its terminal"),

@@ -205,3 +205,16 @@ def test_no_mount_point_behind_a_link(tmp_path: Path) -> None:
 def test_a_root_that_was_removed() -> None:
     (mount,) = mounts.parse("105 100 8:1 /data/file//deleted /file rw - ext4 /dev/sda1 rw\n")
     assert mount.root == "/data/file"
+
+
+def test_what_lies_in_another_mount_is_not_told() -> None:
+    lines = "\n".join(
+        (
+            r"107 100 8:1 /data\040set/real /work rw - ext4 /dev/sda1 rw",
+            "108 100 8:1 /bundle/rootfs/srv /srv rw - ext4 /dev/sda1 rw",
+            "109 100 8:1 /bundle/rootfs-of-another /opt rw - ext4 /dev/sda1 rw",
+        )
+    )
+    container, node = mounts.parse(f"{CONTAINER}\n{lines}"), mounts.parse(NODE)
+    told = {entry["key"] for entry in mounts.external(container, node, ("/work", "/srv", "/opt"))}
+    assert told == {*found(), "/opt"}

@@ -200,7 +200,7 @@ PRIVATE = """
 def test_a_directory_of_the_jobs_own(path: str, job: str, place: str) -> None:
     inside = mounts.parse("1 0 0:20 / / rw - ext4 x rw\n2 1 0:20 /x /t rw - ext4 x rw\n3 1 0:30 / /m rw - tmpfs x rw")
     user = process_of(mapped={("0:20", path)})
-    found = survey_of(user, node=PRIVATE, mounts=inside, binds={"/t": "/tmp", "/m": "/dev/shm"})
+    found = survey_of(user, node=PRIVATE, mounts=inside, inner={}, binds={"/t": "/tmp", "/m": "/dev/shm"})
     found.bundle.config["process"]["env"] = [f"SLURM_JOB_ID={job}"]
     said = [str(fault) for fault in files.private(found)]
     assert [f"in the node's {place}, which is this job's alone" in line for line in said] == ([True] if place else [])

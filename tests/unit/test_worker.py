@@ -57,7 +57,14 @@ def test_refused(fds: list[int], message: dict[str, Any]) -> None:
         worker.check(message, fds)
 
 
-EVERYBODYS: dict[str, Any] = {**GOOD, "track_mem": True, "incremental": True, "seal": "0" * 128, "tcp_close": True}
+EVERYBODYS: dict[str, Any] = {
+    **GOOD,
+    "track_mem": True,
+    "incremental": True,
+    "seal": "0" * 128,
+    "tcp_close": True,
+    "inner": ["/a"],
+}
 ROOTS: dict[str, Any] = {
     **EVERYBODYS,
     **{"tcp_established": True, "ext_unix_sk": True, "shell_job": False},
@@ -90,7 +97,7 @@ def test_roots_options(fds: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     [
         *({"ghost_limit": 1 << 32}, {"ghost_limit": True}, {"timeout": -1}, {"timeout": "1"}, {"log_level": 5}),
         *({"tcp_established": 1}, {"network_lock": "nftables"}, {"network": None}, {"for": "youki"}),
-        *({"external": []}, {"incremental": "../other"}),
+        *({"external": []}, {"incremental": "../other"}, {"inner": "/a"}, {"inner": ["a"]}, {"inner": [1]}),
     ],
 )
 def test_roots_options_are_a_closed_set(

@@ -71,6 +71,13 @@ class Bundle:
         mounts: list[Document] = self.config.get("mounts", [])
         return mounts
 
+    @property
+    def mount_points(self) -> set[str]:
+        """The places in the container of config.json's mounts."""
+        from oci_criu_shim.host import mounts
+
+        return {mounts.resolve(self.rootfs, mount["destination"]) for mount in self.mounts}
+
     def source(self, point: str) -> str | None:
         """Return the path on the node of what is mounted in the container at `point`; None if config.json has no mount.
 

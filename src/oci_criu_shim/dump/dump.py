@@ -96,6 +96,8 @@ class Dump:
         if survey.forgets_ended and any(found.has_ended for _, found in survey.sockets):
             self.options = self.options | {"tcp_close": True}  # CRIU does not look into them then
             criu_images.file_type()  # it takes long, and is needed while everything is frozen
+        if survey.inner:
+            self.options = self.options | {"inner": list(survey.inner)}
         path = self.container.path(CHANGES)
         told = files.read_json(path) if changes and os.path.exists(path) else []
         new = [line for line in changes if line not in told]
@@ -165,7 +167,7 @@ class Dump:
             committed.append(self._commit(stage, report | about))
 
         options = self.options | (link.begin(stage) if link else {})
-        layer = rootfs.take(self.container, self.bundle, self.pid, stage)
+        layer = rootfs.take(self.container, self.bundle, self.pid, stage, options.get("inner", ()))
         try:
             with (
                 self._held_up(),

@@ -15,6 +15,8 @@ from oci_criu_shim.host.userns import Child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from oci_criu_shim.checkpoints.stage import Stage
     from oci_criu_shim.checkpoints.store import Store
     from oci_criu_shim.container.bundle import Bundle
@@ -65,13 +67,22 @@ def _may_be_shared(kind: str) -> bool:
 class LayerWriter:
     """A process that writes the layer of the checkpoint in `stage`, as soon as all of the container is frozen.
 
-    It works beside the dump. The container's init is `pid`.
+    It works beside the dump. The container's init is `pid`. What its mounts cover was there before it ran, except at
+    the mount points `inner`, whose mounts programs have made.
     """
 
-    def __init__(self, container: Container, bundle: Bundle, pid: int, stage: Stage, known: baseline.Baseline) -> None:
+    def __init__(
+        self,
+        container: Container,
+        bundle: Bundle,
+        pid: int,
+        stage: Stage,
+        known: baseline.Baseline,
+        inner: Collection[str],
+    ) -> None:
         from oci_criu_shim.checkpoints import layer
 
-        covered = [mount.point.lstrip("/") for mount in mounts.read(pid)]
+        covered = [mount.point.lstrip("/") for mount in mounts.read(pid) if mount.point not in inner]
         changes = layer.Changes(bundle.rootfs, known, covered, _applied(container))
         reader, self.frozen = os.pipe()
 
@@ -120,7 +131,9 @@ def _applied(container: Container) -> tuple[list[str], list[str]]:
     return names, deleted
 
 
-def take(container: Container, bundle: Bundle, pid: int, stage: Stage) -> LayerWriter | None:
+def take(
+    container: Container, bundle: Bundle, pid: int, stage: Stage, inner: Collection[str] = ()
+) -> LayerWriter | None:
     """Begin with the layer of a task's checkpoint; return None if it is to have none."""
     known = baseline.find(os.path.dirname(stage.path), bundle.rootfs)
-    return LayerWriter(container, bundle, pid, stage, known) if known else None
+    return LayerWriter(container, bundle, pid, stage, known, inner) if known else None

@@ -10,6 +10,7 @@ import os
 import re
 from functools import cached_property
 
+from oci_criu_shim.container import batch_script
 from oci_criu_shim.host import inet, linux, mounts, process
 
 TYPE_CHECKING = False
@@ -105,7 +106,32 @@ class Survey(Subject):
     @cached_property
     def external(self) -> list[External]:
         """Its mounts of file systems that belong to the node."""
-        return mounts.external(self.mounts, self.node)
+        return mounts.external(self.mounts, self.node, self.inner)
+
+    @cached_property
+    def inner(self) -> dict[str, str]:
+        """{mount point: source} of binds that programs have made of files that the container has elsewhere: CRIU makes
+        them from there.
+
+        Mounts of hooks are no different, and a restore's hooks make them again: if there are any, there are none.
+        """
+        known = {batch_script.point(self.bundle), *self.bundle.mount_points}
+        found = [entry["key"] for entry in mounts.external(self.mounts, self.node) if entry["kind"] == "bind"]
+        others = {key: self.bundle.source(key) for key in found if key not in known}
+        made = {key for key, source in others.items() if source is None or self.is_other(key, source)}
+        outer = [mount for mount in self.mounts if mount.point not in made]
+        holders = {m.point: (m, mounts.within(m, outer)) for m in self.mounts if m.point in made and self._is_whole(m)}
+        sources = {point: self._inside(mount, holder) for point, (mount, holder) in holders.items() if holder}
+        return {} if self.bundle.hooks else {point: source for point, source in sources.items() if source}
+
+    def _is_whole(self, mount: Mount) -> bool:
+        """Return whether nothing is lost if what is mounted is made anew: a directory is empty once it is removed."""
+        return not mount.is_removed or os.path.isdir(self.path(mount.point))
+
+    def _inside(self, mount: Mount, holder: Mount) -> str | None:
+        """Return the source of a `mount` in the files of the `holder`, which config.json names."""
+        base = self.bundle.rootfs if holder.point == "/" else self.bundle.source(holder.point)
+        return base and base.rstrip("/") + mount.root[len(holder.root.rstrip("/")) :]
 
     def shares(self, name: str) -> bool:
         """Return whether its init's namespace of that name is the node's."""
@@ -141,9 +167,7 @@ class Survey(Subject):
         mount = mounts.deepest(inside, self.mounts)
         if mount is None or mount.point == "/":
             return self.bundle.rootfs + inside
-        if mount.point not in self.binds:
-            return None
-        source = self.binds[mount.point]
+        source = self.inner.get(mount.point) or self.binds.get(mount.point)
         return source and source.rstrip("/") + inside[len(mount.point.rstrip("/")) :]
 
     @cached_property
@@ -151,13 +175,13 @@ class Survey(Subject):
         """{mount point: source by config.json} of its bind mounts of the node's files."""
         return {entry["key"]: self.bundle.source(entry["key"]) for entry in self.external if entry["kind"] == "bind"}
 
-    def is_other(self, point: str) -> bool:
-        """Return whether a bind mount is of another file or directory than its source is now.
+    def is_other(self, point: str, source: str) -> bool:
+        """Return whether the bind mount at `point` is of another file or directory than its `source` is now.
 
         A file system that other nodes see may have been mounted again meanwhile, with another device number.
         """
         try:
-            seen, wanted = os.stat(self.path(point)), os.stat(self.binds[point] or "")
+            seen, wanted = os.stat(self.path(point)), os.stat(source)
         except PermissionError:
             return False
         except OSError:

@@ -10,7 +10,7 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from typing import Any
 
     from oci_criu_shim.files import Document
@@ -45,6 +45,7 @@ class Mount:
         self.id = fields[0]
         self.device = fields[2]
         self.root = unescape(fields[3]).removesuffix(DELETED)
+        self.is_removed = fields[3].endswith(DELETED)
         self.point = unescape(fields[4])
         self.options = fields[5].split(",")
         tags = dict(tag.partition(":")[::2] for tag in fields[6:separator])
@@ -86,12 +87,26 @@ def is_shared(kind: str) -> bool:
 
 def deepest(path: str, mounted: Iterable[Mount]) -> Mount | None:
     """Return the mount that holds `path`, which is absolute and without links; None if none does."""
-    found = [m for m in mounted if path == m.point or path.startswith(m.point.rstrip("/") + "/")]
+    found = [m for m in mounted if is_below(path, m.point)]
     return max(reversed(found), key=lambda mount: len(mount.point), default=None)
 
 
-def external(container: Iterable[Mount], node: Iterable[Mount]) -> list[External]:
+def within(mount: Mount, others: Iterable[Mount]) -> Mount | None:
+    """Return one of the `others` in whose files the root of `mount` lies, so that CRIU can bind it from there; None if
+    none has it."""
+    return next((m for m in others if m.device == mount.device and is_below(mount.root, m.root)), None)
+
+
+def is_below(path: str, directory: str) -> bool:
+    """Return whether `path` is `directory` or below it; both are absolute."""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def external(container: Iterable[Mount], node: Iterable[Mount], inner: Collection[str] = ()) -> list[External]:
     """Return the container's mounts of file systems that belong to the node; ShimError if CRIU can't be told of one.
+
+    Leave out those at the mount points `inner` that lie in the files of another one, or of the root: CRIU binds them
+    from there.
 
     Those of kind "node" are on a tmpfs that is mounted nowhere. crun makes it for a container of root's that has a user
     namespace, and so does a restore of ours for a batch script that is not the job's (container/batch_script.py).
@@ -99,8 +114,11 @@ def external(container: Iterable[Mount], node: Iterable[Mount]) -> list[External
     container = list(container)
     devices = {mount.device for mount in node}
     whole = {mount.device for mount in container if mount.root == "/"}
+    outer = [mount for mount in container if mount.point not in inner]
     found = []
     for mount in container:
+        if mount.point in inner and within(mount, outer):
+            continue
         made = mount.kind == "tmpfs" and mount.device not in whole | devices
         if mount.point == "/" or not (made or mount.device in devices):
             continue
@@ -129,7 +147,7 @@ def bind_source(key: str, mounts: Iterable[Document], bundle: str, rootfs: str) 
     best: tuple[int, str] | None = None
     for mount in filter(is_bind, mounts):
         point = resolve(rootfs, mount["destination"])
-        if "source" in mount and (key == point or key.startswith(point.rstrip("/") + "/")):
+        if "source" in mount and is_below(key, point):
             source = os.path.normpath(os.path.join(bundle, mount["source"]) + key[len(point) :])
             if best is None or len(point) >= best[0]:
                 best = (len(point), source)

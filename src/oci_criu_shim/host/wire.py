@@ -36,6 +36,7 @@ if TYPE_CHECKING:
             "incremental": bool,
             "seal": str,
             "tcp_close": bool,
+            "inner": list[str],
             "tcp_established": bool,
             "ext_unix_sk": bool,
             "shell_job": bool,

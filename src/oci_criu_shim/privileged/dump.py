@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from oci_criu_shim.privileged.target import Target
 
 LOG = "dump.log"
-OURS = ("network", "for", "page_server", "pre_dump", "incremental", "seal")  # options that are no fields of CRIU's
+# Options that are no fields of CRIU's.
+OURS = ("network", "for", "page_server", "pre_dump", "incremental", "seal", "inner")
 CONNECT_SECONDS = 10.0
 PAGE_SERVER = 4  # CRIU's descriptor of the connection to it
 # bin/ has the gzip that CRIU packs the files of a tmpfs with (spank/gzip.c).
@@ -225,7 +226,7 @@ def dump(
     container runs on as if nothing had been. After that, if memory is handed out lazily, `serves` is called once the
     memory can be asked for. A pre-dump, of memory alone, asks for no commit.
     """
-    found = mounts.external(mounts.read(target.pid), mounts.read())
+    found = mounts.external(mounts.read(target.pid), mounts.read(), asked.get("inner", ()))
     if asked.get("for") == "runc":
         for entry in found:
             if (entry["kind"], entry["root"]) == ("device", "/null"):

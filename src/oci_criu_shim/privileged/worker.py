@@ -51,6 +51,11 @@ def _is_seal(value: object) -> bool:
     return isinstance(value, str) and len(value) == 128 and set(value) <= set("0123456789abcdef")
 
 
+def _are_points(value: object) -> bool:
+    """Return whether a value is a list of absolute paths."""
+    return isinstance(value, list) and all(isinstance(point, str) and point[:1] == "/" for point in value)
+
+
 FLAG = _one_of(False, True)
 # Options that anybody may ask for, and those for root besides: root's containers can reach out of themselves anyway.
 OPTIONS: dict[str, Fits] = {
@@ -59,6 +64,7 @@ OPTIONS: dict[str, Fits] = {
     "incremental": FLAG,
     "seal": _is_seal,
     "tcp_close": FLAG,
+    "inner": _are_points,
 }
 ROOTS: dict[str, Fits] = {
     "tcp_established": FLAG,

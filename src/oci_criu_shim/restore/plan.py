@@ -135,7 +135,31 @@ class RestorePlan:
     def bases(self) -> dict[str, str]:
         """{mount point: path on the node} of the container's files that remain on the node when it ends."""
         entries = zip(self.manifest["external"], self.sources, strict=True)
-        return {"/": self.bundle.rootfs, **{entry["key"]: source.path for entry, source in entries}}
+        outer = {"/": self.bundle.rootfs, **{entry["key"]: source.path for entry, source in entries}}
+        return outer | self._inner(outer)
+
+    def _inner(self, outer: dict[str, str]) -> dict[str, str]:
+        """Return {mount point: path on the node} of the mounts that CRIU makes from the files of the `outer` ones.
+
+        Raise Misfit if it would not find their sources.
+        """
+        mounted = self._mounted()
+        holders = [entry for entry in mounted if entry["mountpoint"] in outer]
+        found = {}
+        for entry in mounted:
+            point, root = entry["mountpoint"], entry["root"]
+            same = (h for h in holders if h["root_dev"] == entry["root_dev"] and mounts.is_below(root, h["root"]))
+            if point in outer or (holder := next(same, None)) is None:
+                continue
+            base = os.path.realpath(outer[holder["mountpoint"]]).rstrip("/")
+            path = base + root[len(holder["root"].rstrip("/")) :]
+            # CRIU makes what was removed, for a moment; what is in the layer is not there yet.
+            is_there = os.path.lexists(path) or entry.get("deleted") or LAYER in self.manifest["files"]
+            if os.path.realpath(path) != path or not is_there:
+                said = f"{path}, which a program had mounted at {point}, is missing here, or a link leads there"
+                raise Misfit(said, "put it back")
+            found[point] = path
+        return found
 
     @property
     def personality(self) -> int:
@@ -168,7 +192,8 @@ class RestorePlan:
         points = {entry["mnt_id"]: entry["mountpoint"] for entry in mounted}
         for entry in mounted:
             point, parent = entry["mountpoint"], points.get(entry["parent_mnt_id"], "")
-            is_known = point in bases or entry["root"] == "/"  # else it is of one of the container's own file systems
+            is_known = os.path.exists(bases.get(point, "")) or entry["root"] == "/"
+            # Else it is of one of the container's own file systems, or comes with the layer of the root file system.
             if point == "/" or parent not in bases or not is_known:
                 continue
             try:

@@ -264,6 +264,14 @@ def mounted(source: str, target: str, kind: str = "", data: str = "") -> None:
     done(libc.mount(source.encode(), target.encode(), kind.encode() or None, flags, data.encode() or None))
 
 
+def mounted_and_removed(directory: str) -> None:
+    """A file that is mounted on another one, and has no name any more."""
+    for name in ("old", "new"):
+        os.close(os.open(f"{directory}/{name}", os.O_WRONLY | os.O_CREAT))
+    mounted(f"{directory}/old", f"{directory}/new")
+    os.unlink(f"{directory}/old")
+
+
 def becomes(path: str, *argv: str) -> None:
     """Another program."""
     held.append(os.spawnv(os.P_NOWAIT, path, [path, *argv]))

@@ -81,7 +81,7 @@ def foreign(survey: Survey) -> Iterator[ShimError]:
 
     Programs and hooks make such mounts; a restore knows those of config.json, and what is mounted below their sources.
     """
-    named = {mounts.resolve(survey.bundle.rootfs, mount["destination"]) for mount in survey.bundle.mounts}
+    named = survey.bundle.mount_points
     for key, source in survey.binds.items():
         if key in named or key == batch_script.point(survey.bundle):
             continue
@@ -90,7 +90,7 @@ def foreign(survey: Survey) -> Iterator[ShimError]:
                 f"{key} is a mount of the node's files that is not in config.json: a program or a hook made it",
                 "put it into config.json's mounts",
             )
-        elif survey.is_other(key):
+        elif survey.is_other(key, source):
             yield ShimError(
                 f"{key} is a mount of other files than those of {source}, which a restore would mount there:"
                 " a program or a hook made it",
@@ -100,7 +100,7 @@ def foreign(survey: Survey) -> Iterator[ShimError]:
 
 def unmakable(survey: Survey) -> Iterator[ShimError]:
     """Yield mounts of file systems that are the container's own, and that CRIU can't make anew."""
-    outside = {"/", *(entry["key"] for entry in survey.external)}
+    outside = {"/", *survey.inner, *(entry["key"] for entry in survey.external)}
     device = next((mount.device for mount in survey.mounts if mount.point == "/"), None)
     made = MADE if survey.is_users else {*MADE, "overlay"}
     for mount in survey.mounts:

@@ -220,7 +220,8 @@ def nested(survey: Survey) -> Iterator[ShimError]:
 
 
 def _has_files(survey: Survey) -> bool:
-    return any(not os.path.isdir(survey.path(entry["key"])) for entry in survey.external)
+    points = [entry["key"] for entry in survey.external]
+    return any(not os.path.isdir(survey.path(point)) for point in (*survey.inner, *points))
 
 
 def chrooted(survey: Survey) -> Iterator[ShimError]:

@@ -25,7 +25,7 @@ def removed(survey: Survey) -> Iterator[ShimError]:
             continue  # a batch script is kept with the checkpoint
         if not os.path.exists(source):
             yield ShimError(f"{source}, which is mounted at {key}, was removed on the node", "put it back")
-        elif survey.is_other(key):
+        elif survey.is_other(key, source):
             if os.path.isdir(source) != os.path.isdir(survey.path(key)):
                 kind = "a directory now" if os.path.isdir(source) else "no directory any more"
                 yield ShimError(f"{source}, which is mounted at {key}, is {kind}", "put back what it was")
