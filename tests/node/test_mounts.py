@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,6 +34,7 @@ MADE = {
     "of-the-root": (("/srv /data/work",), "/data/work/f"),
     "twice": (("/data/real /data/work", "/data/work /srv"), "/srv/f"),
     "over-another": (("/data/real /data/work", "/data/other /data/work"), "/data/work/f"),
+    "a-file-that-is-mounted": (("/one /data/work/f",), "/data/work/f"),
     "removed": (("/data/old /srv", "/data/old"), "/data/real/f"),
     "covered": (("/data/real /srv", "/data/other /data/real"), "/srv/f"),
 }
@@ -103,7 +105,7 @@ def with_rights(spec: Spec) -> None:
 def make_inner(site: Site) -> None:
     """Three directories with a file `f` each, on the node, and one in the root file system."""
     makes = ("mkdir -p $0/real $0/work $0/other $0/old $1", "for d in real work other; do echo $d >$0/$d/f; done")
-    gives = ("echo srv >$1/f", "chown -R alice $0 $1")
+    gives = ("echo srv >$1/f", "echo one >$0.one", "chown -R alice $0 $1")
     site.exec(["sh", "-c", " && ".join((*makes, *gives)), INNER, "/home/alice/base/rootfs/srv"])
 
 
@@ -117,6 +119,7 @@ def test_what_a_program_has_mounted(site: Site, user: str, propagation: str, cas
     with_rights(spec)
     spec["linux"]["rootfsPropagation"] = propagation
     spec["mounts"].append({"destination": "/data", "type": "bind", "source": INNER, "options": ["bind", propagation]})
+    spec["mounts"].append({"destination": "/one", "type": "bind", "source": f"{INNER}.one", "options": ["bind"]})
     spec["process"]["args"] = ["python3", "-I", "-c", BINDS, path, *pairs]
     make_inner(site)
     life = site.container(user, spec)
@@ -130,6 +133,58 @@ def test_what_a_program_has_mounted(site: Site, user: str, propagation: str, cas
                 after = life.look()
                 assert after["mounts"] == before["mounts"]
                 assert after["held"] == before["held"]
+            assert life.end() == 0
+    finally:
+        life.stop()
+        site.exec(["rm", "-r", INNER])
+
+
+APART = """
+import ctypes, os, signal
+libc = ctypes.CDLL(None)
+reader, writer = os.pipe()
+if os.fork() == 0:
+    assert not libc.unshare(0x20000)
+    assert not libc.mount(b"/data/real", b"/data/work", None, 4096, None)
+    assert not libc.mount(b"tmpfs", b"/srv", b"tmpfs", 0, None)
+    kept = open("/srv/kept", "w"), open("/data/work/f", "a")
+    kept[0].write("kept")
+    kept[0].flush()
+    os.write(writer, b"x")
+    while True:
+        signal.sigwait([signal.SIGUSR1])
+os.read(reader, 1)
+os.execvp("python3", ["python3", "-I", "/inside.py", "/data/work/f"])
+"""
+
+
+@USERS
+def test_a_mount_namespace_of_a_programs_own(site: Site, user: str) -> None:
+    """Twice, since a restored one is dumped again; it has the masked files of the container's own, too."""
+    spec = site.spec(user)
+    with_rights(spec)
+    spec["mounts"].append({"destination": "/data", "type": "bind", "source": INNER, "options": ["bind"]})
+    spec["process"]["args"] = ["python3", "-I", "-c", APART]
+    make_inner(site)
+    life = site.container(user, spec)
+
+    def seen() -> list[str]:
+        init = life.state()["pid"]
+        other = site.exec(["pgrep", "-P", str(init)]).stdout.strip()
+        script = "cut -d' ' -f4-6 /proc/$0/mountinfo | sort; cd /proc/$0/root && cat srv/kept data/work/f"
+        return site.exec(["sh", "-c", script, other]).stdout.splitlines()
+
+    try:
+        with site.lending(user):
+            life.run()
+            before = life.look()["held"], seen()
+            assert before[1][-1] == "keptreal"
+            for _ in range(2):
+                life.checkpoint()
+                rows = json.loads(site.exec(["cat", f"{life.images}/manifest.json"]).stdout)["written"]
+                assert ("/data", "real/f") in [(row["mount"], row["name"]) for row in rows]
+                life.restore()
+                assert (life.look()["held"], seen()) == before
             assert life.end() == 0
     finally:
         life.stop()

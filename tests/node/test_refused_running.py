@@ -54,7 +54,7 @@ DOES: dict[str, tuple[str, tuple[str, ...], str]] = {
     "traced": ("alice", ("traced",), "(python3) is traced by process"),
     "unreadable": ("alice", ("becomes", "/work/sleep", "600"), "(sleep) runs a program that may not be read"),
     "user-namespace": ("alice", ("unshared", "user"), "(python3) is in a namespace of its own (user)"),
-    "mount-namespace": ("root", ("unshared", "mnt"), "(python3) is in a namespace of its own (mount)"),
+    "mount-elsewhere": ("alice", ("mounted_elsewhere", "/work"), "(python3) has a mount at /work, in a mount"),
     "pid-namespace": ("alice", ("unshared", "pid"), "(python3) is in a namespace of its own (pid)"),
     "network-namespace": ("alice", ("unshared", "net"), "(python3) is in a namespace of its own (network)"),
     "unreadable-directory": (

@@ -30,21 +30,21 @@ MOVING = (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM, errno.ENXIO, err
 def look(init: int) -> list[Written]:
     """Return what a manifest says of the files that the frozen processes of a container have open for writing:
 
-    `mount` (the mount point in the container), `name` (below that), `size`, `inode`, and for files that are appended
-    to, `others`: whether somebody else was the last to append. CRIU keeps the files that have no name, or that are on
-    file systems of the container's own.
+    `mount` (the mount point in the container; the program may see the file elsewhere), `name` (below that), `size`,
+    `inode`, and for files that are appended to, `others`: whether somebody else was the last to append. CRIU keeps the
+    files that have no name, or that are on file systems of the container's own.
     """
     found: dict[tuple[int, int], tuple[str, str, os.stat_result]] = {}
     ends: dict[tuple[int, int], set[int]] = {}
-    points: dict[str, str] = {}
+    places: dict[str, tuple[str, str, str]] = {}
     for path, status in _descriptors(init):
-        points = points or _points(init)
+        places = places or _places(init)
         fields = _fdinfo(path.replace("/fd/", "/fdinfo/"))
-        name, point = os.readlink(path), points.get(fields["mnt_id"])
-        if point is None or name.endswith(DELETED):
+        name, place = os.readlink(path), places.get(fields["mnt_id"])
+        if place is None or name.endswith(DELETED):
             continue
-        key = status.st_dev, status.st_ino
-        found[key] = point, name.removeprefix(point).lstrip("/"), status
+        key, (seen, point, below) = (status.st_dev, status.st_ino), place
+        found[key] = point, os.path.join(below, name.removeprefix(seen).lstrip("/")).rstrip("/"), status
         if int(fields["flags"], 8) & os.O_APPEND:
             ends.setdefault(key, set()).add(int(fields["pos"]))
     return [_row(*file, ends.get(key)) for key, file in found.items()]
@@ -178,6 +178,28 @@ def _points(pid: int) -> dict[str, str]:
     mounted = mounts.read(pid)
     outside = {"/", *(entry["key"] for entry in mounts.external(mounted, mounts.read()) if entry["kind"] == "bind")}
     return {mount.id: mount.point for mount in mounted if mount.point in outside}
+
+
+def _places(init: int) -> dict[str, tuple[str, str, str]]:
+    """Return {id: (its mount point, that of a mount that has its files, the path below that)} of the mounts whose files
+    stay when the container ends, also in mount namespaces that programs have made for themselves.
+    """
+    points, mounted = _points(init), mounts.read(init)
+    found = {number: (point, point, "") for number, point in points.items()}
+    outer = [mount for mount in mounted if mount.id in points]
+    for mount in (mount for pid in _elsewhere(init) for mount in mounts.read(pid)):
+        if holder := mounts.within(mount, outer):
+            found[mount.id] = mount.point, holder.point, mount.root[len(holder.root.rstrip("/")) :].lstrip("/")
+    return found
+
+
+def _elsewhere(init: int) -> list[int]:
+    """Return a process of each of the mount namespaces that the container's programs have made for themselves."""
+    found: dict[str, int] = {}
+    for pid in process.tree(init):
+        with _forgiving(MOVING):
+            found.setdefault(os.readlink(f"/proc/{pid}/ns/mnt"), pid)
+    return list(found.values())[1:]
 
 
 def _fdinfo(path: str) -> dict[str, str]:

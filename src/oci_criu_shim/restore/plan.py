@@ -92,7 +92,9 @@ class RestorePlan:
         self.edits.edit_clocks(self.manifest["clock"])
         self.edits.edit_mounts()
         self.edits.edit_threads(self.manifest.get("needs"), self.seccomp)
+        self.mounted = self._mounted()
         self.sources = self._sources(batch_script.copy(checkpoint, bundle))
+        self.bases = self._bases()
         self.keeps_connections = False  # until the open files are known
         self.edits.edit_files(self._change_files)
         # Whether root's container has remapped ids: on the node they can't get at root's files and directories.
@@ -131,9 +133,8 @@ class RestorePlan:
             flags &= ~flag
         return flags
 
-    @property
-    def bases(self) -> dict[str, str]:
-        """{mount point: path on the node} of the container's files that remain on the node when it ends."""
+    def _bases(self) -> dict[str, str]:
+        """Return {mount point: path on the node} of the container's files that remain on the node when it ends."""
         entries = zip(self.manifest["external"], self.sources, strict=True)
         outer = {"/": self.bundle.rootfs, **{entry["key"]: source.path for entry, source in entries}}
         return outer | self._inner(outer)
@@ -143,10 +144,9 @@ class RestorePlan:
 
         Raise Misfit if it would not find their sources.
         """
-        mounted = self._mounted()
-        holders = [entry for entry in mounted if entry["mountpoint"] in outer]
+        holders = [entry for entry in self.mounted if entry["mountpoint"] in outer]
         found = {}
-        for entry in mounted:
+        for entry in self.mounted:
             point, root = entry["mountpoint"], entry["root"]
             same = (h for h in holders if h["root_dev"] == entry["root_dev"] and mounts.is_below(root, h["root"]))
             if point in outer or (holder := next(same, None)) is None:
@@ -180,7 +180,7 @@ class RestorePlan:
     @property
     def root_flags(self) -> int:
         """The mount flags that the container's root had."""
-        root = next(entry for entry in self._mounted() if entry["mountpoint"] == "/")
+        root = next(entry for entry in self.mounted if entry["mountpoint"] == "/")
         return mounts.flags(mounts.names(root["flags"]))
 
     def make_points(self) -> None:
@@ -188,9 +188,9 @@ class RestorePlan:
 
         The container had them when it was created, perhaps on another node. Raise Misfit if one can't be made.
         """
-        mounted, bases = self._mounted(), self.bases
-        points = {entry["mnt_id"]: entry["mountpoint"] for entry in mounted}
-        for entry in mounted:
+        bases = self.bases
+        points = {entry["mnt_id"]: entry["mountpoint"] for entry in self.mounted}
+        for entry in self.mounted:
             point, parent = entry["mountpoint"], points.get(entry["parent_mnt_id"], "")
             is_known = os.path.exists(bases.get(point, "")) or entry["root"] == "/"
             # Else it is of one of the container's own file systems, or comes with the layer of the root file system.
@@ -210,7 +210,7 @@ class RestorePlan:
         Return whether there were any.
         """
         bases = self.bases
-        points = {entry["mnt_id"]: entry["mountpoint"] for entry in self._mounted()}
+        points = {entry["mnt_id"]: entry["mountpoint"] for entry in self.mounted}
         changed = False
         for file in (entry.reg for entry in files if entry.HasField("reg") and entry.reg.HasField("mode")):
             point = points.get(file.mnt_id, "")

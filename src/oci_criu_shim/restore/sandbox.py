@@ -15,6 +15,7 @@ import stat
 
 from oci_criu_shim.container import batch_script
 from oci_criu_shim.errors import Misfit, ShimError
+from oci_criu_shim.files import LIBDIR
 from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts, netlock, process
 from oci_criu_shim.host.progress import Progress
 from oci_criu_shim.restore import seccomp
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.restore.streams import CallersStreams
 
 STATISTICS = "stats-restore"  # CRIU's own name
+MOUNT = f"{LIBDIR}/criu_mount.so"  # has CRIU bind files that are mounted elsewhere already
 CONNECTION = 3  # the descriptor by which CRIU is spoken to; those of the three pipes follow
 NAMESPACE_HINT = "are unprivileged user namespaces allowed on this node? (user.max_user_namespaces)"
 TEMPORARY = "/tmp"
@@ -136,10 +138,16 @@ def _build(plan: RestorePlan, fds: Mapping[int, int], ready: int, go: int, said:
 def _fork_criu(program: str, fds: Mapping[int, int], personality: int) -> int:
     """Fork a child that becomes CRIU, and return its pid."""
     argv = [program, "swrk", str(CONNECTION)]
-    environment = {**process.ENVIRONMENT, **(seccomp.ENVIRONMENT if seccomp.FILE in fds else {})}
     if personality:
         linux.set_personality(personality)  # done last, since it can change what uname(2) returns
-    return process.fork(lambda: process.become(argv, environment, fds))
+    return process.fork(lambda: process.become(argv, _environment(fds), fds))
+
+
+def _environment(fds: Mapping[int, int]) -> dict[str, str]:
+    """Return CRIU's environment, with what is loaded into it."""
+    if seccomp.FILE not in fds:
+        return {**process.ENVIRONMENT, "LD_PRELOAD": MOUNT}
+    return {**process.ENVIRONMENT, **seccomp.ENVIRONMENT, "LD_PRELOAD": f"{MOUNT}:{seccomp.LIBRARY}"}
 
 
 def _raise_limits(limits: Iterable[int]) -> None:

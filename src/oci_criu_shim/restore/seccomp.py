@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LIBRARY = f"{LIBDIR}/criu_seccomp.so"
 FILTERS = "seccomp.img"  # among the images
 FILE = 8  # CRIU's descriptor of the shared file
-ENVIRONMENT = {"LD_PRELOAD": LIBRARY, "OCI_CRIU_SHIM_SECCOMP": str(FILE)}
+ENVIRONMENT = {"OCI_CRIU_SHIM_SECCOMP": str(FILE)}
 MACHINE, ARCHITECTURE = "x86_64", 0xC000003E  # the library knows the registers of this one only (linux/audit.h)
 STRICT, FILTER = 1, 2  # linux/seccomp.h
 INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter

@@ -264,6 +264,18 @@ def mounted(source: str, target: str, kind: str = "", data: str = "") -> None:
     done(libc.mount(source.encode(), target.encode(), kind.encode() or None, flags, data.encode() or None))
 
 
+def mounted_elsewhere(point: str) -> None:
+    """What only a mount namespace of a program's own has."""
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        done(libc.unshare(CLONE["mnt"]))
+        os.close(writer)
+        signal.pause()
+    os.close(writer)
+    os.read(reader, 1)
+    done(libc.umount2(point.encode(), MNT_DETACH))
+
+
 def mounted_and_removed(directory: str) -> None:
     """A file that is mounted on another one, and has no name any more."""
     for name in ("old", "new"):

@@ -156,7 +156,7 @@ def covered(survey: Survey) -> Iterator[ShimError]:
     processes = {mount.device for mount in survey.mounts if mount.kind == "proc"}  # whose files come and go
     for descriptor, found in _open(survey):
         try:
-            seen = os.lstat(survey.path(descriptor.link))
+            seen = os.lstat(_seen_at(survey, descriptor))
         except OSError:
             continue
         is_other = (seen.st_dev, seen.st_ino) != (found.st_dev, found.st_ino)
@@ -166,6 +166,19 @@ def covered(survey: Survey) -> Iterator[ShimError]:
                 " mounted over it",
                 "have the program close it before it mounts anything there",
             )
+
+
+def _seen_at(survey: Survey, descriptor: Descriptor) -> str:
+    """Return the path on the node of what is at the path of an open file, where its process sees it.
+
+    A process in a mount namespace of its own may have it from there. If its root directory is another one, too, it is
+    nowhere: CRIU will see.
+    """
+    each = descriptor.process
+    is_elsewhere = each.namespace("mnt") != survey.init.namespace("mnt")
+    if not is_elsewhere or descriptor.info.get("mnt_id") in {mount.id for mount in survey.mounts}:
+        return survey.path(descriptor.link)
+    return f"{each.path}/root{descriptor.link}" if each.places["root"] == "/" else ""
 
 
 def outside(survey: Survey) -> Iterator[ShimError]:

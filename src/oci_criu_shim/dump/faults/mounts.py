@@ -98,6 +98,25 @@ def foreign(survey: Survey) -> Iterator[ShimError]:
             )
 
 
+def elsewhere(survey: Survey) -> Iterator[ShimError]:
+    """Yield mounts in mount namespaces of programs' own that CRIU can neither make anew nor take from here."""
+    outer = [mount for mount in survey.mounts if mount.point not in survey.inner]
+    devices = {mount.device for mount in survey.node}
+    others = {each.namespace("mnt"): each for each in reversed(survey.processes) if each.namespace("mnt")}
+    for each in others.values():
+        if each.namespace("mnt") == survey.init.namespace("mnt"):
+            continue
+        for mount in mounts.read(each.pid):
+            is_made = mount.device not in devices and mount.kind.partition(".")[0] in MADE
+            is_lost = mount.is_removed and not os.path.isdir(f"{each.path}/root{mount.point}")
+            if is_lost or not (is_made or mounts.within(mount, outer)):
+                yield ShimError(
+                    f"{each} has a mount at {mount.point}, in a mount namespace of its own, of files that the container"
+                    " has nowhere else",
+                    "mount it for the whole container",
+                )
+
+
 def unmakable(survey: Survey) -> Iterator[ShimError]:
     """Yield mounts of file systems that are the container's own, and that CRIU can't make anew."""
     outside = {"/", *survey.inner, *(entry["key"] for entry in survey.external)}

@@ -20,8 +20,8 @@ WAIT_SECONDS, PAUSE_SECONDS = 5.0, 0.05
 APPARMOR = "/sys/kernel/security/apparmor"  # where CRIU looks for it (kerndat_lsm() in criu/lsm.c)
 POLICIES = (os.SCHED_OTHER, os.SCHED_FIFO, os.SCHED_RR, os.SCHED_BATCH, os.SCHED_IDLE)
 MOUNT_SECURITYFS = "mount -t securityfs securityfs /sys/kernel/security, and remove /run/criu.kdat, where CRIU notes it"
-# Of these CRIU keeps one for all. It takes several of "net" and "mnt", but a restore of ours then fails.
-NESTED = ("user", "pid", "ipc", "uts", "cgroup", "time", "time_for_children", "net", "mnt")
+# Of these CRIU keeps one for all. It takes several of "net", but a restore of ours then fails.
+NESTED = ("user", "pid", "ipc", "uts", "cgroup", "time", "time_for_children", "net")
 WORDS = {"mnt": "mount", "net": "network"}
 BACKGROUND = {"21": "(SIGTTIN), since it read from", "22": "(SIGTTOU), since it wrote to"}
 CAP_SYS_ADMIN = 21
@@ -202,11 +202,10 @@ def stopped(survey: Survey) -> Iterator[ShimError]:
 def nested(survey: Survey) -> Iterator[ShimError]:
     """Yield processes in namespaces that are neither the container's nor the node's.
 
-    Who may not make any makes a user namespace first. A mount namespace fails only with the node's files mounted in it,
-    as those that hide files in /proc are.
+    Who may not make any makes a user namespace first. Mount namespaces are kept (mounts.elsewhere()).
     """
     may_make = int(survey.init.status.get("CapBnd", ["0"])[0], 16) >> CAP_SYS_ADMIN & 1
-    kinds = NESTED[:1] if not may_make else NESTED if _has_files(survey) else NESTED[:-1]
+    kinds = NESTED[:1] if not may_make else NESTED
     allowed = {each.namespace(kind) for each in (survey.init, Process(os.getpid())) for kind in kinds}
     for each in survey.processes[1:]:
         for kind in kinds:
@@ -217,11 +216,6 @@ def nested(survey: Survey) -> Iterator[ShimError]:
                     f"{each} is in a namespace of its own ({words}), which can't be restored within the container's",
                     "run it without (unshare, bwrap, a browser's sandbox)",
                 )
-
-
-def _has_files(survey: Survey) -> bool:
-    points = [entry["key"] for entry in survey.external]
-    return any(not os.path.isdir(survey.path(point)) for point in (*survey.inner, *points))
 
 
 def chrooted(survey: Survey) -> Iterator[ShimError]:
