@@ -306,14 +306,23 @@ static int make(int directory, const char *path, int flags, mode_t mode)
  * CRIU opens /proc/PID/clear_refs for reading, too, though it only writes there, to have the kernel track which memory
  * a process writes (do_task_reset_dirty_track() in criu/mem.c, 4.2). The file's owner may write it and nobody may read
  * it, so without a DAC override that fails.
+ *
+ * It opens each file anew for its build ID, too, which the container's root may do, and the user may not if the file is
+ * closed to all, as a program of mode 0111 is. A descriptor that can't be read from has it do without, as with a file
+ * that has none (get_build_id() in criu/files-reg.c); where it needs the contents, it fails as before.
  */
 static int open_there(int directory, const char *path, int flags)
 {
+	int fd;
+
 	if (is_hidden(directory, path))
 		return strcmp(path, CACHE) ? -1 : open_cache();
 	if ((flags & O_ACCMODE) == O_RDWR && !strcmp(path, "clear_refs"))
 		flags = (flags & ~O_ACCMODE) | O_WRONLY;
-	return (int)syscall(SYS_openat, directory, path, flags);
+	fd = (int)syscall(SYS_openat, directory, path, flags);
+	if (fd < 0 && errno == EACCES && (flags & O_ACCMODE) == O_RDONLY && !strncmp(path, "fd/", 3))
+		fd = (int)syscall(SYS_openat, directory, path, O_PATH);
+	return fd;
 }
 
 static bool makes(int flags)
