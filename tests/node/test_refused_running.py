@@ -54,6 +54,7 @@ DOES: dict[str, tuple[str, tuple[str, ...], str]] = {
     "traced": ("alice", ("traced",), "(python3) is traced by process"),
     "unreadable": ("alice", ("becomes", "/work/sleep", "600"), "(sleep) runs a program that may not be read"),
     "user-namespace": ("alice", ("unshared", "user"), "(python3) is in a namespace of its own (user)"),
+    "socket-elsewhere": ("alice", ("named_elsewhere", "/work"), "(python3) has a socket named /work/socket in a mount"),
     "mount-elsewhere": ("alice", ("mounted_elsewhere", "/work"), "(python3) has a mount at /work, in a mount"),
     "pid-namespace": ("alice", ("unshared", "pid"), "(python3) is in a namespace of its own (pid)"),
     "network-namespace": ("alice", ("unshared", "net"), "(python3) is in a namespace of its own (network)"),

@@ -276,6 +276,20 @@ def mounted_elsewhere(point: str) -> None:
     done(libc.umount2(point.encode(), MNT_DETACH))
 
 
+def named_elsewhere(point: str) -> None:
+    """A socket whose name only a mount namespace of a program's own has."""
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        done(libc.unshare(CLONE["mnt"]))
+        mounted("tmpfs", point, "tmpfs")
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(f"{point}/socket")
+        os.close(writer)
+        signal.pause()
+    os.close(writer)
+    os.read(reader, 1)
+
+
 def mounted_and_removed(directory: str) -> None:
     """A file that is mounted on another one, and has no name any more."""
     for name in ("old", "new"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim.container import batch_script
+from oci_criu_shim.dump.survey import read
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import mounts
 
@@ -12,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from oci_criu_shim.dump.survey import Survey
+    from oci_criu_shim.dump.survey import Process, Survey
 
 # File systems that CRIU makes anew (fstypes in criu/filesystems.c); overlays, too, but a user may not make them so.
 MADE = {"proc", "sysfs", "devtmpfs", "binfmt_misc", "tmpfs", "devpts", "simfs", "pstore", "mqueue", "securityfs"} | {
@@ -102,10 +103,7 @@ def elsewhere(survey: Survey) -> Iterator[ShimError]:
     """Yield mounts in mount namespaces of programs' own that CRIU can neither make anew nor take from here."""
     outer = [mount for mount in survey.mounts if mount.point not in survey.inner]
     devices = {mount.device for mount in survey.node}
-    others = {each.namespace("mnt"): each for each in reversed(survey.processes) if each.namespace("mnt")}
-    for each in others.values():
-        if each.namespace("mnt") == survey.init.namespace("mnt"):
-            continue
+    for each in {each.namespace("mnt"): each for each in reversed(_apart(survey))}.values():
         for mount in mounts.read(each.pid):
             is_made = mount.device not in devices and mount.kind.partition(".")[0] in MADE
             is_lost = mount.is_removed and not os.path.isdir(f"{each.path}/root{mount.point}")
@@ -115,6 +113,37 @@ def elsewhere(survey: Survey) -> Iterator[ShimError]:
                     " has nowhere else",
                     "mount it for the whole container",
                 )
+
+
+def _apart(survey: Survey) -> list[Process]:
+    """Return the processes in mount namespaces of their own."""
+    return [each for each in survey.processes if each.namespace("mnt") not in ("", survey.init.namespace("mnt"))]
+
+
+def named_elsewhere(survey: Survey) -> Iterator[ShimError]:
+    """Yield sockets with a name in such a mount namespace only.
+
+    CRIU, which may not ask a user's socket where it is, looks in the container's own (unix_resolve_name_old() in
+    criu/sk-unix.c, 4.2), and takes its name for removed.
+    """
+    for each in _apart(survey) if survey.is_users else ():
+        inodes = {each.link[len("socket:[") : -1] for each in each.descriptors if each.is_socket}
+        rows = (line.split(" ", 6) for line in read(f"{each.path}/net/unix").splitlines())
+        for inode, _, name in (row[-1].strip().partition(" ") for row in rows):
+            here, there = _number(survey.path(name)), _number(f"{each.path}/root{name}")
+            if inode in inodes and name.startswith("/") and there not in (None, here):
+                yield ShimError(
+                    f"{each} has a socket named {name} in a mount namespace of its own, which can't be restored",
+                    "have it bind the socket in a directory of the container's",
+                )
+
+
+def _number(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def unmakable(survey: Survey) -> Iterator[ShimError]:
