@@ -83,8 +83,9 @@ def image(directory: Path, *filters: tuple[bytes, int | None, int]) -> str:
     return str(directory)
 
 
-def core(mode: object, filter_: int | None = None, no_new_privs: int = 1) -> dict[str, Any]:
-    thread = {"seccomp_mode": mode, "creds": {"no_new_privs": no_new_privs}, "comm": "x"}
+def core(mode: object, filter_: int | None = None, no_new_privs: int = 1, capabilities: int = 0) -> dict[str, Any]:
+    creds = {"no_new_privs": no_new_privs, "cap_eff": [capabilities, 0]}
+    thread = {"seccomp_mode": mode, "creds": creds, "comm": "x"}
     return {"entries": [{"thread_core": thread if filter_ is None else thread | {"seccomp_filter": filter_}}]}
 
 
@@ -159,16 +160,18 @@ def test_filters_that_no_kernel_took(tmp_path: Path, filters: list[tuple[bytes, 
         seccomp.Seccomp(image(tmp_path, *filters))
 
 
-@pytest.mark.parametrize(("no_new_privs", "restorable"), [(1, True), (0, False)])
+@pytest.mark.parametrize(
+    ("no_new_privs", "capabilities", "restorable"), [(1, 0, True), (0, 1 << 21, True), (0, 1 << 20, False)]
+)
 def test_what_no_restore_could_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_new_privs: int, restorable: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_new_privs: int, capabilities: int, restorable: bool
 ) -> None:
     modes = {"core-1.img": (2, 1), "core-2.img": (0, 0), "core-3.img": (2, 0)}
     for name in modes:
         (tmp_path / name).touch()
     images = image(tmp_path, (denying(CAPSET), None, 0), (denying(PTRACE), None, 0))
     monkeypatch.setattr(criu_images, "seccomp", lambda path: modes[os.path.basename(path)])
-    monkeypatch.setattr(criu_images, "load", lambda _: core("filter", 0, no_new_privs))
+    monkeypatch.setattr(criu_images, "load", lambda _: core("filter", 0, no_new_privs, capabilities))
     if restorable:
         return seccomp.require_restorable(images)
     with pytest.raises(ShimError, match="thread 3 of the container has a seccomp filter"):

@@ -50,6 +50,11 @@ PROPERTIES = (
         "bind, masked and read-only mounts",
         "from the same sources, with the same flags; mount points that are missing on the node are made",
     ),
+    kept(
+        "bind mounts that a program makes of what is in other mounts, or in the root file system",
+        "by CRIU, from there",
+    ),
+    kept("mount namespaces that a program makes for itself, and what it mounts there", "by CRIU"),
     kept("rootfsPropagation, rslave, rprivate; a user's rshared", "a slave sees again what the node mounts later"),
     kept(
         "hooks",

@@ -76,7 +76,8 @@ ROWS = (
         running=processes.unstoppable,
     ),
     refused(
-        "a user's thread without no_new_privs, if its seccomp filter refuses capset, prctl, futex, munmap and the like",
+        "a user's thread without no_new_privs or CAP_SYS_ADMIN, if its seccomp filter refuses capset, prctl, futex,"
+        " munmap and the like",
         "a restore has to do these after it has set the filter, or may not set it any more",
         "set no_new_privs first",
     ),
@@ -99,9 +100,8 @@ ROWS = (
         running=processes.stopped,
     ),
     refused(
-        "namespaces that a program has made for itself (unshare, bwrap, a browser's sandbox)",
-        "CRIU dumps one user, pid, ipc, UTS, cgroup and time namespace; of several network namespaces, or mount"
-        " namespaces with masked files, a restore fails",
+        "namespaces that a program has made for itself (unshare, bwrap, a browser's sandbox), but mount namespaces",
+        "CRIU dumps one user, pid, ipc, UTS, cgroup and time namespace; of several network namespaces, a restore fails",
         "run the program without",
         running=processes.nested,
     ),
@@ -160,10 +160,24 @@ ROWS = (
         running=mounts.covered,
     ),
     refused(
-        "mounts that a program or a hook has made of the node's files",
+        "bind mounts that a program has made of what the container has nowhere else now, or of a file that was removed;"
+        " all that are not in config.json, if it has hooks",
         "a restore makes those of config.json",
         "name them there",
         running=mounts.foreign,
+    ),
+    refused(
+        "mounts of the node's files in a mount namespace that a program has made for itself, if the container's own has"
+        " them nowhere",
+        "CRIU takes them from there",
+        "mount them for the whole container",
+        running=mounts.elsewhere,
+    ),
+    refused(
+        "a user's Unix socket with a name in such a mount namespace only",
+        "CRIU looks for the name in the container's own",
+        "bind it where the container has it, too",
+        running=mounts.named_elsewhere,
     ),
     refused(
         "FUSE, ramfs and other file systems that a program or a hook has mounted; a user's overlay",

@@ -27,6 +27,7 @@ FILTERS = "seccomp.img"  # among the images
 FILE = 8  # CRIU's descriptor of the shared file
 ENVIRONMENT = {"OCI_CRIU_SHIM_SECCOMP": str(FILE)}
 MACHINE, ARCHITECTURE = "x86_64", 0xC000003E  # the library knows the registers of this one only (linux/audit.h)
+CAP_SYS_ADMIN = 21
 STRICT, FILTER = 1, 2  # linux/seccomp.h
 INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter
 ALLOWED = (0x7FFF0000, 0x7FFC0000)  # SECCOMP_RET_ALLOW, SECCOMP_RET_LOG
@@ -111,8 +112,7 @@ class Seccomp:
 def require_restorable(images: str) -> None:
     """Raise ShimError if a thread has what neither CRIU nor the library could set, after a dump to `images`.
 
-    A thread may set a filter itself only if it has no_new_privs, or a capability in its user namespace that it would
-    not have any more.
+    A thread may set a filter itself only if it has no_new_privs, or CAP_SYS_ADMIN in its user namespace.
     """
     seccomp = Seccomp(images)
     if not seccomp.refusing:
@@ -120,7 +120,8 @@ def require_restorable(images: str) -> None:
     for name in os.listdir(images):
         if name.startswith("core-") and seccomp.concerns(*criu_images.seccomp(os.path.join(images, name))):
             entry = criu_images.load(os.path.join(images, name))["entries"][0]["thread_core"]
-            if not entry.get("creds", {}).get("no_new_privs"):
+            creds = entry.get("creds", {})
+            if not (creds.get("no_new_privs") or creds.get("cap_eff", [0])[0] >> CAP_SYS_ADMIN & 1):
                 raise ShimError(
                     f"thread {name.removeprefix('core-').removesuffix('.img')} of the container has a seccomp filter"
                     " that refuses what a restore has to do in it",

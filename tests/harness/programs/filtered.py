@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 libc = ctypes.CDLL(None, use_errno=True)
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 22, 38
-SECCOMP, GETPPID, MUNMAP, PTRACE, CAPSET, GETPRIORITY = 317, 110, 11, 101, 126, 140  # on x86-64
+SECCOMP, GETPPID, MUNMAP, PTRACE, CAPSET, GETPRIORITY, SETITIMER = 317, 110, 11, 101, 126, 140, 38  # on x86-64
 ALLOW, ERRNO, KILL, TSYNC = 0x7FFF0000, 0x00050000, 0x80000000, 1
 
 
@@ -118,6 +118,13 @@ def twice() -> None:
     install(GETPRIORITY)
 
 
+def unprivileged() -> None:
+    install(SETITIMER, GETPPID, no_new_privs=0)
+    header, sets = struct.pack("=Ii", 0x20080522, 0), bytes(24)
+    if libc.syscall(CAPSET, header, sets):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
 def together() -> Callable[[], object]:
     """All threads get it."""
     threads = [in_thread(), in_thread()]
@@ -134,12 +141,13 @@ CASES: dict[str, Callable[[], Callable[[], object]]] = {
     "thread, harmless": lambda: in_thread(lambda: install(GETPPID)),
     "together": together,
     "strict": strict,
+    "privileged": lambda: in_child(lambda: install(CAPSET, GETPPID, no_new_privs=0)),
 }
-# It takes CAP_SYS_ADMIN.
-PRIVILEGED = {"privileged": lambda: in_child(lambda: install(CAPSET, GETPPID, no_new_privs=0))}
+# As "privileged", it takes CAP_SYS_ADMIN, and does not keep it.
+REFUSED = {"privileged before": lambda: in_child(unprivileged)}
 
 
 if __name__ == "__main__":
-    ask = (CASES | PRIVILEGED)[sys.argv[1]]()
+    ask = (CASES | REFUSED)[sys.argv[1]]()
     for _ in sys.stdin:
         print(json.dumps({"seen": ask(), "init": seen()}), flush=True)
