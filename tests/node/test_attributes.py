@@ -103,3 +103,31 @@ def test_another_personality_is_told(site: Site, user: str) -> None:
         assert "a process (python3) has the personality 0x40000, and comes back with that of the init, 0x0" in said
         life.restore()
         assert life.look() == before | {"child": before["child"] | {"personality": "00000000"}}
+
+
+DROP = """
+import ctypes, os
+ctypes.CDLL(None).prctl(24, 8, 0, 0, 0)
+os.execvp("python3", ["python3", "-I", "/inside.py"])
+"""
+
+
+@USERS
+def test_a_capability_that_was_dropped_for_good(site: Site, user: str) -> None:
+    """CAP_SETPCAP is still in the inheritable set."""
+    spec = site.spec(user)
+    for kind in ("bounding", "effective", "permitted", "inheritable"):
+        spec["process"]["capabilities"][kind] = ["CAP_SETPCAP", "CAP_KILL"]
+    spec["process"]["args"] = ["python3", "-I", "-c", DROP]
+    life = site.container(user, spec)
+    try:
+        with site.lending(user):
+            life.run()
+            before = life.look()["status"]
+            assert (int(before["CapInh"], 16), int(before["CapBnd"], 16)) == (1 << 8 | 1 << 5, 1 << 5)
+            life.checkpoint()
+            life.restore()
+            assert life.look()["status"] == before
+            assert life.end() == 0
+    finally:
+        life.stop()
