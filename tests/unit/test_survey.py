@@ -18,7 +18,8 @@ import pytest
 
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.dump.faults import descriptors, files, processes
-from oci_criu_shim.dump.survey import Process, Status, Survey
+from oci_criu_shim.dump.proc import Process, Status
+from oci_criu_shim.dump.survey import Survey
 from oci_criu_shim.host import cgroups, criu, criu_images, mounts, process
 from tests.harness.cluster import wait_for
 

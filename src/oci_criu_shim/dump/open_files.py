@@ -12,7 +12,7 @@ import re
 import stat
 from contextlib import contextmanager
 
-from oci_criu_shim.dump.survey import DELETED
+from oci_criu_shim.dump.proc import DELETED
 from oci_criu_shim.host import mounts, process
 
 TYPE_CHECKING = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from oci_criu_shim.dump.survey import NAMESPACES, Process, read
+from oci_criu_shim.dump.proc import NAMESPACES, Process, read
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import linux, watches
 
@@ -13,7 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from oci_criu_shim.dump.survey import Descriptor, Survey
+    from oci_criu_shim.dump.proc import Descriptor
+    from oci_criu_shim.dump.survey import Survey
 
 TERMINALS = range(136, 144)  # major numbers of slaves (admin-guide/devices.txt)
 POLL = "anon_inode:[eventpoll]"

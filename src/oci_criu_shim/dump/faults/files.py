@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from oci_criu_shim.dump.survey import DELETED
+from oci_criu_shim.dump.proc import DELETED
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import criu, mounts
 
@@ -13,7 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from oci_criu_shim.dump.survey import Descriptor, Process, Survey
+    from oci_criu_shim.dump.proc import Descriptor, Process
+    from oci_criu_shim.dump.survey import Survey
 
 ACCESS = (os.R_OK, os.W_OK, os.R_OK | os.W_OK)  # by the flags of a descriptor
 OPEN, MAPPED = "has {} open", "has {} mapped"  # how a process uses a file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim.container import batch_script
-from oci_criu_shim.dump.survey import read
+from oci_criu_shim.dump.proc import read
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import mounts
 
@@ -13,7 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from oci_criu_shim.dump.survey import Process, Survey
+    from oci_criu_shim.dump.proc import Process
+    from oci_criu_shim.dump.survey import Survey
 
 # File systems that CRIU makes anew (fstypes in criu/filesystems.c); overlays, too, but a user may not make them so.
 MADE = {"proc", "sysfs", "devtmpfs", "binfmt_misc", "tmpfs", "devpts", "simfs", "pstore", "mqueue", "securityfs"} | {

@@ -6,7 +6,7 @@ import errno
 import os
 import time
 
-from oci_criu_shim.dump.survey import Process, Status, read
+from oci_criu_shim.dump.proc import Process, Status, read
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import cgroups, process
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim.container import batch_script
-from oci_criu_shim.dump.survey import DELETED
+from oci_criu_shim.dump.proc import DELETED
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from oci_criu_shim.dump.survey import Process, Survey
+    from oci_criu_shim.dump.proc import Process
+    from oci_criu_shim.dump.survey import Survey
 
 
 def removed(survey: Survey) -> Iterator[ShimError]:
