@@ -16,16 +16,13 @@
  * it (do_signal() in arch/arm64/kernel/signal.c), except those that end with EINTR by themselves.
  */
 #define _GNU_SOURCE
-#include <dlfcn.h>
 #include <elf.h>
 #include <inttypes.h>
-#include <stdarg.h>
-#include <sys/ptrace.h>
 #include <sys/syscall.h>
-#include <sys/types.h>
 #include <sys/uio.h>
 #include <sys/user.h>
 
+#include "ptrace.h"
 #include "util.h"
 
 #if defined(__x86_64__)
@@ -114,43 +111,30 @@ static void change(pid_t thread, const struct iovec *found)
 	}
 }
 
-typedef long (*function)(enum __ptrace_request, pid_t, void *, void *);
-
 /*
  * A dump that fails lets go of processes whose registers it never read. The kernel then decides what is restarted. It
  * would go on with what is left of a time limit, but by a call that a later dump can't restart (restart_syscall(2)).
  */
-static void let_go(function next, pid_t thread)
+static void let_go(pid_t thread)
 {
 	struct user_regs_struct registers;
 	struct iovec all = { &registers, sizeof(registers) };
 
-	if (next(PTRACE_GETREGSET, thread, (void *)NT_PRSTATUS, &all) < 0 || all.iov_len != sizeof(registers))
+	if (next_ptrace(PTRACE_GETREGSET, thread, (void *)NT_PRSTATUS, &all) < 0 || all.iov_len != sizeof(registers))
 		return;
 	if (!is_interrupted((long)registers.orig_rax, (long)registers.rax))
 		return;
 	set_result(&registers, -RESTART_NO_HANDLER);
-	next(PTRACE_SETREGSET, thread, (void *)NT_PRSTATUS, &all);
+	next_ptrace(PTRACE_SETREGSET, thread, (void *)NT_PRSTATUS, &all);
 }
 
-EXPORTED long ptrace(enum __ptrace_request request, ...)
+long replaced(enum __ptrace_request request, pid_t thread, void *address, void *data)
 {
-	static function next;
-	va_list more;
-	pid_t thread;
-	void *address, *data;
 	long result;
 
-	va_start(more, request);
-	thread = va_arg(more, pid_t);
-	address = va_arg(more, void *);
-	data = va_arg(more, void *);
-	va_end(more);
-	if (!next)
-		next = (function)dlsym(RTLD_NEXT, "ptrace");
 	if (request == PTRACE_DETACH)
-		let_go(next, thread);
-	result = next(request, thread, address, data);
+		let_go(thread);
+	result = next_ptrace(request, thread, address, data);
 	if (result == 0 && request == PTRACE_GETREGSET && (uintptr_t)address == NT_PRSTATUS)
 		change(thread, data);
 	return result;

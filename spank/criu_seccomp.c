@@ -14,25 +14,22 @@
  * All of it is for x86-64: registers have other names elsewhere.
  */
 #define _GNU_SOURCE
-#include <dlfcn.h>
 #include <inttypes.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/param.h>
 #include <sys/prctl.h>
-#include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/types.h>
 #include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 
+#include "ptrace.h"
 #include "util.h"
 
 /* The environment variable with the number of the descriptor shared with the shim. */
@@ -64,10 +61,6 @@ static volatile struct {
 } *shared;
 
 #if defined(__x86_64__)
-
-typedef long (*function)(enum __ptrace_request, pid_t, void *, void *);
-
-static function next;
 
 /* What CRIU traces. */
 static struct {
@@ -110,7 +103,7 @@ static int advance(pid_t thread, int *held)
 	int status;
 
 	do {
-		if (next(PTRACE_SYSCALL, thread, NULL, NULL) < 0 || waitpid(thread, &status, __WALL) < 0)
+		if (next_ptrace(PTRACE_SYSCALL, thread, NULL, NULL) < 0 || waitpid(thread, &status, __WALL) < 0)
 			return -1;
 		if (!WIFSTOPPED(status)) {
 			errno = ESRCH;
@@ -140,8 +133,8 @@ static long do_call(struct call *call, long number, uint64_t first, uint64_t sec
 	registers.rsi = second;
 	registers.rdx = third;
 	registers.r10 = registers.r8 = registers.r9 = 0;
-	if (next(PTRACE_SETREGS, call->thread, NULL, &registers) < 0 || advance(call->thread, &call->held) < 0 ||
-	    advance(call->thread, &call->held) < 0 || next(PTRACE_GETREGS, call->thread, NULL, &registers) < 0)
+	if (next_ptrace(PTRACE_SETREGS, call->thread, NULL, &registers) < 0 || advance(call->thread, &call->held) < 0 ||
+	    advance(call->thread, &call->held) < 0 || next_ptrace(PTRACE_GETREGS, call->thread, NULL, &registers) < 0)
 		return -errno;
 	return (long)registers.rax;
 }
@@ -250,8 +243,9 @@ static int set(pid_t thread, const struct thread *wanted)
 	uint64_t blocked, all = UINT64_MAX;
 	void *size = (void *)sizeof(all);
 
-	if (next(PTRACE_GETREGS, thread, NULL, &call.registers) < 0 ||
-	    next(PTRACE_GETSIGMASK, thread, size, &blocked) < 0 || next(PTRACE_SETSIGMASK, thread, size, &all) < 0)
+	if (next_ptrace(PTRACE_GETREGS, thread, NULL, &call.registers) < 0 ||
+	    next_ptrace(PTRACE_GETSIGMASK, thread, size, &blocked) < 0 ||
+	    next_ptrace(PTRACE_SETSIGMASK, thread, size, &all) < 0)
 		return fail(thread, "it can't be traced");
 	if (call.registers.cs == CS_OF_32_BITS) {
 		errno = ENOTSUP;
@@ -259,8 +253,8 @@ static int set(pid_t thread, const struct thread *wanted)
 	}
 	if (set_all(&call, wanted) < 0)
 		return fail(thread, wanted->mode == SECCOMP_MODE_STRICT ? "strict mode" : "a filter");
-	if (next(PTRACE_SETREGS, thread, NULL, &call.registers) < 0 ||
-	    next(PTRACE_SETSIGMASK, thread, size, &blocked) < 0)
+	if (next_ptrace(PTRACE_SETREGS, thread, NULL, &call.registers) < 0 ||
+	    next_ptrace(PTRACE_SETSIGMASK, thread, size, &blocked) < 0)
 		return fail(thread, "it can't be put back");
 	if (call.held && syscall(SYS_tkill, thread, call.held) < 0)
 		return fail(thread, "a signal is lost");
@@ -309,26 +303,16 @@ static void forget(pid_t thread)
 			traced.threads[i--] = traced.threads[--traced.count];
 }
 
-EXPORTED long ptrace(enum __ptrace_request request, ...)
+long replaced(enum __ptrace_request request, pid_t thread, void *address, void *data)
 {
-	va_list more;
-	pid_t thread;
-	void *address, *data;
 	long result;
 
-	va_start(more, request);
-	thread = va_arg(more, pid_t);
-	address = va_arg(more, void *);
-	data = va_arg(more, void *);
-	va_end(more);
-	if (!next)
-		next = (function)dlsym(RTLD_NEXT, "ptrace");
 	if (request == PTRACE_DETACH && shared) {
 		if (!shared->set && set_each() < 0)
 			return -1;
 		forget(thread);
 	}
-	result = next(request, thread, address, data);
+	result = next_ptrace(request, thread, address, data);
 	return !result && request == PTRACE_SEIZE && shared ? note(thread) : result;
 }
 
