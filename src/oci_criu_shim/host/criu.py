@@ -7,7 +7,6 @@ import re
 import select
 import signal
 import socket
-import struct
 import sys
 
 from oci_criu_shim.errors import Killed, Misfit, ShimError, Stopped
@@ -34,7 +33,6 @@ NO_ANSWER = "CRIU ended without an answer", "it was killed, by the kernel for wa
 INVENTORY = "inventory.img"  # without it, nobody takes the other images for a checkpoint
 FILES = "files.img"  # all open files; the first image that is made only once every task is frozen and known
 GHOST_LIMIT = 1 << 30  # bytes that a deleted file may have that is still open
-NO_PATHS = struct.pack("=2I", 0x55105940, 0x57004059)  # what irmap_cache() returns for none (criu/include/magic.h)
 # Errors that it logs for every container and goes on: it can't raise limits, and for a network namespace that a restore
 # makes anew it looks for a sysfs, which the worker's filter refuses (spank/criu_preload.c).
 IDLE = ("RLIMIT_NOFILE", "the sysfs file system")
@@ -321,13 +319,6 @@ def meaning(lines: list[str]) -> str:
         if re.search(pattern, text, re.IGNORECASE):
             return words
     return ""
-
-
-def irmap_cache(paths: Mapping[tuple[int, int], str]) -> bytes:
-    """Return CRIU's image of {(device, inode): path} for a dump to read."""
-    entries = [{"dev": device, "inode": inode, "path": path} for (device, inode), path in paths.items()]
-    data: bytes = module("images").dumps({"magic": "IRMAP_CACHE", "entries": entries})
-    return data
 
 
 def version(env: Mapping[str, str]) -> tuple[int, ...]:

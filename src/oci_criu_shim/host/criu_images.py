@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 
 from oci_criu_shim.host import criu
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from oci_criu_shim.files import Document
     from oci_criu_shim.host.criu import Message
 
 IMAGE_HEAD = 8  # bytes before an image's entries: two magic numbers
 PE_PARENT = 1  # of an entry's flags (criu/include/pagemap.h)
+NO_PATHS = struct.pack("=2I", 0x55105940, 0x57004059)  # what irmap_cache() returns for none (criu/include/magic.h)
 
 
 def load(path: str) -> Document:
@@ -35,6 +37,13 @@ def dump(path: str, image: Document) -> None:
     images = criu.module("images")
     with open(path, "wb") as stream:
         images.dump(image, stream)
+
+
+def irmap_cache(paths: Mapping[tuple[int, int], str]) -> bytes:
+    """Return an image of {(device, inode): path} for a dump to read."""
+    entries = [{"dev": device, "inode": inode, "path": path} for (device, inode), path in paths.items()]
+    data: bytes = criu.module("images").dumps({"magic": "IRMAP_CACHE", "entries": entries})
+    return data
 
 
 def prepare_pagemap() -> Message:

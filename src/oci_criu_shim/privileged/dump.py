@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from oci_criu_shim.errors import Killed, ShimError, Stopped
 from oci_criu_shim.files import LIBDIR, remove_if_there
-from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts, process, progress, watches
+from oci_criu_shim.host import cgroups, clocks, criu, criu_images, linux, mounts, process, progress, watches
 from oci_criu_shim.privileged import guard, seal
 
 TYPE_CHECKING = False
@@ -185,7 +185,7 @@ def _require_no_lead(images: int, has_parent: bool) -> None:
 def _watched(init: int) -> bytes:
     """Return CRIU's image of the paths of what the container's processes watch; nothing if they watch nothing."""
     watched = set().union(*map(watches.of, process.tree(init)))
-    return criu.irmap_cache(watches.find(init, watched)) if watched else b""
+    return criu_images.irmap_cache(watches.find(init, watched)) if watched else b""
 
 
 @contextmanager
@@ -211,6 +211,58 @@ def _key() -> bytes:
     return key
 
 
+class _Moments:
+    """What happens when CRIU notifies us, for which it calls this.
+
+    `commit` and `serves` are those of dump(); `sealed` returns the seal of the images, empty if they have none.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        target: Target,
+        watch: FreezeWatch,
+        found: list[External],
+        sealed: Callable[[], str],
+        commit: Callable[[DumpReport], bool],
+        serves: Callable[[], None],
+    ) -> None:
+        self.service = service
+        self.target = target
+        self.watch = watch
+        self.found = found
+        self.sealed = sealed
+        self.commit = commit
+        self.serves = serves
+        self.refused: ShimError | OSError | None = None
+
+    def __call__(self, event: str, _: int) -> bool:
+        if self.service.guard:
+            linux.make_undumpable()  # the first event comes before anything is dumped
+        if event == "status-ready":
+            self.serves()
+        if event != "post-dump":
+            return True
+        report = self._report()
+        try:
+            return self.commit(report)
+        except (ShimError, OSError) as error:
+            self.refused = error
+            return False
+
+    def _report(self) -> DumpReport:
+        report: DumpReport = {
+            "clock": self.watch.clock(),
+            "frozen_ns": self.watch.elapsed(),
+            "external": self.found,
+            "criu": ".".join(map(str, self.service.version)),
+            "network": "shared" if self.target.shares("net") else "own",
+        }
+        if seal_of := self.sealed():
+            report["seal"] = seal_of
+        return report
+
+
 def dump(
     service: Service,
     target: Target,
@@ -226,53 +278,48 @@ def dump(
     container runs on as if nothing had been. After that, if memory is handed out lazily, `serves` is called once the
     memory can be asked for. A pre-dump, of memory alone, asks for no commit.
     """
-    found = mounts.external(mounts.read(target.pid), mounts.read(), asked.get("inner", ()))
-    if asked.get("for") == "runc":
-        for entry in found:
-            if (entry["kind"], entry["root"]) == ("device", "/null"):
-                entry["name"] = "/dev/null"  # runc 1.1 has one name for all masked files
+    images = directories[0]
+    found = _external(target, asked)
     if "page_server" in asked and not asked.get("lazy_pages"):
         service.connect(*asked["page_server"])
     key = _key() if os.geteuid() and asked.get("track_mem") else b""
-    has_parent = bool(key and asked.get("incremental"))
-    if has_parent:
-        seal.require(key, directories[0], asked.get("seal", ""))
+    parent = asked.get("seal", "") if key and asked.get("incremental") else None
+    if parent is not None:
+        seal.require(key, images, parent)
     watched = _watched(target.pid)
     if service.guard:
-        _require_no_lead(directories[0], has_parent)
-        service.guard.tell(watched or criu.NO_PATHS)  # without an image, CRIU would look in the parent for one
-        service.guard.admit(directories, has_parent)
-    watch, sizes = FreezeWatch(target, directories[0]), progress.Sizes(directories[0])
-    refused: list[Exception] = []
+        _require_no_lead(images, parent is not None)
+        # Without an image, CRIU would look in the parent for one.
+        service.guard.tell(watched or criu_images.NO_PATHS)
+        service.guard.admit(directories, parent is not None)
+    watch = FreezeWatch(target, images)
+    moments = _Moments(
+        service, target, watch, found, lambda: seal.of(key, images, parent or "") if key else "", commit, serves
+    )
+    with _cache(directories[-1], b"" if service.guard or asked.get("pre_dump") else watched):
+        frozen = _request(service, target, directories, asked, moments)
+    if moments.refused:
+        raise moments.refused
+    return frozen
 
-    def notified(event: str, _: int) -> bool:
-        if service.guard:
-            linux.make_undumpable()  # the first event comes before anything is dumped
-        if event == "status-ready":
-            serves()
-        if event != "post-dump":
-            return True
-        report: DumpReport = {
-            "clock": watch.clock(),
-            "frozen_ns": watch.elapsed(),
-            "external": found,
-            "criu": ".".join(map(str, service.version)),
-            "network": "shared" if target.shares("net") else "own",
-        }
-        if key:
-            report["seal"] = seal.of(key, directories[0], asked["seal"] if has_parent else "")
-        try:
-            return commit(report)
-        except (ShimError, OSError) as error:
-            refused.append(error)
-            return False
 
+def _external(target: Target, asked: Options) -> list[External]:
+    """Return the container's mounts that CRIU is to take for given, by the names that whoever restores them uses."""
+    found = mounts.external(mounts.read(target.pid), mounts.read(), asked.get("inner", ()))
+    for entry in found if asked.get("for") == "runc" else ():
+        if (entry["kind"], entry["root"]) == ("device", "/null"):
+            entry["name"] = "/dev/null"  # runc 1.1 has one name for all masked files
+    return found
+
+
+def _request(service: Service, target: Target, directories: list[int], asked: Options, moments: _Moments) -> int:
+    """Have CRIU dump, and return for how many nanoseconds the container was frozen."""
+    watch, sizes = moments.watch, progress.Sizes(directories[0])
     try:
         kind = "SINGLE_PRE_DUMP" if asked.get("pre_dump") else "DUMP"
-        request = options(target, directories, asked, found)
+        request = options(target, directories, asked, moments.found)
         target.require_alive()  # what was looked up meanwhile took time, in which its number may become another's
-        with _cache(directories[-1], b"" if service.guard or asked.get("pre_dump") else watched):
-            response = service.swrk.request(kind, request, notified, _progress(service, sizes, asked))
+        response = service.swrk.request(kind, request, moments, _progress(service, sizes, asked))
         frozen = watch.elapsed()  # CRIU answers when it has let go of the container
     except Stopped as error:
         log = f"/proc/self/fd/{service.log}"
@@ -282,9 +329,7 @@ def dump(
         sizes.stop()
         if len(directories) > 1:
             _keep_log(service.log, directories[-1])
-    if refused:
-        raise refused[0]
-    if not response.success:
+    if not response.success and not moments.refused:
         raise _failure(service.log, response)
     return frozen
 
