@@ -22,7 +22,7 @@ from oci_criu_shim.task.policy import FAILED, LOST, NO_REASON, TAKEN, UNKNOWN
 from oci_criu_shim.task.preempt import Preemption
 from oci_criu_shim.task.schedule import LOOK
 from oci_criu_shim.task.take import Taker
-from tests.unit.test_loop import Due, container, fails_once, in_a_child, supervisor, wanting
+from tests.unit.test_loop import UNTIL_DONE, Due, container, fails_once, in_a_child, supervisor, wanting
 from tests.unit.test_policy import Make, make
 
 __all__ = ["container", "make"]
@@ -56,7 +56,7 @@ def test_a_child_that_was_killed_is_followed_by_another_one(
         monkeypatch.setattr(process, "tracer", lambda _: tracers.pop(0))
         monkeypatch.setattr(attempts, "PAUSE", 0.01)
         due = Due(container)
-        status = supervisor(container, wanting(due)).run()
+        status = supervisor(container, wanting(due), script=UNTIL_DONE).run()
         return status if due.ended == [("interval", 0)] else 1
 
     assert in_a_child(supervised) == 7
@@ -78,7 +78,7 @@ def test_slurm_is_asked_again_for_a_while(
         monkeypatch.setattr(attempts, "RETRY", 0.01)
         monkeypatch.setattr(attempts, "TRIES", tries)
         due = Due(container)
-        status = supervisor(container, wanting(due)).run()
+        status = supervisor(container, wanting(due), script=UNTIL_DONE).run()
         return status if due.ended == [("interval", wanted)] else 1
 
     assert in_a_child(supervised) == 7
@@ -89,7 +89,7 @@ def test_a_checkpoint_waits_for_a_process_to_take_it(
 ) -> None:
     def supervised() -> int:
         due = Due(container)
-        made = supervisor(container, wanting(due))
+        made = supervisor(container, wanting(due), script=UNTIL_DONE)
         takes(monkeypatch, lambda _: TAKEN)
         monkeypatch.setattr(os, "fork", fails_once(os.fork, errno.EAGAIN))
         monkeypatch.setattr(attempts, "RETRY", 0.01)

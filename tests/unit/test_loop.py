@@ -22,6 +22,10 @@ from oci_criu_shim.supervisor.attempts import Attempts
 from oci_criu_shim.supervisor.loop import Supervisor
 from tests.harness.cluster import wait_for
 
+DONE = "done"  # a policy has been told what came of its wish
+ENDS = "sleep 0.3; exit 7"
+UNTIL_DONE = f"for _ in $(seq 600); do [ ! -e {DONE} ] || exit 7; sleep 0.05; done"
+
 
 class Due:
     """A policy that wants one checkpoint at once."""
@@ -52,6 +56,7 @@ class Due:
 
     def done(self, reason: str, code: int) -> None:
         self.ended.append((reason, code))
+        Path(self.container.path(DONE)).touch()
 
 
 @pytest.fixture
@@ -69,11 +74,11 @@ def supervisor(
     container: Container,
     attempts: Attempts | None = None,
     owner: int | None = None,
-    script: str = "sleep 0.3; exit 7",
+    script: str = ENDS,
 ) -> Supervisor:
     """Of a program that is just a child; in a child, since it takes over signals and reaps whatever ends."""
     stdio = Pipes()
-    main = process.spawn(["/bin/sh", "-c", script], os.environ, stdio.inside)
+    main = process.spawn(["/bin/sh", "-c", f"cd {container.directory}; {script}"], os.environ, stdio.inside)
     container.save({"init": process.identity(main)})
     stdio.started()
     return Supervisor(container, main, "", stdio, Signals(), Log(), attempts, owner)
@@ -94,7 +99,7 @@ def owner() -> Iterator[subprocess.Popen[bytes]]:
 @pytest.mark.parametrize("ends", [True, False])
 def test_the_owner_ends(container: Container, owner: subprocess.Popen[bytes], ends: bool) -> None:
     def supervised() -> int:
-        made = supervisor(container, owner=os.pidfd_open(owner.pid))
+        made = supervisor(container, owner=os.pidfd_open(owner.pid), script="sleep 30" if ends else ENDS)
         if ends:
             os.kill(owner.pid, signal.SIGKILL)
         return made.run()
