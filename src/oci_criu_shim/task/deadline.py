@@ -69,7 +69,7 @@ def _unfinished(policy: Policy, why: str, link: str, seconds: float, left: float
     follows = f"then it goes on from checkpoint {older}" if older else "then there is no checkpoint to go on from"
     said = f"the checkpoint of {policy.task.describe()} is not done: {written}{memory}"
     helps = " or ".join(advice)
-    return f"{said}; it ends with the job's {what} in {left:.0f} s, {follows} (hint: {helps} would help)"
+    return f"{said}; it ends with the job's {what} in {max(left, 0):.0f} s, {follows} (hint: {helps} would help)"
 
 
 def _sizes(directory: str) -> dict[str, int]:
