@@ -8,7 +8,8 @@ import pytest
 
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.task import schedule
-from oci_criu_shim.task.schedule import Schedule, parse
+from oci_criu_shim.task.schedule import Schedule
+from oci_criu_shim.when import AUTO, parse
 
 
 class Clock:
@@ -36,7 +37,7 @@ def made(text: str, end: float = 0, cost: float = 5, margin: float = 10, mtbf: f
         ("preempt,timeout", None, (True, True, None, None)),
         ("interval:30m,signal:USR1", None, (False, False, 1800, 10)),
         ("signal:SIGHUP", "90s", (False, False, 90, 1)),
-        ("interval:30m", "auto", (False, False, schedule.AUTO, None)),
+        ("interval:30m", "auto", (False, False, AUTO, None)),
         ("none", None, (False, False, None, None)),
         ("off", None, (False, False, None, None)),
     ],

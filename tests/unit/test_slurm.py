@@ -23,6 +23,7 @@ from oci_criu_shim.slurm.rundir import RunDirectory
 from oci_criu_shim.task import schedule
 from oci_criu_shim.task.departure import Departure
 from oci_criu_shim.task.preempt import Preemption
+from oci_criu_shim.when import parse
 
 
 def seen(**changes: Any) -> Job:
@@ -179,7 +180,7 @@ def test_updates(said: str, wanted: str) -> None:
 def policy(when: str = "none", **fields: object) -> Any:
     """As much of one as a departure of job 12 needs, and `fields`."""
     known = {"task": SimpleNamespace(job=12), "container": SimpleNamespace(root=""), "store": None, "log": None}
-    return SimpleNamespace(when=schedule.parse(when), **known | fields)
+    return SimpleNamespace(when=parse(when), **known | fields)
 
 
 RUNNING, REQUEUED, CANCELLED = ["RUNNING"], ["PENDING", "COMPLETING"], ["CANCELLED", "COMPLETING"]

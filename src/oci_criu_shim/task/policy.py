@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from oci_criu_shim import files, units
+from oci_criu_shim import files, units, when
 from oci_criu_shim.checkpoints import store
 from oci_criu_shim.container.record import LIMITS, REQUEST
 from oci_criu_shim.errors import ShimError
@@ -45,7 +45,7 @@ class Policy:
         self.fresh_start = settings.fresh_start
         self.log = log
         text = settings.when(task.partition) if task.when == "default" else task.when
-        self.when = schedule.parse(text, task.interval)
+        self.when = when.parse(text, task.interval)
         self.estimate = Estimate(container, store.directory, settings.dump_rate)
         mtbf = settings.mtbf / task.nodes  # of the job, which ends with any of its nodes
         self.schedule = Schedule(self.when, self.estimate.seconds, task.end, settings.margin, mtbf)
@@ -70,7 +70,7 @@ class Policy:
             return [schedule.PREEMPT, schedule.SIGNAL] if self.when.preempt else [schedule.SIGNAL]
         if number == signal.SIGTERM:
             return [schedule.PREEMPT] if self.when.preempt or self.when.timeout else []
-        if number in schedule.SIGNALS.values():
+        if number in when.SIGNALS.values():
             return [schedule.PREEMPT] if self.when.preempt and self.task.is_batch else []
         if number != CHECKPOINT:
             return []

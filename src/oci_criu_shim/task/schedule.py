@@ -1,69 +1,27 @@
-"""Parse when a job wants checkpoints (in the grammar of spank/when.c), and compute when its task's are due."""
+"""Compute when a task's checkpoints are due."""
 
 from __future__ import annotations
 
 import math
 import time
 
-from oci_criu_shim import units
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.when import AUTO, INTERVAL, PREEMPT, SIGNAL, TIMEOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-AUTO = -1
-# Reasons for a checkpoint, and LOOK: Slurm is to be asked for the job's limits. The first two end the container, and
-# have the job requeued; with the others it runs on.
-PREEMPT, TIMEOUT, INTERVAL, SIGNAL, REQUEST, LOOK = "preempt", "timeout", "interval", "signal", "request", "look"
-SIGNALS = {"HUP": 1, "INT": 2, "QUIT": 3, "USR1": 10, "USR2": 12, "ALRM": 14, "URG": 23}
+    from oci_criu_shim.when import When
+
+# More reasons for a checkpoint than WHEN names; and LOOK: Slurm is to be asked for the job's limits.
+REQUEST, LOOK = "request", "look"
+__all__ = ["INTERVAL", "LOOK", "PREEMPT", "REQUEST", "SIGNAL", "TIMEOUT", "Schedule", "best_interval"]
 FIRST_LOOK = 5.0
 # The time limit is asked for again after a minute, or a twentieth of what is left of it if that is more. The cost of a
 # checkpoint is computed again after a minute, or a tenth of what is left if that is less.
 LOOK_SECONDS, LOOKS = 60.0, 20
 CHECK_SECONDS, CHECKS = 60.0, 10
 LEAST = 0.1  # share of the time up to its limit for which a program must run, or its run counts as futile
-
-
-class When:
-    """The times at which a job wants checkpoints. `interval` is in seconds, or AUTO; `signal` is a number; or None."""
-
-    def __init__(self) -> None:
-        self.preempt = False
-        self.timeout = False
-        self.interval: int | None = None
-        self.signal: int | None = None
-
-
-def parse(text: str, interval: str | None = None) -> When:
-    """Parse WHEN of --checkpoint and the `interval` of --checkpoint-interval. Raise ShimError if they are invalid."""
-    when = When()
-    for item in text.split(","):
-        name, _, value = item.partition(":")
-        if item in (PREEMPT, TIMEOUT):
-            setattr(when, name, True)
-        elif name == INTERVAL:
-            when.interval = _interval(value)
-        elif name == SIGNAL and value.removeprefix("SIG") in SIGNALS:
-            when.signal = SIGNALS[value.removeprefix("SIG")]
-        elif item not in ("none", "off"):
-            raise ShimError(
-                f"{item!r} is not a time for checkpoints",
-                f"preempt, timeout, interval:30m, signal:NAME ({', '.join(SIGNALS)}), or none",
-            )
-    if interval:
-        when.interval = _interval(interval)
-    return when
-
-
-def _interval(text: str) -> int:
-    try:
-        seconds = AUTO if text == "auto" else units.parse_time(text)
-    except ValueError:
-        seconds = 0
-    if not seconds:
-        raise ShimError(f"{text!r} is not an interval for checkpoints", "such as 90s, 30m, 2h, or auto")
-    return seconds
 
 
 def best_interval(cost: float, mean_time_between_failures: float) -> float:

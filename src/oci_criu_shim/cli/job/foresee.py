@@ -11,7 +11,8 @@ import os
 from oci_criu_shim import config, units
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.slurm import controller
-from oci_criu_shim.task import estimate, schedule
+from oci_criu_shim.task import estimate
+from oci_criu_shim.when import parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def _warning(call: Invocation, partition: Mapping[str, str], settings: Settings)
     name = partition["PartitionName"]
     grace = controller.grace_time(name, call.value("qos") or "")
     text = call.value("checkpoint") or ""
-    when = schedule.parse(settings.when(name) if text in WITHOUT_VALUE else text, call.value("checkpoint-interval"))
+    when = parse(settings.when(name) if text in WITHOUT_VALUE else text, call.value("checkpoint-interval"))
     size = memory({name: call.value(name) or "" for name in call.given}, partition)
     directory = os.path.abspath(call.value("checkpoint-dir") or settings.checkpoint_dir)
     seconds = estimate.slowest(directory, settings.dump_rate).seconds(size)
