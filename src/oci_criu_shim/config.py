@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import units
+from oci_criu_shim import units, when
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Kind = tuple[str, Callable[..., object]]
     """An error's words about a value that doesn't fit, as "must be at least 1"; and a function that converts a value of
-    the file to one of Settings, and raises ValueError if it doesn't fit."""
+    the file to one of Settings, and raises ValueError if it doesn't fit, or a ShimError that says why."""
 
 PATH = "/etc/oci-criu-shim/config.toml"
 INTRODUCTION = """
@@ -27,6 +27,7 @@ Settings of oci-criu-shim, the same on all nodes. Each is shown with its default
 """
 LAYERS = ("auto", "always", "never")  # when checkpoints include changes to the root file system
 PER_PARTITION = ("checkpoint",)
+TYPES = {int: "must be a whole number", bool: "must be true or false, without quotes", dict: "must be a table"}
 COMPRESSION = {"zstd": range(1, 20), "lz4": range(13)}  # levels; the first is the default: see docs/compression.md
 
 
@@ -55,6 +56,65 @@ def _at_least(least: int) -> Kind:
     return f"must be at least {least}", read
 
 
+def _above_zero(convert: Callable[[str], int]) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not (number := convert(text)):
+            raise ValueError(text)
+        return number
+
+    return read
+
+
+def _backend(name: str) -> str:
+    if "/" in name and not name.startswith("/"):
+        raise ValueError(name)
+    return name
+
+
+def _when(text: str) -> str:
+    when.parse(text)
+    return text
+
+
+def is_each_users(place: str) -> bool:
+    """Return whether a directory of the file is another one for each user."""
+    return place.startswith("~") or "$" in place
+
+
+def _place(text: str) -> str:
+    """Return a directory as this user has it: `~`, $HOME and $USER are the user's, and no other variable is taken."""
+    path = f"$HOME{text[1:]}" if text == "~" or text.startswith("~/") else text
+    if "$" in path:
+        import re
+
+        path = re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda match: _variable(match[1] or match[2]), path)
+    if not path.startswith("/") or "$" in path:
+        raise ValueError(text)
+    return path
+
+
+def _variable(name: str) -> str:
+    """Return the user's HOME or USER, as the system's users have it; ValueError for any other variable.
+
+    In a job the environment's HOME may be that of the slurmd, which is root's. Root of a user namespace is root in the
+    system's users: there, and for root, the environment counts.
+    """
+    import pwd
+
+    column = {"USER": 0, "HOME": 5}.get(name)
+    if column is None:
+        raise ValueError(name)
+    try:
+        value = str(pwd.getpwuid(os.geteuid())[column])
+    except KeyError:
+        value = ""
+    given = os.environ.get(name, "")
+    found = given or value if os.geteuid() == 0 else value or given
+    if found.startswith("/") if name == "HOME" else found.strip(".") and "/" not in found:
+        return found
+    raise ShimError(f"user {os.geteuid()} has no ${name} on this node")
+
+
 def _feature(name: str) -> str:
     if not all(character.isalnum() or character in "_.-" for character in name):
         raise ValueError(name)
@@ -73,15 +133,19 @@ def _partitions(tables: Document) -> Document:
         if not isinstance(table, dict) or not set(table) <= set(PER_PARTITION):
             raise ShimError(f"{place} may have {', '.join(PER_PARTITION)} only")
         for key, value in table.items():
-            SETTINGS[key].require_type(f"{place}: ", value)
+            SETTINGS[key].read(value, f"{place}: ")
     return tables
 
 
 ANY: Kind = "", lambda value: value
-PLACE: Kind = "", os.path.expanduser
+PROGRAM: Kind = "is the name of a program, or its absolute path", _backend
+WHEN: Kind = "", _when
+PLACE: Kind = "must be absolute or begin with ~/, with no variables but $USER and $HOME", _place
 SIZE: Kind = "is a size such as 20G or 1.5T", units.parse_size
 QUOTA: Kind = SIZE[0], lambda text: units.parse_size(text or "0")
+RATE: Kind = SIZE[0], _above_zero(units.parse_size)
 TIME: Kind = "is a time such as 90s, 30m or 7d", units.parse_time
+LONG: Kind = TIME[0], _above_zero(units.parse_time)
 FEATURE: Kind = "is a node's feature", _feature
 LAYER: Kind = f"is {', '.join(LAYERS[:2])} or {LAYERS[2]}", _layers
 LEVELS = ", ".join(f"{name}:{min(levels)} to {name}:{max(levels)}" for name, levels in COMPRESSION.items())
@@ -101,31 +165,37 @@ class Setting:
         self.text = " ".join(text.split())
         self.example = example
 
-    def read(self, value: object) -> object:
-        """Return a value of the file as Settings has it; ShimError if it doesn't fit."""
-        self.require_type("", value)
+    def read(self, value: object, place: str = "") -> object:
+        """Return a value of the file as Settings has it; ShimError, which begins with `place`, if it doesn't fit."""
+        kind = type(self.default)
+        if type(value) is not kind:
+            must = TYPES.get(kind) or (f"{self.must}, in quotes" if self.must else "must be in quotes")
+            raise ShimError(f"{place}{self.name} {must}, not {shown(value)}")
         try:
             return self.convert(value)
         except ValueError:
-            raise ShimError(f"{self.name} {self.must}, not {value!r}") from None
+            raise ShimError(f"{place}{self.name} {self.must}, not {shown(value)}") from None
+        except ShimError as error:
+            name = "" if kind is dict else f"{self.name}: "
+            raise ShimError(f"{place}{name}{error}", error.hint) from None
 
     def lines(self) -> str:
-        """Return the setting's lines of config.toml (which writes these values as JSON does)."""
-        import json
+        """Return the setting's lines of config.toml."""
+        return self.example or f"{self.name} = {shown(self.default)}"
 
-        return self.example or f"{self.name} = {json.dumps(self.default)}"
 
-    def require_type(self, place: str, value: object) -> None:
-        """Raise ShimError, which begins with `place`, unless a value has the type of the default."""
-        if type(value) is not type(self.default):
-            raise ShimError(f"{place}{self.name} must be of type {type(self.default).__name__}, not {value!r}")
+def shown(value: object) -> str:
+    """Return a value as config.toml has it, on one line: values other than tables are written as in JSON."""
+    import json
+
+    return json.dumps(value, default=str, ensure_ascii=False)
 
 
 _SETTINGS = (
     Setting(
         "backend",
         "",
-        ANY,
+        PROGRAM,
         """
         The runtime that creates containers: crun, runc, nvidia-container-runtime, or the path of another one with
         runc's command line. The option --backend of a command line in oci.conf overrides this, and so does the
@@ -138,8 +208,8 @@ _SETTINGS = (
         PLACE,
         """
         The directory for checkpoints if a job gives no --checkpoint-dir. It must be the same directory on all nodes,
-        and the job's user must own it. It is made if its parent allows that to the user. ~ is the user's home
-        directory.
+        and the job's user must own it. It is made if its parent allows that to the user. It is absolute, or begins
+        with ~, the user's home directory. $USER and $HOME in it are the user's, too: "/scratch/$USER/checkpoints".
         """,
     ),
     Setting(
@@ -244,7 +314,7 @@ _SETTINGS = (
     Setting(
         "checkpoint",
         "preempt",
-        ANY,
+        WHEN,
         """
         The meaning of --checkpoint without a value: preempt, timeout, interval:30m, interval:auto, signal:USR1, any of
         them with commas between, or none.
@@ -262,7 +332,7 @@ _SETTINGS = (
     Setting(
         "mtbf",
         "30d",
-        TIME,
+        LONG,
         """
         The mean time between failures of one node. interval:auto computes its interval from it (Young's optimum), by
         the number of a job's nodes.
@@ -271,7 +341,7 @@ _SETTINGS = (
     Setting(
         "dump-rate",
         "200M",
-        SIZE,
+        RATE,
         """
         Assumed checkpoint speed of a node, in bytes per second, until some have been measured.
         """,
@@ -333,38 +403,62 @@ class Settings:
 
 def load(path: str = PATH) -> Settings:
     """Return the settings in `path`, which may be missing; ShimError names the first fault in it."""
-    import tomllib
+    return read(path)[0]
 
-    try:
-        with open(path, "rb") as stream:
-            values = tomllib.load(stream)
-    except FileNotFoundError:
-        values = {}
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ShimError(f"{path}: {error}", "correct the file") from None
+
+def read(path: str = PATH) -> tuple[Settings, Document]:
+    """Return the settings in `path`, and the part of them that is not the default, as the file has it."""
+    values = _parse(path)
     for name in values:
         if name not in SETTINGS:
             raise ShimError(f"{path}: unknown setting {name!r}", f"known: {', '.join(SETTINGS)}")
     try:
-        return Settings(DEFAULTS | values)
+        settings = Settings(DEFAULTS | values)
     except ShimError as error:
-        raise ShimError(f"{path}: {error}") from None
+        raise ShimError(f"{path}: {error}", error.hint) from None
+    return settings, {name: value for name, value in values.items() if value != DEFAULTS[name]}
 
 
 def backend(path: str = PATH) -> str:
     """Return the setting `backend`, for which every start of a container asks."""
-    return load(path).backend if _mentions(path, "backend") else str(DEFAULTS["backend"])
+    return str(_single("backend", path))
 
 
 def increments(path: str = PATH) -> bool:
     """Return the setting `increments`, for which the worker of every increment asks."""
-    return load(path).increments if _mentions(path, "increments") else bool(DEFAULTS["increments"])
+    return bool(_single("increments", path))
 
 
-def _mentions(path: str, name: str) -> bool:
-    """Return whether a line of the file begins with a setting's name; if not, it needs no parser."""
+def _single(name: str, path: str) -> object:
+    """Return one setting; if no line of the file begins with its name, it needs no parser. The others may be wrong."""
     try:
-        with open(path, encoding="utf-8") as stream:
-            return any(line.lstrip().startswith(name) for line in stream)
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            is_there = any(line.lstrip().startswith(name) for line in stream)
     except FileNotFoundError:
-        return False
+        is_there = False
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    values = _parse(path) if is_there else {}
+    try:
+        return SETTINGS[name].read(values.get(name, DEFAULTS[name]))
+    except ShimError as error:
+        raise ShimError(f"{path}: {error}", error.hint) from None
+
+
+def _parse(path: str) -> Document:
+    import tomllib
+
+    try:
+        with open(path, "rb") as stream:
+            return tomllib.load(stream)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ShimError(f"{path}: {error}", "correct the file") from None
+
+
+def _unreadable(path: str, error: OSError) -> ShimError:
+    hint = f"chmod 644 {path}" if isinstance(error, PermissionError) else "correct the file"
+    return ShimError(f"{path}: {error.strerror}", hint)
