@@ -69,14 +69,17 @@ man:
 	chmod 0644 $(MAN5)/oci-criu-shim-config.5 $(MAN1)/oci-criu-shim.1
 
 install:
+	# If it can't be built, what is installed stays as it is.
+	$(MAKE) -C spank PREFIX=$(PREFIX) BUILD=$(abspath $(BUILD))
 	install -d $(DESTDIR)$(LIBDIR) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SHAREDIR)
+	rm -f $(DESTDIR)$(LIBDIR)/FILES
 	install -m 0644 src/worker.py src/slurm_bundle.py src/scrun_bundle.py $(DESTDIR)$(LIBDIR)
 	# No module of an earlier version stays beside those of this one.
 	rm -rf $(DESTDIR)$(LIBDIR)/oci_criu_shim
 	set -e; cd src; find oci_criu_shim -name '*.py' -o -name '*.json' | while read -r file; do \
 		install -D -m 0644 "$$file" "$(DESTDIR)$(LIBDIR)/$$file"; done
 	# Start-up is a third faster with it, but an install on a read-only or odd Python does without.
-	-python3 -m compileall -q -s '$(DESTDIR)' -p / $(DESTDIR)$(LIBDIR)
+	-umask 022; python3 -m compileall -q -s '$(DESTDIR)' -p / $(DESTDIR)$(LIBDIR)
 	install -m 0755 src/launcher.py $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
 	sed -i $(PLACES) $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
 	$(MAKE) -C spank install PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) BUILD=$(abspath $(BUILD))
@@ -88,19 +91,39 @@ install:
 	test -e $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/config.toml || \
 		install -D -m 0644 etc/config.toml $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/config.toml
 	cd etc; find image -type f -exec install -D -m 0644 {} $(DESTDIR)$(SHAREDIR)/{} \;
-	sed $(PLACES) etc/plugstack.conf >$(DESTDIR)$(SHAREDIR)/plugstack.conf
+	sed $(PLACES) etc/plugstack.conf | install -m 0644 /dev/stdin $(DESTDIR)$(SHAREDIR)/plugstack.conf
 	$(MAKE) man MAN1=$(DESTDIR)$(MANDIR)/man1 MAN5=$(DESTDIR)$(MANDIR)/man5
+	# What `doctor` looks for. It comes last: without it, the installation is not whole.
+	cd $(DESTDIR)$(LIBDIR); find . -type f ! -name '*.pyc' -printf '%m %P\n' | sort -k 2 | install -m 0644 /dev/stdin FILES
 
 # The sources name the usual places; an install puts in its own.
 PLACES = -e 's,/usr/bin/oci-criu,$(PREFIX)/bin/oci-criu,; s,/usr/lib/oci-criu-shim,$(LIBDIR),' \
 	-e 's,/etc/oci-criu-shim/,$(SYSCONFDIR)/oci-criu-shim/,'
 
+# Files of Slurm's configuration, and lines of them that name what an uninstall removes: without it, no job starts.
+SLURM_DIRS = $(DESTDIR)$(SYSCONFDIR)/slurm $(DESTDIR)/run/slurm/conf $(if $(SLURM_CONF),$(dir $(SLURM_CONF)))
+OURS = $(LIBDIR)/|$(SHAREDIR)/|$(PREFIX)/bin/oci-criu-shim|$(SYSCONFDIR)/oci-criu-shim/|[[:space:]]oci_criu_shim_spank.so
+NAMING = -Rs --include='*.conf' --include='*.lua' -E '^[[:space:]]*[^\#[:space:]-].*($(OURS))' $(SLURM_DIRS)
+
 uninstall:
+	@test -n '$(FORCE)' || ! grep -q $(NAMING) || { exec >&2; \
+		echo 'error: nothing is removed: no job would start here, since the configuration of Slurm names it:'; \
+		grep -n $(NAMING) | cut -c -100; \
+		echo 'hint: take these lines out on all nodes, run `scontrol reconfigure`, and try again (or with FORCE=1)'; \
+		exit 1; }
 	rm -rf $(DESTDIR)$(LIBDIR) $(DESTDIR)$(SHAREDIR)
 	rm -f $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
 	rm -f $(DESTDIR)$(MANDIR)/man1/oci-criu-shim.1 $(DESTDIR)$(MANDIR)/man5/oci-criu-shim-config.5
-	cd etc; for file in oci.conf.d/* slurm-oci/* scrun.lua cli_filter.lua; do rm -f "$(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/$$file"; done
-	@echo 'left: $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim, with config.toml and what the site has put there'
+	set -e; cd etc; for file in oci.conf.d/* slurm-oci/* scrun.lua cli_filter.lua; do \
+		rm -f "$(DESTDIR)$(SYSCONFDIR)/oci-criu-shim/$$file"; done; \
+		! cmp -s config.toml $(SETTINGS)/config.toml || rm $(SETTINGS)/config.toml
+	@rmdir $(SETTINGS)/oci.conf.d $(SETTINGS)/slurm-oci $(SETTINGS) 2>/dev/null || \
+		test ! -e $(SETTINGS) || echo 'left: $(SETTINGS), with what the site has put there'
+	@# Directories of the system are not ours, even if they are empty.
+	@case '$(DESTDIR)$(PREFIX)' in /usr|/usr/local) ;; *) cd $(DESTDIR)$(PREFIX) && \
+		rmdir share/man/man1 share/man/man5 share/man share lib bin 2>/dev/null; esac; true
+
+SETTINGS = $(DESTDIR)$(SYSCONFDIR)/oci-criu-shim
 
 clean:
 	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info src/*.egg-info
