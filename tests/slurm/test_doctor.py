@@ -8,16 +8,19 @@ from contextlib import contextmanager
 
 import pytest
 
-from oci_criu_shim.cli.doctor import site
+from oci_criu_shim.cli.doctor import oci
 from tests import NAME
 from tests.harness.cluster import Cluster, wait_for
 from tests.harness.cluster.conf import PLAIN_CRUN
 
 # alice's home is on the disk of this machine: it can't be told that all nodes see it.
 NOT_OK = {"root": {"checkpoint-dir": "skipped", "free space": "skipped"}, "alice": {"checkpoint-dir": "warning"}}
-SUBIDS = {"subordinate ids": "skipped"}
+UNUSED = dict.fromkeys(("subordinate ids", "names in config.toml", "submission"), "skipped")
 OTHERS = ("free space", "apparmor")
 """Of this machine, so not for these tests to say."""
+ETC = "etc/slurm etc/oci-criu-shim"
+MAPPED = "oci_criu_shim_spank.so"
+MAPS = "cat /proc/$(pgrep -o -x slurmd)/maps"
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +51,14 @@ def failed(cluster: Cluster, name: str, user: str = "alice") -> dict[str, str]:
 
 
 @contextmanager
-def changed(cluster: Cluster, name: str, old: str, new: str) -> Iterator[None]:
-    """A file of /etc/slurm with a text in it replaced."""
-    path = cluster.conf / name
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
+def broken(cluster: Cluster, script: str) -> Iterator[None]:
+    """A node on which root has run a script that changes the site's files."""
+    cluster.exec("n1", ["sh", "-ec", f"tar -C / -cf /root/etc.tar {ETC}; {script}"], "root")
     try:
         yield
     finally:
-        path.write_text(text)
+        restore = f"cd /; for place in {ETC}; do find $place -mindepth 1 -delete; done; tar -xpf /root/etc.tar"
+        cluster.exec("n1", ["sh", "-ec", restore], "root")
 
 
 @contextmanager
@@ -74,77 +75,154 @@ def moved(cluster: Cluster, path: str) -> Iterator[None]:
 def test_healthy(cluster: Cluster, user: str) -> None:
     status, results = ask(cluster, user)
     expected = {name: state for name, state in NOT_OK[user].items() if name not in OTHERS}
-    assert not_ok(results) == {**expected, **SUBIDS}, results
+    assert not_ok(results) == {**expected, **UNUSED}, results
     assert status == 0
 
 
 def test_table(cluster: Cluster) -> None:
     results = ask(cluster)[1]
-    lines = cluster.exec("n1", ["oci-criu-shim", "doctor"]).stdout.splitlines()
+    *lines, total = cluster.exec("n1", ["oci-criu-shim", "doctor"]).stdout.splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == [r["status"] for r in results.values()]
     hints = [line for result in results.values() for line in result["hint"].splitlines()]
     assert [line.strip().removeprefix("-> ") for line in lines if line.startswith(" ")] == hints
+    assert total.startswith(f"{len(results)} checks: ")
 
 
-def reconfigure(cluster: Cluster, flags: str) -> None:
+def test_quiet(cluster: Cluster) -> None:
+    said = cluster.exec("n1", ["oci-criu-shim", "doctor", "--quiet"]).stdout.splitlines()
+    bad = [result["status"] for result in ask(cluster)[1].values() if result["status"] in ("failed", "warning")]
+    assert [line.split()[0] for line in said[:-1] if not line.startswith(" ")] == bad
+
+
+def reconfigure(cluster: Cluster, shown: str) -> None:
     """Have slurmctld read slurm.conf again, and wait until it says so."""
     cluster.exec("ctl", ["scontrol", "reconfigure"], "root")
-    shown = f"PrologFlags             = {flags}\n"
     wait_for(lambda: shown in cluster.exec("n1", ["scontrol", "show", "config"], check=False).stdout, 30, shown)
 
 
 def test_no_contain(cluster: Cluster) -> None:
-    """slurmctld is asked, not the file."""
+    """slurmctld is asked; the file says whether it is to be changed."""
     try:
-        with changed(cluster, "slurm.conf", "PrologFlags=Contain", "PrologFlags=Alloc"):
-            reconfigure(cluster, "Alloc")
-            assert failed(cluster, "PrologFlags")["hint"] == "slurm.conf: PrologFlags=Contain"
+        with broken(cluster, "sed -i s/PrologFlags=Contain/PrologFlags=Alloc/ /etc/slurm/slurm.conf"):
+            reconfigure(cluster, "PrologFlags             = Alloc\n")
+            hint = failed(cluster, "PrologFlags")["hint"]
+            assert hint == "slurm.conf: PrologFlags=Contain, then scontrol reconfigure"
+        hint = failed(cluster, "PrologFlags")["hint"]
+        assert hint == "slurm.conf says so already, slurmctld does not: scontrol reconfigure"
     finally:
-        reconfigure(cluster, "Alloc,Contain")
+        reconfigure(cluster, "PrologFlags             = Alloc,Contain\n")
 
 
-def test_plain_crun(cluster: Cluster) -> None:
-    with changed(cluster, "oci.conf", (cluster.conf / "oci.conf").read_text(), PLAIN_CRUN):
-        result = failed(cluster, "oci.conf")
-    assert "is not by oci-criu-shim: exec crun" in result["found"]
-    assert "/etc/oci-criu-shim/oci.conf.d/oci-criu-shim.conf" in result["hint"]
+def loaded(cluster: Cluster) -> str:
+    return ask(cluster, "root")[1]["slurmd"]["status"]
+
+
+def test_a_slurmd_that_has_not_loaded_the_plugin(cluster: Cluster) -> None:
+    """As after an installation, until Slurm is told: containers would not start."""
+    path, line = cluster.conf / "plugstack.conf", (cluster.conf / "plugstack.conf").read_text()
+    path.write_text("")
+    cluster.exec("ctl", ["scontrol", "reconfigure"], "root")
+    wait_for(
+        lambda: MAPPED not in cluster.exec("n1", ["sh", "-c", MAPS], "root").stdout, 30, "slurmd without the plugin"
+    )
+    path.write_text(line)
+    try:
+        result = failed(cluster, "slurmd", "root")
+        assert "has not loaded the plugin" in result["found"] and result["hint"] == "scontrol reconfigure"
+        cluster.exec("n1", ["touch", "--date=+1 minute", "/etc/slurm/plugstack.conf"], "root")
+        result = ask(cluster)[1]["slurmd"]
+        assert result["status"] == "warning" and "was changed after slurmd was started" in result["found"]
+    finally:
+        cluster.exec("n1", ["touch", "--date=-1 hour", "/etc/slurm/plugstack.conf"], "root")
+        cluster.exec("ctl", ["scontrol", "reconfigure"], "root")
+        wait_for(lambda: loaded(cluster) == "ok", 30, "slurmd with the plugin")
+    assert ask(cluster)[1]["slurmd"]["status"] == "ok"
+
+
+@pytest.mark.parametrize("part", ["helper", "worker.py", "criu_preload.so", "oci_criu_shim_spank.so"])
+def test_a_part_that_is_missing(cluster: Cluster, part: str) -> None:
+    with moved(cluster, f"/usr/lib/oci-criu-shim/{part}"):
+        result = failed(cluster, "installation")
+    assert result["found"] == f"/usr/lib/oci-criu-shim: missing: {part}"
+    assert result["hint"] == "make install on this node"
+
+
+def test_no_criu(cluster: Cluster) -> None:
+    with moved(cluster, "/usr/sbin/criu"):
+        result = failed(cluster, "criu")
+        assert ask(cluster)[1]["criu check"]["status"] == "skipped"
+    assert "install CRIU" in result["hint"]
 
 
 @pytest.mark.parametrize("user", ["root", "alice"])
 def test_oci_conf_of_an_earlier_version(cluster: Cluster, user: str) -> None:
     """Whose commands root runs in users' directories: what is to be put there makes it well again."""
     text = (cluster.conf / "oci.conf").read_text()
-    with changed(cluster, "oci.conf", f"{site.GUARD} ", ""):
-        result = failed(cluster, "oci.conf", user)
-        lines = result["hint"].splitlines()[1:]
-        assert [line.partition("=")[0] for line in lines] == list(site.BY_ROOT)
-    kept = [line for line in text.splitlines() if not line.startswith(site.BY_ROOT)]
-    with changed(cluster, "oci.conf", text, "\n".join([*kept, *lines, ""])):
+    with broken(cluster, "true"):
+        (cluster.conf / "oci.conf").write_text(text.replace(f"{oci.GUARD} ", ""))
+        lines = failed(cluster, "oci.conf", user)["hint"].splitlines()[1:]
+        assert [line.partition("=")[0] for line in lines] == list(oci.BY_ROOT)
+        kept = [line for line in text.splitlines() if not line.startswith(oci.BY_ROOT)]
+        (cluster.conf / "oci.conf").write_text("\n".join([*kept, *lines, ""]))
         assert ask(cluster, user)[1]["oci.conf"]["status"] == "ok"
 
 
-def test_no_plugin(cluster: Cluster) -> None:
-    with moved(cluster, "/usr/lib/oci-criu-shim/oci_criu_shim_spank.so"):
-        assert "which is not there" in failed(cluster, "plugstack.conf")["found"]
+BOTH, ALICE = ("root", "alice"), ("alice",)
+CONFIG, OCI, PLUGSTACK = "/etc/oci-criu-shim/config.toml", "/etc/slurm/oci.conf", "/etc/slurm/plugstack.conf"
+FAULTS = {
+    "crun alone": (
+        f"cat >{OCI} <<'.'\n{PLAIN_CRUN}.",
+        ALICE,
+        "oci.conf",
+        "is not by oci-criu-shim: exec crun",
+        "cp /etc/",
+    ),
+    "the line twice": (
+        f"echo 'include /usr/share/oci-criu-shim/plugstack.conf' >>{PLUGSTACK}",
+        *(BOTH, "plugstack.conf", "is named 2 times", "leave one of these lines, then scontrol reconfigure"),
+    ),
+    "no plugstack.conf": (
+        f"rm {PLUGSTACK}",
+        *(ALICE, "plugstack.conf", "No such file", "echo 'include /usr/share/oci-criu-shim/plugstack.conf' >>/etc/sl"),
+    ),
+    "another backend": (
+        f"cp /etc/oci-criu-shim/oci.conf.d/nvidia-run.conf {OCI}",
+        *(ALICE, "oci.conf", "no nvidia-container-runtime in", "install nvidia-container-runtime, or name another"),
+    ),
+    "a time that is none": (
+        f"echo 'checkpoint = \"preemt\"' >{CONFIG}",
+        *(BOTH, "config.toml", "config.toml: checkpoint: 'preemt' is not", "preempt, timeout"),
+    ),
+    "settings that jobs can't read": (f"chmod 600 {CONFIG}", BOTH, "config.toml", "config.toml", f"chmod 644 {CONFIG}"),
+    "settings of alice": (
+        f"chown alice {CONFIG}",
+        BOTH,
+        "config.toml",
+        "belongs to alice: every",
+        f"chown root: {CONFIG}",
+    ),
+    "a feature of no node": (
+        f"echo 'feature = \"nosuch\"' >{CONFIG}",
+        *(ALICE, "names in config.toml", "no node has it", "name one that nodes have (none has any), or none"),
+    ),
+}
 
 
-def test_no_criu(cluster: Cluster) -> None:
-    with moved(cluster, "/usr/sbin/criu"):
-        status, results = ask(cluster)
-    assert status == 1
-    broken = {name for name, result in results.items() if result["status"] == "failed"}
-    assert broken == {"criu", "criu check"}
-    assert "install CRIU" in results["criu"]["hint"]
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault(cluster: Cluster, fault: str) -> None:
+    """One check tells it, once."""
+    script, users, name, found, hint = FAULTS[fault]
+    with broken(cluster, script):
+        for user in users:
+            result = failed(cluster, name, user)
+            assert found in result["found"]
+            assert hint in result["hint"]
 
 
-def test_settings(cluster: Cluster) -> None:
-    line = "nonsense = true"
-    path = "/etc/oci-criu-shim/config.toml"
-    cluster.exec("n1", ["sh", "-c", f"echo '{line}' >>{path}"], "root")
-    try:
-        assert "unknown setting 'nonsense'" in failed(cluster, "config.toml")["found"]
-    finally:
-        cluster.exec("n1", ["sed", "-i", f"/^{line}$/d", path], "root")
+def test_a_directory_of_each_user(cluster: Cluster) -> None:
+    with broken(cluster, f"echo 'checkpoint-dir = \"/shared/$USER/ck\"' >{CONFIG}"):
+        assert ask(cluster)[1]["checkpoint-dir"]["found"].startswith("/shared/alice/ck is on ")
+        assert ask(cluster, "root")[1]["checkpoint-dir"]["found"].startswith("/shared is on ")
 
 
 def test_no_user_namespaces(cluster: Cluster) -> None:
@@ -168,5 +246,5 @@ def test_without_slurm(cluster: Cluster) -> None:
     """A node without Slurm has nothing wrong: what is Slurm's is skipped."""
     status, results = ask(cluster, prefix=("env", "SLURM_CONF=/nonexistent/slurm.conf"))
     assert status == 0
-    names = ("slurm", "PrologFlags", "preemption", "plugstack.conf", "oci.conf")
+    names = ("slurm", "PrologFlags", "preemption", "plugstack.conf", "slurmd", "oci.conf")
     assert {results[name]["status"] for name in names} == {"skipped"}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from oci_criu_shim.cli.doctor import site
+from oci_criu_shim.cli.doctor import oci
 from tests import NAME
 from tests.harness import jobs, leftovers
 from tests.harness.cluster import Cluster, ClusterError, wait_for
@@ -153,8 +153,8 @@ def choose(cluster: Cluster, text: str) -> None:
 def text_of(name: str, guarded: bool) -> str:
     """An oci.conf of ours; not guarded, what a site may have from before that was so."""
     text = FILES[name].read_text()
-    assert site.GUARD in text
-    return text if guarded else text.replace(f"{site.GUARD} ", "")
+    assert oci.GUARD in text
+    return text if guarded else text.replace(f"{oci.GUARD} ", "")
 
 
 def calls(cluster: Cluster) -> list[str]:

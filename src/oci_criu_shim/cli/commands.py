@@ -285,7 +285,7 @@ def doctor(call: Invocation) -> int:
     """Check this node and its Slurm, and say how to mend what is wrong."""
     from oci_criu_shim.cli import doctor as examination
 
-    return examination.main(as_json=call.flag("json"))
+    return examination.main(call.flag("json"), call.flag("quiet"))
 
 
 def version() -> int:

@@ -121,6 +121,11 @@ UPDATE = (
     ),
 )
 
+DOCTOR = (
+    Option("--json", "", "print an array of {host, name, status, found, hint}"),
+    Option("--quiet -q", "", "print failures and warnings only, and nothing if there are none"),
+)
+
 
 def _complete(call: Invocation) -> int:
     """Print a script that completes this command's words in bash.
@@ -164,7 +169,7 @@ VERBS = {
         ),
     ),
     "features": Verb(commands.features, ""),
-    "doctor": Verb(commands.doctor, "", (Option("--json", "", "print an array of {name, status, found, hint}"),)),
+    "doctor": Verb(commands.doctor, "", DOCTOR),
     "completion": Verb(_complete, "bash [WORD...]"),
 }
 

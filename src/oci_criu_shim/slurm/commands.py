@@ -122,6 +122,11 @@ class Commands:
         found = re.findall(r"^(.+)\|(?:(\d+)-)?(\d+):(\d+):(\d+)$", text, re.MULTILINE)
         return {name: ((int(d or 0) * 24 + int(h)) * 60 + int(m)) * 60 + int(s) for name, d, h, m, s in found}
 
+    def features(self) -> set[str]:
+        """Return the features that nodes have (slurm.conf, Features)."""
+        words = run("sinfo", "--noheader", "--format=%f").replace(",", " ").split()
+        return set(words) - {"(null)"}
+
     def known_jobs(self, ended: bool) -> set[int]:
         """Return the ids of the user's jobs that slurmctld knows, including those that have ended if `ended`."""
         states = ["--states=all"] if ended else []

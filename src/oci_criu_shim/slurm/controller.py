@@ -74,6 +74,11 @@ def partitions() -> list[dict[str, str]]:
     return _slurm().partitions()
 
 
+def features() -> set[str]:
+    """Return the features that nodes have."""
+    return _slurm().features()
+
+
 def grace_times() -> dict[str, int]:
     """Return {QOS: seconds that its jobs have when they are preempted, if PreemptType is preempt/qos}."""
     return _slurm().grace_times()

@@ -7,7 +7,7 @@ import os
 
 from oci_criu_shim import config
 from oci_criu_shim.checkpoints import codec
-from oci_criu_shim.cli.doctor import sandbox
+from oci_criu_shim.cli.doctor import installation, roots, sandbox
 from oci_criu_shim.cli.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.container import backends
 from oci_criu_shim.dump.faults import processes
@@ -80,7 +80,10 @@ def criu_version() -> str:
 
 def criu_features() -> str:
     """Check the kernel by CRIU's own check, run as a restore is: by a user, in a user namespace."""
-    program = criu.program()
+    try:
+        program = criu.program()
+    except ShimError as missing:
+        raise Skipped(str(missing)) from None
 
     def ask() -> None:
         if missing := [name for name in FEATURES if not criu.supports(program, name)]:
@@ -109,6 +112,7 @@ def apparmor() -> str:
 def installed_backends() -> str:
     """Check the programs that create containers by default and look after restored ones."""
     try:
+        require_roots_settings()
         names = dict.fromkeys((config.backend() or backends.DEFAULT, backends.DEFAULT))
     except ShimError:
         raise Skipped(UNUSABLE) from None
@@ -116,10 +120,16 @@ def installed_backends() -> str:
 
 
 def program_version(name: str) -> str:
-    """Return a program's path and what it says its version is."""
+    """Return a program's path and what it says its version is. Root runs only what nobody else can write."""
     path = process.find(name)
     if path is None:
-        raise ShimError(f"no {name} in {process.PATH}", f"install {name}")
+        where = "" if "/" in name else f" in {process.PATH}"
+        raise ShimError(f"no {name}{where}", f"install {os.path.basename(name)}, or name another backend")
+    if os.geteuid() == 0:
+        try:
+            roots.require(path, "root does not ask for its version, but everybody's jobs run it")
+        except ShimError as error:
+            raise Caution(str(error), error.hint) from None
     status, text, errors = process.output([path, "--version"], os.environ)
     if status:
         raise ShimError(f"{path} --version: {errors.strip()}", f"install {name} again")
@@ -158,11 +168,21 @@ def has_range(path: str) -> bool:
     return bool(owners if uid == 0 else owners & names)
 
 
+def require_roots_settings() -> None:
+    """Raise ShimError if others than root can write config.toml."""
+    if os.path.exists(config.PATH):
+        roots.require(config.PATH, "everybody's jobs run the `backend` that it names")
+
+
 def settings() -> str:
-    """Check that config.toml can be used."""
-    loaded = config.load()
-    where = config.PATH if os.path.exists(config.PATH) else "defaults"
-    return f"{where}: keep {loaded.keep}, fresh-start {str(loaded.fresh_start).lower()}"
+    """Check that config.toml can be used by all jobs, and tell what is not the default."""
+    require_roots_settings()
+    values = config.read()[1]
+    if not os.path.exists(config.PATH):
+        return "there is none: all defaults"
+    roots.require_readable(config.PATH, "no container job starts")
+    said = ", ".join(f"{name} = {config.shown(value)}" for name, value in values.items())
+    return f"{config.PATH}: {said or 'all defaults'}"
 
 
 def compression() -> str:
@@ -181,9 +201,9 @@ def compression() -> str:
 
 def directory() -> str:
     """Check that a user can write where checkpoints go by default, and that other nodes can read it."""
-    path = checkpoint_directory()
+    path, is_own = checkpoint_directory()
     there = existing(path)
-    if not os.access(there, os.W_OK | os.X_OK):
+    if is_own and not os.access(there, os.W_OK | os.X_OK):
         raise ShimError(f"{path}: {there} can't be written", "chmod it, or set checkpoint-dir in config.toml")
     kind = filesystem(there)
     if kind in mounts.IN_MEMORY:
@@ -191,14 +211,15 @@ def directory() -> str:
     if not mounts.is_shared(kind):
         raise Caution(
             f"{path} is on {kind}: is it the same on all nodes?",
-            "if not, jobs go on nowhere but here: set checkpoint-dir in config.toml to a shared file system",
+            "if it is not, jobs can't be continued on another node: set checkpoint-dir in config.toml to a directory "
+            "on a shared file system",
         )
     return f"{path} on {kind}"
 
 
 def space() -> str:
     """Check for room for one checkpoint of all of this node's memory."""
-    path = checkpoint_directory()
+    path, _ = checkpoint_directory()
     stat = os.statvfs(existing(path))
     free, memory = stat.f_bavail * stat.f_frsize, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     found = f"{gib(free)} free at {path}, memory {gib(memory)}"
@@ -210,15 +231,21 @@ def space() -> str:
     return found
 
 
-def checkpoint_directory() -> str:
-    """Return the site's checkpoint-dir as this user has it; raise Skipped if each user has another one."""
+def checkpoint_directory() -> tuple[str, bool]:
+    """Return the site's checkpoint-dir as this user has it, and True; for root, what of it all users share, and False.
+
+    Raise Skipped if they share nothing.
+    """
     try:
-        path = os.path.abspath(config.load().checkpoint_dir)
+        loaded, values = config.read()
     except ShimError:
         raise Skipped(UNUSABLE) from None
-    if os.geteuid() == 0 and path.startswith(os.path.expanduser("~/")):
-        raise Skipped(f"{path} is root's own: every user has another one", "run doctor as a user too")
-    return path
+    text = str(values.get("checkpoint-dir", config.DEFAULTS["checkpoint-dir"]))
+    if os.geteuid() or not config.is_each_users(text):
+        return os.path.normpath(loaded.checkpoint_dir), True
+    if not text.startswith("/"):
+        raise Skipped(f"{text}: every user has another one", "run doctor as a user too")
+    return os.path.dirname(text.partition("$")[0]), False
 
 
 def existing(path: str) -> str:
@@ -241,6 +268,7 @@ def gib(size: int) -> str:
 
 
 CHECKS = (
+    ("installation", installation.whole),
     ("user namespaces", user_namespaces),
     ("namespaces", namespaces),
     ("criu", criu_version),

@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     class Result(TypedDict):
         """What doctor says of a check, for --json; `status` is ok, warning, failed or skipped."""
 
+        host: str
         name: str
         status: str
         found: str
         hint: str
+
+
+OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
 
 
 class Caution(ShimError):
@@ -26,4 +30,4 @@ class Caution(ShimError):
 
 
 class Skipped(ShimError):
-    """It can't be checked here; the message says why."""
+    """It can't be checked here, or the site does without it; the message says why."""
