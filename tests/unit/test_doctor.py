@@ -14,7 +14,7 @@ import pytest
 from oci_criu_shim import __version__, config
 from oci_criu_shim.checkpoints import codec
 from oci_criu_shim.cli import doctor
-from oci_criu_shim.cli.doctor import installation, node, report, roots, sandbox, site
+from oci_criu_shim.cli.doctor import installation, node, report, roots, sandbox, settings, site
 from oci_criu_shim.cli.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.container import ownership
 from oci_criu_shim.dump.faults import processes
@@ -237,15 +237,14 @@ def test_apparmor(monkeypatch: Patch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("named", "found"), [("", ["crun"]), ("crun", ["crun"]), ("runc", ["runc", "crun"])])
-def test_backends(monkeypatch: Patch, named: str, found: list[str]) -> None:
-    monkeypatch.setattr(config, "backend", lambda: named)
+def test_backends(monkeypatch: Patch, site_file: Path, named: str, found: list[str]) -> None:
+    site_file.write_text(f'backend = "{named}"')
     monkeypatch.setattr(process, "find", lambda name: f"/x/{name}")
     monkeypatch.setattr(process, "output", lambda argv, env: (0, "version 1\ncommit: 0\n", ""))
     assert node.installed_backends() == "; ".join(f"/x/{name}: version 1" for name in found)
 
 
-def test_backend_that_does_not_run(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(config, "backend", lambda: "")
+def test_backend_that_does_not_run(monkeypatch: Patch, site_file: Path) -> None:
     monkeypatch.setattr(process, "find", lambda name: f"/x/{name}")
     monkeypatch.setattr(process, "output", lambda argv, env: (127, "", "no libcrun\n"))
     with pytest.raises(ShimError, match="no libcrun"):
@@ -330,7 +329,7 @@ def site_file(monkeypatch: Patch, tmp_path: Path) -> Path:
     """The site's config.toml, which only root can write."""
     path = tmp_path / "config.toml"
     path.touch()
-    for read in (config.load, config.read, config.backend):
+    for read in (config.load, config.read):
         monkeypatch.setattr(read, "__defaults__", (str(path),))
     monkeypatch.setattr(config, "PATH", str(path))
     monkeypatch.setattr(ownership, "user_of", lambda path: None)
@@ -397,15 +396,15 @@ def test_what_directories_of_all_users_share(monkeypatch: Patch, site_file: Path
 )
 def test_settings(site_file: Path, text: str, said: str) -> None:
     site_file.write_text(text)
-    assert node.settings() == f"{site_file}: {said}"
+    assert settings.check() == f"{site_file}: {said}"
     site_file.unlink()
-    assert node.settings() == "there is none: all defaults"
+    assert settings.check() == "there is none: all defaults"
 
 
 def test_settings_that_cannot_be_used(site_file: Path) -> None:
     site_file.write_text('backend = "runc\n')
     with pytest.raises(ShimError, match="line 1"):
-        node.settings()
+        settings.check()
     for check in (node.installed_backends, node.compression, node.directory, node.space):
         with pytest.raises(Skipped, match=r"config.toml can't be used"):
             check()

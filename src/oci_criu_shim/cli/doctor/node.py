@@ -7,7 +7,7 @@ import os
 
 from oci_criu_shim import config
 from oci_criu_shim.checkpoints import codec
-from oci_criu_shim.cli.doctor import installation, roots, sandbox
+from oci_criu_shim.cli.doctor import installation, roots, sandbox, settings
 from oci_criu_shim.cli.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.container import backends
 from oci_criu_shim.dump.faults import processes
@@ -30,7 +30,6 @@ SYSCTLS = (
     ("kernel.unprivileged_userns_clone", "0", "1"),
     ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
 )
-UNUSABLE = "config.toml can't be used"
 APPARMOR_ENABLED = "/sys/module/apparmor/parameters/enabled"
 
 
@@ -111,11 +110,7 @@ def apparmor() -> str:
 
 def installed_backends() -> str:
     """Check the programs that create containers by default and look after restored ones."""
-    try:
-        require_roots_settings()
-        names = dict.fromkeys((config.backend() or backends.DEFAULT, backends.DEFAULT))
-    except ShimError:
-        raise Skipped(UNUSABLE) from None
+    names = dict.fromkeys((settings.usable()[0].backend or backends.DEFAULT, backends.DEFAULT))
     return "; ".join(map(program_version, names))
 
 
@@ -168,29 +163,9 @@ def has_range(path: str) -> bool:
     return bool(owners if uid == 0 else owners & names)
 
 
-def require_roots_settings() -> None:
-    """Raise ShimError if others than root can write config.toml."""
-    if os.path.exists(config.PATH):
-        roots.require(config.PATH, "everybody's jobs run the `backend` that it names")
-
-
-def settings() -> str:
-    """Check that config.toml can be used by all jobs, and tell what is not the default."""
-    require_roots_settings()
-    values = config.read()[1]
-    if not os.path.exists(config.PATH):
-        return "there is none: all defaults"
-    roots.require_readable(config.PATH, "no container job starts")
-    said = ", ".join(f"{name} = {config.shown(value)}" for name, value in values.items())
-    return f"{config.PATH}: {said or 'all defaults'}"
-
-
 def compression() -> str:
     """Check for the library of the setting `compress`, without which checkpoints stay as they are."""
-    try:
-        setting = config.load().compress
-    except ShimError:
-        raise Skipped(UNUSABLE) from None
+    setting = settings.usable()[0].compress
     if (chosen := codec.parse(setting)) is None:
         return setting
     try:
@@ -236,10 +211,7 @@ def checkpoint_directory() -> tuple[str, bool]:
 
     Raise Skipped if they share nothing.
     """
-    try:
-        loaded, values = config.read()
-    except ShimError:
-        raise Skipped(UNUSABLE) from None
+    loaded, values = settings.usable()
     text = str(values.get("checkpoint-dir", config.DEFAULTS["checkpoint-dir"]))
     if os.geteuid() or not config.is_each_users(text):
         return os.path.normpath(loaded.checkpoint_dir), True
@@ -278,7 +250,7 @@ CHECKS = (
     ("pycriu", criu.bindings),
     ("jsonschema", jsonschema),
     ("subordinate ids", subids),
-    ("config.toml", settings),
+    ("config.toml", settings.check),
     ("compression", compression),
     ("checkpoint-dir", directory),
     ("free space", space),

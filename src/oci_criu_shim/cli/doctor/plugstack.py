@@ -97,15 +97,13 @@ class Plugstack:
             raise Skipped("no slurmd runs on this machine")
         try:
             with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as stream:
-                mapped = [line.rstrip("\n") for line in stream if PLUGIN in line]
+                is_loaded = any(PLUGIN in line for line in stream)
         except FileNotFoundError:
             raise Skipped("slurmd has just ended") from None
         except PermissionError:
             return by_age(pid, dict.fromkeys((self.path(), ours[0].path)))
-        if not mapped:
+        if not is_loaded:
             raise ShimError(f"slurmd (process {pid}) has not loaded the plugin: {NOT_LOADED}", RECONFIGURE)
-        if mapped[0].endswith("(deleted)"):
-            raise Caution(f"slurmd (process {pid}) has loaded the plugin of an earlier installation", RECONFIGURE)
         return f"process {pid} has loaded the plugin"
 
 

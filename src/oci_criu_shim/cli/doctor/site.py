@@ -6,9 +6,10 @@ import functools
 import os
 
 from oci_criu_shim import config
+from oci_criu_shim.cli.doctor import settings
 from oci_criu_shim.cli.doctor.oci import Oci
 from oci_criu_shim.cli.doctor.plugstack import Plugstack
-from oci_criu_shim.cli.doctor.slurmconf import RECONFIGURE, SlurmConf
+from oci_criu_shim.cli.doctor.slurmconf import READ_IT, RECONFIGURE, SlurmConf
 from oci_criu_shim.cli.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.slurm import controller, grace
@@ -21,6 +22,7 @@ INSTALLED_FILTER = "/etc/oci-criu-shim/cli_filter.lua"
 FILTER = "oci_criu_shim_foresee"
 ENOUGH = 100  # requeues that MaxBatchRequeue should allow a job
 GRACE_TIME, KILL_WAIT = 15, 5  # seconds; in less, even a small checkpoint may not be done
+BELOW = f"slurm.conf: PartitionName=... PriorityTier=... PreemptMode=REQUEUE GraceTime=60, then {RECONFIGURE}"
 LITTLE = "GraceTime={} of {}: hardly any checkpoint is written in that time"
 NOT_NEEDED = "(--checkpoint=timeout and interval:TIME need no preemption)"
 
@@ -72,20 +74,29 @@ class Site:
         if not PREEMPT_TYPE.allows(kind):
             raise Skipped(f"PreemptType={kind}")
         partitions = controller.partitions()
-        top = max((int(entry["PriorityTier"]) for entry in partitions), default=0)
-        lower = [entry for entry in partitions if int(entry["PriorityTier"]) < top]
-        requeued = [entry for entry in lower if "REQUEUE" in entry["PreemptMode"]]
+        lower = below_another(partitions)
+        requeued = [entry for entry in lower if is_requeued(entry)]
         if not requeued:
             modes = ", ".join(f"{entry['PartitionName']} {entry['PreemptMode']}" for entry in partitions)
             raise Caution(
                 f"no partition below another one is preempted by requeueing: {modes or 'none'} {NOT_NEEDED}",
-                f"slurm.conf: PartitionName=... PriorityTier=... PreemptMode=REQUEUE GraceTime=60, then {RECONFIGURE}",
+                READ_IT if any(map(is_requeued, below_another(self.written()))) else BELOW,
             )
         self.require_grace(requeued)
         found = [f"{entry['PartitionName']} GraceTime={entry['GraceTime']}" for entry in requeued]
         others = [entry for entry in lower if entry not in requeued and entry["PreemptMode"] != "OFF"]
         found += [f"{entry['PartitionName']} is not requeued: PreemptMode={entry['PreemptMode']}" for entry in others]
         return ", ".join(found)
+
+    def written(self) -> list[dict[str, str]]:
+        """Return the partitions as slurm.conf has them, by scontrol's names for what they have."""
+        given = self.conf.partitions().values()
+        modes = [found.get("preemptmode", self.conf.values().get("PreemptMode", "OFF")) for found in given]
+        tiers = [found.get("prioritytier", "1") for found in given]
+        return [
+            {"PriorityTier": tier if tier.isdecimal() else "1", "PreemptMode": mode}
+            for tier, mode in zip(tiers, modes, strict=True)
+        ]
 
     def require_grace(self, partitions: list[dict[str, str]]) -> None:
         """Raise ShimError or Caution if there is no or little time to write a checkpoint in a partition."""
@@ -134,10 +145,7 @@ class Site:
     def names(self) -> str:
         """Check that Slurm knows the feature and the partitions that config.toml names."""
         self.conf.values()
-        try:
-            loaded = config.load()
-        except ShimError:
-            raise Skipped("config.toml can't be used") from None
+        loaded, _ = settings.usable()
         if loaded.feature and loaded.feature not in (known := controller.features()):
             said = f"config.toml: feature = {config.shown(loaded.feature)}: no node has it, so requeued jobs wait"
             raise ShimError(said, f"name one that nodes have ({', '.join(sorted(known)) or 'none has any'}), or none")
@@ -165,6 +173,17 @@ class Site:
         if not calls:
             raise Skipped(f"off: {path} does not call {FILTER}(options)", f"{INSTALLED_FILTER} says how")
         return path
+
+
+def below_another(partitions: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the partitions that have another one above them."""
+    top = max((int(entry["PriorityTier"]) for entry in partitions), default=0)
+    return [entry for entry in partitions if int(entry["PriorityTier"]) < top]
+
+
+def is_requeued(partition: dict[str, str]) -> bool:
+    """Return whether a partition's jobs are requeued when they are preempted."""
+    return "REQUEUE" in partition["PreemptMode"].upper()
 
 
 def preemption_by_qos() -> str:

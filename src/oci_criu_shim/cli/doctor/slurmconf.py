@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RECONFIGURE = "scontrol reconfigure"
+READ_IT = f"slurm.conf says so already, slurmctld does not: {RECONFIGURE}"
 
 
 class SlurmConf:
@@ -45,18 +46,31 @@ class SlurmConf:
 
     def hint(self, key: str, value: str, allows: Callable[[str], bool], partition: str = "") -> str:
         """Return how to make a setting right: slurm.conf may have it already."""
-        if allows(self._written(partition).get(key.lower(), "")):
-            return f"slurm.conf says so already, slurmctld does not: {RECONFIGURE}"
+        found = self.partitions().get(partition, {}) if partition else self._general()
+        if allows(found.get(key.lower(), "")):
+            return READ_IT
         place = f"PartitionName={partition} … " if partition else ""
         return f"slurm.conf: {place}{key}={value}, then {RECONFIGURE}"
 
-    def _written(self, partition: str) -> dict[str, str]:
-        """Return {name in lower case: value} of what slurm.conf has for a partition, or in general."""
-        found: dict[str, str] = {}
-        try:
-            for line in lines.settings(os.path.join(self.directory(), "slurm.conf")):
-                if line.get("partitionname", "") == partition and "nodename" not in line:
-                    found |= line
-        except ShimError:
-            pass  # slurmctld could read it
+    def partitions(self) -> dict[str, dict[str, str]]:
+        """Return {partition: {name in lower case: value}} as slurm.conf has them."""
+        default: dict[str, str] = {}
+        found: dict[str, dict[str, str]] = {}
+        for line in self._lines():
+            name = line.get("partitionname", "")
+            if name.upper() == "DEFAULT":
+                default |= line
+            elif name:
+                found[name] = default | found.get(name, {}) | line
         return found
+
+    def _general(self) -> dict[str, str]:
+        """Return {name in lower case: value} of what slurm.conf has that is neither of a partition nor of a node."""
+        general = [line for line in self._lines() if not {"partitionname", "nodename"} & set(line)]
+        return {name: value for line in general for name, value in line.items()}
+
+    def _lines(self) -> list[dict[str, str]]:
+        try:
+            return list(lines.settings(os.path.join(self.directory(), "slurm.conf")))
+        except ShimError:
+            return []  # slurmctld could read it
