@@ -11,6 +11,7 @@ import pytest
 from oci_criu_shim.cli.doctor import oci
 from tests import NAME
 from tests.harness.cluster import Cluster, wait_for
+from tests.harness.cluster.bundle import make_bundle
 from tests.harness.cluster.conf import PLAIN_CRUN
 
 # alice's home is on the disk of this machine: it can't be told that all nodes see it.
@@ -223,6 +224,34 @@ def test_a_directory_of_each_user(cluster: Cluster) -> None:
     with broken(cluster, f"echo 'checkpoint-dir = \"/shared/$USER/ck\"' >{CONFIG}"):
         assert ask(cluster)[1]["checkpoint-dir"]["found"].startswith("/shared/alice/ck is on ")
         assert ask(cluster, "root")[1]["checkpoint-dir"]["found"].startswith("/shared is on ")
+
+
+@pytest.fixture(scope="module")
+def bundle(cluster: Cluster) -> str:
+    """A bundle of alice's."""
+    make_bundle(cluster.home / "alice/bundle", 1000, 1000)
+    return "/home/alice/bundle"
+
+
+DIRECTORIES = [
+    ("", "/home/alice/.local/state/oci-criu-shim"),
+    ('checkpoint-dir = "/shared/$USER/ck"', "/shared/alice/ck"),
+]
+
+
+@pytest.mark.parametrize(("text", "place"), DIRECTORIES)
+def test_where_checkpoints_go(cluster: Cluster, bundle: str, text: str, place: str) -> None:
+    """It is the job's user's, although the slurmd of these nodes has root's HOME."""
+    with broken(cluster, f"echo '{text}' >{CONFIG}"):
+        words = ["sbatch", "--parsable", "--output=%j.out", f"--container={bundle}", "--checkpoint=interval:1s"]
+        number = cluster.exec("n1", [*words, "--wrap=sleep 600"]).stdout.strip()
+        output, wanted = cluster.home / f"alice/{number}.out", f" to {place}/{number}/batch.0/1 "
+        try:
+            wait_for(lambda: output.exists() and wanted in output.read_text(), 60, wanted)
+        finally:
+            cluster.exec("n1", ["scancel", number])
+            ended = ["squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={number}"]
+            wait_for(lambda: cluster.exec("n1", ended).stdout == "CANCELLED\n", 60, "the job's end")
 
 
 def test_no_user_namespaces(cluster: Cluster) -> None:

@@ -90,12 +90,11 @@ class Site:
 
     def written(self) -> list[dict[str, str]]:
         """Return the partitions as slurm.conf has them, by scontrol's names for what they have."""
-        given = self.conf.partitions().values()
-        modes = [found.get("preemptmode", self.conf.values().get("PreemptMode", "OFF")) for found in given]
-        tiers = [found.get("prioritytier", "1") for found in given]
+        mode = self.conf.values().get("PreemptMode", "OFF")
+        numbered = [found for found in self.conf.partitions().values() if found.get("prioritytier", "1").isdecimal()]
         return [
-            {"PriorityTier": tier if tier.isdecimal() else "1", "PreemptMode": mode}
-            for tier, mode in zip(tiers, modes, strict=True)
+            {"PriorityTier": found.get("prioritytier", "1"), "PreemptMode": found.get("preemptmode", mode)}
+            for found in numbered
         ]
 
     def require_grace(self, partitions: list[dict[str, str]]) -> None:
