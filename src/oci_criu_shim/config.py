@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import units, when
+from oci_criu_shim import units
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -72,6 +72,8 @@ def _backend(name: str) -> str:
 
 
 def _when(text: str) -> str:
+    from oci_criu_shim import when  # plain containers ask for `backend` only
+
     when.parse(text)
     return text
 
@@ -83,7 +85,7 @@ def is_each_users(place: str) -> bool:
 
 def _place(text: str) -> str:
     """Return a directory as this user has it: `~`, $HOME and $USER are the user's, and no other variable is taken."""
-    path = f"$HOME{text[1:]}" if text == "~" or text.startswith("~/") else text
+    path = _variable("HOME") + text[1:] if text == "~" or text.startswith("~/") else text
     if "$" in path:
         import re
 
@@ -110,9 +112,10 @@ def _variable(name: str) -> str:
         value = ""
     given = os.environ.get(name, "")
     found = given or value if os.geteuid() == 0 else value or given
-    if found.startswith("/") if name == "HOME" else found.strip(".") and "/" not in found:
-        return found
-    raise ShimError(f"user {os.geteuid()} has no ${name} on this node")
+    is_right = found.startswith("/") if name == "HOME" else found.strip(".") and "/" not in found
+    if not is_right:
+        raise ShimError(f"user {os.geteuid()} has no ${name} on this node")
+    return found
 
 
 def _feature(name: str) -> str:

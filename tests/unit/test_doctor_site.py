@@ -106,6 +106,8 @@ def test_no_answer(monkeypatch: Patch, healthy: Path) -> None:
     assert set(files.values()) == {"ok"}
     assert found.pop("slurm") == "failed"
     assert set(found.values()) == {"skipped"}
+    (healthy / "plugstack.conf").write_text(f"required {PLUGIN}\n")  # in PluginDir, which is not known then
+    assert results()["plugstack.conf"]["status"] == "skipped"
 
 
 @pytest.mark.parametrize(

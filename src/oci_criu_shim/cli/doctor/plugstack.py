@@ -79,8 +79,9 @@ class Plugstack:
 
     def file(self, named: str) -> str:
         """Return the path of a plugin as Slurm finds it: a relative one in PluginDir."""
-        directories = (self.conf.said.get("PluginDir", "") if self.conf.said else "").split(":")
-        paths = [os.path.join(directory, named) for directory in directories]
+        if named.startswith("/"):
+            return named
+        paths = [os.path.join(directory, named) for directory in self.conf.values().get("PluginDir", "").split(":")]
         return next(filter(os.path.exists, paths), paths[0])
 
     def loaded(self) -> str:
