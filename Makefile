@@ -94,7 +94,7 @@ install:
 	sed $(PLACES) etc/plugstack.conf | install -m 0644 /dev/stdin $(DESTDIR)$(SHAREDIR)/plugstack.conf
 	$(MAKE) man MAN1=$(DESTDIR)$(MANDIR)/man1 MAN5=$(DESTDIR)$(MANDIR)/man5
 	# What `doctor` looks for. It comes last: without it, the installation is not whole.
-	cd $(DESTDIR)$(LIBDIR); find . -type f ! -name '*.pyc' -printf '%m %P\n' | sort -k 2 | install -m 0644 /dev/stdin FILES
+	cd $(DESTDIR)$(LIBDIR); find . -type f ! -name '*.pyc' ! -name FILES -printf '%m %P\n' | sort -k 2 | install -m 0644 /dev/stdin FILES
 
 # The sources name the usual places; an install puts in its own.
 PLACES = -e 's,/usr/bin/oci-criu,$(PREFIX)/bin/oci-criu,; s,/usr/lib/oci-criu-shim,$(LIBDIR),' \
