@@ -545,5 +545,5 @@ def test_an_installation_that_was_interrupted(installed: Path) -> None:
 def test_an_installation_of_others(installed: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(ownership, "user_of", raising(ShimError("/usr/lib can be written by others", "chmod")))
     monkeypatch.setattr(process, "in_a_user_namespace", lambda: False)
-    with pytest.raises(ShimError, match="root's programs are there$"):
+    with pytest.raises(ShimError, match=r"root's programs are there$"):
         installation.whole()
