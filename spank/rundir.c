@@ -119,7 +119,7 @@ static int open_place(int base, const char *name, struct statx *found, bool *mou
 	return take_fd(&fd);
 }
 
-/* Open the user's tmpfs; -1 and errno if something else is there. */
+/* Open the user's tmpfs; -1 and errno on failure: ENOENT if nothing is mounted there, EPERM if something else is. */
 static int open_mounted(int base, const char *name, uid_t uid)
 {
 	struct statx found;
@@ -129,7 +129,7 @@ static int open_mounted(int base, const char *name, uid_t uid)
 	if (fd < 0)
 		return -1;
 	if (!mounted || found.stx_uid != uid || !is_tmpfs(&found)) {
-		errno = EPERM;
+		errno = mounted ? EPERM : ENOENT;
 		return -1;
 	}
 	return take_fd(&fd);
@@ -256,7 +256,10 @@ static void work_as(uid_t uid, gid_t gid, int base, const struct names *names, c
 	};
 	const struct spawn job = { .path = argv[0], .argv = argv, .uid = uid, .gid = gid };
 
-	if (mounted >= 0 && spawn_and_wait(&job, USER_SECONDS) < 0)
+	if (mounted < 0 && errno == EPERM)
+		slurm_error("oci-criu-shim: %s is not the file system that was made for job %s: nothing in it counts",
+			    names->path, names->directory);
+	else if (mounted >= 0 && spawn_and_wait(&job, USER_SECONDS) < 0)
 		slurm_error("oci-criu-shim: what was to be done for job %s as its user %s", names->directory,
 			    errno == ETIMEDOUT ? "took too long, and was ended" : strerror(errno));
 }

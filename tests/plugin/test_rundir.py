@@ -223,15 +223,22 @@ class RunDirectory(Place):
         call("epilog", uid=0)
         self.assertFalse(RUN.exists())
 
+    def assert_told(self, hook: str) -> None:
+        """The hook does its work, and its log says that nothing in there was heeded."""
+        result = call(hook)
+        self.assertEqual(result.hooks, {f"slurm_spank_job_{hook}": 0})
+        told = f"{self.job()} is not the file system that was made for job 7: nothing in it counts"
+        self.assertEqual(result.errors, f"error: oci-criu-shim: {told}\n")
+
     def test_what_is_mounted_on_the_directory(self) -> None:
         """By FUSE, its owner can do that: the node must not be drained for it."""
         calls = self.program("scontrol")
         self.create()
-        for hook in (self.create, self.remove):
+        for hook in ("prolog", "epilog"):
             for _ in range(2):
                 self.cover()
             (self.job() / "requeued").touch()
-            self.assertFalse(hook())
+            self.assert_told(hook)
             self.assertFalse(os.path.ismount(self.job()) and os.listdir(self.job()))
         self.assertFalse(RUN.exists())
         self.assertEqual(calls.read_text(), "")
@@ -255,13 +262,13 @@ class RunDirectory(Place):
 
     def test_what_never_answers_is_not_asked(self) -> None:
         self.create()
-        for hook in (self.create, self.remove):
+        for hook in ("prolog", "epilog"):
             begun = time.monotonic()
             with self.silence():
                 with stepd({"checkpoint": None}) as step:
                     self.assertEqual(step.children(), [])
                     self.assertIn("helper of job 7", step.end())
-                self.assertFalse(hook())
+                self.assert_told(hook)
             self.assertLess(time.monotonic(), begun + SECONDS)
         self.assertFalse(RUN.exists())
 
@@ -303,7 +310,7 @@ class RunDirectory(Place):
             self.create()
             (self.job() / "requeued").touch()
             os.chown(self.job(), uid, GID)
-            self.assertEqual(self.remove(), "")
+            self.assert_told("epilog")
             self.assertFalse(RUN.exists())
         self.assertEqual(calls.read_text(), "")
 
