@@ -291,6 +291,30 @@ def test_what_a_user_mounts_is_his(cluster: Cluster) -> None:
         cluster.exec("n1", ["sh", "-c", "rm -r /shared/tree* /shared/mounted"])
 
 
+# A file system of the user's on a job's directory, all of it root's, with a link that an epilog follows as who owns it.
+HIDING = """
+mkdir -p tree/one; ln -s {kept} tree/one/stage.1; touch tree/requeued
+mksquashfs tree tree.img -all-root -quiet >/dev/null
+squashfuse_ll -o allow_other tree.img {root}
+until [ $(stat -c %u {root}) = 0 ]; do sleep 0.1; done
+rm -r tree tree.img
+"""
+
+
+def test_what_hides_a_jobs_directory(cluster: Cluster) -> None:
+    """From the epilog, which does nothing in there. A process that is not the job's serves it, and so outlives that."""
+    choose(cluster, text_of("oci-criu-shim", True))
+    kept = "/var/kept/.stage.1"
+    cluster.exec("n1", ["mkdir", "-p", kept], "root")
+    root = started(cluster, "hidden", "")
+    cluster.exec("n1", ["sh", "-ec", HIDING.format(kept=kept, root=root)])
+    cluster.exec("ctl", ["scancel", root.rpartition("/")[2]])
+    leftovers.wait_idle(cluster)
+    assert cluster.exec("n1", ["ls", "-A", "/var/kept"], "root").stdout == ".stage.1\n"
+    assert root not in cluster.exec("n1", ["cat", "/proc/self/mountinfo"], "root").stdout
+    cluster.exec("n1", ["rm", "-r", "/var/kept"], "root")
+
+
 @pytest.mark.parametrize("name", ["oci-criu-shim", "runc-run", "crun-create"])
 def test_a_users_container(cluster: Cluster, bundle: str, name: str) -> None:
     """It is there for an administrator as for its user, who sees to it."""
