@@ -133,6 +133,20 @@ def test_the_jobs_memory(bound_cluster: Cluster, bound_bundle: str) -> None:
         assert "checkpointed" in checkpoint(job)
 
 
+# A job that fills its run directory: how much of its memory is used before and after, in bytes.
+FILL = """
+here=$(sed -n 's/^[0-9]*:memory://p' /proc/self/cgroup)
+if [ "$here" ]; then used=/sys/fs/cgroup/memory$here/memory.usage_in_bytes
+else used=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)/memory.current; fi
+cat $used; head -c 64M /dev/zero >/run/oci-criu-shim/$SLURM_JOB_ID/file; cat $used
+"""
+
+
+def test_what_its_run_directory_takes(bound_cluster: Cluster) -> None:
+    before, after = map(int, bound_cluster.exec("ctl", ["srun", "sh", "-ec", FILL]).stdout.split())
+    assert after - before >= 64 << 20
+
+
 def hold(job: Job) -> None:
     """Ask for a dump of it, and stop CRIU in the middle."""
     ask = ["sh", "-c", f"oci-criu-shim job checkpoint --here {job.number} >/dev/null 2>&1 &"]
