@@ -6,6 +6,7 @@ import mmap
 import os
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -127,6 +128,26 @@ REFUSED = (
 )
 
 
+# In the worker's place: whether it is dumpable at first, once it is confined, and while CRIU opens its directories; and
+# its mode of seccomp (proc_pid_status(5)).
+WORKER = """
+import ctypes, os, sys
+from oci_criu_shim.host import linux
+from oci_criu_shim.privileged import guard
+
+def dumpable():
+    return ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
+
+linux.gain_no_privileges()
+guard.LIBRARY, said = sys.argv[1], [dumpable()]
+guard.confine()
+said.append(dumpable())
+guard.Guard().admit([os.open("/", os.O_RDONLY)], False)
+said.append(dumpable())
+print(*said, *(line for line in open("/proc/self/status") if line.startswith("Seccomp:")))
+"""
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("library")
@@ -230,3 +251,11 @@ def test_confined_from_the_first_process_on(built: Path, mark: int, tmp_path: Pa
     before, after, child = run(built, *words, mark=mark, cwd=tmp_path)
     assert "SYS_keyctl" not in before and "TIOCSTI" not in before
     assert after == child == REFUSED
+
+
+def test_the_worker_is_confined_and_not_dumpable(built: Path) -> None:
+    """But while CRIU opens its directories."""
+    argv = [sys.executable, "-c", WORKER, str(built / "preload.so")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.split() == ["1", "0", "1", "Seccomp:", "2"]

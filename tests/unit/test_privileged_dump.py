@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.host import cgroups, criu, mounts
+from oci_criu_shim.host import cgroups, criu, linux, mounts
 from oci_criu_shim.privileged import dump
 from oci_criu_shim.privileged.guard import Guard
 
@@ -110,6 +110,25 @@ def test_criu_never_looks_for_paths_in_the_parent(tmp_path: Path, monkeypatch: p
     finally:
         os.close(images)
     assert told == [bytes.fromhex("4059105559400057")]  # two magic numbers, and no entry
+
+
+def test_the_worker_is_dumpable_for_no_longer_than_it_must_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CRIU's first event says that it has opened the directories."""
+    done: list[str] = []
+    service: Any = Criu(tmp_path, pre_dump=False)
+    service.guard = SimpleNamespace(tell=lambda _: None, admit=lambda *_: done.append("admitted"))
+    monkeypatch.setattr(linux, "make_undumpable", lambda: done.append("undumpable"))
+
+    def commit(_: object) -> bool:
+        done.append("commit")
+        return True
+
+    images = os.open(tmp_path, os.O_RDONLY)
+    try:
+        take(service, images, commit, monkeypatch)
+    finally:
+        os.close(images)
+    assert done == ["admitted", "undumpable", "commit"]
 
 
 @pytest.mark.parametrize(
