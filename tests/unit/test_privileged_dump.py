@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -161,6 +163,37 @@ def test_a_log_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     finally:
         os.close(log)
         os.close(work)
+
+
+# Mounts $1 on a log in the directory $2, and has the log written there.
+MOUNT = 'touch "$2/dump.log"; mount --bind "$1" "$2/dump.log"; exec "$3" -c "$4" "$2"'
+KEEP = """
+import os, sys
+from oci_criu_shim.privileged import dump
+log = os.memfd_create("log")
+os.write(log, b"said")
+try:
+    dump._keep_log(log, os.open(sys.argv[1], os.O_RDONLY))
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+def test_a_log_is_written_to_no_mount(tmp_path: Path, mounted: bool) -> None:
+    """Users can have mounts in a directory that they pass, of anything that they see."""
+    precious, work = tmp_path / "precious", tmp_path / "work"
+    precious.write_text("precious")
+    work.mkdir()
+    argv = [sys.executable, "-c", KEEP, str(work)]
+    if mounted:
+        argv = ["unshare", "--map-root-user", "--mount", "sh", "-ec", MOUNT, "sh", str(precious), str(work)]
+        argv += [sys.executable, KEEP]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == ("Invalid cross-device link\n" if mounted else "")
+    assert precious.read_text() == "precious"
+    assert (work / "dump.log").read_text() == ("" if mounted else "said")
 
 
 @pytest.mark.parametrize(

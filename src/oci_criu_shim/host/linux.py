@@ -29,7 +29,7 @@ IOPRIO = {"x86_64": (252, 251), "aarch64": (31, 30), "ppc64le": (274, 273)}  # n
 KCMP = {"x86_64": 312, "aarch64": 272, "ppc64le": 354}  # numbers of kcmp
 KCMP_FILE, KCMP_EPOLL_TFD = 0, 7
 OPENAT2, PIDFD_GETFD = 437, 438  # numbers of all architectures
-RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 4, 16
+RESOLVE_NO_XDEV, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 4, 8, 16
 SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
 IFF_UP = 1
 
@@ -128,8 +128,17 @@ def duplicate(process: int, number: int) -> int:
 
 def open_inside(root: int, path: str, flags: int) -> int:
     """openat2(2): open an absolute path as it is below the directory `root`, with no symbolic link on its way."""
-    how = struct.pack("=3Q", flags | os.O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS | RESOLVE_IN_ROOT)
-    found = _libc.syscall(OPENAT2, root, os.fsencode(path), how, ctypes.c_size_t(len(how)))
+    return _open(root, path, flags, 0, RESOLVE_NO_SYMLINKS | RESOLVE_IN_ROOT)
+
+
+def open_in(directory: int, name: str, flags: int, mode: int = 0) -> int:
+    """openat2(2): open, or make, what is itself in a directory, and nothing that a link or a mount there leads to."""
+    return _open(directory, name, flags, mode, RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH)
+
+
+def _open(directory: int, path: str, flags: int, mode: int, resolve: int) -> int:
+    how = struct.pack("=3Q", flags | os.O_CLOEXEC, mode, resolve)
+    found = _libc.syscall(OPENAT2, directory, os.fsencode(path), how, ctypes.c_size_t(len(how)))
     _check(found, path)
     return int(found)
 

@@ -343,8 +343,8 @@ def _progress(service: Service, sizes: progress.Sizes, asked: Options) -> progre
 
 def _keep_log(log: int, work: int) -> None:
     """Leave CRIU's log for callers of runc and crun, which look for it there; if the disk is full, leave less of it."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK  # whatever the user has put there
-    descriptor = os.open(LOG, flags, 0o600, dir_fd=work)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK  # whatever the user has put there
+    descriptor = linux.open_in(work, LOG, flags, 0o600)
     try:
         os.sendfile(descriptor, log, 0, os.fstat(log).st_size)
     except OSError as error:

@@ -11,6 +11,7 @@ import os
 import stat
 
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import linux
 
 PARENT = "parent"  # below images: the images that they are an increment of (CRIU's name)
 READ = ("pagemap-", "inventory")  # a parent's images that CRIU interprets while it dumps
@@ -41,7 +42,7 @@ def _of_parent(key: bytes, directory: int, depth: int) -> str:
     if depth > DEEPEST:
         raise ShimError("a checkpoint has too many others below it", "the next one is whole")
     try:
-        parent = os.open(PARENT, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+        parent = linux.open_in(directory, PARENT, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
         if depth == 1:
             raise
@@ -58,7 +59,7 @@ def _seal(key: bytes, directory: int, parent: str) -> str:
     digest = hashlib.blake2b(parent.encode(), key=key)
     for name in sorted(os.listdir(directory)):
         if name.startswith(READ) and not name.startswith(UNREAD):
-            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+            descriptor = linux.open_in(directory, name, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 digest.update(f"{name}\n".encode(errors="surrogateescape") + _content(descriptor, name))
             finally:
