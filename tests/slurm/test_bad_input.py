@@ -104,7 +104,7 @@ def test_no_pid_namespace(shim_cluster: Cluster, bad: Path, spec: dict[str, Any]
         ("true", "No such file or directory"),
         ("touch store", "is not a directory"),
         ("mkdir -m 500 store && chown alice store", "is not writable"),
-        ("mkdir -m 777 store && chown bob store", "belongs to user 1001"),
+        ("mkdir -m 777 store && chown bob store", "belongs to user bob"),
         ("mkdir -m 700 closed && ln -s closed/store store", "Permission denied"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import struct
 import sys
 from pathlib import Path
@@ -244,7 +245,7 @@ def test_somebody_elses(site: Path, capfd: Capture, monkeypatch: pytest.MonkeyPa
     uid = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
     assert parse.main(["job", "status", "12"]) == 1
-    assert f"error: the history of job 12 belongs to user {uid} " in capfd.readouterr().err
+    assert f"error: the history of job 12 belongs to user {pwd.getpwuid(uid).pw_name} " in capfd.readouterr().err
 
 
 def test_problems_are_told(site: Path, capfd: Capture) -> None:

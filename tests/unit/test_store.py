@@ -364,7 +364,7 @@ def test_a_newer_version_is_named(store: Store) -> None:
 def test_somebody_elses_checkpoint_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     path, owner = commit(store).path, os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
-    assert damage(store) == f"{path} belongs to user {owner}"
+    assert damage(store) == f"{path} belongs to user {process.user_name(owner)}"
 
 
 @pytest.mark.parametrize("make", [lambda path: os.symlink("/etc/passwd", path), os.mkfifo, os.mkdir])
@@ -419,5 +419,5 @@ def test_a_file_is_no_directory(tmp_path: Path) -> None:
 def test_somebody_elses_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     owner = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
-    with pytest.raises(ShimError, match=f"belongs to user {owner}"):
+    with pytest.raises(ShimError, match=f"belongs to user {process.user_name(owner)}"):
         Store(str(tmp_path), "7/0.0").prepare()

@@ -9,6 +9,7 @@ import time
 from oci_criu_shim import files, schema
 from oci_criu_shim.checkpoints.document import sealed
 from oci_criu_shim.errors import Damaged, ShimError
+from oci_criu_shim.host import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def _check_kind(path: str, is_kind: Callable[[int], bool], kind: str) -> int:
     if not is_kind(found.st_mode):
         raise Damaged(f"{path} is not a {kind}")
     if found.st_uid != os.geteuid():
-        raise ShimError(f"{path} belongs to user {found.st_uid}", OWNERS)
+        raise ShimError(f"{path} belongs to user {process.user_name(found.st_uid)}", OWNERS)
     return found.st_size
 
 

@@ -11,6 +11,7 @@ import re
 
 from oci_criu_shim import files
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
 
 NAME = "cluster"  # in a job's directory
 DEPTH = 3  # of a checkpoint, `<job>/<step>.<task>/<seq>`, below its checkpoint directory
@@ -27,7 +28,7 @@ def check(directory: str) -> None:
     if not os.path.isdir(directory):
         raise ShimError(f"checkpoint directory {directory} is not a directory", hint)
     if status.st_uid != os.geteuid():
-        raise ShimError(f"checkpoint directory {directory} belongs to user {status.st_uid}", hint)
+        raise ShimError(f"checkpoint directory {directory} belongs to user {process.user_name(status.st_uid)}", hint)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise ShimError(f"checkpoint directory {directory} is not writable", hint)
 

@@ -89,10 +89,13 @@ def _help(name: str, entry: Verb | Group, status: int) -> int:
 def _check_operands(name: str, verb: Verb, operands: list[str]) -> None:
     too_many = verb.most is not None and len(operands) > verb.most
     if too_many or len(operands) < verb.least:
+        import shlex
+
         from oci_criu_shim.cli import usage
 
-        wanted = verb.operands or "no operand"
-        raise ShimError(f"{name} takes {wanted}, not {operands}", usage.line(name, verb), USAGE)
+        wanted = f"{'takes' if too_many else 'needs'} {verb.operands or 'no operand'}"
+        found = f", not {shlex.join(operands)}" if operands else ""
+        raise ShimError(f"{name} {wanted}{found}", usage.line(name, verb), USAGE)
     for wanted, operand in zip(verb.operands.split(), operands, strict=False):
         _check_choice(f"{name} takes", choices(wanted), operand)
 

@@ -158,7 +158,7 @@ def run_on_nodes(name: str, argv: list[str], hear: Callable[[str], None]) -> int
 def _run_on_nodes(part: Part, argv: list[str], hear: Callable[[str], None]) -> int:
     number, nodes = part["job"], str(part["nodes"])
     if part["uid"] != os.geteuid():
-        raise ShimError(f"job {number} belongs to user {part['uid']}", "only the job's owner may do this")
+        raise ShimError(f"job {number} belongs to user {process.user_name(part['uid'])}", "only the job's owner may do this")
     if "RUNNING" not in part["states"]:
         hint = "`squeue --me --states=running` lists the jobs that do"
         raise ShimError(f"job {number} does not run: it is {' '.join(part['states'])}", hint)

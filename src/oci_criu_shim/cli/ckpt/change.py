@@ -13,6 +13,7 @@ from oci_criu_shim.cli.ckpt import look, place, podman
 from oci_criu_shim.cli.ckpt.report import ProgressLine, print_json
 from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import USAGE, ShimError
+from oci_criu_shim.host import process
 from oci_criu_shim.slurm import controller
 from oci_criu_shim.task import history
 from oci_criu_shim.task.daily_prune import own_tasks, without
@@ -97,7 +98,7 @@ def _require_own(path: str) -> None:
     ownership.require_own(os.path.dirname(path))
     uid = os.lstat(path).st_uid
     if uid != os.geteuid():
-        raise ShimError(f"{path} belongs to user {uid}", committed.OWNERS)
+        raise ShimError(f"{path} belongs to user {process.user_name(uid)}", committed.OWNERS)
 
 
 def _known_jobs(hint: str) -> set[int]:

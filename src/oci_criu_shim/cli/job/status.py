@@ -11,6 +11,7 @@ from oci_criu_shim.cli.job import story
 from oci_criu_shim.cli.job.place import is_name, job_number
 from oci_criu_shim.cli.job.story import name, when
 from oci_criu_shim.errors import USAGE, ShimError
+from oci_criu_shim.host import process
 from oci_criu_shim.slurm import controller
 from oci_criu_shim.task import history
 
@@ -69,7 +70,7 @@ def _require_own(directory: str, job: int) -> None:
         hint = "--checkpoint-dir names another directory, of your own"
         raise ShimError(f"the history in {directory} cannot be read: {error.strerror}", hint) from None
     if uid != os.geteuid():
-        raise ShimError(f"the history of job {job} belongs to user {uid}", "it is for its owner alone")
+        raise ShimError(f"the history of job {job} belongs to user {process.user_name(uid)}", "it is for its owner alone")
 
 
 def _tell(directory: str, jobs: Iterable[int]) -> list[Story]:
