@@ -29,6 +29,14 @@ class Damaged(ShimError):
         super().__init__(message, "`oci-criu-shim ckpt list` shows older ones, `ckpt rm` removes this one")
 
 
+class Others(ShimError):
+    """What is asked for is another user's, who is named `owner`."""
+
+    def __init__(self, message: str, hint: str, owner: str) -> None:
+        super().__init__(message, hint)
+        self.owner = owner
+
+
 def line_of(error: ShimError | OSError) -> str:
     """Return an error as it is printed, on one line."""
     if isinstance(error, ShimError):

@@ -24,6 +24,7 @@ from tests.unit.test_schema import full_manifest
 from tests.unit.test_slurm import seen
 
 Capture = pytest.CaptureFixture[str]
+NAME = pwd.getpwuid(os.geteuid()).pw_name
 
 
 def made(directory: Path, key: str, env: tuple[str, ...] = (), created: str = "", **fields: object) -> str:
@@ -151,6 +152,7 @@ def test_list_json(home: Path, capfd: Capture) -> None:
     assert whole.pop("created") and whole.pop("age") < 1000
     assert whole == {
         **{"job": 7, "step": "batch", "task": 0, "seq": 2, "path": f"{home}/7/batch.0/2", "damaged": None},
+        "owner": NAME,
         **{"node": "n1", "bytes": 3, "written": 87, "increment_of": None, "reason": "preempt"},
     }
 
@@ -158,6 +160,57 @@ def test_list_json(home: Path, capfd: Capture) -> None:
 def test_list_of_damaged_ones(home: Path, capfd: Capture) -> None:
     os.truncate(home / "12/3.1/1/checkpoint/core-1.img", 1)
     assert ran(capfd, "list", home / "12").splitlines()[1].split()[:10] == ["12", "3", "1", "1", *"-----", "damaged"]
+
+
+def test_list_of_none(tmp_path: Path, capfd: Capture) -> None:
+    assert ran(capfd, "list", tmp_path) == f"no checkpoints in {tmp_path}\n"
+    assert json.loads(ran(capfd, "list", tmp_path, "--json")) == []
+
+
+@pytest.mark.parametrize(("is_root", "way"), [(True, f"runuser --pty -u {NAME} -- oci-criu-shim"), (False, "")])
+def test_others_are_not_damaged(
+    home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch, is_root: bool, way: str
+) -> None:
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    monkeypatch.setattr(ownership, "is_root", lambda: is_root)
+
+    def hint(words: str) -> str:
+        return f"{way} {words})\n" if way else f"(hint: {committed.OWNERS})\n"
+
+    assert parse.main(["ckpt", "list", str(home)]) == 0
+    printed = capfd.readouterr()
+    assert [line.split()[9] for line in printed.out.splitlines()[1:]] == [f"{NAME}'s"] * 3
+    assert f"checkpoints of {NAME} in {home} can't be read" in printed.err
+    assert printed.err.endswith(hint(f"ckpt list {home}"))
+    assert parse.main(["ckpt", "list", "--json", str(home)]) == 0
+    assert [(row["owner"], row["damaged"]) for row in json.loads(capfd.readouterr().out)] == [(NAME, None)] * 3
+    path = f"{home}/7/batch.0/1"
+    assert parse.main(["ckpt", "verify", path]) == 1
+    printed = capfd.readouterr()
+    assert printed.out == f"{path}: not verified\n"
+    for verb in ("verify", "show", "export"):
+        words = [verb, path, *([f"{home}/file.tar"] if verb == "export" else [])]
+        assert parse.main(["ckpt", *words]) == 1
+        assert capfd.readouterr().err.endswith(hint(f"ckpt {' '.join(words)}"))
+
+
+def test_list_of_what_may_not_be_looked_into(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As another user sees a directory of /shared."""
+    look_into = os.listdir
+
+    def listdir(path: str) -> list[str]:
+        if path == f"{home}/7":
+            raise PermissionError(path)
+        return look_into(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    files.remove_tree(str(home / "12"))
+    assert parse.main(["ckpt", "list", str(home)]) == 0
+    printed = capfd.readouterr()
+    assert not printed.out and f"checkpoints of {NAME} in {home} can't be read" in printed.err
 
 
 def test_whose_it_is_elsewhere(tmp_path: Path) -> None:
@@ -299,7 +352,7 @@ def unreachable() -> set[int]:
 def test_rm_of_others(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     owner = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
-    assert f"belongs to user {pwd.getpwuid(owner).pw_name}" in refused(capfd, "rm", "7/batch.0/1")
+    assert f"belongs to user {NAME}" in refused(capfd, "rm", "7/batch.0/1")
     assert len(place.find(str(home))) == 3
 
 

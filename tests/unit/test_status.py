@@ -16,6 +16,7 @@ from oci_criu_shim import config
 from oci_criu_shim.cli import parse
 from oci_criu_shim.cli.job import story
 from oci_criu_shim.cli.job.story import Story
+from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.slurm import controller
 
@@ -206,7 +207,7 @@ def test_list(site: Path, capfd: Capture) -> None:
 
 
 def test_list_of_none(tmp_path: Path, capfd: Capture) -> None:
-    assert ran(capfd, "--checkpoint-dir", tmp_path).startswith("JOB ")
+    assert ran(capfd, "--checkpoint-dir", tmp_path) == f"no job of yours has a history in {tmp_path}\n"
     assert json.loads(ran(capfd, "--checkpoint-dir", tmp_path, "--json")) == []
 
 
@@ -246,6 +247,17 @@ def test_somebody_elses(site: Path, capfd: Capture, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
     assert parse.main(["job", "status", "12"]) == 1
     assert f"error: the history of job 12 belongs to user {pwd.getpwuid(uid).pw_name} " in capfd.readouterr().err
+
+
+def test_a_list_names_whose_the_others_are(site: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    uid = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+    assert parse.main(["job", "status"]) == 0
+    user = pwd.getpwuid(uid).pw_name
+    assert f"histories of {user} in {site} can't be read (hint: a history is for its" in capfd.readouterr().err
+    monkeypatch.setattr(ownership, "is_root", lambda: True)
+    assert parse.main(["job", "status", f"--checkpoint-dir={site}"]) == 0
+    assert f"runuser --pty -u {user} -- oci-criu-shim job status --checkpoint-dir={site})" in capfd.readouterr().err
 
 
 def test_problems_are_told(site: Path, capfd: Capture) -> None:

@@ -8,7 +8,7 @@ import time
 
 from oci_criu_shim import files, schema
 from oci_criu_shim.checkpoints.document import sealed
-from oci_criu_shim.errors import Damaged, ShimError
+from oci_criu_shim.errors import Damaged, Others, ShimError
 from oci_criu_shim.host import process
 
 TYPE_CHECKING = False
@@ -154,7 +154,8 @@ def _check_kind(path: str, is_kind: Callable[[int], bool], kind: str) -> int:
     if not is_kind(found.st_mode):
         raise Damaged(f"{path} is not a {kind}")
     if found.st_uid != os.geteuid():
-        raise ShimError(f"{path} belongs to user {process.user_name(found.st_uid)}", OWNERS)
+        owner = process.user_name(found.st_uid)
+        raise Others(f"{path} belongs to user {owner}", OWNERS, owner)
     return found.st_size
 
 

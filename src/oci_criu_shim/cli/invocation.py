@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim.errors import USAGE, ShimError, line_of
+from oci_criu_shim.errors import USAGE, Others, ShimError, line_of
 from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
 
@@ -54,8 +54,20 @@ class Invocation:
 
     def failed(self, error: ShimError | OSError) -> int:
         """Log the error that ended the call; return its exit status."""
+        if isinstance(error, Others):
+            error.hint = self.owners_way(error.owner) or error.hint
         self.log.error(line_of(error))
         return error.status if isinstance(error, ShimError) else 1
+
+    def owners_way(self, name: str) -> str:
+        """Return the hint that root does this as the user `name`, with the command; empty for other callers."""
+        import shlex
+
+        from oci_criu_shim.container import ownership
+
+        before = [f"--{key}" if value == "true" else f"--{key}={value}" for key, value in self.globals.items()]
+        words = shlex.join([*before, *self.verb.split(), *self.all_words(), *self.operands])
+        return ownership.by(name, words) if ownership.is_root() else ""
 
 
 def _log(globals: dict[str, str]) -> Log:

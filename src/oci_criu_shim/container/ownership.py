@@ -11,7 +11,7 @@ import os
 import stat
 
 from oci_criu_shim import files
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import Others, ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.slurm.tasks import RUN_DIRECTORY
 
@@ -82,14 +82,14 @@ def is_root() -> bool:
     return os.geteuid() == 0 and not process.in_a_user_namespace()
 
 
-def by(name: str) -> str:
-    """Return the hint that only the user of that name should do it."""
-    return f"as that user: runuser --pty -u {name} -- oci-criu-shim …"
+def by(name: str, words: str = "…") -> str:
+    """Return the hint that only the user of that name should do it, by the `words` of this command's line."""
+    return f"as that user: runuser --pty -u {name} -- oci-criu-shim {words}"
 
 
 def _belongs(path: str, uid: int) -> ShimError:
     name = process.user_name(uid)
-    return ShimError(f"{path} belongs to user {name}, who could mislead root", by(name))
+    return Others(f"{path} belongs to user {name}, who could mislead root", by(name), name)
 
 
 def _names(path: str) -> list[str]:

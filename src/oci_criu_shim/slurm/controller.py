@@ -9,7 +9,7 @@ import functools
 import os
 import signal
 
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import Others, ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.slurm.commands import Commands, environment, program, run
 from oci_criu_shim.slurm.grace import BY_QOS, Fate, fate
@@ -158,7 +158,8 @@ def run_on_nodes(name: str, argv: list[str], hear: Callable[[str], None]) -> int
 def _run_on_nodes(part: Part, argv: list[str], hear: Callable[[str], None]) -> int:
     number, nodes = part["job"], str(part["nodes"])
     if part["uid"] != os.geteuid():
-        raise ShimError(f"job {number} belongs to user {process.user_name(part['uid'])}", "only the job's owner may do this")
+        name = process.user_name(part["uid"])
+        raise Others(f"job {number} belongs to user {name}", "only the job's owner may do this", name)
     if "RUNNING" not in part["states"]:
         hint = "`squeue --me --states=running` lists the jobs that do"
         raise ShimError(f"job {number} does not run: it is {' '.join(part['states'])}", hint)

@@ -143,6 +143,19 @@ def _jobs(directory: str) -> list[tuple[int, str]]:
         return []  # there is none, or it is somebody else's
 
 
+def others(directory: str) -> set[int]:
+    """Return the uids of the other users who have histories below a checkpoint `directory`."""
+    path = os.path.join(directory, DIRECTORY)
+    try:
+        with os.scandir(path) as entries:
+            found = {entry.stat(follow_symlinks=False).st_uid for entry in entries if entry.name.isdecimal()}
+    except PermissionError:
+        found = {os.lstat(path).st_uid}
+    except FileNotFoundError:
+        return set()
+    return found - {os.geteuid()}
+
+
 def _newest(path: str) -> float:
     try:
         with os.scandir(path) as entries:

@@ -12,7 +12,7 @@ from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.cli.ckpt import look, place, podman
 from oci_criu_shim.cli.ckpt.report import ProgressLine, print_json
 from oci_criu_shim.container import ownership
-from oci_criu_shim.errors import USAGE, ShimError
+from oci_criu_shim.errors import USAGE, Others, ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.slurm import controller
 from oci_criu_shim.task import history
@@ -98,7 +98,8 @@ def _require_own(path: str) -> None:
     ownership.require_own(os.path.dirname(path))
     uid = os.lstat(path).st_uid
     if uid != os.geteuid():
-        raise ShimError(f"{path} belongs to user {process.user_name(uid)}", committed.OWNERS)
+        name = process.user_name(uid)
+        raise Others(f"{path} belongs to user {name}", committed.OWNERS, name)
 
 
 def _known_jobs(hint: str) -> set[int]:

@@ -19,10 +19,12 @@ class Owner(TypedDict):
 
 
 class CheckpointRow(Owner):
-    """A checkpoint in a list. If it is `damaged`, that says how, and all that follows is None."""
+    """A checkpoint in a list. If it is `damaged`, that says how. All that follows is None then, and if the `owner` is
+    another user than the caller."""
 
     seq: int
     path: str
+    owner: str
     damaged: str | None
     created: str | None
     node: str | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 
 from oci_criu_shim import units
@@ -10,7 +11,8 @@ from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.cli.ckpt import images, place
 from oci_criu_shim.cli.ckpt.report import ProgressLine, print_json, print_table
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import Others, ShimError
+from oci_criu_shim.host.process import user_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,11 +38,19 @@ PAUSE = 0.05
 
 def listing(call: Invocation) -> int:
     """List the checkpoints in DIR, or in the site's directory."""
-    found = [_row(path) for path in place.find(place.directory(call.operand(0)))]
+    directory = place.directory(call.operand(0))
+    closed: list[str] = []
+    found = [_row(path) for path in place.find(directory, closed=closed)]
     if call.flag("json"):
         print_json(found)
-    else:
+    elif found:
         print_table([list(COLUMNS), *map(_fields, found)])
+    elif not closed:
+        print(f"no checkpoints in {directory}")
+    owners = {*(row["owner"] for row in found), *map(place.owner_of, closed)}
+    for name in sorted(owners - {user_name(os.geteuid()), ""}):
+        how = call.owners_way(name) or committed.OWNERS
+        call.log.event(f"checkpoints of {name} in {directory} can't be read (hint: {how})")
     return 0
 
 
@@ -49,6 +59,7 @@ def _row(path: str) -> CheckpointRow:
         **place.label(path).fields(),
         "seq": int(path.rpartition("/")[2]),
         "path": path,
+        "owner": place.owner_of(path),
         "damaged": None,
         "created": None,
         "node": None,
@@ -60,6 +71,8 @@ def _row(path: str) -> CheckpointRow:
     }
     try:
         found = committed.read(path)
+    except Others as error:
+        return {**row, "owner": error.owner}
     except ShimError as error:
         return {**row, "damaged": str(error)}
     return {
@@ -76,8 +89,8 @@ def _row(path: str) -> CheckpointRow:
 
 def _fields(row: CheckpointRow) -> list[object]:
     label = ["-" if field is None else field for field in (row["job"], row["step"], row["task"], row["seq"])]
-    if row["damaged"]:
-        return [*label, *"-----", "damaged", row["path"]]
+    if row["bytes"] is None:
+        return [*label, *"-----", "damaged" if row["damaged"] else f"{row['owner']}'s", row["path"]]
     written = units.size(row["written"] or 0) + (f" more than {row['increment_of']}" if row["increment_of"] else "")
     sizes = units.size(row["bytes"] or 0), written
     return [*label, row["created"], units.time(row["age"] or 0), row["node"], *sizes, row["reason"], row["path"]]
@@ -169,6 +182,7 @@ def verify(call: Invocation) -> int:
     named = [path for word in call.operands for path in place.paths_of(word)]
     paths = named if call.operands else place.find(place.directory(None))
     rows: list[Verified] = []
+    failed = False
     for number, path in enumerate(paths, 1):
         row: Verified = {"path": path, "verified": False, "damaged": None}
         said = "not verified: it has no checksums of its memory"
@@ -176,14 +190,15 @@ def verify(call: Invocation) -> int:
             what = f"verifying {number} of {len(paths)}"
             row["verified"] = committed.steadily(committed.read(path), functools.partial(check, what=what))
         except ShimError as error:
-            row["damaged"], said = str(error), "damaged"
-            call.log.error(error.line())
+            others, failed = isinstance(error, Others), True
+            row["damaged"], said = (None, "not verified") if others else (str(error), "damaged")
+            call.failed(error)
         rows.append(row)
         if not call.flag("json"):
             print(f"{path}: {'ok' if row['verified'] else said}")
     if call.flag("json"):
         print_json(rows)
-    return int(any(row["damaged"] for row in rows))
+    return int(failed)
 
 
 def check(checkpoint: Checkpoint, what: str) -> bool:

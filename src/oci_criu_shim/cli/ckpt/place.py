@@ -8,6 +8,7 @@ from oci_criu_shim import config, files
 from oci_criu_shim.checkpoints import committed, owner
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
 from oci_criu_shim.slurm import tasks
 
 TYPE_CHECKING = False
@@ -43,22 +44,37 @@ def directory(word: str | None) -> str:
     return path
 
 
-def find(directory: str, depth: int = owner.DEPTH) -> list[str]:
-    """Return the paths of the committed checkpoints in `directory`, damaged or not; a task's oldest first."""
+def find(directory: str, depth: int = owner.DEPTH, closed: list[str] | None = None) -> list[str]:
+    """Return the paths of the committed checkpoints in `directory`, damaged or not; a task's oldest first.
+
+    Add the directories that the caller may not look into to `closed`.
+    """
     if is_one(directory):
         return [directory]
     if not depth:
         return []
     try:
         names = [name for name in os.listdir(directory) if not name.startswith(".")]
+    except PermissionError:
+        if closed is not None:
+            closed.append(directory)
+        return []
     except OSError:
-        return []  # another user's, or removed meanwhile
+        return []  # it was removed meanwhile
     return [
         path
         for name in sorted(names, key=lambda name: (not name.isdecimal(), name.zfill(20)))
         if os.path.isdir(inner := os.path.join(directory, name))
-        for path in find(inner, depth - 1)
+        for path in find(inner, depth - 1, closed)
     ]
+
+
+def owner_of(path: str) -> str:
+    """Return the name of the user whom a directory belongs to; empty if it was removed meanwhile."""
+    try:
+        return process.user_name(os.lstat(path).st_uid)
+    except FileNotFoundError:
+        return ""
 
 
 def is_one(path: str) -> bool:

@@ -10,7 +10,7 @@ from oci_criu_shim.cli.ckpt.report import print_json, print_table
 from oci_criu_shim.cli.job import story
 from oci_criu_shim.cli.job.place import is_name, job_number
 from oci_criu_shim.cli.job.story import name, when
-from oci_criu_shim.errors import USAGE, ShimError
+from oci_criu_shim.errors import USAGE, Others, ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.slurm import controller
 from oci_criu_shim.task import history
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from oci_criu_shim.cli.job.story import Run, Story, TaskRuns
 
 
+OWNERS = "a history is for its owner alone"
+
+
 def status(call: Invocation) -> int:
     """Show a job's runs, checkpoints and restores, or list the jobs that have a history."""
     picture, word = call.value("timeline"), call.operand(0)
@@ -30,7 +33,12 @@ def status(call: Invocation) -> int:
         raise ShimError("--timeline draws one job: it needs a JOBID", status=USAGE)
     directory = place.directory(call.value("checkpoint-dir"))
     if not word:
-        return _list(directory, call.flag("json"))
+        _list(directory, call.flag("json"))
+        for user in map(process.user_name, history.others(directory)):
+            call.log.event(
+                f"histories of {user} in {directory} can't be read (hint: {call.owners_way(user) or OWNERS})"
+            )
+        return 0
     found = _find(directory, word)
     if picture:
         from oci_criu_shim.cli.job.timeline import draw
@@ -70,7 +78,8 @@ def _require_own(directory: str, job: int) -> None:
         hint = "--checkpoint-dir names another directory, of your own"
         raise ShimError(f"the history in {directory} cannot be read: {error.strerror}", hint) from None
     if uid != os.geteuid():
-        raise ShimError(f"the history of job {job} belongs to user {process.user_name(uid)}", "it is for its owner alone")
+        user = process.user_name(uid)
+        raise Others(f"the history of job {job} belongs to user {user}", OWNERS, user)
 
 
 def _tell(directory: str, jobs: Iterable[int]) -> list[Story]:
@@ -93,11 +102,12 @@ def _tell(directory: str, jobs: Iterable[int]) -> list[Story]:
     return [one if one.job in known else story.tell(directory, one.job, alive=False) or one for one in found]
 
 
-def _list(directory: str, as_json: bool) -> int:
+def _list(directory: str, as_json: bool) -> None:
     found = _tell(directory, history.jobs(directory))
     if as_json:
-        print_json([one.describe() for one in found])
-        return 0
+        return print_json([one.describe() for one in found])
+    if not found:
+        return print(f"no job of yours has a history in {directory}")
     rows: list[list[object]] = [
         ["JOB", "STATE", "BEGAN", "RUNS", "CHECKPOINTS", "RESTORES", "KEPT", "LOST", "WAITED", "NODES"]
     ]
@@ -105,7 +115,6 @@ def _list(directory: str, as_json: bool) -> int:
         counts = [len(one.runs), len(one.checkpoints), len(one.restores)]
         rows.append([one.title, one.state, when(one.begin), *counts, *_lengths(one), ",".join(one.nodes)])
     print_table(rows)
-    return 0
 
 
 def _lengths(one: Story) -> list[str]:
