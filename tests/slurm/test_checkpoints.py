@@ -259,7 +259,7 @@ def test_the_next_older_one_is_taken(cluster: Cluster, bundle: str) -> None:
             request(job)
         look_at(job, f"{path}/1")
         high = displace(job)
-        cluster.exec("n1", [SHIM, "ckpt", "prune", jobs.CHECKPOINTS])
+        cluster.exec("n1", [SHIM, "ckpt", "prune", "--older-than=0s", jobs.CHECKPOINTS])
         refused = cluster.exec("n1", [SHIM, "ckpt", "rm", f"{path}/2"], check=False)
         assert (refused.returncode, f"Slurm still knows job {job.number}" in refused.stderr) == (1, True)
         for seq, (name, damage, _) in enumerate(damages, 2):
@@ -386,9 +386,10 @@ def test_prune_of_ended_jobs(site: Site) -> None:
         task = f"{home('alice')}/pruned/4294/0.0"
         site.exec(["mkdir", "-p", task], "alice")
         site.exec(["mv", f"{life.images}/1", f"{task}/1"], "alice")
-        planned = json.loads(ckpt(life, "prune", "--dry-run", "--json", f"{home('alice')}/pruned").stdout)
+        now = ("--older-than=0s",)
+        planned = json.loads(ckpt(life, "prune", *now, "--dry-run", "--json", f"{home('alice')}/pruned").stdout)
         assert [row["path"] for row in planned["removed"]] == [f"{task}/1"]
-        ckpt(life, "prune", "--keep=1", f"{home('alice')}/pruned")
+        ckpt(life, "prune", *now, "--keep=1", f"{home('alice')}/pruned")
         assert f"{task}/1: ok" in ckpt(life, "verify", f"{task}/1").stdout
-        ckpt(life, "prune", f"{home('alice')}/pruned")
+        ckpt(life, "prune", *now, f"{home('alice')}/pruned")
         assert site.exec(["ls", f"{home('alice')}/pruned"], "alice").stdout == ""

@@ -24,6 +24,7 @@ from tests.unit.test_schema import full_manifest
 from tests.unit.test_slurm import seen
 
 Capture = pytest.CaptureFixture[str]
+NOW = "--older-than=0s"  # what has ended goes at once
 NAME = pwd.getpwuid(os.geteuid()).pw_name
 
 
@@ -118,9 +119,9 @@ def test_help(capfd: Capture) -> None:
         (["list", "/nonexistent"], "/nonexistent is not a directory"),
         (["show", "nothing"], "nothing is no checkpoint"),
         (["verify", "7/batch.0"], "7/batch.0 is no checkpoint"),
-        (["prune", "--keep", "-1"], "--keep is a number such as 3, not '-1'"),
-        (["prune", "--keep=few"], "--keep is a number such as 3, not 'few'"),
-        (["prune", "--older-than=7"], "--older-than is a number such as 12h or 7d, not '7'"),
+        (["prune", "--keep", "0"], "--keep is a number, at least 1, not '0'"),
+        (["prune", "--keep=few"], "--keep is a number, at least 1, not 'few'"),
+        (["prune", "--older-than=1week"], "--older-than is a time such as 12h or 7d, not '1week'"),
         (["export", "7/batch.0/2", "file.zip"], "file.zip is not named as an archive"),
         (["import", "none.tar", "new"], "none.tar: No such file or directory"),
     ],
@@ -379,24 +380,38 @@ def test_root_changes_nothing_where_others_could_lead_it(
 
 def test_prune(home: Path, capfd: Capture) -> None:
     (home / "7/0.0").mkdir()
-    planned = ran(capfd, "prune", "--dry-run")
+    planned = ran(capfd, "prune", "--dry-run", NOW)
     assert len(place.find(str(home))) == 3
     assert (home / "7/0.0").exists()
-    lines = ran(capfd, "prune").splitlines()
+    lines = ran(capfd, "prune", NOW).splitlines()
     assert "\n".join(lines) == planned.replace("would remove", "removed").rstrip()
     assert [line.split()[0] for line in lines[:2]] == [f"{home}/7/batch.0/1", f"{home}/7/batch.0/2"]
-    assert lines[2].startswith("removed ") and lines[2].endswith("; left alone: 1 of jobs that Slurm still knows")
+    assert lines[2].startswith("removed ") and lines[2].endswith("; left alone 1 of jobs that Slurm still knows")
     assert sorted(path.name for path in home.iterdir()) == ["12"]
 
 
 def test_prune_json(home: Path, capfd: Capture) -> None:
-    planned = json.loads(ran(capfd, "prune", "--dry-run", "--json"))
-    said = json.loads(ran(capfd, "prune", "--json"))
+    planned = json.loads(ran(capfd, "prune", "--dry-run", "--json", NOW))
+    said = json.loads(ran(capfd, "prune", "--json", NOW))
     assert (planned.pop("dry_run"), said.pop("dry_run")) == (True, False)
     assert planned == said
     assert [row["path"] for row in said["removed"]] == [f"{home}/7/batch.0/{seq}" for seq in (1, 2)]
     assert said["bytes"] == sum(row["bytes"] for row in said["removed"]) > 0
-    assert (said["histories"], said["tasks_left"]) == ([], 1)
+    assert (said["histories"], said["kept"], said["tasks_left"]) == ([], [], 1)
+
+
+def test_prune_keeps_what_the_site_keeps(home: Path, capfd: Capture) -> None:
+    """What has just ended, failed or cancelled, may be wanted yet; what a job that completed has left is not."""
+    old = made(home, "7/0.0", created="2020-01-01T00:00:00Z")
+    planned = json.loads(ran(capfd, "prune", "--dry-run", "--json"))
+    assert [row["path"] for row in planned["removed"]] == [old]
+    assert planned["kept"] == [f"{home}/7/batch.0/{seq}" for seq in (1, 2)]
+    *_, said = ran(capfd, "prune").splitlines()
+    assert "; kept 2 of jobs that have ended: younger than 7d (--older-than); left alone 1 of" in said
+    *_, said = ran(capfd, "prune", NOW, "--keep=1").splitlines()
+    assert "; kept 1 of jobs that have ended: the newest 1;" in said
+    assert "removed " in ran(capfd, "prune", NOW)
+    assert not (home / "7").exists()
 
 
 def test_prune_of_completed_jobs(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,10 +426,10 @@ def test_prune_of_completed_jobs(home: Path, capfd: Capture, monkeypatch: pytest
     cut.write_text("cut off")
     ran(capfd, "prune", "--completed", home / "7")
     assert cut.exists() and not place.find(str(home / "7"))
-    said = f"{cut.parent}  7 B\nwould remove 7 B; left alone: 1 of jobs that Slurm still knows\n"
-    assert ran(capfd, "prune", "--dry-run") == said
+    said = f"{cut.parent}  7 B\nwould remove 7 B; left alone 1 of jobs that Slurm still knows\n"
+    assert ran(capfd, "prune", "--dry-run", NOW) == said
     assert cut.exists()
-    assert "removed 7 B" in ran(capfd, "prune")
+    assert "removed 7 B" in ran(capfd, "prune", NOW)
     assert not (home / "7").exists()
 
 
@@ -425,14 +440,14 @@ def test_prune_of_another_cluster(
     """Slurm here does not know whether its job 7 still runs."""
     owner.claim(str(home / "7"), "red")
     monkeypatch.setattr(controller, "configuration", lambda: {"ClusterName": here})
-    ran(capfd, "prune")
+    ran(capfd, "prune", NOW)
     assert sorted(path.name for path in home.iterdir()) == left
 
 
 def test_prune_keeps(home: Path, capfd: Capture) -> None:
-    ran(capfd, "prune", "--keep=1")
+    ran(capfd, "prune", "--keep=1", NOW)
     assert place.find(str(home)) == [f"{home}/7/batch.0/2", f"{home}/12/3.1/1"]
-    ran(capfd, "prune", home, "--keep=5")
+    ran(capfd, "prune", home, "--keep=5", NOW)
     assert (home / "7/batch.0/started").exists()
 
 
@@ -458,7 +473,7 @@ def test_prune_without_slurm(home: Path, capfd: Capture, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("inner", ["", "7", "7/batch.0"])
 def test_prune_of_a_part(home: Path, capfd: Capture, inner: str) -> None:
     made(home.parent, "7/batch.0")
-    ran(capfd, "prune", home / inner)
+    ran(capfd, "prune", NOW, home / inner)
     assert place.find(str(home)) == [f"{home}/12/3.1/1"]
     assert place.find(str(home.parent / "7")) == [f"{home.parent}/7/batch.0/1"]
 

@@ -44,7 +44,7 @@ CREATION = (
     PRESERVE,
     Option("--no-pivot", "", "use chroot instead of pivot_root"),
     Option("--no-new-keyring", "", "keep the session keyring"),
-    Option("--no-subreaper", "", "accepted: its caller is told when the container ends"),
+    Option("--no-subreaper", "", "accepted, no effect"),
     Option("--config -f", "FILE", "use FILE instead of config.json, if the backend can"),
 )
 IMAGES = Option("--image-path", "DIR", "the checkpoint's directory; ./checkpoint by default")
@@ -87,7 +87,7 @@ RESTORE = (
     Option("--lsm-profile", "TYPE:NAME", "the security label or profile of the processes"),
     Option("--lsm-mount-context", "CONTEXT", "the security context of the mounts"),
     Option("--no-pivot", "", "accepted: CRIU changes the root"),
-    Option("--no-subreaper", "", "accepted: the caller is told when the init ends if it is a subreaper"),
+    Option("--no-subreaper", "", "accepted, no effect"),
 )
 FORMAT = Option("--format -f", "table|json", "how to print; table by default")
 REGEX = Option("--regex -r", "", "take ID as a regular expression, for all containers that match")
@@ -188,6 +188,6 @@ def _jobs() -> Mapping[str, Verb]:
 
 GROUPS = {
     "ckpt": Group(_checkpoints, "look after the checkpoints of jobs: `ckpt --help` lists how"),
-    "job": Group(_jobs, "checkpoint a job now, or show what became of it: `job --help` lists how"),
+    "job": Group(_jobs, "show the status of a job's checkpoints, or take one now: `job --help` lists how"),
 }
 PROGRAM = Group(lambda: {**VERBS, **GROUPS}, "An OCI runtime that checkpoints and restores Slurm's container jobs")

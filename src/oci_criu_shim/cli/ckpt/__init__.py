@@ -8,9 +8,11 @@ from oci_criu_shim.cli.option import Option, Verb
 ROOTFS = Option("--rootfs", "", "include the root file system, for podman on a host without the bundle")
 JSON = Option("--json", "", "print JSON")
 FORCE = Option("--force -f", "", "remove even those of jobs that may still need them")
-KEEP = Option("--keep", "N", "leave the newest N of each task")
-OLDER = Option("--older-than", "TIME", "leave those younger than TIME: 90m, 12h, 7d, …")
-COMPLETED = Option("--completed", "", "only those of jobs that ended with 0, even if Slurm still knows the jobs")
+KEEP = Option("--keep", "N", "leave the newest N of each task, at least 1")
+OLDER = Option(
+    "--older-than", "TIME", "only those older than TIME: 90m, 12h, 7d, …; the site's `keep-ended` by default"
+)
+COMPLETED = Option("--completed", "", "only those of jobs that ended with status 0, even recent ones")
 DRY_RUN = Option("--dry-run -n", "", "only print what would be removed")
 
 VERBS = {

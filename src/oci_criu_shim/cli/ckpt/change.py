@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim import units
+from oci_criu_shim import config, units
 from oci_criu_shim.checkpoints import archive, committed, owner, unpacking
 from oci_criu_shim.checkpoints.prune import prune as prune_task
 from oci_criu_shim.checkpoints.store import Store
@@ -59,7 +59,7 @@ def _export(checkpoint: Checkpoint, path: str, call: Invocation) -> None:
 
 
 def import_(call: Invocation) -> int:
-    """Make a checkpoint that `export` wrote the newest in DIR."""
+    """Import an exported archive, as the newest checkpoint in DIR."""
     path, directory = map(os.path.abspath, call.operands)
     ownership.require_own(directory)
     made = not os.path.lexists(directory)
@@ -110,40 +110,50 @@ def _known_jobs(hint: str) -> set[int]:
 
 
 def prune(call: Invocation) -> int:
-    """Remove the checkpoints of jobs that Slurm no longer knows."""
-    keep = _number(call.value("keep"), "--keep", int, "3")
-    older = _number(call.value("older-than"), "--older-than", units.parse_time, "12h or 7d")
-    directory, dry_run = place.directory(call.operand(0)), call.flag("dry-run")
+    """Remove old checkpoints of jobs that Slurm no longer knows."""
+    completed, dry_run = call.flag("completed"), call.flag("dry-run")
+    keep = _number(call, "keep", "number, at least 1", int, 1) or 0
+    older = _number(call, "older-than", "time such as 12h or 7d", units.parse_time, 0)
+    if older is None:
+        older = 0 if completed else config.load().keep_ended
+    directory = place.directory(call.operand(0))
     ownership.require_own(directory)
     own = own_tasks(directory)
-    if call.flag("completed"):
+    if completed:
         known, old = _not_completed(own), []
     else:
         known = _known_jobs("run it where Slurm's commands work")
         old = history.prune(directory, known, dry_run)
     ended = without(own, known)
-    spared = FOREVER if call.flag("completed") else older  # users may not have seen yet what was cut off their files
+    spared = FOREVER if completed else older  # users may not have seen yet what was cut off their files
     gone: dict[str, int] = {}
+    kept: list[str] = []
     for path in ended:
+        there = [os.path.join(path, str(seq)) for seq in Store(path, ".").numbers()]
         gone |= prune_task(Store(path, "."), keep, older, spared, dry_run)
-    _tell_pruned(call, gone, old, len(own) - len(ended))
-    return 0
-
-
-def _tell_pruned(call: Invocation, gone: dict[str, int], histories: list[str], left: int) -> None:
-    """Print what was removed; `gone` is {path: bytes}, `left` the number of tasks that were left alone."""
-    total, dry_run = sum(gone.values()), call.flag("dry-run")
-    lines = [f"{path}  {units.size(size)}" for path, size in gone.items()] + histories
-    alone = f"; left alone: {left} of jobs that Slurm still knows" if left else ""
-    lines.append(f"{'would remove' if dry_run else 'removed'} {units.size(total)}{alone}")
+        kept += [path for path in there if path not in gone]
     document: Pruned = {
         "dry_run": dry_run,
         "removed": [{"path": path, "bytes": size} for path, size in gone.items()],
-        "histories": histories,
-        "bytes": total,
-        "tasks_left": left,
+        "kept": kept,
+        "histories": old,
+        "bytes": sum(gone.values()),
+        "tasks_left": len(own) - len(ended),
     }
-    _tell(call, "\n".join(lines), document)
+    _tell(call, _pruned(document, keep, older), document)
+    return 0
+
+
+def _pruned(done: Pruned, keep: int, older: int) -> str:
+    """Return what was removed, and what was not and why, in words."""
+    lines = [f"{row['path']}  {units.size(row['bytes'])}" for row in done["removed"]] + done["histories"]
+    said = f"{'would remove' if done['dry_run'] else 'removed'} {units.size(done['bytes'])}"
+    if kept := len(done["kept"]):
+        why = [f"younger than {units.time(older)} (--older-than)"] * bool(older) + [f"the newest {keep}"] * bool(keep)
+        said += f"; kept {kept} of jobs that have ended: {' or '.join(why)}"
+    if left := done["tasks_left"]:
+        said += f"; left alone {left} of jobs that Slurm still knows"
+    return "\n".join([*lines, said])
 
 
 def _not_completed(tasks: list[str]) -> set[int]:
@@ -151,10 +161,14 @@ def _not_completed(tasks: list[str]) -> set[int]:
     return {job for job in {owner.job_of(path) for path in tasks} if not controller.job(job).has_completed}
 
 
-def _number(text: str | None, option: str, parse: Callable[[str], int], example: str) -> int:
+def _number(call: Invocation, option: str, kind: str, parse: Callable[[str], int], least: int) -> int | None:
+    """Return the value of an option; None if it was not given."""
+    text = call.value(option)
+    if text is None:
+        return None
     try:
-        if (number := parse(text or "0") if text is not None else 0) >= 0:
+        if (number := parse(text)) >= least:
             return number
     except ValueError:
         pass
-    raise ShimError(f"{option} is a number such as {example}, not {text!r}", status=USAGE)
+    raise ShimError(f"--{option} is a {kind}, not {text!r}", status=USAGE)

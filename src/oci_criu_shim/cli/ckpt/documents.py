@@ -157,6 +157,7 @@ class Pruned(TypedDict):
 
     dry_run: bool
     removed: list[Gone]
+    kept: list[str]  # of jobs that have ended
     histories: list[str]
     bytes: int
     tasks_left: int  # of jobs that Slurm still knows

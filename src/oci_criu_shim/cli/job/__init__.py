@@ -1,4 +1,4 @@
-"""`oci-criu-shim job`: checkpoint a job now, and show what became of jobs that asked for checkpoints."""
+"""`oci-criu-shim job`: show the status of jobs' checkpoints, and take one now."""
 
 from __future__ import annotations
 
