@@ -23,7 +23,7 @@ function oci_criu_shim_foresee(options)
 	if options.type == "srun" and os.getenv("SLURM_JOB_ID") then
 		return -- a step: its job's memory and partition are already decided
 	end
-	local words = {program, "job", "foresee"}
+	local words = {program, "job", "foresee", "--quiet"}
 	for _, name in ipairs(ours) do
 		words[#words + 1] = asked[name] and quoted("--" .. name .. "=" .. asked[name])
 	end

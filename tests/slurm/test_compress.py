@@ -112,8 +112,8 @@ def test_too_little_time(cluster: Cluster, bundle: str) -> None:
     job = jobs.batch(cluster, bundle, "hurried", Work(ticks=200, tick=0.3, mib=64), "--mem=100M", *jobs.OPTIONS)
     job.wait_running()
     job.wait_ticks(2)
-    told = r"(?:may use 100.0 MiB of memory, of which|uses so much memory on this node now that) a checkpoint "
-    told += r"takes about \d+ s, and a preemption in partition low gives 15 s; --checkpoint-interval limits the loss\n"
+    told = r"a checkpoint of (?:.*, of up to 100.0 MiB,|all that job \d+ has in memory on this node now) "
+    told += r"takes about \d+ s, but a preemption in partition low gives 15 s; --checkpoint-interval limits the loss\n"
     wait_for(lambda: len(re.findall(told, job.output())) == 2, 30, "both warnings")
     cluster.exec("ctl", [SHIM, "job", "checkpoint", job.number])
     wait_for(lambda: stages(job) == 1, 10, "its compression")

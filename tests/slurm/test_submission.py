@@ -22,8 +22,8 @@ function slurm_cli_pre_submit(options, offset)
 end
 """
 SAID = (
-    "oci-criu-shim: the job may use 6.8 GiB of memory, of which a checkpoint takes about 36 s, "
-    f"and a preemption in partition low gives {GRACE_TIME} s"
+    "oci-criu-shim: a checkpoint of up to 6.8 GiB takes about 36 s, "
+    f"but a preemption in partition low gives {GRACE_TIME} s"
 )
 SLURMS = re.compile(r"(sbatch|srun|salloc): (?!error)")
 ASKED = ("--checkpoint", "--checkpoint-dir=/home/alice/none", "--mem=7000")

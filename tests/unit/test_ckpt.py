@@ -305,6 +305,14 @@ def test_diff(home: Path, capfd: Capture) -> None:
     ]
 
 
+def test_diff_leaves_no_blanks(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe has no name that lasts."""
+    monkeypatch.setitem(DESCRIBED, "2", DESCRIBED["2"] | {"files": []})
+    lines = ran(capfd, "diff", "7/batch.0/1", "7/batch.0/2").splitlines()
+    assert "- process 1 descriptor 2: PIPE" in lines
+    assert lines == [line.rstrip() for line in lines]
+
+
 def test_diff_json(home: Path, capfd: Capture) -> None:
     same = json.loads(ran(capfd, "diff", "7/batch.0/2", "7/batch.0/2", "--json"))
     assert same["processes"] == {"gone": [], "new": [], "changed": []}

@@ -18,7 +18,7 @@ LOW = {"PartitionName": "low", "Default": "YES", "GraceTime": "20", **NONE}
 LONG = {"PartitionName": "long", "Default": "NO", "GraceTime": "60", **NONE, "DefMemPerCPU": "8000"}
 HIGH = {"PartitionName": "high", "Default": "NO", "GraceTime": "0", **NONE}
 ASKED = ("--checkpoint=set", "--mem=8G")  # at 200 MiB/s: 41 s
-SAID = "oci-criu-shim: the job may use 8.0 GiB of memory, of which a checkpoint takes about 41 s, and "
+SAID = "oci-criu-shim: a checkpoint of up to 8.0 GiB takes about 41 s, but "
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +30,8 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> config.Settings:
     return settings
 
 
-def told(capfd: Capture, *words: str) -> str:
-    assert parse.main(["job", "foresee", *words]) == 0
+def told(capfd: Capture, *words: str, quiet: bool = True) -> str:
+    assert parse.main(["job", "foresee", *["--quiet"][: int(quiet)], *words]) == 0
     said = capfd.readouterr()
     assert not said.out
     return said.err
@@ -68,8 +68,26 @@ def test_by_qos(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
         (),
     ],
 )
-def test_nothing_to_say(capfd: Capture, words: tuple[str, ...]) -> None:
+def test_nothing_to_warn_of(capfd: Capture, words: tuple[str, ...]) -> None:
     assert told(capfd, "--checkpoint=set", *words) == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--mem=1G", "--checkpoint=preempt"), "a checkpoint of up to 1.0 GiB takes about 6 s, and a preemption in "
+                                               "partition low gives 20 s"),
+        (("--mem=64G",), "without --checkpoint nothing is checkpointed: give --checkpoint=preempt, say"),
+        (("--mem=1G", "--checkpoint=timeout"), "--checkpoint=timeout takes no checkpoint at a preemption"),
+        (("--checkpoint=preempt",), "how much memory the job may use is not known (--mem); a preemption gives 20 s"),
+        (("--checkpoint=preempt", "--partition=lwo"), "there is no partition lwo"),
+        (("--checkpoint=preempt", "--partition=high"), "a preemption in partition high gives no time for a "
+                                                       "checkpoint, or there is none"),
+        (("--checkpoint=preemt",), "'preemt' is "),
+    ],
+)  # fmt: skip
+def test_all_is_well_or_why_nothing_is_foreseen(capfd: Capture, words: tuple[str, ...], said: str) -> None:
+    assert told(capfd, *words, quiet=False).startswith(f"oci-criu-shim: {said}")
 
 
 def test_what_the_site_means_by_it(capfd: Capture, site: config.Settings) -> None:

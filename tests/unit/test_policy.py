@@ -149,7 +149,7 @@ def test_too_large_for_the_grace_time_is_said_once(make: Make, capfd: pytest.Cap
     made.task.memory = 1 << 30
     made.due()
     made.due()
-    assert capfd.readouterr().err.count("may use 1.0 GiB of memory, of which a checkpoint takes about 1048") == 1
+    assert capfd.readouterr().err.count("of up to 1.0 GiB, takes about 1048") == 1
 
 
 def test_intervals_are_no_advice_where_there_are_some(make: Make, capfd: pytest.CaptureFixture[str]) -> None:

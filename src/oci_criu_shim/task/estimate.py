@@ -132,12 +132,12 @@ def slowest(directory: str, default: int) -> Speed:
 def too_long(what: str, seconds: float, partition: str, grace: int, intervals: bool) -> str:
     """Return the warning that a checkpoint takes longer than the grace time.
 
-    It begins with `what`, which names the memory; `intervals` says whether there are checkpoints at intervals anyway.
+    `what` it is of, in words, has the memory; `intervals` says whether there are checkpoints at intervals anyway.
     """
     advice = "" if intervals else "; --checkpoint-interval limits the loss"
     return (
-        f"{what} a checkpoint takes about {seconds:.0f} s, "
-        f"and a preemption in partition {partition} gives {grace} s{advice}"
+        f"a checkpoint of {what} takes about {seconds:.0f} s, "
+        f"but a preemption in partition {partition} gives {grace} s{advice}"
     )
 
 

@@ -146,10 +146,9 @@ class Policy:
         """Say, once each, that a checkpoint may take longer than the grace time, and that it will."""
         if not self.grace:
             return
-        memory = units.size(self.task.memory)
-        what = f"{self.task.describe()} may use {memory} of memory, of which"
+        what = f"{self.task.describe()}, of up to {units.size(self.task.memory)},"
         self._say_once(what, self.estimate.seconds_for(self.task.memory))
-        self._say_once(f"job {self.task.job} uses so much memory on this node now that", self.estimate.seconds())
+        self._say_once(f"all that job {self.task.job} has in memory on this node now", self.estimate.seconds())
 
     def _say_once(self, what: str, seconds: float) -> None:
         if seconds <= self.grace or what in self.said:

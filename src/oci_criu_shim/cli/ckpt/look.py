@@ -240,9 +240,9 @@ def diff(call: Invocation) -> int:
 
 def _print_difference(changes: Difference[Thing], text: Callable[[Thing], str]) -> None:
     for row in changes["gone"]:
-        print(f"- {text(row)}")
+        print(f"- {text(row)}".rstrip())
     for row in changes["new"]:
-        print(f"+ {text(row)}")
+        print(f"+ {text(row)}".rstrip())
 
 
 def compare(before: Description, after: Description) -> Comparison:

@@ -14,12 +14,15 @@ CHECKPOINT = (
     Option("--here", "", "only those on this node; by default a step of the job reaches all of its nodes"),
     Option("--json", "", "print JSON objects {job, node, container, taken, said}, one a line"),
 )
-FORESEE = tuple(
-    Option(f"--{name}", "VALUE", "as for sbatch")
-    for name in (
-        *("partition", "qos", *foresee.OPTIONS),
-        *("checkpoint", "checkpoint-interval", "checkpoint-dir"),
-    )
+FORESEE = (
+    *(
+        Option(f"--{name}", "VALUE", "as for sbatch")
+        for name in (
+            *("partition", "qos", *foresee.OPTIONS),
+            *("checkpoint", "checkpoint-interval", "checkpoint-dir"),
+        )
+    ),
+    Option("--quiet", "", "print nothing but a warning"),
 )
 
 VERBS = {
