@@ -36,8 +36,15 @@ def size(count: int) -> str:
 
 
 def time(seconds: float) -> str:
-    """Return a text of `seconds`, as `3d` or `40s`, in the largest unit of which there are two."""
-    for unit in ("w", "d", "h", "m"):
-        if seconds >= 2 * SECONDS[unit]:
-            return f"{int(seconds // SECONDS[unit])}{unit}"
-    return f"{max(int(seconds), 0)}s"
+    """Return a text of `seconds` in its two largest units, as `3d4h`, `2h`, `1m45s` or `40s`."""
+    rest = max(int(seconds), 0)
+    for unit, smaller in ("dh", "hm", "ms"):
+        if rest >= SECONDS[unit]:
+            below = rest % SECONDS[unit] // SECONDS[smaller]
+            return f"{rest // SECONDS[unit]}{unit}" + (f"{below}{smaller}" if below else "")
+    return f"{rest}s"
+
+
+def short(text: str, length: int = 24) -> str:
+    """Return a text that is no longer than `length`."""
+    return text if len(text) <= length else text[: length - 1] + "…"

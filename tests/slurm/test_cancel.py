@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -53,6 +54,11 @@ def test_before_a_dump(shim_cluster: Cluster, shim_bundle: str) -> None:
     cancel(job)
     assert not any("checkpointed" in event for event in job.events()), job.quoted()
     assert not committed(job)
+    words = ["oci-criu-shim", "job", "status", "--json", f"--checkpoint-dir={jobs.CHECKPOINTS}", job.number]
+    found = json.loads(shim_cluster.exec("n1", words).stdout)
+    record = job.record()
+    assert (found["state"], found["name"]) == ("cancelled", record["name"])
+    assert abs(found["end"] - record["end_time"]["number"]) < 60
 
 
 def test_during_a_dump(shim_cluster: Cluster, shim_bundle: str) -> None:

@@ -16,6 +16,7 @@ from oci_criu_shim.cli.ckpt import place
 from oci_criu_shim.log import Log
 from oci_criu_shim.slurm import controller, tasks
 from oci_criu_shim.task import history
+from tests.unit.test_slurm import seen
 
 Capture = pytest.CaptureFixture[str]
 TAKEN = {"bytes": 5, "reason": "preempt", "runs_on": False, "seconds": 0.5, "frozen": 0.25, "at": 1.0}
@@ -126,7 +127,7 @@ GOOD = {"time": 1.0, "node": "n1", "restarts": 0, "name": "12", "event": "ended"
 def test_lines_that_are_no_events(tmp_path: Path, line: str) -> None:
     file(tmp_path).parent.mkdir(parents=True)
     file(tmp_path).write_text(f"{line}\n{json.dumps(GOOD)}\n")
-    assert events(tmp_path) == [GOOD]
+    assert events(tmp_path) == [{**GOOD, "job_name": ""}]
 
 
 def test_after_an_unfinished_line(tmp_path: Path) -> None:
@@ -141,6 +142,16 @@ def test_after_an_unfinished_line(tmp_path: Path) -> None:
 def test_what_a_terminal_would_obey(tmp_path: Path) -> None:
     log(tmp_path).note("refused", reason='\x1b]0;title\x07 and {"time": 1, \ud800')
     assert events(tmp_path)[0]["reason"] == '?]0;title? and {"time": 1, ?'
+
+
+def test_the_end_of_a_job_is_noted_for_each_task(tmp_path: Path) -> None:
+    for step in ("0", "1"):
+        log(tmp_path, SLURM_STEP_ID=step, SLURM_JOB_NAME="count.sh").note("started")
+    history.note_end(str(tmp_path), 12, seen(states=["CANCELLED"], restarts=1, end_time=77))
+    for key in ("0.0", "1.0"):
+        last = history.read(str(tmp_path), 12)[key][-1]
+        assert (last["event"], last["state"], last["at"], last["restarts"]) == ("job-ended", "CANCELLED", 77, 1)
+        assert (last["name"], last["job_name"]) == ("12", "count.sh")
 
 
 def test_others_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

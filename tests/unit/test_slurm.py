@@ -179,7 +179,7 @@ def test_updates(said: str, wanted: str) -> None:
 
 def policy(when: str = "none", **fields: object) -> Any:
     """As much of one as a departure of job 12 needs, and `fields`."""
-    known = {"task": SimpleNamespace(job=12), "container": SimpleNamespace(root=""), "store": None, "log": None}
+    known = {"task": SimpleNamespace(job=12), "container": SimpleNamespace(root=""), "store": None, "log": Log()}
     return SimpleNamespace(when=parse(when), **known | fields)
 
 
@@ -209,6 +209,16 @@ RUNNING, REQUEUED, CANCELLED = ["RUNNING"], ["PENDING", "COMPLETING"], ["CANCELL
 def test_whether_a_job_must_go(fake: Slurm, change: dict[str, Any], when: str, why: str) -> None:
     fake.job = seen(**change)
     assert Departure(policy(when)).why() == why
+
+
+def test_a_job_that_does_not_go_but_has_ended_is_noted(fake: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks may be killed before the program ends."""
+    noted: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr(Log, "note", lambda self, kind, **facts: noted.append((kind, facts)))
+    for states in (RUNNING, REQUEUED, CANCELLED):
+        fake.job = seen(states=states, end_time=77)
+        Departure(policy("preempt")).why()
+    assert noted == [("job-ended", {"state": "CANCELLED", "at": 77})]
 
 
 @pytest.mark.parametrize(

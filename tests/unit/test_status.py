@@ -19,6 +19,8 @@ from oci_criu_shim.cli.job.story import Story
 from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.slurm import controller
+from oci_criu_shim.slurm.job import Job
+from tests.unit.test_slurm import seen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,6 +130,109 @@ def test_waiting_and_running() -> None:
     assert (gone.state, gone.bound, gone.lost) == (story.DIED, "at least ", 2)
 
 
+def present(tmp_path: Path, *events: Event) -> list[Event]:
+    """Those events, of checkpoints that are on disk."""
+    moved: list[Any] = [{**one, "path": f"{tmp_path}{one['path']}"} if "path" in one else one for one in events]
+    for one in moved:
+        if "path" in one:
+            Path(one["path"]).mkdir(parents=True, exist_ok=True)
+    return moved
+
+
+def test_what_is_safe_while_it_runs(tmp_path: Path) -> None:
+    """The work of the run that has not ended is in its newest checkpoint, as long as that is there."""
+    events = [*preempted()[:5], event(194, "n2", 1, "checkpointed", **taken(2, 191, "interval"))]
+    events = present(tmp_path, *events, event(254, "n2", 1, "checkpointed", **taken(3, 251, "interval")))
+    found = told(*events)
+    assert (found.state, found.kept, found.lost, found.goes_on) == (story.RUNNING, 100 + 120, 0, True)
+    Path(events[-1]["path"]).rmdir()
+    found = told(*events)
+    assert (found.kept, [checkpoint["seq"] for checkpoint in found.describe()["tasks"][0]["checkpoints"]]) == (
+        160,
+        [1, 2, 3],
+    )
+    assert [one["removed"] for one in found.describe()["tasks"][0]["checkpoints"]] == [False, False, True]
+
+
+def test_a_number_that_is_taken_again(tmp_path: Path) -> None:
+    """Only the later one is there."""
+    events = [event(0, "n1", 0, "started")]
+    events += [event(at + 2, "n1", 0, "checkpointed", **taken(1, at, "interval")) for at in (10, 20)]
+    (task,) = told(*present(tmp_path, *events)).tasks
+    assert [task.has(one) for one in task.checkpoints] == [False, True]
+
+
+def ended(at: float, state: str, restarts: int = 1) -> Event:
+    return event(at + 500, "n1", restarts, "job-ended", state=state, at=BEGIN + at)
+
+
+@pytest.mark.parametrize(
+    ("word", "outcome"),
+    [
+        ("CANCELLED", story.CANCELLED),
+        ("TIMEOUT", story.TIMEOUT),
+        ("OUT_OF_MEMORY", story.NO_MEMORY),
+        ("NODE_FAIL", story.DIED),
+    ],
+)
+def test_what_slurm_ended(word: str, outcome: str) -> None:
+    """Its program was killed, or ended by the signal; if that took no notice of it, it has completed."""
+    killed = told(*preempted()[:5], ended(333, word), alive=False)
+    assert (killed.state, killed.runs[1].outcome, killed.end) == (outcome, outcome, BEGIN + 333)
+    assert (killed.bound, killed.lost) == ("", 333 - 131)
+    by_signal = told(*preempted()[:5], ended(333, word), event(334, "n2", 1, "ended", status=143), alive=False)
+    assert by_signal.state == (story.FAILED if outcome == story.DIED else outcome)
+    assert (by_signal.end, by_signal.runs[1].status) == (BEGIN + 334, 143)
+    completed = told(*preempted()[:5], ended(333, word), event(334, "n2", 1, "ended", status=0), alive=False)
+    assert completed.state == story.COMPLETED
+
+
+def test_cancelled_while_it_waited_as_slurm_says() -> None:
+    found = told(*preempted()[:4], ended(333, "CANCELLED"), alive=False)
+    assert (found.state, len(found.runs), found.end) == (story.CANCELLED, 1, BEGIN + 101)
+    assert "--restart-dir=12" in found.reason
+
+
+def test_slurm_is_asked_once_how_it_ended(site: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller, "known_jobs", lambda ended=True: {14} if ended else set())
+    asked: list[int] = []
+
+    def job(number: int) -> Job:
+        asked.append(number)
+        return seen(states=["CANCELLED"], restarts=1, end_time=int(BEGIN) + 333)
+
+    monkeypatch.setattr(controller, "job", job)
+    for _ in range(2):
+        assert ran(capfd, 14).startswith("job 14 (count.sh): cancelled; ")
+    assert asked == [14]
+    monkeypatch.setattr(controller, "known_jobs", lambda ended=True: set())
+    found = json.loads(ran(capfd, 14, "--json"))
+    assert (found["state"], found["end"], found["tasks"][0]["runs"][1]["end"]) == ("cancelled", *[BEGIN + 333] * 2)
+
+
+def test_where_a_run_goes_on_from(site: Path, capfd: Capture) -> None:
+    """Another job's checkpoint, or one that was imported to some directory."""
+    path = site / "history/13/batch.0.jsonl"
+    for place, origin in (("/c/63/batch.0/6", "63:6"), ("/c/imported/1", "/c/imported/1")):
+        path.write_text(json.dumps(event(9, "n1", 0, "restored", path=place, seconds=2.0)) + "\n")
+        assert f"  {origin} " in ran(capfd, 13)
+        assert json.loads(ran(capfd, 13, "--json"))["tasks"][0]["runs"][0]["origin"] == origin
+
+
+def test_safe(site: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller, "known_jobs", lambda ended=True: {14})
+    path = site / "history/14/batch.0.jsonl"
+    assert "\nsafe: 0s (no checkpoint), lost 0s;" in ran(capfd, 14)
+    events = present(site, *preempted()[:5], event(154, "n2", 1, "checkpointed", **taken(2, 136, "interval")))
+    path.write_text("".join(json.dumps(one) + "\n" for one in events))
+    printed = ran(capfd, 14)
+    assert "\nsafe: 1m45s (checkpoint 2), lost 0s;" in printed
+    assert " 1m45s " in ran(capfd).splitlines()[3]
+    other = site / "history/14/0.0.jsonl"
+    other.write_text(path.read_text())
+    assert "\nsafe: 3m30s, lost 0s;" in ran(capfd, 14)
+
+
 def test_steps_that_begin_again_in_one_run_of_the_job() -> None:
     events = [event(0, "n1", 0, "started"), event(5, "n1", 0, "ended", status=1), event(6, "n1", 0, "started")]
     assert [run.outcome for run in told(*events).runs] == [story.FAILED, story.RUNNING]
@@ -168,7 +273,7 @@ def test_cancelled_while_it_waited() -> None:
 def test_held(site: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch, reason: str, said: str) -> None:
     events = "".join(json.dumps(one) + "\n" for one in preempted()[:4])
     (site / "history/12/batch.0.jsonl").write_text(events)
-    monkeypatch.setattr(controller, "known_jobs", lambda ended: {12})
+    monkeypatch.setattr(controller, "known_jobs", lambda ended=True: {12})
     monkeypatch.setattr(controller, "held", dict)
     assert ran(capfd, "12").startswith("job 12: waiting; ")
     monkeypatch.setattr(controller, "held", lambda: {12: reason})
@@ -182,11 +287,12 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     settings = config.load(str(tmp_path / "none"))
     settings.checkpoint_dir = str(tmp_path)
     monkeypatch.setattr(config, "load", lambda: settings)
-    monkeypatch.setattr(controller, "known_jobs", lambda ended: set())
+    monkeypatch.setattr(controller, "known_jobs", lambda ended=True: set())
     for number, events in ((12, preempted()), (13, unlucky()), (14, preempted()[:5])):
         path = tmp_path / f"history/{number}/batch.0.jsonl"
         path.parent.mkdir(parents=True)
-        path.write_text("".join(json.dumps({**event, "name": str(number)}) + "\n" for event in events))
+        about = {"name": str(number), "job_name": "count.sh"}
+        path.write_text("".join(json.dumps({**event, **about}) + "\n" for event in events))
     return tmp_path
 
 
@@ -200,9 +306,11 @@ def ran(capfd: Capture, *words: object) -> str:
 
 def test_list(site: Path, capfd: Capture) -> None:
     heading, *rows = [line.split() for line in ran(capfd).splitlines()]
-    assert heading == ["JOB", "STATE", "BEGAN", "RUNS", "CHECKPOINTS", "RESTORES", "KEPT", "LOST", "WAITED", "NODES"]
-    assert rows[0] == ["12", "completed", "2025-11-22T08:26:40Z", "2", "1", "1", "100s", "0s", "30s", "n1,n2"]
-    assert [row[:2] for row in rows] == [["12", "completed"], ["13", "failed"], ["14", "died"]]
+    assert heading[:6] == ["JOB", "NAME", "STATE", "BEGAN", "(UTC)", "RUNS"]
+    assert heading[6:] == ["CHECKPOINTS", "RESTORES", "KEPT", "LOST", "WAITED", "NODES"]
+    assert rows[0] == ["12", "count.sh", "completed", "2025-11-22T08:26:40Z", *"211", "1m40s", "0s", "30s", "n1,n2"]
+    states = [["12", "count.sh", "completed"], ["13", "count.sh", "failed"], ["14", "count.sh", "died"]]
+    assert [row[:3] for row in rows] == states
     assert [one["job"] for one in json.loads(ran(capfd, "--json"))] == [12, 13, 14]
 
 
@@ -213,16 +321,16 @@ def test_list_of_none(tmp_path: Path, capfd: Capture) -> None:
 
 def test_one(site: Path, capfd: Capture) -> None:
     assert ran(capfd, 12).splitlines() == [
-        "job 12: completed; 2 runs, 1 checkpoint, 1 restore",
-        "work kept 100s, lost 0s; waited 30s, frozen 1.00 s",
+        "job 12 (count.sh): completed; 2 runs, 1 checkpoint, 1 restore",
+        "work kept 1m40s, lost 0s; waited 30s, frozen 1.00 s",
         "",
         "step batch, task 0:",
-        "  RUN  NODE  BEGIN                 END                   FROM          OUTCOME       KEPT  LOST  WAITED",
-        "  1    n1    2025-11-22T08:26:40Z  2025-11-22T08:28:21Z  the start     checkpointed  100s  0s    -",
-        "  2    n2    2025-11-22T08:28:51Z  2025-11-22T08:30:00Z  checkpoint 1  completed     -     -     30s",
+        "  RUN  NODE  BEGIN (UTC)           END (UTC)             FROM       OUTCOME       KEPT   LOST  WAITED",
+        "  1    n1    2025-11-22T08:26:40Z  2025-11-22T08:28:21Z  the start  checkpointed  1m40s  0s    -",
+        "  2    n2    2025-11-22T08:28:51Z  2025-11-22T08:30:00Z  12:1       completed     -      -     30s",
         "checkpoints:",
-        "  SEQ  RUN  AT                    WHY      SIZE      SECONDS  FROZEN",
-        "  1    1    2025-11-22T08:28:20Z  preempt  16.0 MiB  1.50     1.00",
+        "  SEQ  RUN  AT (UTC)              WHY      SIZE      SECONDS  FROZEN",
+        "  1    1    2025-11-22T08:28:20Z  preempt  16.0 MiB  1.50     1.00    removed",
     ]
 
 
@@ -231,10 +339,12 @@ def test_one_of_an_array(site: Path, capfd: Capture) -> None:
     path = site / "history/13/batch.0.jsonl"
     path.write_text(path.read_text().replace('"name": "13"', '"name": "11_3"'))
     assert ran(capfd, "11_3") == ran(capfd, 13)
-    assert ran(capfd, 13).startswith("job 13 (11_3): failed; ")
-    assert [(one["job"], one["name"]) for one in json.loads(ran(capfd, "--json"))][1] == (13, "11_3")
+    assert ran(capfd, 13).startswith("job 13 (11_3, count.sh): failed; ")
+    (found,) = [one for one in json.loads(ran(capfd, "--json")) if one["job"] == 13]
+    assert (found["id"], found["name"]) == ("11_3", "count.sh")
+    assert ran(capfd).splitlines()[2].startswith("13 (11_3)  count.sh  failed ")
     path.write_text(path.read_text().replace('"name": "11_3", ', ""))
-    assert ran(capfd, 13).startswith("job 13: failed; ")
+    assert ran(capfd, 13).startswith("job 13 (count.sh): failed; ")
 
 
 def test_a_component_of_a_heterogeneous_job(site: Path, capfd: Capture) -> None:
@@ -264,7 +374,7 @@ def test_problems_are_told(site: Path, capfd: Capture) -> None:
     printed = ran(capfd, 13, "--checkpoint-dir", site)
     assert "2025-11-22T08:51:40Z checkpoint-failed on n1: the disk is full" in printed
     assert "refused on n2: CRIU could not restore it (see /c/12.log)\n" in printed
-    assert "failed (3)" in printed and "at most 23m" in printed
+    assert "failed (3)" in printed and "at most 23m19s" in printed
 
 
 def test_json(site: Path, capfd: Capture) -> None:
@@ -279,14 +389,14 @@ def test_json(site: Path, capfd: Capture) -> None:
 def test_one_that_runs(site: Path, capfd: Capture, known: set[int] | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slurm knows it, or does not answer."""
 
-    def known_jobs(ended: bool) -> set[int]:
+    def known_jobs(ended: bool = True) -> set[int]:
         assert not ended
         if known is None:
             raise ShimError("no squeue")
         return known
 
     monkeypatch.setattr(controller, "known_jobs", known_jobs)
-    assert ran(capfd, 14).startswith("job 14: running; ")
+    assert ran(capfd, 14).startswith("job 14 (count.sh): running; ")
 
 
 @pytest.mark.parametrize(
@@ -332,7 +442,16 @@ def test_timeline(site: Path, capfd: Capture) -> None:
     picture = svg(site, capfd, 12)
     counts = {kind: count(picture, kind) for kind in ("work", "wait", "checkpoint", "restore", "lost", "failed")}
     assert counts == {"work": 2, "wait": 1, "checkpoint": 1, "restore": 1, "lost": 0, "failed": 0}
-    for text in ("n1", "n2", "Job 12: completed", "30s", "running", "restore", "checkpoint", "waiting to go on"):
+    for text in (
+        "n1",
+        "n2",
+        "Job 12 (count.sh): completed",
+        "30s",
+        "running",
+        "restore",
+        "checkpoint",
+        "waiting to go on",
+    ):
         assert f">{text}</text>" in picture, text
     assert "time since the job's start at 2025-11-22T08:26:40Z (seconds)" in picture.replace("&#x27;", "'")
     assert picture == svg(site, capfd, 12)
@@ -374,7 +493,7 @@ def test_timeline_of_more_tasks_than_there_is_room_for(site: Path, capfd: Captur
         (site / f"history/12/0.{number}.jsonl").write_text(text)
     picture = svg(site, capfd, 12)
     assert count(picture, "work") == 64
-    assert ">Job 12: completed, the first 32 of 41 tasks</text>" in picture
+    assert ">Job 12 (count.sh): completed, the first 32 of 41 tasks</text>" in picture
 
 
 def test_timeline_as_png(site: Path, capfd: Capture) -> None:

@@ -41,7 +41,8 @@ def test_a_size_is_shown(count: int, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "shown"), [(-3, "0s"), (119, "119s"), (120, "2m"), (7200, "2h"), (172800, "2d"), (1 << 22, "6w")]
+    ("seconds", "shown"),
+    [(-3, "0s"), (59.9, "59s"), (105, "1m45s"), (120, "2m"), (7500, "2h5m"), (604800, "7d"), (1 << 22, "48d13h")],
 )
-def test_a_time_is_shown(seconds: int, shown: str) -> None:
+def test_a_time_is_shown(seconds: float, shown: str) -> None:
     assert units.time(seconds) == shown

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
         comment: str
 
 
+ENDED = (
+    *("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED"),
+    *("BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY"),
+)
+
+
 class Job:
     """One look at a job: several answers about the same moment."""
 
@@ -43,6 +49,11 @@ class Job:
         self.is_requeueable = fields["requeue"]  # by sbatch --requeue, or the site's JobRequeue
         self.batch_host = fields["batch_host"]  # the node on which its batch script runs, or ran
         self.has_completed = "COMPLETED" in fields["states"]  # with status 0, and is not to run again
+
+    @property
+    def ended_as(self) -> str:
+        """The state that the job has ended in, in Slurm's word; empty if it runs, or is to."""
+        return next((state for state in self.fields["states"] if state in ENDED), "")
 
     @property
     def waits(self) -> bool:

@@ -12,6 +12,7 @@ import sys
 
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.slurm import commands
+from oci_criu_shim.slurm.job import ENDED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
     """pyslurm, or an object of its own: it has no types."""
 
 RUNS = ("PENDING", "RUNNING", "SUSPENDED")
-ENDED = (
-    *("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED"),
-    *("BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY"),
-)
 
 
 def load() -> Pyslurm:

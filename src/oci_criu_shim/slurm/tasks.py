@@ -40,6 +40,7 @@ class Task:
         # What Slurm's commands take for this job alone: the number of an array's last task names the array, too.
         array = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
         self.name = "_".join(map(str, array)) if all(array) else str(self.job)
+        self.job_name = environment.get("SLURM_JOB_NAME", "")
         self.node = environment.get("SLURMD_NODENAME", os.uname().nodename)  # Slurm's name of this node
         self.cluster = environment.get("SLURM_CLUSTER_NAME", "")
 

@@ -41,6 +41,8 @@ class Departure:
             return ""
         found = controller.job(self.task.job, soon=True)
         self.end = time.time() + found.seconds_left()
+        if found.ended_as:  # what is asked may not live to see the container's end
+            self.log.note("job-ended", state=found.ended_as, at=found.fields["end_time"])
         if found.is_preempted:
             return schedule.PREEMPT if self.when.preempt else ""
         return schedule.TIMEOUT if self.when.timeout and found.is_requeued else ""

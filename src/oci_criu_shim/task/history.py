@@ -16,8 +16,10 @@ from oci_criu_shim import files, log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any, NotRequired, TypedDict
 
+    from oci_criu_shim.slurm.job import Job
     from oci_criu_shim.slurm.tasks import Task
 
     class Event(TypedDict):
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
         time: float  # seconds since the epoch
         node: str
         restarts: int  # of the job, by then
-        name: str  # the job's: 12_3 in an array
+        name: str  # the job's, for Slurm's commands: 12_3 in an array
+        job_name: str  # the one that its user gave it
         event: str
         path: NotRequired[str]  # of the checkpoint
         bytes: NotRequired[int]
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
         at: NotRequired[float]  # when the processes froze
         log: NotRequired[str]  # the file with what was kept of a refused checkpoint, if anything
         status: NotRequired[int]
+        state: NotRequired[str]  # Slurm's word for the job's end
         counted: NotRequired[str]  # whether Slurm counts that it was preempted, "yes" or "no" (slurm/grace.py)
 
 
@@ -45,11 +49,13 @@ SUFFIX = ".jsonl"
 KEPT_SECONDS = 90 * 86400  # of a job that Slurm no longer knows; `ckpt prune` removes older ones
 FLAGS = os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_WRONLY
 NUMBER = (int, float)
+LATER = ("name", "job_name", "log", "counted")  # texts that the events of earlier versions lack
 LARGEST = 1 << 60  # no number in a history is larger, nor is any below 0
 LATEST = 1 << 37  # seconds; what time.gmtime() and pictures can show
 # The facts of each event and their types. `refused` is a checkpoint that was not restored: another one follows, or
 # `fell-back`, a start from the beginning. `failed` is a run that could not begin, `checkpoint-late` a checkpoint that
-# was not done shortly before the job's end.
+# was not done shortly before the job's end. `job-ended` is the end of the job as Slurm has it, `at` that time: noted by
+# whoever asked, perhaps later.
 EVENTS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "started": {},
     "checkpointed": {
@@ -65,6 +71,7 @@ EVENTS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "fell-back": {"reason": str},
     "failed": {"reason": str},
     "ended": {"status": int},
+    "job-ended": {"state": str, "at": NUMBER},
 }
 
 
@@ -74,18 +81,15 @@ class History(log.Log):
     def __init__(self, other: log.Log, directory: str, task: Task) -> None:
         super().__init__(other.path, other.form, other.verbose)
         self.file = os.path.join(directory, DIRECTORY, task.key + SUFFIX)
-        self.about = {"restarts": task.restarts, "name": task.name}
+        self.about = {"restarts": task.restarts, "name": task.name, "job_name": task.job_name}
 
     def note(self, kind: str, **facts: object) -> None:
         """Add an event. If that fails, the job loses nothing else by it."""
-        import json
-
-        about = {"time": time.time(), "node": os.uname().nodename, **self.about, "event": kind}
         number = os.path.basename(str(facts.get("path")))
         if number.isdecimal():  # for other readers; ours has the path
             facts["seq"] = int(number)
         try:
-            _append(self.file, json.dumps({**about, **facts}).encode() + b"\n")
+            _append(self.file, {**self.about, "event": kind, **facts})
         except OSError as error:
             self.debug(f"no history of this: {error}")
 
@@ -101,8 +105,11 @@ class History(log.Log):
         return path
 
 
-def _append(path: str, line: bytes) -> None:
-    """Append the line in one write, so that no two lines mix."""
+def _append(path: str, event: Mapping[str, object]) -> None:
+    """Append an event of now in one write, so that no two lines mix."""
+    import json
+
+    line = json.dumps({"time": time.time(), "node": os.uname().nodename, **event}).encode() + b"\n"
     try:
         descriptor = os.open(path, FLAGS, 0o600)
     except FileNotFoundError:
@@ -112,6 +119,18 @@ def _append(path: str, line: bytes) -> None:
         os.write(descriptor, line)
     finally:
         os.close(descriptor)
+
+
+def note_end(directory: str, job: int, found: Job) -> None:
+    """Note in the histories of a job's tasks how and when the job has ended, as Slurm says in `found`."""
+    path = os.path.join(directory, DIRECTORY, str(job))
+    for key, events in read(directory, job).items():
+        last = events[-1]
+        about = {"restarts": found.restarts, "name": last["name"], "job_name": last["job_name"], "event": "job-ended"}
+        try:
+            _append(f"{path}/{key}{SUFFIX}", {**about, "state": found.ended_as, "at": found.fields["end_time"]})
+        except OSError:
+            pass  # it is asked once more, next time
 
 
 def prune(directory: str, known: set[int], dry_run: bool) -> list[str]:
@@ -201,8 +220,8 @@ def _events(path: str) -> list[Event]:
 def _event(line: str) -> Event | None:
     """Return the event in a line, the last one if an unfinished line stands before it; None if there is none."""
     try:
-        event = {"name": "", "log": "", "counted": "", **files.parse_json(line[max(line.rfind('{"time"'), 0) :])}
-        types = {"time": NUMBER, "node": str, "restarts": int, "name": str, **EVENTS[event["event"]]}
+        event = {**dict.fromkeys(LATER, ""), **files.parse_json(line[max(line.rfind('{"time"'), 0) :])}
+        types = {"time": NUMBER, "node": str, "restarts": int, "name": str, "job_name": str, **EVENTS[event["event"]]}
         facts = {name: event[name] for name in types}
         fits = facts["time"] < LATEST and facts.get("at", 0) < LATEST
     except (ValueError, KeyError, TypeError):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
     from oci_criu_shim.cli.invocation import Invocation
 
-COLUMNS = ("JOB", "STEP", "TASK", "SEQ", "CREATED", "AGE", "NODE", "SIZE", "WRITTEN", "REASON", "PATH")
+COLUMNS = ("JOB", "STEP", "TASK", "SEQ", "CREATED (UTC)", "AGE", "NODE", "SIZE", "WRITTEN", "REASON", "PATH")
 PAUSE = 0.05
 
 

@@ -11,6 +11,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.task.history import Event
 
+    class CheckpointDocument(Event):
+        """A checkpoint, and whether it was removed since."""
+
+        seq: int
+        removed: bool
+
 
 class Answer(TypedDict):
     """What `job checkpoint` says of one container, or of a node that has none."""
@@ -36,6 +42,7 @@ class RunDocument(TypedDict):
     lost: float
     bound: str
     restored: Event | None
+    origin: str
 
 
 class TaskDocument(TypedDict):
@@ -43,7 +50,7 @@ class TaskDocument(TypedDict):
 
     task: str
     runs: list[RunDocument]
-    checkpoints: list[Event]
+    checkpoints: list[CheckpointDocument]
     problems: list[Event]
 
 
@@ -51,6 +58,7 @@ class JobDocument(TypedDict):
     """A job with the sums of its tasks: see story.Story."""
 
     job: int
+    id: str  # for Slurm's commands: 12_3 of an array
     name: str
     state: str
     reason: str
@@ -58,6 +66,7 @@ class JobDocument(TypedDict):
     end: float
     nodes: list[str]
     kept: float
+    safe: float | None  # None if it does not go on
     lost: float
     bound: str
     waited: float

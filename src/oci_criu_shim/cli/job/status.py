@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 
 OWNERS = "a history is for its owner alone"
+COLUMNS = (
+    *("JOB", "NAME", "STATE", "BEGAN (UTC)", "RUNS", "CHECKPOINTS", "RESTORES"),
+    *("KEPT", "LOST", "WAITED", "NODES"),
+)
+RUN_COLUMNS = ("RUN", "NODE", "BEGIN (UTC)", "END (UTC)", "FROM", "OUTCOME", "KEPT", "LOST", "WAITED")
+CHECKPOINT_COLUMNS = ("SEQ", "RUN", "AT (UTC)", "WHY", "SIZE", "SECONDS", "FROZEN", "")
 
 
 def status(call: Invocation) -> int:
@@ -33,11 +39,7 @@ def status(call: Invocation) -> int:
         raise ShimError("--timeline draws one job: it needs a JOBID", status=USAGE)
     directory = place.directory(call.value("checkpoint-dir"))
     if not word:
-        _list(directory, call.flag("json"))
-        for user in map(process.user_name, history.others(directory)):
-            call.log.event(
-                f"histories of {user} in {directory} can't be read (hint: {call.owners_way(user) or OWNERS})"
-            )
+        _list(directory, call)
         return 0
     found = _find(directory, word)
     if picture:
@@ -93,6 +95,7 @@ def _tell(directory: str, jobs: Iterable[int]) -> list[Story]:
         return found
     try:
         known = controller.known_jobs(ended=False)
+        _note_ends(directory, [one for one in found if one.goes_on and one.job not in known])
         held = controller.held() if story.WAITING in states else {}
     except ShimError:
         return found
@@ -102,23 +105,35 @@ def _tell(directory: str, jobs: Iterable[int]) -> list[Story]:
     return [one if one.job in known else story.tell(directory, one.job, alive=False) or one for one in found]
 
 
-def _list(directory: str, as_json: bool) -> None:
+def _note_ends(directory: str, gone: Iterable[Story]) -> None:
+    """Ask Slurm how those jobs have ended that have ended a while ago, and note it: it soon forgets them."""
+    numbers = {one.job for one in gone}
+    for job in numbers & controller.known_jobs() if numbers else ():
+        if (found := controller.job(job)).ended_as:
+            history.note_end(directory, job, found)
+
+
+def _list(directory: str, call: Invocation) -> None:
     found = _tell(directory, history.jobs(directory))
-    if as_json:
-        return print_json([one.describe() for one in found])
-    if not found:
-        return print(f"no job of yours has a history in {directory}")
-    rows: list[list[object]] = [
-        ["JOB", "STATE", "BEGAN", "RUNS", "CHECKPOINTS", "RESTORES", "KEPT", "LOST", "WAITED", "NODES"]
-    ]
-    for one in found:
-        counts = [len(one.runs), len(one.checkpoints), len(one.restores)]
-        rows.append([one.title, one.state, when(one.begin), *counts, *_lengths(one), ",".join(one.nodes)])
-    print_table(rows)
+    if call.flag("json"):
+        print_json([one.describe() for one in found])
+    elif found:
+        print_table([list(COLUMNS), *map(_fields, found)])
+    else:
+        print(f"no job of yours has a history in {directory}")
+    for user in map(process.user_name, history.others(directory)):
+        how = call.owners_way(user) or OWNERS
+        call.log.event(f"histories of {user} in {directory} can't be read (hint: {how})")
+
+
+def _fields(one: Story) -> list[object]:
+    job = f"{one.job} ({one.array_task})" if one.array_task else one.job
+    counts = (len(one.runs), len(one.checkpoints), len(one.restores))
+    return [job, units.short(one.name) or "-", one.state, when(one.begin), *counts, *_lengths(one), ",".join(one.nodes)]
 
 
 def _lengths(one: Story) -> list[str]:
-    return [units.time(one.kept), _lost(one), units.time(one.waited)]
+    return [units.time(one.safe if one.goes_on else one.kept), _lost(one), units.time(one.waited)]
 
 
 def _lost(one: Story | Run) -> str:
@@ -135,7 +150,8 @@ def _show(found: Story) -> None:
     print(f"job {found.title}: {found.state}; {', '.join(counts)}, {_count(len(found.restores), 'restore')}")
     if found.reason:
         print(found.reason)
-    print(f"work kept {kept}, lost {lost}; waited {waited}, frozen {found.frozen:.2f} s")
+    work = f"safe: {kept}{_from(found)}" if found.goes_on else f"work kept {kept}"
+    print(f"{work}, lost {lost}; waited {waited}, frozen {found.frozen:.2f} s")
     for task in found.tasks:
         print(f"\nstep {task.key.replace('.', ', task ')}:")
         print_table(_runs(task), "  ")
@@ -148,28 +164,37 @@ def _show(found: Story) -> None:
                 print(f"{when(problem['time'])} {problem['event']} on {problem['node']}: {problem['reason']}{see}")
 
 
+def _from(found: Story) -> str:
+    """Return which checkpoint that work is in; nothing if there is more than one task."""
+    if found.tasks[1:]:
+        return ""
+    newest = found.tasks[0].newest
+    return f" (checkpoint {name(newest)})" if newest else " (no checkpoint)"
+
+
 def _runs(task: TaskRuns) -> list[list[object]]:
-    rows: list[list[object]] = [["RUN", "NODE", "BEGIN", "END", "FROM", "OUTCOME", "KEPT", "LOST", "WAITED"]]
+    rows: list[list[object]] = [
+        ["RUN", "NODE", "BEGIN (UTC)", "END (UTC)", "FROM", "OUTCOME", "KEPT", "LOST", "WAITED"]
+    ]
     for number, run in enumerate(task.runs, 1):
         end = when(run.end) if run.end is not None else "-"
         outcome = f"{run.outcome} ({run.status})" if run.status else run.outcome
         waited = units.time(run.waited) if run.waited is not None else "-"
-        kept = units.time(run.kept) if run.outcome not in (story.RUNNING, story.COMPLETED) else "-"
-        lost = _lost(run) if kept != "-" else "-"
+        kept = units.time(run.kept) if run.outcome != story.COMPLETED else "-"
+        lost = _lost(run) if run.outcome not in (story.RUNNING, story.COMPLETED) else "-"
         rows.append([number, run.node, when(run.begin), end, _origin(run), outcome, kept, lost, waited])
     return rows
 
 
 def _origin(run: Run) -> str:
-    if run.restored:
-        return f"checkpoint {name(run.restored)}"
-    return "the start" if run.begun else "-"
+    return run.origin or ("the start" if run.begun else "-")
 
 
 def _checkpoints(task: TaskRuns) -> list[list[object]]:
-    rows: list[list[object]] = [["SEQ", "RUN", "AT", "WHY", "SIZE", "SECONDS", "FROZEN"]]
+    rows: list[list[object]] = [list(CHECKPOINT_COLUMNS)]
     for number, run in enumerate(task.runs, 1):
         for event in run.checkpoints:
             size, seconds, frozen = units.size(event["bytes"]), f"{event['seconds']:.2f}", f"{event['frozen']:.2f}"
-            rows.append([name(event), number, when(event["at"]), event["reason"], size, seconds, frozen])
+            now = "" if task.has(event) else "removed"
+            rows.append([name(event), number, when(event["at"]), event["reason"], size, seconds, frozen, now])
     return rows

@@ -5,15 +5,17 @@ Times are seconds since the epoch, lengths are seconds.
 
 from __future__ import annotations
 
+import os
 import time
 
+from oci_criu_shim.checkpoints.owner import CHECKPOINT
 from oci_criu_shim.task import history
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from oci_criu_shim.cli.job.documents import JobDocument, RunDocument, TaskDocument
+    from oci_criu_shim.cli.job.documents import CheckpointDocument, JobDocument, RunDocument, TaskDocument
     from oci_criu_shim.task.history import Event
 
 BEGINNINGS = ("started", "restored")
@@ -21,12 +23,15 @@ PROBLEMS = ("checkpoint-failed", "checkpoint-late", "refused", "fell-back", "fai
 # Outcomes of runs: nobody saw the end of one that `died`; one that was `requeued` is to begin on another node.
 RUNNING, CHECKPOINTED, REQUEUED, DIED = "running", "checkpointed", "requeued", "died"
 FAILED, COMPLETED = "failed", "completed"
+CANCELLED, TIMEOUT, NO_MEMORY = "cancelled", "timeout", "out-of-memory"
+# What Slurm ended, by its word for the job's state; what it ended otherwise has died.
+ENDS = {"CANCELLED": CANCELLED, "TIMEOUT": TIMEOUT, "DEADLINE": TIMEOUT, "OUT_OF_MEMORY": NO_MEMORY}
 # States of jobs, too: one that `stopped` has been checkpointed or requeued, but Slurm does not start it again.
 WAITING, HELD, STOPPED = "waiting", "held", "stopped"
 # The state of a job, by the outcomes of its tasks' last runs: that of the first outcome here that one of them has.
 STATES = {
     **{RUNNING: RUNNING, STOPPED: STOPPED, CHECKPOINTED: WAITING, REQUEUED: WAITING},
-    **{DIED: DIED, FAILED: FAILED, COMPLETED: COMPLETED},
+    **{name: name for name in (CANCELLED, TIMEOUT, NO_MEMORY, DIED, FAILED, COMPLETED)},
 }
 BY_USERS = ("JobHeldUser", "job_requeued_in_held_state")  # reasons of jobs that their users may release
 
@@ -59,7 +64,7 @@ class Run:
     def add(self, event: Event) -> None:
         """Take the next event of this run."""
         kind = event["event"]
-        self.last = event["time"]
+        self.last = event["at"] if kind == "job-ended" else event["time"]
         if kind in BEGINNINGS:
             self.begun = True
             self.restored = event if kind == "restored" else None
@@ -73,9 +78,12 @@ class Run:
             self.problems.append(event)
         if kind == "not-requeued":
             self.stopped = event["reason"]
-        if kind in ("ended", "failed") and self.outcome == RUNNING:
+        if kind in ("ended", "failed") and self.outcome in (RUNNING, DIED, *ENDS.values()):
             self.status, self.end = event.get("status"), event["time"]
-            self.outcome = COMPLETED if self.status == 0 else FAILED
+            if self.status == 0 or self.outcome not in ENDS.values():
+                self.outcome = COMPLETED if self.status == 0 else FAILED
+        if kind == "job-ended" and self.outcome == RUNNING:  # a program that handles signals has yet to end
+            self.outcome, self.end = ENDS.get(event["state"], DIED), event["at"]
 
     @property
     def until(self) -> float:
@@ -88,6 +96,13 @@ class Run:
     def lost_from(self) -> float:
         """When the work that it lost, if any, began."""
         return self.source["at"] + self.source["frozen"] if self.source else self.begin
+
+    @property
+    def origin(self) -> str:
+        """The checkpoint that it was restored from, as --restart-dir takes it: JOB:SEQ, or a path; empty if none."""
+        path = self.restored["path"] if self.restored else ""
+        found = CHECKPOINT.fullmatch(path)
+        return f"{found['job']}:{os.path.basename(path)}" if found else path
 
     def is_of(self, event: Event) -> bool:
         """Return whether the task's next event belongs to this run."""
@@ -107,6 +122,7 @@ class Run:
             "lost": self.lost,
             "bound": self.bound,
             "restored": self.restored,
+            "origin": self.origin,
         }
 
 
@@ -116,16 +132,27 @@ class TaskRuns:
     def __init__(self, key: str, events: Iterable[Event], alive: bool) -> None:
         self.key = key
         self.runs: list[Run] = []
+        self.end = ""  # of the job, in Slurm's word, if it was noted
+        self.there: dict[str, Event] = {}  # {path: the checkpoint that is there}
         for event in events:
+            if event["event"] == "job-ended":
+                self.end = event["state"]
+                if not self.runs or self.runs[-1].restarts != event["restarts"]:
+                    continue
+            elif event["event"] in BEGINNINGS:
+                self.end = ""
             if not self.runs or not self.runs[-1].is_of(event):
                 self.runs.append(Run(event))
             self.runs[-1].add(event)
         for number, run in enumerate(self.runs):
             if run.restored:
                 self._find_source(run.restored, number)
+        taken = {checkpoint["path"]: checkpoint for checkpoint in self.checkpoints}  # a number may be taken again
+        self.there = {path: event for path, event in taken.items() if os.path.lexists(path)}
         last = next((run for run in reversed(self.runs) if run.begun), None)
-        if last and last.checkpoints:
-            last.source = last.checkpoints[-1]  # the next run would go on from it
+        if last:  # the next run would go on from it
+            usable = filter(self.has, last.checkpoints) if alive and last.outcome == RUNNING else last.checkpoints
+            last.source = next(iter(reversed(list(usable))), last.source)
         for before, after in zip(self.runs, [*self.runs[1:], None], strict=True):
             if before.outcome == RUNNING and (after or not alive):
                 before.outcome = DIED
@@ -144,23 +171,42 @@ class TaskRuns:
         """The checkpoints of all runs, oldest first."""
         return [checkpoint for run in self.runs for checkpoint in run.checkpoints]
 
+    def has(self, checkpoint: Event) -> bool:
+        """Return whether that checkpoint has not been removed."""
+        return self.there.get(checkpoint["path"]) is checkpoint
+
+    @property
+    def newest(self) -> Event | None:
+        """The newest checkpoint that is there."""
+        return next(filter(self.has, reversed(self.checkpoints)), None)
+
+    @property
+    def safe(self) -> float:
+        """How much of its work is not lost if it ends now."""
+        return sum(run.kept for run in self.runs) if self.newest else 0.0
+
     def describe(self) -> TaskDocument:
         """Return it for JSON."""
         problems = [problem for run in self.runs for problem in run.problems]
         runs = [run.describe() for run in self.runs]
-        return {"task": self.key, "runs": runs, "checkpoints": self.checkpoints, "problems": problems}
+        checkpoints: list[CheckpointDocument] = [
+            {**event, "seq": int(name(event)), "removed": not self.has(event)} for event in self.checkpoints
+        ]
+        return {"task": self.key, "runs": runs, "checkpoints": checkpoints, "problems": problems}
 
 
 def _weigh(run: Run, after: Run | None) -> None:
-    """Set how much of a run's work was kept and lost, unless it runs or completed, and how long the next one waited."""
+    """Set how much of a run's work was kept and lost, unless it completed, and how long the next one waited."""
     if after and run.end is not None:
         after.waited = max(after.begin - run.end, 0.0)
-    if run.outcome in (RUNNING, COMPLETED) or not run.begun:
+    if run.outcome == COMPLETED or not run.begun:
+        return
+    run.kept = max(run.source["at"] - run.begin, 0.0) if run.source else 0.0
+    if run.outcome == RUNNING:
         return
     end = run.until
     if run.end is None:
         run.bound, end = ("at most ", after.begin) if after else ("at least ", run.last)
-    run.kept = max(run.source["at"] - run.begin, 0.0) if run.source else 0.0
     run.lost = round(max(end - run.lost_from, 0.0), 3)
 
 
@@ -169,7 +215,10 @@ class Story:
 
     def __init__(self, job: int, events: dict[str, list[Event]], alive: bool) -> None:
         self.job = job
-        self.name = next(iter(events.values()))[-1]["name"] or str(job)
+        self.id = next(iter(events.values()))[-1]["name"] or str(job)
+        # A step of srun may have a name of its own, and older versions noted none.
+        steps = sorted(events, key=_order)
+        self.name = next((event["job_name"] for key in steps for event in events[key] if event.get("job_name")), "")
         self.tasks = [TaskRuns(key, events[key], alive) for key in sorted(events, key=_order)]
         self.runs = [run for task in self.tasks for run in task.runs]
         self.checkpoints = [checkpoint for task in self.tasks for checkpoint in task.checkpoints]
@@ -179,7 +228,7 @@ class Story:
         outcomes = {STOPPED if run.stopped else run.outcome for run in last}
         self.state = next(name for outcome, name in STATES.items() if outcome in outcomes)
         if self.state == WAITING and not alive:
-            self.state = STOPPED
+            self.state = next((ENDS[task.end] for task in self.tasks if task.end in ENDS), STOPPED)
             self.reason = f"Slurm does not start it again; a job with --restart-dir={job} goes on from its checkpoints"
         self.begin = min(run.begin for run in self.runs)
         self.end = max(run.until for run in self.runs)
@@ -197,18 +246,35 @@ class Story:
 
     @property
     def title(self) -> str:
-        """Its number, and Slurm's name for it if that differs."""
-        return str(self.job) if self.name == str(self.job) else f"{self.job} ({self.name})"
+        """Its number, Slurm's name for it if that differs, and its user's."""
+        others = ", ".join(filter(None, (self.array_task, self.name)))
+        return f"{self.job} ({others})" if others else str(self.job)
+
+    @property
+    def safe(self) -> float:
+        """How much of all its tasks' work is not lost if it ends now."""
+        return sum(task.safe for task in self.tasks)
+
+    @property
+    def array_task(self) -> str:
+        """Slurm's name for it, 12_3, if it is of an array."""
+        return "" if self.id == str(self.job) else self.id
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it runs, or is to run again."""
+        return self.state in (RUNNING, WAITING, HELD)
 
     def note_held(self, reason: str) -> None:
         """Note that Slurm holds the job, for its `reason`."""
         by = "" if reason in BY_USERS else "an admin, by "
-        self.state, self.reason = HELD, f"{reason}: it waits for {by}`scontrol release {self.name}`"
+        self.state, self.reason = HELD, f"{reason}: it waits for {by}`scontrol release {self.id}`"
 
     def describe(self) -> JobDocument:
         """Return it for JSON."""
         return {
             "job": self.job,
+            "id": self.id,
             "name": self.name,
             "state": self.state,
             "reason": self.reason,
@@ -216,6 +282,7 @@ class Story:
             "end": self.end,
             "nodes": self.nodes,
             "kept": self.kept,
+            "safe": self.safe if self.goes_on else None,
             "lost": self.lost,
             "bound": self.bound,
             "waited": self.waited,
