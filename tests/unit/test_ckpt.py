@@ -16,7 +16,7 @@ from oci_criu_shim.checkpoints import committed, owner
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.cli import parse
-from oci_criu_shim.cli.ckpt import images, look, place, report
+from oci_criu_shim.cli.ckpt import change, images, look, place, report
 from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.slurm import controller
@@ -500,19 +500,70 @@ def test_age() -> None:
     assert committed.age("yesterday") == 0
 
 
-def test_progress(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def worked(capfd: Capture, line: report.ProgressLine, until: str) -> str:
+    """What is printed until `until` stands in it, and then at the end."""
+    printed = ""
+    with line:
+        line.tell(1024)
+        while until not in printed:
+            time.sleep(0.01)
+            printed += capfd.readouterr().err
+    return printed + capfd.readouterr().err
+
+
+def test_progress_on_a_terminal(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "isatty", lambda _: True)
-    monkeypatch.setattr(report, "PATIENCE", 0)
-    with report.ProgressLine("verifying", 4096) as progress:
-        progress.tell(1024)
-    assert capfd.readouterr().err == "\rverifying: 1.0 KiB, 25 %\x1b[K\r\x1b[K"
+    monkeypatch.setattr(report, "PATIENCE", 0.01)
+    printed = worked(capfd, report.ProgressLine("verifying", 4096), "left")
+    assert printed.startswith("\rverifying: 1.0 KiB of 4.0 KiB, 25 %, 1s left\x1b[K")
+    assert printed.endswith("\r\x1b[K")
 
 
-def test_no_progress_in_a_file(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "PATIENCE", 0)
+def test_progress_in_a_file(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "LINES", 0.01)
+    first, *_ = worked(capfd, report.ProgressLine("removing", 4096, shown=str), "left\n").splitlines()
+    assert first == "removing: 1024 of 4096, 25 %, 1s left"
+    assert worked(capfd, report.ProgressLine("reading", done=int), "s\n").startswith("reading: 0s\n")
+
+
+def test_no_progress_of_what_is_quick(capfd: Capture) -> None:
     with report.ProgressLine("verifying", 4096) as progress:
         progress.tell(1024)
     assert not capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("total", "done", "said"),
+    [
+        (100, 0, "0 B of 100 B, 0 %"),
+        (100, 20, "20 B of 100 B, 20 %, 4m1s left"),
+        (100, 100, "100 B of 100 B, 100 %"),
+        (100, 120, "120 B of 100 B, 100 %"),
+        (0, 20, "20 B in 1m"),
+        (0, 0, "1m"),
+    ],
+)
+def test_how_long_it_takes_yet(total: int, done: int, said: str) -> None:
+    assert report.ProgressLine("reading", total, lambda: done).state(60) == said
+
+
+def test_progress_of_an_import(home: Path, capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How much of the archive is read is known of a compressed one, too."""
+    seen_lines: list[report.ProgressLine] = []
+
+    class Seen(report.ProgressLine):
+        def __enter__(self) -> report.ProgressLine:
+            seen_lines.append(self)
+            return super().__enter__()
+
+    for module in (change, look):
+        monkeypatch.setattr(module, "ProgressLine", Seen)
+    ran(capfd, "export", "7/batch.0/2", path := tmp_path / "file.tar.gz")
+    ran(capfd, "import", path, tmp_path / "new")
+    lines = {line.what: line for line in seen_lines}
+    assert set(lines) == {"verifying", "unpacking", "writing", "reading", "comparing"}
+    assert lines["reading"].total == lines["reading"].done() == path.stat().st_size
+    assert lines["writing"].done() >= lines["writing"].total
 
 
 def test_size_before_compression() -> None:

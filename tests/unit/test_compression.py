@@ -339,7 +339,8 @@ def test_archives_are_raw(store: Store, tmp_path: Path) -> None:
     imported = Store(str(tmp_path / "imported"), ".")
     os.mkdir(imported.directory, 0o700)
     with imported.stage() as stage:
-        assert verified(archive.read(path, stage, lambda _: None))
+        archive.read(path, stage, lambda _: None)
+        assert verified(archive.adopt(path, stage))
 
 
 def test_sweep_leaves_what_it_does_not_know(store: Store) -> None:

@@ -138,6 +138,7 @@ def test_to_an_archive_and_back(store: Store, tmp_path: Path) -> None:
     other = make_store(tmp_path / "other")
     with other.stage() as stage:
         archive.read(str(tmp_path / "one.tar"), stage, lambda _: None)
+        archive.adopt(str(tmp_path / "one.tar"), stage)
     assert contents(newest(other)) == contents(found)
     assert {"1/checkpoint/parent/pages-1.img", "1/manifest.json"} <= left(other)
 

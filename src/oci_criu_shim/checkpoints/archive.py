@@ -149,9 +149,24 @@ class _Writer:
     def _add(self, name: str, size: int, stream: IO[bytes]) -> None:
         member = _member(name)
         member.size = size
-        self.archive.addfile(member, stream)
+        self.archive.addfile(member, _Counted(stream, self._count))
+
+    def _count(self, size: int) -> None:
         self.total += size
         self.told(self.total)
+
+
+class _Counted(io.RawIOBase):
+    """Reads `stream`, and says how many bytes of it were read."""
+
+    def __init__(self, stream: IO[bytes], told: Callable[[int], None]) -> None:
+        self.stream = stream
+        self.told = told
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.stream.read(size)
+        self.told(len(data))
+        return data
 
 
 def _member(name: str) -> tarfile.TarInfo:
@@ -162,30 +177,36 @@ def _member(name: str) -> tarfile.TarInfo:
     return member
 
 
-def read(path: str, stage: StoreStage, told: Callable[[int], None]) -> Checkpoint:
-    """Make the archive `path` the newest checkpoint of the stage's store; raise ShimError if it is none of ours.
+def read(path: str, stage: StoreStage, told: Callable[[int], None]) -> None:
+    """Read the archive `path` to the stage, for adopt(); raise ShimError if it is none of ours.
 
     Only the content of a member is taken, and its name if a checkpoint has a file of that name. So no kind of member
-    leads out of the stage, and nothing but plain files is made.
+    leads out of the stage, and nothing but plain files is made. `told` is called with how much of the archive is read.
     """
     _compressor(path)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise ShimError(f"{path}: {error.strerror}", "name what `oci-criu-shim ckpt export` wrote") from None
-    total = 0
+    place = os.dup(descriptor)  # which a compressor moves, too
     try:
         with Pipe(path, descriptor, writing=False) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
                 if not _is_podmans(member):
-                    _extract(archive, member, stage, path)
-                told(total := total + member.size)
+                    _extract(archive, member, stage, path, lambda: told(os.lseek(place, 0, os.SEEK_CUR)))
             while stream.read(PIECE):
                 pass  # a compressor wants what follows the end of the archive read, too
     except (tarfile.TarError, EOFError) as error:
         raise ShimError(f"{path} is not a tar file, or damaged: {error}") from None
+    finally:
+        os.close(place)
     if not os.path.exists(os.path.join(stage.path, MANIFEST)):
         raise ShimError(f"{path} has no {MANIFEST}", FOREIGN)
+
+
+def adopt(path: str, stage: StoreStage) -> Checkpoint:
+    """Make what was read of the archive `path` the newest checkpoint of the stage's store; raise ShimError if it is
+    damaged."""
     try:
         return stage.adopt()
     except Damaged as error:
@@ -200,7 +221,9 @@ def _is_podmans(member: tarfile.TarInfo) -> bool:
     return name in PODMANS or (name.startswith(f"{ARTIFACTS}/") and name not in ORIGINALS)
 
 
-def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, stage: StoreStage, path: str) -> None:
+def _extract(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, stage: StoreStage, path: str, told: Callable[[], None]
+) -> None:
     name = member.name.removeprefix("./")
     if name in LOGS:
         target = os.path.join(stage.images, name)
@@ -218,3 +241,4 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, stage: StoreStag
     with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as stream:
         while data := source.read(PIECE):
             stream.write(data)
+            told()

@@ -136,7 +136,8 @@ class Verification:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self.hashing: Hashing | None = None
+        self.hashing: Hashing | None = None  # that nobody has waited for
+        self.begun: Hashing | None = None
         known = checkpoint.manifest["sha256"]
         self.wanted = {**checksums(checkpoint), **known}
         self._compare(Hashing(checkpoint.path, {name: checkpoint.manifest["files"].get(name, 0) for name in known}))
@@ -150,7 +151,11 @@ class Verification:
     def start(self) -> None:
         """Begin to hash the large files."""
         sizes = {name: size for name, size in large(self.checkpoint).items() if name in self.wanted}
-        self.hashing = Hashing(self.checkpoint.path, sizes)
+        self.begun = self.hashing = Hashing(self.checkpoint.path, sizes)
+
+    def hashed(self) -> int:
+        """Return how many bytes of the large files are hashed so far."""
+        return self.begun.bytes if self.begun else 0
 
     def require(self) -> None:
         """Wait for the hashes; raise ShimError, with the file's name, if a file is damaged. The second call does

@@ -30,7 +30,7 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from oci_criu_shim.checkpoints.compression import Compression
     from oci_criu_shim.checkpoints.manifest import Draft, Manifest
@@ -47,6 +47,7 @@ class StoreStage(Stage):
     def __init__(self, store: Store, path: str) -> None:
         self.store = store
         self.quota = Quota(store.quota, store.directory, store.path)
+        self.compared: Callable[[], int] = int  # how many bytes adopt() has compared so far
         super().__init__(path, os.path.join(path, IMAGES))
 
     def _finish(self, committed: Checkpoint) -> None:
@@ -73,6 +74,7 @@ class StoreStage(Stage):
         copied = read(self.path)
         verification = integrity.Verification(copied)
         verification.start()
+        self.compared = verification.hashed
         try:
             self._flush(copied.manifest["files"])
             verification.require()

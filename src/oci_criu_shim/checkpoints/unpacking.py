@@ -49,6 +49,10 @@ class Unpacked:
     def __exit__(self, *_: object) -> None:
         self._remove()
 
+    def done(self) -> int:
+        """Return how many bytes are unpacked so far."""
+        return files.tree_size(self.path) if self.path else 0
+
     def _unpack(self) -> Checkpoint:
         manifest = raw_manifest(self.checkpoint.manifest)
         error: OSError | None = None

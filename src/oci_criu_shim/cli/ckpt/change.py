@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
-from oci_criu_shim import config, units
+from oci_criu_shim import config, files, units
 from oci_criu_shim.checkpoints import archive, committed, owner, unpacking
 from oci_criu_shim.checkpoints.prune import prune as prune_task
 from oci_criu_shim.checkpoints.store import Store
@@ -49,9 +50,12 @@ def _tell(call: Invocation, text: str, document: Exported | Removed | Pruned) ->
 
 def _export(checkpoint: Checkpoint, path: str, call: Invocation) -> None:
     look.check(checkpoint, "verifying")
-    with unpacking.Unpacked(checkpoint) as raw:
-        if raw is not checkpoint:
-            unpacking.complete(raw)
+    unpacked = unpacking.Unpacked(checkpoint)
+    with contextlib.ExitStack() as left:
+        with ProgressLine("unpacking", sum(checkpoint.sizes.values()), unpacked.done):
+            raw = left.enter_context(unpacked)
+            if raw is not checkpoint:
+                unpacking.complete(raw)
         additions = podman.additions(raw, call.flag("rootfs"))
         size = sum(content.size for content in additions.values() if isinstance(content, Tree))
         with ProgressLine("writing", raw.manifest["bytes"] + size) as progress:
@@ -68,8 +72,11 @@ def import_(call: Invocation) -> int:
     try:
         target = Store(directory, ".")
         target.prepare()
-        with target.stage() as stage, ProgressLine("reading") as progress:
-            imported = archive.read(path, stage, progress.tell)
+        with target.stage() as stage:
+            with ProgressLine("reading", os.path.getsize(path) if os.path.isfile(path) else 0) as progress:
+                archive.read(path, stage, progress.tell)
+            with ProgressLine("comparing", files.tree_size(stage.path), lambda: stage.compared()):
+                imported = archive.adopt(path, stage)
     except BaseException:
         if made:
             os.rmdir(directory)
@@ -87,9 +94,11 @@ def remove(call: Invocation) -> int:
         if needed:
             numbers = ", ".join(map(str, sorted(needed)))
             raise ShimError(f"Slurm still knows job {numbers}, which may need them", "add --force to remove them")
-    for path in paths:
-        _require_own(path)
-        Store(os.path.dirname(path), ".").remove(int(os.path.basename(path)))
+    with ProgressLine("removing", len(paths), shown=str) as progress:
+        for number, path in enumerate(paths):
+            progress.tell(number)
+            _require_own(path)
+            Store(os.path.dirname(path), ".").remove(int(os.path.basename(path)))
     _tell(call, "", {"removed": paths})
     return 0
 
@@ -128,10 +137,12 @@ def prune(call: Invocation) -> int:
     spared = FOREVER if completed else older  # users may not have seen yet what was cut off their files
     gone: dict[str, int] = {}
     kept: list[str] = []
-    for path in ended:
-        there = [os.path.join(path, str(seq)) for seq in Store(path, ".").numbers()]
-        gone |= prune_task(Store(path, "."), keep, older, spared, dry_run)
-        kept += [path for path in there if path not in gone]
+    with ProgressLine("looking at tasks" if dry_run else "pruning tasks", len(ended), shown=str) as progress:
+        for number, path in enumerate(ended):
+            progress.tell(number)
+            there = [os.path.join(path, str(seq)) for seq in Store(path, ".").numbers()]
+            gone |= prune_task(Store(path, "."), keep, older, spared, dry_run)
+            kept += [path for path in there if path not in gone]
     document: Pruned = {
         "dry_run": dry_run,
         "removed": [{"path": path, "bytes": size} for path, size in gone.items()],

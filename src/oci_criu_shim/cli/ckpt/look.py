@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-import time
 
 from oci_criu_shim import units
-from oci_criu_shim.checkpoints import committed
+from oci_criu_shim.checkpoints import committed, integrity
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.cli.ckpt import images, place
 from oci_criu_shim.cli.ckpt.report import ProgressLine, print_json, print_table
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.cli.invocation import Invocation
 
 COLUMNS = ("JOB", "STEP", "TASK", "SEQ", "CREATED (UTC)", "AGE", "NODE", "SIZE", "WRITTEN", "REASON", "PATH")
-PAUSE = 0.05
 
 
 def listing(call: Invocation) -> int:
@@ -209,11 +207,8 @@ def check(checkpoint: Checkpoint, what: str) -> bool:
     verification = Verification(checkpoint)
     verification.start()
     try:
-        with ProgressLine(what, checkpoint.manifest["bytes"]) as progress:
-            while verification.hashing and verification.hashing.running:
-                progress.tell(verification.hashing.bytes)
-                time.sleep(PAUSE)
-        verification.require()
+        with ProgressLine(what, sum(integrity.large(checkpoint).values()), verification.hashed):
+            verification.require()
     finally:
         verification.stop()
     return verification.complete
