@@ -52,8 +52,9 @@ def test_signal_and_request(shim_cluster: Cluster, shim_bundle: str) -> None:
         wait_for(lambda: taken(job, "signal") == 1, 30, "a checkpoint at the signal")
         users = ["env", "SRUN_CONTAINER=/nowhere", "SLURM_CLUSTERS=nowhere"]  # for the user's own calls
         done = shim_cluster.exec("ctl", [*users, "oci-criu-shim", "job", "checkpoint", "--json", job.number])
-        said = json.loads(done.stdout)
+        (said,) = json.loads(done.stdout)
         assert (said["job"], said["node"], said["taken"]) == (int(job.number), job.nodes[0], True)
+        assert said["checkpoint"]["path"].endswith(f"/{job.number}/batch.0/{said['checkpoint']['seq']}")
         assert "(request)" in said["said"]
         done = shim_cluster.exec(job.nodes[0], ["oci-criu-shim", "job", "checkpoint", "--here", job.number])
         assert "it runs on" in done.stdout
@@ -109,7 +110,7 @@ def test_request_where_one_node_has_no_container(shim_cluster: Cluster, shim_bun
         wait_for(lambda: job.state() == "RUNNING", 60, "it to run")
         job.wait_ticks(2)
         done = shim_cluster.exec("ctl", ["oci-criu-shim", "job", "checkpoint", "--json", job.number])
-        said = sorted(map(json.loads, done.stdout.splitlines()), key=lambda one: bool(one["taken"]))
+        said = sorted(json.loads(done.stdout), key=lambda one: bool(one["taken"]))
         assert [(one["taken"], one["container"] is None) for one in said] == [(False, True), (True, False)]
         assert {one["node"] for one in said} == {"n1", "n2"}
     shim_cluster.exec("ctl", ["scancel", job.number])

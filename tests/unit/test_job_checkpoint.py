@@ -18,8 +18,10 @@ from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
 
-NONE = {"job": 12, "node": "n1", "container": None, "taken": False, "said": "job 12 has no container on n1"}
-TAKEN = {"job": 12, "node": "n2", "container": "c", "taken": True, "said": "checkpointed job 12"}
+NOTHING = {"container": None, "taken": False, "checkpoint": None}
+NONE = {"job": 12, "node": "n1", **NOTHING, "said": "job 12 has no container on n1"}
+CHECKPOINT_3 = {"path": "/c/12/batch.0/3", "seq": 3, "bytes": 5}
+TAKEN = {"job": 12, "node": "n2", "container": "c", "taken": True, "checkpoint": CHECKPOINT_3, "said": "checkpointed"}
 
 
 def ask(monkeypatch: pytest.MonkeyPatch, lines: list[str], status: int = 0, *flags: str) -> int:
@@ -34,21 +36,21 @@ def ask(monkeypatch: pytest.MonkeyPatch, lines: list[str], status: int = 0, *fla
 
 
 def test_a_node_may_have_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    said = [json.dumps(NONE), json.dumps(TAKEN)]
+    said = [json.dumps([NONE]), json.dumps([TAKEN])]
     assert ask(monkeypatch, [said[0], "a prolog's", said[1]]) == 0
     assert capsys.readouterr() == (f"n1: {NONE['said']}\nn2: {TAKEN['said']}\n", "a prolog's\n")
     assert ask(monkeypatch, said, 0, "json") == 0
-    assert capsys.readouterr().out.splitlines() == said
+    assert json.loads(capsys.readouterr().out) == [NONE, TAKEN]
 
 
 def test_all_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ShimError, match="job 12 has no container to be checkpointed"):
-        ask(monkeypatch, [json.dumps(NONE)])
+        ask(monkeypatch, [json.dumps([NONE])])
 
 
 @pytest.mark.parametrize("said", [{**TAKEN, "taken": False}, TAKEN, NONE])
 def test_srun_s_status(monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]) -> None:
-    assert ask(monkeypatch, [json.dumps(said)], 1) == 1
+    assert ask(monkeypatch, [json.dumps([said])], 1) == 1
 
 
 def test_root_signals_nobody_whom_a_user_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -72,12 +74,13 @@ def container(tmp_path: Path) -> Container:
 @pytest.mark.parametrize(
     ("said", "lives", "wanted"),
     [
-        ("0 checkpointed it", True, (0, "checkpointed it")),
-        (None, True, (1, "container c was not checkpointed: the process doing it died")),
-        (None, False, (1, "container c has ended")),
+        (f"0 checkpointed it\n{json.dumps(CHECKPOINT_3)}", True, (True, "checkpointed it", CHECKPOINT_3)),
+        ("1 could not", True, (False, "could not", None)),
+        (None, True, (False, "container c was not checkpointed: the process doing it died", None)),
+        (None, False, (False, "container c has ended", None)),
     ],
 )
-def test_an_answer(container: Container, said: str | None, lives: bool, wanted: tuple[int, str]) -> None:
+def test_an_answer(container: Container, said: str | None, lives: bool, wanted: tuple[bool, str, object]) -> None:
     """The supervisor has taken the request away, or ended before."""
     if said:
         Path(container.path(ANSWER)).write_text(said)
@@ -86,6 +89,15 @@ def test_an_answer(container: Container, said: str | None, lives: bool, wanted: 
         Path(container.path(REQUEST)).touch()
     assert checkpoint._answer(container) == wanted
     assert not os.path.exists(container.path(ANSWER))
+
+
+def test_how_far_it_is(container: Container, tmp_path: Path) -> None:
+    """What is written is where its maker has left a link to."""
+    assert checkpoint._written(container) == 0
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/pages-1.img").write_bytes(bytes(4096))
+    os.symlink(tmp_path / "images", container.path("stage.77"))
+    assert checkpoint._written(container) == 4096
 
 
 def test_what_was_asked_before_is_brought_to_mind_again(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,4 +113,4 @@ def test_what_was_asked_before_is_brought_to_mind_again(container: Container, mo
 def test_one_that_ends_before_it_is_asked_for(tmp_path: Path) -> None:
     gone = Container(str(tmp_path), "gone")
     checkpoint._request(gone)
-    assert checkpoint._answer(gone) == (1, "container gone has ended")
+    assert checkpoint._answer(gone) == (False, "container gone has ended", None)

@@ -266,6 +266,17 @@ def test_a_program_that_ends_with_who_was_at_work_in_it(
     assert capfd.readouterr().err == f"oci-criu-shim: error: {said}: {WORDS}\n"
 
 
+def test_who_asked_is_told_where_it_is(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dump(self: take.Taker, _: str) -> str:
+        self.facts = {"path": "/c/7/batch.0/3", "seq": 3}
+        return "/c/7/batch.0/3"
+
+    monkeypatch.setattr(take.Taker, "dump", dump)
+    assert run_on(policy, schedule.REQUEST) == TAKEN
+    _, facts = Path(policy.container.path(ANSWER)).read_text().splitlines()
+    assert json.loads(facts) == {"path": "/c/7/batch.0/3", "seq": 3}
+
+
 def test_who_asked_is_told_that_it_ended(
     policy: Policy, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

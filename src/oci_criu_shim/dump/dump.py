@@ -51,9 +51,10 @@ class Taken:
 
     def facts(self) -> dict[str, object]:
         """Return what the job's history says of it."""
-        about: dict[str, object] = {name: self.checkpoint.manifest[name] for name in ("bytes", "reason")}
-        about |= {"written": self.checkpoint.written, "increment_of": self.checkpoint.parent}
-        return {**about, "path": self.checkpoint.path, "seconds": self.seconds, "frozen": self.frozen, "at": self.at}
+        found = self.checkpoint
+        about: dict[str, object] = {name: found.manifest[name] for name in ("bytes", "reason")}
+        about |= {"path": found.path, "seq": found.seq, "written": found.written, "increment_of": found.parent}
+        return {**about, "seconds": self.seconds, "frozen": self.frozen, "at": self.at}
 
     def describe(self) -> str:
         """Return where it is, how large it is and how long it took, in words for the user."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import select
 import time
@@ -38,6 +39,7 @@ class Taker:
         self.task = policy.task
         self.store = policy.store
         self.log = policy.log
+        self.facts: dict[str, object] = {}  # of the last checkpoint
 
     def connect(self) -> socket.socket:
         """Return a connection to the step's helper. Raise ShimError if it doesn't answer."""
@@ -63,7 +65,8 @@ class Taker:
             taken = self._take(pid, reason, connection)
         except OSError as error:
             raise _worded(error) from None
-        self.log.note("checkpointed", **taken.facts(), runs_on=reason not in ENDING)
+        self.facts = taken.facts()
+        self.log.note("checkpointed", **self.facts, runs_on=reason not in ENDING)
         try:
             self.store.keep(self.policy.keep)
         except OSError as error:
@@ -139,7 +142,8 @@ class Taker:
         except ShimError as error:
             said, status = self.failed(error)
         if reason == schedule.REQUEST:
-            files.write_atomically(self.container.path(ANSWER), f"{status} {said}".encode())
+            facts = "\n" + json.dumps(self.facts) if status == TAKEN else ""
+            files.write_atomically(self.container.path(ANSWER), f"{status} {said}{facts}".encode())
         return status
 
     def failed(self, error: ShimError) -> tuple[str, int]:

@@ -12,7 +12,7 @@ STATUS = (
 )
 CHECKPOINT = (
     Option("--here", "", "only those on this node; by default a step of the job reaches all of its nodes"),
-    Option("--json", "", "print JSON objects {job, node, container, taken, said}, one a line"),
+    Option("--json", "", "print JSON"),
 )
 FORESEE = (
     *(

@@ -8,25 +8,27 @@ import sys
 import time
 
 from oci_criu_shim import files
+from oci_criu_shim.cli.ckpt.report import ProgressLine, print_json
 from oci_criu_shim.cli.job.place import is_name, job_number
 from oci_criu_shim.container import ownership
 from oci_criu_shim.container.jobs import asked
-from oci_criu_shim.container.record import ANSWER, REQUEST
+from oci_criu_shim.container.record import ANSWER, REQUEST, STAGE_LINK
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
 from oci_criu_shim.slurm import controller
 from oci_criu_shim.slurm.tasks import RUN_DIRECTORY
+from oci_criu_shim.task import estimate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.cli.invocation import Invocation
     from oci_criu_shim.cli.job.documents import Answer
     from oci_criu_shim.container.record import Container
+    from oci_criu_shim.files import Document
 
 START = "start one with --checkpoint"
 POLL_SECONDS = 0.05
-PROGRESS_SECONDS = 2.0
 
 
 def checkpoint(call: Invocation) -> int:
@@ -35,19 +37,23 @@ def checkpoint(call: Invocation) -> int:
     if call.flag("here"):
         return _here(job_number(word), as_json)
     name = word if is_name(word) else str(job_number(word))
-    found: list[str] = []
+    answers: list[Answer] = []
 
     def hear(line: str) -> None:
         try:
-            answer: Answer = json.loads(line)
-            found.extend([answer["container"]] if answer["container"] else [])
-            _tell(answer, as_json)
+            found: list[Answer] = json.loads(line)
+            said = [f"{answer['node']}: {answer['said']}" for answer in found]
         except (KeyError, TypeError, ValueError):
-            print(line, file=sys.stderr, flush=True)  # from a task prolog
+            return print(line, file=sys.stderr, flush=True)  # from a task prolog
+        answers.extend(found)
+        if not as_json:
+            print(*said, sep="\n", flush=True)
 
     words = [os.path.abspath(sys.argv[0]), "job", "checkpoint", "--here", "--json"]
     status = process.exit_status(controller.run_on_nodes(name, words, hear))
-    if status == 0 and not found:
+    if as_json:
+        print_json(answers)
+    if status == 0 and not any(answer["container"] for answer in answers):
         raise ShimError(f"job {name} has no container to be checkpointed", START)
     return status
 
@@ -55,30 +61,41 @@ def checkpoint(call: Invocation) -> int:
 def _here(job: int, as_json: bool) -> int:
     """Checkpoint the job's containers on this node.
 
-    With --json it is no failure if there are none: another node of the job may have some.
+    With --json it is no failure if there are none: another node of the job may have some. The document has one line,
+    so that it can be told from other nodes'.
     """
     node, root = os.uname().nodename, os.path.join(RUN_DIRECTORY, str(job))
     ownership.require_own(root)
     if os.path.isdir(root) and not os.access(root, os.R_OK | os.X_OK):
         raise ShimError(f"job {job} belongs to somebody else", "it is for its owner alone")
     containers = list(asked(root))
-    if not containers:
-        said = f"job {job} has no container on {node} to be checkpointed"
-        if not as_json:
-            raise ShimError(said, START)
-        _tell({"job": job, "node": node, "container": None, "taken": False, "said": said}, as_json)
+    none = f"job {job} has no container on {node} to be checkpointed"
+    if not containers and not as_json:
+        raise ShimError(none, START)
     for container in containers:
         _request(container)
-    failed = False
+    answers: list[Answer] = []
     for container in containers:
-        status, text = _answer(container)
-        failed |= status != 0
-        _tell({"job": job, "node": node, "container": container.name, "taken": status == 0, "said": text}, as_json)
-    return int(failed)
+        taken, said, checkpoint = _answer(container)
+        answers.append(_document(job, node, container.name, taken, said, checkpoint))
+        if not as_json:
+            print(f"{node}: {said}", flush=True)
+    if as_json:
+        print(json.dumps(answers or [_document(job, node, None, False, none, None)]), flush=True)
+    return int(not all(answer["taken"] for answer in answers))
 
 
-def _tell(answer: Answer, as_json: bool) -> None:
-    print(json.dumps(answer) if as_json else f"{answer['node']}: {answer['said']}", flush=True)
+def _document(
+    job: int, node: str, container: str | None, taken: bool, said: str, checkpoint: Document | None
+) -> Answer:
+    return {
+        "job": job,
+        "node": node,
+        "container": container,
+        "taken": taken,
+        "said": said,
+        "checkpoint": checkpoint,
+    }
 
 
 def _request(container: Container) -> None:
@@ -93,22 +110,29 @@ def _request(container: Container) -> None:
     container.signal("supervisor", CHECKPOINT)
 
 
-def _answer(container: Container) -> tuple[int, str]:
-    """Wait for the checkpoint; return 0 and a line for the user, or another number and why there is none."""
-    said = time.monotonic() + PROGRESS_SECONDS
-    while os.path.exists(container.path(REQUEST)) and container.alive("supervisor"):
-        if time.monotonic() > said:
-            print(f"checkpointing {container.name} ...", file=sys.stderr, flush=True)
-            said += 10 * PROGRESS_SECONDS
-        time.sleep(POLL_SECONDS)
+def _answer(container: Container) -> tuple[bool, str, Document | None]:
+    """Wait for the checkpoint; return whether it was taken, a line for the user, and the facts of it."""
+    init = container.alive("init")
+    memory = estimate.memory(init) if init else 0
+    with ProgressLine(f"checkpointing {container.name}", memory, lambda: _written(container)):
+        while os.path.exists(container.path(REQUEST)) and container.alive("supervisor"):
+            time.sleep(POLL_SECONDS)
     try:
         with open(container.path(ANSWER), encoding="utf-8") as stream:
-            status, _, text = stream.read().partition(" ")
-        files.remove_if_there(container.path(ANSWER))
-        return int(status), text
+            answer, _, facts = stream.read().partition("\n{")
     except FileNotFoundError:
         ended = container.alive("supervisor") is None
-        return (
-            1,
-            f"container {container.name} {'has ended' if ended else 'was not checkpointed: the process doing it died'}",
-        )
+        how = "has ended" if ended else "was not checkpointed: the process doing it died"
+        return False, f"container {container.name} {how}", None
+    files.remove_if_there(container.path(ANSWER))
+    status, _, said = answer.partition(" ")
+    return status == "0", said, files.parse_json("{" + facts) if facts else None
+
+
+def _written(container: Container) -> int:
+    """Return how many bytes there are of a checkpoint that is being written."""
+    try:
+        links = [name for name in os.listdir(container.directory) if name.startswith(STAGE_LINK)]
+    except OSError:
+        return 0  # it has ended
+    return sum(files.tree_size(os.path.realpath(container.path(name))) for name in links)

@@ -9,6 +9,7 @@ from typing import TypedDict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from oci_criu_shim.files import Document
     from oci_criu_shim.task.history import Event
 
     class CheckpointDocument(Event):
@@ -26,6 +27,7 @@ class Answer(TypedDict):
     container: str | None
     taken: bool
     said: str
+    checkpoint: Document | None  # its path, seq, bytes and more, as in the job's history; None if it was not taken
 
 
 class RunDocument(TypedDict):
