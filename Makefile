@@ -76,7 +76,7 @@ install:
 	install -m 0644 src/worker.py src/slurm_bundle.py src/scrun_bundle.py $(DESTDIR)$(LIBDIR)
 	# No module of an earlier version stays beside those of this one.
 	rm -rf $(DESTDIR)$(LIBDIR)/oci_criu_shim
-	set -e; cd src; find oci_criu_shim -name '*.py' -o -name '*.json' | while read -r file; do \
+	set -e; cd src; find oci_criu_shim -name '*.py' -o -name '*.json' -o -name '*.html' | while read -r file; do \
 		install -D -m 0644 "$$file" "$(DESTDIR)$(LIBDIR)/$$file"; done
 	# Start-up is a third faster with it, but an install on a read-only or odd Python does without.
 	-umask 022; python3 -m compileall -q -s '$(DESTDIR)' -p / $(DESTDIR)$(LIBDIR)

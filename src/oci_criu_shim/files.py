@@ -25,16 +25,21 @@ if TYPE_CHECKING:
 def write_atomically(path: str, data: bytes, mode: int = 0o600, durable: bool = False) -> None:
     """Replace `path` by `data`; if `durable`, the data is on disk before the name is."""
     temporary = f"{path}.{os.getpid()}{TEMPORARY}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    made = False
     try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+        made = True
         with open(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
             if durable:
                 os.fsync(descriptor)
         os.rename(temporary, path)
-    except BaseException:
-        remove_if_there(temporary)
+    except BaseException as error:
+        if made:
+            remove_if_there(temporary)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = path, None  # nobody else knows of the other one
         raise
 
 

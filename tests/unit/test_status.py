@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
+import shutil
 import struct
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -412,7 +415,7 @@ def test_one_that_runs(site: Path, capfd: Capture, known: set[int] | None, monke
         (["99+1"], "job 99+1 has no history in ", 1),
         (["99999999999"], "a JOBID is a number", 2),
         (["--timeline", "a.svg"], "--timeline draws one job: it needs a JOBID", 2),
-        (["12", "--timeline", "a.pdf"], "a.pdf is not named as a picture (hint: name it .svg or .png)", 2),
+        (["12", "--timeline", "a.pdf"], "a.pdf is not named as a picture (hint: name it .svg, .png or .html)", 2),
         (["12", "--timeline", "/nonexistent/a.svg"], "No such file or directory", 1),
         (["12", "--checkpoint-dir", "/nonexistent"], "/nonexistent is not a directory", 1),
         (["12", "13"], "job status takes [JOBID]", 2),
@@ -442,16 +445,8 @@ def test_timeline(site: Path, capfd: Capture) -> None:
     picture = svg(site, capfd, 12)
     counts = {kind: count(picture, kind) for kind in ("work", "wait", "checkpoint", "restore", "lost", "failed")}
     assert counts == {"work": 2, "wait": 1, "checkpoint": 1, "restore": 1, "lost": 0, "failed": 0}
-    for text in (
-        "n1",
-        "n2",
-        "Job 12 (count.sh): completed",
-        "30s",
-        "running",
-        "restore",
-        "checkpoint",
-        "waiting to go on",
-    ):
+    legend = ("running", "restore", "checkpoint, removed since", "waiting to go on")
+    for text in ("n1", "n2", "Job 12 (count.sh): completed", "30s", *legend):
         assert f">{text}</text>" in picture, text
     assert "time since the job's start at 2025-11-22T08:26:40Z (seconds)" in picture.replace("&#x27;", "'")
     assert picture == svg(site, capfd, 12)
@@ -513,6 +508,111 @@ def test_timeline_without_matplotlib(site: Path, capfd: Capture, monkeypatch: py
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert parse.main(["job", "status", "12", "--timeline", str(site / "a.svg")]) == 1
     line = capfd.readouterr().err
-    assert "a timeline is drawn by matplotlib: " in line
-    assert "(hint: install python3-matplotlib)" in line
+    assert "this node has no matplotlib, which draws svg (hint: --timeline " in line
+    assert f"{site}/a.html needs nothing; or have the site install python3-matplotlib)" in line
     assert not (site / "a.svg").exists()
+    ran(capfd, 12, "--timeline", site / "a.html")
+    assert (site / "a.html").exists()
+
+
+def test_no_error_names_a_temporary_file(site: Path, capfd: Capture) -> None:
+    (site / "a.png").mkdir()
+    for path, said in ((site / "a.png", "Is a directory"), (site / "none/a.html", "No such file or directory")):
+        assert parse.main(["job", "status", "12", "--timeline", str(path)]) == 1
+        assert capfd.readouterr().err == f"oci-criu-shim: error: {path}: {said}\n"
+
+
+def cancelled() -> list[Event]:
+    """Cancelled at 43 s, with checkpoints at 20, 40 and 41.5 s."""
+    events = [event(0, "n1", 0, "started")]
+    for seq, at in enumerate((20, 40, 41.5), 1):
+        events.append(event(at + 1, "n1", 0, "checkpointed", **taken(seq, at, "interval", 0.4)))
+    return [*events, ended(43, "CANCELLED", 0)]
+
+
+def texts(picture: str) -> list[str]:
+    return re.findall(r">([^<>\n]+)</text>", picture)
+
+
+def test_timeline_of_one_that_was_cancelled(site: Path, capfd: Capture, tmp_path: Path) -> None:
+    """It ends where the job ended. The last checkpoint has its number; one that is gone looks otherwise."""
+    events = present(tmp_path, *cancelled())
+    Path(events[1]["path"]).rmdir()
+    (site / "history/12/batch.0.jsonl").write_text("".join(json.dumps(one) + "\n" for one in events))
+    picture = svg(site, capfd, 12)
+    found = texts(picture)
+    assert [text for text in found if text in ("1", "2", "3")] == ["3", "2", "1"]
+    assert {"checkpoint", "checkpoint, removed since", "work lost", "cancelled"} <= set(found)
+    assert "failed or died" not in found
+    assert {"0", "5", "40"} <= set(found) and "45" not in found
+
+
+def test_the_legend_names_what_can_be_seen(site: Path, capfd: Capture) -> None:
+    """Half a second of a thousand can't."""
+    events = [event(0, "n1", 0, "started"), event(999, "n1", 0, "checkpointed", **taken(1, 998.5, "interval", 1))]
+    events.append(event(1000, "n1", 0, "ended", status=1))
+    (site / "history/12/batch.0.jsonl").write_text("".join(json.dumps(one) + "\n" for one in events))
+    picture = svg(site, capfd, 12)
+    assert (count(picture, "lost"), "work lost" in texts(picture)) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ticks"),
+    [
+        (9, "0 1 2 3 4 5 6 7 8 9"),
+        (100, "0 15 30 45 60 75 90"),
+        (230, "0 30 60 90 120 150 180 210"),
+        (3600, "0 10 20 30 40 50 60"),
+        (86400, "0 3 6 9 12 15 18 21 24"),
+    ],
+)
+def test_ticks_are_of_the_clock(site: Path, capfd: Capture, seconds: int, ticks: str) -> None:
+    events = [event(0, "n1", 0, "started"), event(seconds, "n1", 0, "ended", status=0)]
+    (site / "history/12/batch.0.jsonl").write_text("".join(json.dumps(one) + "\n" for one in events))
+    assert [text for text in texts(svg(site, capfd, 12)) if text.isdecimal()] == ticks.split()
+    if NODE:
+        assert [text for text in texts(browsed(site, capfd, 12)) if text.isdecimal()] == ticks.split()
+
+
+NODE = shutil.which("node")
+
+
+def page(site: Path, capfd: Capture, number: int) -> str:
+    ran(capfd, number, "--timeline", site / "picture.html")
+    return (site / "picture.html").read_text()
+
+
+def browsed(site: Path, capfd: Capture, number: int) -> str:
+    """What a browser would make of the page."""
+    page(site, capfd, number)
+    words = [NODE or "node", str(Path(__file__).parent / "dom.js"), str(site / "picture.html")]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+def test_a_page_has_the_json_and_nothing_from_elsewhere(site: Path, capfd: Capture) -> None:
+    path = site / "history/13/batch.0.jsonl"
+    path.write_text(path.read_text().replace("count.sh", "</script><script>alert(1)"))
+    text = page(site, capfd, 13)
+    (about,) = re.findall(r'<script type="application/json" id="job">(.*?)</script>', text)
+    found = json.loads(about)
+    assert found.pop("title") == "Job 13 (</script><script>alert(1)): failed"
+    assert found.pop("sums") == "work kept 20m5s, lost at most 26m38s, waited 0s"
+    assert found == json.loads(ran(capfd, 13, "--json"))
+    assert set(re.findall(r"\w+://[^\"]+", text)) == {"http://www.w3.org/2000/svg"}
+    assert len(text) < 16000
+
+
+@pytest.mark.skipif(not NODE, reason="no node")
+def test_a_page_draws_what_the_picture_has(site: Path, capfd: Capture) -> None:
+    drawn = browsed(site, capfd, 13)
+    counts = {kind: len(re.findall(rf'<\w+ class="{kind}" [^>]*><title>', drawn)) for kind in KINDS}
+    assert counts == {kind: count(svg(site, capfd, 13), kind) for kind in KINDS} | {"removed": 3, "checkpoint": 0}
+    assert {"1", "2", "3", "n1", "n2", "8m20s"} <= set(texts(drawn))
+    legend = set(re.findall(r"</svg>([^<]+)</span>", drawn))
+    assert legend == {
+        *("running", "restore", "checkpoint, removed since", "checkpoint failed", "checkpoint refused"),
+        *("work lost", "lost or waiting", "failed or died"),
+    }
+
+
+KINDS = ("work", "lost", "wait", "unseen", "restore", "checkpoint", "removed", "untaken", "refused", "failed")

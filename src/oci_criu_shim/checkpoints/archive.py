@@ -98,7 +98,10 @@ def write(checkpoint: Checkpoint, path: str, additions: Mapping[str, Addition], 
     is called with the number of bytes written so far."""
     require_new(path)
     temporary = f"{path}.{os.getpid()}.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ShimError(f"{path}: {error.strerror}", "name a file in a directory that you may write to") from None
     kept = os.dup(descriptor)
     try:
         with Pipe(path, descriptor, writing=True) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:

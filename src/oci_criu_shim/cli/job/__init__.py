@@ -7,7 +7,7 @@ from oci_criu_shim.cli.option import Option, Verb
 
 STATUS = (
     Option("--json", "", "print JSON"),
-    Option("--timeline", "FILE", "draw a job's runs, checkpoints and waits: FILE.svg or FILE.png"),
+    Option("--timeline", "FILE", "draw a job's runs, checkpoints and waits: FILE.svg, .png or .html"),
     Option("--checkpoint-dir", "DIR", "the job's --checkpoint-dir; the site's by default"),
 )
 CHECKPOINT = (

@@ -44,7 +44,9 @@ class RunDocument(TypedDict):
     lost: float
     bound: str
     restored: Event | None
-    origin: str
+    origin: str  # JOB:SEQ of the checkpoint that it was restored from, or its path; empty if there is none
+    until: float  # the end, as far as it is known
+    lost_from: float
 
 
 class TaskDocument(TypedDict):

@@ -145,13 +145,11 @@ def _count(number: int, what: str) -> str:
 
 
 def _show(found: Story) -> None:
-    kept, lost, waited = _lengths(found)
     counts = [_count(len(found.runs), "run"), _count(len(found.checkpoints), "checkpoint")]
     print(f"job {found.title}: {found.state}; {', '.join(counts)}, {_count(len(found.restores), 'restore')}")
     if found.reason:
         print(found.reason)
-    work = f"safe: {kept}{_from(found)}" if found.goes_on else f"work kept {kept}"
-    print(f"{work}, lost {lost}; waited {waited}, frozen {found.frozen:.2f} s")
+    print(f"{found.work}, lost {_lost(found)}; waited {units.time(found.waited)}, frozen {found.frozen:.2f} s")
     for task in found.tasks:
         print(f"\nstep {task.key.replace('.', ', task ')}:")
         print_table(_runs(task), "  ")
@@ -162,14 +160,6 @@ def _show(found: Story) -> None:
             for problem in run.problems:
                 see = f" (see {log})" if (log := problem.get("log")) else ""
                 print(f"{when(problem['time'])} {problem['event']} on {problem['node']}: {problem['reason']}{see}")
-
-
-def _from(found: Story) -> str:
-    """Return which checkpoint that work is in; nothing if there is more than one task."""
-    if found.tasks[1:]:
-        return ""
-    newest = found.tasks[0].newest
-    return f" (checkpoint {name(newest)})" if newest else " (no checkpoint)"
 
 
 def _runs(task: TaskRuns) -> list[list[object]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 
+from oci_criu_shim import units
 from oci_criu_shim.checkpoints.owner import CHECKPOINT
 from oci_criu_shim.task import history
 
@@ -123,6 +124,8 @@ class Run:
             "bound": self.bound,
             "restored": self.restored,
             "origin": self.origin,
+            "until": self.until,
+            "lost_from": self.lost_from,
         }
 
 
@@ -249,6 +252,14 @@ class Story:
         """Its number, Slurm's name for it if that differs, and its user's."""
         others = ", ".join(filter(None, (self.array_task, self.name)))
         return f"{self.job} ({others})" if others else str(self.job)
+
+    @property
+    def work(self) -> str:
+        """How much of its work is kept, or safe while it goes on, in words."""
+        if not self.goes_on:
+            return f"work kept {units.time(self.kept)}"
+        newest = [f"checkpoint {name(task.newest)}" if task.newest else "no checkpoint" for task in self.tasks]
+        return f"safe: {units.time(self.safe)}" + ("" if newest[1:] else f" ({newest[0]})")
 
     @property
     def safe(self) -> float:

@@ -1,12 +1,15 @@
 """Draw a job's runs for a report: one bar for each run, in a row for each node.
 
-Only this module imports matplotlib. Everything drawn has an id in the SVG: work-1, restore-2, checkpoint-1, ….
+Only this module imports matplotlib, for SVG and PNG; timeline.html needs nothing but a browser. Everything drawn has an
+id in the SVG: work-1, restore-2, checkpoint-1, ….
 """
 
 from __future__ import annotations
 
 import io
+import json
 import os
+import shlex
 
 from oci_criu_shim import files, units
 from oci_criu_shim.cli.job import story
@@ -25,23 +28,34 @@ if TYPE_CHECKING:
     Style = dict[str, Any]
     """Keyword arguments of matplotlib's."""
 
-FORMATS = ("svg", "png")
+PAGE = "html"
+FORMATS = ("svg", "png", PAGE)
 # Okabe and Ito's colours, which the colour-blind can tell apart; lost work is hatched besides.
 WORK, DUMP, RESTORE, LOST, WAIT = "#56B4E9", "#E69F00", "#009E73", "#D55E00", "#999999"
+STOPPED = "#333333"
 LABELS = {
     "work": "running",
     "restore": "restore",
     "checkpoint": "checkpoint",
+    "removed": "checkpoint, removed since",
     "untaken": "checkpoint failed",
     "refused": "checkpoint refused",
     "lost": "work lost",
     "wait": "waiting to go on",
     "unseen": "lost or waiting",
     "failed": "failed or died",
+    story.CANCELLED: "cancelled",
+    story.TIMEOUT: "time limit",
+    story.NO_MEMORY: "out of memory",
 }
+ENDS = {story.FAILED: "failed", story.DIED: "failed", **{end: end for end in story.ENDS.values()}}
 SCALES = ((4 * 86400, "days", 86400), (4 * 3600, "hours", 3600), (240, "minutes", 60), (0, "seconds", 1))
-STEPS = {"hours": (1, 1.2, 2.4, 3, 6, 10)}
-OTHER_STEPS = (1, 2, 3, 6, 10)
+# Between ticks, of which there are at most TICKS more than one.
+STEPS = {
+    **dict.fromkeys(("seconds", "minutes"), (1, 2, 5, 10, 15, 30, 60)),
+    **{"hours": (1, 2, 3, 6, 12, 24), "days": (1, 2, 7, 14, 30, 90, 365)},
+}
+TICKS = 9
 STYLE: dict[Any, Any] = {
     **{"svg.fonttype": "none", "svg.hashsalt": "oci-criu-shim", "text.parse_math": False},
     **{"font.size": 10, "hatch.linewidth": 0.7},
@@ -54,18 +68,44 @@ DPI = 150
 LEGEND = 6  # at most, in a row
 MOST_TASKS = 32  # on a page
 MARKER, DIGIT = 0.011, 0.011  # of the picture's width
+VISIBLE = 0.003  # of it: the legend names no bar that is narrower
+LONGEST = 40  # letters of a job's name
 
 
 def draw(found: Story, path: str) -> None:
     """Write the picture to `path`, an SVG or PNG by its name; raise ShimError if it can't be made."""
     form = os.path.splitext(path)[1][1:].lower()
     if form not in FORMATS:
-        raise ShimError(f"{path} is not named as a picture", "name it .svg or .png", status=USAGE)
+        raise ShimError(f"{path} is not named as a picture", "name it .svg, .png or .html", status=USAGE)
+    data = _page(found) if form == PAGE else _drawn(found, path, form)
+    files.write_atomically(path, data, 0o666)
+
+
+def _page(found: Story) -> bytes:
+    """Return a page that draws the job from its JSON in any browser, with nothing from anywhere else."""
+    with open(os.path.join(os.path.dirname(__file__), "timeline.html"), encoding="utf-8") as stream:
+        page = stream.read()
+    about = json.dumps({"title": _title(found), "sums": _sums(found), **found.describe()})
+    return page.replace("@JOB@", about.replace("<", "\\u003c")).encode()
+
+
+def _title(found: Story) -> str:
+    return f"Job {units.short(found.title, LONGEST)}: {found.state}"
+
+
+def _sums(found: Story) -> str:
+    lost = f"lost {found.bound}{units.time(found.lost)}"
+    return f"{found.work}, {lost}, waited {units.time(found.waited)}"
+
+
+def _drawn(found: Story, path: str, form: str) -> bytes:
     try:
         import matplotlib
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ShimError(f"a timeline is drawn by matplotlib: {error}", "install python3-matplotlib") from None
+    except ImportError:
+        html = shlex.quote(f"{os.path.splitext(path)[0]}.html")
+        hint = f"--timeline {html} needs nothing; or have the site install python3-matplotlib"
+        raise ShimError(f"this node has no matplotlib, which draws {form}", hint) from None
     with matplotlib.rc_context(STYLE):
         rows = _rows(found)
         figure = Figure(figsize=(WIDTH, REST + ROW * len(rows)), layout="constrained")
@@ -75,7 +115,7 @@ def draw(found: Story, path: str) -> None:
         picture.finish()
         written = io.BytesIO()
         figure.savefig(written, format=form, dpi=DPI, metadata={"Date": None} if form == "svg" else None)
-    files.write_atomically(path, written.getvalue(), 0o666)
+    return written.getvalue()
 
 
 def _rows(found: Story) -> list[str]:
@@ -96,7 +136,7 @@ class _Picture:
         self.span = span / self.scale
         self.known: dict[str, Artist] = {}  # what the legend has to name
         self.counts: dict[str, int] = {}
-        self.last: dict[tuple[str, int], float] = {}  # {(what, row): the place of the last one}
+        self.placed: dict[tuple[str, int], list[float]] = {}  # {(what, row): the places of all}
 
     def draw(self, task: TaskRuns) -> None:
         """Draw all runs of a task, and the waits between them."""
@@ -105,28 +145,29 @@ class _Picture:
             row = self.rows[_row(self.found, task, run)]
             if before:
                 self._gap(before, run, self.rows[_row(self.found, task, before)], row)
-            self._run(run, row)
+            self._run(task, run, row)
             before = run
 
     def _x(self, time: float) -> float:
         return (time - self.found.begin) / self.scale
 
-    def _name(self, kind: str, artist: Artist) -> None:
-        """Give the artist its id, and the first of each kind a place in the legend."""
+    def _name(self, kind: str, artist: Artist, entry: str = "") -> None:
+        """Give the artist its id, and the first of each kind its `entry` in the legend, if it has one."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         artist.set_gid(f"{kind}-{self.counts[kind]}")
-        self.known.setdefault(kind, artist)
+        if entry:
+            self.known.setdefault(entry, artist)
 
     def _bar(self, kind: str, row: int, begin: float, end: float, height: float = BAR, **style: Any) -> None:
         left, right = self._x(begin), self._x(max(begin, end))
         (bar,) = self.axes.barh(row, right - left, height, left, **style)
-        self._name(kind, bar)
+        self._name(kind, bar, kind if right - left >= VISIBLE * self.span else "")
 
-    def _marker(self, kind: str, row: float, time: float, **style: Any) -> None:
+    def _marker(self, kind: str, row: float, time: float, entry: str = "", **style: Any) -> None:
         (marker,) = self.axes.plot([self._x(time)], [row], linestyle="none", **{"markeredgecolor": "white", **style})
-        self._name(kind, marker)
+        self._name(kind, marker, entry or kind)
 
-    def _run(self, run: Run, row: int) -> None:
+    def _run(self, task: TaskRuns, run: Run, row: int) -> None:
         end = run.until
         self._bar("work", row, run.begin, end, color=WORK, edgecolor="black", linewidth=0.6)
         if run.outcome not in (story.RUNNING, story.COMPLETED) and run.lost > 0:
@@ -135,18 +176,20 @@ class _Picture:
             until = run.begin + run.restored["seconds"]
             self._bar("restoring", row, run.begin, until, color=RESTORE)
             self._marker("restore", row + BAR / 2, until, marker="^", color=RESTORE, markersize=9)
-        for event in run.checkpoints:
-            self._checkpoint(event, row)
+        for event in reversed(run.checkpoints):  # the last one has its number, whether others have room or not
+            self._checkpoint(event, row, task.has(event))
         for problem in run.problems:
             self._problem(problem, row)
-        if run.outcome in (story.FAILED, story.DIED):
-            self._marker("failed", row, end, marker="X", color=LOST, markersize=11)
+        if kind := ENDS.get(run.outcome):
+            self._marker(kind, row, end, marker="X", color=LOST if kind == "failed" else STOPPED, markersize=11)
 
-    def _checkpoint(self, event: Event, row: int) -> None:
+    def _checkpoint(self, event: Event, row: int, there: bool) -> None:
         self._bar("frozen", row, event["at"], event["at"] + event["frozen"], color=DUMP, edgecolor=DUMP, linewidth=0.8)
         if not self._has_room("markers", row, event["at"], MARKER):
             return
-        self._marker("checkpoint", row - BAR / 2, event["at"], marker="v", color=DUMP, markersize=9)
+        style: Style = {"color": DUMP} if there else {"markerfacecolor": "white", "markeredgecolor": DUMP}
+        entry = "checkpoint" if there else "removed"
+        self._marker("checkpoint", row - BAR / 2, event["at"], entry, marker="v", markersize=9, **style)
         name, place = story.name(event), self._x(event["at"])
         if not self._has_room("numbers", row, event["at"], DIGIT * (1 + len(name))):
             return
@@ -161,11 +204,11 @@ class _Picture:
             self._marker(kind, row + place, event["time"], marker=marker, **HOLLOW)
 
     def _has_room(self, what: str, row: int, time: float, width: float) -> bool:
-        """Return whether a thing this wide (of the picture) fits beside the last one in its row; if so, note it."""
-        place = self._x(time)
-        if place - self.last.get((what, row), -self.span) < width * self.span:
+        """Return whether a thing this wide (of the picture) fits beside those in its row; if so, note it."""
+        place, others = self._x(time), self.placed.setdefault((what, row), [])
+        if any(abs(place - other) < width * self.span for other in others):
             return False
-        self.last[what, row] = place
+        others.append(place)
         return True
 
     def _gap(self, before: Run, run: Run, from_row: int, row: int) -> None:
@@ -184,7 +227,7 @@ class _Picture:
 
     def finish(self) -> None:
         """Draw axes, title and legend."""
-        from matplotlib.ticker import MaxNLocator
+        from matplotlib.ticker import MultipleLocator
 
         axes, found = self.axes, self.found
         axes.set_yticks(list(self.rows.values()), list(self.rows))
@@ -192,7 +235,8 @@ class _Picture:
         axes.set_ylabel("task and node" if found.tasks[1:] else "node")
         axes.set_xlim(-0.02 * self.span, 1.03 * self.span)
         axes.set_xlabel(f"time since the job's start at {story.when(found.begin)} ({self.unit})")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, steps=STEPS.get(self.unit, OTHER_STEPS)))
+        steps = STEPS[self.unit]
+        axes.xaxis.set_major_locator(MultipleLocator(next((s for s in steps if self.span <= TICKS * s), steps[-1])))
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right", "left"]].set_visible(False)
@@ -206,7 +250,5 @@ class _Picture:
 
     def _title(self) -> str:
         found = self.found
-        lost = f"lost {found.bound}{units.time(found.lost)}"
-        sums = f"work kept {units.time(found.kept)}, {lost}, waited {units.time(found.waited)}"
         part = f", the first {MOST_TASKS} of {len(found.tasks)} tasks" if found.tasks[MOST_TASKS:] else ""
-        return f"Job {found.title}: {found.state}{part}\n{sums}"
+        return f"{_title(found)}{part}\n{_sums(found)}"
