@@ -37,11 +37,17 @@ class Others(ShimError):
         self.owner = owner
 
 
-def line_of(error: ShimError | OSError) -> str:
+def cause_of(error: Exception) -> str:
+    """Return an error's cause in words, for a line that names its file itself."""
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+def line_of(error: Exception) -> str:
     """Return an error as it is printed, on one line."""
     if isinstance(error, ShimError):
         return error.line()
-    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+    file = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    return file + cause_of(error)
 
 
 class Misfit(ShimError):

@@ -147,9 +147,7 @@ def test_list(home: Path, capfd: Capture) -> None:
 def test_list_json(home: Path, capfd: Capture) -> None:
     os.unlink(home / "7/batch.0/1/manifest.json")
     damaged, whole = json.loads(ran(capfd, "list", home / "7", "--json"))
-    assert damaged["damaged"].endswith(
-        f"manifest.json cannot be read: [Errno 2] No such file or directory: '{home}/7/batch.0/1/manifest.json'"
-    )
+    assert damaged["damaged"] == f"{home}/7/batch.0/1/manifest.json cannot be read: No such file or directory"
     assert whole.pop("created") and whole.pop("age") < 1000
     assert whole == {
         **{"job": 7, "step": "batch", "task": 0, "seq": 2, "path": f"{home}/7/batch.0/2", "damaged": None},

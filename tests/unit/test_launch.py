@@ -90,4 +90,4 @@ def test_what_cannot_be_removed_does_not_change_the_exit_status(
     monkeypatch.setattr(TaskRun, "over", lambda _: 7)
     monkeypatch.setattr(Container, "release", release)
     assert made.run() == 7
-    assert "container one has ended, and is not all removed: [Errno 39]" in capfd.readouterr().err
+    assert "container one has ended, and is not all removed: Directory not empty" in capfd.readouterr().err

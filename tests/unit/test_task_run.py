@@ -203,4 +203,4 @@ def test_what_is_not_in_order_does_not_change_the_exit_status(
 
     monkeypatch.setattr(Step, "ended", ended)
     assert site.run() == (FRESH, ["create"])
-    assert "job 7 step 0 task 0 leaves, which ended with 5, is not in order: [Errno 116]" in capfd.readouterr().err
+    assert "job 7 step 0 task 0 leaves, which ended with 5, is not in order: Stale file" in capfd.readouterr().err

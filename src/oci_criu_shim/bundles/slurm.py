@@ -10,7 +10,7 @@ import os
 from oci_criu_shim import files
 from oci_criu_shim.cli import parse
 from oci_criu_shim.container.bundle import load
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.log import Log
 from oci_criu_shim.slurm.tasks import BATCH_SCRIPT, BATCH_STEP, RUN_DIRECTORY
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         Log().error(error.line())
         return error.status
     except (OSError, ValueError) as error:
-        Log().error(f"{bundle} cannot be run: {error}")
+        Log().error(f"{bundle} cannot be run: {line_of(error)}")
         return 1
 
 

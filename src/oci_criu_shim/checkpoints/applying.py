@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints import scratch
 from oci_criu_shim.checkpoints.tar import PIECE, time_of
-from oci_criu_shim.errors import Misfit
+from oci_criu_shim.errors import Misfit, cause_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Application:
             here = _open_directory(self.rootfs, parts)
             yield here, name
         except OSError as error:
-            said = error.strerror or str(error)
+            said = cause_of(error)
             raise Misfit(f"/{path} can't be what it was at the checkpoint here: {said}", HINT) from None
         finally:
             if here is not None:

@@ -8,7 +8,7 @@ import time
 
 from oci_criu_shim import files, schema
 from oci_criu_shim.checkpoints.document import sealed
-from oci_criu_shim.errors import Damaged, Others, ShimError
+from oci_criu_shim.errors import Damaged, Others, ShimError, cause_of
 from oci_criu_shim.host import process
 
 TYPE_CHECKING = False
@@ -116,7 +116,7 @@ def _read_manifest(path: str) -> Checkpoint:
     try:
         manifest = files.read_json(name)
     except (OSError, ValueError) as error:
-        raise Damaged(f"{name} cannot be read: {error}") from None
+        raise Damaged(f"{name} cannot be read: {cause_of(error)}") from None
     _check_manifest(name, manifest)
     return Checkpoint(path, manifest)
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints import committed, integrity, scratch
 from oci_criu_shim.checkpoints.stage import Stage
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.host.criu import INVENTORY
 
 TYPE_CHECKING = False
@@ -156,7 +156,7 @@ def joined(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
             files.link_tree(checkpoint.images, path)
         except OSError as error:
             raise ShimError(
-                f"{checkpoint.images} can't be joined with what it is built upon: {error}",
+                f"{checkpoint.images} can't be joined with what it is built upon: {line_of(error)}",
                 f"{os.path.dirname(path)} must be writable",
             ) from None
         yield Images(path, checkpoint.manifest)

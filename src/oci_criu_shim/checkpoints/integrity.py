@@ -16,7 +16,7 @@ import threading
 
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints.document import sealed
-from oci_criu_shim.errors import Damaged
+from oci_criu_shim.errors import Damaged, cause_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def checksums(checkpoint: Checkpoint) -> dict[str, list[str]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise Damaged(f"{name} is damaged: {error}") from None
+        raise Damaged(f"{name} is damaged: {cause_of(error)}") from None
     return found
 
 

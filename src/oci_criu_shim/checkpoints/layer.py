@@ -22,7 +22,7 @@ from oci_criu_shim.checkpoints import scratch
 from oci_criu_shim.checkpoints.baseline import join
 from oci_criu_shim.checkpoints.committed import DELETED, LAYER
 from oci_criu_shim.checkpoints.tar import NANO, PIECE, header, padding, pax_time, time_of
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import ShimError, cause_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class Layer:
             with tarfile.open(self.file, "r:") as archive:
                 self.members = archive.getmembers()
         except (OSError, ValueError, tarfile.TarError) as error:
-            raise ShimError(f"{self.file} cannot be read: {error}") from None
+            raise ShimError(f"{self.file} cannot be read: {cause_of(error)}") from None
         for name in (*self.names, *self.deleted, *(member.linkname for member in self.members if member.islnk())):
             if not {"", ".."}.isdisjoint(name.split("/")):
                 raise ShimError(f"{self.file}: {name!r} has no place in a root file system")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim import files, units
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import ShimError, cause_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def read(bundle: Bundle, dialect: str) -> Settings:
         # Root's file: an annotation may come from an image, and name what somebody else has written.
         text = files.read_regular(os.path.realpath(path), LARGEST, owner=0).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise ShimError(f"cannot read CRIU's configuration {path}: {error}", _hint(bundle)) from None
+        raise ShimError(f"cannot read CRIU's configuration {path}: {cause_of(error)}", _hint(bundle)) from None
     found = {}
     for number, line in enumerate(text.splitlines(), 1):
         if words := _words(line):

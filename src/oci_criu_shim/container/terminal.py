@@ -14,7 +14,7 @@ import termios
 
 from oci_criu_shim.container.intake import CHUNK
 from oci_criu_shim.container.stdio import Stdio
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import ShimError, cause_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class ConsoleSocket:
             with connection:
                 _, descriptors, _, _ = socket.recv_fds(connection, CHUNK, 1, socket.MSG_CMSG_CLOEXEC)
         except OSError as error:
-            raise ShimError(f"the backend sent no terminal: {error}", HINT) from None
+            raise ShimError(f"the backend sent no terminal: {cause_of(error)}", HINT) from None
         finally:
             self.close()
         if not descriptors:

@@ -11,7 +11,7 @@ from oci_criu_shim import config, files
 from oci_criu_shim.checkpoints import committed, increments
 from oci_criu_shim.container.record import CHAIN, TRACKED
 from oci_criu_shim.dump import moved_pages
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.host import criu_images, linux
 
 TYPE_CHECKING = False
@@ -95,7 +95,7 @@ class Link:
             self.samples = moved_pages.take(init, images, self.before)
         except OSError as error:
             if self.is_increment:
-                raise ShimError(f"its memory can't be compared: {error}") from None
+                raise ShimError(f"its memory can't be compared: {line_of(error)}") from None
 
     def done(self, taken: Checkpoint) -> None:
         """Note that the checkpoint was `taken`, for the next one to follow it."""

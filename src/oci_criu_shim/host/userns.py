@@ -10,7 +10,7 @@ import json
 import os
 import signal
 
-from oci_criu_shim.errors import Misfit, ShimError
+from oci_criu_shim.errors import Misfit, ShimError, line_of
 from oci_criu_shim.host import linux, process
 
 TYPE_CHECKING = False
@@ -60,8 +60,10 @@ def _run(work: Callable[[], object], writer: int) -> int:
             _enter()
         linux.end_with_parent()
         found = {"result": work()}
-    except (ShimError, OSError) as error:
-        found = {"error": str(error), "hint": getattr(error, "hint", ""), "misfit": isinstance(error, Misfit)}
+    except ShimError as error:
+        found = {"error": str(error), "hint": error.hint, "misfit": isinstance(error, Misfit)}
+    except OSError as error:
+        found = {"error": line_of(error), "hint": "", "misfit": False}
     with open(writer, "w", encoding="utf-8") as stream:
         json.dump(found, stream)
     return 0

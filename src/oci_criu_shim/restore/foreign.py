@@ -6,7 +6,7 @@ import os
 
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints.directory import DESCRIPTORS, Images
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import ShimError, cause_of
 from oci_criu_shim.host import clocks, criu, criu_images, mounts
 
 TYPE_CHECKING = False
@@ -27,7 +27,7 @@ def checkpoint(path: str, bundle: Bundle) -> Images:
     try:
         streams = files.read_json(os.path.join(path, DESCRIPTORS))
     except (OSError, ValueError) as error:
-        raise ShimError(f"{path}/{DESCRIPTORS}: {error}") from None
+        raise ShimError(f"{path}/{DESCRIPTORS}: {cause_of(error)}") from None
     own = criu_images.load(os.path.join(path, "ids-1.img"))["entries"][0]
     root = criu_images.load(os.path.join(path, criu.INVENTORY))["entries"][0]["root_ids"]
     linux = bundle.config.get("linux", {})

@@ -14,7 +14,7 @@ import socket
 import stat
 
 from oci_criu_shim.container import batch_script
-from oci_criu_shim.errors import Misfit, ShimError
+from oci_criu_shim.errors import Misfit, ShimError, line_of
 from oci_criu_shim.files import LIBDIR
 from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts, netlock, process
 from oci_criu_shim.host.progress import Progress
@@ -59,7 +59,7 @@ def start(plan: RestorePlan, stdio: Stdio | CallersStreams) -> criu.Swrk:
         try:
             _build(plan, fds, ready[1], go[0], said[1])
         except (ShimError, OSError) as error:
-            os.write(said[1], f"!{error}".encode()[:LONGEST])
+            os.write(said[1], f"!{error if isinstance(error, ShimError) else line_of(error)}".encode()[:LONGEST])
             return 1
         return 0
 

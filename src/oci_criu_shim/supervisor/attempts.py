@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from oci_criu_shim.errors import cause_of
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
 from oci_criu_shim.task.policy import ENDING, LOST, NO_REASON, UNKNOWN
@@ -79,7 +80,7 @@ class Attempts:
             self.complaint = ""
         except OSError as error:
             name = self.policy.container.name
-            self._complain(f"what is due for checkpoints of {name} ({self.reasons[0]}) has to wait: {error}")
+            self._complain(f"what is due for checkpoints of {name} ({self.reasons[0]}) has to wait: {cause_of(error)}")
             self.again = time.monotonic() + RETRY
 
     def _complain(self, text: str) -> None:

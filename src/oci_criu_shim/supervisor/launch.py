@@ -107,7 +107,7 @@ class Launch:
                 self.backend.output("delete", "--force", self.container.name)
             self.container.release()
         except (ShimError, OSError) as error:
-            self.log.error(f"container {self.container.name} has ended, and is not all removed: {error}")
+            self.log.error(f"container {self.container.name} has ended, and is not all removed: {line_of(error)}")
 
     def _run(self) -> int:
         """Run it, if it is to run at all; return the exit status of the task."""

@@ -9,6 +9,7 @@ import signal
 
 from oci_criu_shim import files
 from oci_criu_shim.container.intake import RETRY_MS
+from oci_criu_shim.errors import line_of
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT, HARMLESS
 
@@ -111,7 +112,8 @@ class Supervisor:
             pass  # not yet
         except OSError as error:
             if not self.complained:
-                self.log.error(f"no checkpoint of {self.container.name} can be taken until it can be noted: {error}")
+                what = f"no checkpoint of {self.container.name} can be taken until it can be noted"
+                self.log.error(f"{what}: {line_of(error)}")
             self.complained = True
         self.patience_ms = min(self.patience_ms * 2, 200)
 

@@ -7,6 +7,7 @@ import signal
 
 from oci_criu_shim import files
 from oci_criu_shim.container.record import STAGE_LINK
+from oci_criu_shim.errors import line_of
 from oci_criu_shim.host import process
 
 TYPE_CHECKING = False
@@ -50,7 +51,7 @@ class Compressor:
         try:
             self.child = process.identity(process.fork(self._run))
         except OSError as error:
-            self.log.error(f"the newest checkpoint in {self.store.path} stays as large as it is: {error}")
+            self.log.error(f"the newest checkpoint in {self.store.path} stays as large as it is: {line_of(error)}")
 
     def stop(self) -> bool:
         """End the child, and remove its unfinished work; return whether there was any."""
@@ -66,7 +67,7 @@ class Compressor:
             files.remove_if_there(self._link(pid))
             self.store.sweep()
         except OSError as error:
-            self.log.error(f"unfinished work of compressing a checkpoint stays for now: {error}")
+            self.log.error(f"unfinished work of compressing a checkpoint stays for now: {line_of(error)}")
         return works
 
     def _link(self, pid: int) -> str:

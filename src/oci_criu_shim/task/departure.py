@@ -6,7 +6,7 @@ import time
 
 from oci_criu_shim.container import jobs
 from oci_criu_shim.container.record import DONE
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.host.signals import CHECKPOINT
 from oci_criu_shim.slurm import controller, grace
 from oci_criu_shim.slurm.rundir import RunDirectory
@@ -68,7 +68,7 @@ class Departure:
             elif all(marks):
                 self._requeue(why, marks)
         except (ShimError, OSError) as error:
-            self.log.error(f"job {self.task.job} could not be requeued: {error}")
+            self.log.error(f"job {self.task.job} could not be requeued: {line_of(error)}")
 
     def lost(self) -> None:
         """Note that the container ended while it was checkpointed, and that no checkpoint came of it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.slurm import controller
 from oci_criu_shim.task import deadline, schedule
 from oci_criu_shim.task.departure import Departure
@@ -97,7 +97,7 @@ class Preemption:
             try:
                 return self._time_is_up()
             except OSError as error:  # the run directory's file system is full, say
-                raise ShimError(str(error)) from None
+                raise ShimError(line_of(error)) from None
         return schedule.TIMEOUT if self.departure.directory.time_is_up else self.departure.why()
 
     def _time_is_up(self) -> str:

@@ -12,7 +12,7 @@ from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import criu_config
 from oci_criu_shim.dump import kept, rootfs
 from oci_criu_shim.dump.survey import Subject
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.task import compress, daily_prune, history, script_end
 from oci_criu_shim.task.ladder import Ladder
 from oci_criu_shim.task.policy import Policy
@@ -102,4 +102,5 @@ class TaskRun:
         try:
             self.step.ended(status, told)
         except (ShimError, OSError) as error:
-            self.log.error(f"what {self.task.describe()} leaves, which ended with {status}, is not in order: {error}")
+            what = f"what {self.task.describe()} leaves, which ended with {status}"
+            self.log.error(f"{what}, is not in order: {line_of(error)}")

@@ -18,7 +18,7 @@ from oci_criu_shim import files
 from oci_criu_shim.checkpoints import owner
 from oci_criu_shim.checkpoints.store import STARTED, Store
 from oci_criu_shim.container.record import DONE, INIT_PID
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import ShimError, cause_of
 from oci_criu_shim.slurm.rundir import RunDirectory
 from oci_criu_shim.task import script_end
 from oci_criu_shim.task.policy import ENDING
@@ -103,7 +103,7 @@ class Step:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ShimError(
-                f"{path}, which says how {self.task.describe()} ended, cannot be read: {error}",
+                f"{path}, which says how {self.task.describe()} ended, cannot be read: {cause_of(error)}",
                 "with --checkpoint-rerun it is run again",
             ) from None
         return record
@@ -242,7 +242,7 @@ class Step:
         except OSError as error:
             self.log.error(
                 f"that {self.task.describe()} finished with status {status} can't be written down, "
-                f"so a restart of its job takes it for unfinished: {error}"
+                f"so a restart of its job takes it for unfinished: {cause_of(error)}"
             )
             return
         for seq in self.store.numbers():
