@@ -89,10 +89,13 @@ def test_preempted_once(cluster: Cluster, bundle: str, tmp_path: Path) -> None:
     picture = drawn(cluster, job, tmp_path)
     kinds = {"work": 2, "checkpoint": 1, "wait": 1, "restore": 1, "lost": 0, "failed": 0}
     assert {kind: picture.count(f'<g id="{kind}-') for kind in kinds} == kinds
-    for text in (*job.nodes, f"Job {job.number}: completed"):
+    for text in (*job.nodes, f"Job {job.number} (kept): completed"):
         assert f">{text}</text>" in picture
+    words = [*STATUS, job.number, "--timeline=/home/alice/timeline.html"]
+    cluster.exec("n1", words)  # the nodes have no matplotlib
+    assert f'"title": "Job {job.number} (kept): completed"' in (cluster.home / "alice/timeline.html").read_text()
     listed = cluster.exec("n2", STATUS).stdout
-    assert re.search(rf"(?m)^{job.number} +completed .* 2 +1 +1 .*{','.join(job.nodes)}$", listed)
+    assert re.search(rf"(?m)^{job.number} +kept +completed .* 2 +1 +1 .*{','.join(job.nodes)}$", listed)
     first, second = (metrics(cluster, node) for node in job.nodes)
     assert first.pop("oci_criu_shim_dumps_total") == 1
     assert 16 << 20 < first.pop("oci_criu_shim_dump_bytes_total") <= checkpoint["bytes"]
