@@ -199,12 +199,16 @@ def test_cancelled_while_it_waited_as_slurm_says() -> None:
 def test_slurm_is_asked_once_how_it_ended(site: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controller, "known_jobs", lambda ended=True: {14} if ended else set())
     asked: list[int] = []
+    end = 0
 
     def job(number: int) -> Job:
         asked.append(number)
-        return seen(states=["CANCELLED"], restarts=1, end_time=int(BEGIN) + 333)
+        return seen(states=["CANCELLED"], restarts=1, end_time=int(BEGIN) + end)
 
     monkeypatch.setattr(controller, "job", job)
+    assert ran(capfd, 14).startswith("job 14 (count.sh): died; ")  # before its last event: another cluster's job
+    end = 333
+    asked.clear()
     for _ in range(2):
         assert ran(capfd, 14).startswith("job 14 (count.sh): cancelled; ")
     assert asked == [14]

@@ -17,12 +17,13 @@ from oci_criu_shim.task import history
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from oci_criu_shim.cli.invocation import Invocation
     from oci_criu_shim.cli.job.story import Run, Story, TaskRuns
 
 
+SLACK = 60  # seconds that nodes may note things after Slurm's end of their job
 OWNERS = "a history is for its owner alone"
 COLUMNS = (
     *("JOB", "NAME", "STATE", "BEGAN (UTC)", "RUNS", "CHECKPOINTS", "RESTORES"),
@@ -105,12 +106,14 @@ def _tell(directory: str, jobs: Iterable[int]) -> list[Story]:
     return [one if one.job in known else story.tell(directory, one.job, alive=False) or one for one in found]
 
 
-def _note_ends(directory: str, gone: Iterable[Story]) -> None:
+def _note_ends(directory: str, gone: Sequence[Story]) -> None:
     """Ask Slurm how those jobs have ended that have ended a while ago, and note it: it soon forgets them."""
-    numbers = {one.job for one in gone}
-    for job in numbers & controller.known_jobs() if numbers else ():
-        if (found := controller.job(job)).ended_as:
-            history.note_end(directory, job, found)
+    recent = controller.known_jobs() if gone else set()
+    for one in gone:
+        if one.job in recent:
+            found = controller.job(one.job)
+            if found.ended_as and found.fields["end_time"] >= one.last - SLACK:  # else it is another cluster's
+                history.note_end(directory, one.job, found)
 
 
 def _list(directory: str, call: Invocation) -> None:

@@ -235,6 +235,7 @@ class Story:
             self.reason = f"Slurm does not start it again; a job with --restart-dir={job} goes on from its checkpoints"
         self.begin = min(run.begin for run in self.runs)
         self.end = max(run.until for run in self.runs)
+        self.last = max(run.last for run in self.runs)  # when it was last heard of
         self.kept = sum(run.kept for run in self.runs)
         self.lost = sum(run.lost for run in self.runs)
         bounds = {run.bound for run in self.runs if run.bound}
