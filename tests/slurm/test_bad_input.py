@@ -130,7 +130,7 @@ def test_a_job_of_another_cluster(shim_cluster: Cluster, bad: Path, spec: dict[s
     [
         (("run", "--nonsense", "x"), "unknown option '--nonsense'", 2),
         (("nonsense", "x"), "unknown command 'nonsense'", 2),
-        (("run",), "run takes ID", 2),
+        (("run",), "run needs ID", 2),
         (("run", "../x"), "invalid container id '../x'", 1),
         (("restore", "-b", HOME, "--image-path", f"{HOME}/none", "x"), f"no checkpoint in {HOME}/none", 1),
     ],
