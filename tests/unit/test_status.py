@@ -217,6 +217,18 @@ def test_slurm_is_asked_once_how_it_ended(site: Path, capfd: Capture, monkeypatc
     assert (found["state"], found["end"], found["tasks"][0]["runs"][1]["end"]) == ("cancelled", *[BEGIN + 333] * 2)
 
 
+def test_what_a_user_wrote_there_is_no_fault(site: Path, capfd: Capture) -> None:
+    events = [event(0, "n1", 0, "checkpointed", **{**taken(1, 0), "path": "/c/x"}), ended(5, "CANCELLED")]
+    for some in (events, events[:1]):
+        (site / "history/12/batch.0.jsonl").write_text("".join(json.dumps(one) + "\n" for one in some))
+        assert json.loads(ran(capfd, 12, "--json"))["tasks"][0]["checkpoints"][0]["seq"] is None
+        ran(capfd, 12)
+        ran(capfd, 12, "--timeline", site / "a.html")
+        assert svg(site, capfd, 12)
+    (site / "history/12/batch.0.jsonl").write_text(json.dumps(events[1]) + "\n")
+    assert parse.main(["job", "status", "12"]) == 1
+
+
 def test_where_a_run_goes_on_from(site: Path, capfd: Capture) -> None:
     """Another job's checkpoint, or one that was imported to some directory."""
     path = site / "history/13/batch.0.jsonl"

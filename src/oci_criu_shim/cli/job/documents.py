@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     class CheckpointDocument(Event):
         """A checkpoint, and whether it was removed since."""
 
-        seq: int
+        seq: int | None
         removed: bool
 
 

@@ -193,7 +193,7 @@ class TaskRuns:
         problems = [problem for run in self.runs for problem in run.problems]
         runs = [run.describe() for run in self.runs]
         checkpoints: list[CheckpointDocument] = [
-            {**event, "seq": int(name(event)), "removed": not self.has(event)} for event in self.checkpoints
+            {**event, "seq": _number(event), "removed": not self.has(event)} for event in self.checkpoints
         ]
         return {"task": self.key, "runs": runs, "checkpoints": checkpoints, "problems": problems}
 
@@ -319,7 +319,13 @@ def name(event: Event) -> str:
     return event["path"].rpartition("/")[2]
 
 
+def _number(event: Event) -> int | None:
+    text = name(event)
+    return int(text) if text.isascii() and text.isdecimal() else None  # a user may have written there
+
+
 def tell(directory: str, job: int, alive: bool = True) -> Story | None:
     """Return the story of a job whose checkpoints are below `directory`; None if it has no history there."""
-    events = history.read(directory, job)
+    found = history.read(directory, job)
+    events = {key: some for key, some in found.items() if any(event["event"] != "job-ended" for event in some)}
     return Story(job, events, alive) if events else None
