@@ -192,7 +192,8 @@ def test_what_slurm_ended(word: str, outcome: str) -> None:
 
 def test_cancelled_while_it_waited_as_slurm_says() -> None:
     found = told(*preempted()[:4], ended(333, "CANCELLED"), alive=False)
-    assert (found.state, len(found.runs), found.end) == (story.CANCELLED, 1, BEGIN + 101)
+    assert (found.state, len(found.runs), found.end) == (story.CANCELLED, 1, BEGIN + 333)
+    assert (found.tasks[0].fate, found.tasks[0].given_up) == (story.CANCELLED, BEGIN + 333)
     assert "--restart-dir=12" in found.reason
 
 
@@ -544,6 +545,17 @@ def cancelled() -> list[Event]:
     for seq, at in enumerate((20, 40, 41.5), 1):
         events.append(event(at + 1, "n1", 0, "checkpointed", **taken(seq, at, "interval", 0.4)))
     return [*events, ended(43, "CANCELLED", 0)]
+
+
+def test_timeline_of_one_that_was_cancelled_while_it_waited(site: Path, capfd: Capture) -> None:
+    lines = [json.dumps(one) + "\n" for one in (*preempted()[:4], ended(333, "CANCELLED"))]
+    (site / "history/12/batch.0.jsonl").write_text("".join(lines))
+    picture = svg(site, capfd, 12)
+    assert (count(picture, "wait"), count(picture, "cancelled"), count(picture, "failed")) == (1, 1, 0)
+    assert "5" in texts(picture)  # minutes
+    if NODE:
+        drawn = browsed(site, capfd, 12)
+        assert drawn.count('class="wait"') == 2 and drawn.count('class="ended"') == 2  # with the legend
 
 
 def texts(picture: str) -> list[str]:

@@ -56,6 +56,9 @@ class TaskDocument(TypedDict):
     runs: list[RunDocument]
     checkpoints: list[CheckpointDocument]
     problems: list[Event]
+    ended: Event | None  # the job's end, if Slurm has told it
+    fate: str  # that end, as a run's outcome; empty if it is not known
+    given_up: float | None  # when it ended while the task waited to go on
 
 
 class JobDocument(TypedDict):

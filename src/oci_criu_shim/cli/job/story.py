@@ -135,15 +135,15 @@ class TaskRuns:
     def __init__(self, key: str, events: Iterable[Event], alive: bool) -> None:
         self.key = key
         self.runs: list[Run] = []
-        self.end = ""  # of the job, in Slurm's word, if it was noted
+        self.ended: Event | None = None  # the end of the job, if it was noted
         self.there: dict[str, Event] = {}  # {path: the checkpoint that is there}
         for event in events:
             if event["event"] == "job-ended":
-                self.end = event["state"]
+                self.ended = event
                 if not self.runs or self.runs[-1].restarts != event["restarts"]:
                     continue
             elif event["event"] in BEGINNINGS:
-                self.end = ""
+                self.ended = None
             if not self.runs or not self.runs[-1].is_of(event):
                 self.runs.append(Run(event))
             self.runs[-1].add(event)
@@ -179,6 +179,17 @@ class TaskRuns:
         return self.there.get(checkpoint["path"]) is checkpoint
 
     @property
+    def fate(self) -> str:
+        """How the job has ended, as outcomes have it; empty if that was not noted."""
+        return ENDS.get(self.ended["state"], DIED) if self.ended else ""
+
+    @property
+    def given_up(self) -> float | None:
+        """When its job ended while it waited to go on; None if it did not."""
+        last = self.runs[-1]
+        return max(self.ended["at"], last.until) if self.ended and last.outcome in (CHECKPOINTED, REQUEUED) else None
+
+    @property
     def newest(self) -> Event | None:
         """The newest checkpoint that is there."""
         return next(filter(self.has, reversed(self.checkpoints)), None)
@@ -195,7 +206,15 @@ class TaskRuns:
         checkpoints: list[CheckpointDocument] = [
             {**event, "seq": _number(event), "removed": not self.has(event)} for event in self.checkpoints
         ]
-        return {"task": self.key, "runs": runs, "checkpoints": checkpoints, "problems": problems}
+        return {
+            "task": self.key,
+            "runs": runs,
+            "checkpoints": checkpoints,
+            "problems": problems,
+            "ended": self.ended,
+            "fate": self.fate,
+            "given_up": self.given_up,
+        }
 
 
 def _weigh(run: Run, after: Run | None) -> None:
@@ -231,10 +250,10 @@ class Story:
         outcomes = {STOPPED if run.stopped else run.outcome for run in last}
         self.state = next(name for outcome, name in STATES.items() if outcome in outcomes)
         if self.state == WAITING and not alive:
-            self.state = next((ENDS[task.end] for task in self.tasks if task.end in ENDS), STOPPED)
+            self.state = next((task.fate for task in self.tasks if task.fate in ENDS.values()), STOPPED)
             self.reason = f"Slurm does not start it again; a job with --restart-dir={job} goes on from its checkpoints"
         self.begin = min(run.begin for run in self.runs)
-        self.end = max(run.until for run in self.runs)
+        self.end = max(*(run.until for run in self.runs), *(task.given_up or 0.0 for task in self.tasks))
         self.last = max(run.last for run in self.runs)  # when it was last heard of
         self.kept = sum(run.kept for run in self.runs)
         self.lost = sum(run.lost for run in self.runs)

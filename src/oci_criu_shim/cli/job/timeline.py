@@ -147,6 +147,9 @@ class _Picture:
                 self._gap(before, run, self.rows[_row(self.found, task, before)], row)
             self._run(task, run, row)
             before = run
+        if before and task.given_up is not None:
+            self._bar("wait", row, before.until, task.given_up, THIN, color=WAIT)
+            self._end(task.fate, row, task.given_up)
 
     def _x(self, time: float) -> float:
         return (time - self.found.begin) / self.scale
@@ -180,8 +183,11 @@ class _Picture:
             self._checkpoint(event, row, task.has(event))
         for problem in run.problems:
             self._problem(problem, row)
-        if kind := ENDS.get(run.outcome):
-            self._marker(kind, row, end, marker="X", color=LOST if kind == "failed" else STOPPED, markersize=11)
+        self._end(run.outcome, row, end)
+
+    def _end(self, outcome: str, row: int, time: float) -> None:
+        if kind := ENDS.get(outcome):
+            self._marker(kind, row, time, marker="X", color=LOST if kind == "failed" else STOPPED, markersize=11)
 
     def _checkpoint(self, event: Event, row: int, there: bool) -> None:
         self._bar("frozen", row, event["at"], event["at"] + event["frozen"], color=DUMP, edgecolor=DUMP, linewidth=0.8)
