@@ -194,7 +194,21 @@ def test_cancelled_while_it_waited_as_slurm_says() -> None:
     found = told(*preempted()[:4], ended(333, "CANCELLED"), alive=False)
     assert (found.state, len(found.runs), found.end) == (story.CANCELLED, 1, BEGIN + 333)
     assert (found.tasks[0].fate, found.tasks[0].given_up) == (story.CANCELLED, BEGIN + 333)
-    assert "--restart-dir=12" in found.reason
+
+
+def test_what_goes_on_from_one_that_does_not(tmp_path: Path) -> None:
+    way = "a job with --restart-dir=12 goes on from its checkpoints"
+    events = [event(0, "n1", 0, "started"), event(9, "n1", 0, "checkpointed", **taken(1, 8, "interval"))]
+    gone = told(*events, ended(43, "CANCELLED", 0), alive=False)
+    assert (gone.state, gone.reason) == (story.CANCELLED, "")
+    events = present(tmp_path, *events)
+    assert told(*events, ended(43, "CANCELLED", 0), alive=False).reason == way
+    limited = told(*events, ended(43, "TIMEOUT", 0), alive=False)
+    assert limited.reason == f"`--checkpoint=preempt,timeout` has a job go on after its time limit; {way}"
+    stopped = told(*present(tmp_path, *preempted()[:4]), alive=False)
+    assert stopped.reason == f"Slurm does not start it again; {way}"
+    for status, reason in ((0, ""), (3, way)):
+        assert told(*events, event(50, "n1", 0, "ended", status=status)).reason == reason
 
 
 def test_slurm_is_asked_once_how_it_ended(site: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +294,7 @@ def test_not_requeued() -> None:
 def test_cancelled_while_it_waited() -> None:
     found = told(*preempted()[:4], alive=False)
     assert (found.state, found.runs[0].outcome) == (story.STOPPED, story.CHECKPOINTED)
-    assert "--restart-dir=12" in found.reason
+    assert found.reason == "Slurm does not start it again"
 
 
 @pytest.mark.parametrize(

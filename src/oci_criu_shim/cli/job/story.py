@@ -237,21 +237,16 @@ class Story:
 
     def __init__(self, job: int, events: dict[str, list[Event]], alive: bool) -> None:
         self.job = job
-        self.id = next(iter(events.values()))[-1]["name"] or str(job)
-        # A step of srun may have a name of its own, and older versions noted none.
         steps = sorted(events, key=_order)
+        self.id = events[steps[0]][-1]["name"] or str(job)
+        # A step of srun may have a name of its own, and earlier versions noted none.
         self.name = next((event["job_name"] for key in steps for event in events[key] if event.get("job_name")), "")
-        self.tasks = [TaskRuns(key, events[key], alive) for key in sorted(events, key=_order)]
+        self.tasks = [TaskRuns(key, events[key], alive) for key in steps]
         self.runs = [run for task in self.tasks for run in task.runs]
         self.checkpoints = [checkpoint for task in self.tasks for checkpoint in task.checkpoints]
         self.restores = [run.restored for run in self.runs if run.restored]
-        last = [task.runs[-1] for task in self.tasks]
-        self.reason = next((run.stopped for run in last if run.stopped), "")  # of its state, if that needs one
-        outcomes = {STOPPED if run.stopped else run.outcome for run in last}
-        self.state = next(name for outcome, name in STATES.items() if outcome in outcomes)
-        if self.state == WAITING and not alive:
-            self.state = next((task.fate for task in self.tasks if task.fate in ENDS.values()), STOPPED)
-            self.reason = f"Slurm does not start it again; a job with --restart-dir={job} goes on from its checkpoints"
+        self.state = self._state(alive)
+        self.reason = self._reason()  # of its state, and how it goes on
         self.begin = min(run.begin for run in self.runs)
         self.end = max(*(run.until for run in self.runs), *(task.given_up or 0.0 for task in self.tasks))
         self.last = max(run.last for run in self.runs)  # when it was last heard of
@@ -272,6 +267,25 @@ class Story:
         """Its number, Slurm's name for it if that differs, and its user's."""
         others = ", ".join(filter(None, (self.array_task, self.name)))
         return f"{self.job} ({others})" if others else str(self.job)
+
+    def _state(self, alive: bool) -> str:
+        outcomes = {STOPPED if task.runs[-1].stopped else task.runs[-1].outcome for task in self.tasks}
+        state = next(name for outcome, name in STATES.items() if outcome in outcomes)
+        if state == WAITING and not alive:
+            return next((task.fate for task in self.tasks if task.fate in ENDS.values()), STOPPED)
+        return state
+
+    def _reason(self) -> str:
+        told = next((task.runs[-1].stopped for task in self.tasks if task.runs[-1].stopped), "")
+        if told or self.goes_on or self.state == COMPLETED:
+            return told
+        reasons = {
+            TIMEOUT: "`--checkpoint=preempt,timeout` has a job go on after its time limit",
+            STOPPED: "Slurm does not start it again",
+        }
+        way = f"a job with --restart-dir={self.job} goes on from its checkpoints"
+        is_there = any(task.newest for task in self.tasks)
+        return "; ".join(filter(None, (reasons.get(self.state), way if is_there else "")))
 
     @property
     def work(self) -> str:
