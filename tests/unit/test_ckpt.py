@@ -257,6 +257,12 @@ def test_verify(home: Path, capfd: Capture) -> None:
     ]
 
 
+def test_verify_of_none(home: Path, capfd: Capture) -> None:
+    for name in ("7", "12"):
+        files.remove_tree(str(home / name))
+    assert ran(capfd, "verify") == f"no checkpoints in {home}\n"
+
+
 def test_verify_of_a_directory(home: Path, capfd: Capture) -> None:
     assert ran(capfd, "verify", home / "7").splitlines() == [f"{home}/7/batch.0/{seq}: ok" for seq in (1, 2)]
 

@@ -196,6 +196,8 @@ def verify(call: Invocation) -> int:
             print(f"{path}: {'ok' if row['verified'] else said}")
     if call.flag("json"):
         print_json(rows)
+    elif not paths:
+        print(f"no checkpoints in {place.directory(None)}")
     return int(failed)
 
 
