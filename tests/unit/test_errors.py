@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim.errors import ShimError, cause_of, line_of
+from oci_criu_shim.slurm import tasks
 
 SOURCE = Path(__file__).parents[2] / "src"
 OF_THE_SYSTEM = {"OSError", "FileNotFoundError", "PermissionError", "BlockingIOError"}
@@ -20,6 +21,11 @@ def test_a_cause() -> None:
     assert cause_of(OSError("torn")) == "torn"
     assert cause_of(ValueError("3 is odd")) == "3 is odd"
     assert cause_of(ShimError("it is full", "make room")) == "it is full"
+
+
+def test_a_variable_that_is_no_number() -> None:
+    with pytest.raises(ShimError, match=r"^the environment names no Slurm task: SLURM_PROCID is a number, not 'x'$"):
+        tasks.of({"SLURM_JOB_ID": "12", "SLURM_PROCID": "x"})
 
 
 def caught(tree: ast.AST) -> Iterator[ast.ExceptHandler]:

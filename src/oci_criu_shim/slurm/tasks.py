@@ -19,18 +19,18 @@ class Task:
     """One task of a step, from the environment that Slurm and its plugin give to a container."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self.job = int(environment["SLURM_JOB_ID"])
-        self.step = int(environment.get("SLURM_STEP_ID", BATCH_STEP))
-        self.rank = int(environment.get("SLURM_PROCID", "0"))
-        self.local = int(environment.get("SLURM_LOCALID", "0"))  # the task's number on this node
-        self.restarts = int(environment.get("SLURM_RESTART_COUNT", "0"))  # how often the job was requeued
+        self.job = _number(environment, "SLURM_JOB_ID")
+        self.step = _number(environment, "SLURM_STEP_ID", BATCH_STEP)
+        self.rank = _number(environment, "SLURM_PROCID")
+        self.local = _number(environment, "SLURM_LOCALID")  # the task's number on this node
+        self.restarts = _number(environment, "SLURM_RESTART_COUNT")  # how often the job was requeued
         self.partition = environment.get("SLURM_JOB_PARTITION", "")
         self.qos = environment.get("SLURM_JOB_QOS", "")
-        nodes = environment.get("SLURM_JOB_NUM_NODES") or environment.get("SLURM_NNODES") or "1"
-        self.nodes = max(int(nodes), 1)
-        self.end = int(environment.get("SLURM_JOB_END_TIME", "0"))  # time limit in seconds since the epoch; 0: unknown
-        each = int(environment.get("SLURM_MEM_PER_CPU", "0")) * int(environment.get("SLURM_CPUS_ON_NODE", "0"))
-        self.memory = int(environment.get("SLURM_MEM_PER_NODE", each)) << 20  # bytes on this node; 0: unknown
+        nodes = "SLURM_JOB_NUM_NODES" if environment.get("SLURM_JOB_NUM_NODES") else "SLURM_NNODES"
+        self.nodes = max(_number(environment, nodes), 1)
+        self.end = _number(environment, "SLURM_JOB_END_TIME")  # time limit in seconds since the epoch; 0: unknown
+        each = _number(environment, "SLURM_MEM_PER_CPU") * _number(environment, "SLURM_CPUS_ON_NODE")
+        self.memory = _number(environment, "SLURM_MEM_PER_NODE", each) << 20  # bytes on this node; 0: unknown
         self.when = environment.get("SLURM_CHECKPOINT", "off")  # --checkpoint; "default": without a value
         self.interval = environment.get("SLURM_CHECKPOINT_INTERVAL")  # --checkpoint-interval
         self.directory = environment.get("SLURM_CHECKPOINT_DIR")  # --checkpoint-dir
@@ -80,6 +80,16 @@ def of(environment: Mapping[str, str]) -> Task | None:
         return Task(environment)
     except ValueError as error:
         raise ShimError(f"the environment names no Slurm task: {error}") from None
+
+
+def _number(environment: Mapping[str, str], name: str, default: int = 0) -> int:
+    """Return a variable's number; raise ValueError, in words, if it has another text."""
+    text = environment.get(name)
+    if text is None:
+        return default
+    if not text.isdecimal():
+        raise ValueError(f"{name} is a number, not {text!r}")
+    return int(text)
 
 
 def _positive(text: str | None) -> int:
