@@ -249,8 +249,8 @@ _SETTINGS = (
         "7d",
         TIME,
         """
-        How long checkpoints of failed or cancelled jobs stay. After that, a later job of the same user removes them:
-        "12h", "7d". Those of completed jobs go at once.
+        How long checkpoints of failed or cancelled jobs stay. After that, a later job of the same user removes them, or
+        `ckpt prune` does: "12h", "7d". Those of completed jobs go at once.
         """,
     ),
     Setting(
