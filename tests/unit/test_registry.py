@@ -40,6 +40,20 @@ def test_unknown(container: Container) -> None:
         registry.backend_of(other, {}, Log())
 
 
+def test_a_node_whose_slurmd_has_not_loaded_the_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its prolog has made nothing: neither the runtime nor crun could make the job's directory."""
+    monkeypatch.setattr("oci_criu_shim.slurm.rundir.RUN_DIRECTORY", str(tmp_path))
+    with pytest.raises(
+        ShimError, match=f"slurmd on {os.uname().nodename} had not loaded the plugin when job 4 "
+    ) as caught:
+        registry.require_free(Container(f"{tmp_path}/4", "one"))
+    assert "`scontrol reconfigure`" in caught.value.hint
+    for root in ("root", "4/inside"):
+        registry.require_free(Container(f"{tmp_path}/{root}", "one"))
+    (tmp_path / "4").mkdir()
+    registry.require_free(Container(f"{tmp_path}/4", "one"))
+
+
 def test_the_backend_that_created_it(container: Container) -> None:
     container.update({"backend": "/usr/sbin/other", "dialect": "crun"})
     found = registry.backend_of(container, {"backend": "crun"}, Log())

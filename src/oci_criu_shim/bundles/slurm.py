@@ -9,7 +9,9 @@ import os
 
 from oci_criu_shim import files
 from oci_criu_shim.cli import parse
+from oci_criu_shim.container import registry
 from oci_criu_shim.container.bundle import load
+from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.log import Log
 from oci_criu_shim.slurm.tasks import BATCH_SCRIPT, BATCH_STEP, RUN_DIRECTORY
@@ -31,6 +33,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         config = load(bundle).config
         environment = read_environment(os.path.join(spool, "environment"))
+        registry.require_free(Container(root, name))
         os.makedirs(made, mode=0o700, exist_ok=True)
         changed = configured(config, bundle, command, environment, int(step) == BATCH_STEP, os.isatty(0))
         files.write_json(os.path.join(made, "config.json"), changed)

@@ -26,7 +26,11 @@ def exists(container: Container) -> bool:
 
 
 def require_free(container: Container) -> None:
-    """Raise ShimError if another container has the id."""
+    """Raise ShimError if another container has the id, or none can be kept in the directory of its job."""
+    if not os.access(container.root, os.W_OK | os.X_OK):
+        from oci_criu_shim.slurm import rundir
+
+        rundir.require_no_jobs(container.root)
     if exists(container):
         raise container.taken_error()
 

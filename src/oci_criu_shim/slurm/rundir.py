@@ -6,6 +6,8 @@ import fcntl
 import os
 
 from oci_criu_shim import files
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.slurm.tasks import RUN_DIRECTORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +24,15 @@ KEPT = "kept."  # with a number: links to what the job keeps, which goes with th
 TIME_IS_UP = ".timeout"  # one of its containers must go before the time limit, so all of them
 REQUEUEING = ".requeueing"  # somebody was the last to be ready, and has the job requeued
 LOCK = ".lock"
+
+
+def require_no_jobs(path: str) -> None:
+    """Raise ShimError if `path`, where nothing can be written, is a job's run directory."""
+    directory, job = os.path.split(path)
+    if directory == RUN_DIRECTORY and job.isdecimal():
+        said = f"slurmd on {os.uname().nodename} had not loaded the plugin when job {job} began"
+        hint = "the site runs `scontrol reconfigure`, then submit the job again; `oci-criu-shim doctor` says more"
+        raise ShimError(f"{said}: there is no {path} that you can write", hint)
 
 
 class RunDirectory:
