@@ -53,6 +53,22 @@ def test_names_every_fault(bundle_path: Path, config: dict[str, Any]) -> None:
     assert "'root' is a required property" in str(caught.value)
 
 
+def test_slurms_copy_is_called_by_the_users_name(bundle_path: Path, config: dict[str, Any]) -> None:
+    """Nobody can correct the copy."""
+    config["process"]["env"].append("SLURM_CONTAINER=/home/alice/bundle")
+    assert bundle.Bundle(str(bundle_path), config).file == "/home/alice/bundle/config.json"
+    config["process"]["args"] = []
+    (bundle_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ShimError, match=r"^/home/alice/bundle/config\.json is not a valid"):
+        bundle.load(str(bundle_path))
+    with pytest.raises(ShimError, match=rf"^{bundle_path}/config\.json is not a valid"):
+        bundle.load("/", f"{bundle_path}/config.json")
+    config["process"]["env"] = 3
+    (bundle_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ShimError, match=rf"^{bundle_path}/config\.json is not a valid"):
+        bundle.load(str(bundle_path))
+
+
 def test_null_is_as_good_as_nothing(bundle_path: Path, config: dict[str, Any]) -> None:
     """crun and runc take it for that. In a list it is a fault: crun ends the program's arguments there."""
     given = {**config, "hooks": None, "linux": {**config["linux"], "seccomp": None, "devices": None}}

@@ -25,6 +25,13 @@ def test_no_pid_namespace_is_not_checkpointable(config: dict[str, Any], namespac
         kept.check_bundle(Subject(Bundle("/b", config)))
 
 
+def test_the_file_that_the_user_wrote_is_named(config: dict[str, Any]) -> None:
+    config["linux"]["namespaces"] = []
+    config["process"]["env"] = ["SLURM_CONTAINER=/home/alice/bundle"]
+    with pytest.raises(ShimError, match=r"^/home/alice/bundle/config\.json asks for no pid namespace"):
+        kept.check_bundle(Subject(Bundle("/var/spool/slurmd/oci-job57-0/task-0", config)))
+
+
 def test_pid_namespace_is_checkpointable(config: dict[str, Any]) -> None:
     kept.check_bundle(Subject(Bundle("/b", config)))
 

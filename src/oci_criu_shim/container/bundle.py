@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.files import Document, Json
 
+CONFIG = "config.json"  # in a bundle
 # Annotations of a podman container that was made from a job's checkpoint: the path of the job's root file system, which
 # takes the place of an empty one; or else the octal mode that the directory of the job's root file system had.
 ROOTFS, ROOTFS_MODE = "oci-criu-shim.rootfs", "oci-criu-shim.rootfs-mode"
@@ -26,6 +27,11 @@ class Bundle:
     def __init__(self, path: str, config: Document) -> None:
         self.path = path
         self.config = config
+
+    @property
+    def file(self) -> str:
+        """The path of its user's config.json: in a Slurm task, `path` is Slurm's copy of the bundle."""
+        return os.path.join(self.environment().get("SLURM_CONTAINER", "") or self.path, CONFIG)
 
     @property
     def rootfs(self) -> str:
@@ -130,7 +136,7 @@ def load(path: str, config: str | None = None) -> Bundle:
     Raise ShimError if that file can't be read, or doesn't fit the schema; the error then names every fault.
     """
     path = os.path.abspath(path)
-    file = config or os.path.join(path, "config.json")
+    file = config or os.path.join(path, CONFIG)
     try:
         with open(file, encoding="utf-8") as stream:
             text = stream.read()
@@ -147,10 +153,18 @@ def load(path: str, config: str | None = None) -> Bundle:
     faults = schema.faults(document, "config")
     if faults:
         raise ShimError(
-            f"{file} is not a valid OCI configuration: {'; '.join(faults)}",
+            f"{config or _users(path, document)} is not a valid OCI configuration: {'; '.join(faults)}",
             "see the OCI runtime specification, config.md",
         )
     return Bundle(path, document)
+
+
+def _users(path: str, document: Json) -> str:
+    """Return Bundle.file of a document that doesn't fit the schema."""
+    try:
+        return Bundle(path, document).file
+    except (AttributeError, TypeError):
+        return os.path.join(path, CONFIG)
 
 
 def _without_nulls(value: Json) -> Json:

@@ -95,7 +95,7 @@ def ignored(bundle: Bundle) -> str:
     """Return a line that says that a user's container has no such settings; empty if it asks for none."""
     if not bundle.annotations.get(ANNOTATION):
         return ""
-    return f"{bundle.path}/config.json: the annotation {ANNOTATION} is ignored: it is for root's containers only"
+    return f"{bundle.file}: the annotation {ANNOTATION} is ignored: it is for root's containers only"
 
 
 def _path(bundle: Bundle, dialect: str) -> str:

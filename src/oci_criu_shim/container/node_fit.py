@@ -82,7 +82,7 @@ def check_bundle(bundle: Bundle) -> None:
     for kind in ("pid", *NEVER_JOINED):
         if bundle.namespaces.get(kind):
             raise ShimError(
-                f"{bundle.path}/config.json joins a namespace of type {kind}, and the checkpoint has one of its own",
+                f"{bundle.file} joins a namespace of type {kind}, and the checkpoint has one of its own",
                 "name no path for it in linux.namespaces; of a pod: do not --share it",
             )
 

@@ -33,11 +33,6 @@ class Subject:
         """Whether it is an ordinary user's."""
         return os.geteuid() != 0
 
-    @property
-    def file(self) -> str:
-        """The path of its config.json."""
-        return f"{self.bundle.path}/config.json"
-
     @cached_property
     def node(self) -> list[Mount]:
         """The node's mounts."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _fault(subject: Subject, said: str, hint: str) -> ShimError:
-    return ShimError(f"{subject.file} {said}", f"{hint}, or leave out --checkpoint")
+    return ShimError(f"{subject.bundle.file} {said}", f"{hint}, or leave out --checkpoint")
 
 
 def shared_pids(subject: Subject) -> Iterator[ShimError]:
