@@ -35,7 +35,7 @@ static const struct {
 		{"checkpoint", "[WHEN]",
 		 "checkpoint the job's containers, and resume them when the job starts again; WHEN is one or more, "
 		 "with commas between, of preempt (before the job is preempted), timeout (before its time limit; it "
-		 "is then requeued), interval:TIME (every 90s, 30m, 2h, or auto) and signal:NAME (when the step gets "
+		 "is then requeued), interval:TIME (every 90s, 1h30m, or auto) and signal:NAME (when the step gets "
 		 "that signal), or it is none; the site sets the default: preempt",
 		 OPTIONAL_ARGUMENT, CHECKPOINT, take},
 	},
@@ -49,7 +49,7 @@ static const struct {
 	[CHECKPOINT_INTERVAL] = {
 		"SLURM_CHECKPOINT_INTERVAL", FORWARD_PREFIX "checkpoint_interval", accept_interval, false,
 		{"checkpoint-interval", "TIME",
-		 "checkpoint the job's containers also every TIME: 90s, 30m, 2h, or auto, which weighs the cost of "
+		 "checkpoint the job's containers also every TIME: 90s, 1h30m, or auto, which weighs the cost of "
 		 "checkpoints against that of a node's failure",
 		 REQUIRED_ARGUMENT, CHECKPOINT_INTERVAL, take},
 	},
@@ -84,6 +84,8 @@ static void set_value(int row, char *value)
 
 static const char *accept_when(const char *argument)
 {
+	CLEANUP_TEXT char *wrong = NULL;
+
 	/*
 	 * An absent argument becomes "" or "(null)" on its way through the environment (Slurm 24.11,
 	 * spank_set_job_env).
@@ -92,11 +94,12 @@ static const char *accept_when(const char *argument)
 		return "default";
 	if (when_is_never(argument))
 		return "off";
-	if (when_is_list(argument) || !strcmp(argument, "default"))
+	if (!strcmp(argument, "default") || !(wrong = when_wrong_item(argument)))
 		return argument;
-	slurm_error("--checkpoint=%s: not a time for checkpoints; allowed are preempt, timeout, interval:TIME (90s, "
-		    "30m, 2h, auto), signal:NAME (USR1, …), with commas between, or none",
-		    argument);
+	slurm_error(
+		"--checkpoint=%s: '%s' is no value of --checkpoint; allowed are preempt, timeout, interval:TIME (90s, "
+		"1h30m, 0:30:00, auto), signal:NAME (USR1, …), with commas between, or none",
+		argument, wrong);
 	return NULL;
 }
 
@@ -104,7 +107,7 @@ static const char *accept_interval(const char *argument)
 {
 	if (argument && when_is_interval(argument))
 		return argument;
-	slurm_error("--checkpoint-interval=%s: not an interval; allowed are 90s, 30m, 2h and the like, or auto",
+	slurm_error("--checkpoint-interval=%s: not an interval; allowed are 90s, 1h30m, 0:30:00 and the like, or auto",
 		    argument ? argument : "");
 	return NULL;
 }
@@ -142,9 +145,13 @@ static bool is_job(const char *text)
 
 static const char *accept_source(const char *argument)
 {
-	if (argument && *argument)
+	if (!argument || !*argument)
+		slurm_error("--restart-dir: no directory and no job given");
+	else if (argument[strspn(argument, "0123456789_")] == ':' && !is_job(argument))
+		slurm_error("--restart-dir=%s: neither a job (12, 12_3), a checkpoint of one (12:3), nor a directory",
+			    argument);
+	else
 		return argument;
-	slurm_error("--restart-dir: no directory and no job given");
 	return NULL;
 }
 

@@ -19,10 +19,37 @@ def parse_size(text: str) -> int:
 
 
 def parse_time(text: str) -> int:
-    """Return the seconds of `90s`, `15m`, `12h`, `7d`, `2w`; ValueError for other text."""
-    if text[-1:] not in SECONDS or not text[:-1].isdecimal():
+    """Return the seconds of `90s`, `15m`, `1h30m`, `7d`, `2w`, or of Slurm's `20` (minutes), `20:30`, `1:00:00`, `1-0`,
+    `1-12:30`, `1-12:30:00`; ValueError for other text."""
+    try:
+        return _by_units(text) if text[-1:] in SECONDS else _by_places(text)
+    except ValueError:
+        raise ValueError(text) from None
+
+
+def _by_units(text: str) -> int:
+    """Return the seconds of numbers that each have a unit, smaller than the one before."""
+    total, number, above = 0, "", 2 * SECONDS["w"]
+    for letter in text:
+        if letter not in SECONDS:
+            number += letter
+        elif number.isdecimal() and SECONDS[letter] < above:
+            total, number, above = total + int(number) * SECONDS[letter], "", SECONDS[letter]
+        else:
+            raise ValueError(text)
+    return total
+
+
+def _by_places(text: str) -> int:
+    """Return the seconds of one of Slurm's times (sbatch(1), --time)."""
+    days, dash, rest = text.rpartition("-")
+    parts = rest.split(":")
+    if len(parts) > 3 or not all(part.isdecimal() for part in (*parts, days if dash else "0")):
         raise ValueError(text)
-    return int(text[:-1]) * SECONDS[text[-1]]
+    numbers = [int(part) for part in parts]
+    begin = 0 if dash or len(parts) == 3 else 1  # with hours; else with minutes
+    units = (SECONDS["h"], SECONDS["m"], SECONDS["s"])[begin:]
+    return int(days or 0) * SECONDS["d"] + sum(number * unit for number, unit in zip(numbers, units, strict=False))
 
 
 def size(count: int) -> str:

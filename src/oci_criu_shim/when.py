@@ -34,7 +34,7 @@ def parse(text: str, interval: str | None = None) -> When:
             when.signal = SIGNALS[value.removeprefix("SIG")]
         elif item not in ("none", "off"):
             raise ShimError(
-                f"{item!r} is not a time for checkpoints",
+                f"{item!r} is no value of --checkpoint",
                 f"preempt, timeout, interval:30m, signal:NAME ({', '.join(SIGNALS)}), or none",
             )
     if interval:
@@ -48,5 +48,5 @@ def _interval(text: str) -> int:
     except ValueError:
         seconds = 0
     if not seconds:
-        raise ShimError(f"{text!r} is not an interval for checkpoints", "such as 90s, 30m, 2h, or auto")
+        raise ShimError(f"{text!r} is not an interval for checkpoints", "such as 90s, 30m, 1h30m, 0:30:00, or auto")
     return seconds

@@ -121,7 +121,7 @@ def test_help(capfd: Capture) -> None:
         (["verify", "7/batch.0"], "7/batch.0 is no checkpoint"),
         (["prune", "--keep", "0"], "--keep is a number, at least 1, not '0'"),
         (["prune", "--keep=few"], "--keep is a number, at least 1, not 'few'"),
-        (["prune", "--older-than=1week"], "--older-than is a time such as 12h or 7d, not '1week'"),
+        (["prune", "--older-than=7x"], "--older-than is a time such as 12h or 7d, not '7x'"),
         (["export", "7/batch.0/2", "file.zip"], "file.zip is not named as an archive"),
         (["import", "none.tar", "new"], "none.tar: No such file or directory"),
     ],

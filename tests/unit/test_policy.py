@@ -103,7 +103,7 @@ def test_the_partitions_default(make: Make) -> None:
 
 
 def test_a_default_that_is_none(make: Make) -> None:
-    with pytest.raises(ShimError, match="'often' is not a time for checkpoints"):
+    with pytest.raises(ShimError, match="'often' is no value of --checkpoint"):
         make("default", checkpoint="often")
 
 

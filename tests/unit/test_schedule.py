@@ -37,6 +37,7 @@ def made(text: str, end: float = 0, cost: float = 5, margin: float = 10, mtbf: f
         ("preempt,timeout", None, (True, True, None, None)),
         ("interval:30m,signal:USR1", None, (False, False, 1800, 10)),
         ("signal:SIGHUP", "90s", (False, False, 90, 1)),
+        ("interval:00:30:00,preempt", None, (True, False, 1800, None)),
         ("interval:30m", "auto", (False, False, AUTO, None)),
         ("none", None, (False, False, None, None)),
         ("off", None, (False, False, None, None)),
@@ -48,10 +49,11 @@ def test_grammar(text: str, interval: str | None, wanted: tuple[object, ...]) ->
 
 
 @pytest.mark.parametrize(
-    "text", ["", "Preempt", "preempt,", "timeout:1", "interval", "interval:30", "interval:0s", "signal:TERM", "signal:"]
+    "text",
+    ["", "Preempt", "preempt,", "timeout:1", "interval", "interval:30x", "interval:0s", "signal:TERM", "signal:"],
 )
 def test_not_a_time(text: str) -> None:
-    with pytest.raises(ShimError, match="for checkpoints"):
+    with pytest.raises(ShimError, match=r"is no value of --checkpoint|is not an interval for"):
         parse(text)
 
 

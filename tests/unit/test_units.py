@@ -21,12 +21,20 @@ def test_no_sizes(text: str) -> None:
         units.parse_size(text)
 
 
-@pytest.mark.parametrize(("text", "wanted"), [("0s", 0), ("90s", 90), ("15m", 900), ("12h", 43200), ("1w", 604800)])
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        *(("0s", 0), ("90s", 90), ("15m", 900), ("12h", 43200), ("1w", 604800), ("1h30m", 5400), ("1d12h", 129600)),
+        *(("20", 1200), ("20:30", 1230), ("00:10:00", 600), ("1-0", 86400), ("1-12:30", 131400), ("1-0:0:1", 86401)),
+    ],
+)
 def test_times(text: str, wanted: int) -> None:
     assert units.parse_time(text) == wanted
 
 
-@pytest.mark.parametrize("text", ["", "7", "d", "-1d", "1.5d", "7D", "7 d"])
+@pytest.mark.parametrize(
+    "text", ["", "d", "-1d", "1.5d", "7D", "7 d", "1m1h", "1m2m", "1h30", "-1", "1-", ":1", "1:", "1:2:3:4", "1-2-3"]
+)
 def test_no_times(text: str) -> None:
     with pytest.raises(ValueError, match=f"^{text}$"):
         units.parse_time(text)
