@@ -19,6 +19,11 @@ int lifeline_open(void)
 	return ends[0];
 }
 
+bool lifeline_is_held(void)
+{
+	return held >= 0;
+}
+
 void lifeline_cut(void)
 {
 	close_fd(&held);

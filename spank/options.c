@@ -2,6 +2,7 @@
 #include <limits.h>
 #include <string.h>
 
+#include "advice.h"
 #include "options.h"
 #include "util.h"
 #include "when.h"
@@ -73,8 +74,11 @@ static const struct {
 	},
 };
 
+static bool registered;
+
 /* Static, since callbacks of options get no context but their number. */
 static char *values[OPTION_COUNT];
+static bool made_absolute[OPTION_COUNT];
 
 static void set_value(int row, char *value)
 {
@@ -208,6 +212,7 @@ static int take(int row, const char *argument, int remote)
 		return -1;
 	}
 	set_value(row, kept);
+	made_absolute[row] = TABLE[row].is_path && is_relative(value);
 	return 0;
 }
 
@@ -221,6 +226,10 @@ static void read_forwarded(spank_t sp, int row)
 
 int options_register(spank_t sp)
 {
+	/* For a line that stands in plugstack.conf twice, Slurm calls every hook twice. */
+	if (registered)
+		return 0;
+	registered = true;
 	for (int row = 0; row < OPTION_COUNT; row++) {
 		struct spank_option option = TABLE[row].option;
 		spank_err_t rc = spank_option_register(sp, &option);
@@ -243,6 +252,23 @@ static int forward(spank_t sp, int row)
 	return spank_job_control_setenv(sp, TABLE[row].forward, values[row], 1) == ESPANK_SUCCESS ? 0 : -1;
 }
 
+/* Slurm may ask more than once, and for a line that stands in plugstack.conf twice does so twice. */
+static void advise(void)
+{
+	static bool advised;
+	const char *directory = values[CHECKPOINT_DIR], *source = values[RESTART_DIR];
+
+	if (advised || !options_step_asked())
+		return;
+	advised = true;
+	if (spank_context() == S_CTX_LOCAL)
+		advice_on_srun();
+	if (directory)
+		advice_on_directory(directory, made_absolute[CHECKPOINT_DIR]);
+	if (source)
+		advice_on_source(source, is_job(source), directory);
+}
+
 int options_submit(spank_t sp)
 {
 	for (int row = 0; row < OPTION_COUNT; row++) {
@@ -257,6 +283,7 @@ int options_submit(spank_t sp)
 			return -1;
 		}
 	}
+	advise();
 	return 0;
 }
 
@@ -307,6 +334,7 @@ bool options_job_asked(spank_t sp)
 
 void options_forget(void)
 {
+	registered = false;
 	for (int row = 0; row < OPTION_COUNT; row++)
 		set_value(row, NULL);
 }

@@ -8,6 +8,7 @@ SPANK_PLUGIN(oci_criu_shim, 1)
 #pragma GCC visibility pop
 
 #include "arguments.h"
+#include "effect.h"
 #include "lifeline.h"
 #include "options.h"
 #include "programs.h"
@@ -43,8 +44,10 @@ static int begin_step(spank_t sp, int argc, char *argv[])
 		watcher_start(&step);
 		return 0;
 	}
-	if (options_step_asked())
+	if (options_step_asked()) {
 		helper_start(&step, arguments_metrics(argc, argv));
+		effect_begin(sp, &step);
+	}
 	return options_apply(sp);
 }
 
@@ -64,6 +67,12 @@ int slurm_spank_init_post_opt(spank_t sp, int argc, char *argv[])
 int slurm_spank_task_init(spank_t sp, UNUSED int argc, UNUSED char *argv[])
 {
 	return task_stand_in(sp);
+}
+
+int slurm_spank_task_exit(UNUSED spank_t sp, UNUSED int argc, UNUSED char *argv[])
+{
+	effect_end();
+	return 0;
 }
 
 int slurm_spank_job_prolog(spank_t sp, UNUSED int argc, UNUSED char *argv[])

@@ -48,7 +48,7 @@ int watcher_start(const struct step *step)
 	CLEANUP_FD int lifeline = -1;
 	pid_t pid;
 
-	if (!rundir_is_watched(step->job))
+	if (lifeline_is_held() || !rundir_is_watched(step->job))
 		return 0;
 	if ((lifeline = lifeline_open()) < 0)
 		goto fail;
@@ -109,10 +109,14 @@ int helper_start(const struct step *step, const char *metrics)
 	int fds[GROUPS_FD - LIFELINE_FD + MAX_HIERARCHIES];
 	pid_t pid;
 
+	if (lifeline_is_held())
+		return 0;
 	if (!group || cgroup_open_job(group, &groups) < 0)
 		return fail(step, "the control group");
-	if ((lifeline = lifeline_open()) < 0 || (listener = listening_socket(step)) < 0)
+	if ((lifeline = lifeline_open()) < 0)
 		goto fail;
+	if ((listener = listening_socket(step)) < 0)
+		return fail(step, "the helper's socket in " RUN_DIR);
 	fds[0] = lifeline;
 	fds[1] = listener;
 	memcpy(fds + 2, groups.fds, sizeof(groups.fds));

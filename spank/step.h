@@ -8,6 +8,7 @@
 
 /* Slurm's number for the extern step (SLURM_EXTERN_CONT). */
 #define EXTERN_STEP UINT32_C(0xfffffffc)
+#define BATCH_STEP UINT32_C(0xfffffffb)
 
 struct step {
 	uint32_t job;

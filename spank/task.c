@@ -2,57 +2,21 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "container.h"
 #include "paths.h"
 #include "protocol.h"
 #include "step.h"
 #include "task.h"
 #include "util.h"
-
-static bool has_container(spank_t sp)
-{
-	char bundle[PATH_MAX];
-
-	return spank_getenv(sp, "SLURM_CONTAINER", bundle, sizeof(bundle)) == ESPANK_SUCCESS;
-}
-
-/* oci.conf is beside slurm.conf. slurmd puts the path of slurm.conf into its environment, which slurmstepd has, too. */
-static FILE *open_oci_conf(void)
-{
-	CLEANUP_TEXT char *path = NULL;
-	const char *conf = getenv("SLURM_CONF");
-	const char *slash = conf ? strrchr(conf, '/') : NULL;
-
-	if (asprintf(&path, "%.*s/oci.conf", slash ? (int)(slash - conf) : INT_MAX, slash ? conf : SLURM_CONF_DIR) < 0)
-		return NULL;
-	return fopen(path, "re");
-}
-
-static bool slurm_creates_and_starts(void)
-{
-	static const char key[] = "RunTimeCreate";
-	CLEANUP_FILE FILE *file = open_oci_conf();
-	CLEANUP_TEXT char *line = NULL;
-	size_t size = 0;
-
-	while (file && getline(&line, &size, file) > 0) {
-		const char *word = line + strspn(line, " \t");
-
-		if (!strncasecmp(word, key, sizeof(key) - 1) && strchr("= \t", word[sizeof(key) - 1]))
-			return true;
-	}
-	return false;
-}
 
 static int listen_at(const struct step *step, uint32_t task)
 {
@@ -131,13 +95,15 @@ static int stand_in(int listener)
 
 int task_stand_in(spank_t sp)
 {
+	static bool stands_in; /* the hook's second call, see options_register(), is in the child */
 	CLEANUP_FD int listener = -1;
 	struct step step;
 	spank_err_t rc;
 	uint32_t task;
 
-	if (!has_container(sp) || !slurm_creates_and_starts())
+	if (stands_in || !container_is_asked(sp) || !container_is_created_and_started())
 		return 0;
+	stands_in = true;
 	if (step_of_stepd(sp, &step) < 0)
 		return -1;
 	if ((rc = spank_get_item(sp, S_TASK_ID, &task)) != ESPANK_SUCCESS) {

@@ -1,10 +1,11 @@
 /*
  * fake_slurm PLUGIN CONTEXT [NAME=VALUE ...]: load the plugin, call its hooks as Slurm does in a context (local,
- * remote, prolog or epilog), and print the results of the hooks and what the plugin has set.
+ * remote, prolog or epilog), and print the results of the hooks and what the plugin has set and said.
  *
  * job, step, uid, gid and groups (with commas between) tell the step. option:NAME=VALUE is an option that the user
- * gave, option:NAME one without a value, and argument:TEXT an argument of the plugin in plugstack.conf. In the remote
- * context the program goes on like slurmstepd until its standard input ends.
+ * gave, option:NAME one without a value, and argument:TEXT an argument of the plugin in plugstack.conf. `lines` is the
+ * number of its lines there, 1 if it is not given. In the remote context the program goes on like slurmstepd until its
+ * standard input ends; then a task has ended.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -21,7 +22,7 @@ enum { MAX_OPTIONS = 16, MAX_GROUPS = 16, MAX_ARGUMENTS = 4 };
 
 static struct {
 	const char *context;
-	uint32_t job, step;
+	uint32_t job, step, nodes;
 	uid_t uid;
 	gid_t gid;
 	gid_t groups[MAX_GROUPS];
@@ -34,7 +35,8 @@ static struct {
 	int registered_count;
 	char *arguments[MAX_ARGUMENTS];
 	int argument_count;
-} slurm;
+	uint32_t lines;
+} slurm = { .nodes = 1, .lines = 1 };
 
 static bool in(const char *context)
 {
@@ -51,6 +53,17 @@ void slurm_error(const char *format, ...)
 	fprintf(stderr, "error: ");
 	vfprintf(stderr, format, arguments);
 	fprintf(stderr, "\n");
+	va_end(arguments);
+}
+
+void slurm_spank_log(const char *format, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, format);
+	printf("said ");
+	vprintf(format, arguments);
+	printf("\n");
 	va_end(arguments);
 }
 
@@ -78,6 +91,11 @@ int spank_remote(spank_t sp)
 spank_err_t spank_option_register(spank_t sp, struct spank_option *option)
 {
 	(void)sp;
+	for (int i = 0; i < slurm.registered_count; i++)
+		if (!strcmp(slurm.registered[i].name, option->name)) {
+			fprintf(stderr, "spank: option \"%s\" provided by both\n", option->name);
+			return ESPANK_SUCCESS;
+		}
 	slurm.registered[slurm.registered_count++] = *option;
 	return ESPANK_SUCCESS;
 }
@@ -109,6 +127,9 @@ spank_err_t spank_get_item(spank_t sp, spank_item_t item, ...)
 		break;
 	case S_JOB_UID:
 		*va_arg(arguments, uid_t *) = slurm.uid;
+		break;
+	case S_JOB_NNODES:
+		*va_arg(arguments, uint32_t *) = slurm.nodes;
 		break;
 	case S_JOB_GID:
 		*va_arg(arguments, gid_t *) = slurm.gid;
@@ -161,12 +182,13 @@ spank_err_t spank_job_control_setenv(spank_t sp, const char *name, const char *v
 static int call(void *plugin, const char *hook)
 {
 	spank_f *function;
-	int rc;
+	int rc = 0;
 
 	*(void **)&function = dlsym(plugin, hook);
 	if (!function)
 		return 0;
-	rc = function(NULL, slurm.argument_count, slurm.arguments);
+	for (uint32_t i = 0; i < slurm.lines && rc == 0; i++)
+		rc = function(NULL, slurm.argument_count, slurm.arguments);
 	printf("%s %d\n", hook, rc);
 	return rc;
 }
@@ -218,6 +240,7 @@ static void run_remote(void *plugin)
 	fflush(stdout);
 	while (getchar() != EOF)
 		;
+	call(plugin, "slurm_spank_task_exit");
 	call(plugin, "slurm_spank_exit");
 }
 
@@ -238,6 +261,10 @@ static void take_argument(char *argument)
 		slurm.job = (uint32_t)strtoul(value, NULL, 10);
 	} else if (!strcmp(argument, "step")) {
 		slurm.step = (uint32_t)strtoul(value, NULL, 10);
+	} else if (!strcmp(argument, "nodes")) {
+		slurm.nodes = (uint32_t)strtoul(value, NULL, 10);
+	} else if (!strcmp(argument, "lines")) {
+		slurm.lines = (uint32_t)strtoul(value, NULL, 10);
 	} else if (!strcmp(argument, "uid")) {
 		slurm.uid = (uid_t)strtoul(value, NULL, 10);
 	} else if (!strcmp(argument, "gid")) {

@@ -88,6 +88,7 @@ class Result:
         self.accepted = "options 1" in lines
         self.environment = _assignments(lines, "env ")
         self.control = _assignments(lines, "control ")
+        self.said = [line.removeprefix("said ") for line in lines if line.startswith("said ")]
         self.errors = errors
 
 
@@ -104,9 +105,11 @@ def _argv(
     arguments: tuple[str, ...] = (),
     quick: bool = False,
     uid: int = UID,
+    **others: int,
 ) -> list[str]:
     given = [f"option:{name}" if value is None else f"option:{name}={value}" for name, value in options.items()]
     numbers = [f"job={job}", f"step={step}", f"uid={uid}", f"gid={GID}", f"groups={GID},5001,5002"]
+    numbers += [f"{name}={value}" for name, value in others.items()]
     line = [f"argument:{text}" for text in arguments]
     return [*([] if quick else VALGRIND), str(CHECK / "fake_slurm"), str(PLUGIN), context, *numbers, *given, *line]
 
@@ -120,12 +123,14 @@ def call(
     quick: bool = False,
     uid: int = UID,
     inside: tuple[str, ...] = (),
+    **others: int,
 ) -> Result:
     """Call the hooks of a context that ends by itself; `quick`: valgrind, which takes a second or two, has seen it.
-    `inside` is a program that runs another one."""
+    `inside` is a program that runs another one; `others` are numbers of fake_slurm's. The command is in a job, unless
+    the environment says otherwise."""
     done = subprocess.run(
-        [*inside, *_argv(context, job, 0, options or {}, quick=quick, uid=uid)],
-        env={"PATH": os.environ["PATH"], **(environment or {})},
+        [*inside, *_argv(context, job, 0, options or {}, quick=quick, uid=uid, **others)],
+        env={"PATH": os.environ["PATH"], **({"SLURM_JOB_ID": "7"} if environment is None else environment)},
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -142,6 +147,8 @@ class Stepd:
     def __init__(self, process: subprocess.Popen[str], result: Result) -> None:
         self.process = process
         self.result = result
+        self.said: list[str] = []
+        """What was said to the user, once it has ended."""
 
     def children(self) -> list[int]:
         text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
@@ -149,9 +156,10 @@ class Stepd:
 
     def end(self) -> str:
         """Let it end as usual; returns what it wrote to standard error."""
-        _, errors = self.process.communicate()
+        output, errors = self.process.communicate()
         if self.process.returncode:
             raise AssertionError(f"exit status {self.process.returncode}\n{errors}")
+        self.said = Result(output).said
         return errors
 
 
@@ -163,9 +171,10 @@ def stepd(
     job: int = 7,
     arguments: tuple[str, ...] = (),
     inside: tuple[str, ...] = (),
+    **others: int,
 ) -> Iterator[Stepd]:
     process = subprocess.Popen(
-        [*inside, *_argv("remote", job, step, options or {}, arguments, quick=bool(inside))],
+        [*inside, *_argv("remote", job, step, options or {}, arguments, quick=bool(inside), **others)],
         env={"PATH": os.environ["PATH"], **(environment or {})},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -17,6 +17,7 @@ from .support import (
     GROUP,
     JOB,
     OTHER_UID,
+    RUN,
     SECONDS,
     UID,
     Case,
@@ -222,6 +223,49 @@ class Step(Case):
             self.wait_for(lambda: not is_alive(pid), "the helper to end")
         self.assertFalse(self.socket_path().exists())
 
+    def test_two_lines_in_plugstack_conf(self) -> None:
+        """Slurm calls each hook twice: there is one helper, and it serves."""
+        with stepd(self.ASKED, step=self.BATCH, lines=2) as step:
+            self.assertEqual(len(step.children()), 1)
+            with connect(self.socket_path(), b"report") as connection:
+                self.assertTrue(connection.recv(1 << 16))
+            self.assertEqual(step.end(), "")
+
+    def test_before_slurmd_has_loaded_the_plugin(self) -> None:
+        """No prolog has made the job's directory."""
+        call("epilog", self.ASKED)
+        with stepd(self.ASKED, step=self.BATCH) as step:
+            self.assertEqual(step.children(), [])
+            self.assertIn(f"the helper's socket in {RUN} of job 7: No such file or directory", step.end())
+
+    def test_what_was_not_protected(self) -> None:
+        """It is said at the end, unless a step ran in a container, or other nodes may have had one."""
+        conf = CHECK / "etc/slurm.conf"
+        conf.parent.mkdir(exist_ok=True)
+        conf.with_name("oci.conf").touch()
+        slurm = {"SLURM_CONF": str(conf)}
+        for options, environment, step_id, nodes, said in (
+            (self.ASKED, slurm, self.BATCH, 1, "no container ran in this job: --checkpoint had no effect"),
+            (self.ASKED, slurm, self.BATCH, 2, ""),
+            ({}, slurm, self.BATCH, 1, ""),
+            (self.ASKED, slurm, 0, 1, ""),
+            (self.ASKED, {**slurm, "SLURM_CONF": "/none/slurm.conf", "SLURM_CONTAINER": "/b"}, 0, 1, "no oci.conf on"),
+            (self.ASKED, slurm, self.BATCH, 1, "no container ran in this job"),
+            (self.ASKED, {**slurm, "SLURM_CONTAINER": "/b"}, 1, 1, ""),
+            (self.ASKED, slurm, self.BATCH, 1, ""),
+        ):
+            with self.subTest(step=step_id, nodes=nodes, said=said):
+                with stepd(dict(options), environment, step=step_id, nodes=nodes) as step:
+                    step.end()
+                self.assertEqual(len(step.said), bool(said))
+                self.assertIn(said, "".join(step.said))
+        call("epilog", self.ASKED)
+        self.assertFalse((RUN / "7.contained").exists())
+        call("prolog", self.ASKED)
+        with stepd(self.ASKED, slurm, step=self.BATCH, lines=2) as step:
+            step.end()
+        self.assertEqual(len(step.said), 1)
+
     def test_not_asked(self) -> None:
         for options in ({}, {"checkpoint": "off"}):
             with stepd(dict(options), step=self.BATCH) as step:
@@ -304,7 +348,7 @@ class Step(Case):
         with stepd(self.ASKED, step=self.BATCH) as step:
             self.assertEqual(step.result.hooks["slurm_spank_init_post_opt"], 0)
             self.assertEqual(step.children(), [])
-            self.assertIn("helper of job 7", step.end())
+            self.assertIn("the helper's socket in", step.end())
 
     def test_directory_of_another_user(self) -> None:
         os.chown(self.job(), OTHER_UID, GID)

@@ -9,11 +9,12 @@ from pathlib import Path
 from .support import FORWARD, PLUGIN, Case, call, stepd
 
 DIR = FORWARD + "checkpoint_dir"
+TIMES = ("90s", "2h", "1h30m", "1w2d", "auto", "30", "20:30", "00:10:00", "1-0", "1-0:30", "1-12:00:00")
 
 
 class Submit(Case):
     def test_times(self) -> None:
-        lists = ("preempt", "timeout", "preempt,timeout", "interval:30m,signal:SIGUSR1", "interval:auto", "default")
+        lists = ("preempt", "timeout", "preempt,timeout", "interval:30m,signal:SIGUSR1", "interval:0:30:00", "default")
         for value in (None, "", "(null)", "none", "off", *lists):
             with self.subTest(value=value):
                 result = call("local", {"checkpoint": value}, quick=value != lists[3])
@@ -21,21 +22,22 @@ class Submit(Case):
                 self.assertEqual(result.hooks["slurm_spank_init_post_opt"], 0)
 
     def test_unknown_time_names_the_allowed(self) -> None:
-        intervals = ("interval:", "interval:30", "interval:0s")
-        for value in ("Preempt", "preempt,", ",", "none,preempt", *intervals, "signal:TERM"):
+        intervals = ("interval:", "interval:30x", "interval:0s")
+        for value in ("Preempt", "preempt,", ",", "timout,preempt", *intervals, "signal:TERM"):
             with self.subTest(value=value):
                 result = call("local", {"checkpoint": value}, quick=value != intervals[1])
                 self.assertFalse(result.accepted)
                 self.assertIn(f"--checkpoint={value}:", result.errors)
-                self.assertIn("preempt, timeout, interval:TIME", result.errors)
+                wrong = "" if value in (",", "preempt,") else value.partition(",")[0]
+                self.assertIn(f": '{wrong}' is no value of --checkpoint; allowed are preempt, timeout, ", result.errors)
                 self.assertEqual(result.errors.count("\n"), 1)
 
     def test_values_of_the_others(self) -> None:
         for option, good, bad in (
-            ("checkpoint-interval", ("90s", "2h", "auto"), ("", "90", "0m", "1.5h", "1y")),
+            ("checkpoint-interval", TIMES, ("", "0m", "0", "0:00", "1.5h", "1y", "1m1h", "1h1", "1:2:3:4", "-1", "1-")),
             ("checkpoint-keep", ("1", "12"), ("", "0", "-1", "1x", "1001")),
             ("checkpoint-rerun", (None,), ()),
-            ("restart-dir", ("/d", "12", "12:3", "12_3", "d"), ("",)),
+            ("restart-dir", ("/d", "12", "12:3", "12_3", "d", "8_x", "./8:x"), ("", "8:x", ":3")),
         ):
             for value in (*good, *bad):
                 with self.subTest(option=option, value=value):
@@ -70,6 +72,57 @@ class Submit(Case):
         result = call("local", {"checkpoint": "off", "checkpoint-dir": "/x"})
         self.assertTrue(result.accepted)
         self.assertEqual(result.control, {DIR: "/x"})
+
+    def test_what_is_likely_wrong(self) -> None:
+        """It may be right on the nodes."""
+        with tempfile.TemporaryDirectory() as place:
+            (Path(place) / "store/8/batch.0/2").mkdir(parents=True)
+            (Path(place) / "file").touch()
+            store = f"{place}/store"
+            for options, said in (
+                ({"checkpoint-dir": store}, []),
+                ({"checkpoint-dir": f"{store}/new/"}, []),
+                (
+                    {"checkpoint-dir": f"{store}/none/new"},
+                    ["/none/new: No such file or directory, and you can't make it"],
+                ),
+                ({"checkpoint-dir": f"{place}/file"}, ["/file is not a directory on this host"]),
+                ({"checkpoint-dir": "store"}, [f"--checkpoint-dir is not an absolute path: it means {store}"]),
+                ({"restart-dir": f"{place}/8"}, [f"--restart-dir={place}/8: No such file or directory on this host"]),
+                ({"restart-dir": "9"}, []),
+                *(({"checkpoint-dir": store, "restart-dir": there}, []) for there in ("8", "8:2", "7_1")),
+                *(
+                    (
+                        {"checkpoint-dir": store, "restart-dir": missing},
+                        [f"={missing}: there is no such checkpoint in "],
+                    )
+                    for missing in ("9", "8:3", "9:1")
+                ),
+                ({"checkpoint": "none", "restart-dir": f"{place}/8"}, []),
+            ):
+                with self.subTest(options=options):
+                    forwarded = {FORWARD + name.replace("-", "_"): value for name, value in options.items()}
+                    given: dict[str, str | None] = {"checkpoint": None, **options}
+                    result = call(
+                        "local", given, {"SLURM_JOB_ID": "7", **forwarded}, cwd=Path(place), quick=len(options) < 2
+                    )
+                    self.assertEqual((result.hooks["slurm_spank_init_post_opt"], result.errors), (0, ""))
+                    self.assertEqual(len(result.said), len(said))
+                    for line, words in zip(result.said, said, strict=True):
+                        self.assertIn(words, line)
+
+    def test_srun_without_a_container(self) -> None:
+        (said,) = call("local", {"checkpoint": None}, {}).said
+        self.assertIn("--checkpoint has no effect without --container", said)
+        for environment in ({"SLURM_JOB_ID": "7"}, {"SLURM_CONTAINER": "/b"}):
+            self.assertEqual(call("local", {"checkpoint": None}, environment, quick=True).said, [])
+        for options in ({"checkpoint": "none"}, {}):
+            self.assertEqual(call("local", dict(options), {}, quick=True).said, [])
+
+    def test_two_lines_in_plugstack_conf(self) -> None:
+        result = call("local", {"checkpoint": None, "checkpoint-dir": "/none/x"}, {DIR: "/none/x"}, lines=2)
+        self.assertEqual((result.hooks["slurm_spank_init_post_opt"], result.errors), (0, ""))
+        self.assertEqual(len(result.said), 2)
 
     def test_nothing_asked(self) -> None:
         result = call("local")
@@ -123,6 +176,7 @@ class Symbols(Case):
             {
                 *("plugin_name", "plugin_type", "plugin_version", "spank_plugin_version"),
                 *("slurm_spank_init", "slurm_spank_init_post_opt", "slurm_spank_exit"),
-                *("slurm_spank_task_init", "slurm_spank_job_prolog", "slurm_spank_job_epilog"),
+                *("slurm_spank_task_init", "slurm_spank_task_exit"),
+                *("slurm_spank_job_prolog", "slurm_spank_job_epilog"),
             },
         )
