@@ -129,7 +129,7 @@ def call(
     `inside` is a program that runs another one; `others` are numbers of fake_slurm's. The command is in a job, unless
     the environment says otherwise."""
     done = subprocess.run(
-        [*inside, *_argv(context, job, 0, options or {}, quick=quick, uid=uid, **others)],
+        [*inside, *_argv(context, job, 0, options or {}, (), quick, uid, **others)],
         env={"PATH": os.environ["PATH"], **({"SLURM_JOB_ID": "7"} if environment is None else environment)},
         cwd=cwd,
         capture_output=True,
@@ -174,7 +174,7 @@ def stepd(
     **others: int,
 ) -> Iterator[Stepd]:
     process = subprocess.Popen(
-        [*inside, *_argv("remote", job, step, options or {}, arguments, quick=bool(inside), **others)],
+        [*inside, *_argv("remote", job, step, options or {}, arguments, bool(inside), **others)],
         env={"PATH": os.environ["PATH"], **(environment or {})},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
