@@ -21,7 +21,7 @@ from oci_criu_shim.container.record import ANSWER, DONE
 from oci_criu_shim.dump import client, rootfs
 from oci_criu_shim.dump.dump import Dump
 from oci_criu_shim.errors import Killed, ShimError
-from oci_criu_shim.host import process
+from oci_criu_shim.host import criu, process
 from oci_criu_shim.task import schedule, take
 from oci_criu_shim.task.departure import Departure
 from oci_criu_shim.task.policy import FAILED, LOST, NO_REASON, TAKEN, Policy
@@ -207,10 +207,33 @@ def test_checksums_are_part_of_what_a_checkpoint_takes(
 
 
 @pytest.mark.parametrize(
+    ("criu_says", "said"),
+    [
+        ("CRIU could not dump c: Error: No space left on device | Error: more", "the disk is full ("),
+        ("CRIU could not dump c: Error: Disk quota exceeded", "your disk quota is used up ("),
+    ],
+)
+def test_no_room_is_said_in_one_short_line(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, capfd: Capture, criu_says: str, said: str
+) -> None:
+    """What CRIU says of it is for --debug."""
+    Path(policy.store.path).mkdir(parents=True)
+
+    def full(*_: object) -> None:
+        raise ShimError(criu_says, criu.FULL)
+
+    monkeypatch.setattr(Taker, "_take", full)
+    assert run_on(policy, schedule.INTERVAL) == FAILED
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"could not be checkpointed and runs on: {policy.store.directory}: {said}" in line
+    assert "; the container has " in line and line.endswith(f"(hint: {take.ROOM})") and "CRIU" not in line
+
+
+@pytest.mark.parametrize(
     ("number", "file", "line"),
     [
-        (errno.ENOSPC, "/a/b", "/a/b: No space left on device (hint: `oci-criu-shim ckpt rm` "),
-        (errno.EDQUOT, None, "Disk quota exceeded (hint: `oci-criu-shim ckpt rm` "),
+        (errno.ENOSPC, "/a/b", "/a/b: No space left on device (hint: the checkpoint directory is full)"),
+        (errno.EDQUOT, None, "Disk quota exceeded (hint: the checkpoint directory is full)"),
         (errno.EIO, None, "Input/output error"),
     ],
 )

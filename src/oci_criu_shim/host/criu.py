@@ -254,6 +254,7 @@ def last_words(stopped: Stopped, log: str) -> str:
     return " | ".join(filter(None, (str(stopped), summary(errors(log)))))
 
 
+FULL = "the checkpoint directory is full"
 # (pattern of CRIU's error line, without the name of its source file; its meaning for a container here). The first that
 # fits is shown.
 MEANINGS = (
@@ -270,7 +271,7 @@ MEANINGS = (
     (r"ghost file.*too big|Can't dump ghost file", "a deleted file that is still open is too large"),
     (r"external socket|unix socket \d+ without peer", "a unix socket leads out of the container"),
     (r"Can't lookup mount|doesn't have a proper root mount", "a file is open on a mount that is not in the container"),
-    (r"No space left|Disk quota", "the checkpoint directory is full"),
+    (r"No space left|Disk quota", FULL),
     (r"shell job|--shell-job|session leader", "a process belongs to a session outside of the container"),
     (r"No task found with sid", "it was checkpointed with --shell-job, and is restored with it"),
     (r"Don't have tty to inherit", "--shell-job needs a terminal to give to the container, as standard input"),

@@ -8,14 +8,15 @@ import os
 import select
 import time
 
-from oci_criu_shim import files
+from oci_criu_shim import files, units
 from oci_criu_shim.container.record import ANSWER
 from oci_criu_shim.dump import chain, client
 from oci_criu_shim.dump.dump import Dump, Taken
 from oci_criu_shim.errors import Killed, ShimError
+from oci_criu_shim.host import criu
 from oci_criu_shim.slurm import controller
 from oci_criu_shim.slurm.rundir import RunDirectory
-from oci_criu_shim.task import schedule
+from oci_criu_shim.task import estimate, schedule
 from oci_criu_shim.task.policy import ENDING, FAILED, LOST, NO_REASON, TAKEN
 
 TYPE_CHECKING = False
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.container.record import Container
     from oci_criu_shim.task.policy import Policy
 
+ROOM = "`oci-criu-shim ckpt rm` removes older checkpoints; another --checkpoint-dir may have more room"
 KILLED = "what took it was killed"
 ENDING_MS = 300  # a process that is about to end has ended by then
 
@@ -86,7 +88,8 @@ class Taker:
         """Return whether the kernel tells of changes; if it doesn't, the user is told once."""
         found, first = chain.tracked(self.container)
         if first and not found:
-            self.log.event(f"each checkpoint of {self.task.describe()} has all of its memory: none is incremental")
+            full = f"every checkpoint of {self.task.describe()} is a full one"
+            self.log.event(f"this kernel doesn't track written memory: {full} (no error)")
         return found
 
     def _take(self, pid: int, reason: str, connection: socket.socket | None) -> Taken:
@@ -152,7 +155,7 @@ class Taker:
         Say nothing if the program has ended meanwhile: no dump survives that, and nobody needs one of it. But if it
         ended by a checkpoint, say that there is this checkpoint.
         """
-        what = self.task.describe()
+        what, error = self.task.describe(), self._full(error)
         ended = _has_ended(self.container)
         if ended and (found := self.policy.ended_by()):
             return self.say_ended_by(found, error.line()), TAKEN
@@ -168,6 +171,19 @@ class Taker:
         self.log.error(said, "checkpoint-failed", reason=error.line())
         return said, FAILED
 
+    def _full(self, error: ShimError) -> ShimError:
+        """Return a short error if there was no room for the checkpoint; else the given one."""
+        if error.hint != criu.FULL:
+            return error
+        self.log.debug(str(error))
+        status, init = os.statvfs(self.store.path), self.container.alive("init")
+        has = f"; the container has {units.size(estimate.memory(init))} of memory" if init else ""
+        size = (
+            f"{units.size(status.f_bavail * status.f_frsize)} free of {units.size(status.f_blocks * status.f_frsize)}"
+        )
+        what = "your disk quota is used up" if "quota" in str(error) else "the disk is full"
+        return ShimError(f"{self.store.directory}: {what} ({size}{has})", ROOM)
+
     def say_ended_by(self, found: Checkpoint, failed: str) -> str:
         """Say that the container ended by the checkpoint `found`, and what failed then; return that line."""
         frozen = found.manifest["frozen_seconds"]
@@ -178,11 +194,10 @@ class Taker:
 
 
 def _worded(error: OSError) -> ShimError:
-    """Return an error for the user: the file, the fault, and the remedy if a disk or a quota is full."""
+    """Return an error for the user: the file, and the fault."""
     text = error.strerror or str(error)
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    hint = "`oci-criu-shim ckpt rm` removes older checkpoints; another --checkpoint-dir may have more room"
-    return ShimError(f"{error.filename}: {text}" if error.filename else text, hint if full else "")
+    return ShimError(f"{error.filename}: {text}" if error.filename else text, criu.FULL if full else "")
 
 
 def _has_ended(container: Container) -> bool:
