@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from oci_criu_shim.slurm import controller
 from oci_criu_shim.slurm.rundir import RunDirectory
 from oci_criu_shim.task import schedule, take
 from oci_criu_shim.task.departure import Departure
-from oci_criu_shim.task.policy import FAILED, UNKNOWN
+from oci_criu_shim.task.policy import FAILED, NO_REASON, UNKNOWN
 from oci_criu_shim.task.preempt import Preemption, Stays
 from oci_criu_shim.task.take import Taker
 from tests.unit.test_policy import Make, make
@@ -77,3 +78,33 @@ def test_a_run_directory_that_is_full(make: Make, monkeypatch: pytest.MonkeyPatc
     Departure(made).mark(schedule.TIMEOUT, "taken")
     said = capfd.readouterr().err.splitlines()
     assert [line.endswith("No space left on device") for line in said] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("when", "changes", "told"),
+    [
+        ("preempt", {}, True),
+        ("preempt", {"states": ["CANCELLED", "COMPLETING"]}, False),
+        ("preempt", {"requeue": False}, False),
+        ("preempt", {"batch": False}, False),
+        ("preempt,timeout", {}, False),
+    ],
+)
+@pytest.mark.parametrize("older", [True, False])
+def test_a_time_limit_that_need_not_have_ended_it(
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: Capture,
+    when: str,
+    changes: dict[str, Any],
+    told: bool,
+    older: bool,
+) -> None:
+    made = make(when)
+    if older:
+        os.makedirs(f"{made.store.path}/4")
+    monkeypatch.setattr(controller, "job", lambda *_, **__: seen(**{"states": ["TIMEOUT", "COMPLETING"], **changes}))
+    assert Preemption(made).go(schedule.PREEMPT) == NO_REASON
+    said = capfd.readouterr().err
+    would = "job 7 ends by its time limit: with `timeout` in --checkpoint it would have been checkpointed and requeued"
+    assert (would in said, "--restart-dir=7 goes on from checkpoint 4" in said) == (told, told and older)

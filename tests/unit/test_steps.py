@@ -152,6 +152,16 @@ def test_where_a_signal_had_part_slurm_is_asked(
     assert kept(step) == [steps.FINISHED if goes_on else "started"]
 
 
+@pytest.mark.parametrize(("when", "said"), [("interval:1h", True), ("preempt", False), ("interval:1h,timeout", False)])
+def test_a_time_limit_of_a_job_that_asks_at_no_signal(
+    make: Make, monkeypatch: pytest.MonkeyPatch, capfd: Capture, when: str, said: bool
+) -> None:
+    """With `preempt` it was said at the signal."""
+    says(monkeypatch, states=["TIMEOUT", "COMPLETING"])
+    run(make(SLURM_CHECKPOINT=when), 143)
+    assert ("job 7 ends by its time limit: with `timeout` in --checkpoint" in capfd.readouterr().err) is said
+
+
 def test_what_slurm_does_not_say_has_not_finished(make: Make, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
     monkeypatch.setattr(controller, "job", silent)
     step = make()

@@ -48,6 +48,8 @@ class Job:
         self.is_batch = fields["batch"]  # any other is never requeued
         self.is_requeueable = fields["requeue"]  # by sbatch --requeue, or the site's JobRequeue
         self.batch_host = fields["batch_host"]  # the node on which its batch script runs, or ran
+        self.has_timed_out = "TIMEOUT" in fields["states"]  # it is being ended at its time limit, or was
+        self.comment = fields["comment"]
         self.has_completed = "COMPLETED" in fields["states"]  # with status 0, and is not to run again
 
     @property

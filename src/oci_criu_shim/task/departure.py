@@ -40,12 +40,22 @@ class Departure:
         if not (self.when.preempt or self.when.timeout):
             return ""
         found = controller.job(self.task.job, soon=True)
+        self.tell_of_limit(found)
         self.end = time.time() + found.seconds_left()
         if found.ended_as:  # what is asked may not live to see the container's end
             self.log.note("job-ended", state=found.ended_as, at=found.fields["end_time"])
         if found.is_preempted:
             return schedule.PREEMPT if self.when.preempt else ""
         return schedule.TIMEOUT if self.when.timeout and found.is_requeued else ""
+
+    def tell_of_limit(self, found: Job) -> None:
+        """Say that the job need not have ended by its time limit, if it does so."""
+        if not found.has_timed_out or self.when.timeout or not (found.is_batch and found.is_requeueable):
+            return
+        seq = max(self.store.numbers(), default=0)
+        goes_on = f"; a job with --restart-dir={self.task.job} goes on from checkpoint {seq}" if seq else ""
+        would = "with `timeout` in --checkpoint it would have been checkpointed and requeued"
+        self.log.event(f"job {self.task.job} ends by its time limit: {would}{goes_on}")
 
     def have_all_go(self) -> None:
         """Tell the job's other containers on this node to go, too; they would be due a little later."""

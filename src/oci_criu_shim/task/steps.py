@@ -217,13 +217,16 @@ class Step:
         from oci_criu_shim.slurm import controller
 
         try:
-            return controller.job(self.task.job).goes_on(self.task.restarts)
+            found = controller.job(self.task.job)
         except ShimError as error:
             self.log.event(
                 f"{self.task.describe()} ended with status {status}, and counts as unfinished if its job is restarted: "
                 f"it can't be known whether it ended by itself: {error.line()}"
             )
             return False
+        if not self.policy.when.preempt:  # else it was said at the signal
+            self._departure().tell_of_limit(found)
+        return found.goes_on(self.task.restarts)
 
     def _is_newest_run(self) -> bool:
         """Whether Slurm has not started the job on another node since, taking this one for dead."""
