@@ -43,6 +43,17 @@ def write_atomically(path: str, data: bytes, mode: int = 0o600, durable: bool = 
         raise
 
 
+def link_atomically(target: str, path: str) -> None:
+    """Make `path` a symbolic link to `target`, in place of what it was."""
+    temporary = f"{path}.{os.getpid()}{TEMPORARY}"
+    os.symlink(target, temporary)
+    try:
+        os.rename(temporary, path)
+    except BaseException:
+        remove_if_there(temporary)
+        raise
+
+
 def write_json(path: str, document: object, durable: bool = False) -> None:
     """Replace `path` by `document` as JSON, with write_atomically()."""
     import json
@@ -156,7 +167,10 @@ def make_directories(path: str) -> None:
         pass
     except FileNotFoundError:
         make_directories(os.path.dirname(path))
-        make_directories(path)
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass
 
 
 def link_tree(source: str, target: str) -> None:

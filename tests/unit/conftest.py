@@ -8,6 +8,15 @@ from typing import Any
 
 import pytest
 
+from oci_criu_shim.task import pointers
+
+
+@pytest.fixture(autouse=True)
+def notes(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test notes anything in its caller's home directory."""
+    place = str(tmp_path_factory.mktemp("home") / pointers.PLACE)
+    monkeypatch.setattr(pointers, "place", lambda: place)
+
 
 @pytest.fixture
 def config() -> dict[str, Any]:

@@ -50,13 +50,14 @@ def prune_ended(directory: str, older: int) -> None:
     from oci_criu_shim.checkpoints.prune import prune
     from oci_criu_shim.checkpoints.store import Store
     from oci_criu_shim.slurm import controller
-    from oci_criu_shim.task import history
+    from oci_criu_shim.task import history, pointers
 
     known = controller.known_jobs()
     history.prune(directory, known, dry_run=False)
     for path in without(own_tasks(directory), known):
         if time.time() - os.stat(path).st_mtime >= older:
             prune(Store(path, "."), 0, older, spared=older)
+    pointers.sweep()
 
 
 def own_tasks(directory: str) -> list[str]:

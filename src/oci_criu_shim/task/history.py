@@ -183,6 +183,11 @@ def _newest(path: str) -> float:
         return time.time()  # it is being removed, or written
 
 
+def has_anything(directory: str, job: int) -> bool:
+    """Return whether a job has checkpoints or a history below a checkpoint `directory`."""
+    return any(os.path.lexists(os.path.join(directory, place, str(job))) for place in ("", DIRECTORY))
+
+
 def owner(directory: str, job: int) -> int:
     """Return the owner of a job's history; raise OSError if there is none, or it can't be seen."""
     return os.lstat(os.path.join(directory, DIRECTORY, str(job))).st_uid

@@ -13,7 +13,7 @@ from oci_criu_shim.container import criu_config
 from oci_criu_shim.dump import kept, rootfs
 from oci_criu_shim.dump.survey import Subject
 from oci_criu_shim.errors import ShimError, line_of
-from oci_criu_shim.task import compress, daily_prune, history, script_end
+from oci_criu_shim.task import compress, daily_prune, history, pointers, script_end
 from oci_criu_shim.task.ladder import Ladder
 from oci_criu_shim.task.policy import Policy
 from oci_criu_shim.task.steps import Step
@@ -51,6 +51,7 @@ class TaskRun:
         self.store.prepare(task.cluster)
         if not task.restarts and os.listdir(self.store.path):
             self._ask_for_restarts()
+        pointers.note(task, task.directory and os.path.abspath(task.directory), plan.log)
         self.log = history.History(plan.log, directory, task)
         self.policy = Policy(plan.container, task, self.store, self.settings, self.log)
         self.step = Step(plan, self.policy, signals)
