@@ -19,7 +19,10 @@ from oci_criu_shim.cli import parse
 from oci_criu_shim.cli.ckpt import change, images, look, place, report
 from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.log import Log
 from oci_criu_shim.slurm import controller
+from oci_criu_shim.slurm.tasks import Task
+from oci_criu_shim.task import pointers
 from tests.unit.test_schema import full_manifest
 from tests.unit.test_slurm import seen
 
@@ -111,14 +114,17 @@ def test_help(capfd: Capture) -> None:
     ("words", "said"),
     [
         (["fly"], "unknown command 'ckpt fly' (hint: oci-criu-shim ckpt --help lists them)"),
-        (["show"], "ckpt show needs CHECKPOINT (hint: usage: "),
-        (["rm"], "ckpt rm needs CHECKPOINT... (hint: usage: "),
-        (["diff", "a"], "ckpt diff needs CHECKPOINT CHECKPOINT, not a (hint: "),
-        (["list", "a", "b c"], "ckpt list takes [DIR], not a 'b c' (hint: "),
+        (["show"], "ckpt show needs JOBID[:SEQ]|PATH (hint: usage: "),
+        (["rm"], "ckpt rm needs JOBID[:SEQ]|PATH... (hint: usage: "),
+        (["diff", "a"], "ckpt diff needs JOBID[:SEQ]|PATH JOBID[:SEQ]|PATH, not a (hint: "),
+        (["list", "a", "b c"], "ckpt list takes [JOBID|DIR], not a 'b c' (hint: "),
         (["list", "--yaml"], "unknown option '--yaml'"),
         (["list", "/nonexistent"], "/nonexistent is not a directory"),
         (["show", "nothing"], "nothing is no checkpoint"),
-        (["verify", "7/batch.0"], "7/batch.0 is no checkpoint"),
+        (["show", "8"], "job 8 has no history in "),
+        (["show", "7:3"], "there is no checkpoint 3 in "),
+        (["verify", "7/batch.1"], "there is no checkpoint in "),
+        (["list", "7:1"], "7:1 is not a directory"),
         (["prune", "--keep", "0"], "--keep is a number, at least 1, not '0'"),
         (["prune", "--keep=few"], "--keep is a number, at least 1, not 'few'"),
         (["prune", "--older-than=7x"], "--older-than is a time such as 12h or 7d, not '7x'"),
@@ -488,6 +494,48 @@ def test_prune_of_a_part(home: Path, capfd: Capture, inner: str) -> None:
     ran(capfd, "prune", NOW, home / inner)
     assert place.find(str(home)) == [f"{home}/12/3.1/1"]
     assert place.find(str(home.parent / "7")) == [f"{home.parent}/7/batch.0/1"]
+
+
+def test_a_job_by_its_number(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is found wherever the job has noted that its checkpoints are; a directory is taken as one."""
+    own = home.parent / "own"
+    own.mkdir()
+    for key in ("8/0.0", "8/0.0", "8/0.1"):
+        made(own, key)
+    pointers.note(Task({"SLURM_JOB_ID": "8"}), str(own), Log())
+    monkeypatch.chdir("/")
+
+    def listed(*words: str) -> list[str]:
+        return [row["path"].removeprefix(f"{own}/") for row in json.loads(ran(capfd, "list", "--json", *words))]
+
+    assert listed("8") == ["8/0.0/1", "8/0.0/2", "8/0.1/1"]
+    assert listed("8/0.1") == ["8/0.1/1"]
+    assert len(listed()) == 6
+    assert listed("--checkpoint-dir", str(own)) == listed("8")
+    shown = json.loads(ran(capfd, "show", "8/0.0", "--json"))
+    assert shown["path"] == f"{own}/8/0.0/2"
+    assert ran(capfd, "show", "8/0.1").startswith(f"checkpoint  {own}/8/0.1/1\n")
+    assert json.loads(ran(capfd, "show", "8:2", "--json"))["path"] == shown["path"]
+    assert "8 may be of several tasks (hint: name one of them: 8/0.0, 8/0.1)" in refused(capfd, "show", "8")
+    assert "8:1 may be of several tasks (hint: name one of them: 8/0.0/1, 8/0.1/1)" in refused(capfd, "show", "8:1")
+    verified = [f"{own}/8/0.0/1", f"{own}/8/0.1/1", f"{home}/7/batch.0/1", f"{home}/7/batch.0/2"]
+    assert ran(capfd, "verify", "8:1", "7") == "".join(f"{path}: ok\n" for path in verified)
+    ran(capfd, "export", "8/0.1", tmp_path / "8.tar")
+    assert ran(capfd, "diff", "8/0.0/1", "8:2").startswith("bytes: ")
+    ran(capfd, "rm", "8:1")
+    assert listed("8") == ["8/0.0/2"]
+    (own / "history/8").mkdir(parents=True)
+    ran(capfd, "prune", NOW, "8")
+    assert ran(capfd, "list", "8") == f"no checkpoints in {own}/8\n"
+    (own / "history/8").rmdir()
+    ran(capfd, "prune", NOW)
+    assert "job 8 has no history in " in refused(capfd, "list", "8")
+    monkeypatch.chdir(home)
+    made(home, "7/batch.0")
+    ran(capfd, "rm", "7")
+    assert place.find(str(home)) == [f"{home}/12/3.1/1"]
+    monkeypatch.chdir(home / "12/3.1")
+    assert refused(capfd, "rm", "1").endswith("(hint: add --force to remove them)\n")
 
 
 def test_known_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,12 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "own"
 
 
-def note(directory: Path | None, job: int = 12, cluster: str = "c", **environment: str) -> None:
-    task = Task({"SLURM_JOB_ID": str(job), "SLURM_CLUSTER_NAME": cluster, **environment})
-    pointers.note(task, directory and str(directory), Log())
+ARRAY = {"SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "3"}
+
+
+def note(directory: Path | None, job: int = 12, cluster: str = "c", array: dict[str, str] | None = None) -> None:
+    task = Task({"SLURM_JOB_ID": str(job), "SLURM_CLUSTER_NAME": cluster, **(array or {})})
+    pointers.note(task, str(directory) if directory else None, Log())
 
 
 def age(name: str, seconds: float) -> None:
@@ -30,7 +33,7 @@ def age(name: str, seconds: float) -> None:
 
 
 def test_a_job(directory: Path) -> None:
-    assert pointers.find("12") == pointers.directories() == []
+    assert not pointers.find("12") and not pointers.directories()
     note(directory)
     note(directory)
     assert pointers.find("12") == [("c", 12, str(directory))]
@@ -50,10 +53,9 @@ def test_the_sites_directory_needs_no_note(directory: Path) -> None:
 
 
 def test_an_array(directory: Path) -> None:
-    array = {"SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "3"}
-    note(directory, **array)
+    note(directory, array=ARRAY)
     assert pointers.find("10_3") == pointers.find("12") == [("c", 12, str(directory))]
-    note(None, **array)
+    note(None, array=ARRAY)
     assert os.listdir(pointers.place()) == []
 
 

@@ -32,7 +32,7 @@ _oci_criu_shim() {
 complete -F _oci_criu_shim oci-criu-shim
 """.strip()
 # What completes a value or operand of these names. Nothing does if the name is not here, nor in lower case.
-KINDS = {"FILE": "FILE", "DIR": "DIR", "ID": "ID", "CHECKPOINT": "DIR", "CHECKPOINT|DIR": "DIR"}
+KINDS = {"FILE": "FILE", "DIR": "DIR", "ID": "ID", "JOBID|DIR": "DIR", "JOBID[:SEQ]|PATH": "DIR"}
 
 
 def answer(words: Sequence[str], program: Group, options: Sequence[Option]) -> str:
@@ -114,5 +114,15 @@ class Line:
         return "".join(more[:1]).strip("[].")
 
     def _values(self, name: str) -> list[str]:
+        if name == "JOBID":
+            return _jobs()
         kind = KINDS.get(name)
         return [kind, *(self.root if kind == "ID" else [])] if kind else choices(name)
+
+
+def _jobs() -> list[str]:
+    """Return the numbers of the caller's jobs that have a history."""
+    from oci_criu_shim.cli import directories
+    from oci_criu_shim.task import history
+
+    return [str(job) for directory in directories.all_of(None) for job in history.jobs(directory)]

@@ -33,6 +33,9 @@ class Option:
         return choices(self.metavar)
 
 
+DIRECTORY = Option("--checkpoint-dir", "DIR", "where to look; by default, where the job keeps its checkpoints")
+
+
 def choices(word: str) -> list[str]:
     """Return the words that a metavar or operand in lower case lists, as `text|json`; none if it names a value."""
     return word.split("|") if word.islower() else []

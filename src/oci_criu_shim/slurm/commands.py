@@ -84,7 +84,7 @@ class Commands:
     def job(self, number: int) -> Fields:
         """Return a job."""
         # All jobs of an array or heterogeneous job are listed, if that has the number.
-        found = [job for job in _ask(str(number), _fields) if job["job_id"] == number]
+        found = [job for job in ask(str(number), _fields) if job["job_id"] == number]
         if not found:
             raise ShimError(f"Slurm knows no job {number}", KNOWN)
         return found[0]
@@ -92,7 +92,7 @@ class Commands:
     def parts(self, name: str) -> list[Part]:
         """Return the job of a number, or all of an array or heterogeneous job that has it; of 12_3 and 12+1, one."""
         number, *part = map(int, re.split("[_+]", name))
-        found = _ask(name, _part)
+        found = ask(name, _part)
         which: Literal["group", "task"] = "group" if "+" in name else "task"
         if part:
             found = [one for one in found if [one[which]] == part]
@@ -142,7 +142,7 @@ def _default_memory(values: dict[str, str]) -> dict[str, str]:
     return {name: values[name] if values.get(name, "").isdecimal() else "0" for name in MEMORY}
 
 
-def _ask(name: str, reads: Callable[[Document], Answer]) -> list[Answer]:
+def ask(name: str, reads: Callable[[Document], Answer]) -> list[Answer]:
     """Return `reads` of the record of each job of that name, at least one."""
     text = run("scontrol", "show", "job", name, "--json")
     try:
@@ -156,17 +156,17 @@ def _ask(name: str, reads: Callable[[Document], Answer]) -> list[Answer]:
 
 
 def _part(record: Document) -> Part:
-    leader = _number(record["het_job_id"])
+    leader = number_of(record["het_job_id"])
     return {
         "job": record["job_id"],
-        "array": _number(record["array_job_id"]),
+        "array": number_of(record["array_job_id"]),
         "task": record["array_task_id"]["number"] if record["array_task_id"]["set"] else None,
         "leader": leader or record["job_id"],
-        "group": _number(record["het_job_offset"]) if leader else None,
+        "group": number_of(record["het_job_offset"]) if leader else None,
         "uid": record["user_id"],
         "states": record["job_state"],
         "partition": record["partition"],
-        "nodes": _number(record["node_count"]),
+        "nodes": number_of(record["node_count"]),
     }
 
 
@@ -174,18 +174,18 @@ def _fields(record: Document) -> Fields:
     task = record["array_task_id"]
     return {
         "job_id": record["job_id"],
-        "name": f"{_number(record['array_job_id'])}_{task['number']}" if task["set"] else str(record["job_id"]),
+        "name": f"{number_of(record['array_job_id'])}_{task['number']}" if task["set"] else str(record["job_id"]),
         "states": record["job_state"],
-        "restarts": _number(record["restart_cnt"]),
-        "preempt_time": _number(record["preempt_time"]),
-        "suspend_time": _number(record["suspend_time"]),
-        "end_time": _number(record["end_time"]),
+        "restarts": number_of(record["restart_cnt"]),
+        "preempt_time": number_of(record["preempt_time"]),
+        "suspend_time": number_of(record["suspend_time"]),
+        "end_time": number_of(record["end_time"]),
         "limited": not record["time_limit"]["infinite"],
         "partition": record["partition"],
         "batch": bool(record["batch_flag"]),
         "batch_host": record["batch_host"],
         "requeue": bool(record["requeue"]),
-        "node_count": _number(record["node_count"]),
+        "node_count": number_of(record["node_count"]),
         "required_nodes": record["required_nodes"],
         "excluded_nodes": record["excluded_nodes"],
         "features": record["features"],
@@ -193,7 +193,7 @@ def _fields(record: Document) -> Fields:
     }
 
 
-def _number(field: Document | int) -> int:
+def number_of(field: Document | int) -> int:
     """Return the number of a field of data_parser, {set, infinite, number}; 0 if it is not set."""
     if isinstance(field, dict):
         return int(field["number"]) if field["set"] else 0

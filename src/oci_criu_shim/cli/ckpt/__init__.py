@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oci_criu_shim.cli.ckpt import change, look
-from oci_criu_shim.cli.option import Option, Verb
+from oci_criu_shim.cli.option import DIRECTORY, Option, Verb
 
 ROOTFS = Option("--rootfs", "", "include the root file system, for podman on a host without the bundle")
 JSON = Option("--json", "", "print JSON")
@@ -15,13 +15,15 @@ OLDER = Option(
 COMPLETED = Option("--completed", "", "only those of jobs that ended with status 0, even recent ones")
 DRY_RUN = Option("--dry-run -n", "", "only print what would be removed")
 
+ONE = "JOBID[:SEQ]|PATH"
+
 VERBS = {
-    "list": Verb(look.listing, "[DIR]", (JSON,)),
-    "show": Verb(look.show, "CHECKPOINT", (JSON,)),
-    "verify": Verb(look.verify, "[CHECKPOINT|DIR]...", (JSON,)),
-    "diff": Verb(look.diff, "CHECKPOINT CHECKPOINT", (JSON,)),
-    "export": Verb(change.export, "CHECKPOINT FILE", (ROOTFS, JSON)),
+    "list": Verb(look.listing, "[JOBID|DIR]", (DIRECTORY, JSON)),
+    "show": Verb(look.show, ONE, (DIRECTORY, JSON)),
+    "verify": Verb(look.verify, f"[{ONE}]...", (DIRECTORY, JSON)),
+    "diff": Verb(look.diff, f"{ONE} {ONE}", (DIRECTORY, JSON)),
+    "export": Verb(change.export, f"{ONE} FILE", (DIRECTORY, ROOTFS, JSON)),
     "import": Verb(change.import_, "FILE DIR", (JSON,)),
-    "rm": Verb(change.remove, "CHECKPOINT...", (FORCE, JSON)),
-    "prune": Verb(change.prune, "[DIR]", (KEEP, OLDER, COMPLETED, DRY_RUN, JSON)),
+    "rm": Verb(change.remove, f"{ONE}...", (DIRECTORY, FORCE, JSON)),
+    "prune": Verb(change.prune, "[JOBID|DIR]", (DIRECTORY, KEEP, OLDER, COMPLETED, DRY_RUN, JSON)),
 }

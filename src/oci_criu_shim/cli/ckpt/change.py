@@ -16,7 +16,7 @@ from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import USAGE, Others, ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.slurm import controller
-from oci_criu_shim.task import history
+from oci_criu_shim.task import history, pointers
 from oci_criu_shim.task.daily_prune import own_tasks, without
 
 TYPE_CHECKING = False
@@ -34,7 +34,7 @@ def export(call: Invocation) -> int:
     """Write a checkpoint to FILE.tar, .tar.gz or .tar.zst, as podman does, after verifying it."""
     path = os.path.abspath(call.operands[1])
     archive.require_new(path)
-    checkpoint = place.checkpoint(call.operands[0])
+    checkpoint = place.checkpoint(call.operands[0], call.value("checkpoint-dir"))
     committed.steadily(checkpoint, lambda checkpoint: _export(checkpoint, path, call))
     _tell(call, path, {"checkpoint": checkpoint.path, "archive": path, "bytes": os.stat(path).st_size})
     return 0
@@ -86,8 +86,9 @@ def import_(call: Invocation) -> int:
 
 
 def remove(call: Invocation) -> int:
-    """Remove checkpoints."""
-    paths = list(map(place.path_of, call.operands))
+    """Remove checkpoints; JOBID names all that the job has."""
+    given = call.value("checkpoint-dir")
+    paths = list(dict.fromkeys(path for word in call.operands for path in place.paths_of(word, given)))
     jobs = {place.label(path).job for path in paths} - {0}
     if jobs and not call.flag("force"):
         needed = jobs & _known_jobs("add --force to remove them without asking Slurm")
@@ -125,14 +126,15 @@ def prune(call: Invocation) -> int:
     older = _number(call, "older-than", "time such as 12h or 7d", units.parse_time, 0)
     if older is None:
         older = 0 if completed else config.load().keep_ended
-    directory = place.directory(call.operand(0))
-    ownership.require_own(directory)
-    own = own_tasks(directory)
+    places = place.directories_of(call)
+    for directory in places:
+        ownership.require_own(directory)
+    own = [task for directory in places for task in own_tasks(directory)]
     if completed:
         known, old = _not_completed(own), []
     else:
         known = _known_jobs("run it where Slurm's commands work")
-        old = history.prune(directory, known, dry_run)
+        old = [path for directory in places for path in history.prune(directory, known, dry_run)]
     ended = without(own, known)
     spared = FOREVER if completed else older  # users may not have seen yet what was cut off their files
     gone: dict[str, int] = {}
@@ -143,6 +145,8 @@ def prune(call: Invocation) -> int:
             there = [os.path.join(path, str(seq)) for seq in Store(path, ".").numbers()]
             gone |= prune_task(Store(path, "."), keep, older, spared, dry_run)
             kept += [path for path in there if path not in gone]
+    if not dry_run:
+        pointers.sweep()
     document: Pruned = {
         "dry_run": dry_run,
         "removed": [{"path": path, "bytes": size} for path, size in gone.items()],

@@ -35,20 +35,20 @@ COLUMNS = ("JOB", "STEP", "TASK", "SEQ", "CREATED (UTC)", "AGE", "NODE", "SIZE",
 
 
 def listing(call: Invocation) -> int:
-    """List the checkpoints in DIR, or in the site's directory."""
-    directory = place.directory(call.operand(0))
+    """List a job's checkpoints, those in DIR, or all of yours."""
+    places = place.directories_of(call)
     closed: list[str] = []
-    found = [_row(path) for path in place.find(directory, closed=closed)]
+    found = [_row(path) for directory in places for path in place.find(directory, closed=closed)]
     if call.flag("json"):
         print_json(found)
     elif found:
         print_table([list(COLUMNS), *map(_fields, found)])
     elif not closed:
-        print(f"no checkpoints in {directory}")
+        print(f"no checkpoints in {', '.join(places)}")
     owners = {*(row["owner"] for row in found), *map(place.owner_of, closed)}
     for name in sorted(owners - {user_name(os.geteuid()), ""}):
         how = call.owners_way(name) or committed.OWNERS
-        call.log.event(f"checkpoints of {name} in {directory} can't be read (hint: {how})")
+        call.log.event(f"checkpoints of {name} in {', '.join(places)} can't be read (hint: {how})")
     return 0
 
 
@@ -96,7 +96,7 @@ def _fields(row: CheckpointRow) -> list[object]:
 
 def show(call: Invocation) -> int:
     """Show the processes, memory, files, sockets and mounts in a checkpoint."""
-    found = _describe(place.checkpoint(call.operands[0]))
+    found = _describe(place.checkpoint(call.operands[0], call.value("checkpoint-dir")))
     if call.flag("json"):
         print_json(found)
         return 0
@@ -177,8 +177,10 @@ def _compression(dumped: int, codecs: Sequence[str]) -> str:
 
 def verify(call: Invocation) -> int:
     """Compare all bytes of checkpoints with their checksums; by default those of all checkpoints."""
-    named = [path for word in call.operands for path in place.paths_of(word)]
-    paths = named if call.operands else place.find(place.directory(None))
+    given = call.value("checkpoint-dir")
+    named = [path for word in call.operands for path in place.below(word, given)]
+    known = [] if named else place.directories_of(call)
+    paths = [*named, *(path for directory in known for path in place.find(directory))]
     rows: list[Verified] = []
     failed = False
     for number, path in enumerate(paths, 1):
@@ -218,7 +220,7 @@ def check(checkpoint: Checkpoint, what: str) -> bool:
 
 def diff(call: Invocation) -> int:
     """Show what changed from one checkpoint to another."""
-    before, after = (_describe(place.checkpoint(word)) for word in call.operands)
+    before, after = (_describe(place.checkpoint(word, call.value("checkpoint-dir"))) for word in call.operands)
     found = compare(before, after)
     if call.flag("json"):
         print_json(found)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 
-from oci_criu_shim import config, files
+from oci_criu_shim import files
 from oci_criu_shim.checkpoints import committed, owner
 from oci_criu_shim.checkpoints.committed import Checkpoint
+from oci_criu_shim.cli import directories
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.slurm import tasks
@@ -14,9 +16,12 @@ from oci_criu_shim.slurm import tasks
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.cli.ckpt.documents import Owner
+    from oci_criu_shim.cli.invocation import Invocation
 
 LARGEST_SPEC = 16 << 20  # bytes of config.json
-LIST = "oci-criu-shim ckpt list shows them"
+LIST = "`oci-criu-shim ckpt list` shows them"
+JOB = re.compile(r"(?P<job>\d+(?:[_+]\d+)?)(?::(?P<seq>\d+)|(?P<rest>(?:/[^/]+)*))/*")
+SHOWN = 8  # tasks in a message
 
 
 class Label:
@@ -32,16 +37,22 @@ class Label:
         return {"job": self.job or None, "step": self.step or None, "task": int(self.task) if self.task else None}
 
 
-def directory(word: str | None) -> str:
-    """Return the directory that an operand names, or the site's; raise ShimError if it is not there."""
-    path = os.path.abspath(word or config.load().checkpoint_dir)
-    try:
-        os.scandir(path).close()
-    except PermissionError as error:
-        raise ShimError(f"{path}: {error.strerror}", committed.OWNERS) from None
-    except OSError:
-        raise ShimError(f"{path} is not a directory", "name the one that --checkpoint-dir named") from None
-    return path
+def directories_of(call: Invocation) -> list[str]:
+    """Return the directories that a verb's first operand names, [JOBID|DIR]: a job's, or else all that are known."""
+    word, given = call.operand(0), call.value("checkpoint-dir")
+    if word is None:
+        return directories.all_of(given)
+    named = JOB.fullmatch(word)
+    return [_root(named, given) + named["rest"]] if named and not named["seq"] else [directories.require(word)]
+
+
+def _root(named: re.Match[str], given: str | None) -> str:
+    """Return the directory of the job that an operand names: in the current directory, if checkpoints are below."""
+    here = os.path.abspath(named["job"])
+    if not given and find(here):
+        return here
+    directory, job = directories.of_job(named["job"], given)
+    return os.path.join(directory, str(job))
 
 
 def find(directory: str, depth: int = owner.DEPTH, closed: list[str] | None = None) -> list[str]:
@@ -83,15 +94,49 @@ def is_one(path: str) -> bool:
     return os.path.basename(path).isdecimal() and any(os.path.lexists(os.path.join(path, name)) for name in inside)
 
 
-def path_of(word: str) -> str:
-    """Return the path of the checkpoint that an operand names: itself, or below the site's directory."""
-    path = os.path.abspath(word)
-    if not is_one(path):
-        _require_visible(path)
-        path = os.path.join(os.path.abspath(config.load().checkpoint_dir), word.strip("/"))
-    if not is_one(path):
+def paths_of(word: str, given: str | None) -> list[str]:
+    """Return the paths of the checkpoints that an operand names, JOBID[:SEQ]|PATH; there is at least one.
+
+    JOBID may be followed by the rest of a path in the job's directory. Other paths are looked for in the `given`
+    directory, too, or in those that are known.
+    """
+    path, named = os.path.abspath(word), JOB.fullmatch(word)
+    if named and not is_one(path):
+        return _of_job(named, given)
+    _require_visible(path)
+    below = [os.path.normpath(os.path.join(place, word)) for place in directories.all_of(given)]
+    found = [path for path in (path, *below) if is_one(path)]
+    if not found:
         raise ShimError(f"{word} is no checkpoint", LIST)
-    return os.path.normpath(path)
+    return found[:1]
+
+
+def below(word: str, given: str | None) -> list[str]:
+    """Return the paths of the checkpoints that an operand names, as paths_of() does, or that are in a directory."""
+    found = find(os.path.abspath(word)) if os.path.isdir(word) else []
+    return found or paths_of(word, given)
+
+
+def _of_job(named: re.Match[str], given: str | None) -> list[str]:
+    place, number = _root(named, given) + (named["rest"] or ""), named["seq"]
+    found = [path for path in find(place) if number in (None, os.path.basename(path))]
+    if not found:
+        what = f"checkpoint {number}" if number else "checkpoint"
+        raise ShimError(f"there is no {what} in {place}", LIST)
+    return found
+
+
+def path_of(word: str, given: str | None) -> str:
+    """Return the path of the checkpoint that an operand names: of a task's, the newest. Raise ShimError if it names
+    several tasks."""
+    found = paths_of(word, given)
+    tasks = {os.path.dirname(path): path for path in found}
+    if len(tasks) > 1:
+        whole = ":" in word
+        names = ["/".join((path if whole else task).split("/")[-3 if whole else -2 :]) for task, path in tasks.items()]
+        shown = ", ".join([*names[:SHOWN], *["…"] * (len(names) > SHOWN)])
+        raise ShimError(f"{word} may be of several tasks", f"name one of them: {shown}")
+    return found[-1]
 
 
 def _require_visible(path: str) -> None:
@@ -103,15 +148,9 @@ def _require_visible(path: str) -> None:
         pass
 
 
-def paths_of(word: str) -> list[str]:
-    """Return the path of the checkpoint that an operand names, or those in the directory that it names."""
-    found = find(os.path.abspath(word)) if os.path.isdir(word) else []
-    return found or [path_of(word)]
-
-
-def checkpoint(word: str) -> Checkpoint:
+def checkpoint(word: str, given: str | None) -> Checkpoint:
     """Return the checkpoint that an operand names, its manifest read; raise ShimError if it is damaged."""
-    return committed.read(path_of(word))
+    return committed.read(path_of(word, given))
 
 
 def label(path: str) -> Label:

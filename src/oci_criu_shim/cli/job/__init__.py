@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from oci_criu_shim.cli.job import checkpoint, foresee, status
-from oci_criu_shim.cli.option import Option, Verb
+from oci_criu_shim.cli.option import DIRECTORY, Option, Verb
 
 STATUS = (
     Option("--json", "", "print JSON"),
     Option("--timeline", "FILE", "draw a job's runs, checkpoints and waits: FILE.svg, .png or .html"),
-    Option("--checkpoint-dir", "DIR", "the job's --checkpoint-dir; the site's by default"),
+    DIRECTORY,
 )
 CHECKPOINT = (
     Option("--here", "", "only those on this node; by default a step of the job reaches all of its nodes"),

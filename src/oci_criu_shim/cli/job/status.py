@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim import units
-from oci_criu_shim.cli.ckpt import place
+from oci_criu_shim.cli import directories
 from oci_criu_shim.cli.ckpt.report import print_json, print_table
 from oci_criu_shim.cli.job import story
-from oci_criu_shim.cli.job.place import is_name, job_number
 from oci_criu_shim.cli.job.story import name, when
 from oci_criu_shim.errors import USAGE, Others, ShimError
 from oci_criu_shim.host import process
@@ -35,14 +34,13 @@ CHECKPOINT_COLUMNS = ("SEQ", "RUN", "AT (UTC)", "WHY", "SIZE", "SECONDS", "FROZE
 
 def status(call: Invocation) -> int:
     """Show a job's runs, checkpoints and restores, or list the jobs that have a history."""
-    picture, word = call.value("timeline"), call.operand(0)
+    picture, word, given = call.value("timeline"), call.operand(0), call.value("checkpoint-dir")
     if picture and not word:
         raise ShimError("--timeline draws one job: it needs a JOBID", status=USAGE)
-    directory = place.directory(call.value("checkpoint-dir"))
     if not word:
-        _list(directory, call)
+        _list(directories.all_of(given), call)
         return 0
-    found = _find(directory, word)
+    found = _find(word, given)
     if picture:
         from oci_criu_shim.cli.job.timeline import draw
 
@@ -54,21 +52,13 @@ def status(call: Invocation) -> int:
     return 0
 
 
-def _find(directory: str, word: str) -> Story:
-    """Return the job that `word` names; raise ShimError if it has no history. Slurm need not know it any more.
-
-    All tasks of a heterogeneous job are kept as its first component's. The tasks of an array have its name in their
-    history.
-    """
-    if is_name(word) and "_" in word:
-        found = _tell(directory, filter(None, [history.job_named(directory, word)]))
-    else:
-        job = job_number(word.partition("+")[0] if is_name(word) else word)
-        _require_own(directory, job)
-        found = _tell(directory, [job])
+def _find(word: str, given: str | None) -> Story:
+    """Return the job that `word` names; raise ShimError if it has no history. Slurm need not know it any more."""
+    directory, job = directories.of_job(word, given)
+    _require_own(directory, job)
+    found = _tell(directory, [job])
     if not found:
-        hint = "`oci-criu-shim job status` lists jobs that have one; --checkpoint-dir names another directory"
-        raise ShimError(f"job {word} has no history in {directory}", hint)
+        raise ShimError(f"job {word} has no history in {directory}", directories.OTHERS)
     return found[-1]
 
 
@@ -116,17 +106,19 @@ def _note_ends(directory: str, gone: Sequence[Story]) -> None:
                 history.note_end(directory, one.job, found)
 
 
-def _list(directory: str, call: Invocation) -> None:
-    found = _tell(directory, history.jobs(directory))
+def _list(places: list[str], call: Invocation) -> None:
+    told = [one for directory in places for one in _tell(directory, history.jobs(directory))]
+    found = sorted(told, key=lambda one: one.job)
     if call.flag("json"):
         print_json([one.describe() for one in found])
     elif found:
         print_table([list(COLUMNS), *map(_fields, found)])
     else:
-        print(f"no job of yours has a history in {directory}")
-    for user in map(process.user_name, history.others(directory)):
-        how = call.owners_way(user) or OWNERS
-        call.log.event(f"histories of {user} in {directory} can't be read (hint: {how})")
+        print(f"no job of yours has a history in {', '.join(places)}")
+    for directory in places:
+        for user in map(process.user_name, history.others(directory)):
+            how = call.owners_way(user) or OWNERS
+            call.log.event(f"histories of {user} in {directory} can't be read (hint: {how})")
 
 
 def _fields(one: Story) -> list[object]:
