@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from oci_criu_shim.cli import jobs
 from oci_criu_shim.cli.invocation import Invocation
 from oci_criu_shim.cli.job import checkpoint
 from oci_criu_shim.container import ownership
@@ -54,7 +55,7 @@ def test_srun_s_status(monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]) ->
 
 
 def test_root_signals_nobody_whom_a_user_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(checkpoint, "RUN_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(jobs, "RUN_DIRECTORY", str(tmp_path))
     monkeypatch.setattr(ownership, "is_root", lambda: True)
     monkeypatch.setattr(ownership, "user_of", lambda path: ownership.User(1000, 1000))
     monkeypatch.setattr(process, "user_name", str)

@@ -12,7 +12,7 @@ import os
 
 from oci_criu_shim import config
 from oci_criu_shim.checkpoints import committed
-from oci_criu_shim.cli.job.place import is_name, job_number
+from oci_criu_shim.cli.jobs import is_name, job_number
 from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import Others, ShimError
 from oci_criu_shim.host import process

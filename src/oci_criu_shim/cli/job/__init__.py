@@ -13,6 +13,7 @@ STATUS = (
 CHECKPOINT = (
     Option("--here", "", "only those on this node; by default a step of the job reaches all of its nodes"),
     Option("--json", "", "print JSON"),
+    DIRECTORY,
 )
 FORESEE = (
     *(

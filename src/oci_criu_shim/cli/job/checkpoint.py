@@ -9,15 +9,13 @@ import time
 
 from oci_criu_shim import files
 from oci_criu_shim.cli.ckpt.report import ProgressLine, print_json
-from oci_criu_shim.cli.job.place import is_name, job_number
-from oci_criu_shim.container import ownership
+from oci_criu_shim.cli.jobs import is_name, job_number, run_directory
 from oci_criu_shim.container.jobs import asked
 from oci_criu_shim.container.record import ANSWER, REQUEST, STAGE_LINK
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
 from oci_criu_shim.slurm import controller
-from oci_criu_shim.slurm.tasks import RUN_DIRECTORY
 from oci_criu_shim.task import estimate
 
 TYPE_CHECKING = False
@@ -64,11 +62,8 @@ def _here(job: int, as_json: bool) -> int:
     With --json it is no failure if there are none: another node of the job may have some. The document has one line,
     so that it can be told from other nodes'.
     """
-    node, root = os.uname().nodename, os.path.join(RUN_DIRECTORY, str(job))
-    ownership.require_own(root)
-    if os.path.isdir(root) and not os.access(root, os.R_OK | os.X_OK):
-        raise ShimError(f"job {job} belongs to somebody else", "it is for its owner alone")
-    containers = list(asked(root))
+    node = os.uname().nodename
+    containers = list(asked(run_directory(job)))
     none = f"job {job} has no container on {node} to be checkpointed"
     if not containers and not as_json:
         raise ShimError(none, START)

@@ -1,10 +1,13 @@
-"""Read an operand that names a job."""
+"""Read an operand that names a job, and find the job's run directory on this node."""
 
 from __future__ import annotations
 
+import os
 import re
 
+from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import USAGE, ShimError
+from oci_criu_shim.slurm.tasks import RUN_DIRECTORY
 
 NAME = re.compile(r"[1-9]\d{0,9}[_+]\d{1,9}", re.ASCII)
 
@@ -19,3 +22,15 @@ def job_number(word: str) -> int:
 def is_name(word: str) -> bool:
     """Return whether it is a name such as 12_3, of an array, or 12+1, of a heterogeneous job."""
     return NAME.fullmatch(word) is not None
+
+
+def run_directory(job: int) -> str:
+    """Return the root directory of a job's containers on this node, which may be missing.
+
+    Raise ShimError if the job is somebody else's.
+    """
+    root = os.path.join(RUN_DIRECTORY, str(job))
+    ownership.require_own(root)
+    if os.path.isdir(root) and not os.access(root, os.R_OK | os.X_OK):
+        raise ShimError(f"job {job} belongs to somebody else", "it is for its owner alone")
+    return root
