@@ -26,12 +26,13 @@ TAKEN = {"job": 12, "node": "n2", "container": "c", "taken": True, "checkpoint":
 
 
 def ask(monkeypatch: pytest.MonkeyPatch, lines: list[str], status: int = 0, *flags: str) -> int:
-    def run(name: str, _: list[str], hear: Callable[[str], None]) -> int:
-        assert name == "12"
+    def run(_: object, words: list[str], hear: Callable[[str], None]) -> int:
+        assert words[-1] == "12"
         for line in lines:
             hear(line)
         return status
 
+    monkeypatch.setattr("oci_criu_shim.slurm.controller.running", lambda name: [{"job": int(name)}])
     monkeypatch.setattr("oci_criu_shim.slurm.controller.run_on_nodes", run)
     return checkpoint.checkpoint(Invocation("job", {}, {name: [] for name in flags}, ["12"]))
 

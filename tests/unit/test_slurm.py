@@ -156,7 +156,8 @@ def test_what_the_user_set_for_his_own_calls(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("oci_criu_shim.host.process.PATH", str(tmp_path))
     answer(monkeypatch, RECORD)
     controller.end_batch_step("12")
-    assert controller.run_on_nodes("12", ["true"], print) == 0
+    (part,) = controller.running("12")
+    assert controller.run_on_nodes(part, ["true"], print) == 0
     for name in ("scancel", "srun"):
         found = re.findall(r"export (\w+)=", (tmp_path / f"{name}.set").read_text())
         assert set(found) - {"OLDPWD", "PWD"} == {"LANG", "PATH", *commands.KEPT}
@@ -370,13 +371,12 @@ def test_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
     records = [{**RECORD, **of, "job_id": job, "array_task_id": tasks[job]} for job in tasks]
     records[1]["job_state"] = ["PENDING"]
     answer(monkeypatch, *records)
-    ran: list[int] = []
-    monkeypatch.setattr(controller, "_run_on_nodes", lambda part, *_: ran.append(part["job"]))
-    for name in ("14", "12", "14_2", "14_1"):
-        controller.run_on_nodes(name, ["true"], print)
-    assert ran == [12, 14, 12, 14, 13]
+    for name, wanted in (("14", [12, 14]), ("12", [12]), ("14_2", [14])):
+        assert [part["job"] for part in controller.running(name)] == wanted
+    with pytest.raises(ShimError, match="job 13 does not run: it is PENDING"):
+        controller.running("14_1")
     with pytest.raises(ShimError, match="job 14_4 has not begun"):
-        controller.run_on_nodes("14_4", ["true"], print)
+        controller.running("14_4")
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ def test_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_step_for_that_job(monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str) -> None:
     answer(monkeypatch, {**RECORD, **change})
     with pytest.raises(ShimError, match=said):
-        controller.run_on_nodes("12", ["true"], print)
+        controller.running("12")
 
 
 @pytest.mark.parametrize("record", [{}, {**RECORD, "array_task_id": None}])

@@ -18,6 +18,7 @@ from oci_criu_shim.slurm.job import Job
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
     from oci_criu_shim.slurm.commands import Part
 
@@ -143,37 +144,55 @@ def _at_the_end(found: Job, script: str, *words: str) -> None:
         raise ShimError(f"can't start a process that waits for the job's end: {error.strerror}", hint) from None
 
 
-def run_on_nodes(name: str, argv: list[str], hear: Callable[[str], None]) -> int:
-    """Run `argv` once on each node of a running job, beside its own steps; call `hear` with each line of output.
+def running(name: str) -> list[Part]:
+    """Return the caller's jobs of that name that run; ShimError if there is none.
 
-    Return srun's exit status as of os.waitstatus_to_exitcode; ShimError if the job doesn't run. The job's number is
-    added to `argv`. `name` is a number, an array's 12_3 or a heterogeneous job's 12+1. The jobs of a whole array or
-    heterogeneous job are taken one after the other, each with its own number and step.
+    `name` is a number, an array's 12_3 or a heterogeneous job's 12+1. A number may be that of a whole array or
+    heterogeneous job.
     """
     parts = Commands().parts(name)
-    running = [part for part in parts if "RUNNING" in part["states"]] or parts
-    return next(filter(None, [_run_on_nodes(part, argv, hear) for part in running]), 0)
-
-
-def _run_on_nodes(part: Part, argv: list[str], hear: Callable[[str], None]) -> int:
-    number, nodes = part["job"], str(part["nodes"])
-    if part["uid"] != os.geteuid():
-        name = process.user_name(part["uid"])
-        raise Others(f"job {number} belongs to user {name}", "only the job's owner may do this", name)
-    if "RUNNING" not in part["states"]:
+    number, uid, states = parts[0]["job"], parts[0]["uid"], parts[0]["states"]
+    if uid != os.geteuid():
+        user = process.user_name(uid)
+        raise Others(f"job {number} belongs to user {user}", "only the job's owner may do this", user)
+    found = [part for part in parts if "RUNNING" in part["states"]]
+    if not found:
         hint = "`squeue --me --states=running` lists the jobs that do"
-        raise ShimError(f"job {number} does not run: it is {' '.join(part['states'])}", hint)
-    words = [f"--jobid={part['leader']}", *([] if part["group"] is None else [f"--het-group={part['group']}"])]
-    words += ["--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--chdir=/", "--quiet"]
+        raise ShimError(f"job {number} does not run: it is {' '.join(states)}", hint)
+    return found
+
+
+def run_on_nodes(part: Part, argv: list[str], hear: Callable[[str], None]) -> int:
+    """Run `argv` once on each node of a running job, beside its own steps; call `hear` with each line of output.
+
+    Return srun's exit status as of os.waitstatus_to_exitcode.
+    """
+    nodes = str(part["nodes"])
+    words = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
     output, end = os.pipe()
     with open(output, encoding="utf-8", errors="replace") as lines:
         try:
-            pid = process.spawn([program("srun"), *words, *argv, str(number)], environment(), {1: end, 2: 2})
+            pid = process.spawn([*_srun(part), *words, *argv], environment(), {1: end, 2: 2})
         finally:
             os.close(end)
         for line in lines:
             hear(line.rstrip("\n"))
     return process.wait(pid)
+
+
+def become_step(part: Part, node: str, argv: list[str], terminal: bool) -> NoReturn:
+    """Turn this process into `argv` on a node of a running job, its only one if that is empty, with our streams."""
+    words = [*_srun(part), "--nodes=1", "--ntasks=1", *([f"--nodelist={node}"] if node else [])]
+    if terminal:
+        words.append("--pty")
+    given = {name: os.environ[name] for name in ("TERM",) if name in os.environ}
+    os.execve(words[0], [*words, *argv], {**environment(), **given})
+
+
+def _srun(part: Part) -> list[str]:
+    """Return the words by which srun runs something in a job, beside its own steps."""
+    group = [] if part["group"] is None else [f"--het-group={part['group']}"]
+    return [program("srun"), f"--jobid={part['leader']}", *group, "--overlap", "--chdir=/", "--quiet"]
 
 
 def requeue(number: int, known: Fate | None = None) -> None:

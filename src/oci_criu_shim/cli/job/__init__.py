@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oci_criu_shim.cli.job import checkpoint, foresee, status
+from oci_criu_shim.cli.job import checkpoint, exec, foresee, status
 from oci_criu_shim.cli.option import DIRECTORY, Option, Verb
 
 STATUS = (
@@ -13,6 +13,15 @@ STATUS = (
 CHECKPOINT = (
     Option("--here", "", "only those on this node; by default a step of the job reaches all of its nodes"),
     Option("--json", "", "print JSON"),
+    DIRECTORY,
+)
+EXEC = (
+    Option("--step", "STEP", "the container of this step: `batch`, or a number"),
+    Option("--task", "TASK", "the container of this task of the step, by its number"),
+    Option("--node", "NODE", "the container on this node"),
+    Option("--tty -t", "", "give the program a terminal; a shell that you do not name has one"),
+    Option("--here", "", "the container is on this node; by default a step of the job goes to it"),
+    Option("--lines", "", "with --here, print JSON objects {node, step, task} instead, one a line"),
     DIRECTORY,
 )
 FORESEE = (
@@ -28,6 +37,7 @@ FORESEE = (
 
 VERBS = {
     "checkpoint": Verb(checkpoint.checkpoint, "JOBID", CHECKPOINT),
+    "exec": Verb(exec.execute, "JOBID [COMMAND...]", EXEC),
     "foresee": Verb(foresee.foresee, "", FORESEE),
     "status": Verb(status.status, "[JOBID]", STATUS),
 }

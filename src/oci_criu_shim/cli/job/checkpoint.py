@@ -48,7 +48,8 @@ def checkpoint(call: Invocation) -> int:
             print(*said, sep="\n", flush=True)
 
     words = [os.path.abspath(sys.argv[0]), "job", "checkpoint", "--here", "--json"]
-    status = process.exit_status(controller.run_on_nodes(name, words, hear))
+    codes = [controller.run_on_nodes(part, [*words, str(part["job"])], hear) for part in controller.running(name)]
+    status = process.exit_status(next(filter(None, codes), 0))
     if as_json:
         print_json(answers)
     if status == 0 and not any(answer["container"] for answer in answers):
