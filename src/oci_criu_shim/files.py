@@ -84,6 +84,16 @@ def read_regular(path: str, most: int, owner: int | None = None) -> bytes:
         return stream.read(status.st_size)
 
 
+def read_end(path: str, most: int) -> bytes:
+    """Return the last `most` bytes of the regular file `path`; OSError if it is anything else."""
+    with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)) as stream:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a plain file", path)
+        stream.seek(max(status.st_size - most, 0))
+        return stream.read(most)
+
+
 def _carefully(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
 

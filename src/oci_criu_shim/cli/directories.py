@@ -109,6 +109,14 @@ def _noted(name: str) -> list[Place]:
     return [(directory, job) for _, job, directory in found]
 
 
+def submission_of(word: str) -> Submission | None:
+    """Return how job `word` was submitted; None if Slurm does not know it. Raise ShimError if it is another user's."""
+    name = word if is_name(word) else str(job_number(word))
+    found = _submission(name)
+    _require_own(name, found)
+    return found
+
+
 def _submission(name: str) -> Submission | None:
     """Return how the job was submitted; None if Slurm does not know it any more, or does not answer."""
     try:

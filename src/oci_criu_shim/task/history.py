@@ -10,6 +10,7 @@ The words that tell the user of it are given together with it: log.event() and l
 from __future__ import annotations
 
 import os
+import stat
 import time
 
 from oci_criu_shim import files, log
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         log: NotRequired[str]  # the file with what was kept of a refused checkpoint, if anything
         status: NotRequired[int]
         state: NotRequired[str]  # Slurm's word for the job's end
+        output: NotRequired[str]  # the file of the batch script's output; empty if it is not known
         counted: NotRequired[str]  # whether Slurm counts that it was preempted, "yes" or "no" (slurm/grace.py)
 
 
@@ -48,8 +50,9 @@ DIRECTORY = "history"
 SUFFIX = ".jsonl"
 KEPT_SECONDS = 90 * 86400  # of a job that Slurm no longer knows; `ckpt prune` removes older ones
 FLAGS = os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_WRONLY
+BEGINNINGS = ("started", "restored")  # of a run
 NUMBER = (int, float)
-LATER = ("name", "job_name", "log", "counted")  # texts that the events of earlier versions lack
+LATER = ("name", "job_name", "log", "counted", "output")  # texts that the events of earlier versions lack
 LARGEST = 1 << 60  # no number in a history is larger, nor is any below 0
 LATEST = 1 << 37  # seconds; what time.gmtime() and pictures can show
 # The facts of each event and their types. `refused` is a checkpoint that was not restored: another one follows, or
@@ -57,7 +60,7 @@ LATEST = 1 << 37  # seconds; what time.gmtime() and pictures can show
 # was not done shortly before the job's end. `job-ended` is the end of the job as Slurm has it, `at` that time: noted by
 # whoever asked, perhaps later.
 EVENTS: dict[str, dict[str, type | tuple[type, ...]]] = {
-    "started": {},
+    "started": {"output": str},
     "checkpointed": {
         **{"path": str, "bytes": int, "reason": str, "runs_on": bool},
         **{"seconds": NUMBER, "frozen": NUMBER, "at": NUMBER},
@@ -66,7 +69,7 @@ EVENTS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "checkpoint-late": {"reason": str},
     "requeued": {"counted": str},
     "not-requeued": {"reason": str},
-    "restored": {"path": str, "seconds": NUMBER},
+    "restored": {"path": str, "seconds": NUMBER, "output": str},
     "refused": {"reason": str, "log": str},
     "fell-back": {"reason": str},
     "failed": {"reason": str},
@@ -88,6 +91,8 @@ class History(log.Log):
         number = os.path.basename(str(facts.get("path")))
         if number.isdecimal():  # for other readers; ours has the path
             facts["seq"] = int(number)
+        if kind in BEGINNINGS:
+            facts["output"] = _output()
         try:
             _append(self.file, {**self.about, "event": kind, **facts})
         except OSError as error:
@@ -103,6 +108,15 @@ class History(log.Log):
             self.debug(f"{path} cannot be kept: {error}")
             return ""
         return path
+
+
+def _output() -> str:
+    """Return the path of the file that the user is told things in, the batch script's output; empty if it is none."""
+    try:
+        found = os.fstat(2)
+        return os.readlink("/proc/self/fd/2") if stat.S_ISREG(found.st_mode) and found.st_nlink else ""
+    except OSError:
+        return ""
 
 
 def _append(path: str, event: Mapping[str, object]) -> None:
@@ -186,6 +200,16 @@ def _newest(path: str) -> float:
 def has_anything(directory: str, job: int) -> bool:
     """Return whether a job has checkpoints or a history below a checkpoint `directory`."""
     return any(os.path.lexists(os.path.join(directory, place, str(job))) for place in ("", DIRECTORY))
+
+
+def logs(directory: str, job: int) -> list[str]:
+    """Return the paths of CRIU's logs of a job's checkpoints that were refused, the oldest first."""
+    path = os.path.join(directory, DIRECTORY, str(job))
+    try:
+        found = [entry for entry in os.scandir(path) if entry.name.endswith(".log")]
+        return [entry.path for entry in sorted(found, key=lambda entry: entry.stat(follow_symlinks=False).st_mtime)]
+    except OSError:
+        return []
 
 
 def owner(directory: str, job: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oci_criu_shim.cli.job import checkpoint, exec, foresee, status
+from oci_criu_shim.cli.job import checkpoint, exec, foresee, logs, status
 from oci_criu_shim.cli.option import DIRECTORY, Option, Verb
 
 STATUS = (
@@ -39,5 +39,6 @@ VERBS = {
     "checkpoint": Verb(checkpoint.checkpoint, "JOBID", CHECKPOINT),
     "exec": Verb(exec.execute, "JOBID [COMMAND...]", EXEC),
     "foresee": Verb(foresee.foresee, "", FORESEE),
+    "logs": Verb(logs.logs, "JOBID", (Option("--json", "", "print JSON"), DIRECTORY)),
     "status": Verb(status.status, "[JOBID]", STATUS),
 }

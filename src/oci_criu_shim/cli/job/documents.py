@@ -30,6 +30,28 @@ class Answer(TypedDict):
     checkpoint: Document | None  # its path, seq, bytes and more, as in the job's history; None if it was not taken
 
 
+class Output(TypedDict):
+    """A file with a job's output, and the lines in it that are ours; None if it can't be read here."""
+
+    path: str
+    lines: list[str] | None
+
+
+class CriuLog(TypedDict):
+    """CRIU's log of a checkpoint that was refused: the reason, and the errors in it."""
+
+    path: str
+    lines: list[str]
+
+
+class LogsDocument(TypedDict):
+    """What `job logs` finds; CRIU's newest log last."""
+
+    job: int
+    output: list[Output]
+    logs: list[CriuLog]
+
+
 class RunDocument(TypedDict):
     """A run: see story.Run."""
 

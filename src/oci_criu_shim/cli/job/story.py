@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.cli.job.documents import CheckpointDocument, JobDocument, RunDocument, TaskDocument
     from oci_criu_shim.task.history import Event
 
-BEGINNINGS = ("started", "restored")
 PROBLEMS = ("checkpoint-failed", "checkpoint-late", "refused", "fell-back", "failed", "not-requeued")
 # Outcomes of runs: nobody saw the end of one that `died`; one that was `requeued` is to begin on another node.
 RUNNING, CHECKPOINTED, REQUEUED, DIED = "running", "checkpointed", "requeued", "died"
@@ -66,7 +65,7 @@ class Run:
         """Take the next event of this run."""
         kind = event["event"]
         self.last = event["at"] if kind == "job-ended" else event["time"]
-        if kind in BEGINNINGS:
+        if kind in history.BEGINNINGS:
             self.begun = True
             self.restored = event if kind == "restored" else None
         elif kind == "checkpointed":
@@ -107,7 +106,7 @@ class Run:
 
     def is_of(self, event: Event) -> bool:
         """Return whether the task's next event belongs to this run."""
-        return self.restarts == event["restarts"] and not (self.begun and event["event"] in BEGINNINGS)
+        return self.restarts == event["restarts"] and not (self.begun and event["event"] in history.BEGINNINGS)
 
     def describe(self) -> RunDocument:
         """Return it for JSON."""
@@ -142,7 +141,7 @@ class TaskRuns:
                 self.ended = event
                 if not self.runs or self.runs[-1].restarts != event["restarts"]:
                     continue
-            elif event["event"] in BEGINNINGS:
+            elif event["event"] in history.BEGINNINGS:
                 self.ended = None
             if not self.runs or not self.runs[-1].is_of(event):
                 self.runs.append(Run(event))
