@@ -26,7 +26,7 @@ class Damaged(ShimError):
     """A checkpoint is not whole; the previous one may be."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, "`oci-criu-shim ckpt list` shows older ones, `ckpt rm` removes this one")
+        super().__init__(message, "`oci-criu-shim ckpt list` shows older ones")
 
 
 class Others(ShimError):

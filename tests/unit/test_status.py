@@ -401,7 +401,7 @@ def test_a_list_names_whose_the_others_are(site: Path, capfd: Capture, monkeypat
     assert f"histories of {user} in {site} can't be read (hint: a history is for its" in capfd.readouterr().err
     monkeypatch.setattr(ownership, "is_root", lambda: True)
     assert parse.main(["job", "status", f"--checkpoint-dir={site}"]) == 0
-    assert f"runuser --pty -u {user} -- oci-criu-shim job status --checkpoint-dir={site})" in capfd.readouterr().err
+    assert f"runuser --pty -u {user} -- oci-criu-shim job status --checkpoint-dir={site}`)" in capfd.readouterr().err
 
 
 def test_problems_are_told(site: Path, capfd: Capture) -> None:

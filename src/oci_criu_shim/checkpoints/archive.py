@@ -37,7 +37,7 @@ LOGS = ("dump.log", "stats-dump")  # beside the images here, beside checkpoint/ 
 ARTIFACTS, ROOT = "artifacts", LAYER  # podman's names
 ORIGINALS = {f"{ARTIFACTS}/{name}": name for name in BESIDES}
 PODMANS = (ROOT, *(f"{IMAGES}/{name}" for name in (MANIFEST, CHECKSUMS, DESCRIPTORS)))
-FOREIGN = "only archives of `oci-criu-shim ckpt export` can be imported"
+FOREIGN = "only archives of `ckpt export` can be imported"
 
 
 class Pipe:
@@ -190,7 +190,7 @@ def read(path: str, stage: StoreStage, told: Callable[[int], None]) -> None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise ShimError(f"{path}: {error.strerror}", "name what `oci-criu-shim ckpt export` wrote") from None
+        raise ShimError(f"{path}: {error.strerror}", "name what `ckpt export` wrote") from None
     place = os.dup(descriptor)  # which a compressor moves, too
     try:
         with Pipe(path, descriptor, writing=False) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:

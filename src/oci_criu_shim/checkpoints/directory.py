@@ -131,7 +131,7 @@ class Directory:
     def read(self) -> Images | None:
         """Return the checkpoint that we wrote here, None if another runtime did; raise ShimError if there is none."""
         if not os.path.exists(os.path.join(self.path, INVENTORY)):
-            raise ShimError(f"no checkpoint in {self.path}", "`oci-criu-shim checkpoint` makes one")
+            raise ShimError(f"no checkpoint in {self.path}", "the verb `checkpoint` makes one")
         if not os.path.exists(os.path.join(self.path, committed.MANIFEST)):
             return None
         return Images(self.path, committed.read(self.path).manifest)

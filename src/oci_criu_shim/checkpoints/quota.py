@@ -40,7 +40,7 @@ class Quota:
 
     def _way_out(self) -> str:
         """Return what could be removed."""
-        ways = [f"oci-criu-shim ckpt prune --older-than=0s {self.directory} removes those of ended jobs"]
+        ways = [f"`oci-criu-shim ckpt prune --older-than=0s {self.directory}` removes those of ended jobs"]
         jobs = set(os.listdir(self.directory)) - {os.path.basename(os.path.dirname(self.own))}
         size, job = max(((used(os.path.join(self.directory, job), DEPTH - 1), job) for job in jobs), default=(0, ""))
         if size:

@@ -22,6 +22,15 @@ if TYPE_CHECKING:
     from oci_criu_shim.container.plan import Plan
     from oci_criu_shim.container.record import Record
 
+# What does for a job what a verb does for a container.
+OF_JOBS = {
+    "checkpoint": "`oci-criu-shim job checkpoint {}`",
+    "exec": "`oci-criu-shim job exec {}`",
+    "ps": "`oci-criu-shim job exec {} ps`",
+    "state": "`oci-criu-shim job status {}`",
+    "kill": "`scancel {}`",
+    "delete": "`scancel {}`",
+}
 CREATION = ("config", "console-socket", "preserve-fds", "no-pivot", "no-new-keyring")
 
 
@@ -63,7 +72,18 @@ def _plan(call: Invocation) -> Plan:
 
 
 def _backend(call: Invocation, container: Container) -> Backend:
+    if container.name[0] in "123456789" and not registry.exists(container):
+        _refuse_a_job(call, container.name)
     return registry.backend_of(container, call.globals, call.log)
+
+
+def _refuse_a_job(call: Invocation, word: str) -> None:
+    """Raise ShimError with the command for a job, if `word` is a job's name instead of a container's."""
+    from oci_criu_shim.cli import jobs
+
+    if call.verb in OF_JOBS and (word.isdecimal() or jobs.is_name(word)):
+        said = f"container {word!r} does not exist"
+        raise ShimError(said, f"if it is a job of Slurm's: {OF_JOBS[call.verb].format(word)}")
 
 
 def state(call: Invocation) -> int:

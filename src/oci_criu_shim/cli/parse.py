@@ -73,10 +73,18 @@ def _find(words: list[str]) -> tuple[str, Verb | Group, list[str]]:
         table = entry.table()
         name = f"{name} {words[0]}".lstrip()
         if words[0] not in table:
-            group = name.removesuffix(words[0])
-            raise ShimError(f"unknown command {name!r}", f"oci-criu-shim {group}--help lists them", USAGE)
+            hint = _where(words) or f"`oci-criu-shim {name.removesuffix(words[0])}--help` lists them"
+            raise ShimError(f"unknown command {name!r}", hint, USAGE)
         entry, words = table[words[0]], words[1:]
     return name, entry, words
+
+
+def _where(words: list[str]) -> str:
+    """Return the hint that a group has the unknown command that `words` begin with; empty if none has it."""
+    import shlex
+
+    groups = [name for name, entry in PROGRAM.table().items() if isinstance(entry, Group) and words[0] in entry.table()]
+    return " or ".join(f"`oci-criu-shim {name} {shlex.join(words)}`" for name in groups)
 
 
 def _help(name: str, entry: Verb | Group, status: int) -> int:

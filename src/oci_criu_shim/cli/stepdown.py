@@ -17,7 +17,7 @@ import sys
 import time
 
 from oci_criu_shim.container import backends, ownership
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import Others, ShimError
 from oci_criu_shim.host import linux, process
 
 TYPE_CHECKING = False
@@ -44,7 +44,7 @@ def carry_out(call: Invocation, user: User, work: Callable[[Invocation], int]) -
     """
     if call.verb not in VERBS and not (call.verb == "events" and call.flag("stats")):
         said = f"{call.verb} is not for root in {call.root}, which is user {user.name}'s"
-        raise ShimError(said, ownership.by(user.name))
+        raise Others(said, ownership.by(user.name), user.name)
     streams = [_memory(), _memory()]
     root, others = os.getpid(), process.children(os.getpid())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else another process could get the number of a child that has ended

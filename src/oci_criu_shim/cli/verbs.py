@@ -187,7 +187,7 @@ def _jobs() -> Mapping[str, Verb]:
 
 
 GROUPS = {
-    "ckpt": Group(_checkpoints, "list, check, copy and remove the checkpoints of jobs: `ckpt --help` lists how"),
-    "job": Group(_jobs, "show the status of a job's checkpoints, or take one now: `job --help` lists how"),
+    "ckpt": Group(_checkpoints, "list, check, copy and remove checkpoints: `oci-criu-shim ckpt --help` lists how"),
+    "job": Group(_jobs, "show a job's status, checkpoint it now, run more in it: `oci-criu-shim job --help` lists how"),
 }
 PROGRAM = Group(lambda: {**VERBS, **GROUPS}, "An OCI runtime that checkpoints and restores Slurm's container jobs")

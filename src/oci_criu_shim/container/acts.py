@@ -25,7 +25,7 @@ def start(container: Container, backend: Backend) -> int:
     if supervisor is None:
         raise ShimError(
             f"container {container.name!r} has nobody left to restore it",
-            f"remove it, and create it again: oci-criu-shim --root {container.root} delete {container.name}",
+            f"remove it, and create it again: `oci-criu-shim --root {container.root} delete {container.name}`",
         )
     os.kill(supervisor, START)
     while container.load().get("held"):

@@ -84,7 +84,7 @@ def is_root() -> bool:
 
 def by(name: str, words: str = "…") -> str:
     """Return the hint that only the user of that name should do it, by the `words` of this command's line."""
-    return f"as that user: runuser --pty -u {name} -- oci-criu-shim {words}"
+    return f"as that user: `runuser --pty -u {name} -- oci-criu-shim {words}`"
 
 
 def _belongs(path: str, uid: int) -> ShimError:

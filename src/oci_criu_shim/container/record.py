@@ -115,7 +115,7 @@ class Container:
         """Return the error for a caller that wants this id, too."""
         return ShimError(
             f"container {self.name!r} already exists",
-            f"choose another id, or end it first: oci-criu-shim delete --force {self.name}",
+            f"choose another id, or end it first: `oci-criu-shim --root {self.root} delete --force {self.name}`",
         )
 
     def exists(self) -> bool:
