@@ -22,7 +22,7 @@ from oci_criu_shim.slurm import controller
 from oci_criu_shim.slurm.rundir import REQUEUED
 from oci_criu_shim.slurm.tasks import Task
 from oci_criu_shim.supervisor.launch import Launch
-from oci_criu_shim.task import history, ladder, requeue
+from oci_criu_shim.task import history, ladder, pointers, requeue
 from oci_criu_shim.task.ladder import Ladder
 from tests.unit.test_slurm import seen
 from tests.unit.test_store import commit
@@ -447,6 +447,19 @@ def test_restart_dir(site: Site, source: Store, value: str, wanted: list[int]) -
     value = value.format(path=source.path, job=os.path.dirname(source.path))
     found = ladder.sources(value, Task(site.environment), str(site.path))
     assert found == [os.path.join(source.path, str(seq)) for seq in wanted]
+
+
+def test_restart_dir_where_the_job_has_noted(site: Site, tmp_path: Path) -> None:
+    """A number is enough: the other job may have had a directory of its own."""
+    other = Store(str(tmp_path / "other"), "9/batch.0")
+    (tmp_path / "other").mkdir()
+    other.prepare()
+    commit(other)
+    array = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "8", "SLURM_ARRAY_TASK_ID": "3"}
+    pointers.note(Task(array), str(tmp_path / "other"), Log())
+    pointers.note(Task({**array, "SLURM_CLUSTER_NAME": "else"}), str(tmp_path), Log())
+    for value in ("9", "9:1", "8_3"):
+        assert ladder.sources(value, Task(site.environment), str(site.path)) == [f"{tmp_path}/other/9/batch.0/1"]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from oci_criu_shim.checkpoints.store import REFUSED, Store
 from oci_criu_shim.container.record import RESTORE_LOG
 from oci_criu_shim.errors import Misfit, NotRestored, ShimError, line_of
 from oci_criu_shim.host import process
-from oci_criu_shim.task import history
+from oci_criu_shim.task import history, pointers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -331,12 +331,13 @@ class Tries:
 def sources(value: str, task: Task, directory: str) -> list[str]:
     """Return the checkpoints that --restart-dir=`value` names for `task`, newest first.
 
-    JOBID names a job in the same checkpoint `directory` (12, or 12_3 of an array), JOBID:SEQ one of its checkpoints.
-    An absolute path names a checkpoint, or the directory of a task or of a job. Raise ShimError if there is none.
+    JOBID names a job (12, or 12_3 of an array), in the same checkpoint `directory` or where the job has noted;
+    JOBID:SEQ names one of its checkpoints. An absolute path names a checkpoint, or the directory of a task or of a
+    job. Raise ShimError if there is none.
     """
     inner = task.key.partition("/")[2]
     if named := re.fullmatch(r"(\d+(?:_\d+)?)(?::(\d+))?", value):
-        path = os.path.join(directory, _job(named[1], directory), inner, named[2] or "")
+        path = os.path.join(_kept(named[1], task, directory), inner, named[2] or "")
     elif value.startswith("/"):
         path = value
         if os.path.isdir(os.path.join(value, inner)):
@@ -354,15 +355,20 @@ def sources(value: str, task: Task, directory: str) -> list[str]:
     return found
 
 
-def _job(name: str, directory: str) -> str:
-    """Return the number under which the checkpoints of job `name` are kept; `name` may be that of an array's job."""
-    if "_" not in name:
-        return name
-    number = history.job_named(directory, name)
+def _kept(name: str, task: Task, directory: str) -> str:
+    """Return where the checkpoints of job `name` are: in this job's checkpoint `directory`, or where it has noted.
+
+    `name` may be that of an array's job. Raise ShimError if that has no history.
+    """
+    number = history.job_named(directory, name) if "_" in name else int(name)
+    if number is None or not history.has_anything(directory, number):
+        for cluster, job, place in pointers.find(name):
+            if cluster == task.cluster:
+                return os.path.join(place, str(job))
     if number is None:
         hint = "`oci-criu-shim job status` lists the jobs that have one"
         raise ShimError(f"--restart-dir: job {name} has no history in {directory}", hint)
-    return str(number)
+    return os.path.join(directory, str(number))
 
 
 def _newest_first(path: str) -> list[str]:
