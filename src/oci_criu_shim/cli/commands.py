@@ -161,6 +161,29 @@ def listing(call: Invocation) -> int:
     return 0
 
 
+def ps(call: Invocation) -> int:
+    """List a container's processes.
+
+    Backends look into the container's control group, and a user's container has none of its own (crun 1.21: "the
+    container is not using cgroups").
+    """
+    from oci_criu_shim.host import pidns, process
+
+    container = Container(call.root, call.container)
+    backend = _backend(call, container)
+    if os.geteuid() == 0 or backend.makes_groups or call.operands[1:]:
+        return pass_on(call)
+    pid = registry.init_of(container, backend)
+    if not pidns.is_led_by(pid):
+        return pass_on(call)
+    pids = pidns.members(pid)
+    if call.value("format") == "json":
+        _print_json(pids)
+    else:
+        print("PID      COMMAND", *(f"{pid:<7}  {process.command(pid)}" for pid in pids), sep="\n")
+    return 0
+
+
 def pass_on(call: Invocation) -> int:
     """Hand the verb to the backend, which serves it for created and restored containers alike."""
     container = Container(call.root, call.container)

@@ -146,7 +146,7 @@ VERBS = {
     "kill": Verb(commands.kill, "ID [SIGNAL]", (Option("--all -a", "", "send it to all processes"), REGEX)),
     "delete": Verb(commands.delete, "ID", (Option("--force -f", "", "end the container first if it runs"), REGEX)),
     "list": Verb(commands.listing, "", (FORMAT, Option("--quiet -q", "", "print ids only"))),
-    "ps": Verb(commands.pass_on, "ID [PS-OPTIONS...]", (FORMAT,), "list a container's processes"),
+    "ps": Verb(commands.ps, "ID [PS-OPTIONS...]", (FORMAT,)),
     "exec": Verb(commands.pass_on, "ID [COMMAND...]", EXEC, "run one more program in a running container"),
     "pause": Verb(commands.pass_on, "ID", help="freeze a container"),
     "resume": Verb(commands.pass_on, "ID", help="let a paused container run on"),

@@ -1,4 +1,4 @@
-"""Signal all processes of a container: those in the pid namespace whose first process is its init.
+"""List or signal all processes of a container: those in the pid namespace whose first process is its init.
 
 Backends find them by the container's control group, and a user's container has none of its own. runc 1.1 fails then;
 crun 1.21 signals nobody, and says nothing (cgroup_killall_path() in src/libcrun/cgroup-utils.c).
@@ -20,6 +20,21 @@ def is_led_by(pid: int) -> bool:
     except ProcessLookupError:
         return False  # it has ended
     return len(numbers) > 1 and numbers[-1] == "1"
+
+
+def members(pid: int) -> list[int]:
+    """Return the pids in our namespace of all processes in the namespace of the init `pid`, and in those below."""
+    namespace = _of(pid)
+    leaders = [int(name) for name in os.listdir("/proc") if name.isdecimal() and _of(int(name)) == namespace]
+    return sorted({each for leader in leaders for each in process.tree(leader)})
+
+
+def _of(pid: int) -> str:
+    """Return the name of a process's namespace; empty if it has ended, or is another user's."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return ""
 
 
 def signal(pid: int, number: int) -> None:

@@ -220,6 +220,16 @@ def shares(pid: int, kind: str) -> bool:
     return os.stat(f"/proc/{pid}/ns/{kind}").st_ino == os.stat(f"/proc/self/ns/{kind}").st_ino
 
 
+def command(pid: int) -> str:
+    """Return a process's command line, in which nothing is left that a terminal would obey; its name if it has none."""
+    try:
+        with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as stream:
+            words = stream.read().rstrip("\0").replace("\0", " ") or f"[{' '.join(status(pid)['Name'])}]"
+    except (FileNotFoundError, ProcessLookupError):
+        return ""  # it has ended
+    return "".join(letter if letter.isprintable() else "?" for letter in words)
+
+
 def waits_in(path: str) -> str:
     """Return where in the kernel a thread with that directory in /proc waits, in words; nothing if that is hidden."""
     try:
