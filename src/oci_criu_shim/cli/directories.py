@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 VARIABLE = "OCI_CRIU_SHIM_CHECKPOINT_DIR"
 OWNER = "only its owner may look at it"
 OTHERS = "`oci-criu-shim job status` lists the jobs that are known; --checkpoint-dir names another directory"
-NONE_YET = "it was submitted without --checkpoint, or its container has not begun"
+NONE_YET = "if it was submitted with --checkpoint-dir, give that here, too; without --checkpoint it has none"
 
 
 def require(path: str) -> str:
