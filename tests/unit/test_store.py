@@ -238,7 +238,7 @@ def test_quota(tmp_path: Path) -> None:
     with pytest.raises(ShimError, match=r"of 8 B beside 3 B of others in \S+ is more than the quota of 10") as refused:
         commit(store, size=8)
     assert refused.value.hint.endswith(
-        f"prune --older-than=0s {tmp_path} removes those of ended jobs; job 6 has the most, 3 B"
+        f"prune --older-than=0s {tmp_path}` removes those of ended jobs; job 6 has the most, 3 B"
     )
     with pytest.raises(ShimError, match="of 11 B beside 3 B of others") as refused:
         commit(store, size=11)
