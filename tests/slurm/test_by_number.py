@@ -48,7 +48,7 @@ def test_of_a_job_with_a_directory_of_its_own(shim_cluster: Cluster, shim_bundle
                 assert done.returncode == 1 and not done.stdout
                 assert f"job {job.number} belongs to user alice (hint: " in done.stderr
                 assert hint.format(verb) in done.stderr
-        job.preempt()
+        preempt_while_there(cluster, job)
         assert in_it(cluster, job, "hostname; tr '\\0' ' ' </proc/1/cmdline").stdout.startswith(
             "crun\npython3 /shared/"
         )
@@ -80,6 +80,16 @@ def runs_in_it(cluster: Cluster, job: Job) -> None:
         shell.type("while ! stty size | grep '33 77'; do sleep 0.1; done; echo $TERM; exit 5\r")
         shell.until(r"33 77\r?\nxterm")
         assert shell.status() == 5
+
+
+def preempt_while_there(cluster: Cluster, job: Job) -> None:
+    """Whoever has a shell in it then is put out."""
+    argv = cluster.argv("ctl", ["oci-criu-shim", "job", "exec", job.number, "sleep", "300"], "alice")
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL) as there:
+        wait_for(lambda: "sleep 300" in in_it(cluster, job, "ps ax").stdout, 30, "it to be there")
+        job.preempt()
+        assert there.wait(30)
+    assert "sleep 300" not in in_it(cluster, job, "ps ax").stdout
 
 
 def test_a_directory_that_only_slurm_knows(shim_cluster: Cluster, shim_bundle: str) -> None:

@@ -117,14 +117,15 @@ def test_help(capfd: Capture) -> None:
         (["show"], "ckpt show needs JOBID[:SEQ]|PATH (hint: usage: "),
         (["rm"], "ckpt rm needs JOBID[:SEQ]|PATH... (hint: usage: "),
         (["diff", "a"], "ckpt diff needs JOBID[:SEQ]|PATH JOBID[:SEQ]|PATH, not a (hint: "),
-        (["list", "a", "b c"], "ckpt list takes [JOBID|DIR], not a 'b c' (hint: "),
+        (["list", "a", "b c"], "ckpt list takes [JOBID[:SEQ]|DIR], not a 'b c' (hint: "),
         (["list", "--yaml"], "unknown option '--yaml'"),
         (["list", "/nonexistent"], "/nonexistent is not a directory"),
         (["show", "nothing"], "nothing is no checkpoint"),
         (["show", "8"], "job 8 has no history in "),
         (["show", "7:3"], "there is no checkpoint 3 in "),
         (["verify", "7/batch.1"], "there is no checkpoint in "),
-        (["list", "7:1"], "7:1 is not a directory"),
+        (["list", "7:3"], "there is no checkpoint 3 in "),
+        (["prune", "7:1"], "7:1 is not a directory"),
         (["prune", "--keep", "0"], "--keep is a number, at least 1, not '0'"),
         (["prune", "--keep=few"], "--keep is a number, at least 1, not 'few'"),
         (["prune", "--older-than=7x"], "--older-than is a time such as 12h or 7d, not '7x'"),
@@ -510,6 +511,7 @@ def test_a_job_by_its_number(home: Path, capfd: Capture, monkeypatch: pytest.Mon
 
     assert listed("8") == ["8/0.0/1", "8/0.0/2", "8/0.1/1"]
     assert listed("8/0.1") == ["8/0.1/1"]
+    assert listed("8:1") == ["8/0.0/1", "8/0.1/1"]
     assert len(listed()) == 6
     assert listed("--checkpoint-dir", str(own)) == listed("8")
     shown = json.loads(ran(capfd, "show", "8/0.0", "--json"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim.cli import completion, parse
+from oci_criu_shim.cli import completion, directories, parse
 from oci_criu_shim.cli.verbs import GLOBAL, GROUPS, PROGRAM, VERBS
 
 BASH = shutil.which("bash")
@@ -67,6 +67,17 @@ def test_options() -> None:
 )
 def test_values_and_operands(words: tuple[str, ...], wanted: list[str]) -> None:
     assert answer(*words) == wanted
+
+
+def test_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those with a history, wherever it is."""
+    monkeypatch.setattr(directories, "all_of", lambda _: [str(tmp_path / "a"), str(tmp_path / "b")])
+    assert answer("job", "status", "") == []
+    for path in ("a/history/12", "b/history/7", "b/history/x"):
+        (tmp_path / path).mkdir(parents=True)
+    for verb in ("status", "checkpoint", "logs", "exec"):
+        assert answer("job", verb, "") == ["12", "7"]
+    assert answer("job", "exec", "12", "") == answer("job", "status", "12", "") == []
 
 
 def test_by_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,8 +31,9 @@ _oci_criu_shim() {
 }
 complete -F _oci_criu_shim oci-criu-shim
 """.strip()
-# What completes a value or operand of these names. Nothing does if the name is not here, nor in lower case.
-KINDS = {"FILE": "FILE", "DIR": "DIR", "ID": "ID", "JOBID|DIR": "DIR", "JOBID[:SEQ]|PATH": "DIR"}
+# What completes a value or operand of these names, or the last of several kinds. Nothing does if the name is not here,
+# nor in lower case.
+KINDS = {"FILE": "FILE", "DIR": "DIR", "PATH": "DIR", "ID": "ID"}
 
 
 def answer(words: Sequence[str], program: Group, options: Sequence[Option]) -> str:
@@ -116,7 +117,7 @@ class Line:
     def _values(self, name: str) -> list[str]:
         if name == "JOBID":
             return _jobs()
-        kind = KINDS.get(name)
+        kind = KINDS.get(name.rpartition("|")[2])
         return [kind, *(self.root if kind == "ID" else [])] if kind else choices(name)
 
 

@@ -18,7 +18,7 @@ DRY_RUN = Option("--dry-run -n", "", "only print what would be removed")
 ONE = "JOBID[:SEQ]|PATH"
 
 VERBS = {
-    "list": Verb(look.listing, "[JOBID|DIR]", (DIRECTORY, JSON)),
+    "list": Verb(look.listing, "[JOBID[:SEQ]|DIR]", (DIRECTORY, JSON)),
     "show": Verb(look.show, ONE, (DIRECTORY, JSON)),
     "verify": Verb(look.verify, f"[{ONE}]...", (DIRECTORY, JSON)),
     "diff": Verb(look.diff, f"{ONE} {ONE}", (DIRECTORY, JSON)),

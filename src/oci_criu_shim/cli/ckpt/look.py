@@ -36,7 +36,7 @@ COLUMNS = ("JOB", "STEP", "TASK", "SEQ", "CREATED (UTC)", "AGE", "NODE", "SIZE",
 
 def listing(call: Invocation) -> int:
     """List a job's checkpoints, those in DIR, or all of yours."""
-    places = place.directories_of(call)
+    places = place.named(call)
     closed: list[str] = []
     found = [_row(path) for directory in places for path in place.find(directory, closed=closed)]
     if call.flag("json"):

@@ -46,6 +46,13 @@ def directories_of(call: Invocation) -> list[str]:
     return [_root(named, given) + named["rest"]] if named and not named["seq"] else [directories.require(word)]
 
 
+def named(call: Invocation) -> list[str]:
+    """Return what a verb's first operand names, [JOBID[:SEQ]|DIR]: directories as above, or checkpoints."""
+    word = call.operand(0)
+    one = JOB.fullmatch(word or "")
+    return _of_job(one, call.value("checkpoint-dir")) if one and one["seq"] else directories_of(call)
+
+
 def _root(named: re.Match[str], given: str | None) -> str:
     """Return the directory of the job that an operand names: in the current directory, if checkpoints are below."""
     here = os.path.abspath(named["job"])
