@@ -33,7 +33,7 @@ class Option:
         return choices(self.metavar)
 
 
-DIRECTORY = Option("--checkpoint-dir", "DIR", "where to look; by default, where the job keeps its checkpoints")
+DIRECTORY = Option("--checkpoint-dir", "DIR", "the directory of the checkpoints; by default, where the job keeps them")
 
 
 def choices(word: str) -> list[str]:

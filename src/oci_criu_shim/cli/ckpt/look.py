@@ -95,7 +95,7 @@ def _fields(row: CheckpointRow) -> list[object]:
 
 
 def show(call: Invocation) -> int:
-    """Show the processes, memory, files, sockets and mounts in a checkpoint."""
+    """Show the processes, memory, files, sockets and mounts in a checkpoint; JOBID is the job's newest."""
     found = _describe(place.checkpoint(call.operands[0], call.value("checkpoint-dir")))
     if call.flag("json"):
         print_json(found)

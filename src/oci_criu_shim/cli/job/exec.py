@@ -37,7 +37,7 @@ SHOWN = 8  # containers in a message
 
 
 def execute(call: Invocation) -> int:
-    """Run one more program in a running job's container: a shell, unless you name another."""
+    """Run one more program in a running job's container; a shell by default."""
     word, *command = call.operands
     command = command[1:] if command[:1] == ["--"] else command
     if call.flag("here"):

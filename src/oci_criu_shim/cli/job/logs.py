@@ -24,7 +24,7 @@ ERRORS = 10  # lines of CRIU's that are shown
 
 
 def logs(call: Invocation) -> int:
-    """Show where a job's output is, what this program said there, and CRIU's errors if a checkpoint was refused."""
+    """Show where a job's output is, and what was said of its checkpoints there, and by CRIU if one was refused."""
     found = _find(call.operands[0], call.value("checkpoint-dir"))
     if call.flag("json"):
         print_json(found)
