@@ -8,6 +8,7 @@ import os
 from oci_criu_shim import units
 from oci_criu_shim.checkpoints import committed, integrity
 from oci_criu_shim.checkpoints.integrity import Verification
+from oci_criu_shim.cli import directories
 from oci_criu_shim.cli.ckpt import images, place
 from oci_criu_shim.cli.ckpt.report import ProgressLine, print_json, print_table
 from oci_criu_shim.errors import Others, ShimError
@@ -178,9 +179,9 @@ def _compression(dumped: int, codecs: Sequence[str]) -> str:
 def verify(call: Invocation) -> int:
     """Compare all bytes of checkpoints with their checksums; by default those of all checkpoints."""
     given = call.value("checkpoint-dir")
-    named = [path for word in call.operands for path in place.below(word, given)]
-    known = [] if named else place.directories_of(call)
-    paths = [*named, *(path for directory in known for path in place.find(directory))]
+    places = [] if call.operands else directories.all_of(given)
+    paths = [path for word in call.operands for path in place.below(word, given)]
+    paths += [path for directory in places for path in place.find(directory)]
     rows: list[Verified] = []
     failed = False
     for number, path in enumerate(paths, 1):
@@ -199,7 +200,7 @@ def verify(call: Invocation) -> int:
     if call.flag("json"):
         print_json(rows)
     elif not paths:
-        print(f"no checkpoints in {place.directory(None)}")
+        print(f"no checkpoints in {', '.join(places)}")
     return int(failed)
 
 
