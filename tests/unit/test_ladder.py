@@ -490,6 +490,14 @@ def test_bad_restart_dir(site: Site, source: Store, monkeypatch: pytest.MonkeyPa
     assert raised.value.hint
 
 
+@pytest.mark.parametrize("value", ["5", "5:1"])
+def test_restart_dir_of_other_tasks(site: Site, source: Store, value: str) -> None:
+    """It is the batch script's that has some."""
+    with pytest.raises(ShimError, match="there is no checkpoint in ") as raised:
+        ladder.sources(value, Task({**site.environment, "SLURM_STEP_ID": "0"}), str(site.path))
+    assert raised.value.hint == f"of other tasks there are some: --restart-dir={source.path}"
+
+
 def test_restart_dir_of_somebody_else(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     def closed(*_: object) -> list[str]:
         raise PermissionError(13, "Permission denied")

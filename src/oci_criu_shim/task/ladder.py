@@ -12,7 +12,7 @@ import signal
 import time
 
 from oci_criu_shim import files
-from oci_criu_shim.checkpoints import committed
+from oci_criu_shim.checkpoints import committed, owner
 from oci_criu_shim.checkpoints.store import REFUSED, Store
 from oci_criu_shim.container.record import RESTORE_LOG
 from oci_criu_shim.errors import Misfit, NotRestored, ShimError, line_of
@@ -47,7 +47,6 @@ PASSING = re.compile(
     r"ghost(?!.*(Permission denied|Operation not permitted|Read-only file system|No space left|Disk quota))"
 )
 END_SECONDS = 300  # Slurm ends a job that was requeued
-LIST = "`oci-criu-shim ckpt list` shows the checkpoints that there are"
 
 
 class Ladder:
@@ -179,7 +178,7 @@ class Ladder:
         self._tell(f"failed: no checkpoint {'could be restored' if self.reasons else 'to go on from'}")
         if not self.newest and self.task.restart_dir:
             source = f"--restart-dir={self.task.restart_dir}"
-            raise ShimError(f"{self.what} has nothing else in {source} to begin with", LIST)
+            raise ShimError(f"{self.what} has nothing else in {source} to begin with", _list(self.store.directory))
         if self.reasons:
             raise ShimError(
                 f"{self.what} could not be restored from any checkpoint in {self.store.path}, for the reasons above",
@@ -328,6 +327,10 @@ class Tries:
         files.write_json(self.path, tried, durable=True)
 
 
+def _list(directory: str) -> str:
+    return f"`oci-criu-shim ckpt list {directory}` shows the checkpoints that there are"
+
+
 def sources(value: str, task: Task, directory: str) -> list[str]:
     """Return the checkpoints that --restart-dir=`value` names for `task`, newest first.
 
@@ -335,15 +338,17 @@ def sources(value: str, task: Task, directory: str) -> list[str]:
     JOBID:SEQ names one of its checkpoints. An absolute path names a checkpoint, or the directory of a task or of a
     job. Raise ShimError if there is none.
     """
-    inner = task.key.partition("/")[2]
+    inner, job = task.key.partition("/")[2], ""
     if named := re.fullmatch(r"(\d+(?:_\d+)?)(?::(\d+))?", value):
-        path = os.path.join(_kept(named[1], task, directory), inner, named[2] or "")
+        job = _kept(named[1], task, directory)
+        path = os.path.join(job, inner, named[2] or "")
     elif value.startswith("/"):
         path = value
         if os.path.isdir(os.path.join(value, inner)):
             path = os.path.join(value, inner)
     else:
-        raise ShimError(f"--restart-dir={value} is neither JOBID, nor JOBID:SEQ, nor an absolute path", LIST)
+        said = f"--restart-dir={value} is neither JOBID, nor JOBID:SEQ, nor an absolute path"
+        raise ShimError(said, _list(directory))
     path = os.path.normpath(path)
     try:
         found = [path] if os.path.lexists(os.path.join(path, committed.MANIFEST)) else _newest_first(path)
@@ -351,7 +356,10 @@ def sources(value: str, task: Task, directory: str) -> list[str]:
         hint = committed.OWNERS if isinstance(error, PermissionError) else "name a checkpoint, or a directory with some"
         raise ShimError(f"--restart-dir={value}: {path}: {error.strerror}", hint) from None
     if not found:
-        raise ShimError(f"--restart-dir={value}: there is no checkpoint in {path}", LIST)
+        others = [other for other in owner.task_directories(job) if not other.endswith(f"/{inner}")]
+        others = [other for other in others if Store(other, ".").numbers()]
+        hint = f"of other tasks there are some: --restart-dir={others[0]}" if others else _list(directory)
+        raise ShimError(f"--restart-dir={value}: there is no checkpoint in {path}", hint)
     return found
 
 
