@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from oci_criu_shim.container.record import Container
     from oci_criu_shim.task.policy import Policy
 
-ROOM = "`oci-criu-shim ckpt prune --older-than=0s` removes what ended jobs have left; another --checkpoint-dir may have more room"
+ROOM = (
+    "`oci-criu-shim ckpt prune --older-than=0s` removes what ended jobs have left; another --checkpoint-dir may have"
+    " more room"
+)
 KILLED = "what took it was killed"
 ENDING_MS = 300  # a process that is about to end has ended by then
 
