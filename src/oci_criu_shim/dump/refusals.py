@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oci_criu_shim.dump.answers import refused
-from oci_criu_shim.dump.faults import bundle, descriptors, files, mounts, processes, sockets, sources
+from oci_criu_shim.dump.faults import bundle, descriptors, files, mounts, processes, sessions, sockets, sources
 
 # They are looked for in this order: a process that can't be looked into before anything else asks it.
 ROWS = (
@@ -109,7 +109,20 @@ ROWS = (
         "a session that was begun outside of the container",
         "it has no number inside",
         "use a runtime that makes one",
-        running=processes.sessions,
+        running=sessions.outside,
+    ),
+    refused(
+        "a daemon in a session of its own that another process than the container's first has adopted"
+        " (PR_SET_CHILD_SUBREAPER)",
+        "CRIU has a session begun by an ancestor, or by a child of the first process",
+        "have it adopted by the first process",
+        running=sessions.orphaned,
+    ),
+    refused(
+        "a process in a group whose first process has left it",
+        "that one makes the group at a restore, or somebody else if it has ended",
+        "have it stay",
+        running=sessions.abandoned,
     ),
     refused(
         "System V memory of the node's",

@@ -16,6 +16,7 @@ import time
 
 libc = ctypes.CDLL(None, use_errno=True)
 PR_SET_SECCOMP, STRICT, FILTER, PR_SET_NO_NEW_PRIVS, PR_SET_DUMPABLE = 22, 1, 2, 38, 4
+PR_SET_CHILD_SUBREAPER = 36
 NR_SECCOMP, NR_PERF, NR_USERFAULTFD, NR_SECRET = 317, 298, 323, 447
 CLONE = {"user": 0x10000000, "mnt": 0x20000, "net": 0x40000000, "pid": 0x20000000, "ipc": 0x8000000, "time": 0x80}
 CLONE |= {"uts": 0x4000000, "cgroup": 0x2000000}
@@ -63,6 +64,41 @@ def zombie() -> None:
     if os.fork() == 0:
         os._exit(3)
     time.sleep(0.1)
+
+
+def adopted() -> None:
+    """A daemon that it adopts when the daemon's parent, which began a session for it, has ended."""
+    done(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+    middle = os.fork()
+    if middle == 0:
+        os.setsid()
+        if os.fork() == 0:
+            signal.pause()
+        os._exit(0)
+    os.waitpid(middle, 0)
+
+
+def deserted() -> None:
+    """A process group whose first process is in another one by now."""
+    group = os.getpgid(0)
+    os.setpgid(0, 0)
+    if os.fork() == 0:
+        signal.pause()
+    os.setpgid(0, group)
+
+
+def between_sessions() -> None:
+    """Children in the session that this process was born in, and in one of a child's that has ended."""
+    if os.fork() == 0:
+        signal.pause()
+    os.setsid()
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.setpgid(0, 0)
+            signal.pause()
+        os._exit(0)
+    os.wait()
 
 
 def traced() -> None:

@@ -228,16 +228,6 @@ def chrooted(survey: Survey) -> Iterator[ShimError]:
         )
 
 
-def sessions(survey: Survey) -> Iterator[ShimError]:
-    """Yield processes whose session was begun outside of the container: it has no number inside."""
-    for each in survey.processes:
-        if each.status.get("NSsid")[-1:] == ["0"]:
-            yield ShimError(
-                f"{each} is in a session that was begun outside of the container",
-                "start it by a runtime that makes a session for it, as crun and runc do",
-            )
-
-
 def shared_memory(survey: Survey) -> Iterator[ShimError]:
     """Yield processes with System V memory of the node's: CRIU keeps that of an ipc namespace of the container's."""
     node = Process(os.getpid()).namespace("ipc")
