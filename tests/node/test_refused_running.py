@@ -70,6 +70,36 @@ DOES: dict[str, tuple[str, tuple[str, ...], str]] = {
         "(python3) is in /theirs/closed, which it may not",
     ),
     "unmounted": ("alice", ("held_and_unmounted", "/media"), "/file open, which is on none of the container's mounts"),
+    "below-a-mount": (
+        "alice",
+        ("held_below", "/work/b", "file"),
+        "has /work/b/file open, and it is not there: something",
+    ),
+    "fifo-below-a-mount": (
+        "root",
+        ("held_below", "/work/b", "fifo"),
+        "has /work/b/fifo open, and it is not there: some",
+    ),
+    "mounted-twice": (
+        "alice",
+        ("held_and_bound", "/media"),
+        "has /media/file open, and something else is at that path",
+    ),
+    "closed-file": (
+        "alice",
+        ("in_a_closed_directory", "/work/c", "file"),
+        "has /work/c/in/file open, in a directory that",
+    ),
+    "closed-directory": (
+        "alice",
+        ("in_a_closed_directory", "/work/c", "directory"),
+        "is in /work/c/in, in a directory th",
+    ),
+    "closed-tmpfs": (
+        "alice",
+        ("in_a_closed_directory", "/work/c", "tmpfs"),
+        "a tmpfs is mounted at /work/c/in, in a dir",
+    ),
     "vsock": ("alice", ("socket_of", "40"), "(python3) has a socket of the protocol AF_VSOCK (descriptor 3)"),
     "mptcp": ("alice", ("socket_of", "2", "1", "262"), "set GODEBUG=multipathtcp=0"),
     "counter": ("alice", ("perf",), "(python3) uses performance counters (perf_event_open) (descriptor 3)"),
@@ -139,7 +169,7 @@ def test_what_is_mounted_over(site: Site) -> None:
     """A file that is open below a mount that was made since."""
     words = "held_and_covered", "/work/a"
     with running(site, "alice", lambda spec: change(spec, *words)) as life:
-        refused(life, "has /work/a open, and another file is at that path now")
+        refused(life, "has /work/a open, and something else is at that path now")
 
 
 def test_what_runs_on_with_a_name_less(site: Site) -> None:

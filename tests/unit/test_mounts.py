@@ -218,3 +218,18 @@ def test_what_lies_in_another_mount_is_not_told() -> None:
     container, node = mounts.parse(f"{CONTAINER}\n{lines}"), mounts.parse(NODE)
     told = {entry["key"] for entry in mounts.external(container, node, ("/work", "/srv", "/opt"))}
     assert told == {*found(), "/opt"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        (["2 1 0:2 / /a", "3 1 0:3 / /b"], set()),
+        (["2 1 0:2 / /a", "3 2 0:3 / /a/b"], set()),
+        (["2 1 0:2 / /a", "3 2 0:3 / /a"], {"2"}),
+        (["2 1 0:2 / /a/b", "3 1 0:3 / /a"], {"2"}),
+        (["2 1 0:2 / /ab", "3 1 0:3 / /a"], set()),
+    ],
+)
+def test_hidden(lines: list[str], found: set[str]) -> None:
+    text = "".join(f"{line} rw - tmpfs tmpfs rw\n" for line in ["1 0 0:1 / /", *lines])
+    assert mounts.hidden(mounts.parse(text)) == found

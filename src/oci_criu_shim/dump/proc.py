@@ -78,7 +78,13 @@ class Process:
 
     def namespace(self, kind: str) -> str:
         """Return the name of one of its namespaces; an empty one if it has none of that kind."""
-        return self._link(f"ns/{kind}")
+        if kind not in self._seen_namespaces:
+            self._seen_namespaces[kind] = self._link(f"ns/{kind}")
+        return self._seen_namespaces[kind]
+
+    @cached_property
+    def _seen_namespaces(self) -> dict[str, str]:
+        return {}
 
     @cached_property
     def places(self) -> dict[str, str]:
@@ -179,6 +185,16 @@ class Descriptor:
             if error.errno not in GONE:
                 raise
             return None
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether it no longer leads where it did: it was closed, or the file was renamed or removed."""
+        try:
+            return os.readlink(self.path) != self.link
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            return True
 
     @cached_property
     def protocol(self) -> str:

@@ -316,7 +316,14 @@ ROWS = (
         running=files.unopenable,
     ),
     refused(
-        "an open file that something is mounted over",
+        "what a user's process has open, works in or runs in a directory that only the container's root may search, and"
+        " a tmpfs there",
+        "CRIU looks for it by its path, with the user's rights",
+        "`chmod u+x` the directory",
+        running=files.unreachable,
+    ),
+    refused(
+        "an open file that something is mounted over, or a directory above it",
         "CRIU finds it by its path",
         "close it first",
         running=files.covered,

@@ -43,6 +43,7 @@ class Mount:
         fields = line.split(" ")  # names have no space, and can have any other character
         separator = fields.index("-", 6)
         self.id = fields[0]
+        self.parent = fields[1]  # the id of the one that it is mounted on
         self.device = fields[2]
         self.root = unescape(fields[3]).removesuffix(DELETED)
         self.is_removed = fields[3].endswith(DELETED)
@@ -50,6 +51,7 @@ class Mount:
         self.options = fields[5].split(",")
         tags = dict(tag.partition(":")[::2] for tag in fields[6:separator])
         self.shared = tags.get("shared")  # the number of its peer group
+        self.master = tags.get("master")  # that of the one that it is a slave of
         self.kind = fields[separator + 1]
         self.super_options = fields[separator + 3].split(",")
 
@@ -89,6 +91,20 @@ def deepest(path: str, mounted: Iterable[Mount]) -> Mount | None:
     """Return the mount that holds `path`, which is absolute and without links; None if none does."""
     found = [m for m in mounted if is_below(path, m.point)]
     return max(reversed(found), key=lambda mount: len(mount.point), default=None)
+
+
+def hidden(mounted: Iterable[Mount]) -> set[str]:
+    """Return the ids of the mounts that another one is mounted on, or on a directory above them."""
+    mounted = list(mounted)
+    points = {mount.id: mount.point for mount in mounted}
+    beside: dict[str, list[Mount]] = {}
+    for mount in mounted:
+        beside.setdefault(mount.parent, []).append(mount)
+    below = {mount.parent for mount in mounted if points.get(mount.parent) == mount.point}
+    aside = (
+        m.id for group in beside.values() for m in group for o in group if m is not o and is_below(m.point, o.point)
+    )
+    return {*below, *aside}
 
 
 def within(mount: Mount, others: Iterable[Mount]) -> Mount | None:

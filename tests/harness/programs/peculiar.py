@@ -191,6 +191,34 @@ def held_and_covered(path: str) -> None:
     mounted("tmpfs", path, "tmpfs")
 
 
+def held_below(directory: str, kind: str) -> None:
+    """A file or a FIFO that is open, and whose directory has something mounted over it since."""
+    path = f"{directory}/{kind}"
+    if kind == "fifo":
+        os.mkfifo(path)
+    held.append(os.open(path, os.O_RDWR | os.O_CREAT))
+    mounted("tmpfs", directory, "tmpfs")
+
+
+def held_and_bound(point: str) -> None:
+    """A file that is open on a mount that is mounted over itself since."""
+    mounted("tmpfs", point, "tmpfs")
+    held.append(os.open(f"{point}/file", os.O_RDWR | os.O_CREAT))
+    mounted(point, point)
+
+
+def in_a_closed_directory(directory: str, what: str) -> None:
+    """A file that is open, a working directory or a tmpfs in a directory that is searched by a right of root's only."""
+    os.makedirs(f"{directory}/in")
+    if what == "file":
+        held.append(os.open(f"{directory}/in/file", os.O_RDWR | os.O_CREAT))
+    elif what == "directory":
+        os.chdir(f"{directory}/in")
+    else:
+        mounted("tmpfs", f"{directory}/in", "tmpfs")
+    os.chmod(directory, 0o600)
+
+
 def held_and_unmounted(point: str) -> None:
     """A file that is open on a mount that is gone."""
     mounted("tmpfs", point, "tmpfs")

@@ -153,20 +153,64 @@ def _denies(path: str, mode: int) -> bool:
 
 
 def covered(survey: Survey) -> Iterator[ShimError]:
-    """Yield files that their path no longer leads to, since something is mounted over them."""
+    """Yield files that their path no longer leads to, or only by another mount, since something is mounted over them.
+
+    CRIU opens no file on a mount that another one covers (criu/files-reg.c, 4.2).
+    """
     processes = {mount.device for mount in survey.mounts if mount.kind == "proc"}  # whose files come and go
-    for descriptor, found in _open(survey):
-        try:
-            seen = os.lstat(_seen_at(survey, descriptor))
-        except OSError:
+    own, hidden = {mount.id for mount in survey.mounts}, mounts.hidden(survey.mounts)
+    for descriptor, found in _named(survey):
+        seen = _seen(survey, descriptor)
+        if isinstance(seen, PermissionError) or _device(found) in processes:
             continue
-        is_other = (seen.st_dev, seen.st_ino) != (found.st_dev, found.st_ino)
-        if is_other and _device(found) not in processes:
+        is_same = isinstance(seen, os.stat_result) and (seen.st_dev, seen.st_ino) == (found.st_dev, found.st_ino)
+        is_simple = isinstance(seen, os.stat_result) and _is_file(found)
+        if is_same and (not hidden or descriptor.info.get("mnt_id") not in hidden):
+            continue
+        if (is_same or is_simple or descriptor.info.get("mnt_id") in own) and not descriptor.has_moved:
+            now = "something else is at that path now" if isinstance(seen, os.stat_result) else "it is not there"
             yield ShimError(
-                f"{descriptor.process} has {descriptor.link} open, and another file is at that path now: something is"
-                " mounted over it",
+                f"{descriptor.process} has {descriptor.link} open, and {now}: something is mounted over it",
                 "have the program close it before it mounts anything there",
             )
+
+
+def _seen(survey: Survey, descriptor: Descriptor) -> os.stat_result | OSError:
+    """Return what is at the path of an open file now, or why it can't be known."""
+    try:
+        return os.lstat(_seen_at(survey, descriptor))
+    except OSError as error:
+        return error
+
+
+def unreachable(survey: Survey) -> Iterator[ShimError]:
+    """Yield what a user's processes use in a directory that the user may not search, though the container's root may:
+    CRIU looks for it by its path, with the user's rights."""
+    for descriptor, _ in _named(survey) if survey.is_users else ():
+        if isinstance(_seen(survey, descriptor), PermissionError):
+            yield _closed(f"{descriptor.process} {OPEN.format(descriptor.link)}")
+    users = {(kind, each.places[kind]): each for each in reversed(survey.processes) for kind in PLACES}
+    for (kind, path), each in users.items() if survey.is_users else ():
+        if each.namespace("mnt") == survey.init.namespace("mnt") and _may_not_search(survey.path(path)):
+            yield _closed(f"{each} {PLACES[kind].format(path)}")
+    for mount in survey.mounts if survey.is_users else ():
+        if mount.kind == "tmpfs" and _may_not_search(survey.path(mount.point)):
+            yield _closed(f"a tmpfs is mounted at {mount.point}")
+
+
+def _may_not_search(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def _closed(said: str) -> ShimError:
+    said = f"{said}, in a directory that only the container's root may search: a dump could not find it there"
+    return ShimError(said, "let the directory's owner search it (chmod u+x)")
 
 
 def _seen_at(survey: Survey, descriptor: Descriptor) -> str:
@@ -200,12 +244,20 @@ def outside(survey: Survey) -> Iterator[ShimError]:
 
 def _open(survey: Survey) -> Iterator[tuple[Descriptor, os.stat_result]]:
     """Yield the open files and directories that have a name."""
+    return ((descriptor, found) for descriptor, found in _named(survey) if _is_file(found))
+
+
+def _named(survey: Survey) -> Iterator[tuple[Descriptor, os.stat_result]]:
+    """Yield the open files, directories, FIFOs and devices that have a name."""
     for each in survey.processes:
         for descriptor in each.descriptors:
             has_name = descriptor.link.startswith("/") and not descriptor.link.endswith(DELETED)
-            found = descriptor.stat if has_name else None
-            if found and (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-                yield descriptor, found
+            if has_name and descriptor.stat:
+                yield descriptor, descriptor.stat
+
+
+def _is_file(found: os.stat_result) -> bool:
+    return stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
 
 
 def _device(found: os.stat_result) -> str:
