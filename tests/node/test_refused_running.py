@@ -100,6 +100,16 @@ DOES: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("in_a_closed_directory", "/work/c", "tmpfs"),
         "a tmpfs is mounted at /work/c/in, in a dir",
     ),
+    "peer-made-a-slave": (
+        "alice",
+        ("peers", "/work/a", "/work/b", "0x80000"),
+        "the mount at /work/b/in came there from",
+    ),
+    "peer-of-others": (
+        "root",
+        ("peers", "/work/a", "/work/b", "0x40000", "0x100000"),
+        "the mount at /work/b/in came th",
+    ),
     "vsock": ("alice", ("socket_of", "40"), "(python3) has a socket of the protocol AF_VSOCK (descriptor 3)"),
     "mptcp": ("alice", ("socket_of", "2", "1", "262"), "set GODEBUG=multipathtcp=0"),
     "counter": ("alice", ("perf",), "(python3) uses performance counters (perf_event_open) (descriptor 3)"),
@@ -199,6 +209,8 @@ KEPT: dict[str, tuple[str, ...]] = {
     "tmpfs": ("mounted", "tmpfs", "/media", "tmpfs"),
     "proc": ("mounted", "proc", "/media", "proc"),
     "own-bind": ("mounted", "/dev/shm", "/media"),
+    "peers": ("peers", "/work/a", "/work/b"),
+    "peer-made-private": ("peers", "/work/a", "/work/b", "0x40000"),
     "undumpable": ("without_memory_dumps",),
     "pidfd": ("pidfd",),
 }

@@ -167,6 +167,13 @@ ROWS = (
         running=mounts.shared,
     ),
     refused(
+        "mounts that came to a peer (rshared) of where a program made them, and that it has made a slave, or a peer of"
+        " others, since",
+        "CRIU has them come there again, and makes them private at most",
+        "leave them, or make them private",
+        running=mounts.propagated,
+    ),
+    refused(
         "a mount of the node's with another over it",
         "CRIU knows it by its place alone",
         "leave one of them out",

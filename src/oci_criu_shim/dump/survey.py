@@ -84,6 +84,17 @@ class Survey(Subject):
         return mounts.read(self.pid)
 
     @cached_property
+    def apart(self) -> list[Process]:
+        """Its processes in mount namespaces of their own."""
+        return [each for each in self.processes if each.namespace("mnt") not in ("", self.init.namespace("mnt"))]
+
+    @cached_property
+    def mounts_apart(self) -> list[tuple[Process, list[Mount]]]:
+        """The mounts of these namespaces, each with the first process that is in it."""
+        seen_by = {each.namespace("mnt"): each for each in reversed(self.apart)}
+        return [(each, mounts.read(each.pid)) for each in seen_by.values()]
+
+    @cached_property
     def external(self) -> list[External]:
         """Its mounts of file systems that belong to the node."""
         return mounts.external(self.mounts, self.node, self.inner)

@@ -20,7 +20,7 @@ PR_SET_CHILD_SUBREAPER = 36
 NR_SECCOMP, NR_PERF, NR_USERFAULTFD, NR_SECRET = 317, 298, 323, 447
 CLONE = {"user": 0x10000000, "mnt": 0x20000, "net": 0x40000000, "pid": 0x20000000, "ipc": 0x8000000, "time": 0x80}
 CLONE |= {"uts": 0x4000000, "cgroup": 0x2000000}
-MS_BIND, MNT_DETACH = 4096, 2
+MS_BIND, MS_SHARED, MNT_DETACH = 4096, 1 << 20, 2
 held: list[object] = []
 
 
@@ -326,6 +326,17 @@ def mounted(source: str, target: str, kind: str = "", data: str = "") -> None:
     """A mount that the program makes; a bind mount if it is of no kind."""
     flags = 0 if kind else MS_BIND
     done(libc.mount(source.encode(), target.encode(), kind.encode() or None, flags, data.encode() or None))
+
+
+def peers(point: str, other: str, *changes: str) -> None:
+    """Two mounts that share what is mounted below either, and changes of what came to the second by that."""
+    mounted("tmpfs", point, "tmpfs")
+    done(libc.mount(None, point.encode(), None, MS_SHARED, None))
+    mounted(point, other)
+    os.mkdir(f"{point}/in")
+    mounted("tmpfs", f"{point}/in", "tmpfs")
+    for flags in changes:
+        done(libc.mount(None, f"{other}/in".encode(), None, int(flags, 0), None))
 
 
 def mounted_elsewhere(point: str) -> None:

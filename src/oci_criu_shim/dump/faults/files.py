@@ -228,8 +228,9 @@ def _seen_at(survey: Survey, descriptor: Descriptor) -> str:
 
 def outside(survey: Survey) -> Iterator[ShimError]:
     """Yield files on mounts that the container doesn't have, or no longer, as after `umount --lazy`."""
-    own = {mount.id for mount in survey.mounts}
     devices = {mount.device for mount in survey.mounts}
+    everywhere = [*survey.mounts, *(mount for _, theirs in survey.mounts_apart for mount in theirs)]
+    own = {mount.id for mount in everywhere}
     for descriptor, found in _open(survey):
         if _device(found) in devices:
             continue

@@ -13,7 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from oci_criu_shim.dump.proc import Process
     from oci_criu_shim.dump.survey import Survey
 
 # File systems that CRIU makes anew (fstypes in criu/filesystems.c); overlays, too, but a user may not make them so.
@@ -56,6 +55,27 @@ def shared(survey: Survey) -> Iterator[ShimError]:
                 " can't bring back",
                 "use rslave or rprivate in the mount's options",
             )
+
+
+def propagated(survey: Survey) -> Iterator[ShimError]:
+    """Yield mounts that came to a peer of where they were made, and share otherwise than there by now.
+
+    CRIU has such a mount propagate again, and makes it private at most (propagate_mount() in criu/mount.c, 4.2).
+    """
+    found = [*survey.mounts, *(mount for _, theirs in survey.mounts_apart for mount in theirs)]
+    groups = {mount.id: mount for mount in found if mount.shared}
+    seen: dict[tuple[str, ...], tuple[str | None, str | None]] = {}
+    for mount in found if groups else ():
+        above = groups.get(mount.parent)
+        if above and (mount.shared or mount.master):
+            below = above.root.rstrip("/") + mount.point[len(above.point.rstrip("/")) :]
+            key, sharing = (str(above.shared), below, mount.device, mount.root), (mount.shared, mount.master)
+            if seen.setdefault(key, sharing) != sharing:
+                yield ShimError(
+                    f"the mount at {mount.point} came there from another one that shares with {above.point}, and was"
+                    " made to share with others than that (MS_SLAVE, MS_SHARED), which CRIU can't restore",
+                    "leave it as it came, or make it private",
+                )
 
 
 def queues(survey: Survey) -> Iterator[ShimError]:
@@ -104,8 +124,8 @@ def elsewhere(survey: Survey) -> Iterator[ShimError]:
     """Yield mounts in mount namespaces of programs' own that CRIU can neither make anew nor take from here."""
     outer = [mount for mount in survey.mounts if mount.point not in survey.inner]
     devices = {mount.device for mount in survey.node}
-    for each in {each.namespace("mnt"): each for each in reversed(_apart(survey))}.values():
-        for mount in mounts.read(each.pid):
+    for each, theirs in survey.mounts_apart:
+        for mount in theirs:
             is_made = mount.device not in devices and mount.kind.partition(".")[0] in MADE
             is_lost = mount.is_removed and not os.path.isdir(f"{each.path}/root{mount.point}")
             if is_lost or not (is_made or mounts.within(mount, outer)):
@@ -116,18 +136,13 @@ def elsewhere(survey: Survey) -> Iterator[ShimError]:
                 )
 
 
-def _apart(survey: Survey) -> list[Process]:
-    """Return the processes in mount namespaces of their own."""
-    return [each for each in survey.processes if each.namespace("mnt") not in ("", survey.init.namespace("mnt"))]
-
-
 def named_elsewhere(survey: Survey) -> Iterator[ShimError]:
     """Yield sockets with a name in such a mount namespace only.
 
     CRIU, which may not ask a user's socket where it is, looks in the container's own (unix_resolve_name_old() in
     criu/sk-unix.c, 4.2), and takes its name for removed.
     """
-    for each in _apart(survey) if survey.is_users else ():
+    for each in survey.apart if survey.is_users else ():
         inodes = {each.link[len("socket:[") : -1] for each in each.descriptors if each.is_socket}
         rows = (line.split(" ", 6) for line in read(f"{each.path}/net/unix").splitlines())
         for inode, _, name in (row[-1].strip().partition(" ") for row in rows):
