@@ -430,3 +430,59 @@ def test_connected_datagrams(site: Site, user: str) -> None:
             site.exec(["ip", "route", "del", f"{ADDRESS}/32", "dev", "lo"])
         assert after != before and json.dumps(after)
         assert life.end() == 0
+
+
+MESSAGES = """
+server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+server.bind("\\0server")
+server.setblocking(False)
+clients = {}
+for name in "ab":
+    clients[name] = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    clients[name].bind("\\0" + name)
+clients["-"] = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+clients["b"].connect("\\0server")
+for name in sys.argv[1]:
+    clients[name.lower()].sendto(b"" if name in "AB" else name.encode(), "\\0server")
+asked = 0
+
+def look():
+    global asked
+    asked += 1
+    found = []
+    while asked > 1:
+        try:
+            data, sender = server.recvfrom(9)
+        except BlockingIOError:
+            break
+        found.append([data.decode(), sender and sender.decode()])
+    return found
+"""
+
+
+@USERS
+def test_messages_of_a_unix_socket(site: Site, user: str) -> None:
+    """All are kept; who sent them is said to be known no longer, once."""
+    with running(site, user, spec_of(site, user, "own", MESSAGES, "ab-")) as (life, _):
+        said = [life.checkpoint("--leave-running").stderr for _ in range(2)]
+        assert "(python3) has not read a message from the Unix socket @a: it will have come from any" in said[0]
+        assert "message" not in said[1]
+        assert [data for data, _ in see(life)] == ["a", "b", "-"]
+        assert life.end() == 0
+    with running(site, user, spec_of(site, user, "own", MESSAGES, "--")) as (life, _):
+        assert "message" not in life.checkpoint("--leave-running").stderr
+        assert look(life) == [["-", None]] * 2
+
+
+@USERS
+@pytest.mark.parametrize(
+    ("sent", "reason"), [("Ab", "has an empty message to read from a Unix socket"), ("bA-", "empty message waits in a")]
+)
+def test_an_empty_message(site: Site, user: str, sent: str, reason: str) -> None:
+    """What follows it would be lost: none is, and the container runs on."""
+    with running(site, user, spec_of(site, user, "own", MESSAGES, sent)) as (life, _):
+        done = life.checkpoint(check=False)
+        assert done.returncode == 1
+        assert reason in done.stderr
+        assert [data for data, _ in look(life)] == ["" if name == "A" else name for name in sent]
+        assert life.end() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import select
+import socket
 import stat
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.dump.faults import descriptors, files, processes
-from oci_criu_shim.dump.proc import Process, Status
+from oci_criu_shim.dump.proc import PEEK_OFF, Descriptor, Process, Status, first_message
 from oci_criu_shim.dump.survey import Survey
 from oci_criu_shim.host import cgroups, criu, criu_images, mounts, process
 from tests.harness.cluster import wait_for
@@ -298,3 +299,40 @@ def test_a_zombie_has_no_personality() -> None:
     with subprocess.Popen(["true"]) as child:
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         assert list(processes.personalities(survey(os.getpid()))) == []
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
+def test_the_first_message(kind: socket.SocketKind) -> None:
+    """An end is none; a program's place to look ahead stays as it is."""
+    one, other = socket.socketpair(socket.AF_UNIX, kind)
+    with one, other:
+        found = Descriptor(Process(os.getpid()), str(one.fileno()))
+        assert first_message(found) is None
+        for text in (b"", b"x"):
+            other.send(text)
+            assert first_message(found) == (len(text), "")
+            assert first_message(found) == (len(text), "")
+            one.recv(9)
+        other.send(b"x")
+        one.setsockopt(socket.SOL_SOCKET, PEEK_OFF, 0)
+        assert first_message(found) is None
+        one.setsockopt(socket.SOL_SOCKET, PEEK_OFF, -1)
+        if kind == socket.SOCK_DGRAM:
+            other.bind("\0" + f"test-{os.getpid()}")
+            other.send(b"y")
+            one.recv(9)
+            assert first_message(found) == (1, f"@test-{os.getpid()}")
+        else:
+            other.close()
+            assert first_message(found) is None
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, None])
+def test_what_has_no_messages(kind: socket.SocketKind | None) -> None:
+    one, other = socket.socketpair(socket.AF_UNIX, kind or socket.SOCK_DGRAM)
+    with one, other:
+        other.send(b"x")
+        found = Descriptor(Process(os.getpid()), str(one.fileno()))
+        if kind is None:
+            one.close()
+        assert first_message(found) is None

@@ -151,6 +151,12 @@ PROPERTIES = (
         "in the node's network, a connected UDP socket",
         "gets another local address if it can't have its own again",
     ),
+    changed(
+        "who sent the messages that were not read from a Unix socket (recvfrom(2))",
+        "is any that is connected, or nobody",
+        "write it into the message",
+        running=sockets.senders,
+    ),
     changed("UDP datagrams that were not read", "are lost, as UDP may lose any"),
     changed(
         "options of sockets that CRIU 4.2 does not know: multicast groups and their options, TCP_CONGESTION,"

@@ -8,12 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+from contextlib import contextmanager
 from functools import cached_property
 
 from oci_criu_shim.host import inet, linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
 # Errors of what is gone. The files of a process that is about to end, and has no memory any more, are root's; one that
@@ -22,6 +24,7 @@ GONE = (errno.ENOENT, errno.ESRCH, errno.EACCES)
 DELETED = " (deleted)"  # how the kernel ends the path of a file that has lost the name it was opened by
 MAPPED = re.compile(r"^\S+ \S+ \S+ (\S+) \d+ +(/.*)$", re.MULTILINE)  # a line of maps: device and path
 CHUNK = 1 << 16
+PEEK_OFF = 42  # SO_PEEK_OFF of asm-generic/socket.h
 DEVICE = " /dev/"
 ODDLY = re.compile(r"^\S+ \S+ \S+ (\S+) \d+ +(/dev/.*|/.* \(deleted\))$", re.MULTILINE)
 SIZES = ("VmSize", "VmLib", "VmExe")
@@ -224,6 +227,40 @@ def inet_socket(descriptor: Descriptor) -> inet.Socket | None:
     """
     import socket
 
+    with _duplicate(descriptor) as sock:
+        return inet.Socket(sock) if sock and sock.family in (socket.AF_INET, socket.AF_INET6) else None
+
+
+def first_message(descriptor: Descriptor) -> tuple[int, str] | None:
+    """Return the length of what a Unix socket's next read has, and who has sent it, if that is known.
+
+    It is None if there is nothing, or no messages. A program that has told the kernel where it looks ahead
+    (SO_PEEK_OFF) is not disturbed.
+    """
+    import select
+    import socket
+
+    with _duplicate(descriptor) as sock:
+        if not sock or sock.family != socket.AF_UNIX or sock.type not in (socket.SOCK_DGRAM, socket.SOCK_SEQPACKET):
+            return None
+        poll = select.poll()
+        poll.register(sock, select.POLLIN | select.POLLRDHUP)
+        events = dict(poll.poll(0)).get(sock.fileno(), 0)
+        if not events & select.POLLIN or events & select.POLLRDHUP or sock.getsockopt(socket.SOL_SOCKET, PEEK_OFF) >= 0:
+            return None
+        try:
+            data, sender = sock.recvfrom(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError:
+            return None  # somebody has read it
+    name = sender.decode(errors="replace") if isinstance(sender, bytes) else sender or ""
+    return len(data), name.replace("\0", "@")
+
+
+@contextmanager
+def _duplicate(descriptor: Descriptor) -> Iterator[socket.socket | None]:
+    """Have a process's socket, too; None if it was closed, or nobody may look into the process: CRIU will say so."""
+    import socket
+
     try:
         pidfd = os.pidfd_open(descriptor.process.pid)
         try:
@@ -233,9 +270,10 @@ def inet_socket(descriptor: Descriptor) -> inet.Socket | None:
     except OSError as error:
         if error.errno not in (*GONE, errno.EBADF, errno.ENOTSOCK, errno.EPERM):
             raise
-        return None  # or nobody may look into the process: CRIU will say what it is
-    with sock:
-        return inet.Socket(sock) if sock.family in (socket.AF_INET, socket.AF_INET6) else None
+        yield None
+    else:
+        with sock:
+            yield sock
 
 
 def read(path: str) -> str:

@@ -261,6 +261,12 @@ ROWS = (
         running=sockets.unread,
     ),
     refused(
+        "an empty message that was not read from a Unix socket (SOCK_DGRAM, SOCK_SEQPACKET)",
+        "CRIU takes it for the end, and would lose what follows it",
+        "checkpoint later",
+        running=sockets.empty,
+    ),
+    refused(
         "what a container still has of `--preserve-fds`",
         "the other end is outside: a pipe would lead nowhere",
         "close it",

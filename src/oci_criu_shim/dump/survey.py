@@ -6,7 +6,7 @@ import os
 from functools import cached_property
 
 from oci_criu_shim.container import batch_script
-from oci_criu_shim.dump.proc import Process, inet_socket, read
+from oci_criu_shim.dump.proc import Process, first_message, inet_socket, read
 from oci_criu_shim.host import inet, mounts, process
 
 TYPE_CHECKING = False
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from oci_criu_shim.container.bundle import Bundle
+    from oci_criu_shim.dump.proc import Descriptor
     from oci_criu_shim.host.external import External
     from oci_criu_shim.host.mounts import Mount
 
@@ -141,10 +142,24 @@ class Survey(Subject):
     @cached_property
     def sockets(self) -> list[tuple[Process, inet.Socket]]:
         """Its internet sockets, each with a process that has it."""
-        by_inode = {each.link: each for holder in self.processes for each in holder.descriptors if each.is_socket}
-        others = (each for each in by_inode.values() if not each.protocol.startswith("UNIX"))
+        others = (each for each in self._sockets if not each.protocol.startswith("UNIX"))
         found = ((each.process, inet_socket(each)) for each in others)
         return [(holder, sock) for holder, sock in found if sock]
+
+    @cached_property
+    def messages(self) -> list[tuple[Process, int, str]]:
+        """(process, length, sender) of the first message that waits in a Unix socket, if it has messages.
+
+        The sender is empty if it has no name. Streams are another protocol to the kernel since Linux 5.15.
+        """
+        found = ((each.process, first_message(each)) for each in self._sockets if each.protocol == "UNIX")
+        return [(holder, *message) for holder, message in found if message]
+
+    @cached_property
+    def _sockets(self) -> list[Descriptor]:
+        """Its sockets, each once."""
+        found = {each.link: each for holder in self.processes for each in holder.descriptors if each.is_socket}
+        return list(found.values())
 
     def path(self, inside: str) -> str:
         """Return a path on the node for an absolute one in the container; links in it may lead elsewhere."""

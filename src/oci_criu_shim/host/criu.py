@@ -267,6 +267,7 @@ MEANINGS = (
     (r"Connected TCP socket", "a TCP connection is open: have the program close it before the checkpoint"),
     (r"TCP repair mode", "a TCP connection is open, in a network that is not the user's"),
     (r"Unsupported proto 262", "a socket is of MPTCP, which CRIU cannot dump: for Go, set GODEBUG=multipathtcp=0"),
+    (r"recvmsg fail.*No data available", "an empty message waits in a Unix socket: checkpoint once it was read"),
     (r"corked dgram", "a UDP socket holds back what was written to it (UDP_CORK)"),
     (r"ghost file.*too big|Can't dump ghost file", "a deleted file that is still open is too large"),
     (r"external socket|unix socket \d+ without peer", "a unix socket leads out of the container"),

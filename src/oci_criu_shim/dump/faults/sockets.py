@@ -62,6 +62,28 @@ def unaccepted(survey: Survey) -> Iterator[ShimError]:
             yield ShimError(said, "whoever connected has to connect again")
 
 
+def empty(survey: Survey) -> Iterator[ShimError]:
+    """Yield Unix sockets with an empty message to be read: CRIU takes it for the end of what is there, and a dump of
+    ours fails if it finds one further back (spank/criu_queue.c)."""
+    for process, length, _ in survey.messages:
+        if not length:
+            yield ShimError(
+                f"{process} has an empty message to read from a Unix socket, at which CRIU would stop",
+                "checkpoint later, once the program has read it",
+            )
+
+
+def senders(survey: Survey) -> Iterator[ShimError]:
+    """Yield Unix sockets with a message of which CRIU does not keep who has sent it."""
+    for process, _, sender in survey.messages:
+        if sender:
+            yield ShimError(
+                f"{process} has not read a message from the Unix socket {sender}: it will have come from any that is"
+                " connected, or from none",
+                "checkpoint when there is none, or write the sender into the message",
+            )
+
+
 def fixed(survey: Survey) -> Iterator[ShimError]:
     """Yield sockets that are bound to an address of this node's."""
     for process, found in survey.sockets if survey.shares("net") else ():
