@@ -57,6 +57,7 @@ DOES: dict[str, tuple[str, tuple[str, ...], str]] = {
         "(python3) is in the session 3, which none of its ancestors has begun: its",
     ),
     "deserted": ("alice", ("deserted",), "(python3) is in the process group 2, which its first process, process "),
+    "leaderless": ("alice", ("leaderless",), "the first thread of process "),
     "traced": ("alice", ("traced",), "(python3) is traced by process"),
     "unreadable": ("alice", ("becomes", "/work/sleep", "600"), "(sleep) runs a program that may not be read"),
     "user-namespace": ("alice", ("unshared", "user"), "(python3) is in a namespace of its own (user)"),
@@ -89,6 +90,11 @@ DOES: dict[str, tuple[str, tuple[str, ...], str]] = {
         "alice",
         ("in_a_closed_directory", "/work/c", "file"),
         "has /work/c/in/file open, in a directory that",
+    ),
+    "closed-renamed": (
+        "alice",
+        ("in_a_closed_directory", "/work/c", "renamed"),
+        "/in/file open, in a directory that only",
     ),
     "closed-directory": (
         "alice",

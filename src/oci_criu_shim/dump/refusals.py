@@ -94,6 +94,12 @@ ROWS = (
         running=processes.traced,
     ),
     refused(
+        "a process whose first thread has ended (pthread_exit), and others run on",
+        "CRIU 4.2 dumps none",
+        "wait for the others",
+        running=processes.leaderless,
+    ),
+    refused(
         "a process that was stopped since it used its terminal in the background",
         "CRIU keeps those that SIGSTOP or SIGTSTP has stopped",
         "continue it by `fg`",

@@ -101,6 +101,14 @@ def between_sessions() -> None:
     os.wait()
 
 
+def leaderless() -> None:
+    """A process whose first thread has ended."""
+    if os.fork() == 0:
+        threading.Thread(target=threading.Event().wait).start()
+        ctypes.PyDLL(None).syscall(60, 0)
+    time.sleep(0.3)
+
+
 def traced() -> None:
     """One process traces another."""
     victim = os.fork()
@@ -212,6 +220,8 @@ def in_a_closed_directory(directory: str, what: str) -> None:
     os.makedirs(f"{directory}/in")
     if what == "file":
         held.append(os.open(f"{directory}/in/file", os.O_RDWR | os.O_CREAT))
+    elif what == "renamed":
+        relinked(f"{directory}/in/file", f"{directory}/in/other")
     elif what == "directory":
         os.chdir(f"{directory}/in")
     else:

@@ -186,9 +186,9 @@ def _seen(survey: Survey, descriptor: Descriptor) -> os.stat_result | OSError:
 def unreachable(survey: Survey) -> Iterator[ShimError]:
     """Yield what a user's processes use in a directory that the user may not search, though the container's root may:
     CRIU looks for it by its path, with the user's rights."""
-    for descriptor, _ in _named(survey) if survey.is_users else ():
-        if isinstance(_seen(survey, descriptor), PermissionError):
-            yield _closed(f"{descriptor.process} {OPEN.format(descriptor.link)}")
+    for descriptor, found in _with_path(survey) if survey.is_users else ():
+        if found.st_nlink and isinstance(_seen(survey, descriptor), PermissionError):
+            yield _closed(f"{descriptor.process} {OPEN.format(descriptor.link.removesuffix(DELETED))}")
     users = {(kind, each.places[kind]): each for each in reversed(survey.processes) for kind in PLACES}
     for (kind, path), each in users.items() if survey.is_users else ():
         if each.namespace("mnt") == survey.init.namespace("mnt") and _may_not_search(survey.path(path)):
@@ -221,9 +221,10 @@ def _seen_at(survey: Survey, descriptor: Descriptor) -> str:
     """
     each = descriptor.process
     is_elsewhere = each.namespace("mnt") != survey.init.namespace("mnt")
+    name = descriptor.link.removesuffix(DELETED)
     if not is_elsewhere or descriptor.info.get("mnt_id") in {mount.id for mount in survey.mounts}:
-        return survey.path(descriptor.link)
-    return f"{each.path}/root{descriptor.link}" if each.places["root"] == "/" else ""
+        return survey.path(name)
+    return f"{each.path}/root{name}" if each.places["root"] == "/" else ""
 
 
 def outside(survey: Survey) -> Iterator[ShimError]:
@@ -250,10 +251,14 @@ def _open(survey: Survey) -> Iterator[tuple[Descriptor, os.stat_result]]:
 
 def _named(survey: Survey) -> Iterator[tuple[Descriptor, os.stat_result]]:
     """Yield the open files, directories, FIFOs and devices that have a name."""
+    return ((descriptor, found) for descriptor, found in _with_path(survey) if not descriptor.link.endswith(DELETED))
+
+
+def _with_path(survey: Survey) -> Iterator[tuple[Descriptor, os.stat_result]]:
+    """Yield what is open and has a name, or had one."""
     for each in survey.processes:
         for descriptor in each.descriptors:
-            has_name = descriptor.link.startswith("/") and not descriptor.link.endswith(DELETED)
-            if has_name and descriptor.stat:
+            if descriptor.link.startswith("/") and descriptor.stat:
                 yield descriptor, descriptor.stat
 
 

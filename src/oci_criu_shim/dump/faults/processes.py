@@ -174,6 +174,16 @@ def traced(survey: Survey) -> Iterator[ShimError]:
             yield ShimError(f"{each} is traced by {_Named(tracer)}, and CRIU would have to trace it", "end the tracer")
 
 
+def leaderless(survey: Survey) -> Iterator[ShimError]:
+    """Yield processes whose first thread has ended, and others run on (collect_threads() in criu/seize.c, 4.2)."""
+    for each in survey.processes:
+        if each.state == "Z" and each.status.get("Threads", ["1"]) not in (["0"], ["1"]):
+            yield ShimError(
+                f"the first thread of {each} has ended, and others run on, which CRIU can't dump",
+                "have it wait for the others (pthread_join)",
+            )
+
+
 class _Named:
     def __init__(self, pid: int) -> None:
         self.pid = pid
