@@ -116,6 +116,11 @@ DOES: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("peers", "/work/a", "/work/b", "0x40000", "0x100000"),
         "the mount at /work/b/in came th",
     ),
+    "interpreter": (
+        "alice",
+        ("registered", "/work/a"),
+        "registered at /work/a (binfmt_misc), which CRIU can't restore: odd",
+    ),
     "vsock": ("alice", ("socket_of", "40"), "(python3) has a socket of the protocol AF_VSOCK (descriptor 3)"),
     "mptcp": ("alice", ("socket_of", "2", "1", "262"), "set GODEBUG=multipathtcp=0"),
     "counter": ("alice", ("perf",), "(python3) uses performance counters (perf_event_open) (descriptor 3)"),

@@ -237,6 +237,12 @@ ROWS = (
     ),
     refused("POSIX message queues", "CRIU 4.2 dumps none", running=mounts.queues),
     refused(
+        "interpreters that a program has registered with a binfmt_misc of its own",
+        "CRIU is built without that",
+        "do without",
+        running=mounts.handlers,
+    ),
+    refused(
         "the terminal that it was started on",
         "a process outside holds its master",
         "as root, use `--shell-job`",

@@ -88,6 +88,20 @@ def queues(survey: Survey) -> Iterator[ShimError]:
             )
 
 
+def handlers(survey: Survey) -> Iterator[ShimError]:
+    """Yield what a program has registered with a binfmt_misc of its own: a usual CRIU does not look for it
+    (CONFIG_BINFMT_MISC_VIRTUALIZED in criu/filesystems.c, 4.2)."""
+    for mount in survey.mounts:
+        if mount.kind == "binfmt_misc" and mount.device not in {each.device for each in survey.node}:
+            names = set(os.listdir(survey.path(mount.point))) - {"register", "status"}
+            if names:
+                yield ShimError(
+                    f"there are interpreters registered at {mount.point} (binfmt_misc), which CRIU can't restore:"
+                    f" {' '.join(sorted(names)[:4])}",
+                    "start the programs by their interpreters",
+                )
+
+
 def unnamed_devices(survey: Survey) -> Iterator[ShimError]:
     """Yield devices that are made on a tmpfs that is mounted nowhere, and that config.json doesn't describe."""
     for entry in survey.external:
