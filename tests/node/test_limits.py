@@ -53,3 +53,31 @@ def test_limits(site: Site, configured: str) -> None:
         assert not site.exec(["find", "/sys/fs/cgroup", "-path", f"*{path}"]).stdout
     finally:
         life.stop()
+
+
+def test_a_group_below(site: Site) -> None:
+    """It is said, once, that a process comes back in the container's own."""
+    spec = site.spec("root")
+    spec["process"]["args"] = ["sh", "-c", "sleep 600 & exec python3 -I /inside.py"]
+    life = site.container("root", spec)
+
+    def groups_of(script: str) -> str:
+        top = "/sys/fs/cgroup$(sed -n 's/^[0-9]*:pids:/\\/pids/p; s/^0:://p' /proc/$0/cgroup | head -n 1)"
+        script = f"set -e; top={top}; child=$(pgrep -P $0 sleep); {script}; sort -u /proc/$0/cgroup /proc/$child/cgroup"
+        return site.exec(["sh", "-c", script, str(life.state()["pid"])]).stdout
+
+    try:
+        life.run()
+        life.look()
+        before = groups_of(":")
+        assert groups_of("mkdir $top/below; echo $child >$top/below/cgroup.procs") != before
+        said = [life.checkpoint("--leave-running").stderr for _ in range(2)]
+        assert "(sleep) is in a control group that was made in the container, and comes back in the con" in said[0]
+        assert "control group" not in said[1]
+        life.checkpoint()
+        life.restore()
+        life.look()
+        assert groups_of(":") == before
+        assert life.end() == 0
+    finally:
+        life.stop()

@@ -104,6 +104,12 @@ PROPERTIES = (
         "is that of the restore, and begins at 0",
     ),
     changed(
+        "control groups that root makes in the container",
+        "are gone; their processes are in the container's own",
+        "make them again",
+        running=processes.grouped,
+    ),
+    changed(
         "memory policies (`numactl`, set_mempolicy(2), mbind(2))",
         "are the default policy: CRIU knows none",
         "start the job's step with `--mem-bind`",

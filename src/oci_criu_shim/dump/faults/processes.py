@@ -174,6 +174,18 @@ def traced(survey: Survey) -> Iterator[ShimError]:
             yield ShimError(f"{each} is traced by {_Named(tracer)}, and CRIU would have to trace it", "end the tracer")
 
 
+def grouped(survey: Survey) -> Iterator[ShimError]:
+    """Yield processes in control groups below the container's: a restore makes that one only. Users can make none."""
+    living = [each for each in survey.processes if each.state not in ENDED] if not survey.is_users else []
+    found = {read(f"{each.path}/cgroup"): each for each in reversed(living)}
+    for text, each in found.items():
+        if text and each is not survey.init:
+            yield ShimError(
+                f"{each} is in a control group that was made in the container, and comes back in the container's own",
+                "have the program make it again",
+            )
+
+
 def leaderless(survey: Survey) -> Iterator[ShimError]:
     """Yield processes whose first thread has ended, and others run on (collect_threads() in criu/seize.c, 4.2)."""
     for each in survey.processes:
