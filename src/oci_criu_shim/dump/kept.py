@@ -164,6 +164,11 @@ PROPERTIES = (
         running=sockets.senders,
     ),
     changed(
+        "who is at the other end of a Unix connection (SO_PEERCRED, SO_PEERPIDFD)",
+        "is the process that has made the socket at the restore, as the container's root",
+        "ask when it is made",
+    ),
+    changed(
         "the addresses of a TCP socket whose connection has ended (getsockname(2), SO_PEERNAME)",
         "are none: CRIU would have to connect it again",
         "ask for them before",
