@@ -70,7 +70,7 @@ ROWS = (
         running=processes.paused,
     ),
     refused(
-        "a process that waits in the kernel for a file system or a device (state D)",
+        "a process that waits in the kernel for a file system, a device or a child of vfork(2) (state D)",
         "CRIU could not stop it; it is waited for, 5 s at most",
         "checkpoint later",
         running=processes.unstoppable,

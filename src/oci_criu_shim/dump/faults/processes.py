@@ -25,6 +25,7 @@ NESTED = ("user", "pid", "ipc", "uts", "cgroup", "time", "time_for_children", "n
 WORDS = {"mnt": "mount", "net": "network"}
 BACKGROUND = {"21": "(SIGTTIN), since it read from", "22": "(SIGTTOU), since it wrote to"}
 CAP_SYS_ADMIN = 21
+VFORK = "kernel_clone"  # the kernel's function in which a parent waits for a child of vfork(2)
 ENDED = ("Z", "X")  # states of processes that nobody has waited for, whose files in /proc are root's
 
 
@@ -51,10 +52,17 @@ def unstoppable(survey: Survey) -> Iterator[ShimError]:
         waiting = {path: since for path, since in waiting.items() if _waits(path) == since}
     for path in waiting:
         name, place = read(f"{path}/comm").strip(), process.waits_in(path)
-        yield ShimError(
-            f"process {path.split('/')[2]} ({name}) can't be stopped: it waits in the kernel{place}",
-            "a file system or a device does not answer; a checkpoint can be taken once it does",
-        )
+        said = f"process {path.split('/')[2]} ({name}) can't be stopped: it waits"
+        if VFORK in place:
+            yield ShimError(
+                f"{said} for a child that it has made by vfork(2)",
+                "a checkpoint can be taken once the child has started a program or ended",
+            )
+        else:
+            yield ShimError(
+                f"{said} in the kernel{place}",
+                "a file system or a device does not answer; a checkpoint can be taken once it does",
+            )
 
 
 def _threads(process: Process) -> list[str]:
