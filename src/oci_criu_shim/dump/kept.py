@@ -173,6 +173,10 @@ PROPERTIES = (
         "are none: CRIU would have to connect it again",
         "ask for them before",
     ),
+    changed(
+        "a file lease that is being broken (F_SETLEASE of fcntl(2)), if another process than its owner has it",
+        "is broken once more: the owner is told again",
+    ),
     changed("UDP datagrams that were not read", "are lost, as UDP may lose any"),
     changed(
         "options of sockets that CRIU 4.2 does not know: multicast groups and their options, TCP_CONGESTION,"
