@@ -183,15 +183,18 @@ def traced(survey: Survey) -> Iterator[ShimError]:
 
 
 def grouped(survey: Survey) -> Iterator[ShimError]:
-    """Yield processes in control groups below the container's: a restore makes that one only. Users can make none."""
-    living = [each for each in survey.processes if each.state not in ENDED] if not survey.is_users else []
-    found = {read(f"{each.path}/cgroup"): each for each in reversed(living)}
-    for text, each in found.items():
-        if text and each is not survey.init:
-            yield ShimError(
-                f"{each} is in a control group that was made in the container, and comes back in the container's own",
-                "have the program make it again",
-            )
+    """Yield one of the processes that are in control groups below the container's: a restore makes that one only.
+
+    Users can make none.
+    """
+    own = read(f"{survey.init.path}/cgroup") if not survey.is_users else ""
+    living = (each for each in survey.processes if own and each.state not in ENDED)
+    for each in (each for each in living if read(f"{each.path}/cgroup") not in ("", own)):
+        yield ShimError(
+            f"{each} is in a control group that was made in the container, and comes back in the container's own",
+            "have the program make it again",
+        )
+        return
 
 
 def leaderless(survey: Survey) -> Iterator[ShimError]:
