@@ -1,0 +1,224 @@
+"""What README.md and docs/ tell an admin and a user to type, typed on a plain cluster.
+
+The code blocks are taken from the pages. Only what a page leaves to its reader is put in: the image, the job's number.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from tests import NAME
+from tests.harness import image, jobs
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.cluster.settings import CONTROLLER
+from tests.harness.pages import DOCS, OTHERS, README, block, blocks, matching, messages
+
+INSTALL, BUNDLES = DOCS / "install.md", DOCS / "bundle.md"
+SOURCE = "/shared/oci-criu-shim"
+COPY = f"mkdir {SOURCE} && tar -C /src --exclude=.git --exclude=.venv --exclude=build -c . | tar -C {SOURCE} -x"
+PARTITIONS = "PartitionName=low Nodes=ALL Default=YES\nPartitionName=high Nodes=ALL\n"
+# Its root file system is a directory of alice's, in which a test says when it is enough.
+DONE = "/home/alice/{bundle}/rootfs/done"
+COUNT = "#!/bin/sh\ni=0\nwhile [ ! -e /done ]; do i=$((i+1)); echo step $i; sleep 0.5; done\necho done\n"
+# Of this machine's disk: whether all nodes share alice's home, and how much is free.
+UNSURE = {"checkpoint-dir", "free space"}
+
+
+def on(cluster: Cluster, node: str, script: str, user: str = "alice", cwd: str | None = None) -> str:
+    """Run a block as it stands; return its output and errors. Raise ClusterError if a command fails."""
+    return cluster.exec(node, ["sh", "-ec", f"exec 2>&1\n{script}"], user, cwd=cwd).stdout
+
+
+def everywhere(cluster: Cluster, script: str) -> None:
+    """Run a block as root on all hosts, where the source is: what the first has compiled is there for the others."""
+    for node in cluster.all_nodes():
+        on(cluster, node, script, "root", SOURCE)
+
+
+def without(conf: str, snippet: str) -> str:
+    """Return the lines of a slurm.conf whose settings are none of a snippet's."""
+    keys = {line.partition("=")[0] for line in snippet.splitlines()}
+    return "".join(line for line in conf.splitlines(keepends=True) if line.partition("=")[0] not in keys)
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[Cluster]:
+    """A cluster that has never heard of the project, nor of preemption."""
+    with Cluster(f"{NAME}-install", install=False, oci_conf="", slurm_conf=("MaxBatchRequeue=5",)) as running:
+        conf = running.conf / "slurm.conf"
+        conf.write_text(without(conf.read_text(), block(README, "Install", "PreemptType")) + PARTITIONS)
+        for name in ("oci.conf", "plugstack.conf"):
+            (running.conf / name).unlink()
+        reload(running, preempt="(null)")
+        on(running, CONTROLLER, COPY, "root")
+        yield running
+
+
+def reload(cluster: Cluster, command: str = "scontrol reconfigure", preempt: str = "preempt/partition_prio") -> None:
+    """Have Slurm read its files again, and wait until it has."""
+    on(cluster, CONTROLLER, command, "root")
+    shown = ["sh", "-c", f"scontrol show config | grep -q '^PreemptType *= {preempt}$'"]
+    wait_for(lambda: not cluster.exec(CONTROLLER, shown, check=False).returncode, 30, f"PreemptType={preempt}")
+    cluster.wait_ready()
+
+
+@pytest.fixture(scope="module")
+def installed_cluster(plain: Cluster) -> Cluster:
+    """README's "Install", step by step."""
+    host, site, last, settings = blocks(README, "Install")
+    everywhere(plain, host)
+    for _ in range(2):  # whoever does it on each host does it again in the shared directory
+        on(plain, "n1", site, "root")
+    assert (plain.conf / "plugstack.conf").read_text().count("\nrequired ") == 1
+    conf = plain.conf / "slurm.conf"
+    conf.write_text(without(conf.read_text(), settings) + settings)
+    commands = last.splitlines()
+    assert commands == ["scontrol reconfigure", "oci-criu-shim doctor"]
+    reload(plain, commands[0])
+    for node in plain.all_nodes():
+        for user in ("root", "alice"):
+            on(plain, node, commands[1], user)  # status 0: nothing has failed
+            assert wrong(plain, node, user) == {}
+    return plain
+
+
+def doctor(cluster: Cluster, node: str = "n1", user: str = "alice") -> dict[str, dict[str, str]]:
+    """The doctor's results by name."""
+    done = cluster.exec(node, ["oci-criu-shim", "doctor", "--json"], user, check=False)
+    return {result["name"]: result for result in json.loads(done.stdout)}
+
+
+def wrong(cluster: Cluster, node: str = "n1", user: str = "alice") -> dict[str, dict[str, str]]:
+    """The doctor's warnings and failures."""
+    found = doctor(cluster, node, user)
+    return {
+        name: result
+        for name, result in found.items()
+        if result["status"] not in ("ok", "skipped") and name not in UNSURE
+    }
+
+
+@pytest.fixture(scope="module")
+def bundle(installed_cluster: Cluster) -> str:
+    """README's bundle."""
+    exported, rest = block(README, "Use", "podman").split("\n", 1)
+    image.export(installed_cluster, exported)
+    on(installed_cluster, "ctl", rest)
+    return "/home/alice/bundle"
+
+
+@dataclass
+class Counting:
+    """A job that counts until it is told that it is enough."""
+
+    cluster: Cluster
+    number: str
+
+    def output(self) -> str:
+        return on(self.cluster, CONTROLLER, f"cat slurm-{self.number}.out 2>/dev/null || :")
+
+    def shown(self, key: str) -> str:
+        """Return what Slurm says of the job."""
+        shown = on(self.cluster, CONTROLLER, f"scontrol show job {self.number}")
+        return str(re.findall(rf"\b{key}=(\S*)", shown)[0])
+
+    def counted(self) -> list[int]:
+        return [int(step) for step in re.findall(r"^step (\d+)$", self.output(), re.MULTILINE)]
+
+    def wait_for(self, text: str) -> None:
+        """Wait until the output has this text. Raise AssertionError if the job ends before."""
+
+        def there() -> bool:
+            ended = self.shown("JobState") in jobs.ENDED
+            found = text in self.output()
+            assert found or not ended, self.output()
+            return found
+
+        wait_for(there, 60, f"{text!r} in the output of job {self.number}")
+
+    def preempt(self) -> None:
+        """Have a job of the other partition take its node, and wait until it goes on on the other one."""
+        node = self.shown("NodeList")
+        words = f"sbatch --parsable -p high -w {node} --exclusive --output=/dev/null --wrap 'sleep 600' 2>/dev/null"
+        high = on(self.cluster, CONTROLLER, words)
+        self.wait_for(f"{jobs.MARK}restored ")
+        on(self.cluster, CONTROLLER, f"scancel {high}")
+        assert self.shown("NodeList") != node
+        self.wait_for(f"step {max(self.counted()) + 2}\n")
+
+
+def submit(cluster: Cluster, *edits: tuple[str, str]) -> tuple[Counting, str]:
+    """Type README's lines as alice, with some words replaced; return the job, and the line that checkpoints it."""
+    cluster.exec(CONTROLLER, ["tee", "job.sh"], input=COUNT)
+    typed = block(README, "Use", "sbatch ")
+    for old, new in edits:
+        assert old in typed
+        typed = typed.replace(old, new)
+    submission, request = typed.rsplit("\n", 2)[:2]
+    [number] = re.findall(r"Submitted batch job (\d+)", on(cluster, CONTROLLER, submission))
+    return Counting(cluster, number), request.replace("JOBID", number)
+
+
+def survives(cluster: Cluster, name: str = "bundle") -> str:
+    """A job in a bundle is checkpointed on request, preempted, and loses nothing; return its output."""
+    job, request = submit(cluster, ("/bundle", f"/{name}"))
+    job.wait_for("step 2\n")
+    assert f"checkpointed job {job.number} step batch task 0 (request)" in on(cluster, CONTROLLER, request)
+    job.preempt()
+    done = DONE.format(bundle=name)
+    on(cluster, CONTROLLER, f"touch {done}")
+    wait_for(lambda: job.shown("JobState") in jobs.ENDED, 30, f"job {job.number} to end")
+    on(cluster, CONTROLLER, f"rm {done}")
+    assert job.counted() == list(range(1, max(job.counted()) + 1)), job.output()
+    assert (job.shown("JobState"), job.shown("Restarts")) == ("COMPLETED", "1"), job.output()
+    return job.output()
+
+
+def test_as_written(installed_cluster: Cluster, bundle: str) -> None:
+    """The lines that are neither the job's nor ours are explained."""
+    output = survives(installed_cluster)
+    others = [line for line in output.splitlines() if not line.startswith(("step ", "done", jobs.MARK))]
+    known = [matching(message) for message in messages(OTHERS)]
+    assert others
+    assert [line for line in others if not any(message.search(f"{line} ") for message in known)] == []
+
+
+def test_changed_bundle(installed_cluster: Cluster, bundle: str) -> None:
+    """All that docs/bundle.md shows, with runc."""
+    on(installed_cluster, CONTROLLER, "cp -a bundle changed")
+    for heading in ("Writing to the root file system", "Files of yours", "The network", "For runc"):
+        [change] = blocks(BUNDLES, heading)
+        on(installed_cluster, CONTROLLER, change, cwd="/home/alice/changed")
+    with edited(installed_cluster, "oci.conf", "cp /etc/oci-criu-shim/oci.conf.d/runc-run.conf"):
+        survives(installed_cluster, "changed")
+
+
+def test_uninstall(installed_cluster: Cluster) -> None:
+    """In reverse order; Slurm runs jobs as if nothing had been, and only what is the site's is left."""
+    site, reloaded, host = blocks(INSTALL, "Uninstalling")
+    on(installed_cluster, "n1", site, "root")
+    reload(installed_cluster, reloaded)
+    everywhere(installed_cluster, host)
+    left = "find / -xdev -name '*oci*criu*shim*' -not -path '/shared/*' 2>/dev/null || :"
+    assert on(installed_cluster, "n1", left, "root").split() == ["/etc/oci-criu-shim"]
+    assert on(installed_cluster, CONTROLLER, "srun -w n1 hostname") == "n1\n"
+    assert "unrecognized option" in on(installed_cluster, CONTROLLER, "sbatch --checkpoint --wrap hostname || :")
+
+
+@contextmanager
+def edited(cluster: Cluster, name: str, command: str) -> Iterator[None]:
+    """Have a command change a file of /etc/slurm, whose path is its last word."""
+    path = cluster.conf / name
+    text = path.read_text()
+    on(cluster, "n1", f"{command} /etc/slurm/{name}", "root")
+    try:
+        yield
+    finally:
+        path.write_text(text)
+        reload(cluster)
