@@ -20,6 +20,7 @@ help:
 	@echo 'make demo     a job on a small Slurm cluster is preempted, and goes on elsewhere (root)'
 	@echo 'make test     all tests: check, the plugin, conformance to OCI, containers on a node, a live Slurm cluster, another kernel (root)'
 	@echo 'make chaos    jobs of which something is killed at random: ROUNDS=50 of them, SEED= of an earlier run (root)'
+	@echo 'make transcript  write docs/first-quarter.md anew, from a live cluster (root)'
 	@echo 'make bench    measure start-up and preemption: BENCH=startup for one of them (root)'
 	@echo 'make check    linters, types and unit tests: seconds, no root'
 	@echo 'make man      make the manual pages in build/man'
@@ -55,6 +56,10 @@ chaos: $(VENV)/.ready
 
 demo: $(VENV)/.ready
 	@$(AS_ROOT) $(abspath $(RUN)) -B -m tests.demo
+
+# What a user types and sees, for docs/: anew if more than numbers has changed.
+transcript: $(VENV)/.ready
+	@$(AS_ROOT) $(abspath $(RUN)) -B -m tests.transcript
 
 bench: $(VENV)/.ready
 	@$(AS_ROOT) $(abspath $(RUN)) -B -m bench $(BENCH)
@@ -129,4 +134,4 @@ clean:
 	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info src/*.egg-info
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help check test chaos demo bench man install uninstall clean
+.PHONY: help check test chaos demo transcript bench man install uninstall clean
