@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -165,10 +165,11 @@ def submit(cluster: Cluster, *edits: tuple[str, str]) -> tuple[Counting, str]:
     return Counting(cluster, number), request.replace("JOBID", number)
 
 
-def survives(cluster: Cluster, name: str = "bundle") -> str:
+def survives(cluster: Cluster, name: str = "bundle", meanwhile: Callable[[], None] = lambda: None) -> str:
     """A job in a bundle is checkpointed on request, preempted, and loses nothing; return its output."""
     job, request = submit(cluster, ("/bundle", f"/{name}"))
     job.wait_for("step 2\n")
+    meanwhile()
     assert f"checkpointed job {job.number} step batch task 0 (request)" in on(cluster, CONTROLLER, request)
     job.preempt()
     done = DONE.format(bundle=name)
@@ -197,6 +198,17 @@ def test_changed_bundle(installed_cluster: Cluster, bundle: str) -> None:
         on(installed_cluster, CONTROLLER, change, cwd="/home/alice/changed")
     with edited(installed_cluster, "oci.conf", "cp /etc/oci-criu-shim/oci.conf.d/runc-run.conf"):
         survives(installed_cluster, "changed")
+
+
+def test_upgrade(installed_cluster: Cluster, bundle: str) -> None:
+    """While a job runs, which neither is harmed nor loses its protection."""
+    host, reloaded = blocks(INSTALL, "Upgrading")
+
+    def upgrade() -> None:
+        everywhere(installed_cluster, host)
+        reload(installed_cluster, reloaded)
+
+    survives(installed_cluster, meanwhile=upgrade)
 
 
 def test_uninstall(installed_cluster: Cluster) -> None:

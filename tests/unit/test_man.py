@@ -11,6 +11,7 @@ import pytest
 
 from oci_criu_shim.cli.option import Group
 from oci_criu_shim.cli.verbs import GLOBAL, PROGRAM
+from tests.harness.pages import README, block
 
 REPOSITORY = Path(__file__).parents[2]
 GROFF = shutil.which("groff")
@@ -31,6 +32,10 @@ def test_all_is_there(page: str) -> None:
         if not isinstance(entry, Group):
             assert f'.SS "{name} {entry.operands}'.rstrip() in plain
             assert all(f"\n{', '.join(option.names)}" in plain for option in (*entry.options, *GLOBAL))
+
+
+def test_the_examples_are_readmes(page: str) -> None:
+    assert f".nf\n{block(README, 'Use', 'sbatch ')}.fi\n" in page.replace("\\-", "-")
 
 
 @pytest.mark.skipif(not GROFF, reason="no groff")
