@@ -216,6 +216,7 @@ def test_uninstall(installed_cluster: Cluster) -> None:
     site, reloaded, host = blocks(INSTALL, "Uninstalling")
     on(installed_cluster, "n1", site, "root")
     reload(installed_cluster, reloaded)
+    on(installed_cluster, "n1", f"echo '# ours' >>{jobs.SETTINGS}", "root")
     everywhere(installed_cluster, host)
     left = "find / -xdev -name '*oci*criu*shim*' -not -path '/shared/*' 2>/dev/null || :"
     assert on(installed_cluster, "n1", left, "root").split() == ["/etc/oci-criu-shim"]
