@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.harness.pages import block
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -64,6 +69,23 @@ def test_the_index_names_every_page() -> None:
 def test_lines_fit(page: Path) -> None:
     lines = prose(page).splitlines()
     assert [line for line in lines if len(line) > WIDTH and not line.startswith(UNBROKEN)] == []
+
+
+def test_only_devices_are_left_out_of_a_bundle(tmp_path: Path) -> None:
+    """Another directory of that name stays."""
+    image = tmp_path / "image"
+    for name in ("dev/null", "usr/lib/dev/file"):
+        (image / name).parent.mkdir(parents=True)
+        (image / name).touch()
+    tar = shutil.which("tar") or "tar"
+    subprocess.run([tar, "-C", image, "-cf", tmp_path / "image.tar", "dev", "usr"], check=True)
+    lines = [
+        line for line in block(ROOT / "README.md", "Use", "podman").splitlines() if line.startswith(("mkdir", "tar"))
+    ]
+    environment = {"HOME": str(tmp_path), "PATH": os.defpath}
+    subprocess.run(["/bin/sh", "-ec", "\n".join(lines)], cwd=tmp_path, env=environment, check=True)
+    root = tmp_path / "bundle/rootfs"
+    assert sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file()) == [Path("usr/lib/dev/file")]
 
 
 @pytest.mark.parametrize(
