@@ -343,15 +343,25 @@ def closed(path: str, **_: str) -> NoReturn:
     raise PermissionError(13, "Permission denied", path)
 
 
-@pytest.mark.parametrize(("later", "status"), [(60, "warning"), (5, "ok"), (-60, "ok")])
-def test_when_slurmd_was_started(monkeypatch: Patch, healthy: Path, later: int, status: str) -> None:
-    """All that a user can tell; a node that is sent its configuration writes it just after the start."""
+@pytest.mark.parametrize(
+    ("later", "again", "status"),
+    [(60, None, "warning"), (5, None, "ok"), (-60, None, "ok"), (60, 61, "ok"), (60, 40, "warning")],
+)
+def test_when_slurmd_was_started(monkeypatch: Patch, healthy: Path, later: int, again: int | None, status: str) -> None:
+    """All that a user can tell; a node that is sent its configuration writes it just after the start.
+
+    `slurmd -D` begins `again` in the same process.
+    """
     ticks = os.sysconf("SC_CLK_TCK")
     monkeypatch.setattr(plugstack, "slurmd", lambda: 77)
     monkeypatch.setattr(plugstack, "open", closed, raising=False)
     monkeypatch.setattr(process, "start_time", lambda pid: 1000 * ticks)
     monkeypatch.setattr(time, "clock_gettime", lambda clock: 4000.0)
+    monkeypatch.setitem(HEALTHY, "SlurmdPidFile", str(healthy / "slurmd.pid"))
     started = time.time() - 3000
+    if again is not None:
+        (healthy / "slurmd.pid").touch()
+        os.utime(healthy / "slurmd.pid", (started + again,) * 2)
     os.utime(healthy / "plugstack.conf", (started + later,) * 2)
     result = one_wrong("slurmd", status) if status != "ok" else results()["slurmd"]
     assert result["status"] == status

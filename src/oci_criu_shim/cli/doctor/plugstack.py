@@ -102,10 +102,23 @@ class Plugstack:
         except FileNotFoundError:
             raise Skipped("slurmd has just ended") from None
         except PermissionError:
-            return by_age(pid, dict.fromkeys((self.path(), ours[0].path)))
+            return by_age(pid, self.begun(pid), dict.fromkeys((self.path(), ours[0].path)))
         if not is_loaded:
             raise ShimError(f"slurmd (process {pid}) has not loaded the plugin: {NOT_LOADED}", RECONFIGURE)
         return f"process {pid} has loaded the plugin"
+
+    def begun(self, pid: int) -> float:
+        """Return when slurmd began, in seconds since the epoch.
+
+        One in the foreground (`slurmd -D`) begins anew in the same process at `scontrol reconfigure`, and writes its
+        pid again.
+        """
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - (process.start_time(pid) or 0) / os.sysconf("SC_CLK_TCK")
+        file = (self.conf.said or {}).get("SlurmdPidFile", "")
+        try:
+            return max(time.time() - age, os.stat(file).st_mtime)
+        except OSError:
+            return time.time() - age
 
 
 def add(path: str) -> str:
@@ -142,11 +155,10 @@ def daemons() -> Iterator[tuple[int, int]]:
             yield int(name), int(status["PPid"][0])
 
 
-def by_age(pid: int, paths: dict[str, None]) -> str:
-    """Raise Caution if one of the files was changed after the process was started."""
-    age = time.clock_gettime(time.CLOCK_BOOTTIME) - (process.start_time(pid) or 0) / os.sysconf("SC_CLK_TCK")
+def by_age(pid: int, begun: float, paths: dict[str, None]) -> str:
+    """Raise Caution if one of the files was changed after the process began."""
     for path in paths:
-        if os.stat(path).st_mtime > time.time() - age + WRITTEN_AT_START:
+        if os.stat(path).st_mtime > begun + WRITTEN_AT_START:
             raise Caution(
                 f"{path} was changed after slurmd was started, which may not have loaded the plugin: then {NOT_LOADED}",
                 f"root: {RECONFIGURE}",
