@@ -183,12 +183,12 @@ FAULTS = {
         "cp /etc/",
     ),
     "the line twice": (
-        f"echo 'include /usr/share/oci-criu-shim/plugstack.conf' >>{PLUGSTACK}",
+        f"cat /usr/share/oci-criu-shim/plugstack.conf >>{PLUGSTACK}",
         *(BOTH, "plugstack.conf", "is named 2 times", "leave one of these lines, then scontrol reconfigure"),
     ),
     "no plugstack.conf": (
         f"rm {PLUGSTACK}",
-        *(ALICE, "plugstack.conf", "No such file", "echo 'include /usr/share/oci-criu-shim/plugstack.conf' >>/etc/sl"),
+        *(ALICE, "plugstack.conf", "No such file", "cat /usr/share/oci-criu-shim/plugstack.conf >>/etc/sl"),
     ),
     "another backend": (
         f"cp /etc/oci-criu-shim/oci.conf.d/nvidia-run.conf {OCI}",

@@ -398,8 +398,8 @@ def test_files_that_are_missing(healthy: Path) -> None:
     for path, name in ((plugstack_conf, "plugstack.conf"), (oci_conf, "oci.conf")):
         path.unlink()
         assert "No such file" in results()[name]["found"]
-    line = "include /usr/share/oci-criu-shim/plugstack.conf"
-    assert results()["plugstack.conf"]["hint"] == f"echo '{line}' >>{plugstack_conf}; scontrol reconfigure"
+    line = f"cat /usr/share/oci-criu-shim/plugstack.conf >>{plugstack_conf}"
+    assert results()["plugstack.conf"]["hint"] == f"{line}; scontrol reconfigure"
     assert results()["oci.conf"]["hint"] == f"cp /etc/oci-criu-shim/oci.conf.d/oci-criu-shim.conf {oci_conf}"
 
 

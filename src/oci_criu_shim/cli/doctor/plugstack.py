@@ -122,8 +122,11 @@ class Plugstack:
 
 
 def add(path: str) -> str:
-    """Return how to have plugstack.conf name the plugin."""
-    return f"echo 'include {installation.share()}/plugstack.conf' >>{path}; {RECONFIGURE}"
+    """Return how to have plugstack.conf name the plugin.
+
+    Not by an include: Slurm ignores one of a file that is not there, so a node without the plugin would run jobs.
+    """
+    return f"cat {installation.share()}/plugstack.conf >>{path}; {RECONFIGURE}"
 
 
 def require_arguments(line: Line) -> None:
