@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 
 import pytest
 
@@ -22,6 +23,7 @@ from tests.harness.pages import DOCS, OTHERS, README, block, blocks, matching, m
 INSTALL, BUNDLES = DOCS / "install.md", DOCS / "bundle.md"
 SOURCE = "/shared/oci-criu-shim"
 COPY = f"mkdir {SOURCE} && tar -C /src --exclude=.git --exclude=.venv --exclude=build -c . | tar -C {SOURCE} -x"
+LIBRARY = "/usr/lib/oci-criu-shim"
 PARTITIONS = "PartitionName=low Nodes=ALL Default=YES\nPartitionName=high Nodes=ALL\n"
 # Its root file system is a directory of alice's, in which a test says when it is enough.
 DONE = "/home/alice/{bundle}/rootfs/done"
@@ -209,6 +211,35 @@ def test_upgrade(installed_cluster: Cluster, bundle: str) -> None:
         reload(installed_cluster, reloaded)
 
     survives(installed_cluster, meanwhile=upgrade)
+
+
+def test_missing_parts(installed_cluster: Cluster) -> None:
+    """doctor names whatever is missing in the program's directory, to root or to a user."""
+    found = f"find {LIBRARY} -maxdepth 2 -type f -not -path '*/*_*/*' -printf '%P\\n'"
+    names = on(installed_cluster, "n1", found, "root").split()
+    assert {"helper", "watcher", "worker.py", "oci_criu_shim_spank.so"} < set(names)
+    unseen = [
+        (name, user) for name, user in zip(names, cycle(("root", "alice"))) if not missed(installed_cluster, name, user)
+    ]
+    assert unseen == []
+
+
+@contextmanager
+def lacking(cluster: Cluster, name: str) -> Iterator[None]:
+    """Have n1 without a file in the program's directory."""
+    path = f"{LIBRARY}/{name}"
+    on(cluster, "n1", f"mv {path} {path}.away", "root")
+    try:
+        yield
+    finally:
+        on(cluster, "n1", f"mv {path}.away {path}", "root")
+
+
+def missed(cluster: Cluster, name: str, user: str) -> bool:
+    """Return whether doctor fails on a node that lacks a file, and names it."""
+    with lacking(cluster, name):
+        found = wrong(cluster, "n1", user).values()
+    return any(name in result["found"] for result in found if result["status"] == "failed")
 
 
 def test_uninstall(installed_cluster: Cluster) -> None:
