@@ -81,6 +81,15 @@ def test_why_a_job_is_not_requeued(slurm: Slurm, changes: dict[str, Any], site: 
 
 
 @pytest.mark.parametrize(
+    ("changes", "obstacle"),
+    [({}, ""), ({"partition": "cut"}, "PreemptMode=CANCEL"), ({"requeue": False}, "--no-requeue")],
+)
+def test_what_would_become_of_a_job_that_is_not_preempted(slurm: Slurm, changes: dict[str, Any], obstacle: str) -> None:
+    assert grace.if_preempted(seen(**changes)).obstacle == obstacle
+    assert not grace.fate(seen(**changes)).obstacle
+
+
+@pytest.mark.parametrize(
     ("qos", "site", "obstacle"),
     [
         ("CANCEL", "REQUEUE", "PreemptMode=CANCEL"),

@@ -37,6 +37,8 @@ class Dry(Launch):
     def __init__(self, site: Site) -> None:
         self.site = site
         self.created = None
+        self.signals = object.__new__(Signals)
+        self.signals.read = lambda: bytes([15])  # type: ignore[method-assign]
 
     def _restore(self, checkpoint: Checkpoint, *_: object) -> tuple[int, Any]:
         self.site.begun.append(checkpoint.path)
@@ -73,11 +75,9 @@ class Site:
 
     def ladder(self) -> Ladder:
         """That of a restart: nothing is remembered but what is in the store."""
-        signals = object.__new__(Signals)
-        signals.read = lambda: bytes([15])  # type: ignore[method-assign]
         task = Task(self.environment)
         log = history.History(Log(), str(self.path), task)
-        return Ladder(self.container, task, self.store, self.settings, signals, log)
+        return Ladder(self.container, task, self.store, self.settings, log)
 
     def climb(self) -> int:
         return self.launch._climb(self.ladder())
@@ -462,11 +462,22 @@ def test_restart_dir_where_the_job_has_noted(site: Site, tmp_path: Path) -> None
         assert ladder.sources(value, Task(site.environment), str(site.path)) == [f"{tmp_path}/other/9/batch.0/1"]
 
 
+@pytest.mark.parametrize("value", ["5", "5:1", "5:9"])
+def test_what_the_other_job_has_instead(site: Site, source: Store, value: str) -> None:
+    task = Task({**site.environment, "SLURM_STEP_ID": "0"})
+    with pytest.raises(
+        ShimError, match=f"^--restart-dir={value}: {site.path}/5 has none of step 0 task 0; it has batch.0$"
+    ) as raised:
+        ladder.sources(value, task, str(site.path))
+    assert raised.value.hint == f"--restart-dir={source.path} names that one"
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [
         ("6", "--restart-dir=6: there is no checkpoint in {}/6/batch.0"),
-        ("5:9", "--restart-dir=5:9: there is no checkpoint in {}/5/batch.0/9"),
+        ("5:9", "--restart-dir=5:9: {}/5/batch.0 has no checkpoint 9; it has 1, 2"),
+        ("6:1", "--restart-dir=6:1: there is no checkpoint in {}/6/batch.0/1"),
         ("/no/where", "--restart-dir=/no/where: there is no checkpoint in /no/where"),
         ("/closed", "--restart-dir=/closed: /closed: Permission denied"),
         ("{}/file", "--restart-dir={0}/file: {0}/file: Not a directory"),
@@ -488,14 +499,6 @@ def test_bad_restart_dir(site: Site, source: Store, monkeypatch: pytest.MonkeyPa
         ladder.sources(value.format(site.path), Task(site.environment), str(site.path))
     assert str(raised.value).startswith(said.format(site.path))
     assert raised.value.hint
-
-
-@pytest.mark.parametrize("value", ["5", "5:1"])
-def test_restart_dir_of_other_tasks(site: Site, source: Store, value: str) -> None:
-    """It is the batch script's that has some."""
-    with pytest.raises(ShimError, match="there is no checkpoint in ") as raised:
-        ladder.sources(value, Task({**site.environment, "SLURM_STEP_ID": "0"}), str(site.path))
-    assert raised.value.hint == f"of other tasks there are some: --restart-dir={source.path}"
 
 
 def test_restart_dir_of_somebody_else(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,7 @@ def test_youngs_optimum() -> None:
 
 def test_interval(clock: Clock) -> None:
     every = made("interval:20s")
+    every.looked(0)
     assert (every.due(), every.sleep()) == ("", 20)
     clock.now += 20
     assert every.due() == schedule.INTERVAL
@@ -73,6 +74,7 @@ def test_interval(clock: Clock) -> None:
 
 def test_half_of_the_time_is_the_programs(clock: Clock) -> None:
     every = made("interval:20s")
+    every.looked(0)
     clock.now += 20
     every.begun()
     clock.now += 30
@@ -89,6 +91,7 @@ def test_half_of_the_time_is_the_programs(clock: Clock) -> None:
 def test_best_interval_follows_the_cost(clock: Clock) -> None:
     cost = [50.0]
     every = Schedule(parse("interval:auto"), lambda: cost[0], 0, 0, 3600)
+    every.looked(0)
     clock.now += 599
     assert every.due() == ""
     cost[0] = 40
@@ -159,6 +162,10 @@ def test_preemption_alone_looks_until_slurm_has_answered(clock: Clock) -> None:
 
 
 def test_a_signal_alone_has_no_time(clock: Clock) -> None:
+    """It is looked at once, for what can be said of its checkpoints."""
     alone = made("signal:USR1")
+    clock.now += schedule.FIRST_LOOK
+    assert alone.due() == schedule.LOOK
+    alone.looked(0)
     clock.now += 1e6
     assert alone.due() == ""

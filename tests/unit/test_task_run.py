@@ -12,18 +12,21 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import config
+from oci_criu_shim.checkpoints import owner
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import STARTED
 from oci_criu_shim.container.plan import Plan
 from oci_criu_shim.container.record import INIT_PID, Container
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.log import Log
 from oci_criu_shim.slurm import controller
+from oci_criu_shim.slurm.tasks import Task
 from oci_criu_shim.supervisor import launch
 from oci_criu_shim.supervisor.launch import Launch
-from oci_criu_shim.task import daily_prune, history, run, script_end
+from oci_criu_shim.task import daily_prune, history, run, script_end, where
 from oci_criu_shim.task.steps import FINISHED, Step
 from tests.unit.test_ckpt import made as checkpoint
+from tests.unit.test_slurm import seen
 
 FRESH, RESTORED = 5, 6
 """Exit statuses of a container from its beginning, and from a checkpoint."""
@@ -185,6 +188,54 @@ def test_another_clusters(site: Site) -> None:
     with pytest.raises(ShimError, match="of cluster 'red', and this is 'blue'"):
         site.run(SLURM_CLUSTER_NAME="blue", SLURM_RESTART_COUNT="1")
     assert site.run(SLURM_CLUSTER_NAME="red", SLURM_RESTART_COUNT="1") == (FRESH, ["pretend"])
+
+
+def test_its_directory_is_made(site: Site) -> None:
+    os.rmdir(site.path / "store")
+    assert site.run() == (FRESH, ["create"])
+    assert (site.path / "store").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_that_can_not_be_made(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str, *_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    path = site.path / "store"
+    os.rmdir(path)
+    with monkeypatch.context() as changed:
+        changed.setattr("os.mkdir", refuse)
+        for parents in (True, False):
+            with pytest.raises(ShimError, match=f"{path} can't be made: Permission denied") as raised:
+                owner.make(str(path), parents)
+            assert "--checkpoint-dir" in raised.value.hint
+    path.symlink_to("none/there")
+    with pytest.raises(ShimError, match="store: No such file or directory"):
+        site.run()
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_node_without_what_the_job_left(site: Site, monkeypatch: pytest.MonkeyPatch, missing: bool) -> None:
+    """The directory is not there, or it is another one, and the job's comment says where the first one is."""
+    reasons: list[Misfit] = []
+    comment = "" if missing else "oci-criu-shim: its checkpoints are on n1, in /tmp/ck"
+    monkeypatch.setattr(controller, "job", lambda _: seen(comment=comment))
+    monkeypatch.setattr(script_end, "wait_for_requeue", lambda _: None)
+    if missing:
+        os.rmdir(site.path / "store")
+        (site.path / "store").symlink_to("none/there")
+
+    def go(root: str, task: Task, log: Log, error: Misfit) -> bool:
+        reasons.append(error)
+        return True
+
+    monkeypatch.setattr(where, "go", go)
+    assert site.run(SLURM_RESTART_COUNT="1", SLURMD_NODENAME="n2") == (1, [])
+    assert [error.home for error in reasons] == ["" if missing else "n1"]
+    monkeypatch.setattr(where, "go", lambda *_: False)
+    with pytest.raises(Misfit, match="No such file" if missing else "its checkpoints were made on n1"):
+        site.run(SLURM_RESTART_COUNT="1", SLURMD_NODENAME="n2")
+    if not missing:
+        assert site.run(SLURM_RESTART_COUNT="1", SLURMD_NODENAME="n1") == (FRESH, ["create"])
 
 
 def test_what_comes_too_late(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,19 +18,35 @@ DEPTH = 3  # of a checkpoint, `<job>/<step>.<task>/<seq>`, below its checkpoint 
 CHECKPOINT = re.compile(r".*/(?P<job>\d+)/(?P<step>batch|\d+)\.(?P<task>\d+)/\d+")  # its path
 
 
+HINT = "name a directory of yours on a shared file system with --checkpoint-dir"
+
+
+def make(directory: str, parents: bool) -> None:
+    """Make a checkpoint directory if it is missing, and with `parents` the directories above it.
+
+    Raise ShimError if it can't be made; check() says why one is not there.
+    """
+    try:
+        os.makedirs(directory, mode=0o700) if parents else os.mkdir(directory, 0o700)
+    except (FileExistsError, FileNotFoundError):
+        pass
+    except OSError as error:
+        if not os.path.lexists(directory):
+            raise ShimError(f"checkpoint directory {directory} can't be made: {error.strerror}", HINT) from None
+
+
 def check(directory: str) -> None:
     """Raise ShimError unless `directory` is one that the caller may keep checkpoints in."""
-    hint = "name a directory of yours on a shared file system with --checkpoint-dir"
     try:
         status = os.stat(directory)
     except OSError as error:
-        raise ShimError(f"checkpoint directory {directory}: {error.strerror}", hint) from None
+        raise ShimError(f"checkpoint directory {directory}: {error.strerror}", HINT) from None
     if not os.path.isdir(directory):
-        raise ShimError(f"checkpoint directory {directory} is not a directory", hint)
+        raise ShimError(f"checkpoint directory {directory} is not a directory", HINT)
     if status.st_uid != os.geteuid():
-        raise ShimError(f"checkpoint directory {directory} belongs to user {process.user_name(status.st_uid)}", hint)
+        raise ShimError(f"checkpoint directory {directory} belongs to user {process.user_name(status.st_uid)}", HINT)
     if not os.access(directory, os.W_OK | os.X_OK):
-        raise ShimError(f"checkpoint directory {directory} is not writable", hint)
+        raise ShimError(f"checkpoint directory {directory} is not writable", HINT)
 
 
 def cluster_of(job: str) -> str:

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+NO_HELPER = (
+    "this step has no checkpoint helper",
+    "submit with --checkpoint; if that was done, slurmd's log and `oci-criu-shim doctor` on its node say why",
+)
+NO_ROOT = "Slurm's helper lends nothing to root's jobs", "submit it as another user"
+
+
 def connect(helper: str | None) -> socket.socket:
     """Return a connection to the worker that will do the dump, by the socket `helper` of the step, if it has one.
 
@@ -23,7 +30,7 @@ def connect(helper: str | None) -> socket.socket:
     """
     if helper is not None and os.path.exists(helper):
         if os.geteuid() == 0:
-            raise ShimError("Slurm's helper lends nothing to root's jobs", "submit it as another user")
+            raise ShimError(*NO_ROOT)
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             connection.connect(helper)
@@ -32,8 +39,7 @@ def connect(helper: str | None) -> socket.socket:
             raise ShimError(said, "it ends with its step, or slurmd's log says why") from None
         return connection
     if helper is not None and os.geteuid() != 0:
-        said = "this step has no checkpoint helper"
-        raise ShimError(said, "submit with --checkpoint; if that was done, slurmd's log says why")
+        raise ShimError(*NO_HELPER)
     if os.geteuid() == 0:
         return _own_worker()
     raise ShimError(

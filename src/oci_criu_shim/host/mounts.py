@@ -30,6 +30,8 @@ SHARED = (
     *("orangefs", "panfs", "smb", "virtiofs", "weka"),
 )
 IN_MEMORY = ("tmpfs", "ramfs")  # file systems that are gone with their machine
+# File systems that only their machine sees, unless it serves them to others.
+OWN = (*IN_MEMORY, "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "overlay", "aufs")
 DELETED = "//deleted"  # the end of a root that was removed (prepend_path() in fs/d_path.c)
 ESCAPED = re.compile(r"\\([0-7]{3})")
 
@@ -85,6 +87,12 @@ def read(pid: int | str = "self") -> list[Mount]:
 def is_shared(kind: str) -> bool:
     """Return whether other nodes see file systems of the type `kind`, by its name in mountinfo."""
     return kind.removeprefix("fuse.").startswith(SHARED)
+
+
+def own(path: str) -> str:
+    """Return the type of the file system of `path` if it is one that only this node sees; else an empty string."""
+    found = deepest(os.path.realpath(path), read())
+    return found.kind if found and found.kind in OWN else ""
 
 
 def deepest(path: str, mounted: Iterable[Mount]) -> Mount | None:

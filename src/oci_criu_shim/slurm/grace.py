@@ -42,8 +42,11 @@ def fate(found: Job) -> Fate:
     """Return the fate of a job that is to start again. Raise ShimError if Slurm can't tell."""
     if not found.is_batch:
         return Fate("it has no batch script")
-    if not found.is_preempted:
-        return Fate()
+    return if_preempted(found) if found.is_preempted else Fate()
+
+
+def if_preempted(found: Job) -> Fate:
+    """Return the fate of a batch job if it is preempted. Raise ShimError if Slurm can't tell."""
     site = Commands().configuration()
     if not found.is_requeueable:
         return Fate("JobRequeue=0" if site.get("JobRequeue") == "0" else "--no-requeue")

@@ -9,7 +9,7 @@ from oci_criu_shim import files
 from oci_criu_shim.container.intake import Intake, resume
 from oci_criu_shim.container.record import CONSOLE, INIT_PID, PID
 from oci_criu_shim.container.stdio import Pipes, Stdio
-from oci_criu_shim.errors import ShimError, line_of
+from oci_criu_shim.errors import Misfit, ShimError, line_of
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import START, Signals
 from oci_criu_shim.supervisor.loop import Supervisor
@@ -118,7 +118,14 @@ class Launch:
         from oci_criu_shim.supervisor.attempts import Attempts
         from oci_criu_shim.task.run import TaskRun
 
-        run = TaskRun(self.plan, self.plan.task, self.signals)
+        try:
+            run = TaskRun(self.plan, self.plan.task, self.signals)
+        except Misfit as error:
+            from oci_criu_shim.task import where
+
+            if not where.go(self.container.root, self.plan.task, self.log, error):
+                raise
+            return self._moves()
         self.log, self.rollback = run.log, run.settings.rollback
         self.attempts = Attempts(run.policy, run.log)
         if (status := run.over()) is not None:
@@ -147,16 +154,21 @@ class Launch:
                 running = self._restore(committed.read(path))
             except (ShimError, OSError) as error:
                 if ladder.note_failure(path, error):
-                    ladder.wait_for_end()
-                    return 1
+                    return self._moves()
             else:
                 ladder.note_success(path)
                 return self._supervise(*running)
         if ladder.try_elsewhere():
-            ladder.wait_for_end()
-            return 1
+            return self._moves()
         ladder.require_fresh_start()
         return self._create()
+
+    def _moves(self) -> int:
+        """Wait until Slurm ends this run of the job, which was requeued to another node; return the exit status."""
+        from oci_criu_shim.task import script_end
+
+        script_end.wait_for_requeue(self.signals)
+        return 1
 
     def _hold(self) -> None:
         """After `create`, be a created container until `start`, which then waits until the restored program runs."""

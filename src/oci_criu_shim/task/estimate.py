@@ -42,10 +42,14 @@ class Estimate:
         """Return the seconds that a checkpoint would take now, or did at most FRESH_SECONDS ago."""
         when, found = self.known
         if time.monotonic() > when + FRESH_SECONDS:
-            inits = [container.alive("init") for container in jobs.asked(self.container.root)]
-            found = self.seconds_for(sum(memory(init) for init in inits if init))
+            found = self.seconds_for(self.used())
             self.known = (time.monotonic(), found)
         return found
+
+    def used(self) -> int:
+        """Return the bytes of memory of the job's containers on this node."""
+        inits = [container.alive("init") for container in jobs.asked(self.container.root)]
+        return sum(memory(init) for init in inits if init)
 
     def seconds_for(self, size: int) -> float:
         """Return the seconds that a checkpoint of `size` bytes of memory takes."""

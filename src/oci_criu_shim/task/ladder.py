@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import select
-import signal
 import time
 
 from oci_criu_shim import files
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.config import Settings
     from oci_criu_shim.container.record import Container
-    from oci_criu_shim.host.signals import Signals
     from oci_criu_shim.log import Log
     from oci_criu_shim.slurm.tasks import Task
 
@@ -56,14 +53,11 @@ class Ladder:
     tries to have the job go elsewhere; otherwise it requires a fresh start.
     """
 
-    def __init__(
-        self, container: Container, task: Task, store: Store, settings: Settings, signals: Signals, log: Log
-    ) -> None:
+    def __init__(self, container: Container, task: Task, store: Store, settings: Settings, log: Log) -> None:
         self.container = container
         self.task = task
         self.store = store
         self.settings = settings
-        self.signals = signals
         self.log = log
         self.what = task.describe()
         self.newest = max(store.numbers(), default=0)
@@ -216,6 +210,7 @@ class Ladder:
         checkpoint was made on one of the two, its `home`. That is None if CRIU itself failed on both.
         """
         from oci_criu_shim.slurm import controller
+        from oci_criu_shim.task import requeue
 
         limit, task = self.settings.max_restarts, self.task
         if (other := self.tries.failed_alike(task.node, self._said())) and home in (None, task.node, other):
@@ -229,38 +224,19 @@ class Ladder:
                 self.log.event(f"job {task.job} can go to no other node than {task.node}")
                 return False
         except ShimError as error:
-            return self._not_requeued(error)
+            return requeue.not_moved(task, self.log, error)
         self.tries.note_failure(task.node, self._said())
         return self._requeue(f"to go on on another node than {task.node}", f"requeued from {task.node}", task.node)
 
     def _requeue(self, why: str, outcome: str, exclude: str = "", require: str = "") -> bool:
-        from oci_criu_shim.slurm import controller
         from oci_criu_shim.task import requeue
 
-        task = self.task
-        try:
-            requeue.mark(self.container.root, task, self.log, exclude, require)
-            self.log.event(f"requeueing job {task.job}, {why}", "requeued")
-            self._tell(outcome)
-            controller.requeue(task.job)
-        except ShimError as error:
-            return self._not_requeued(error)
-        return True
-
-    def _not_requeued(self, error: ShimError) -> bool:
-        hint = error.hint or f"`scontrol requeue {self.task.name}` does that by hand, if the job does not go on here"
-        self.log.error(ShimError(f"job {self.task.job} could not be requeued to another node: {error}", hint).line())
-        return False
+        self._tell(outcome)
+        return requeue.move(self.container.root, self.task, self.log, why, exclude, require)
 
     def _said(self) -> str:
         """Return why it could not be restored here, as it could be on any node."""
         return "; ".join(self.reasons)
-
-    def wait_for_end(self) -> None:
-        """Wait for the job's end, so that its script runs nothing after this step."""
-        limit = time.monotonic() + END_SECONDS
-        while signal.SIGTERM not in self.signals.read() and (left := limit - time.monotonic()) > 0:
-            select.select([self.signals.reader], [], [], left)
 
     def _tell(self, outcome: str) -> int:
         """Put `outcome` and the reasons into the job's comment; return 0."""
@@ -356,11 +332,24 @@ def sources(value: str, task: Task, directory: str) -> list[str]:
         hint = committed.OWNERS if isinstance(error, PermissionError) else "name a checkpoint, or a directory with some"
         raise ShimError(f"--restart-dir={value}: {path}: {error.strerror}", hint) from None
     if not found:
-        others = [other for other in owner.task_directories(job) if not other.endswith(f"/{inner}")]
-        others = [other for other in others if Store(other, ".").numbers()]
-        hint = f"of other tasks there are some: --restart-dir={others[0]}" if others else _list(directory)
-        raise ShimError(f"--restart-dir={value}: there is no checkpoint in {path}", hint)
+        raise _none(value, path, task, directory)
     return found
+
+
+def _none(value: str, path: str, task: Task, directory: str) -> ShimError:
+    """Return the error if there is no checkpoint in `path`: it says what the job's directory has instead."""
+    own, seq = (path, "") if owner.job_of(path) else os.path.split(path)
+    job = os.path.dirname(own)
+    numbers = {other: Store(other, ".").numbers() for other in owner.task_directories(job)} if owner.job_of(own) else {}
+    others = [other for other in numbers if numbers[other]]
+    if numbers.get(own):
+        has = ", ".join(map(str, numbers[own]))
+        return ShimError(f"--restart-dir={value}: {own} has no checkpoint {seq}; it has {has}", _list(directory))
+    if not others:
+        return ShimError(f"--restart-dir={value}: there is no checkpoint in {path}", _list(directory))
+    has = ", ".join(map(os.path.basename, others))
+    said = f"--restart-dir={value}: {job} has none of step {task.step_name} task {task.rank}; it has {has}"
+    return ShimError(said, f"--restart-dir={others[0]} names that one")
 
 
 def _kept(name: str, task: Task, directory: str) -> str:

@@ -51,6 +51,7 @@ class Policy:
         self.schedule = Schedule(self.when, self.estimate.seconds, task.end, settings.margin, mtbf)
         self.compressor = Compressor(container, store, log)
         self.grace = 0
+        self.looks = 0  # how often Slurm was asked for the job's limits
         self.said: set[str] = set()
         self.silent = ""  # the last child's reason, until it has said what came of it
         self.interrupted = False  # whether compressing was stopped for it
@@ -99,6 +100,7 @@ class Policy:
     def begin(self, reason: str) -> None:
         """Note that a child is about to see to `reason`."""
         self.silent = reason
+        self.looks += reason == schedule.LOOK
         if reason != schedule.LOOK:
             self.schedule.begun()
             self.interrupted = self.compressor.stop()

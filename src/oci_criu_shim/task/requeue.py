@@ -39,6 +39,27 @@ def mark(root: str, task: Task, log: Log, exclude: str = "", require: str = "") 
         log.error(f"job {task.job} waits as long as any requeued job: {why}")
 
 
+def move(root: str, task: Task, log: Log, why: str, exclude: str = "", require: str = "") -> bool:
+    """Have the job requeued, `why` says, to start elsewhere than on the node `exclude`, or on the node `require`.
+
+    Return whether it was.
+    """
+    try:
+        mark(root, task, log, exclude, require)
+        log.event(f"requeueing job {task.job}, {why}", "requeued")
+        controller.requeue(task.job)
+    except ShimError as error:
+        return not_moved(task, log, error)
+    return True
+
+
+def not_moved(task: Task, log: Log, error: ShimError) -> bool:
+    """Say that a job could not be requeued to another node; return False."""
+    hint = error.hint or f"`scontrol requeue {task.name}` does that by hand, if the job does not go on here"
+    log.error(ShimError(f"job {task.job} could not be requeued to another node: {error}", hint).line())
+    return False
+
+
 def comes_again(directory: str, task: Task) -> bool:
     """Return whether Slurm starts the job of `task` once more when this run of it has ended (slurm/grace.py).
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim import config
+from oci_criu_shim.checkpoints import owner
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import criu_config
 from oci_criu_shim.dump import kept, rootfs
 from oci_criu_shim.dump.survey import Subject
-from oci_criu_shim.errors import ShimError, line_of
+from oci_criu_shim.errors import Misfit, ShimError, line_of
 from oci_criu_shim.task import compress, daily_prune, history, pointers, script_end
 from oci_criu_shim.task.ladder import Ladder
 from oci_criu_shim.task.policy import Policy
@@ -46,9 +47,7 @@ class TaskRun:
         compression = compress.compression(self.settings.compress, task.job, plan.log)
         directory = task.directory or self.settings.checkpoint_dir
         self.store = Store(directory, task.key, self.settings.quota, compression)
-        if task.directory is None:
-            os.makedirs(directory, mode=0o700, exist_ok=True)
-        self.store.prepare(task.cluster)
+        self._prepare()
         if not task.restarts and os.listdir(self.store.path):
             self._ask_for_restarts()
         pointers.note(task, task.directory and os.path.abspath(task.directory), plan.log)
@@ -57,6 +56,21 @@ class TaskRun:
         self.step = Step(plan, self.policy, signals)
         self.is_late = False
         daily_prune.begin(directory, self.settings.keep_ended)
+
+    def _prepare(self) -> None:
+        """Make the place of its checkpoints. Raise Misfit if the job ran before, and what it left is not here."""
+        directory = self.store.directory
+        if self.task.restarts and not os.path.isdir(os.path.dirname(self.store.path)):
+            from oci_criu_shim.task import where
+
+            where.require_here(directory, self.task)
+        try:
+            owner.make(directory, parents=self.task.directory is None)
+            self.store.prepare(self.task.cluster)
+        except ShimError as error:
+            if self.task.restarts and not os.path.isdir(directory):
+                raise Misfit(str(error), error.hint) from None
+            raise
 
     def _ask_for_restarts(self) -> None:
         """Ask Slurm how often the job was restarted: the environment may have lost that (`env -i … srun`).
@@ -89,7 +103,7 @@ class TaskRun:
             self.store.mark_started()
             if not self.task.restart_dir:
                 return None
-        return Ladder(self.plan.container, self.task, self.store, self.settings, self.signals, self.log)
+        return Ladder(self.plan.container, self.task, self.store, self.settings, self.log)
 
     def ended(self, status: int, told: bool, orphaned: bool) -> None:
         """See to what the container's end with `status` means for its job, unless it was `orphaned`.

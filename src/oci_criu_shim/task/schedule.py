@@ -48,7 +48,7 @@ class Schedule:
         self.start = self.last = now  # of the program, and of the last checkpoint
         self.began, self.took = now, 0.0  # when the last checkpoint began, and how long it took
         self.patience = LOOK_SECONDS  # seconds until Slurm is asked again, if it gave no answer
-        self.look = now + FIRST_LOOK if when.preempt or when.timeout else math.inf
+        self.look = now + FIRST_LOOK
 
     def started(self) -> None:
         """Note that the program runs."""

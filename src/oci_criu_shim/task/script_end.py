@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import time
 
 from oci_criu_shim.errors import ShimError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.slurm.tasks import Task
 
 PATIENCE, GLANCE = 5.0, 0.02  # seconds
+END_SECONDS = 300  # for Slurm to end a job that was requeued
 
 
 def outlive(task: Task, signals: Signals) -> None:
@@ -27,6 +29,13 @@ def outlive(task: Task, signals: Signals) -> None:
     while _runs(task):
         select.select([signals.reader], [], [], PATIENCE)
         signals.read()
+
+
+def wait_for_requeue(signals: Signals) -> None:
+    """Wait for the end of the job, which was requeued, so that its script runs nothing after this step."""
+    limit = time.monotonic() + END_SECONDS
+    while signal.SIGTERM not in signals.read() and (left := limit - time.monotonic()) > 0:
+        select.select([signals.reader], [], [], left)
 
 
 def _runs(task: Task) -> bool:

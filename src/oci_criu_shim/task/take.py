@@ -117,7 +117,14 @@ class Taker:
         return taken
 
     def look(self) -> int:
-        """Ask Slurm for the limits of a checkpoint's time, and tell the supervisor; return NO_REASON."""
+        """Ask Slurm for the limits of a checkpoint's time, and tell the supervisor; return NO_REASON.
+
+        The first time, say what can be known of the job's checkpoints.
+        """
+        if self.policy.looks == 1:
+            from oci_criu_shim.task import outlook
+
+            outlook.tell(self.policy)
         try:
             self.note_limits(controller.job(self.task.job).end_time if self.policy.when.timeout else 0)
         except (ShimError, OSError) as error:
