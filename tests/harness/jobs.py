@@ -35,7 +35,9 @@ ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL
 
 def prepare(cluster: Cluster) -> str:
     """Make a bundle of alice's that has /shared in it, with the programs, and CHECKPOINTS; return the bundle's path."""
-    cluster.exec("n1", ["mkdir", "-p", CHECKPOINTS])
+    # Another node has written there, so the directory is shared, although its file system is this machine's own.
+    cluster.exec("n1", ["mkdir", "-p", f"{CHECKPOINTS}/rates"])
+    cluster.exec("n1", ["touch", f"{CHECKPOINTS}/rates/another"])
     path = make_bundle(cluster.home / "alice" / "bundle", 1000, 1000) / "config.json"
     spec = json.loads(path.read_text())
     shared = {"destination": "/shared", "type": "none", "source": "/shared", "options": ["rbind", "rw"]}
