@@ -154,7 +154,9 @@ def text_of(name: str, guarded: bool) -> str:
     """An oci.conf of ours; not guarded, what a site may have from before that was so."""
     text = FILES[name].read_text()
     assert oci.GUARD in text
-    return text if guarded else text.replace(f"{oci.GUARD} ", "")
+    for guard in () if guarded else oci.guards("RunTimeQuery"):
+        text = text.replace(f"{guard} ", "")
+    return text
 
 
 def calls(cluster: Cluster) -> list[str]:

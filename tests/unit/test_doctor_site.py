@@ -473,6 +473,12 @@ def test_oci_by_the_shell(healthy: Path) -> None:
     assert results()["oci.conf"]["found"].endswith("RunTimeRun, RunTimeQuery, RunTimeKill, RunTimeDelete")
 
 
+def unguarded(text: str) -> str:
+    for guard in oci.guards("RunTimeQuery"):
+        text = text.replace(f"{guard} ", "")
+    return text
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.stem))
 def test_root_has_no_business_in_a_jobs_directory(monkeypatch: Patch, healthy: Path, file: Path) -> None:
     """As it is in our own files. A site's copy of an earlier one is told which lines to put there."""
@@ -487,7 +493,7 @@ def test_root_has_no_business_in_a_jobs_directory(monkeypatch: Patch, healthy: P
     assert results()["oci.conf"]["status"] == "ok"
     ours = [line for line in text.splitlines() if line.startswith(oci.BY_ROOT) and program in line]
     assert len(ours) == (0 if "multi" in file.stem else 3)
-    (healthy / "oci.conf").write_text(text.replace(f"{oci.GUARD} ", ""))
+    (healthy / "oci.conf").write_text(unguarded(text))
     if not ours:
         assert results()["oci.conf"]["status"] == "ok"
         return
@@ -495,7 +501,10 @@ def test_root_has_no_business_in_a_jobs_directory(monkeypatch: Patch, healthy: P
     assert "slurmstepd runs RunTimeQuery, RunTimeKill, RunTimeDelete as root, too" in result["found"]
     assert result["hint"].splitlines() == ["replace on all nodes:", *ours]
     (healthy / "oci.conf").write_text(text.replace(f"{oci.GUARD} ", "", 1))
-    assert one_wrong("oci.conf")["hint"].splitlines() == ["replace on all nodes:", ours[0]]
+    assert one_wrong("oci.conf")["hint"].splitlines() == ["replace on all nodes:", ours[1]]
+    quiet, plain = oci.guards("RunTimeQuery")
+    (healthy / "oci.conf").write_text(text.replace(quiet, plain))  # of version 0.2
+    assert results()["oci.conf"]["status"] == "ok"
 
 
 def test_a_test_that_is_another_one(healthy: Path) -> None:
@@ -526,6 +535,9 @@ def test_who_passes_the_guard(tmp_path: Path, shell: str, owner: str, user: str,
         (tmp_path / "other").symlink_to("/")
     command = oci.GUARD.replace("%U", user).replace("/run/oci-criu-shim", str(tmp_path / owner))
     assert subprocess.run([shell, "-c", f"{command} exit 3"], check=False).returncode == status
+    command = oci.guards("RunTimeQuery")[0].replace("%U", user).replace("/run/oci-criu-shim", str(tmp_path / owner))
+    done = subprocess.run([shell, "-c", f"{command} exit 3"], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == ((0, b"{}\n") if status == 1 else (3, b""))
 
 
 def test_oci_by_create_and_start(healthy: Path) -> None:

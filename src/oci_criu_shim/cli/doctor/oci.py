@@ -19,6 +19,8 @@ COMMANDS = ("RunTimeRun", "RunTimeCreate", "RunTimeStart", "RunTimeQuery", "RunT
 # The command lines that slurmstepd runs as root at a step's end, and what they begin with in files of etc/oci.conf.d.
 BY_ROOT = ("RunTimeQuery", "RunTimeKill", "RunTimeDelete")
 GUARD = f"[ ! -O {RUN_DIRECTORY} ] || [ %U = 0 ] || exit 1;"
+# If a query fails, Slurm puts an error into the job's output; an empty answer means that there is no container.
+GUARDS = {"RunTimeQuery": (GUARD.replace("exit 1;", "{ echo {}; exit; };"), GUARD)}
 CHOOSER = "/slurm-oci/run"  # of multi-runtime.conf
 INSTALLED = "/etc/oci-criu-shim/oci.conf.d"
 BACKEND = "--backend"
@@ -89,14 +91,25 @@ def version(path: str, backend: str) -> str:
 
 def require_guard(path: str, found: dict[str, list[str]]) -> None:
     """Raise ShimError if root would trust what is in a job's directory, which is the user's."""
-    guard = GUARD.split()
-    without = {key: found[key] for key in BY_ROOT if named(found.get(key, [])) and found[key][: len(guard)] != guard}
+    without = {key: found[key] for key in BY_ROOT if named(found.get(key, [])) and not is_guarded(key, found[key])}
     if without:
         keys = ", ".join(without)
         raise ShimError(
             f"{path}: slurmstepd runs {keys} as root, too, in a directory of the job's user, who may become root by it",
-            "\n".join(["replace on all nodes:", *(setting(key, [*guard, *words]) for key, words in without.items())]),
+            "\n".join(
+                ["replace on all nodes:", *(setting(key, [guards(key)[0], *words]) for key, words in without.items())]
+            ),
         )
+
+
+def guards(key: str) -> tuple[str, ...]:
+    """Return what a command that slurmstepd runs as root, too, may begin with; the best comes first."""
+    return GUARDS.get(key, (GUARD,))
+
+
+def is_guarded(key: str, words: list[str]) -> bool:
+    """Return whether a command begins with one of its guards."""
+    return any(words[: len(guard)] == guard for guard in map(str.split, guards(key)))
 
 
 def setting(key: str, words: list[str]) -> str:

@@ -1,0 +1,191 @@
+"""What a user is told in time: at submission, at a job's start, at its end, and on a node that can't go on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests import NAME
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.jobs import Job, Work, quoting
+
+WORK = Work(ticks=1 << 30, tick=0.3, mib=1)
+PLUGSTACK = "plugstack.conf"
+NOTHING_RAN = "no container ran in this job: --checkpoint had no effect"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster(f"{NAME}-told", grace_time=30, kill_wait=3, requeue_delay=120) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def bundle(cluster: Cluster) -> str:
+    return jobs.prepare(cluster)
+
+
+def ended(cluster: Cluster, script: str, *options: str) -> list[str]:
+    """What the output of a job has, of lines of ours, when the job has ended."""
+    job = jobs.submit(cluster, "told", script, WORK, *options)
+    job.wait_end()
+    return job.events()
+
+
+def cancel(job: Job) -> None:
+    job.cluster.exec("ctl", ["scancel", job.number])
+    job.wait_end()
+
+
+def wait_event(job: Job, words: str) -> str:
+    """Return the first line that has the words, once there is one."""
+    found = wait_for(lambda: [line for line in job.events() if words in line], 60, words)
+    return str(found[0]) if found else ""
+
+
+def test_what_ran_outside_of_a_container(cluster: Cluster, bundle: str) -> None:
+    (said,) = ended(cluster, "srun hostname", *jobs.OPTIONS)
+    assert said.startswith(NOTHING_RAN)
+    assert ended(cluster, "srun hostname") == []
+    assert ended(cluster, f"srun --container={bundle} true", *jobs.OPTIONS) == []
+    assert ended(cluster, "true", *jobs.OPTIONS, f"--container={bundle}") == []
+    done = cluster.exec("ctl", ["srun", *jobs.OPTIONS[:2], "true"])
+    assert "oci-criu-shim: --checkpoint has no effect without --container" in done.stderr
+
+
+def test_no_oci_conf(cluster: Cluster, bundle: str) -> None:
+    path = cluster.conf / "oci.conf"
+    text = path.read_text()
+    path.unlink()
+    try:
+        (said,) = ended(cluster, "true", *jobs.OPTIONS, f"--container={bundle}")
+        assert said.startswith("there is no oci.conf on this node")
+        done = cluster.exec("ctl", ["srun", *jobs.OPTIONS[:2], f"--container={bundle}", "true"], check=False)
+        assert "oci-criu-shim: there is no oci.conf on this node" in done.stderr
+    finally:
+        path.write_text(text)
+
+
+def test_at_submission(cluster: Cluster) -> None:
+    submit = ["sbatch", "--test-only", "--wrap", "true", "--checkpoint", "--checkpoint-dir"]
+    done = cluster.exec("ctl", [*submit, "/none/of/these"])
+    assert "oci-criu-shim: --checkpoint-dir=/none/of/these: No such file or directory, and you can't" in done.stderr
+    done = cluster.exec("ctl", [*submit, "here", "--restart-dir=4294"])
+    assert "oci-criu-shim: --checkpoint-dir is not an absolute path: it means /home/alice/here\n" in done.stderr
+    done = cluster.exec("ctl", [*submit, jobs.CHECKPOINTS, "--restart-dir=4294"])
+    assert f"--restart-dir=4294: there is no such checkpoint in {jobs.CHECKPOINTS} on this host\n" in done.stderr
+    done = cluster.exec("ctl", [*submit, jobs.CHECKPOINTS])
+    assert "oci-criu-shim" not in done.stderr
+    for wrong in ("--restart-dir=8:x", "--checkpoint=preempt,timout"):
+        assert cluster.exec("ctl", [*submit, jobs.CHECKPOINTS, wrong], check=False).returncode
+
+
+@contextmanager
+def plugstack(cluster: Cluster, text: str) -> Iterator[None]:
+    path = cluster.conf / PLUGSTACK
+    before = path.read_text()
+    path.write_text(text)
+    try:
+        yield
+    finally:
+        path.write_text(before)
+
+
+def reconfigure(cluster: Cluster) -> None:
+    cluster.exec("ctl", ["scontrol", "reconfigure"], "root")
+    wait_for(lambda: set(cluster.node_states().values()) == {"idle"}, 60, "nodes that are idle")
+
+
+def test_two_lines_in_plugstack_conf(cluster: Cluster, bundle: str) -> None:
+    """As from `cat … >>/etc/slurm/plugstack.conf` on each node, if they share it."""
+    with plugstack(cluster, 2 * (cluster.conf / PLUGSTACK).read_text()):
+        done = cluster.exec("ctl", ["sbatch", "--test-only", "--wrap", "true", *jobs.OPTIONS])
+        assert "provided by both" not in done.stderr
+        job = jobs.batch(cluster, bundle, "twice", Work(), *jobs.OPTIONS)
+        with quoting(job):
+            job.wait_running()
+            job.wait_ticks(2)
+            done = cluster.exec("ctl", ["oci-criu-shim", "job", "checkpoint", job.number])
+            assert "could not" not in done.stdout + done.stderr
+            job.preempt()
+            assert job.wait_end() == "COMPLETED"
+            assert not job.failures()
+
+
+def test_before_slurmd_has_loaded_the_plugin(cluster: Cluster, bundle: str) -> None:
+    with plugstack(cluster, ""):
+        reconfigure(cluster)
+    try:
+        for options in (jobs.OPTIONS[:2], ()):
+            done = cluster.exec("ctl", ["srun", *options, f"--container={bundle}", "true"], check=False)
+            assert done.returncode and "had not loaded the plugin when job" in done.stderr, done.stderr
+            assert "`scontrol reconfigure`" in done.stderr
+    finally:
+        reconfigure(cluster)
+    cluster.exec("ctl", ["srun", *jobs.OPTIONS[:2], f"--container={bundle}", "true"])
+
+
+def test_at_the_start(cluster: Cluster, bundle: str) -> None:
+    job = jobs.batch(cluster, bundle, "start", WORK, *jobs.OPTIONS, "--no-requeue", "-w", "n1")
+    with quoting(job):
+        job.wait_running()
+        wait_event(job, f"job {job.number} will not be requeued if it is preempted (--no-requeue): ")
+        assert len(job.events()) == 1
+    cancel(job)
+
+
+def test_a_node_that_can_checkpoint_nothing(cluster: Cluster, bundle: str) -> None:
+    cluster.exec("n1", ["mv", "/usr/sbin/criu", "/usr/sbin/criu.away"], "root")
+    try:
+        job = jobs.batch(cluster, bundle, "nothing", WORK, *jobs.OPTIONS, "-w", "n1")
+        with quoting(job):
+            job.wait_running()
+            assert wait_event(job, "error: n1 can't checkpoint job").endswith("(hint: install CRIU 4.2 or newer)")
+        cancel(job)
+    finally:
+        cluster.exec("n1", ["mv", "/usr/sbin/criu.away", "/usr/sbin/criu"], "root")
+
+
+def test_a_step_whose_job_was_submitted_without(cluster: Cluster, bundle: str) -> None:
+    script = f"srun --checkpoint --checkpoint-dir={jobs.CHECKPOINTS} --container={bundle} {{command}}"
+    job = jobs.submit(cluster, "late", script, WORK)
+    with quoting(job):
+        job.wait_running()
+        wait_event(job, "nobody tells it of a preemption, since its job was submitted without --checkpoint")
+        high = job.displace()
+        wait_for(lambda: job.state() != "RUNNING", 90, "its end")
+        assert not [line for line in job.events() if line.startswith("checkpointed")]
+    cluster.exec("ctl", ["scancel", high, job.number])
+
+
+def test_by_its_time_limit(cluster: Cluster, bundle: str) -> None:
+    job = jobs.batch(cluster, bundle, "limit", WORK, *jobs.OPTIONS, "--time=1")
+    with quoting(job):
+        job.wait_running()
+        job.wait_ticks(2)
+        assert job.wait_end(180) == "TIMEOUT"
+        wait_event(job, f"job {job.number} ends by its time limit: with `timeout` in --checkpoint it would have been")
+
+
+OWN = "/tmp/own"
+
+
+def test_a_directory_of_the_nodes_own(cluster: Cluster, bundle: str) -> None:
+    """Another node finds that the checkpoints are not there, and the job goes back."""
+    options = ("--checkpoint", f"--checkpoint-dir={OWN}", "--open-mode=append")
+    job = jobs.batch(cluster, bundle, "own", Work(ticks=120), *options)
+    with quoting(job):
+        node = job.wait_running()
+        wait_event(job, f"{OWN} is on overlay, {node}'s own: job {job.number} can go on on no other node (hint: ")
+        high = job.displace()
+        wait_event(job, f"{OWN} has nothing of job {job.number} on ")
+        wait_event(job, f"requeueing job {job.number}, to go on on {node}, once it is free")
+        wait_for(lambda: job.state() == "PENDING", 60, "it to wait")
+        cluster.exec("ctl", ["scancel", high])
+        wait_event(job, f"restored job {job.number} step batch task 0 from {OWN}/")
+        job.wait_ticks(job.ticks() + 2)
+    cancel(job)
+    cluster.exec(node, ["rm", "-r", OWN])
