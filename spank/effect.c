@@ -1,4 +1,5 @@
 #include <stdint.h>
+#include <string.h>
 
 #include "container.h"
 #include "effect.h"
@@ -8,12 +9,15 @@
 static enum { PROTECTED, NO_CONTAINER, NO_OCI_CONF } expected;
 static uint32_t job;
 
-/* Steps of a job with several nodes may have had their containers on other nodes only. */
+/*
+ * Steps of a job with several nodes may have had their containers on other nodes only. Slurm 24.11 does not tell a
+ * plugin the number in a batch step (S_JOB_NNODES is 0).
+ */
 static bool has_one_node(spank_t sp)
 {
-	uint32_t nodes;
+	char nodes[16];
 
-	return spank_get_item(sp, S_JOB_NNODES, &nodes) == ESPANK_SUCCESS && nodes == 1;
+	return spank_getenv(sp, "SLURM_JOB_NUM_NODES", nodes, sizeof(nodes)) == ESPANK_SUCCESS && !strcmp(nodes, "1");
 }
 
 void effect_begin(spank_t sp, const struct step *step)

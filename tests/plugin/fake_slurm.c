@@ -22,7 +22,7 @@ enum { MAX_OPTIONS = 16, MAX_GROUPS = 16, MAX_ARGUMENTS = 4 };
 
 static struct {
 	const char *context;
-	uint32_t job, step, nodes;
+	uint32_t job, step;
 	uid_t uid;
 	gid_t gid;
 	gid_t groups[MAX_GROUPS];
@@ -36,7 +36,7 @@ static struct {
 	char *arguments[MAX_ARGUMENTS];
 	int argument_count;
 	uint32_t lines;
-} slurm = { .nodes = 1, .lines = 1 };
+} slurm = { .lines = 1 };
 
 static bool in(const char *context)
 {
@@ -127,9 +127,6 @@ spank_err_t spank_get_item(spank_t sp, spank_item_t item, ...)
 		break;
 	case S_JOB_UID:
 		*va_arg(arguments, uid_t *) = slurm.uid;
-		break;
-	case S_JOB_NNODES:
-		*va_arg(arguments, uint32_t *) = slurm.nodes;
 		break;
 	case S_JOB_GID:
 		*va_arg(arguments, gid_t *) = slurm.gid;
@@ -261,8 +258,6 @@ static void take_argument(char *argument)
 		slurm.job = (uint32_t)strtoul(value, NULL, 10);
 	} else if (!strcmp(argument, "step")) {
 		slurm.step = (uint32_t)strtoul(value, NULL, 10);
-	} else if (!strcmp(argument, "nodes")) {
-		slurm.nodes = (uint32_t)strtoul(value, NULL, 10);
 	} else if (!strcmp(argument, "lines")) {
 		slurm.lines = (uint32_t)strtoul(value, NULL, 10);
 	} else if (!strcmp(argument, "uid")) {

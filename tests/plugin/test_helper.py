@@ -32,6 +32,7 @@ from .support import (
 CAP_SYS_CHROOT, CAP_SYS_ADMIN = 18, 21
 DUMP = f"{1 << CAP_SYS_CHROOT | 1 << CAP_SYS_ADMIN:016x}"
 KEY = "OCI_CRIU_SHIM_KEY"
+NODES = "SLURM_JOB_NUM_NODES"
 
 
 class Helper(Case):
@@ -255,14 +256,14 @@ class Step(Case):
             (self.ASKED, slurm, self.BATCH, 1, ""),
         ):
             with self.subTest(step=step_id, nodes=nodes, said=said):
-                with stepd(dict(options), environment, step=step_id, nodes=nodes) as step:
+                with stepd(dict(options), {**environment, NODES: str(nodes)}, step=step_id) as step:
                     step.end()
                 self.assertEqual(len(step.said), bool(said))
                 self.assertIn(said, "".join(step.said))
         call("epilog", self.ASKED)
         self.assertFalse((RUN / "7.contained").exists())
         call("prolog", self.ASKED)
-        with stepd(self.ASKED, slurm, step=self.BATCH, lines=2) as step:
+        with stepd(self.ASKED, {**slurm, NODES: "1"}, step=self.BATCH, lines=2) as step:
             step.end()
         self.assertEqual(len(step.said), 1)
 

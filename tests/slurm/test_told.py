@@ -56,6 +56,23 @@ def test_what_ran_outside_of_a_container(cluster: Cluster, bundle: str) -> None:
     assert "oci-criu-shim: --checkpoint has no effect without --container" in done.stderr
 
 
+def test_nothing_of_slurms_own(cluster: Cluster, bundle: str) -> None:
+    """That there is no container any more is no error."""
+    job = jobs.submit(cluster, "quiet", "exec true", WORK, f"--container={bundle}")
+    job.wait_end()
+    assert "RunTimeQuery" not in job.output()
+    assert "RunTimeQuery" not in cluster.logs("n1") + cluster.logs("n2")
+
+
+def test_the_default_directory_is_in_the_users_home(cluster: Cluster, bundle: str) -> None:
+    """Whatever slurmd's HOME is."""
+    path = "/home/alice/.local/state/oci-criu-shim"
+    cluster.exec("n1", ["rm", "-rf", path])
+    script = f"srun --checkpoint --container={bundle} true; ls -d {path}"
+    job = jobs.submit(cluster, "default", script, WORK, "--checkpoint")
+    assert job.wait_end() == "COMPLETED", job.quoted()
+
+
 def test_no_oci_conf(cluster: Cluster, bundle: str) -> None:
     path = cluster.conf / "oci.conf"
     text = path.read_text()
@@ -147,18 +164,6 @@ def test_a_node_that_can_checkpoint_nothing(cluster: Cluster, bundle: str) -> No
         cancel(job)
     finally:
         cluster.exec("n1", ["mv", "/usr/sbin/criu.away", "/usr/sbin/criu"], "root")
-
-
-def test_a_step_whose_job_was_submitted_without(cluster: Cluster, bundle: str) -> None:
-    script = f"srun --checkpoint --checkpoint-dir={jobs.CHECKPOINTS} --container={bundle} {{command}}"
-    job = jobs.submit(cluster, "late", script, WORK)
-    with quoting(job):
-        job.wait_running()
-        wait_event(job, "nobody tells it of a preemption, since its job was submitted without --checkpoint")
-        high = job.displace()
-        wait_for(lambda: job.state() != "RUNNING", 90, "its end")
-        assert not [line for line in job.events() if line.startswith("checkpointed")]
-    cluster.exec("ctl", ["scancel", high, job.number])
 
 
 def test_by_its_time_limit(cluster: Cluster, bundle: str) -> None:

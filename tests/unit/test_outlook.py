@@ -44,7 +44,6 @@ def node(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(grace, "if_preempted", lambda _: grace.Fate())
     run = Path(make("preempt").container.root)
     (run / "helper.0.sock").touch()
-    Path(f"{run}.watch").touch()
 
 
 @pytest.fixture
@@ -74,7 +73,6 @@ def test_all_is_well(told: Told) -> None:
         ("watcher", "lacks watcher (hint: "),
         ("criu_preload.so", "lacks criu_preload.so (hint: "),
         ("run/helper.0.sock", client.NO_HELPER[0]),
-        ("run.watch", "nobody tells it of a preemption, since its job was submitted without --checkpoint"),
     ],
 )
 def test_what_the_node_lacks(told: Told, tmp_path: Path, missing: str, said: str) -> None:

@@ -43,16 +43,13 @@ def _tell_of_node(policy: Policy) -> None:
 
 def faults(policy: Policy) -> Iterator[ShimError]:
     """Yield what keeps this node from checkpointing."""
-    directory, socket = policy.container.root, RunDirectory(policy.container.root).helper_socket(policy.task)
+    helper = RunDirectory(policy.container.root).helper_socket(policy.task)
     if missing := [name for name in INSTALLED if not os.path.exists(f"{LIBDIR}/{name}")]:
         yield ShimError(f"{LIBDIR} lacks {', '.join(missing)}", "`make install` on this node")
     if os.geteuid() == 0:
         yield ShimError(*client.NO_ROOT)
-    elif not os.path.exists(socket):
+    elif not os.path.exists(helper):
         yield ShimError(*client.NO_HELPER)
-    if policy.when.preempt and not os.path.exists(f"{directory}.watch"):  # spank/rundir.c
-        said = "nobody tells it of a preemption, since its job was submitted without --checkpoint"
-        yield ShimError(said, "give it to sbatch, too")
     try:
         criu.require_version(criu.version(process.ENVIRONMENT))
         criu.bindings()
