@@ -101,7 +101,7 @@ def test_no_pid_namespace(shim_cluster: Cluster, bad: Path, spec: dict[str, Any]
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        ("true", "No such file or directory"),
+        ("ln -s none/store store", "No such file or directory"),
         ("touch store", "is not a directory"),
         ("mkdir -m 500 store && chown alice store", "is not writable"),
         ("mkdir -m 777 store && chown bob store", "belongs to user bob"),

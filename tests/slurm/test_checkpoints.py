@@ -368,7 +368,7 @@ def test_a_full_disk_in_the_grace_time(cluster: Cluster, bundle: str, small: Cal
     high = job.displace()
     said = f"error: job {job.number} step batch task 0 could not be checkpointed and runs on: "
     wait_for(lambda: events(job, said), 30, "the dump to fail")
-    assert "No space left" in events(job, said)[0]
+    assert f"{said}{SMALL}: the disk is full (" in events(job, said)[0]
     job.wait_ticks(job.ticks() + 2)
     wait_for(lambda: job.record()["restart_cnt"] == 1, 60, "its requeue")
     go_on(job, high)
