@@ -26,10 +26,9 @@ INSTALLED = ("worker.py", "helper", "watcher", "criu_preload.so", "criu_restart.
 
 
 def tell(policy: Policy) -> None:
-    """Say what is wrong: of the node in its first task, of the job in the step's first task."""
-    task = policy.task
-    looks = [*([_tell_of_node, _tell_of_room] if not task.local else []), *([_tell_of_job] if not task.rank else [])]
-    for look in (*looks, *([_tell_of_directory, _tell_of_bundle] if not task.rank else [])):
+    """Say what is wrong with the node, in its first task, and in the step's first task also what is with the job."""
+    of_job = (_tell_of_job, _tell_of_directory, _tell_of_bundle)
+    for look in (_tell_of_node, _tell_of_room, *(of_job if not policy.task.rank else ())):
         try:
             look(policy)
         except (ShimError, OSError) as error:

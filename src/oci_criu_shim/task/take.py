@@ -121,7 +121,7 @@ class Taker:
 
         The first time, say what can be known of the job's checkpoints.
         """
-        if self.policy.looks == 1:
+        if self.policy.looks == 1 and not self.task.local:
             from oci_criu_shim.task import outlook
 
             outlook.tell(self.policy)
