@@ -209,8 +209,9 @@ def test_a_directory_that_can_not_be_made(site: Site, monkeypatch: pytest.Monkey
                 owner.make(str(path), parents)
             assert "--checkpoint-dir" in raised.value.hint
     path.symlink_to("none/there")
-    with pytest.raises(ShimError, match="store: No such file or directory"):
+    with pytest.raises(ShimError, match="store: No such file or directory") as raised:
         site.run()
+    assert raised.value.hint.startswith(f"`mkdir -p {path}`")
 
 
 @pytest.mark.parametrize("missing", [True, False])

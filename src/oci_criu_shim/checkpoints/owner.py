@@ -39,6 +39,11 @@ def check(directory: str) -> None:
     """Raise ShimError unless `directory` is one that the caller may keep checkpoints in."""
     try:
         status = os.stat(directory)
+    except FileNotFoundError as error:
+        import shlex
+
+        hint = f"`mkdir -p {shlex.quote(directory)}`, if all nodes share that; or {HINT}"
+        raise ShimError(f"checkpoint directory {directory}: {error.strerror}", hint) from None
     except OSError as error:
         raise ShimError(f"checkpoint directory {directory}: {error.strerror}", HINT) from None
     if not os.path.isdir(directory):
