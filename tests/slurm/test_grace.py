@@ -87,7 +87,7 @@ def test_preempted_for_good(cluster: Cluster, bundle: str, kind: Submit, options
         goes_on = f"a job with --restart-dir={job.number} goes on from here"
         assert job.events()[1:] == [f"job {job.number} is not requeued ({why}): {goes_on}"]
         done = cluster.exec("ctl", ["oci-criu-shim", "job", "status", "--checkpoint-dir", jobs.CHECKPOINTS, job.number])
-        assert done.stdout.startswith(f"job {job.number} (cut): stopped; ") and f"{why}: {goes_on}" in done.stdout
+        assert done.stdout.startswith(f"job {job.number} (cut): preempted; ") and f"{why}: {goes_on}" in done.stdout
         cluster.exec("ctl", ["scancel", high])
         again = kind(cluster, bundle, "again", Work(), *jobs.OPTIONS, f"--restart-dir={job.number}")
     with quoting(again):

@@ -285,8 +285,11 @@ def stopped() -> list[Event]:
 
 def test_not_requeued() -> None:
     found = told(*stopped())
-    assert (found.state, found.kept, found.runs[0].outcome) == (story.STOPPED, 100, story.CHECKPOINTED)
+    assert (found.state, found.kept, found.runs[0].outcome) == (story.PREEMPTED, 100, story.CHECKPOINTED)
     assert found.reason == "PreemptMode=CANCEL: a job with --restart-dir=12 goes on from here"
+    events = stopped()
+    events[1]["reason"] = "timeout"
+    assert told(*events).state == story.STOPPED
     by_hand = told(*stopped(), *preempted()[4:])
     assert (by_hand.state, by_hand.reason) == (story.COMPLETED, "")
 

@@ -27,10 +27,11 @@ CANCELLED, TIMEOUT, NO_MEMORY = "cancelled", "timeout", "out-of-memory"
 # What Slurm ended, by its word for the job's state; what it ended otherwise has died.
 ENDS = {"CANCELLED": CANCELLED, "TIMEOUT": TIMEOUT, "DEADLINE": TIMEOUT, "OUT_OF_MEMORY": NO_MEMORY}
 # States of jobs, too: one that `stopped` has been checkpointed or requeued, but Slurm does not start it again.
-WAITING, HELD, STOPPED = "waiting", "held", "stopped"
+# One that was `preempted` is one of these, too.
+WAITING, HELD, STOPPED, PREEMPTED = "waiting", "held", "stopped", "preempted"
 # The state of a job, by the outcomes of its tasks' last runs: that of the first outcome here that one of them has.
 STATES = {
-    **{RUNNING: RUNNING, STOPPED: STOPPED, CHECKPOINTED: WAITING, REQUEUED: WAITING},
+    **{RUNNING: RUNNING, STOPPED: STOPPED, PREEMPTED: PREEMPTED, CHECKPOINTED: WAITING, REQUEUED: WAITING},
     **{name: name for name in (CANCELLED, TIMEOUT, NO_MEMORY, DIED, FAILED, COMPLETED)},
 }
 BY_USERS = ("JobHeldUser", "job_requeued_in_held_state")  # reasons of jobs that their users may release
@@ -84,6 +85,11 @@ class Run:
                 self.outcome = COMPLETED if self.status == 0 else FAILED
         if kind == "job-ended" and self.outcome == RUNNING:  # a program that handles signals has yet to end
             self.outcome, self.end = ENDS.get(event["state"], DIED), event["at"]
+
+    @property
+    def stopped_as(self) -> str:
+        """The state of its job, which Slurm does not start again."""
+        return PREEMPTED if self.checkpoints and self.checkpoints[-1]["reason"] == "preempt" else STOPPED
 
     @property
     def until(self) -> float:
@@ -268,7 +274,8 @@ class Story:
         return f"{self.job} ({others})" if others else str(self.job)
 
     def _state(self, alive: bool) -> str:
-        outcomes = {STOPPED if task.runs[-1].stopped else task.runs[-1].outcome for task in self.tasks}
+        last = [task.runs[-1] for task in self.tasks]
+        outcomes = {run.stopped_as if run.stopped else run.outcome for run in last}
         state = next(name for outcome, name in STATES.items() if outcome in outcomes)
         if state == WAITING and not alive:
             return next((task.fate for task in self.tasks if task.fate in ENDS.values()), STOPPED)
