@@ -58,7 +58,7 @@ def test_quota(tmp_path: Path) -> None:
         ('margin = ""', 'margin is a time such as 90s, 30m or 7d, not ""'),
         ('mtbf = "0d"', 'mtbf is a time such as 90s, 30m or 7d, not "0d"'),
         ('dump-rate = "0"', 'dump-rate is a size such as 20G or 1.5T, not "0"'),
-        ('checkpoint = "preemt"', "checkpoint: 'preemt' is not"),
+        ('checkpoint = "preemt"', "checkpoint: 'preemt' is no value"),
         ('checkpoint = "preempt,interval:soon"', "checkpoint: 'soon' is not an interval"),
         ("checkpoint = true", "checkpoint must be in quotes, not true"),
         ('backend = "bin/crun"', 'backend is the name of a program, or its absolute path, not "bin/crun"'),
@@ -73,7 +73,7 @@ def test_quota(tmp_path: Path) -> None:
         ("[partitions]\nlow = 1", r"\[partitions.low\] may have checkpoint only"),
         ("[partitions.low]\nkeep = 1", r"\[partitions.low\] may have checkpoint only"),
         ("[partitions.low]\ncheckpoint = true", r"\[partitions.low\]: checkpoint must be in quotes, not true"),
-        ('[partitions.low]\ncheckpoint = "timeuot"', r"config.toml: \[partitions.low\]: checkpoint: 'timeuot' is not"),
+        ('[partitions.low]\ncheckpoint = "timeuot"', r"config.toml: \[partitions.low\]: checkpoint: 'timeuot' is no value"),
     ],
 )
 def test_refused(tmp_path: Path, text: str, said: str) -> None:
