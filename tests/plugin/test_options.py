@@ -23,7 +23,7 @@ class Submit(Case):
 
     def test_unknown_time_names_the_allowed(self) -> None:
         intervals = ("interval:", "interval:30x", "interval:0s")
-        for value in ("Preempt", "preempt,", ",", "timout,preempt", *intervals, "signal:TERM"):
+        for value in ("Preempt", "preempt,", ",", "timeuot,preempt", *intervals, "signal:TERM"):
             with self.subTest(value=value):
                 result = call("local", {"checkpoint": value}, quick=value != intervals[1])
                 self.assertFalse(result.accepted)

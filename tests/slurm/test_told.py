@@ -102,7 +102,7 @@ def test_at_submission(cluster: Cluster) -> None:
     assert f"--restart-dir=4294: there is no such checkpoint in {jobs.CHECKPOINTS} on this host\n" in done.stderr
     done = cluster.exec("ctl", [*submit, jobs.CHECKPOINTS])
     assert "oci-criu-shim" not in done.stderr
-    for wrong in ("--restart-dir=8:x", "--checkpoint=preempt,timout"):
+    for wrong in ("--restart-dir=8:x", "--checkpoint=preempt,timeuot"):
         assert cluster.exec("ctl", [*submit, jobs.CHECKPOINTS, wrong], check=False).returncode
 
 
