@@ -7,8 +7,8 @@
 #endif
 
 /*
- * The node's run directory, root's. For each job: <jobid>/ (the job user's, the runtime's --root), <jobid>.owner and
- * <jobid>.watch.
+ * The node's run directory, root's. For each job: <jobid>/ (the job user's, the runtime's --root), <jobid>.owner,
+ * <jobid>.watch if it asked for checkpoints, and <jobid>.contained once one of its steps begins in a container.
  */
 #ifndef RUN_DIR
 #define RUN_DIR "/run/oci-criu-shim"
