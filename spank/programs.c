@@ -116,7 +116,7 @@ int helper_start(const struct step *step, const char *metrics)
 	if ((lifeline = lifeline_open()) < 0)
 		goto fail;
 	if ((listener = listening_socket(step)) < 0)
-		return fail(step, "the helper's socket in " RUN_DIR);
+		return fail(step, "the socket of the helper");
 	fds[0] = lifeline;
 	fds[1] = listener;
 	memcpy(fds + 2, groups.fds, sizeof(groups.fds));

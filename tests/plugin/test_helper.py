@@ -237,7 +237,7 @@ class Step(Case):
         call("epilog", self.ASKED)
         with stepd(self.ASKED, step=self.BATCH) as step:
             self.assertEqual(step.children(), [])
-            self.assertIn(f"the helper's socket in {RUN} of job 7: No such file or directory", step.end())
+            self.assertIn("the socket of the helper of job 7: No such file or directory", step.end())
 
     def test_what_was_not_protected(self) -> None:
         """It is said at the end, unless a step ran in a container, or other nodes may have had one."""
@@ -349,7 +349,7 @@ class Step(Case):
         with stepd(self.ASKED, step=self.BATCH) as step:
             self.assertEqual(step.result.hooks["slurm_spank_init_post_opt"], 0)
             self.assertEqual(step.children(), [])
-            self.assertIn("the helper's socket in", step.end())
+            self.assertIn("helper of job 7", step.end())
 
     def test_directory_of_another_user(self) -> None:
         os.chown(self.job(), OTHER_UID, GID)
