@@ -198,7 +198,7 @@ def test_a_steps_end(cluster: Cluster, bundle: str, victim: Victim, name: str, g
     if name == MULTI:
         require_calls(cluster)
     elif guarded:
-        require_calls(cluster, *["Query 1"] * 3)
+        require_calls(cluster, *["Query 0"] * 3)
     else:  # the user was told what is the user's own, and did not end what isn't
         require_calls(cluster, "Query 1", "Query 0", "Delete 1", "Query 1")
 
@@ -214,7 +214,7 @@ def test_a_directory_that_says_that_it_is_roots(
     job = submit(cluster, "mounted", script)
     job.wait_end(60)
     assert (marks(cluster), victim.lives()) == ([], True)
-    require_calls(cluster, *(["Query 1"] * 3 if guarded else ["Query 1", "Query 0", "Delete 1", "Query 1"]))
+    require_calls(cluster, *(["Query 0"] * 3 if guarded else ["Query 1", "Query 0", "Delete 1", "Query 1"]))
 
 
 def started(cluster: Cluster, name: str, script: str) -> str:
