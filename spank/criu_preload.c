@@ -38,6 +38,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "criu_ids.h"
 #include "util.h"
 
 /* The environment variable with the number of the descriptor shared with the worker (privileged/guard.py). */
@@ -322,7 +323,7 @@ static int open_there(int directory, const char *path, int flags)
 	fd = (int)syscall(SYS_openat, directory, path, flags);
 	if (fd < 0 && errno == EACCES && (flags & O_ACCMODE) == O_RDONLY && !strncmp(path, "fd/", 3))
 		fd = (int)syscall(SYS_openat, directory, path, O_PATH);
-	return fd;
+	return show_ids(path, fd);
 }
 
 static bool makes(int flags)

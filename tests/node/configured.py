@@ -97,6 +97,15 @@ def as_oneself(spec: Spec) -> Spec:
     return spec
 
 
+def with_own_and_ranges(spec: Spec) -> Spec:
+    """As Podman's keep-id has it: bob has his own ids inside, too, and those of /etc/subuid stand around them."""
+    around = [(0, 200000, 1001), (1001, 1001, 1), (1002, 201001, 4000)]
+    rows = [{"containerID": inside, "hostID": outside, "size": size} for inside, outside, size in around]
+    spec["linux"] |= {"uidMappings": rows, "gidMappings": rows}
+    spec["process"]["user"] |= {"uid": 1001, "gid": 1001}
+    return spec
+
+
 def with_ranges(spec: Spec) -> Spec:
     """bob's ids: his own is 0 inside, then come those of /etc/subuid; the process has groups of them."""
     ranges = [{"containerID": 0, "hostID": 1001, "size": 1}, {"containerID": 1, "hostID": 200000, "size": 5000}]

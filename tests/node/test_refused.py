@@ -70,7 +70,6 @@ CASES: dict[str, tuple[str, Callable[[Spec], object], str]] = {
 # Of a job's container that asked for checkpoints it is said when it starts.
 AT_START: dict[str, tuple[str, Callable[[Spec], object], str]] = {
     "sysctl": ("alice", lambda s: s["linux"].update(sysctl={"kernel.shm_rmid_forced": "1"}), "kernel.shm_rmid_forced"),
-    "own-id": ("alice", configured.as_oneself, "maps your id to another one than 0"),
     "process": ("bob", lambda s: configured.with_ranges(s)["process"]["user"].update(uid=33), "no right to its memory"),
     "network": ("alice", without_network, "the bind mount at /sys has others below it"),
 }

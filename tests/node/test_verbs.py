@@ -216,6 +216,23 @@ def test_stopped_after_a_restore(site: Site, user: str) -> None:
         life.stop()
 
 
+@pytest.mark.parametrize("name", ["alice", "bob"])
+def test_spec_with_own_ids(site: Site, name: str) -> None:
+    directory, number = f"{home(name)}/spec", {"alice": "1000", "bob": "1001"}[name]
+    site.exec(["mkdir", directory], name)
+    try:
+        site.exec([SHIM, "spec", "--keep-id", "--bundle", directory], name)
+        spec = json.loads(site.exec(["cat", f"{directory}/config.json"], name).stdout)
+    finally:
+        site.exec(["rm", "-r", directory])
+    ids = ["id", "-u"], ["id", "-g"], ["cat", "/proc/self/uid_map", "/proc/self/gid_map"]
+    spec["root"] = {"path": f"/home/{name}/base/rootfs"}
+    spec["process"] |= {"terminal": False, "args": ["sh", "-c", "; ".join(map(shlex.join, ids))]}
+    life = site.container(name, spec)
+    done = site.exec(life.argv("run", "--bundle", life.bundle, life.name), name)
+    assert done.stdout.split() == [number, number, *[number, number, "1"] * 2]
+
+
 def test_spec_and_features(site: Site, user: str) -> None:
     directory = f"{home(user)}/spec"
     words = [] if user == "root" else ["--rootless"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 SPANK = Path(__file__).resolve().parents[2] / "spank"
-SOURCES = [str(SPANK / name) for name in ("criu_preload.c", "criu_restart.c", "criu_queue.c")]
+SOURCES = [str(SPANK / name) for name in ("criu_preload.c", "criu_ids.c", "criu_restart.c", "criu_queue.c")]
 # In CRIU's place. `files DIRECTORY`: how it could open each file, and with which mode one was made. Any other words are
 # done one after the other: `dumpable` says whether it is, `denied` which system calls are refused.
 PROGRAM = r"""

@@ -46,8 +46,8 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     ),
     "intelRdt": ({"intelRdt": {"closID": "x"}}, {}, "a share of the processor's cache"),
     "sysctl": ({"sysctl": {"kernel.shm_rmid_forced": "1"}}, {}, "sets kernel.shm_rmid_forced"),
-    "0 is another": ({"uidMappings": [{"containerID": 0, "hostID": 70000, "size": 9}]}, {}, "to another one than 0"),
-    "1 is the user": ({"uidMappings": [{"containerID": 1, "hostID": 7000, "size": 1}]}, {}, "to another one than 0"),
+    "0 is another": ({"uidMappings": [{"containerID": 0, "hostID": 70000, "size": 9}]}, {}, "does not map your own id"),
+    "1 is the user": ({"uidMappings": [{"containerID": 1, "hostID": 7000, "size": 1}]}, {}, "who is not you"),
     "not 0 runs it": ({"uidMappings": [{"containerID": 0, "hostID": 7000, "size": 1}]}, {"uid": 5}, "who is not you"),
 }
 
@@ -77,9 +77,13 @@ def test_mapped_mounts_are_not_checkpointable(config: dict[str, Any], mount: dic
         kept.check_bundle(Subject(Bundle("/b", config)))
 
 
-def test_own_id_within_a_range_is_checkpointable(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    ranges = [{"containerID": 0, "hostID": 7000, "size": 1}, {"containerID": 1, "hostID": 100000, "size": 65536}]
+@pytest.mark.parametrize("inside", [0, 7000])
+def test_own_id_beside_a_range_is_checkpointable(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, inside: int
+) -> None:
+    ranges = [{"containerID": inside, "hostID": 7000, "size": 1}, {"containerID": 1, "hostID": 100000, "size": 6000}]
     config["linux"]["uidMappings"] = ranges
+    config["process"]["user"] = {"uid": inside}
     monkeypatch.setattr("os.geteuid", lambda: 7000)
     kept.check_bundle(Subject(Bundle("/b", config)))
 

@@ -266,7 +266,7 @@ def test_files_of_nobody_belong_to_the_containers_root(tmp_path: Path) -> None:
     for name, (user, group, _) in ghosts.items():
         (tmp_path / f"ghost-file-{name}.img").write_bytes(head + b"\x08" + user + b"\x10" + group + rest)
     (tmp_path / "files.img").write_bytes(head + b"\x08\xed\x83\x03\x10" + none + b"\x18" + none + rest)
-    criu_images.own_deleted(str(tmp_path))
+    criu_images.own_deleted(str(tmp_path), 0, 0)
     for name, (user, _, group) in ghosts.items():
         owner = root if user == none else user
         found = (tmp_path / f"ghost-file-{name}.img").read_bytes()

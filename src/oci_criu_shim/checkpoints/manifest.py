@@ -9,9 +9,9 @@ from typing import NotRequired, Required, TypedDict
 
 from oci_criu_shim.host.attributes import Attributes
 from oci_criu_shim.host.external import External
+from oci_criu_shim.host.ids import IdMap
 
 Clock = dict[str, int]  # {name in clocks.NAMES: nanoseconds}: the container's clocks when it was frozen
-IdMap = list[list[int]]  # rows of /proc/PID/uid_map: first id inside, first id outside, how many
 
 
 class Needs(TypedDict):

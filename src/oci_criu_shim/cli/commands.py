@@ -294,8 +294,29 @@ def _configured(call: Invocation, bundle: Bundle, dialect: str) -> Settings:
 def spec(call: Invocation) -> int:
     """Write a config.json to start from."""
     backend = registry.default_backend(call.root, call.globals, call.log)
+    if call.flag("keep-id"):
+        return _spec_with_own_ids(call, backend)
     backend.require("spec", call.all_words())
     backend.become("spec", *call.all_words())
+
+
+def _spec_with_own_ids(call: Invocation, backend: Backend) -> int:
+    import json
+
+    from oci_criu_shim.container import keep_id
+
+    if os.geteuid() == 0:
+        raise ShimError("root's containers have root's ids without --keep-id", "leave it out, or run this as a user")
+    words = ["--rootless", *call.words("bundle", "file")]
+    backend.require("spec", words)
+    status, _, errors = backend.output("spec", *words)
+    if status:
+        raise ShimError(f"{backend.name} spec: {errors.strip()}")
+    path = call.value("file") or os.path.join(call.value("bundle") or "", "config.json")
+    config = files.read_json(path)
+    keep_id.change(config)
+    files.write_atomically(path, json.dumps(config, indent=4).encode() + b"\n", 0o644)
+    return 0
 
 
 def features(call: Invocation) -> int:

@@ -165,6 +165,7 @@ VERBS = {
         (
             BUNDLE,
             Option("--rootless", "", "for a user without privileges"),
+            Option("--keep-id", "", "for a user without privileges, whose ids are the same inside"),
             Option("--file -f", "FILE", "write to FILE instead, if the backend can"),
         ),
     ),

@@ -17,7 +17,7 @@ from oci_criu_shim.container.record import CHAIN, CHANGES, STAGE_LINK, living
 from oci_criu_shim.dump import client, kept, open_files, rootfs
 from oci_criu_shim.dump.survey import Survey
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.host import cgroups, criu_images, inet, linux, netlock, process, threads
+from oci_criu_shim.host import cgroups, criu_images, ids, inet, linux, netlock, process, threads
 from oci_criu_shim.restore import seccomp
 
 TYPE_CHECKING = False
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.directory import Directory
-    from oci_criu_shim.checkpoints.manifest import Draft, IdMap
+    from oci_criu_shim.checkpoints.manifest import Draft
     from oci_criu_shim.checkpoints.stage import Stage
     from oci_criu_shim.checkpoints.store import Store
     from oci_criu_shim.container.record import Container, Record
@@ -216,8 +216,8 @@ class Dump:
 
     def _commit(self, stage: Stage, report: dict[str, Any]) -> Checkpoint:
         """Write the manifest, and commit. The container is frozen meanwhile."""
-        criu_images.own_deleted(stage.images)
         manifest = self._manifest(report, stage.sizes())
+        criu_images.own_deleted(stage.images, *ids.ours(manifest["uid_map"], manifest["gid_map"]))
         if self.options.get("tcp_close"):
             _require_ended(stage.images)
         if self.options["leave_running"]:
@@ -244,8 +244,8 @@ class Dump:
             "clock": report["clock"],
             "external": report["external"],
             "network": report["network"],
-            "uid_map": _id_map(self.pid, "uid"),
-            "gid_map": _id_map(self.pid, "gid"),
+            "uid_map": ids.read(self.pid, "uid"),
+            "gid_map": ids.read(self.pid, "gid"),
             "own_cgroup": os.geteuid() == 0 and cgroups.has_own(self.pid),
             "io_priority": linux.io_priority(self.pid),
             "personality": process.personality(self.pid),
@@ -303,11 +303,6 @@ def _streams(record: Record) -> list[str]:
     """Return where the container's standard streams lead; empty strings if it has a terminal of its own."""
     streams: list[str] = record.get("stdio", {}).get("streams", ["", "", ""])
     return streams
-
-
-def _id_map(pid: int, kind: str) -> IdMap:
-    with open(f"/proc/{pid}/{kind}_map", encoding="ascii") as stream:
-        return [[int(number) for number in line.split()] for line in stream]
 
 
 def _podman_record(container: Container) -> dict[str, str]:

@@ -28,7 +28,7 @@ PROPERTIES = (
     kept(
         "id mappings, also ranges of /etc/subuid",
         "by newuidmap and newgidmap, for root's containers by root; the group that is 0 inside may then read the"
-        " checkpoint",
+        " checkpoint. A user is 0 inside, or has their own number or any other, with or without an id that is 0",
     ),
     kept(
         "devices",

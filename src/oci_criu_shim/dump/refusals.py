@@ -26,15 +26,15 @@ ROWS = (
         at_start=bundle.joined_namespaces,
     ),
     refused(
-        "a user's id that is not 0 inside; root's mappings without a 0",
-        "CRIU 4.2 takes on the ids that are 0 inside (`check_user_ns()`)",
-        "map it to 0",
-        at_start=bundle.ids,
+        "a user's id that is not mapped; root's mappings without a 0",
+        "CRIU 4.2 takes on an id of the namespace (`check_user_ns()`): root's the one that is 0, a user's their own",
+        "map it",
+        at_start=bundle.taken_on,
     ),
     refused(
         "a user's processes with ids of /etc/subuid",
         "reading their files in /proc needs a DAC override, which a dump does not hold; groups may be any",
-        "run them as 0",
+        "run them as yourself, which is 0, or your own number by `oci-criu-shim spec --keep-id`",
         at_start=bundle.another_user,
         running=processes.of_others,
     ),
@@ -43,6 +43,12 @@ ROWS = (
         "CRIU detaches System V memory while it dumps and restores, and the kernel then destroys it",
         "leave it out",
         at_start=bundle.shared_memory,
+    ),
+    refused(
+        "sysctls that limit System V objects and message queues, if the user is not 0 inside",
+        "they belong to number 0, and a restore runs as the user",
+        "leave them out",
+        at_start=bundle.ipc_limits,
     ),
     refused(
         "a mount's uidMappings and gidMappings, crun's option `idmap`",

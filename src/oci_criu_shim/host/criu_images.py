@@ -123,34 +123,38 @@ def names_deleted_files(directory: str) -> bool:
     return os.path.exists(path) and any(e.get("remap_type") in (None, "LINKED") for e in load(path)["entries"])
 
 
-# Ids in images that are none of the user namespace's; and 0, as long as they are (an overlong varint of protobuf).
-NO_ID, ROOT_ID = b"\xff\xff\xff\xff\x0f", b"\x80\x80\x80\x80\x00"
+NO_ID = b"\xff\xff\xff\xff\x0f"  # in images: none of the user namespace's
 OWNED_BY_NONE = b"\x10" + NO_ID + b"\x18" + NO_ID  # uid and gid of a file_perms_entry (CRIU's images/sk-unix.proto)
 FIRST = IMAGE_HEAD + 4  # where the first entry begins, after its length
 
 
-def own_deleted(directory: str) -> None:
-    """Have deleted files and unlinked sockets belong to the container's root, if their owner has no number inside.
+def own_deleted(directory: str, uid: int, gid: int) -> None:
+    """Have deleted files and unlinked sockets belong to these numbers inside, if their owner has none.
 
     A restore could not give them to nobody. CRIU 4.2 doesn't even ask for the owner of an unlinked socket if it lacks
     CAP_NET_ADMIN (unix_resolve_name_old() in criu/sk-unix.c).
     """
     for name in os.listdir(directory):
         if name.startswith("ghost-file-"):
-            _own_ghost(os.path.join(directory, name))
+            _own_ghost(os.path.join(directory, name), _id(uid), _id(gid))
     with open(os.path.join(directory, criu.FILES), "r+b") as stream:
         found = stream.read()
         if OWNED_BY_NONE in found:
             stream.seek(0)
-            stream.write(found.replace(OWNED_BY_NONE, OWNED_BY_NONE.replace(NO_ID, ROOT_ID)))
+            stream.write(found.replace(OWNED_BY_NONE, b"\x10" + _id(uid) + b"\x18" + _id(gid)))
 
 
-def _own_ghost(path: str) -> None:
+def _id(number: int) -> bytes:
+    """Return a number as long as NO_ID (an overlong varint of protobuf)."""
+    return bytes(number >> shift & 0x7F | (0x80 if shift < 28 else 0) for shift in range(0, 35, 7))
+
+
+def _own_ghost(path: str, uid: bytes, gid: bytes) -> None:
     """Change the first fields of a ghost_file_entry, uid and gid (CRIU's images/ghost-file.proto)."""
     with open(path, "r+b") as stream:
         head = stream.read(FIRST + 12)
         uid_end = FIRST + 1 + next(n for n, byte in enumerate(head[FIRST + 1 :], 1) if byte < 0x80)
-        ids = head[FIRST:uid_end].replace(NO_ID, ROOT_ID) + head[uid_end:].replace(b"\x10" + NO_ID, b"\x10" + ROOT_ID)
+        ids = head[FIRST:uid_end].replace(NO_ID, uid) + head[uid_end:].replace(b"\x10" + NO_ID, b"\x10" + gid)
         stream.seek(FIRST)
         stream.write(ids)
 

@@ -13,6 +13,7 @@ CLONE_NEWTIME = 0x80
 CLONE_NEWNS = 0x20000
 CLONE_NEWCGROUP = 0x2000000
 CLONE_NEWUTS = 0x4000000
+CLONE_NEWIPC = 0x8000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
@@ -20,6 +21,7 @@ CLONE_NEWNET = 0x40000000
 MS_REMOUNT, MS_BIND, MS_REC, MS_SLAVE = 32, 4096, 16384, 1 << 19
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 1, 4, 36, 47, 2
 PR_SET_NO_NEW_PRIVS = 38
+CAP_SETUID = 7
 KEYCTL = {"x86_64": 250, "aarch64": 219, "ppc64le": 271}  # numbers of keyctl
 KEYCTL_JOIN_SESSION_KEYRING = 1
 CAPABILITY_VERSION_3 = 0x20080522
@@ -80,9 +82,9 @@ def inherit_capabilities() -> int:
     return int(high << 32 | low)
 
 
-def keep_capabilities() -> None:
-    """Make every permitted capability ambient, so that it outlives an exec (capabilities(7))."""
-    permitted = inherit_capabilities()
+def keep_capabilities(without: int = 0) -> None:
+    """Make every permitted capability ambient, so that it outlives an exec (capabilities(7)), but for those bits."""
+    permitted = inherit_capabilities() & ~without
     for number in range(permitted.bit_length()):
         if permitted >> number & 1:
             _check(_libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0), "prctl")

@@ -11,10 +11,11 @@ from oci_criu_shim.host import clocks, criu, criu_images, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oci_criu_shim.checkpoints.manifest import Clock, IdMap, Manifest
+    from oci_criu_shim.checkpoints.manifest import Clock, Manifest
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.files import Document
     from oci_criu_shim.host.external import External
+    from oci_criu_shim.host.ids import IdMap
 
 ALL_IDS = [[0, 0, (1 << 32) - 1]]
 

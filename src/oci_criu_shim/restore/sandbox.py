@@ -16,7 +16,7 @@ import stat
 from oci_criu_shim.container import batch_script
 from oci_criu_shim.errors import Misfit, ShimError, line_of
 from oci_criu_shim.files import LIBDIR
-from oci_criu_shim.host import cgroups, clocks, criu, linux, mounts, netlock, process
+from oci_criu_shim.host import cgroups, clocks, criu, ids, linux, mounts, netlock, process
 from oci_criu_shim.host.progress import Progress
 from oci_criu_shim.restore import seccomp
 from oci_criu_shim.restore.plan import CONFIGURATION, STREAMS
@@ -25,14 +25,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from oci_criu_shim.checkpoints.manifest import IdMap
     from oci_criu_shim.container.stdio import Stdio
     from oci_criu_shim.files import Document
+    from oci_criu_shim.host.ids import IdMap
     from oci_criu_shim.restore.plan import RestorePlan
     from oci_criu_shim.restore.streams import CallersStreams
 
 STATISTICS = "stats-restore"  # CRIU's own name
-MOUNT = f"{LIBDIR}/criu_mount.so"  # has CRIU bind files that are mounted elsewhere already
+LIBRARY = f"{LIBDIR}/criu_restore.so"
+# For tar, with which CRIU fills a tmpfs: what it does of itself if it is user 0.
+TAR_OPTIONS = "--preserve-permissions --same-owner"
 CONNECTION = 3  # the descriptor by which CRIU is spoken to; those of the three pipes follow
 NAMESPACE_HINT = "are unprivileged user namespaces allowed on this node? (user.max_user_namespaces)"
 TEMPORARY = "/tmp"
@@ -115,8 +117,10 @@ def _build(plan: RestorePlan, fds: Mapping[int, int], ready: int, go: int, said:
         _raise_limits(plan.limits)
         _give_away(plan, fds)
     if plan.has_user_namespace:
-        _enter_user_namespace(ready, go)
+        _enter_user_namespace(ready, go, *plan.numbers)
     os.close(ready)
+    if plan.ipc_limits and os.geteuid():
+        _check_ipc_limits(plan.ipc_limits)
     linux.unshare(plan.clone_flags)
     if plan.manifest["clock"]:
         _set_clocks(plan.manifest["clock"])
@@ -130,7 +134,9 @@ def _build(plan: RestorePlan, fds: Mapping[int, int], ready: int, go: int, said:
     # A program can have dropped for good what it still has in its inheritable set: nobody may put it there again.
     linux.inherit_capabilities()
     if os.geteuid():
-        linux.keep_capabilities()  # an exec takes them from any user but the namespace's user 0
+        # An exec takes them from any user but the namespace's user 0. CRIU becomes that if it can, though it may be
+        # nobody, or somebody else (prepare_userns_creds() in criu/namespaces.c, 4.2).
+        linux.keep_capabilities(without=1 << linux.CAP_SETUID)
     os.umask(umask)
     os.write(said, str(_fork_criu(plan.program, fds, personality)).encode())
 
@@ -145,9 +151,12 @@ def _fork_criu(program: str, fds: Mapping[int, int], personality: int) -> int:
 
 def _environment(fds: Mapping[int, int]) -> dict[str, str]:
     """Return CRIU's environment, with what is loaded into it."""
-    if seccomp.FILE not in fds:
-        return {**process.ENVIRONMENT, "LD_PRELOAD": MOUNT}
-    return {**process.ENVIRONMENT, **seccomp.ENVIRONMENT, "LD_PRELOAD": f"{MOUNT}:{seccomp.LIBRARY}"}
+    environment = {**process.ENVIRONMENT, "LD_PRELOAD": LIBRARY}
+    if os.geteuid():
+        environment["TAR_OPTIONS"] = TAR_OPTIONS
+    if seccomp.FILE in fds:
+        environment |= {**seccomp.ENVIRONMENT, "LD_PRELOAD": f"{LIBRARY}:{seccomp.LIBRARY}"}
+    return environment
 
 
 def _raise_limits(limits: Iterable[int]) -> None:
@@ -163,15 +172,35 @@ def _raise_limits(limits: Iterable[int]) -> None:
                 pass  # root without CAP_SYS_RESOURCE: CRIU will name the limit that it can't set
 
 
-def _enter_user_namespace(ready: int, go: int) -> None:
-    """Make a user namespace, and become its user 0 once the ids are mapped. Raise ShimError if they are not."""
+def _enter_user_namespace(ready: int, go: int, uid: int, gid: int) -> None:
+    """Make a user namespace, and become that user in it once the ids are mapped. Raise ShimError if they are not."""
     linux.unshare(linux.CLONE_NEWUSER)
     os.write(ready, b"r")
     if not os.read(go, 1):
         raise ShimError("no ids were mapped")
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
     linux.make_dumpable()
+
+
+def _check_ipc_limits(wanted: Mapping[str, str]) -> None:
+    """Raise ShimError unless new IPC namespaces have these limits, {path below /proc/sys: value}.
+
+    They belong to the user namespace's number 0, so no other user can set them.
+    """
+
+    def differ() -> int:
+        linux.unshare(linux.CLONE_NEWIPC)
+        return int(any(_limit(name) != value for name, value in wanted.items()))
+
+    if process.exit_status(process.wait(process.fork(differ))):
+        listed = ", ".join(f"{name.replace('/', '.')} = {value}" for name, value in wanted.items())
+        raise ShimError(f"an IPC namespace has other limits here than the container's had: {listed}")
+
+
+def _limit(name: str) -> str:
+    with open(f"/proc/sys/{name}", encoding="ascii") as stream:
+        return " ".join(stream.read().split())
 
 
 def _set_clocks(values: Mapping[str, int]) -> None:
@@ -294,7 +323,10 @@ def _first_closed(path: str) -> str:
 
 def _outside(mapping: IdMap, number: int = 0) -> int:
     """Return the id on the node that is `number` in the user namespace."""
-    return next(outside + number - inside for inside, outside, count in mapping if 0 <= number - inside < count)
+    found = ids.outside(mapping, number)
+    if found is None:
+        raise ShimError(f"the container's user namespace has no id {number}", "map one in config.json")
+    return found
 
 
 def _make_device(path: str, device: Document, plan: RestorePlan) -> None:

@@ -6,13 +6,15 @@ import os
 
 from oci_criu_shim.container.node_fit import NEVER_JOINED
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.host import mounts
+from oci_criu_shim.host import ids, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from oci_criu_shim.dump.survey import Subject
+
+IPC_LIMITS = ("kernel.sem", "kernel.msg", "kernel.shm", "kernel.auto_msgmni", "fs.mqueue.")
 
 
 def _fault(subject: Subject, said: str, hint: str) -> ShimError:
@@ -37,10 +39,10 @@ def joined_namespaces(subject: Subject) -> Iterator[ShimError]:
             yield _fault(subject, said, "name no path for it in linux.namespaces")
 
 
-def ids(subject: Subject) -> Iterator[ShimError]:
-    """Yield a fault if no id is 0 inside, or one that is not the user's.
+def taken_on(subject: Subject) -> Iterator[ShimError]:
+    """Yield a fault if CRIU finds no id that it can take on inside: for root's container, the one that is 0.
 
-    CRIU 4.2 takes on the ids that are 0 inside (check_user_ns() in criu/namespaces.c).
+    A user's CRIU takes on the user's own (spank/criu_ids.c).
     """
     mappings = subject.bundle.config.get("linux", {}).get("uidMappings")
     if not mappings:
@@ -48,29 +50,36 @@ def ids(subject: Subject) -> Iterator[ShimError]:
     if not subject.is_users:
         if all(m["containerID"] != 0 for m in mappings):
             yield _fault(subject, "maps no id to 0, which CRIU needs", "map one in linux.uidMappings")
-        return
-    own = {m["containerID"] + os.geteuid() - m["hostID"] for m in mappings if _maps(m, os.geteuid())}
-    if own != {0}:
-        said = "maps your id to another one than 0, which CRIU can't dump"
-        yield _fault(subject, said, "map it to 0 in linux.uidMappings")
+    elif _own(subject) is None:
+        yield _fault(subject, "does not map your own id, which a restore needs", "map it in linux.uidMappings")
 
 
 def another_user(subject: Subject) -> Iterator[ShimError]:
     """Yield a fault if the process is another user's: a user's dump reads the memory of their own processes only."""
-    has_ids = subject.is_users and subject.bundle.config.get("linux", {}).get("uidMappings")
-    if has_ids and subject.bundle.process.get("user", {}).get("uid", 0) != 0:
+    own = _own(subject) if subject.is_users else None
+    if own is not None and subject.bundle.process.get("user", {}).get("uid", 0) != own:
         said = "runs the process as a user who is not you outside: a dump has no right to its memory"
-        yield _fault(subject, said, "leave process.user.uid at 0, which is you")
+        yield _fault(subject, said, f"set process.user.uid to {own}, which is you")
 
 
-def _maps(mapping: dict[str, int], outside: int) -> bool:
-    return 0 <= outside - mapping["hostID"] < mapping["size"]
+def _own(subject: Subject) -> int | None:
+    """Return the user's own number inside; None without one."""
+    mappings = subject.bundle.config.get("linux", {}).get("uidMappings", [])
+    return ids.inside([[m["containerID"], m["hostID"], m["size"]] for m in mappings], os.geteuid())
 
 
 def shared_memory(subject: Subject) -> Iterator[ShimError]:
     """Yield a fault if the kernel is to destroy System V memory that is detached, as CRIU does with it."""
     if subject.bundle.sysctls.get("kernel.shm_rmid_forced", "0") != "0":
         said = "sets kernel.shm_rmid_forced, which would make CRIU destroy shared memory"
+        yield _fault(subject, said, "leave it out of linux.sysctl")
+
+
+def ipc_limits(subject: Subject) -> Iterator[ShimError]:
+    """Yield a fault if it sets limits that a restore can't: as another user than number 0, to whom they belong."""
+    set_here = [name for name in subject.bundle.sysctls if name.startswith(IPC_LIMITS)]
+    if set_here and subject.is_users and _own(subject):
+        said = f"sets {set_here[0]}, which belongs to number 0 inside: a restore, which runs as you, can't set it"
         yield _fault(subject, said, "leave it out of linux.sysctl")
 
 
