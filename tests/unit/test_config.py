@@ -73,7 +73,7 @@ def test_quota(tmp_path: Path) -> None:
         ("[partitions]\nlow = 1", r"\[partitions.low\] may have checkpoint only"),
         ("[partitions.low]\nkeep = 1", r"\[partitions.low\] may have checkpoint only"),
         ("[partitions.low]\ncheckpoint = true", r"\[partitions.low\]: checkpoint must be in quotes, not true"),
-        ('[partitions.low]\ncheckpoint = "timeuot"', r"config.toml: \[partitions.low\]: checkpoint: 'timeuot' is no value"),
+        ('[partitions.low]\ncheckpoint = "timeuot"', r"partitions.low\]: checkpoint: 'timeuot' is no value"),
     ],
 )
 def test_refused(tmp_path: Path, text: str, said: str) -> None:
