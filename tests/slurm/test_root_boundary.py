@@ -266,6 +266,7 @@ def test_other_directories_of_users(cluster: Cluster, victim: Victim) -> None:
         ["--root=/shared", "list"],
         ["--root=/shared/new", "list"],
         ["job", "checkpoint", "--here", number],
+        ["job", "exec", "--here", number, "id"],
         ["ckpt", "prune", kept],
         ["ckpt", "import", f"{kept}/x.tar", f"{kept}/7/0.0"],
     ):
