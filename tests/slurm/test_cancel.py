@@ -54,11 +54,24 @@ def test_before_a_dump(shim_cluster: Cluster, shim_bundle: str) -> None:
     cancel(job)
     assert not any("checkpointed" in event for event in job.events()), job.quoted()
     assert not committed(job)
+
+
+@pytest.mark.parametrize("when", ["preempt", "interval:1h"])
+def test_how_it_ended(shim_cluster: Cluster, shim_bundle: str, when: str) -> None:
+    """Slurm is asked by whoever the signal may concern, who is killed soon after, or else by `job status`."""
+    job = jobs.batch(shim_cluster, shim_bundle, "cancelled", LONG, f"--checkpoint={when}", *jobs.OPTIONS[1:])
+    job.wait_running()
+    job.wait_ticks(3)
+    cancel(job)
+    history = shim_cluster.home / f"alice/ckpt/history/{job.number}/batch.0.jsonl"
+    if when == "preempt":
+        wait_for(lambda: "CANCELLED" in history.read_text(), 20, "its note")
+    else:
+        assert "CANCELLED" not in history.read_text()
     words = ["oci-criu-shim", "job", "status", "--json", f"--checkpoint-dir={jobs.CHECKPOINTS}", job.number]
     found = json.loads(shim_cluster.exec("n1", words).stdout)
-    record = job.record()
-    assert (found["state"], found["name"]) == ("cancelled", record["name"])
-    assert abs(found["end"] - record["end_time"]["number"]) < 60
+    assert (found["state"], found["name"]) == ("cancelled", "cancelled")
+    assert abs(found["end"] - job.record()["end_time"]["number"]) < 30
 
 
 def test_during_a_dump(shim_cluster: Cluster, shim_bundle: str) -> None:
