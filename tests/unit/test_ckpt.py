@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -569,15 +570,15 @@ def test_progress_on_a_terminal(capfd: Capture, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(os, "isatty", lambda _: True)
     monkeypatch.setattr(report, "PATIENCE", 0.01)
     printed = worked(capfd, report.ProgressLine("verifying", 4096), "left")
-    assert printed.startswith("\rverifying: 1.0 KiB of 4.0 KiB, 25 %, 1s left\x1b[K")
+    assert re.match(r"\rverifying: 1\.0 KiB of 4\.0 KiB, 25 %, \d+s left\x1b\[K", printed)
     assert printed.endswith("\r\x1b[K")
 
 
 def test_progress_in_a_file(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "LINES", 0.01)
     first, *_ = worked(capfd, report.ProgressLine("removing", 4096, shown=str), "left\n").splitlines()
-    assert first == "removing: 1024 of 4096, 25 %, 1s left"
-    assert worked(capfd, report.ProgressLine("reading", done=int), "s\n").startswith("reading: 0s\n")
+    assert re.fullmatch(r"removing: 1024 of 4096, 25 %, \d+s left", first)
+    assert re.match(r"reading: \d+s\n", worked(capfd, report.ProgressLine("reading", done=int), "s\n"))
 
 
 def test_no_progress_of_what_is_quick(capfd: Capture) -> None:
