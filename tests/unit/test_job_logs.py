@@ -90,6 +90,16 @@ def test_of_one_that_is_not_known(site: Path, capfd: Capture, monkeypatch: pytes
         parse.main(["job", "logs"])
 
 
+def test_another_users(site: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is in there, and wherever it leads: root may have been shown it."""
+    kept(site)
+    uid = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+    assert parse.main(["job", "logs", "--checkpoint-dir", str(site), "12"]) == 1
+    printed = capfd.readouterr()
+    assert not printed.out and "the history of job 12 belongs to user " in printed.err
+
+
 @pytest.mark.parametrize("path", ["/dev/zero", "/proc", ""])
 def test_what_is_no_file(site: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     submitted(monkeypatch, {"job": 12, "uid": os.geteuid(), "output": path, "error": ""})

@@ -7,6 +7,7 @@ import errno
 from oci_criu_shim import files
 from oci_criu_shim.cli import directories
 from oci_criu_shim.cli.ckpt.report import print_json
+from oci_criu_shim.cli.job.status import require_own
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.log import NAME
 from oci_criu_shim.task import history
@@ -54,11 +55,15 @@ def _find(word: str, given: str | None) -> LogsDocument:
         if submitted is None:
             raise
         directory, job = "", submitted["job"]
+    else:
+        require_own(directory, job)
     paths = [submitted["output"], submitted["error"]] if submitted else []
-    runs = [event for events in history.read(directory, job).values() for event in events if directory]
-    paths += [event["output"] for event in runs if "output" in event]
+    criu: list[CriuLog] = []
+    if directory:
+        events = [event for events in history.read(directory, job).values() for event in events]
+        paths += [event["output"] for event in events if "output" in event]
+        criu = [_criu(path) for path in history.logs(directory, job)]
     outputs = [_output(path) for path in dict.fromkeys(paths) if path not in ("", "/dev/null")]
-    criu = [_criu(path) for path in history.logs(directory, job)] if directory else []
     return {"job": job, "output": outputs, "logs": criu}
 
 

@@ -55,14 +55,16 @@ def status(call: Invocation) -> int:
 def _find(word: str, given: str | None) -> Story:
     """Return the job that `word` names; raise ShimError if it has no history. Slurm need not know it any more."""
     directory, job = directories.of_job(word, given)
-    _require_own(directory, job)
+    require_own(directory, job)
     found = _tell(directory, [job])
     if not found:
         raise ShimError(f"job {word} has no history in {directory}", directories.OTHERS)
     return found[-1]
 
 
-def _require_own(directory: str, job: int) -> None:
+def require_own(directory: str, job: int) -> None:
+    """Raise ShimError if a job's history is another user's, or can't be read."""
+    """Raise ShimError unless a job's history is the caller's, or there is none."""
     try:
         uid = history.owner(directory, job)
     except FileNotFoundError:
