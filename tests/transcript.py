@@ -19,7 +19,6 @@ from tests.harness.pages import DOCS, README, block
 
 PAGE = DOCS / "first-quarter.md"
 JOB = "1"
-DIRECTORY = "/shared/alice/checkpoints"
 STEPS = 20
 SCRIPT = f"#!/bin/sh\nfor i in $(seq {STEPS}); do echo step $i; sleep 1; done\n"
 HEAD = """\
@@ -76,24 +75,36 @@ def scenes() -> list[Scene]:
     return [
         Scene("She makes a bundle of the image, on a machine that has podman.", bundle),
         Scene(f"Her job counts to {STEPS}, a step a second. She submits it.", ("cat job.sh", directory, submission)),
-        Scene("It runs. Can it be checkpointed at all?", (request,), reaches(3)),
         Scene(
-            "Bob's job, in a partition of a higher priority, needs the node: alice's job is preempted. It is written "
+            "It runs. What is in there, and can it be checkpointed at all?",
+            (f"oci-criu-shim job exec {JOB} ps -ef", request),
+            reaches(3),
+        ),
+        Scene(
+            "Bob's jobs, in a partition of a higher priority, need both nodes: alice's job is preempted. It is written "
             "to disk, and waits in the queue.",
-            ("squeue --me", f"oci-criu-shim job status {JOB} --checkpoint-dir={DIRECTORY}"),
+            ("squeue --me", f"oci-criu-shim job status {JOB}"),
             preempted,
         ),
-        Scene("Slurm starts it again, on another node.", ("squeue --me", f"cat slurm-{JOB}.out"), restored),
+        Scene(
+            "When one of Bob's jobs ends, Slurm starts hers again, on the other node.",
+            ("squeue --me", f"cat slurm-{JOB}.out"),
+            restored,
+        ),
         Scene(
             "These are its checkpoints:",
             (
-                f"oci-criu-shim ckpt list {DIRECTORY}",
-                f"oci-criu-shim ckpt show {DIRECTORY}/{JOB}/batch.0/2 | head -n 22",
+                f"oci-criu-shim ckpt list {JOB}",
+                f"oci-criu-shim ckpt show {JOB}:2 | head -n 22",
             ),
         ),
         Scene(
-            "It ends as if nothing had been.",
-            (f"tail -n 3 slurm-{JOB}.out", f"oci-criu-shim job status {JOB} --checkpoint-dir={DIRECTORY}"),
+            "It ends as if nothing had been. A picture of it goes into her report.",
+            (
+                f"tail -n 3 slurm-{JOB}.out",
+                f"oci-criu-shim job status {JOB}",
+                f"oci-criu-shim job status {JOB} --timeline job.html",
+            ),
             ended,
         ),
     ]
@@ -116,13 +127,15 @@ def said(cluster: Cluster, text: str) -> None:
 
 
 def preempted(cluster: Cluster) -> None:
-    """Submit bob's job, which wants all of n1, where alice's runs."""
-    argv = ["sbatch", "-p", "high", "-w", "n1", "--exclusive", "--output=/dev/null", "--wrap", "sleep 600"]
-    cluster.exec(CONTROLLER, argv, "bob")
+    """Submit bob's jobs: one for n2, which is free, and one for n1, where alice's runs. Wait until hers waits."""
+    for node in ("n2", "n1"):
+        argv = ["sbatch", "-p", "high", "-w", node, "--exclusive", "--output=/dev/null", "--wrap", "sleep 600"]
+        cluster.exec(CONTROLLER, [*argv, f"--job-name={node}"], "bob")
     wait_for(lambda: state(cluster) == "PENDING\n", 60, "the requeue")
 
 
 def restored(cluster: Cluster) -> None:
+    cluster.exec(CONTROLLER, ["scancel", "--name=n2"], "bob")
     said(cluster, f"{jobs.MARK}restored ")
     wait_for(lambda: state(cluster) == "RUNNING\n", 60, "the second run")
 
