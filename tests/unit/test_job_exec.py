@@ -90,7 +90,7 @@ def test_on_several_nodes(slurm: Slurm, capfd: Capture) -> None:
     assert ran(slurm, "--task=0", "12", "ls")[0] == "n2"
     assert slurm.asked == [*HERE, "--task=0", "--lines", "12"]
     assert capfd.readouterr().err == "a prolog's\n"
-    slurm.rows = [row("n1"), row("n2", task=1)]
+    slurm.rows = [row("n2", task=1), row("n1")]
     assert parse.main(["job", "exec", "12"]) == 1
     said = "job 12 has 2 containers: step 0 task 0 on n1, step 0 task 1 on n2"
     assert f"{said} (hint: `oci-criu-shim job exec --step=0 --task=0 12`)" in capfd.readouterr().err

@@ -73,7 +73,7 @@ def _node(call: Invocation, part: Part) -> str:
             print(line, file=sys.stderr, flush=True)  # from a task prolog
 
     controller.run_on_nodes(part, [*_ourselves(call), "--lines", str(part["job"])], hear)
-    return _only(part["job"], rows)["node"]
+    return _only(part["job"], sorted(rows, key=lambda row: (row["step"].zfill(10), row["task"])))["node"]
 
 
 def _here(call: Invocation, job: int, command: list[str]) -> int:
