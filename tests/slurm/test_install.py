@@ -213,6 +213,29 @@ def test_upgrade(installed_cluster: Cluster, bundle: str) -> None:
     survives(installed_cluster, meanwhile=upgrade)
 
 
+def test_the_line_twice(installed_cluster: Cluster, bundle: str) -> None:
+    """doctor sees it, and jobs are as safe as with one line."""
+    with edited(installed_cluster, "plugstack.conf", "cat /usr/share/oci-criu-shim/plugstack.conf >>"):
+        reload(installed_cluster)
+        for user in ("root", "alice"):
+            assert wrong(installed_cluster, "n1", user)["plugstack.conf"]["status"] == "failed"
+        survives(installed_cluster)
+
+
+def test_before_the_reload(installed_cluster: Cluster, bundle: str) -> None:
+    """The line is there, and slurmd has not looked at it: doctor and the job say what to do."""
+    on(installed_cluster, "n1", blocks(INSTALL, "Uninstalling")[0], "root")
+    reload(installed_cluster)
+    on(installed_cluster, "n1", blocks(README, "Install")[1], "root")
+    try:
+        assert wrong(installed_cluster, "n1", "root")["slurmd"]["status"] == "failed"
+        job, _ = submit(installed_cluster)
+        wait_for(lambda: job.shown("JobState") in jobs.ENDED, 30, f"job {job.number} to end")
+        assert re.search(r"had not loaded the plugin.*scontrol reconfigure", job.output()), job.output()
+    finally:
+        reload(installed_cluster)
+
+
 def test_missing_parts(installed_cluster: Cluster) -> None:
     """doctor names whatever is missing in the program's directory, to root or to a user."""
     found = f"find {LIBRARY} -maxdepth 2 -type f -not -path '*/*_*/*' -printf '%P\\n'"
@@ -240,6 +263,17 @@ def missed(cluster: Cluster, name: str, user: str) -> bool:
     with lacking(cluster, name):
         found = wrong(cluster, "n1", user).values()
     return any(name in result["found"] for result in found if result["status"] == "failed")
+
+
+@pytest.mark.parametrize("name", ["helper", "watcher", "worker.py", "criu_preload.so", "criu_restart.so"])
+def test_a_job_says_what_is_missing(installed_cluster: Cluster, bundle: str, name: str) -> None:
+    """At its start, not when it is preempted; it runs all the same."""
+    with lacking(installed_cluster, name):
+        job, _ = submit(installed_cluster, ("sbatch ", "sbatch -w n1 "))
+        job.wait_for(f"n1 can't checkpoint job {job.number}")
+        job.wait_for("step 2\n")
+        on(installed_cluster, CONTROLLER, f"scancel {job.number}")
+    assert re.search(rf"can't checkpoint .*lacks {name}\b.*make install", job.output()), job.output()
 
 
 def test_uninstall(installed_cluster: Cluster) -> None:
