@@ -7,7 +7,7 @@
  * signals that had been sent to the program come last.
  *
  * The limits of an IPC namespace belong to the user namespace's number 0. If that is not the user, CRIU can't set them.
- * They are as in the container already, or it would not have been started (restore/sandbox.py).
+ * They are as in the container already, or it would not have been started (restore/ipc.py).
  */
 #define _GNU_SOURCE
 #include <fcntl.h>

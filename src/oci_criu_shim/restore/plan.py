@@ -10,7 +10,7 @@ from oci_criu_shim.container import batch_script, cgroup_path, limits
 from oci_criu_shim.container.record import RESTORE_LOG, STAGE
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, criu, criu_images, ids, linux, mounts
-from oci_criu_shim.restore import sockets
+from oci_criu_shim.restore import ipc, sockets
 from oci_criu_shim.restore.edits import Edits
 from oci_criu_shim.restore.seccomp import Seccomp
 
@@ -32,20 +32,6 @@ PREMADE = {  # {name in CRIU's images: (name in config.json, clone flag)} of nam
     "net_ns_id": ("network", linux.CLONE_NEWNET),
     "uts_ns_id": ("uts", linux.CLONE_NEWUTS),
     "cgroup_ns_id": ("cgroup", linux.CLONE_NEWCGROUP),
-}
-IPC_LIMITS = {  # {path below /proc/sys: field of CRIU's ipc_var_entry (criu's images/ipc-var.proto)}
-    "kernel/msgmax": "msg_ctlmax",
-    "kernel/msgmnb": "msg_ctlmnb",
-    "kernel/msgmni": "msg_ctlmni",
-    "kernel/shmmax": "shm_ctlmax",
-    "kernel/shmall": "shm_ctlall",
-    "kernel/shmmni": "shm_ctlmni",
-    "kernel/shm_rmid_forced": "shm_rmid_forced",
-    "fs/mqueue/queues_max": "mq_queues_max",
-    "fs/mqueue/msg_max": "mq_msg_max",
-    "fs/mqueue/msgsize_max": "mq_msgsize_max",
-    "fs/mqueue/msg_default": "mq_msg_default",
-    "fs/mqueue/msgsize_default": "mq_msgsize_default",
 }
 
 
@@ -138,13 +124,8 @@ class RestorePlan:
 
     @property
     def ipc_limits(self) -> dict[str, str]:
-        """{path below /proc/sys: value} of the limits of the container's own IPC namespace; empty if it has none."""
-        if "ipc_ns_id" not in self.own:
-            return {}
-        image = criu_images.load(os.path.join(self.images, f"ipcns-var-{self.ids['own']['ipc_ns_id']}.img"))
-        entry = image["entries"][0]
-        found = {"kernel/sem": " ".join(map(str, entry["sem_ctls"]))}
-        return found | {name: str(entry[field]) for name, field in IPC_LIMITS.items() if field in entry}
+        """The limits of the container's own IPC namespace, as ipc.limits() has them; empty if it has none."""
+        return ipc.limits(self.images, self.ids["own"]["ipc_ns_id"]) if "ipc_ns_id" in self.own else {}
 
     @property
     def joined(self) -> dict[str, int]:

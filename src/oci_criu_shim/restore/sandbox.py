@@ -18,7 +18,7 @@ from oci_criu_shim.errors import Misfit, ShimError, line_of
 from oci_criu_shim.files import LIBDIR
 from oci_criu_shim.host import cgroups, clocks, criu, ids, linux, mounts, netlock, process
 from oci_criu_shim.host.progress import Progress
-from oci_criu_shim.restore import seccomp
+from oci_criu_shim.restore import ipc, seccomp
 from oci_criu_shim.restore.plan import CONFIGURATION, STREAMS
 
 TYPE_CHECKING = False
@@ -120,7 +120,7 @@ def _build(plan: RestorePlan, fds: Mapping[int, int], ready: int, go: int, said:
         _enter_user_namespace(ready, go, *plan.numbers)
     os.close(ready)
     if plan.ipc_limits and os.geteuid():
-        _check_ipc_limits(plan.ipc_limits)
+        ipc.check(plan.ipc_limits)
     linux.unshare(plan.clone_flags)
     if plan.manifest["clock"]:
         _set_clocks(plan.manifest["clock"])
@@ -181,26 +181,6 @@ def _enter_user_namespace(ready: int, go: int, uid: int, gid: int) -> None:
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     linux.make_dumpable()
-
-
-def _check_ipc_limits(wanted: Mapping[str, str]) -> None:
-    """Raise ShimError unless new IPC namespaces have these limits, {path below /proc/sys: value}.
-
-    They belong to the user namespace's number 0, so no other user can set them.
-    """
-
-    def differ() -> int:
-        linux.unshare(linux.CLONE_NEWIPC)
-        return int(any(_limit(name) != value for name, value in wanted.items()))
-
-    if process.exit_status(process.wait(process.fork(differ))):
-        listed = ", ".join(f"{name.replace('/', '.')} = {value}" for name, value in wanted.items())
-        raise ShimError(f"an IPC namespace has other limits here than the container's had: {listed}")
-
-
-def _limit(name: str) -> str:
-    with open(f"/proc/sys/{name}", encoding="ascii") as stream:
-        return " ".join(stream.read().split())
 
 
 def _set_clocks(values: Mapping[str, int]) -> None:
