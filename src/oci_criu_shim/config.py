@@ -6,128 +6,23 @@ The file is read only by commands that concern checkpoints.
 
 from __future__ import annotations
 
-import os
-
-from oci_criu_shim import units
+from oci_criu_shim import values
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from oci_criu_shim.files import Document
+    from oci_criu_shim.values import Kind
 
-    Kind = tuple[str, Callable[..., object]]
-    """An error's words about a value that doesn't fit, as "must be at least 1"; and a function that converts a value of
-    the file to one of Settings, and raises ValueError if it doesn't fit, or a ShimError that says why."""
 
 PATH = "/etc/oci-criu-shim/config.toml"
 INTRODUCTION = """
 Settings of oci-criu-shim, the same on all nodes. Each is shown with its default. An unknown setting is an error.
 """
-LAYERS = ("auto", "always", "never")  # when checkpoints include changes to the root file system
 PER_PARTITION = ("checkpoint",)
 TYPES = {int: "must be a whole number", bool: "must be true or false, without quotes", dict: "must be a table"}
-COMPRESSION = {"zstd": range(1, 20), "lz4": range(13)}  # levels; the first is the default: see docs/compression.md
-
-
-def parse_compression(text: str) -> tuple[str, int] | None:
-    """Return (name, level) of `zstd`, `zstd:LEVEL`, `lz4` or `lz4:LEVEL`, None of `off`; ValueError for any other."""
-    name, colon, level = text.partition(":")
-    if text == "off":
-        return None
-    number = int(level) if colon else COMPRESSION.get(name, (0,))[0]
-    if number not in COMPRESSION.get(name, ()):
-        raise ValueError(text)
-    return name, number
-
-
-def _compression(text: str) -> str:
-    parse_compression(text)
-    return text
-
-
-def _at_least(least: int) -> Kind:
-    def read(number: int) -> int:
-        if number < least:
-            raise ValueError(number)
-        return number
-
-    return f"must be at least {least}", read
-
-
-def _above_zero(convert: Callable[[str], int]) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not (number := convert(text)):
-            raise ValueError(text)
-        return number
-
-    return read
-
-
-def _backend(name: str) -> str:
-    if "/" in name and not name.startswith("/"):
-        raise ValueError(name)
-    return name
-
-
-def _when(text: str) -> str:
-    from oci_criu_shim import when  # plain containers ask for `backend` only
-
-    when.parse(text)
-    return text
-
-
-def is_each_users(place: str) -> bool:
-    """Return whether a directory of the file is another one for each user."""
-    return place.startswith("~") or "$" in place
-
-
-def _place(text: str) -> str:
-    """Return a directory as this user has it: `~`, $HOME and $USER are the user's, and no other variable is taken."""
-    path = _variable("HOME") + text[1:] if text == "~" or text.startswith("~/") else text
-    if "$" in path:
-        import re
-
-        path = re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda match: _variable(match[1] or match[2]), path)
-    if not path.startswith("/") or "$" in path:
-        raise ValueError(text)
-    return path
-
-
-def _variable(name: str) -> str:
-    """Return the user's HOME or USER, as the system's users have it; ValueError for any other variable.
-
-    In a job the environment's HOME may be that of the slurmd, which is root's. Root of a user namespace is root in the
-    system's users: there, and for root, the environment counts.
-    """
-    import pwd
-
-    column = {"USER": 0, "HOME": 5}.get(name)
-    if column is None:
-        raise ValueError(name)
-    try:
-        value = str(pwd.getpwuid(os.geteuid())[column])
-    except KeyError:
-        value = ""
-    given = os.environ.get(name, "")
-    found = given or value if os.geteuid() == 0 else value or given
-    is_right = found.startswith("/") if name == "HOME" else found.strip(".") and "/" not in found
-    if not is_right:
-        raise ShimError(f"user {os.geteuid()} has no ${name} on this node")
-    return found
-
-
-def _feature(name: str) -> str:
-    if not all(character.isalnum() or character in "_.-" for character in name):
-        raise ValueError(name)
-    return name
-
-
-def _layers(word: str) -> str:
-    if word not in LAYERS:
-        raise ValueError(word)
-    return word
 
 
 def _partitions(tables: Document) -> Document:
@@ -138,21 +33,6 @@ def _partitions(tables: Document) -> Document:
         for key, value in table.items():
             SETTINGS[key].read(value, f"{place}: ")
     return tables
-
-
-ANY: Kind = "", lambda value: value
-PROGRAM: Kind = "is the name of a program, or its absolute path", _backend
-WHEN: Kind = "", _when
-PLACE: Kind = "must be absolute or begin with ~/, with no variables but $USER and $HOME", _place
-SIZE: Kind = "is a size such as 20G or 1.5T", units.parse_size
-QUOTA: Kind = SIZE[0], lambda text: units.parse_size(text or "0")
-RATE: Kind = SIZE[0], _above_zero(units.parse_size)
-TIME: Kind = "is a time such as 90s, 30m or 7d", units.parse_time
-LONG: Kind = TIME[0], _above_zero(units.parse_time)
-FEATURE: Kind = "is a node's feature", _feature
-LAYER: Kind = f"is {', '.join(LAYERS[:2])} or {LAYERS[2]}", _layers
-LEVELS = ", ".join(f"{name}:{min(levels)} to {name}:{max(levels)}" for name, levels in COMPRESSION.items())
-COMPRESS: Kind = f"is off, zstd, lz4, or {LEVELS}", _compression
 
 
 class Setting:
@@ -198,7 +78,7 @@ _SETTINGS = (
     Setting(
         "backend",
         "",
-        PROGRAM,
+        values.PROGRAM,
         """
         The runtime that creates containers: crun, runc, nvidia-container-runtime, or the path of another one with
         runc's command line. The option --backend of a command line in oci.conf overrides this, and so does the
@@ -208,7 +88,7 @@ _SETTINGS = (
     Setting(
         "checkpoint-dir",
         "~/.local/state/oci-criu-shim",
-        PLACE,
+        values.PLACE,
         """
         The directory for checkpoints if a job gives no --checkpoint-dir. It must be the same directory on all nodes,
         and the job's user must own it. It is made if its parent allows that to the user. It is absolute, or begins
@@ -218,7 +98,7 @@ _SETTINGS = (
     Setting(
         "keep",
         2,
-        _at_least(1),
+        values.at_least(1),
         """
         How many checkpoints of a task are kept. A restart falls back on an older one if the newest is damaged. At
         least 1.
@@ -227,7 +107,7 @@ _SETTINGS = (
     Setting(
         "quota",
         "",
-        QUOTA,
+        values.QUOTA,
         """
         How large all checkpoints in a user's checkpoint directory together may be: "20G", "1.5T". If a checkpoint
         would be too large even without the task's older ones, it is refused, and its container runs on. Another
@@ -238,7 +118,7 @@ _SETTINGS = (
     Setting(
         "fresh-start",
         False,
-        ANY,
+        values.ANY,
         """
         Whether a restarted job that has no usable checkpoint may begin again from its beginning. If false, it fails
         and says why, since its work so far would be done twice.
@@ -247,7 +127,7 @@ _SETTINGS = (
     Setting(
         "keep-ended",
         "7d",
-        TIME,
+        values.TIME,
         """
         How long checkpoints of failed or cancelled jobs stay. After that, a later job of the same user removes them, or
         `ckpt prune` does: "12h", "7d". Those of completed jobs go at once.
@@ -256,7 +136,7 @@ _SETTINGS = (
     Setting(
         "rollback",
         True,
-        ANY,
+        values.ANY,
         """
         Whether files that a job had open for writing, and that have grown since the checkpoint from which the job goes
         on, are cut back to their length at it. The part that is cut off is kept beside the job's checkpoints. If
@@ -267,7 +147,7 @@ _SETTINGS = (
     Setting(
         "layers",
         "auto",
-        LAYER,
+        values.LAYER,
         """
         Whether checkpoints include the job's changes to its root file system, so that another node has them, too:
         "auto", if that is on a file system of the node's own and not read-only; "always", also if it is on a shared
@@ -277,7 +157,7 @@ _SETTINGS = (
     Setting(
         "increments",
         True,
-        ANY,
+        values.ANY,
         """
         Whether checkpoints of a job that runs on may have only the memory that has changed since the previous one, if
         the kernel tells. For each, CRIU reads page maps of the previous checkpoint, with capabilities that the user
@@ -288,7 +168,7 @@ _SETTINGS = (
     Setting(
         "hide-io-uring",
         True,
-        ANY,
+        values.ANY,
         """
         Whether containers of jobs that ask for checkpoints find no io_uring (io_uring_setup() fails with ENOSYS): CRIU
         can't dump a process that has one, and every Node.js has. Programs go on without it, some of them slower. A
@@ -298,7 +178,7 @@ _SETTINGS = (
     Setting(
         "max-restarts",
         3,
-        _at_least(0),
+        values.at_least(0),
         """
         How often a job is restored from the same checkpoint, or tried in vain on another node, before it fails and
         says why. Otherwise a job that ends each time before it has a newer checkpoint would be started for ever. 0
@@ -308,7 +188,7 @@ _SETTINGS = (
     Setting(
         "feature",
         "",
-        FEATURE,
+        values.FEATURE,
         """
         A feature of nodes (slurm.conf) that requeued jobs ask for, besides what they ask for themselves. Name one that
         all nodes have which can restore each other's checkpoints. Empty means none.
@@ -317,7 +197,7 @@ _SETTINGS = (
     Setting(
         "checkpoint",
         "preempt",
-        WHEN,
+        values.WHEN,
         """
         The meaning of --checkpoint without a value: preempt, timeout, interval:30m, interval:auto, signal:USR1, any of
         them with commas between, or none.
@@ -326,7 +206,7 @@ _SETTINGS = (
     Setting(
         "margin",
         "10s",
-        TIME,
+        values.TIME,
         """
         How long before its time limit a job with `timeout` has its checkpoint done. The time that the checkpoint takes
         is predicted.
@@ -335,7 +215,7 @@ _SETTINGS = (
     Setting(
         "mtbf",
         "30d",
-        LONG,
+        values.LONG,
         """
         The mean time between failures of one node. interval:auto computes its interval from it (Young's optimum), by
         the number of a job's nodes.
@@ -344,7 +224,7 @@ _SETTINGS = (
     Setting(
         "dump-rate",
         "200M",
-        RATE,
+        values.RATE,
         """
         Assumed checkpoint speed of a node, in bytes per second, until some have been measured.
         """,
@@ -352,7 +232,7 @@ _SETTINGS = (
     Setting(
         "compress",
         "off",
-        COMPRESS,
+        values.COMPRESS,
         """
         How memory in checkpoints is compressed, when they are committed: "off", "zstd", "lz4", or either with a level,
         as "zstd:3" (1 to 19, by default 1) or "lz4:9" (0 to 12, by default 0). A node needs python3-zstandard or

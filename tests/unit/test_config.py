@@ -15,7 +15,7 @@ from typing import get_origin, get_type_hints
 
 import pytest
 
-from oci_criu_shim import config
+from oci_criu_shim import config, values
 from oci_criu_shim.errors import ShimError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,7 +195,7 @@ def alice(monkeypatch: pytest.MonkeyPatch) -> Person:
 )
 def test_a_directory_of_each_user(tmp_path: Path, alice: Person, text: str, wanted: str) -> None:
     assert config.load(written(tmp_path, f'checkpoint-dir = "{text}"')).checkpoint_dir == wanted
-    assert config.is_each_users(text) == ("alice" in wanted)
+    assert values.is_each_users(text) == ("alice" in wanted)
 
 
 @pytest.mark.parametrize(

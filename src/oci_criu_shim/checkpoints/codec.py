@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import struct
 
-from oci_criu_shim import config
+from oci_criu_shim import values
 from oci_criu_shim.errors import Misfit
 
 TYPE_CHECKING = False
@@ -82,7 +82,7 @@ class Codec:
 
 def parse(text: str) -> Codec | None:
     """Return the codec of the setting `compress`, None if it is off; ValueError as of parse_compression()."""
-    found = config.parse_compression(text)
+    found = values.parse_compression(text)
     return Codec(*found) if found else None
 
 

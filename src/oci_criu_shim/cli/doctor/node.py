@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 
-from oci_criu_shim import config
+from oci_criu_shim import config, values
 from oci_criu_shim.checkpoints import codec
 from oci_criu_shim.cli.doctor import installation, roots, sandbox, settings
 from oci_criu_shim.cli.doctor.verdicts import Caution, Skipped
@@ -211,9 +211,9 @@ def checkpoint_directory() -> tuple[str, bool]:
 
     Raise Skipped if they share nothing.
     """
-    loaded, values = settings.usable()
-    text = str(values.get("checkpoint-dir", config.DEFAULTS["checkpoint-dir"]))
-    if os.geteuid() or not config.is_each_users(text):
+    loaded, written = settings.usable()
+    text = str(written.get("checkpoint-dir", config.DEFAULTS["checkpoint-dir"]))
+    if os.geteuid() or not values.is_each_users(text):
         return os.path.normpath(loaded.checkpoint_dir), True
     if not text.startswith("/"):
         raise Skipped(f"{text}: every user has another one", "run doctor as a user too")
