@@ -24,9 +24,11 @@ SCRIPT = f"#!/bin/sh\nfor i in $(seq {STEPS}); do echo step $i; sleep 1; done\n"
 HEAD = """\
 # A user's first quarter of an hour
 
-Made by `make transcript`, on a live cluster of two nodes: each command was typed, and what it
-printed is below it. Alice has a program in an image, and wants it to survive preemptions.
+Made by `make transcript`, on a live cluster of two nodes: each command was typed on a terminal of
+96 columns, and what it printed is below it. Alice has a program in an image, and wants it to
+survive preemptions.
 """
+COLUMNS = 96
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,13 @@ def typed(cluster: Cluster, command: str) -> str:
         image.export(cluster, command)
         return f"$ {command}\n"
     done = cluster.exec(CONTROLLER, ["sh", "-ec", f"exec 2>&1\n{command}"], cwd=directory(command))
-    return f"$ {command}\n{done.stdout}".rstrip() + "\n"
+    return f"$ {command}\n{folded(done.stdout)}".rstrip() + "\n"
+
+
+def folded(text: str) -> str:
+    """Return a text as a terminal shows it."""
+    lines = (line[at : at + COLUMNS] for line in text.splitlines() for at in range(0, max(len(line), 1), COLUMNS))
+    return "".join(f"{line}\n" for line in lines)
 
 
 def directory(command: str) -> str:
