@@ -45,7 +45,7 @@ def answer(words: Sequence[str], program: Group, options: Sequence[Option]) -> s
     if not words:
         return SCRIPT
     *typed, last = _joined(words)
-    line = Line(program, options)
+    line = Typed(program, options)
     for word in typed:
         line.take(word)
     return "\n".join(line.candidates(last))
@@ -62,7 +62,7 @@ def _joined(words: Sequence[str]) -> list[str]:
     return joined
 
 
-class Line:
+class Typed:
     """A command line as far as it is typed; `waiting` is an option that lacks its value."""
 
     def __init__(self, program: Group, options: Sequence[Option]) -> None:

@@ -211,7 +211,7 @@ def _key() -> bytes:
     return key
 
 
-class _Moments:
+class _Notices:
     """What happens when CRIU notifies us, for which it calls this.
 
     `commit` and `serves` are those of dump(); `sealed` returns the seal of the images, empty if they have none.
@@ -293,7 +293,7 @@ def dump(
         service.guard.tell(watched or criu_images.NO_PATHS)
         service.guard.admit(directories, parent is not None)
     watch = FreezeWatch(target, images)
-    moments = _Moments(
+    moments = _Notices(
         service, target, watch, found, lambda: seal.of(key, images, parent or "") if key else "", commit, serves
     )
     with _cache(directories[-1], b"" if service.guard or asked.get("pre_dump") else watched):
@@ -312,7 +312,7 @@ def _external(target: Target, asked: Options) -> list[External]:
     return found
 
 
-def _request(service: Service, target: Target, directories: list[int], asked: Options, moments: _Moments) -> int:
+def _request(service: Service, target: Target, directories: list[int], asked: Options, moments: _Notices) -> int:
     """Have CRIU dump, and return for how many nanoseconds the container was frozen."""
     watch, sizes = moments.watch, progress.Sizes(directories[0])
     try:
