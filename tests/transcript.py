@@ -25,8 +25,9 @@ HEAD = """\
 # A user's first quarter of an hour
 
 Made by `make transcript`, on a live cluster of two nodes: each command was typed on a terminal of
-96 columns, and what it printed is below it. Alice has a program in an image, and wants it to
-survive preemptions.
+96 columns, and what it printed is below it. Alice has a program in an image, IMAGE, and wants it to
+survive preemptions. [troubleshooting.md](troubleshooting.md#lines-that-are-slurms-or-cruns)
+explains the lines that are neither hers nor ours.
 """
 COLUMNS = 96
 
@@ -82,7 +83,11 @@ def scenes() -> list[Scene]:
     bundle, (directory, submission, request) = lines("podman"), lines("sbatch ")
     return [
         Scene("She makes a bundle of the image, on a machine that has podman.", bundle),
-        Scene(f"Her job counts to {STEPS}, a step a second. She submits it.", ("cat job.sh", directory, submission)),
+        Scene(
+            f"Her job counts to {STEPS}, a step a second. She submits it.",
+            ("cat job.sh", directory, submission),
+            shared,
+        ),
         Scene(
             "It runs. What is in there, and can it be checkpointed at all?",
             (f"oci-criu-shim job exec {JOB} ps -ef", request),
@@ -132,6 +137,12 @@ def reaches(step: int) -> Callable[[Cluster], None]:
 
 def said(cluster: Cluster, text: str) -> None:
     wait_for(lambda: text in output(cluster), 60, f"{text!r} in the job's output")
+
+
+def shared(cluster: Cluster) -> None:
+    """Have another node known that writes to /shared, whose file system is this machine's own."""
+    cluster.exec(CONTROLLER, ["mkdir", "-p", "/shared/alice/checkpoints/rates"])
+    cluster.exec(CONTROLLER, ["touch", "/shared/alice/checkpoints/rates/another"])
 
 
 def preempted(cluster: Cluster) -> None:
