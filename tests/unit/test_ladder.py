@@ -183,6 +183,7 @@ def test_others_restore_the_same_checkpoint_for_long(site: Site, monkeypatch: py
     ("error", "again"),
     [
         (NotRestored("Can't create ghost regfile"), 3),
+        (NotRestored("Error (soccr/soccr.c:819): Can't restore 2 queue data (-1), want (0:32768:8388608:8192)"), 3),
         (OSError(17, "File exists", "/x/ghost-1"), 3),
         (NotRestored("Can't create ghost regfile: Permission denied"), 1),
         (NotRestored("Can't open file"), 1),

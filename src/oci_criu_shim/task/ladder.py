@@ -39,9 +39,11 @@ TRIES = "tries.json"
 MARK = "oci-criu-shim: "  # where our part of a job's comment begins
 LONGEST = 300  # characters of our part
 PAUSES = (0.5, 2, 8)  # seconds at most
-# What CRIU says if another restore has the name of a deleted file. A file that may not be made will not be later.
+# What CRIU says if another restore has the name of a deleted file, and if the kernel has no room just now for what a
+# socket is to send. A file that may not be made will not be later.
 PASSING = re.compile(
     r"ghost(?!.*(Permission denied|Operation not permitted|Read-only file system|No space left|Disk quota))"
+    r"|Can't restore .* queue data"
 )
 END_SECONDS = 300  # Slurm ends a job that was requeued
 
