@@ -45,7 +45,6 @@ PASSING = re.compile(
     r"ghost(?!.*(Permission denied|Operation not permitted|Read-only file system|No space left|Disk quota))"
     r"|Can't restore .* queue data"
 )
-END_SECONDS = 300  # Slurm ends a job that was requeued
 
 
 class Ladder:
