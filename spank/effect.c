@@ -10,14 +10,15 @@ static enum { PROTECTED, NO_CONTAINER, NO_OCI_CONF } expected;
 static uint32_t job;
 
 /*
- * Steps of a job with several nodes may have had their containers on other nodes only. Slurm 24.11 does not tell a
- * plugin the number in a batch step (S_JOB_NNODES is 0).
+ * Steps of a job with several nodes, or of a heterogeneous one, may have had their containers on other nodes only.
+ * Slurm 24.11 does not tell a plugin the number in a batch step (S_JOB_NNODES is 0).
  */
 static bool has_one_node(spank_t sp)
 {
-	char nodes[16];
+	char text[16];
 
-	return spank_getenv(sp, "SLURM_JOB_NUM_NODES", nodes, sizeof(nodes)) == ESPANK_SUCCESS && !strcmp(nodes, "1");
+	return spank_getenv(sp, "SLURM_HET_SIZE", text, sizeof(text)) == ESPANK_ENV_NOEXIST &&
+	       spank_getenv(sp, "SLURM_JOB_NUM_NODES", text, sizeof(text)) == ESPANK_SUCCESS && !strcmp(text, "1");
 }
 
 void effect_begin(spank_t sp, const struct step *step)

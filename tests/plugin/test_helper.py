@@ -248,6 +248,7 @@ class Step(Case):
         for options, environment, step_id, nodes, said in (
             (self.ASKED, slurm, self.BATCH, 1, "no container ran in this job: --checkpoint had no effect"),
             (self.ASKED, slurm, self.BATCH, 2, ""),
+            (self.ASKED, {**slurm, "SLURM_HET_SIZE": "2"}, self.BATCH, 1, ""),
             ({}, slurm, self.BATCH, 1, ""),
             (self.ASKED, slurm, 0, 1, ""),
             (self.ASKED, {**slurm, "SLURM_CONF": "/none/slurm.conf", "SLURM_CONTAINER": "/b"}, 0, 1, "no oci.conf on"),
