@@ -127,3 +127,23 @@ def test_without_checkpoints_and_on_two_nodes(shim_cluster: Cluster, shim_bundle
         assert shim(cluster, "job", "logs", job.number).stdout == f"output: /home/alice/{job.number}.out\n"
     cluster.exec("ctl", ["scancel", job.number])
     job.wait_end()
+
+
+def test_of_an_array(shim_cluster: Cluster, shim_bundle: str) -> None:
+    """Its job has a number, and the array's with its own."""
+    cluster = shim_cluster
+    job = jobs.batch(cluster, shim_bundle, "array", Work(ticks=60), *jobs.OPTIONS, "--array=3")
+    name = f"{job.number}_3"
+    with quoting(job):
+        job.wait_running()
+        job.wait_ticks(2)
+        assert name in shim(cluster, "job", "status", name).stdout.splitlines()[0]
+        (taken,) = json.loads(shim(cluster, "job", "checkpoint", "--json", name).stdout)
+        (listed,) = json.loads(shim(cluster, "ckpt", "list", "--json", name).stdout)
+        assert listed["path"] == taken["checkpoint"]["path"] == f"{jobs.CHECKPOINTS}/{job.number}/batch.0/1"
+        assert shim(cluster, "job", "exec", name, "hostname").stdout == "crun\n"
+        assert shim(cluster, "job", "logs", name).stdout.startswith(f"output: /home/alice/{job.number}.out\n")
+        assert shim(cluster, "ckpt", "rm", "--force", f"{name}:1").stdout == ""
+        assert shim(cluster, "ckpt", "list", name).stdout.startswith("no checkpoints in ")
+    cluster.exec("ctl", ["scancel", job.number])
+    job.wait_end()
