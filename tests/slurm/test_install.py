@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 
@@ -144,6 +144,16 @@ class Counting:
 
         wait_for(there, 60, f"{text!r} in the output of job {self.number}")
 
+    def finish(self, bundle: str = "bundle") -> None:
+        """Tell it, by its bundle, that it is enough, and wait for its end."""
+        done = DONE.format(bundle=bundle)
+        on(self.cluster, CONTROLLER, f"touch {done}")
+        self.wait_end()
+        on(self.cluster, CONTROLLER, f"rm {done}")
+
+    def wait_end(self) -> None:
+        wait_for(lambda: self.shown("JobState") in jobs.ENDED, 30, f"job {self.number} to end")
+
     def preempt(self) -> None:
         """Have a job of the other partition take its node, and wait until it goes on on the other one."""
         node = self.shown("NodeList")
@@ -174,10 +184,7 @@ def survives(cluster: Cluster, name: str = "bundle", meanwhile: Callable[[], Non
     meanwhile()
     assert f"checkpointed job {job.number} step batch task 0 (request)" in on(cluster, CONTROLLER, request)
     job.preempt()
-    done = DONE.format(bundle=name)
-    on(cluster, CONTROLLER, f"touch {done}")
-    wait_for(lambda: job.shown("JobState") in jobs.ENDED, 30, f"job {job.number} to end")
-    on(cluster, CONTROLLER, f"rm {done}")
+    job.finish(name)
     assert job.counted() == list(range(1, max(job.counted()) + 1)), job.output()
     assert (job.shown("JobState"), job.shown("Restarts")) == ("COMPLETED", "1"), job.output()
     return job.output()
@@ -200,6 +207,14 @@ def test_changed_bundle(installed_cluster: Cluster, bundle: str) -> None:
         on(installed_cluster, CONTROLLER, change, cwd="/home/alice/changed")
     with edited(installed_cluster, "oci.conf", "cp /etc/oci-criu-shim/oci.conf.d/runc-run.conf"):
         survives(installed_cluster, "changed")
+
+
+def test_a_host_without_the_plugin(installed_cluster: Cluster) -> None:
+    """From there nothing can be submitted, as `required` says."""
+    with lacking(installed_cluster, "oci_criu_shim_spank.so", CONTROLLER):
+        output = on(installed_cluster, CONTROLLER, "sbatch --wrap hostname || :")
+    assert "Submitted" not in output
+    assert [message for message in messages(OTHERS) if matching(message).search(output)], output
 
 
 def test_upgrade(installed_cluster: Cluster, bundle: str) -> None:
@@ -230,7 +245,7 @@ def test_before_the_reload(installed_cluster: Cluster, bundle: str) -> None:
     try:
         assert wrong(installed_cluster, "n1", "root")["slurmd"]["status"] == "failed"
         job, _ = submit(installed_cluster)
-        wait_for(lambda: job.shown("JobState") in jobs.ENDED, 30, f"job {job.number} to end")
+        job.wait_end()
         assert re.search(r"had not loaded the plugin.*scontrol reconfigure", job.output()), job.output()
     finally:
         reload(installed_cluster)
@@ -248,14 +263,14 @@ def test_missing_parts(installed_cluster: Cluster) -> None:
 
 
 @contextmanager
-def lacking(cluster: Cluster, name: str) -> Iterator[None]:
-    """Have n1 without a file in the program's directory."""
+def lacking(cluster: Cluster, name: str, node: str = "n1") -> Iterator[None]:
+    """Have a host without a file in the program's directory."""
     path = f"{LIBRARY}/{name}"
-    on(cluster, "n1", f"mv {path} {path}.away", "root")
+    on(cluster, node, f"mv {path} {path}.away", "root")
     try:
         yield
     finally:
-        on(cluster, "n1", f"mv {path}.away {path}", "root")
+        on(cluster, node, f"mv {path}.away {path}", "root")
 
 
 def missed(cluster: Cluster, name: str, user: str) -> bool:
@@ -265,15 +280,18 @@ def missed(cluster: Cluster, name: str, user: str) -> bool:
     return any(name in result["found"] for result in found if result["status"] == "failed")
 
 
-@pytest.mark.parametrize("name", ["helper", "watcher", "worker.py", "criu_preload.so", "criu_restart.so"])
-def test_a_job_says_what_is_missing(installed_cluster: Cluster, bundle: str, name: str) -> None:
+@pytest.mark.parametrize("names", [("helper",), ("watcher", "worker.py", "criu_preload.so", "criu_restart.so")])
+def test_a_job_says_what_is_missing(installed_cluster: Cluster, bundle: str, names: tuple[str, ...]) -> None:
     """At its start, not when it is preempted; it runs all the same."""
-    with lacking(installed_cluster, name):
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(lacking(installed_cluster, name))
         job, _ = submit(installed_cluster, ("sbatch ", "sbatch -w n1 "))
         job.wait_for(f"n1 can't checkpoint job {job.number}")
         job.wait_for("step 2\n")
-        on(installed_cluster, CONTROLLER, f"scancel {job.number}")
-    assert re.search(rf"can't checkpoint .*lacks {name}\b.*make install", job.output()), job.output()
+        job.finish()
+    [lacks] = re.findall(r"can't checkpoint .*lacks ([^(;]*) \(hint: `make install`", job.output())
+    assert set(lacks.split(", ")) == set(names), job.output()
 
 
 def test_uninstall(installed_cluster: Cluster) -> None:
