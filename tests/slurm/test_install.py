@@ -209,6 +209,15 @@ def test_changed_bundle(installed_cluster: Cluster, bundle: str) -> None:
         survives(installed_cluster, "changed")
 
 
+def test_own_number(installed_cluster: Cluster, bundle: str) -> None:
+    """docs/bundle.md has the user be the user inside."""
+    on(installed_cluster, CONTROLLER, "cp -a bundle own")
+    [change] = blocks(BUNDLES, "Your own number")
+    on(installed_cluster, CONTROLLER, change, cwd="/home/alice/own")
+    assert '"uid": 1000' in on(installed_cluster, CONTROLLER, "cat own/config.json")
+    survives(installed_cluster, "own")
+
+
 def test_a_host_without_the_plugin(installed_cluster: Cluster) -> None:
     """From there nothing can be submitted, as `required` says."""
     with lacking(installed_cluster, "oci_criu_shim_spank.so", CONTROLLER):
