@@ -25,6 +25,7 @@ SOURCE = "/shared/oci-criu-shim"
 COPY = f"mkdir {SOURCE} && tar -C /src --exclude=.git --exclude=.venv --exclude=build -c . | tar -C {SOURCE} -x"
 LIBRARY = "/usr/lib/oci-criu-shim"
 PARTITIONS = "PartitionName=low Nodes=ALL Default=YES\nPartitionName=high Nodes=ALL\n"
+RELOAD = "scontrol reconfigure\n"  # Cluster.reconfigure() waits for its end, too
 # Its root file system is a directory of alice's, in which a test says when it is enough.
 DONE = "/home/alice/{bundle}/rootfs/done"
 COUNT = "#!/bin/sh\ni=0\nwhile [ ! -e /done ]; do i=$((i+1)); echo step $i; sleep 0.5; done\necho done\n"
@@ -57,17 +58,9 @@ def plain() -> Iterator[Cluster]:
         conf.write_text(without(conf.read_text(), block(README, "Install", "PreemptType")) + PARTITIONS)
         for name in ("oci.conf", "plugstack.conf"):
             (running.conf / name).unlink()
-        reload(running, preempt="(null)")
+        running.reconfigure()
         on(running, CONTROLLER, COPY, "root")
         yield running
-
-
-def reload(cluster: Cluster, command: str = "scontrol reconfigure", preempt: str = "preempt/partition_prio") -> None:
-    """Have Slurm read its files again, and wait until it has."""
-    on(cluster, CONTROLLER, command, "root")
-    shown = ["sh", "-c", f"scontrol show config | grep -q '^PreemptType *= {preempt}$'"]
-    wait_for(lambda: not cluster.exec(CONTROLLER, shown, check=False).returncode, 30, f"PreemptType={preempt}")
-    cluster.wait_ready()
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +73,11 @@ def installed_cluster(plain: Cluster) -> Cluster:
     assert (plain.conf / "plugstack.conf").read_text().count("\nrequired ") == 1
     conf = plain.conf / "slurm.conf"
     conf.write_text(without(conf.read_text(), settings) + settings)
-    commands = last.splitlines()
-    assert commands == ["scontrol reconfigure", "oci-criu-shim doctor"]
-    reload(plain, commands[0])
+    assert last == f"{RELOAD}oci-criu-shim doctor\n"
+    plain.reconfigure()
     for node in plain.all_nodes():
         for user in ("root", "alice"):
-            on(plain, node, commands[1], user)  # status 0: nothing has failed
+            on(plain, node, "oci-criu-shim doctor", user)  # status 0: nothing has failed
             assert wrong(plain, node, user) == {}
     return plain
 
@@ -232,7 +224,8 @@ def test_upgrade(installed_cluster: Cluster, bundle: str) -> None:
 
     def upgrade() -> None:
         everywhere(installed_cluster, host)
-        reload(installed_cluster, reloaded)
+        assert reloaded == RELOAD
+        installed_cluster.reconfigure()
 
     survives(installed_cluster, meanwhile=upgrade)
 
@@ -240,7 +233,7 @@ def test_upgrade(installed_cluster: Cluster, bundle: str) -> None:
 def test_the_line_twice(installed_cluster: Cluster, bundle: str) -> None:
     """doctor sees it, and jobs are as safe as with one line."""
     with edited(installed_cluster, "plugstack.conf", "cat /usr/share/oci-criu-shim/plugstack.conf >>"):
-        reload(installed_cluster)
+        installed_cluster.reconfigure()
         for user in ("root", "alice"):
             assert wrong(installed_cluster, "n1", user)["plugstack.conf"]["status"] == "failed"
         survives(installed_cluster)
@@ -249,7 +242,7 @@ def test_the_line_twice(installed_cluster: Cluster, bundle: str) -> None:
 def test_before_the_reload(installed_cluster: Cluster, bundle: str) -> None:
     """The line is there, and slurmd has not looked at it: doctor and the job say what to do."""
     on(installed_cluster, "n1", blocks(INSTALL, "Uninstalling")[0], "root")
-    reload(installed_cluster)
+    installed_cluster.reconfigure()
     on(installed_cluster, "n1", blocks(README, "Install")[1], "root")
     try:
         assert wrong(installed_cluster, "n1", "root")["slurmd"]["status"] == "failed"
@@ -257,7 +250,7 @@ def test_before_the_reload(installed_cluster: Cluster, bundle: str) -> None:
         job.wait_end()
         assert re.search(r"had not loaded the plugin.*scontrol reconfigure", job.output()), job.output()
     finally:
-        reload(installed_cluster)
+        installed_cluster.reconfigure()
 
 
 def test_missing_parts(installed_cluster: Cluster) -> None:
@@ -307,7 +300,8 @@ def test_uninstall(installed_cluster: Cluster) -> None:
     """In reverse order; Slurm runs jobs as if nothing had been, and only what is the site's is left."""
     site, reloaded, host = blocks(INSTALL, "Uninstalling")
     on(installed_cluster, "n1", site, "root")
-    reload(installed_cluster, reloaded)
+    assert reloaded == RELOAD
+    installed_cluster.reconfigure()
     on(installed_cluster, "n1", f"echo '# ours' >>{jobs.SETTINGS}", "root")
     everywhere(installed_cluster, host)
     left = "find / -xdev -name '*oci*criu*shim*' -not -path '/shared/*' 2>/dev/null || :"
@@ -326,4 +320,4 @@ def edited(cluster: Cluster, name: str, command: str) -> Iterator[None]:
         yield
     finally:
         path.write_text(text)
-        reload(cluster)
+        cluster.reconfigure()

@@ -117,11 +117,6 @@ def plugstack(cluster: Cluster, text: str) -> Iterator[None]:
         path.write_text(before)
 
 
-def reconfigure(cluster: Cluster) -> None:
-    cluster.exec("ctl", ["scontrol", "reconfigure"], "root")
-    wait_for(lambda: set(cluster.node_states().values()) == {"idle"}, 60, "nodes that are idle")
-
-
 def test_two_lines_in_plugstack_conf(cluster: Cluster, bundle: str) -> None:
     """As from `cat … >>/etc/slurm/plugstack.conf` on each node, if they share it."""
     with plugstack(cluster, 2 * (cluster.conf / PLUGSTACK).read_text()):
@@ -140,14 +135,14 @@ def test_two_lines_in_plugstack_conf(cluster: Cluster, bundle: str) -> None:
 
 def test_before_slurmd_has_loaded_the_plugin(cluster: Cluster, bundle: str) -> None:
     with plugstack(cluster, ""):
-        reconfigure(cluster)
+        cluster.reconfigure()
     try:
         for options in (jobs.OPTIONS[:2], ()):
             done = cluster.exec("ctl", ["srun", *options, f"--container={bundle}", "true"], check=False)
             assert done.returncode and "had not loaded the plugin when job" in done.stderr, done.stderr
             assert "`scontrol reconfigure`" in done.stderr
     finally:
-        reconfigure(cluster)
+        cluster.reconfigure()
     cluster.exec("ctl", ["srun", *jobs.OPTIONS[:2], f"--container={bundle}", "true"])
 
 

@@ -135,6 +135,17 @@ class Cluster(Settings):
             wait_for(lambda: self._registered(node) >= since, self.ready_timeout, what)
         self.wait_ready()
 
+    def reconfigure(self) -> None:
+        """Have Slurm read its files again, and wait until every slurmd has. Raise ClusterError if one does not."""
+        before = self._begun()
+        self.exec(CONTROLLER, ["scontrol", "reconfigure"], "root")
+
+        def is_done() -> bool:
+            return all(when not in ("", before[node]) for node, when in self._begun().items())
+
+        wait_for(is_done, 30, "every slurmd to begin anew")
+        self.wait_ready()
+
     def down(self) -> None:
         """Take the cluster down, or sweep what a dead one left. Do nothing if there is nothing."""
         take_down(self.name)
@@ -160,6 +171,11 @@ class Cluster(Settings):
         """When the slurmd that slurmctld knows of on this node was started, in seconds since 1970; 0 if never."""
         found = re.search(r"SlurmdStartTime=(\d+)", self._query("scontrol", "show", "node", node))
         return int(found[1]) if found else 0
+
+    def _begun(self) -> dict[str, str]:
+        """Return when each slurmd wrote its pid. One in the foreground does so whenever it has read its files."""
+        stat = ["stat", "--format=%y", "/run/slurmd.pid"]
+        return {node: self.exec(node, stat, "root", check=False).stdout for node in self.compute_nodes()}
 
     def _query(self, *argv: str) -> str:
         """Return what a client of slurmctld says; nothing if slurmctld does not answer."""
