@@ -143,10 +143,10 @@ def test_batch_step(oci_cluster: Cluster, bundle: str, name: str) -> None:
     assert theirs(job.output()) == sorted(["out", "0 of input", f"job {job.number}"])
     assert theirs((oci_cluster.home / f"alice/{job.number}.err").read_text()) == ["err"]
     if name != MULTI:
-        wait_for(lambda: calls.read_text().endswith("Query -1 0 1\n"), 10, "Slurm's last question")
+        wait_for(lambda: calls.read_text().endswith("Query -1 0 0\n"), 10, "Slurm's last question")
         verbs = ("Create", "Query", "Start", "Query", "Delete") if "create" in name else ()
         users = [f"{verb} 0 1000 0" for verb in verbs]
-        assert [call for call, _ in groupby(calls.read_text().splitlines())] == [*users, "Query -1 0 1"]
+        assert [call for call, _ in groupby(calls.read_text().splitlines())] == [*users, "Query -1 0 0"]
     else:
         leftovers.wait_idle(oci_cluster)
         assert calls.read_text() == ""
