@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
@@ -16,6 +17,7 @@ from .process import DIE_WITH_PARENT, run
 
 Progress = Callable[[str], None]
 MIRROR = "OCI_CRIU_SHIM_MIRROR"
+PAUSE = 0.1  # seconds between looks at whether somebody has built it
 
 # Unmounts and leftover processes of a killed build are the kernel's business: both live in namespaces of their own.
 CONTAINED = (*DIE_WITH_PARENT, "unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--")
@@ -87,11 +89,20 @@ def ensure(recipe: Recipe, progress: Progress) -> Path:
     """Return the cached root of a recipe; build it if it is missing (about a minute)."""
     root = cache_dir() / recipe.key()
     if not root.is_dir():
-        with locked(_lock_of(root)):
-            if not root.is_dir():
-                _build(recipe, root, progress)
+        _build_once(recipe, root, progress)
         _remove_older(root)
     return root
+
+
+def _build_once(recipe: Recipe, root: Path, progress: Progress) -> None:
+    """Build a root, or wait for whoever does; not for the lock, which users of the root hold as long as they run."""
+    while not root.is_dir():
+        try:
+            with locked(_lock_of(root), wait=False):
+                if not root.is_dir():
+                    _build(recipe, root, progress)
+        except BlockingIOError:
+            time.sleep(PAUSE)
 
 
 def _lock_of(root: Path) -> Path:
