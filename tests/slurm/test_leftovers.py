@@ -29,7 +29,7 @@ THINGS = {
     "memory": ("ipcmk --shmem 4096 >/dev/null", "ipcrm --all=shm", "System V shm"),
     "stage": (
         f"mkdir -p {jobs.CHECKPOINTS}/7/.stage.n1.1.1",
-        f"rm -r {jobs.CHECKPOINTS}/7",
+        f"rm -r {jobs.CHECKPOINTS}/7; rmdir --ignore-fail-on-non-empty {jobs.CHECKPOINTS}",
         "unfinished checkpoint: 7/.stage.n1.1.1",
     ),
 }
