@@ -92,6 +92,9 @@ class RestorePlan:
         self.edits.edit_clocks(self.manifest["clock"])
         self.edits.edit_mounts()
         self.edits.edit_threads(self.manifest.get("needs"), self.seccomp)
+        # Of the container's own IPC namespace; empty if CRIU can set them.
+        compared = self.numbers[0] != 0 and "ipc_ns_id" in self.own
+        self.ipc_limits = ipc.limits(self.images, self.ids["own"]["ipc_ns_id"]) if compared else {}
         self.mounted = self._mounted()
         self.sources = self._sources(batch_script.copy(checkpoint, bundle))
         self.bases = self._bases()
@@ -121,11 +124,6 @@ class RestorePlan:
     def numbers(self) -> tuple[int, int]:
         """The ids, user's and group's, that we have in the container's user namespace."""
         return ids.ours(self.manifest["uid_map"], self.manifest["gid_map"])
-
-    @property
-    def ipc_limits(self) -> dict[str, str]:
-        """The limits of the container's own IPC namespace, as ipc.limits() has them; empty if it has none."""
-        return ipc.limits(self.images, self.ids["own"]["ipc_ns_id"]) if "ipc_ns_id" in self.own else {}
 
     @property
     def joined(self) -> dict[str, int]:
