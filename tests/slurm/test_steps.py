@@ -197,7 +197,7 @@ def test_array(shim_cluster: Cluster, shim_bundle: str) -> None:
     ours, name = ["oci-criu-shim", "job"], f"{first.number}_1"
     shim_cluster.exec("ctl", [*ours, "checkpoint", name])
     found = shim_cluster.exec("ctl", [*ours, "status", f"--checkpoint-dir={CHECKPOINTS}", name]).stdout
-    assert found.startswith(f"job {last.number} ({name}): running; 1 run, 1 checkpoint, ")
+    assert found.startswith(f"job {last.number} ({name}, array): running; 1 run, 1 checkpoint, ")
     output_of = {n: (shim_cluster.home / f"alice/{first.number}.{n}.out") for n in (0, 1)}
     assert "oci-criu-shim" not in output_of[0].read_text()
     done = shim_cluster.exec("ctl", [*ours, "checkpoint", first.number])
