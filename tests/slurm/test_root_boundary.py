@@ -50,7 +50,7 @@ STOPPED = {
 PEEK = """#!/bin/sh
 exec >>/shared/marks
 id -u; id -G; pwd; umask; echo $0 $*; readlink /proc/self/fd/0
-env | cut -d= -f1 | sort | tr '\\n' ' '; ls /proc/$$/fd | tr '\\n' ' '; cat /proc/$$/oom_score_adj
+env | cut -d= -f1 | sort | tr '\\n' ' '; find /proc/$$/fd -mindepth 1 -printf '%f '; cat /proc/$$/oom_score_adj
 grep -c 'root of the node' /proc/keys
 grep -E '^(CapInh|CapPrm|CapEff|CapAmb|NoNewPrivs)' /proc/self/status | tr -d '\\n\\t'
 """
@@ -353,7 +353,7 @@ echo '{"backend": "nvidia-container-runtime", "dialect": "runc"}' >$d/one/state.
         cluster.exec("n1", ["rm", program], "root")
     assert (cluster.shared / "marks").read_text().splitlines() == [
         *("1000", "1000", "/", "0077", f"{program} --root {root}/.nvidia-container-runtime state one", "/dev/null"),
-        *("LANG PATH PWD 0 1 10 2 0", "0"),
+        *("LANG PATH PWD 0 1 2 10 0", "0"),
         "".join(f"Cap{name}:{0:016x}" for name in ("Inh", "Prm", "Eff", "Amb")) + "NoNewPrivs:1",
     ]
 

@@ -144,7 +144,7 @@ cat $used; head -c 64M /dev/zero >/run/oci-criu-shim/$SLURM_JOB_ID/file; cat $us
 
 def test_what_its_run_directory_takes(bound_cluster: Cluster) -> None:
     before, after = map(int, bound_cluster.exec("ctl", ["srun", "sh", "-ec", FILL]).stdout.split())
-    assert after - before >= 64 << 20
+    assert after - before >= 60 << 20  # of 64: the rest of the job may have less meanwhile
 
 
 def hold(job: Job) -> None:
