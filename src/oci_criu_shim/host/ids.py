@@ -13,6 +13,11 @@ def read(pid: int, kind: str) -> IdMap:
         return [[int(number) for number in line.split()] for line in stream]
 
 
+def configured(mappings: list[dict[str, int]]) -> IdMap:
+    """Return the map that config.json's uidMappings or gidMappings ask for."""
+    return [[row["containerID"], row["hostID"], row["size"]] for row in mappings]
+
+
 def outside(mapping: IdMap, number: int) -> int | None:
     """Return the id outside that is `number` inside; None if there is none."""
     return next((outer + number - inner for inner, outer, count in mapping if 0 <= number - inner < count), None)

@@ -7,7 +7,7 @@ import os
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints.directory import DESCRIPTORS, Images
 from oci_criu_shim.errors import ShimError, cause_of
-from oci_criu_shim.host import clocks, criu, criu_images, mounts
+from oci_criu_shim.host import clocks, criu, criu_images, ids, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _clock(path: str, own: dict[str, int]) -> Clock:
 
 
 def _id_map(mappings: list[dict[str, int]] | None) -> IdMap:
-    return [[m["containerID"], m["hostID"], m["size"]] for m in mappings or []] or ALL_IDS
+    return ids.configured(mappings or []) or ALL_IDS
 
 
 def _external(path: str, own: dict[str, int], bundle: Bundle) -> list[External]:

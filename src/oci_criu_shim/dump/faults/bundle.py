@@ -65,7 +65,7 @@ def another_user(subject: Subject) -> Iterator[ShimError]:
 def _own(subject: Subject) -> int | None:
     """Return the user's own number inside; None without one."""
     mappings = subject.bundle.config.get("linux", {}).get("uidMappings", [])
-    return ids.inside([[m["containerID"], m["hostID"], m["size"]] for m in mappings], os.geteuid())
+    return ids.inside(ids.configured(mappings), os.geteuid())
 
 
 def shared_memory(subject: Subject) -> Iterator[ShimError]:
