@@ -24,6 +24,7 @@
 #include <linux/openat2.h>
 #include <linux/seccomp.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -385,6 +386,9 @@ static __attribute__((constructor)) void begin(void)
 		return;
 	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED, atoi(mark), 0);
 	if (shared == MAP_FAILED || close(atoi(mark)) < 0 || unsetenv(MARK) < 0)
+		_exit(EXIT_FAILURE);
+	/* Nobody else ends a CRIU that waits for ever. One whose worker has ended before this finds its request missing. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
 		_exit(EXIT_FAILURE);
 	shared->loaded = 1;
 }

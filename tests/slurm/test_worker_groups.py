@@ -165,6 +165,7 @@ def test_nothing_outlives_the_job(bound_cluster: Cluster, bound_bundle: str, hel
         if helper == "killed":
             bound_cluster.exec("n1", ["pkill", "-KILL", "-f", f"/helper {job.number} "], "root")
             wait_for(lambda: not pids(bound_cluster, "-f", f"/worker.py {job.number} "), 10, "the worker's end")
+            wait_for(lambda: not pids(bound_cluster, "-x", "criu"), 10, "CRIU's end")
         bound_cluster.exec("ctl", ["scancel", job.number])
         job.wait_end()
         wait_for(lambda: not pids(bound_cluster, "-u", "alice"), 20, "the end of all that is the user's")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import pytest
 SPANK = Path(__file__).resolve().parents[2] / "spank"
 SOURCES = [str(SPANK / name) for name in ("criu_preload.c", "criu_ids.c", "criu_restart.c", "criu_queue.c")]
 # In CRIU's place. `files DIRECTORY`: how it could open each file, and with which mode one was made. Any other words are
-# done one after the other: `dumpable` says whether it is, `denied` which system calls are refused.
+# done one after the other: `dumpable` says whether it is, `ends` the signal at its parent's end, `denied` which system
+# calls are refused.
 PROGRAM = r"""
 #define _GNU_SOURCE
 #include <errno.h>
@@ -94,12 +96,16 @@ static void cache(void)
 
 int main(int argc, char **argv)
 {
+	int sig;
+
 	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 	for (int i = 1; i < argc; i++) {
 		if (!strcmp(argv[i], "files"))
 			files(argv[++i]);
 		else if (!strcmp(argv[i], "dumpable"))
 			printf("dumpable %d\n", prctl(PR_GET_DUMPABLE));
+		else if (!strcmp(argv[i], "ends"))
+			printf("ends %d\n", (prctl(PR_GET_PDEATHSIG, &sig), sig));
 		else if (!strcmp(argv[i], "parent"))
 			parent(argv[++i]);
 		else if (!strcmp(argv[i], "cache"))
@@ -188,6 +194,10 @@ def test_only_that_file_is_not_read(built: Path, tmp_path: Path) -> None:
 def test_it_says_that_it_is_there(built: Path, mark: int) -> None:
     run(built, "dumpable", mark=mark)
     assert os.pread(mark, 8, 0) == struct.pack("=Q", 1)
+
+
+def test_it_ends_with_its_worker(built: Path, mark: int) -> None:
+    assert run(built, "ends", mark=mark) == [f"ends {signal.SIGKILL}"]
 
 
 @pytest.mark.parametrize("has_parent", [0, 1])
