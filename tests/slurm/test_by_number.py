@@ -76,9 +76,8 @@ def runs_in_it(cluster: Cluster, job: Job) -> None:
     argv = ["env", "TERM=xterm", "oci-criu-shim", "job", "exec", job.number]
     with session(cluster, "ctl", argv) as shell:
         shell.until("[#$] ")
-        shell.resize(33, 77)
         shell.type("while ! stty size | grep '33 77'; do sleep 0.1; done; echo $TERM; exit 5\r")
-        shell.until(r"33 77\r?\nxterm")
+        shell.resized(33, 77, r"33 77\r?\nxterm")
         assert shell.status() == 5
 
 

@@ -11,7 +11,7 @@ import select
 import struct
 import termios
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -42,11 +42,17 @@ class Session:
                 os._exit(127)
         self.text = ""
 
-    def until(self, pattern: str, seconds: float = 30) -> str:
-        """Return what it writes up to a text that `pattern` matches. Raise AssertionError if that does not come."""
+    def until(self, pattern: str, seconds: float = 30, meanwhile: Callable[[], None] = lambda: None) -> str:
+        """Return what it writes up to a text that `pattern` matches; `meanwhile` is called up to once a second.
+
+        Raise AssertionError if that text does not come.
+        """
         limit = time.monotonic() + patient(seconds)
         while not (found := re.search(pattern, self.text)):
-            assert select.select([self.master], [], [], max(0, limit - time.monotonic()))[0], self.text
+            if not select.select([self.master], [], [], 1)[0]:
+                assert time.monotonic() < limit, self.text
+                meanwhile()
+                continue
             try:
                 read = os.read(self.master, 4096)
             except OSError:  # EIO: it has ended
@@ -60,7 +66,15 @@ class Session:
         os.write(self.master, text.encode())
 
     def resize(self, rows: int, columns: int) -> None:
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        """Give the terminal another size, and then this one: the kernel tells changes only."""
+        for size in ((rows, columns + 1), (rows, columns)):
+            fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+
+    def resized(self, rows: int, columns: int, pattern: str) -> str:
+        """Resize until a text comes, as `until` has it. Slurm's srun loses a change that comes before it waits for
+        one."""
+        self.resize(rows, columns)
+        return self.until(pattern, meanwhile=lambda: self.resize(rows, columns))
 
     def status(self) -> int:
         """Its exit status, when it has ended."""
@@ -86,9 +100,8 @@ def converse(cluster: Cluster, *argv: str) -> list[str]:
     """What is to be seen of a shell in an interactive step."""
     with session(cluster, "ctl", argv) as shell:
         shell.until(PROMPT)
-        shell.resize(33, 77)
         shell.type("while ! stty size | grep '33 77'; do sleep 0.1; done; tty; tty <&2; echo $((6 * 7))\r")
-        seen = shell.until("\n42\r\n").splitlines()[-4:]
+        seen = shell.resized(33, 77, "\n42\r\n").splitlines()[-4:]
         shell.type("sh -c 'echo begun; exec sleep 100'; echo status $?\r")
         shell.until("\nbegun\r\n")
         shell.type("\x03")
@@ -129,9 +142,8 @@ def test_preempted_shell_goes_on_in_another_job(shim_cluster: Cluster, shim_bund
     shim_cluster.exec("ctl", ["scancel", high])
     with session(shim_cluster, "ctl", [*srun, f"--restart-dir={number}", *SHELL]) as shell:
         shell.until(f"restored job .* from {jobs.CHECKPOINTS}/{number}/.*\n")
-        shell.resize(44, 88)
         shell.type("while ! stty size | grep '44 88'; do sleep 0.1; done; echo the $kept of $$; tty\r")
-        shell.until("\n44 88\r\nthe secret of 1\r\n/dev/pts/0\r\n")
+        shell.resized(44, 88, "\n44 88\r\nthe secret of 1\r\n/dev/pts/0\r\n")
         shell.type("exit 5\r")
         assert shell.status() == 5
 
