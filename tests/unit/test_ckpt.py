@@ -16,8 +16,8 @@ from oci_criu_shim import config, files
 from oci_criu_shim.checkpoints import committed, owner
 from oci_criu_shim.checkpoints.quota import CUT
 from oci_criu_shim.checkpoints.store import Store
-from oci_criu_shim.cli import parse
-from oci_criu_shim.cli.ckpt import change, images, look, place, report
+from oci_criu_shim.cli import parse, report
+from oci_criu_shim.cli.ckpt import change, images, look, place
 from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.log import Log

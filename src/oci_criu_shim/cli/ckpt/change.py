@@ -11,7 +11,7 @@ from oci_criu_shim.checkpoints.prune import prune as prune_task
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.cli.ckpt import look, place, podman
-from oci_criu_shim.cli.ckpt.report import ProgressLine, print_json
+from oci_criu_shim.cli.report import ProgressLine, print_json
 from oci_criu_shim.container import ownership
 from oci_criu_shim.errors import USAGE, Others, ShimError
 from oci_criu_shim.host import process

@@ -10,7 +10,7 @@ from oci_criu_shim.checkpoints import committed, integrity
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.cli import directories
 from oci_criu_shim.cli.ckpt import images, place
-from oci_criu_shim.cli.ckpt.report import ProgressLine, print_json, print_table
+from oci_criu_shim.cli.report import ProgressLine, print_json, print_table
 from oci_criu_shim.errors import Others, ShimError
 from oci_criu_shim.host.process import user_name
 

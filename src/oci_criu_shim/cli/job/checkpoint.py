@@ -8,8 +8,8 @@ import sys
 import time
 
 from oci_criu_shim import files
-from oci_criu_shim.cli.ckpt.report import ProgressLine, print_json
 from oci_criu_shim.cli.jobs import is_name, job_number, run_directory
+from oci_criu_shim.cli.report import ProgressLine, print_json
 from oci_criu_shim.container.jobs import asked
 from oci_criu_shim.container.record import ANSWER, REQUEST, STAGE_LINK
 from oci_criu_shim.errors import ShimError

@@ -6,8 +6,8 @@ import errno
 
 from oci_criu_shim import files
 from oci_criu_shim.cli import directories
-from oci_criu_shim.cli.ckpt.report import print_json
 from oci_criu_shim.cli.job.status import require_own
+from oci_criu_shim.cli.report import print_json
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.log import NAME
 from oci_criu_shim.task import history

@@ -6,9 +6,9 @@ import os
 
 from oci_criu_shim import units
 from oci_criu_shim.cli import directories
-from oci_criu_shim.cli.ckpt.report import print_json, print_table
 from oci_criu_shim.cli.job import story
 from oci_criu_shim.cli.job.story import name, when
+from oci_criu_shim.cli.report import print_json, print_table
 from oci_criu_shim.errors import USAGE, Others, ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.slurm import controller
