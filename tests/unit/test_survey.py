@@ -303,6 +303,22 @@ def test_a_zombie_has_no_personality() -> None:
         assert list(processes.personalities(survey(os.getpid()))) == []
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_what_ends_has_left_its_control_group(monkeypatch: pytest.MonkeyPatch, ends: bool) -> None:
+    """It is in the root of each hierarchy of version 1 then, though it was not made to be there."""
+    with subprocess.Popen(["sleep", "60"]) as child:
+        found = process_of("Name:\tsleep\nState:\tS (sleeping)\n")
+        found.path = f"/proc/{child.pid}"
+        if ends:
+            child.kill()
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        monkeypatch.setattr(processes, "read", lambda path: "/" if str(child.pid) in path else "/container")
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        here = survey_of(Process(os.getpid()), found)
+        assert len(list(processes.grouped(here))) == (not ends)
+        child.kill()
+
+
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
 def test_the_first_message(kind: socket.SocketKind) -> None:
     """An end is none; a program's place to look ahead stays as it is."""

@@ -63,11 +63,15 @@ class Process:
         try:
             return os.listdir(f"{self.path}/fd")
         except PermissionError:
-            return None if Status(read(f"{self.path}/status")).get("VmSize") else []
+            return [] if self.is_ending() else None
         except OSError as error:
             if error.errno not in GONE:
                 raise
             return []
+
+    def is_ending(self) -> bool:
+        """Return whether it is about to end, or has: it loses its memory before its descriptors and control group."""
+        return not Status(read(f"{self.path}/status")).get("VmSize")
 
     @property
     def is_closed(self) -> bool:

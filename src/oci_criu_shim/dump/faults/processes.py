@@ -189,7 +189,8 @@ def grouped(survey: Survey) -> Iterator[ShimError]:
     """
     own = read(f"{survey.init.path}/cgroup") if not survey.is_users else ""
     living = (each for each in survey.processes if own and each.state not in ENDED)
-    for each in (each for each in living if read(f"{each.path}/cgroup") not in ("", own)):
+    others = (each for each in living if read(f"{each.path}/cgroup") not in ("", own))
+    for each in (each for each in others if not each.is_ending()):
         yield ShimError(
             f"{each} is in a control group that was made in the container, and comes back in the container's own",
             "have the program make it again",
