@@ -13,7 +13,16 @@
  */
 #define FORWARD_PREFIX "_SLURM_SPANK_OPTION_oci_criu_shim_"
 
-enum { CHECKPOINT, CHECKPOINT_DIR, CHECKPOINT_INTERVAL, CHECKPOINT_KEEP, CHECKPOINT_RERUN, RESTART_DIR, OPTION_COUNT };
+enum {
+	CHECKPOINT,
+	CHECKPOINT_DIR,
+	CHECKPOINT_INTERVAL,
+	CHECKPOINT_KEEP,
+	CHECKPOINT_RERUN,
+	CHECKPOINT_TCP,
+	RESTART_DIR,
+	OPTION_COUNT
+};
 enum { NO_ARGUMENT, REQUIRED_ARGUMENT, OPTIONAL_ARGUMENT };
 
 static const char *accept_when(const char *argument);
@@ -21,6 +30,7 @@ static const char *accept_path(const char *argument);
 static const char *accept_interval(const char *argument);
 static const char *accept_count(const char *argument);
 static const char *accept_rerun(const char *argument);
+static const char *accept_tcp(const char *argument);
 static const char *accept_source(const char *argument);
 static int take(int row, const char *argument, int remote);
 
@@ -65,6 +75,13 @@ static const struct {
 		{"checkpoint-rerun", NULL,
 		 "when the job starts again, run its finished steps again, too",
 		 NO_ARGUMENT, CHECKPOINT_RERUN, take},
+	},
+	[CHECKPOINT_TCP] = {
+		"SLURM_CHECKPOINT_TCP", FORWARD_PREFIX "checkpoint_tcp", accept_tcp, false,
+		{"checkpoint-tcp", "close|refuse",
+		 "what becomes of open TCP connections in the node's network: the restored program finds them reset "
+		 "(close), or as long as there are any, no checkpoint is taken (refuse); the site sets the default: close",
+		 REQUIRED_ARGUMENT, CHECKPOINT_TCP, take},
 	},
 	[RESTART_DIR] = {
 		"SLURM_RESTART_DIR", FORWARD_PREFIX "restart_dir", accept_source, true,
@@ -129,6 +146,14 @@ static const char *accept_count(const char *argument)
 static const char *accept_rerun(UNUSED const char *argument)
 {
 	return "yes";
+}
+
+static const char *accept_tcp(const char *argument)
+{
+	if (argument && (!strcmp(argument, "close") || !strcmp(argument, "refuse")))
+		return argument;
+	slurm_error("--checkpoint-tcp=%s: it is close or refuse", argument ? argument : "");
+	return NULL;
 }
 
 /* Skip `mark` and the digits after it, if both are there. */

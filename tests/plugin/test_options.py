@@ -36,6 +36,7 @@ class Submit(Case):
         for option, good, bad in (
             ("checkpoint-interval", TIMES, ("", "0m", "0", "0:00", "1.5h", "1y", "1m1h", "1h1", "1:2:3:4", "-1", "1-")),
             ("checkpoint-keep", ("1", "12"), ("", "0", "-1", "1x", "1001")),
+            ("checkpoint-tcp", ("close", "refuse"), ("", "closed", "keep", "Close")),
             ("checkpoint-rerun", (None,), ()),
             ("restart-dir", ("/d", "12", "12:3", "12_3", "d", "8_x", "./8:x"), ("", "8:x", ":3")),
         ):
