@@ -176,6 +176,17 @@ _SETTINGS = (
         """,
     ),
     Setting(
+        "tcp",
+        "close",
+        values.TCP,
+        """
+        What becomes of TCP connections that a user's program has open in the node's network, if its job gives no
+        --checkpoint-tcp. "close": a restore closes them, and the program's next call on them fails as after a reset.
+        "refuse": as long as there are any, no checkpoint is taken. In a network namespace of the container's own, the
+        connections between its processes are kept.
+        """,
+    ),
+    Setting(
         "max-restarts",
         3,
         values.at_least(0),
@@ -266,6 +277,7 @@ class Settings:
     layers: str
     increments: bool
     hide_io_uring: bool
+    tcp: str
     max_restarts: int
     feature: str
     checkpoint: str
@@ -278,6 +290,10 @@ class Settings:
     def __init__(self, values: Mapping[str, object]) -> None:
         for setting in _SETTINGS:
             setattr(self, setting.name.replace("-", "_"), setting.read(values[setting.name]))
+
+    def closes(self, asked: str) -> bool:
+        """Return whether TCP connections in the node's network are closed; `asked` is --checkpoint-tcp, if given."""
+        return (asked or self.tcp) == "close"
 
     def when(self, partition: str) -> str:
         """Return the meaning of `--checkpoint` without a value in a partition."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     the file to one of Settings, and raises ValueError if it doesn't fit, or a ShimError that says why."""
 
 LAYERS = ("auto", "always", "never")  # when checkpoints include changes to the root file system
+CONNECTIONS = ("close", "refuse")  # what becomes of TCP connections in the node's network
 COMPRESSION = {"zstd": range(1, 20), "lz4": range(13)}  # levels; the first is the default: see docs/compression.md
 
 
@@ -120,6 +121,12 @@ def _layers(word: str) -> str:
     return word
 
 
+def _connections(word: str) -> str:
+    if word not in CONNECTIONS:
+        raise ValueError(word)
+    return word
+
+
 ANY: Kind = "", lambda value: value
 PROGRAM: Kind = "is the name of a program, or its absolute path", _backend
 WHEN: Kind = "", _when
@@ -131,5 +138,6 @@ TIME: Kind = "is a time such as 90s, 30m or 7d", units.parse_time
 LONG: Kind = TIME[0], _above_zero(units.parse_time)
 FEATURE: Kind = "is a node's feature", _feature
 LAYER: Kind = f"is {', '.join(LAYERS[:2])} or {LAYERS[2]}", _layers
+TCP: Kind = f"is {CONNECTIONS[0]} or {CONNECTIONS[1]}", _connections
 LEVELS = ", ".join(f"{name}:{min(levels)} to {name}:{max(levels)}" for name, levels in COMPRESSION.items())
 COMPRESS: Kind = f"is off, zstd, lz4, or {LEVELS}", _compression

@@ -121,7 +121,7 @@ def test_what_is_left_to_read(site: Site, user: str, net: str) -> None:
 
 def test_what_is_left_to_read_is_refused(site: Site) -> None:
     """A user's dump has no right to look into a socket of the node's network."""
-    with running(site, "alice", spec_of(site, "alice", "node", ENDED, "")) as (life, before):
+    with running(site, "alice", refusing(spec_of(site, "alice", "node", ENDED, ""))) as (life, before):
         done = life.checkpoint(check=False)
         assert (done.returncode, look(life)) == (1, before)
         assert "(python3) has not read all of a TCP connection that has ended: 4 bytes (hint: have" in done.stderr
@@ -304,21 +304,28 @@ sock = socket.create_connection((sys.argv[1], int(sys.argv[2])))
 def look():
     return list(sock.getpeername())
 """
+SERVE = "listener = socket.create_server(('127.0.0.1', 0)); said = listener.getsockname()[1]"
+
+
+def refusing(spec: Spec) -> Spec:
+    """The job doesn't want its connections closed."""
+    spec["process"]["env"].append("SLURM_CHECKPOINT_TCP=refuse")
+    return spec
 
 
 @USERS
 def test_connections_out(site: Site, user: str) -> None:
-    """They are refused, with whom and to where, and run on."""
-    serve = "listener = socket.create_server(('127.0.0.1', 0)); said = listener.getsockname()[1]"
+    """Root's, and a user's who wants that, are refused, with whom and to where, and run on."""
     with (
-        beside(site, serve) as port,
-        running(site, user, spec_of(site, user, "node", OUTER, "127.0.0.1", port)) as (life, before),
+        beside(site, SERVE) as port,
+        running(site, user, refusing(spec_of(site, user, "node", OUTER, "127.0.0.1", port))) as (life, before),
     ):
         done = life.checkpoint(check=False)
         assert (done.returncode, look(life)) == (1, before)
         assert "(python3) has a TCP connection open: tcp 127.0.0.1:" in done.stderr
         assert f" to 127.0.0.1:{port} (hint: " in done.stderr
         assert ("--tcp-established keeps it" in done.stderr) is (user == "root")
+        assert ("--checkpoint-tcp=close has" in done.stderr) is (user != "root")
         assert life.end() == 0
 
 

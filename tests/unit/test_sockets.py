@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim.container.bundle import Bundle
+from oci_criu_shim.dump.connections import Connections
 from oci_criu_shim.dump.dump import Dump
 from oci_criu_shim.dump.faults import sockets as faults
 from oci_criu_shim.dump.survey import Survey
@@ -81,6 +84,13 @@ def pair() -> Iterator[Pair]:
             yield listener, one, other
 
 
+def closing() -> Survey:
+    """The same, whose connections are closed."""
+    found = survey(closes_connections=True)
+    found.__dict__ |= {"closes": True}
+    return found
+
+
 def survey(**given: Any) -> Survey:
     """This process, as a user's container with the node's network."""
     found = Survey(os.getpid(), Bundle("/b", {"root": {"path": "rootfs"}}), **given)
@@ -106,6 +116,84 @@ def test_connections_within(pair: Pair) -> None:
     assert "10.0.0.9:8080 to 10.0.0.8:40000, out of the container's network namespace" in str(fault)
     found.__dict__["sockets"] = [(found.init, outer), (found.init, inner)]
     assert not list(faults.connections(found))
+
+
+def test_connections_that_are_closed(pair: Pair) -> None:
+    """Of those that have both ends in the container it is said once, with the port that stays the same."""
+    listener, one, _ = pair
+    found = closing()
+    assert not list(faults.connections(found))
+    host, port = listener.getsockname()
+    (fault,) = faults.within(found)
+    assert f"{found.init.inside} {host}:{port}: a TCP connection within the container is closed" in str(fault)
+    assert str(one.getsockname()[1]) not in str(fault)
+    many = [("tcp", (b"\n\0\0\1", port), (b"\n\0\0\2", port)) for port in range(1, 6)]
+    ends = [made_of(kind, *pair, 1) for kind, *way in many for pair in (way, way[::-1])]
+    found.__dict__["sockets"] = [(found.init, end) for end in ends]
+    (fault,) = faults.within(found)
+    assert str(fault).count(f"{found.init.inside} ") == 3
+    assert ", …: a TCP connection" in str(fault)
+    found.__dict__["sockets"] = [(found.init, made_of("tcp", HOST, PEER, 1))]
+    assert not list(faults.within(found))
+    assert not list(faults.within(survey()))
+
+
+def test_connections_of_mptcp() -> None:
+    found = survey()
+    found.__dict__["sockets"] = [(found.init, made_of("mptcp", HOST, state=inet.LISTEN))]
+    assert not list(faults.multipath(found))
+    found.__dict__["sockets"] = [(found.init, made_of("mptcp", HOST, PEER, 1))]
+    (fault,) = faults.multipath(found)
+    assert "has a connection of MPTCP, which CRIU can't dump: mptcp 10.0.0.9:8080 to 10.0.0.8:40000" in str(fault)
+    found.__dict__["closes"] = True
+    assert not list(faults.multipath(found))
+
+
+def test_what_is_noted(pair: Pair) -> None:
+    """A failure that the program does not know yet; what it has not read; whom it is connected with."""
+    listener, one, other = pair
+    connections = Connections()
+    assert connections.note() is None
+    connections.look(closing())
+    noted = connections.note()
+    assert noted
+    me = closing().init.inside
+    place, back = (inet.text(socket.inet_aton(host), port) for host, port in (one.getpeername(), one.getsockname()))
+    assert {f"{me} with {place}", f"{me} with {back}"} <= set(noted["named"])
+    assert len(noted["named"]) <= 4
+    one.send(b"left")
+    one.shutdown(socket.SHUT_WR)
+    other.shutdown(socket.SHUT_WR)
+    assert one.recv(1) == b""
+    reset, there = socket.create_connection(listener.getsockname()), listener.accept()[0]
+    there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    there.close()
+    with reset:
+        connections.look(closing())
+        noted = connections.note()
+        assert noted
+        assert (noted["unread"], noted["failed"]) == ([inode(other)], [inode(reset)])
+        connections.look(survey())
+        assert connections.note() == {"named": [], "unread": [], "failed": [inode(reset)]}
+
+
+def inode(sock: socket.socket) -> int:
+    return os.fstat(sock.fileno()).st_ino
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_how_they_end(pair: Pair, ends: bool) -> None:
+    """By a reset; if the container has not ended, not at all."""
+    _, one, other = pair
+    connections = Connections()
+    connections.look(closing())
+    connections.hold()
+    (connections.reset if ends else connections.release)()
+    one.send(b"x")
+    one.close()
+    assert other.recv(1) == b"x"
+    with pytest.raises(ConnectionResetError) if ends else nullcontext():
+        assert other.recv(1) == b""
 
 
 def test_what_has_ended(pair: Pair) -> None:
@@ -160,10 +248,12 @@ def made(kind: str, address: str, port: int, peer: int = 0, state: int = inet.CL
     words = [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]
     proto, sort = {"tcp": (6, socket.SOCK_STREAM), "udp": (17, socket.SOCK_DGRAM)}[kind]
     options = SimpleNamespace(freebind=False)
+    others = SimpleNamespace(so_bound_dev="", cleared=[])
+    others.ClearField = others.cleared.append
     return SimpleNamespace(
         **{"family": int(family), "type": int(sort), "proto": proto, "state": state, "ino": 31, "v6only": False},
         **{"src_addr": words, "src_port": port, "dst_port": peer, "ip_opts": options, "ifname": ""},
-        opts=SimpleNamespace(so_bound_dev=""),
+        opts=others,
     )
 
 
@@ -187,6 +277,29 @@ def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
             image.sockets.fit("n7")
     assert raised.value.home == ""
     assert not image.sockets.fit("n7")
+
+
+def test_a_port_of_what_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for, but not if somebody has it."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))  # without SO_REUSEADDR
+    listener.listen()
+    host, port = listener.getsockname()
+    with socket.create_connection((host, port)) as one:
+        other, _ = listener.accept()
+        other.close()
+        assert one.recv(1) == b""
+    image = Image(monkeypatch, made("tcp", "0.0.0.0", port, state=inet.LISTEN))
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(time, "monotonic", lambda: 30.0 * len(slept))
+    with pytest.raises(Misfit, match="another one uses"):
+        image.sockets.fit("n7")
+    assert not slept
+    listener.close()
+    with pytest.raises(Misfit, match="another one uses"):
+        image.sockets.fit("n7")
+    assert len(slept) == 3
 
 
 def test_connected_datagrams(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,6 +348,31 @@ def test_connections_that_have_ended(monkeypatch: pytest.MonkeyPatch, unread: in
     assert image.sockets.has_connections is bool(unread)
     assert (end.src_port, end.dst_port) == ((80, 40000) if unread else (0, 0))
     assert not Image(monkeypatch, other).sockets.forget_ended()
+
+
+def test_connections_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They need no address any more. What was being connected is another case."""
+    open_, begun = made("tcp", "10.0.0.1", 80, 40000, 1), made("tcp", "::1", 41000, 81, inet.SYN_SENT)
+    ended, unread, listener = made("tcp", "::1", 80, 40001), made("tcp", "::1", 80, 40002), made("tcp", "::1", 80)
+    failed, datagram = made("tcp", "::1", 80, 40003), made("udp", "127.0.0.1", 0, 53, 1)
+    for number, sock in enumerate((open_, begun, ended, unread, listener, failed, datagram)):
+        sock.ino = number
+
+    def stream(*_: object) -> Any:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(criu_images, "read_entries", stream)
+    image = Image(monkeypatch, open_, begun, ended, unread, listener, failed, datagram)
+    image.sockets.fail([5])
+    assert (failed.shutdown, failed.src_port, failed.dst_port) == (3, 0, 0)
+    assert image.sockets.close_open([3]) == 3
+    assert [sock.shutdown for sock in (open_, begun, unread)] == [3, 2, 3]
+    for sock in (open_, begun, unread, failed):
+        assert (sock.state, sock.src_port, sock.dst_port, set(sock.src_addr)) == (1, 0, 0, {0})
+        assert sock.opts.cleared == ["so_bound_dev", "so_mark", "so_filter"]
+    assert not any(hasattr(sock, "shutdown") for sock in (ended, listener, datagram))
+    assert image.sockets.forget_ended()
+    assert (ended.dst_port, listener.src_port, datagram.dst_port) == (0, 80, 53)
 
 
 class Entry:

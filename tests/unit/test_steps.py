@@ -335,3 +335,14 @@ def test_keep(make: Make) -> None:
     for bad in ("0", "-1", "many", ""):
         with pytest.raises(ShimError, match="--checkpoint-keep is a number of checkpoints, at least 1"):
             make(SLURM_CHECKPOINT_KEEP=bad)
+
+
+def test_tcp(make: Make) -> None:
+    assert make().policy.closes
+    assert make(SLURM_CHECKPOINT_TCP="close").policy.closes
+    assert not make(SLURM_CHECKPOINT_TCP="refuse").policy.closes
+    refusing = config.Settings(config.DEFAULTS | {"tcp": "refuse"})
+    assert [refusing.closes(asked) for asked in ("", "refuse", "close")] == [False, False, True]
+    for bad in ("keep", ""):
+        with pytest.raises(ShimError, match="--checkpoint-tcp is close or refuse, not"):
+            make(SLURM_CHECKPOINT_TCP=bad)

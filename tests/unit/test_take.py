@@ -255,7 +255,7 @@ def test_a_container_that_ended_right_after_the_commit(
     """There is nothing to be ended any more."""
     dump = object.__new__(Dump)
     dump.pid, dump.pidfd, dump.options = init.pid, os.pidfd_open(init.pid), {"leave_running": False}
-    dump.holds_tcp = False
+    dump.holds_tcp = dump.has_tcp = False
     one = committed.Checkpoint("/1", full_manifest(frozen_seconds=0.5))
 
     def ask(_: object, __: object, ___: object, commit: Callable[[object], None], *____: object) -> None:

@@ -42,6 +42,14 @@ class Read(TypedDict):
     modified_ns: int  # st_mtime_ns of stat(2)
 
 
+class Closed(TypedDict):
+    """TCP connections of which the next call fails after a restore (dump/connections.py)."""
+
+    named: list[str]  # some of those that a restore closes, as "python3 (pid 7) with 10.0.0.2:80"
+    unread: list[int]  # the inodes of those among them that have ended, if not all was read
+    failed: list[int]  # the inodes of others, which had failed before
+
+
 class Place(TypedDict, total=False):
     """Where a file stands that is read, and which it is."""
 
@@ -106,6 +114,7 @@ class Draft(TypedDict):
     written: NotRequired[list[Written]]
     read: NotRequired[list[Read]]
     network: NotRequired[str]
+    closed: NotRequired[Closed]
     uid_map: IdMap
     gid_map: IdMap
     compressed: NotRequired[dict[str, Compressed]]

@@ -199,6 +199,7 @@ def pass_on(call: Invocation) -> int:
 
 def checkpoint(call: Invocation) -> int:
     """Checkpoint a running container into a directory."""
+    from oci_criu_shim import config
     from oci_criu_shim.checkpoints.directory import Directory
     from oci_criu_shim.cli import criu_options
     from oci_criu_shim.container import acts, bundle, criu_config
@@ -222,7 +223,8 @@ def checkpoint(call: Invocation) -> int:
     log = criu_config.log_file(configured, directory.work)
     serves = criu_options.serves(call)
     directory.prepare()
-    dump = checkpointing.Dump(container, pid, options)
+    closes = task is not None and config.load().closes(task.tcp)
+    dump = checkpointing.Dump(container, pid, options, closes)
     for line in dump.changes:
         call.log.event(f"{container.name} comes back changed: {line}")
     with directory.log_at(log, call.log):

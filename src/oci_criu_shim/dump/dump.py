@@ -15,6 +15,7 @@ from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.container.intake import Hold
 from oci_criu_shim.container.record import CHAIN, CHANGES, STAGE_LINK, living
 from oci_criu_shim.dump import client, kept, open_files, rootfs
+from oci_criu_shim.dump.connections import Connections
 from oci_criu_shim.dump.survey import Survey
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import cgroups, criu_images, ids, inet, linux, netlock, process, threads
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.directory import Directory
-    from oci_criu_shim.checkpoints.manifest import Draft
+    from oci_criu_shim.checkpoints.manifest import Closed, Draft
     from oci_criu_shim.checkpoints.stage import Stage
     from oci_criu_shim.checkpoints.store import Store
     from oci_criu_shim.container.record import Container, Record
@@ -71,14 +72,17 @@ class Taken:
 class Dump:
     """A dump of `container`, whose init is `pid`. `options` are of the worker's closed set (its check()).
 
+    If it `closes` connections, those of TCP in the node's network don't keep a user's container from being dumped.
+
     Raise ShimError if the container can't be dumped as it is, OSError if it has ended.
     """
 
-    def __init__(self, container: Container, pid: int, options: dict[str, Any]) -> None:
+    def __init__(self, container: Container, pid: int, options: dict[str, Any], closes: bool = False) -> None:
         self.container = container
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
         self.options = options
+        self.wants_closed = closes
         self.hold: Hold  # on standard input, during the dump
         self.left_out = 0  # files that the layer of its root file system lacks
         self.record = container.load()
@@ -87,14 +91,27 @@ class Dump:
         if options.get("track_mem"):
             files.remove_if_there(container.path(CHAIN))  # it takes the kernel's marks away
 
+    def _survey(self) -> Survey:
+        options = self.options
+        return Survey(
+            self.pid,
+            self.bundle,
+            self.record.get("own_group", False),
+            self.record.get("preserved", []),
+            shell_job=options.get("shell_job", False),
+            runs_on=options.get("leave_running", False),
+            keeps_connections=options.get("tcp_established", False),
+            closes_connections=self.wants_closed,
+        )
+
     def _look(self) -> list[str]:
-        given = self.record.get("own_group", False), self.record.get("preserved", [])
-        asked = (bool(self.options.get(name)) for name in ("shell_job", "leave_running", "tcp_established"))
-        survey = Survey(self.pid, self.bundle, *given, *asked)
+        survey = self._survey()
         changes = kept.check(survey)
-        self.holds_tcp = survey.keeps_inner and any(found.kind == "tcp" for _, found in survey.sockets)
+        self.closes = survey.closes
+        self.has_tcp = any(found.kind in inet.STREAMS for _, found in survey.sockets)
+        self.holds_tcp = survey.keeps_inner and self.has_tcp
         self.has_connections = any(found.is_connection for _, found in survey.sockets)
-        if survey.forgets_ended and any(found.has_ended for _, found in survey.sockets):
+        if survey.forgets_ended and (self.closes or any(found.has_ended for _, found in survey.sockets)):
             self.options = self.options | {"tcp_close": True}  # CRIU does not look into them then
             criu_images.file_type()  # it takes long, and is needed while everything is frozen
         if survey.inner:
@@ -160,12 +177,16 @@ class Dump:
     ) -> tuple[Checkpoint, float]:
         """Take the checkpoint; return it, and for how many seconds the container was frozen."""
         committed: list[Checkpoint] = []
+        connections = Connections()
 
         def commit(report: dict[str, Any]) -> None:
             self._settle(stage, report, link)
             if layer:
                 self.left_out = layer.finish()
-            committed.append(self._commit(stage, report | about))
+            connections.look(self._survey() if self.has_tcp else None)
+            committed.append(self._commit(stage, report | about, connections.note()))
+            if not options["leave_running"]:
+                connections.hold()
 
         options = self.options | (link.begin(stage) if link else {})
         layer = rootfs.take(self.container, self.bundle, self.pid, stage, options.get("inner", ()))
@@ -187,6 +208,9 @@ class Dump:
         finally:
             if layer:
                 layer.stop()
+            if not committed:
+                connections.release()
+        connections.reset()
         return committed[0], frozen
 
     @contextmanager
@@ -214,11 +238,13 @@ class Dump:
         if link:
             link.check(self.pid, stage.images, report.get("seal", ""))
 
-    def _commit(self, stage: Stage, report: dict[str, Any]) -> Checkpoint:
+    def _commit(self, stage: Stage, report: dict[str, Any], closed: Closed | None) -> Checkpoint:
         """Write the manifest, and commit. The container is frozen meanwhile."""
         manifest = self._manifest(report, stage.sizes())
+        if closed:
+            manifest["closed"] = closed
         criu_images.own_deleted(stage.images, *ids.ours(manifest["uid_map"], manifest["gid_map"]))
-        if self.options.get("tcp_close"):
+        if self.options.get("tcp_close") and not self.closes:
             _require_ended(stage.images)
         if self.options["leave_running"]:
             _require_names(stage.images)

@@ -142,6 +142,17 @@ PROPERTIES = (
         "look through the directory now and then, too",
     ),
     changed(
+        "a user's TCP connections in the node's network, unless the job refuses that",
+        "are closed, at both ends if both are the container's; the program's next call fails as after a reset:"
+        " [connections.md](connections.md)",
+        "connect again; in a network namespace of the container's own, those between its processes are kept",
+        running=sockets.within,
+    ),
+    changed(
+        "sockets of MPTCP, as Go listens at",
+        "are of TCP: whoever connects by MPTCP gets a connection of TCP",
+    ),
+    changed(
         "connections that a listening socket has not accepted",
         "are lost",
         "have the other end connect again",

@@ -42,6 +42,12 @@ class Process:
         """Return what a user may know it by."""
         return f"process {self.pid} ({' '.join(self.status.get('Name', ['?']))})"
 
+    @property
+    def inside(self) -> str:
+        """What it is known by in its own pid namespace, as "python3 (pid 7)"."""
+        name, numbers = (self.status.get(field, ["?"]) for field in ("Name", "NSpid"))
+        return f"{' '.join(name)} (pid {numbers[-1]})"
+
     @cached_property
     def status(self) -> Status:
         """Its status; empty if it has ended."""
@@ -231,7 +237,7 @@ def inet_socket(descriptor: Descriptor) -> inet.Socket | None:
     """
     import socket
 
-    with _duplicate(descriptor) as sock:
+    with duplicate(descriptor) as sock:
         return inet.Socket(sock) if sock and sock.family in (socket.AF_INET, socket.AF_INET6) else None
 
 
@@ -244,7 +250,7 @@ def first_message(descriptor: Descriptor) -> tuple[int, str] | None:
     import select
     import socket
 
-    with _duplicate(descriptor) as sock:
+    with duplicate(descriptor) as sock:
         if not sock or sock.family != socket.AF_UNIX or sock.type not in (socket.SOCK_DGRAM, socket.SOCK_SEQPACKET):
             return None
         poll = select.poll()
@@ -261,7 +267,7 @@ def first_message(descriptor: Descriptor) -> tuple[int, str] | None:
 
 
 @contextmanager
-def _duplicate(descriptor: Descriptor) -> Iterator[socket.socket | None]:
+def duplicate(descriptor: Descriptor) -> Iterator[socket.socket | None]:
     """Have a process's socket, too; None if it was closed, or nobody may look into the process: CRIU will say so."""
     import socket
 

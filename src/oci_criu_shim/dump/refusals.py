@@ -261,19 +261,27 @@ ROWS = (
         running=descriptors.redirected,
     ),
     refused(
-        "TCP connections, except between a user's container's processes in a network namespace of its own",
+        "TCP connections, except a user's in the node's network, unless the job refuses that"
+        " (`--checkpoint-tcp=refuse`), and between a user's container's processes in a network namespace of its own",
         "the other end is outside, and would not find it again",
         "close it and connect again; as root, use `--tcp-established`",
         running=sockets.connections,
     ),
     refused(
-        "TCP connections in which the kernel speaks TLS (TCP_ULP)",
+        "connections of MPTCP that would be kept",
+        "CRIU 4.2 knows only TCP",
+        "for Go programs, `GODEBUG=multipathtcp=0`",
+        running=sockets.multipath,
+    ),
+    refused(
+        "TCP connections that would be kept, and in which the kernel speaks TLS (TCP_ULP)",
         "CRIU 4.2 does not know it: the kernel would no longer encrypt",
         "have a library encrypt",
         running=sockets.layers,
     ),
     refused(
-        "in the node's network, what a user's process has not read of an ended TCP connection",
+        "in the node's network, what a user's process has not read of an ended TCP connection, with"
+        " `--checkpoint-tcp=refuse`",
         "reading it from outside needs a capability that a dump does not hold",
         "read it, or use a network namespace",
         running=sockets.unread,
@@ -304,7 +312,7 @@ ROWS = (
         running=descriptors.unknown,
     ),
     refused(
-        "sockets of other families than Unix, internet, packet and netlink; MPTCP, SCTP",
+        "sockets of other families than Unix, internet, packet and netlink; SCTP",
         "CRIU dumps none",
         "close them before",
         running=descriptors.families,

@@ -44,7 +44,8 @@ class Survey(Subject):
     """A running container, whose init is `pid`.
 
     `preserved` are the targets of the descriptors of --preserve-fds. A `shell_job` may have its caller's terminal.
-    It `runs_on` when its checkpoint is taken, or ends by that. Root may ask for a dump that `keeps_connections`.
+    It `runs_on` when its checkpoint is taken, or ends by that. Root may ask for a dump that `keeps_connections`, a user
+    for one that `closes_connections`.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Survey(Subject):
         shell_job: bool = False,
         runs_on: bool = False,
         keeps_connections: bool = False,
+        closes_connections: bool = False,
     ) -> None:
         super().__init__(bundle, own_group)
         self.pid = pid
@@ -63,6 +65,7 @@ class Survey(Subject):
         self.shell_job = shell_job
         self.runs_on = runs_on
         self.keeps_connections = keeps_connections
+        self.closes_connections = closes_connections
 
     @cached_property
     def processes(self) -> list[Process]:
@@ -140,11 +143,21 @@ class Survey(Subject):
         return self.is_users and self.shares("net")
 
     @cached_property
+    def closes(self) -> bool:
+        """Whether a restore closes its TCP connections: the network is the node's, and nobody has forbidden it."""
+        return self.closes_connections and self.is_users and self.shares("net")
+
+    @cached_property
     def sockets(self) -> list[tuple[Process, inet.Socket]]:
         """Its internet sockets, each with a process that has it."""
+        return [(descriptor.process, sock) for descriptor, sock in self.open_sockets]
+
+    @cached_property
+    def open_sockets(self) -> list[tuple[Descriptor, inet.Socket]]:
+        """Its internet sockets, each with a descriptor of it."""
         others = (each for each in self._sockets if not each.protocol.startswith("UNIX"))
-        found = ((each.process, inet_socket(each)) for each in others)
-        return [(holder, sock) for holder, sock in found if sock]
+        found = ((each, inet_socket(each)) for each in others)
+        return [(descriptor, sock) for descriptor, sock in found if sock]
 
     @cached_property
     def messages(self) -> list[tuple[Process, int, str]]:

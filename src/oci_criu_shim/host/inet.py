@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import select
 import socket
 import struct
 import sys
@@ -12,8 +13,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-CLOSE, LISTEN = 7, 10  # of TCP's states (linux/tcp_states.h)
-KINDS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", socket.IPPROTO_UDPLITE: "udplite"}
+# Of TCP's states (linux/tcp_states.h). In CLOSING, an end has sent all that it will, and not all of it has arrived yet.
+ESTABLISHED, SYN_SENT, CLOSE, LISTEN = 1, 2, 7, 10
+CLOSING = (4, 9, 11)
+KINDS = {
+    socket.IPPROTO_TCP: "tcp",
+    socket.IPPROTO_MPTCP: "mptcp",
+    socket.IPPROTO_UDP: "udp",
+    socket.IPPROTO_UDPLITE: "udplite",
+}
+STREAMS = ("tcp", "mptcp")
 ANY = (bytes(4), bytes(16))
 NOBODY = b"", 0
 SO_PEERNAME = 28  # asm-generic/socket.h: getpeername(2), also of a connection that has ended
@@ -29,37 +38,40 @@ class Socket:
 
     `unread` is the number of bytes that wait in a TCP connection that has ended; of a listening socket, the number of
     connections that wait to be accepted. `layer` is what the kernel itself speaks in a TCP connection, such as "tls".
+    A connection that has ended by an error of which the program does not know yet `fails`.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         proto = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
         self.kind = "raw" if sock.type == socket.SOCK_RAW else KINDS.get(proto, str(proto))
         self.local = _address(sock.getsockname())
-        self.remote, self.state, self.unread, self.layer = NOBODY, 0, 0, ""
+        self.remote, self.state, self.unread, self.layer, self.fails = NOBODY, 0, 0, "", False
         try:
             data = sock.getsockopt(socket.SOL_SOCKET, SO_PEERNAME, 28 if sock.family == socket.AF_INET6 else 16)
             self.remote = data[8:24] if len(data) == 28 else data[4:8], int.from_bytes(data[2:4])
         except OSError:
             pass
-        if self.kind == "tcp":
-            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, UNACKED.stop)
+        if self.kind in STREAMS:
+            info = _info(sock)
             self.state = info[0]
             if self.state == LISTEN:
                 self.unread = int.from_bytes(info[UNACKED], sys.byteorder)
             elif self.is_connection:
-                self.layer = _layer(sock)
-            elif self.has_ended:
+                self.layer = _layer(sock) if self.kind == "tcp" else ""
+            else:
+                self.fails = _fails(sock)
+            if self.has_ended:
                 self.unread = int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     @property
     def is_connection(self) -> bool:
         """Whether it is an end of a TCP connection, which may be shut down, but not by both ends."""
-        return self.kind == "tcp" and self.state not in (LISTEN, CLOSE)
+        return self.kind in STREAMS and self.state not in (LISTEN, CLOSE)
 
     @property
     def has_ended(self) -> bool:
         """Whether it is an end of a TCP connection that both ends have shut down."""
-        return self.kind == "tcp" and self.state == CLOSE and self.remote != NOBODY
+        return self.kind in STREAMS and self.state == CLOSE and self.remote != NOBODY
 
     @property
     def is_fixed(self) -> bool:
@@ -89,6 +101,20 @@ def text(address: bytes, port: int) -> str:
     if len(address) == 4:
         return f"{socket.inet_ntop(socket.AF_INET, address)}:{port}"
     return f"[{socket.inet_ntop(socket.AF_INET6, address)}]:{port}"
+
+
+def _info(sock: socket.socket) -> bytes:
+    """Return the TCP_INFO of a socket; one of MPTCP that has lost the connection that it began with is established."""
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, UNACKED.stop)
+    except OSError:
+        return bytes([ESTABLISHED]).ljust(UNACKED.stop, b"\0")
+
+
+def _fails(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _layer(sock: socket.socket) -> str:

@@ -9,16 +9,27 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 
 from oci_criu_shim.errors import Misfit
 from oci_criu_shim.host import criu_images, inet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from oci_criu_shim.host.criu import Message
 
 STREAM = "tcp-stream-{:x}.img"  # the queues of a TCP connection, by its inode
 IP_FREEBIND = 15  # linux/in.h
+# Of an entry's `shutdown` (sk_shutdown in CRIU's images/sk-opts.proto): what spank/criu_reset.c takes for a connection,
+# and for one that was being made. CRIU writes neither for a socket that it does not connect again.
+CONNECTION, BEGUN = 3, 2
+# What would keep a closed connection's socket from being connected to lo, and to nothing else it is connected again.
+WAYS = ("so_bound_dev", "so_mark", "so_filter")
+ENDED_SECONDS = (
+    65.0  # TCP_TIMEWAIT_LEN of net/tcp.h, and as much of net.ipv4.tcp_fin_timeout as is usual, and some more
+)
 IN_USE = "wait until it is free, or have the program use another port; it may be free on another node"
 MISSING = "the job goes on on a node that has it; a program that listens on 0.0.0.0 or [::] goes on on any"
 
@@ -40,6 +51,24 @@ class Sockets:
     def has_open_connections(self) -> bool:
         """Whether there are TCP connections that have not ended."""
         return any(criu_images.is_connection(sock) and sock.state != inet.CLOSE for sock in self.found)
+
+    def fail(self, inodes: Collection[int]) -> None:
+        """Have TCP sockets of these inodes, whose connections had ended by an error, come back with one."""
+        for sock in self.found:
+            if sock.proto == socket.IPPROTO_TCP and sock.state == inet.CLOSE and sock.ino in inodes:
+                _reset(sock)
+
+    def close_open(self, unread: Collection[int]) -> int:
+        """Have TCP connections come back as after a reset; return their number.
+
+        These are all that have not ended, and those of the inodes `unread`. They need no address of this node, and are
+        in nobody's way.
+        """
+        found = [sock for sock in self.found if criu_images.is_connection(sock)]
+        found = [sock for sock in found if sock.ino in unread or not self._has_ended(sock)]
+        for sock in found:
+            _reset(sock)
+        return len(found)
 
     def forget_ended(self) -> bool:
         """Have TCP sockets whose connections have ended come back unconnected; return whether there are any.
@@ -63,8 +92,10 @@ class Sockets:
                 text = bytes(name.name).replace(b"\0", b"@").decode(errors="replace")
                 raise _misfit(f"the abstract unix socket {text}", error, home)
         changed = False
+        begun = time.monotonic()
         for sock in filter(_is_bound, self.found):
-            error = _refused(sock)
+            while (error := _refused(sock)) and _passes(sock, error) and time.monotonic() - begun < ENDED_SECONDS:
+                time.sleep(0.5)
             if error is None:
                 continue
             if sock.proto != socket.IPPROTO_TCP and sock.dst_port and not inet.is_loopback(_packed(sock)):
@@ -104,6 +135,16 @@ def _forget(sock: Message) -> None:
         sock.src_addr[number] = 0
 
 
+def _reset(sock: Message) -> None:
+    """Have a TCP socket come back as after a reset (spank/criu_reset.c)."""
+    sock.shutdown = BEGUN if sock.state == inet.SYN_SENT else CONNECTION
+    sock.state = inet.ESTABLISHED  # CRIU heeds no failure of a closed one
+    _forget(sock)
+    sock.dst_port = 0
+    for name in WAYS:
+        sock.opts.ClearField(name)
+
+
 def _refused(sock: Message) -> OSError | None:
     """Return why a socket could not be bound here to its address; None if it could (open_inet_sk() in criu/sk-inet.c).
 
@@ -123,6 +164,24 @@ def _refused(sock: Message) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def _passes(sock: Message, error: OSError) -> bool:
+    """Return whether a TCP port is taken by connections only that have ended, perhaps the container's own before.
+
+    Nobody has such a connection any more (proc_pid_net(5)): the kernel keeps it for a minute.
+    """
+    if error.errno != errno.EADDRINUSE or sock.proto != socket.IPPROTO_TCP:
+        return False
+    port = f":{sock.src_port:04X}"
+    found = []
+    for name in ("tcp", "tcp6"):
+        try:
+            with open(f"/proc/self/net/{name}", encoding="ascii") as stream:
+                found += [row for line in stream if (row := line.split())[1].endswith(port)]
+        except FileNotFoundError:
+            pass  # no IPv6
+    return bool(found) and all(row[9] == "0" for row in found)
 
 
 def _has_abstract(sock: Message) -> bool:

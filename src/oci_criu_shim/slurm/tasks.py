@@ -36,6 +36,7 @@ class Task:
         self.directory = environment.get("SLURM_CHECKPOINT_DIR")  # --checkpoint-dir
         self.restart_dir = environment.get("SLURM_RESTART_DIR")  # --restart-dir
         self.keep = _positive(environment.get("SLURM_CHECKPOINT_KEEP"))  # --checkpoint-keep; 0: not given
+        self.tcp = _closing(environment.get("SLURM_CHECKPOINT_TCP"))  # --checkpoint-tcp; empty: not given
         self.rerun = environment.get("SLURM_CHECKPOINT_RERUN") == "yes"  # steps that have finished run again
         # What Slurm's commands take for this job alone: the number of an array's last task names the array, too.
         array = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
@@ -98,3 +99,13 @@ def _positive(text: str | None) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ShimError(f"--checkpoint-keep is a number of checkpoints, at least 1, not {text!r}")
     return int(text)
+
+
+def _closing(text: str | None) -> str:
+    if text is None:
+        return ""
+    from oci_criu_shim import values
+
+    if text not in values.CONNECTIONS:
+        raise ShimError(f"--checkpoint-tcp {values.TCP[0]}, not {text!r}")
+    return text

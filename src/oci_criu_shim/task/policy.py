@@ -42,6 +42,7 @@ class Policy:
         self.task = task
         self.store = store
         self.keep = task.keep or settings.keep
+        self.closes = settings.closes(task.tcp)
         self.fresh_start = settings.fresh_start
         self.log = log
         text = settings.when(task.partition) if task.when == "default" else task.when

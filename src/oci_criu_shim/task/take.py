@@ -99,7 +99,7 @@ class Taker:
         """Take an increment if one is possible; take a whole checkpoint if not, or if the increment failed."""
         runs_on = reason not in ENDING
         goes_on = runs_on and self._tracked()
-        dump = Dump(self.container, pid, {"leave_running": runs_on})
+        dump = Dump(self.container, pid, {"leave_running": runs_on}, self.policy.closes)
         for line in dump.changes:
             self.log.event(f"{self.task.describe()} comes back changed: {line}")
         link = chain.Link(self.container, goes_on)
@@ -109,7 +109,7 @@ class Taker:
             if not link.is_increment or isinstance(error, Killed) or self.container.alive("init") is None:
                 raise
             self.log.event(f"the checkpoint of {self.task.describe()} is a whole one: {error.line()}")
-            dump = Dump(self.container, pid, {"leave_running": runs_on})
+            dump = Dump(self.container, pid, {"leave_running": runs_on}, self.policy.closes)
             taken = dump.take(self.store, reason, self.connect(), chain.Link(self.container, goes_on))
         if dump.left_out:
             what = f"{dump.left_out} files of the root file system that have changed: they belong to others"

@@ -41,7 +41,7 @@ WORDS = {
 SPECIAL = {"/secretmem": "secret memory (memfd_secret)", "/dmabuf:": "a buffer of a device (dma-buf)"}
 # The beginnings of the kernel's names of what CRIU dumps (dump_socket() in criu/sockets.c): AF_UNIX, the protocols of
 # AF_INET and AF_INET6, AF_NETLINK and AF_PACKET.
-PROTOCOLS = ("UNIX", "TCP", "UDP", "RAW", "PING", "NETLINK", "PACKET")
+PROTOCOLS = ("UNIX", "TCP", "MPTCP", "UDP", "RAW", "PING", "NETLINK", "PACKET")
 THREAD = 0o200  # PIDFD_THREAD of pidfd_open(2)
 LATE = "have the program close it before, and open it again after a restore"
 
@@ -171,11 +171,10 @@ def families(survey: Survey) -> Iterator[ShimError]:
                 continue
             protocol = descriptor.protocol
             if protocol and not protocol.startswith(PROTOCOLS):
-                hint = "for Go programs, set GODEBUG=multipathtcp=0" if protocol.startswith("MPTCP") else LATE
                 yield ShimError(
                     f"{each} has a socket of the protocol {protocol} (descriptor {descriptor.number}), which CRIU"
                     " can't dump",
-                    hint,
+                    LATE,
                 )
 
 

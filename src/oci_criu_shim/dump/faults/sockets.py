@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 CLOSE = "have the program close it before the checkpoint, and connect again after it"
 OWN = "in a network namespace of the container's own, connections between its processes are kept (linux.namespaces)"
 ROOTS = "--tcp-established keeps it"
+FORBIDDEN = "--checkpoint-tcp=close has a restore close it, so that the program's next call on it fails"
+SHOWN = 3
 
 
 def connections(survey: Survey) -> Iterator[ShimError]:
     """Yield TCP connections that would not be there after a restore: those of which an end is outside, or may be."""
-    if survey.keeps_connections:
+    if survey.keeps_connections or survey.closes:
         return
     ends = {(found.local, found.remote) for _, found in survey.sockets}
     for process, found in survey.sockets:
@@ -29,7 +31,32 @@ def connections(survey: Survey) -> Iterator[ShimError]:
             if survey.keeps_inner:
                 yield ShimError(f"{said}, out of the container's network namespace", CLOSE)
             else:
-                yield ShimError(said, f"{CLOSE}; {OWN}" if survey.is_users else ROOTS)
+                yield ShimError(said, f"{FORBIDDEN}; {OWN}" if survey.is_users else ROOTS)
+
+
+def multipath(survey: Survey) -> Iterator[ShimError]:
+    """Yield connections of MPTCP that would have to be kept."""
+    for process, found in () if survey.closes else survey.sockets:
+        if found.kind == "mptcp" and found.remote != inet.NOBODY:
+            said = f"{process} has a connection of MPTCP, which CRIU can't dump: {found}"
+            yield ShimError(said, "for Go programs, set GODEBUG=multipathtcp=0")
+
+
+def within(survey: Survey) -> Iterator[ShimError]:
+    """Yield, in one line, connections between processes of the container that a restore closes.
+
+    The line is the same as long as the same programs are connected with the same addresses.
+    """
+    sockets = survey.sockets if survey.closes else []
+    ends = {(found.local, found.remote) for _, found in sockets if found.is_connection}
+    ports = {found.local[1] for _, found in sockets if found.state == inet.LISTEN}
+    inner = [(process, found) for process, found in sockets if (found.remote, found.local) in ends]
+    # Their own ports are others each time.
+    begun = [pair for pair in inner if pair[1].local[1] not in ports] or inner
+    named = sorted({f"{process.inside} {inet.text(*found.remote)}" for process, found in begun})
+    if named:
+        said = f"{', '.join(named[:SHOWN])}{', …' if named[SHOWN:] else ''}"
+        yield ShimError(f"{said}: a TCP connection within the container is closed, at both ends", OWN)
 
 
 def _is_inner(found: inet.Socket, ends: set[tuple[inet.Address, inet.Address]]) -> bool:
@@ -38,19 +65,19 @@ def _is_inner(found: inet.Socket, ends: set[tuple[inet.Address, inet.Address]]) 
 
 
 def layers(survey: Survey) -> Iterator[ShimError]:
-    """Yield TCP connections that the kernel itself encrypts: after a restore it would send what it gets as it is."""
-    for process, found in survey.sockets:
+    """Yield TCP connections that are kept, and that the kernel itself encrypts: it would send what it gets as it is."""
+    for process, found in () if survey.closes else survey.sockets:
         if found.layer:
             yield ShimError(f"{process} has the kernel speak {found.layer} in the connection {found}", CLOSE)
 
 
 def unread(survey: Survey) -> Iterator[ShimError]:
     """Yield TCP connections that have ended, and of which data is still to be read."""
-    for process, found in survey.sockets if survey.forgets_ended else ():
+    for process, found in survey.sockets if survey.forgets_ended and not survey.closes else ():
         if found.has_ended and found.unread:
             yield ShimError(
                 f"{process} has not read all of a TCP connection that has ended: {found.unread} bytes",
-                f"have the program read or close it before the checkpoint; {OWN}",
+                f"have the program read or close it before the checkpoint; {FORBIDDEN}",
             )
 
 

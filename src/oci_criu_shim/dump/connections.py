@@ -1,0 +1,76 @@
+"""The TCP connections of a container that a restore closes: what is noted of them, and how they end with it."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from contextlib import suppress
+
+from oci_criu_shim.dump.proc import duplicate
+from oci_criu_shim.host import inet
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_criu_shim.checkpoints.manifest import Closed
+    from oci_criu_shim.dump.proc import Descriptor
+    from oci_criu_shim.dump.survey import Survey
+
+NAMED = 4  # at most, in the line that a restore says
+AT_ONCE = struct.pack("=ii", 1, 0)  # of SO_LINGER: close(2) resets the connection (socket(7), tcp_close())
+
+
+class Connections:
+    """The connections of a container that is frozen, once look() was called."""
+
+    def __init__(self) -> None:
+        self.failed: list[int] = []
+        self.found: list[tuple[Descriptor, inet.Socket]] = []  # those of a network in which they are closed
+        self.held: list[socket.socket] = []
+
+    def look(self, survey: Survey | None) -> None:
+        """Take them from a `survey`; there are none without it."""
+        if survey:
+            self.failed = [_inode(each) for each, found in survey.open_sockets if found.fails]
+            self.found = survey.open_sockets if survey.closes else []
+
+    def note(self) -> Closed | None:
+        """Return what the manifest has of them; None if there are none."""
+        unread = [(each, found) for each, found in self.found if found.has_ended and found.unread and not found.fails]
+        closed = [(each, found) for each, found in self.found if found.is_connection] + unread
+        if not closed and not self.failed:
+            return None
+        return {
+            "named": [f"{each.process.inside} with {inet.text(*found.remote)}" for each, found in closed[:NAMED]],
+            "unread": [_inode(each) for each, _ in unread],
+            "failed": self.failed,
+        }
+
+    def hold(self) -> None:
+        """Have those that are to be reset, too, as far as we may: they will end when we close them.
+
+        The others have their end under way already.
+        """
+        with suppress(OSError):
+            for each in (each for each, found in self.found if found.is_connection and found.state not in inet.CLOSING):
+                with duplicate(each) as sock:
+                    if sock:
+                        self.held.append(sock.dup())
+
+    def reset(self) -> None:
+        """Tell the other ends, once the container has ended, that these connections came to no orderly end.
+
+        What was sent has had the time of the dump to arrive. And nothing of them remains in the way of a restore here.
+        """
+        for sock in self.held:
+            with suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+        self.release()
+
+    def release(self) -> None:
+        """Have them no longer: whoever else has them may use them as before."""
+        while self.held:
+            self.held.pop().close()
+
+
+def _inode(descriptor: Descriptor) -> int:
+    return int(descriptor.link.strip("socket:[]"))
