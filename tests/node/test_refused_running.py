@@ -122,7 +122,6 @@ DOES: dict[str, tuple[str, tuple[str, ...], str]] = {
         "registered at /work/a (binfmt_misc), which CRIU can't restore: odd",
     ),
     "vsock": ("alice", ("socket_of", "40"), "(python3) has a socket of the protocol AF_VSOCK (descriptor 3)"),
-    "mptcp": ("alice", ("socket_of", "2", "1", "262"), "set GODEBUG=multipathtcp=0"),
     "counter": ("alice", ("perf",), "(python3) uses performance counters (perf_event_open) (descriptor 3)"),
     "faults": ("alice", ("userfaultfd",), "(python3) uses page faults (userfaultfd) (descriptor 3)"),
     "secret": ("alice", ("secret",), "(python3) uses secret memory (memfd_secret) (descriptor 3)"),

@@ -375,6 +375,27 @@ def test_connections_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (ended.dst_port, listener.src_port, datagram.dst_port) == (0, 80, 53)
 
 
+@pytest.mark.parametrize(
+    ("named", "number", "words"),
+    [
+        (
+            ["a (pid 1) with b"],
+            1,
+            "1 TCP connection is closed, and the program's next call fails as after a reset: a (",
+        ),
+        (["a", "b"], 3, "3 TCP connections are closed, and the program's next call fails as after a reset: a, b, …"),
+        ([], 2, "2 TCP connections are closed, and the program's next call fails as after a reset"),
+    ],
+)
+def test_what_is_said_of_them(named: list[str], number: int, words: str) -> None:
+    closing = sockets.Closing({"named": named, "unread": [], "failed": []} if named else None)
+    found: Any = SimpleNamespace(fail=lambda inodes: None, close_open=lambda inodes: number)
+    assert not closing.change(found, False)
+    assert closing.change(found, True)
+    assert closing.line().startswith(words)
+    assert closing.line().endswith("…") is (number == 3)
+
+
 class Entry:
     """A message that is its bytes."""
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
-    from oci_criu_shim.checkpoints.manifest import Closed
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.container.record import Container
     from oci_criu_shim.files import Document
@@ -99,7 +98,8 @@ class RestorePlan:
         self.mounted = self._mounted()
         self.sources = self._sources(batch_script.copy(checkpoint, bundle))
         self.bases = self._bases()
-        self.keeps_connections, self.closed = False, 0  # until the open files are known
+        self.keeps_connections = False  # until the open files are known
+        self.closed = sockets.Closing(self.manifest.get("closed"))
         self.edits.edit_files(self._change_files)
         # Whether root's container has remapped ids: on the node they can't get at root's files and directories.
         self.remapped = os.geteuid() == 0 and self.has_user_namespace
@@ -288,11 +288,8 @@ class RestorePlan:
         can't be here at all."""
         found = sockets.Sockets(self.images, files)
         is_nodes = "net_ns_id" not in self.own
-        noted = self._closed
-        found.fail(noted["failed"])
-        if (os.geteuid() and is_nodes) or self.asked.fields.get("tcp_close"):
-            self.closed = found.close_open(noted["unread"])
-        changed = [bool(self.closed or noted["failed"]), found.forget_ended(), self._take_modes(files)]
+        closes = bool((os.geteuid() and is_nodes) or self.asked.fields.get("tcp_close"))
+        changed = [self.closed.change(found, closes), found.forget_ended(), self._take_modes(files)]
         if is_nodes:
             changed.append(found.fit(self.manifest.get("node", "")))
         self.keeps_connections = self._keeps_connections(found)
@@ -304,20 +301,6 @@ class RestorePlan:
         fields = self.asked.fields
         asked = os.geteuid() or fields.get("tcp_established") or not found.has_open_connections
         return bool(found.has_connections and asked and not fields.get("tcp_close"))
-
-    @property
-    def _closed(self) -> Closed:
-        nothing: Closed = {"named": [], "unread": [], "failed": []}
-        return self.manifest.get("closed", nothing)
-
-    def closed_line(self) -> str:
-        """Return what the job's output says of connections that are closed; empty if there are none."""
-        if not self.closed:
-            return ""
-        named = self._closed["named"]
-        known = f": {', '.join(named)}{', …' if self.closed > len(named) else ''}" if named else ""
-        what = "TCP connection is" if self.closed == 1 else "TCP connections are"
-        return f"{self.closed} {what} closed, and the program's next call fails as after a reset{known}"
 
     @property
     def holds_tcp(self) -> bool:

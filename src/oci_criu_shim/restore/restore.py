@@ -141,8 +141,8 @@ class Restore:
         if changed := _changed(found.manifest, {mount: base for mount, base in plan.bases.items() if mount != script}):
             names = f"{' '.join(changed[:4])}{' …' if changed[4:] else ''}"
             self.log.event(f"files that it only reads have changed since {found.path}: {names}")
-        if line := plan.closed_line():
-            self.log.event(line)
+        if plan.closed.number:
+            self.log.event(plan.closed.line())
         if not verification.complete:
             self.log.event(f"{found.path} was not verified: it has no checksums of its memory")
         return started

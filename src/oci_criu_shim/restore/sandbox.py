@@ -44,7 +44,7 @@ LONGEST = 4000  # bytes of the builder's answer: a pipe takes one page of them i
 
 def start(plan: RestorePlan, stdio: Stdio | CallersStreams) -> criu.Swrk:
     """Start `criu swrk` in a new sandbox, as a child of ours. Raise Misfit if the sandbox can't be built here."""
-    if plan.closed and not os.path.exists(LIBRARY):
+    if plan.closed.number and not os.path.exists(LIBRARY):
         missing = f"there is no {LIBRARY}, without which closed connections would seem to have come to an orderly end"
         raise Misfit(missing, "install oci-criu-shim again")
     if not plan.unprivileged:

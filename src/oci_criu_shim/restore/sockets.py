@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from oci_criu_shim.checkpoints.manifest import Closed
     from oci_criu_shim.host.criu import Message
 
 STREAM = "tcp-stream-{:x}.img"  # the queues of a TCP connection, by its inode
@@ -116,6 +117,31 @@ class Sockets:
         except FileNotFoundError:
             return True
         return not stream.inq_len
+
+
+class Closing:
+    """The closing of TCP connections, of which the manifest has `noted` some; `number` is how many are closed."""
+
+    def __init__(self, noted: Closed | None) -> None:
+        self.noted: Closed = noted or {"named": [], "unread": [], "failed": []}
+        self.number = 0
+
+    def change(self, found: Sockets, closes: bool) -> bool:
+        """Change what is `found`: what had failed has failed again, and if it `closes`, all that is open is closed.
+
+        Return whether there is anything.
+        """
+        found.fail(self.noted["failed"])
+        if closes:
+            self.number = found.close_open(self.noted["unread"])
+        return bool(self.number or self.noted["failed"])
+
+    def line(self) -> str:
+        """Return what the job's output says of the connections that are closed."""
+        named = self.noted["named"]
+        known = f": {', '.join(named)}{', …' if self.number > len(named) else ''}" if named else ""
+        what = "TCP connection is" if self.number == 1 else "TCP connections are"
+        return f"{self.number} {what} closed, and the program's next call fails as after a reset{known}"
 
 
 def _is_bound(sock: Message) -> bool:
