@@ -127,8 +127,8 @@ def test_connections_that_are_closed(pair: Pair) -> None:
     (fault,) = faults.within(found)
     assert f"{found.init.inside} {host}:{port}: a TCP connection within the container is closed" in str(fault)
     assert str(one.getsockname()[1]) not in str(fault)
-    many = [("tcp", (b"\n\0\0\1", port), (b"\n\0\0\2", port)) for port in range(1, 6)]
-    ends = [made_of(kind, *pair, 1) for kind, *way in many for pair in (way, way[::-1])]
+    ways = [((b"\n\0\0\1", port), (b"\n\0\0\2", port)) for port in range(1, 6)]
+    ends = [made_of("tcp", *way, 1) for here, there in ways for way in ((here, there), (there, here))]
     found.__dict__["sockets"] = [(found.init, end) for end in ends]
     (fault,) = faults.within(found)
     assert str(fault).count(f"{found.init.inside} ") == 3
@@ -174,7 +174,7 @@ def test_what_is_noted(pair: Pair) -> None:
         assert noted
         assert (noted["unread"], noted["failed"]) == ([inode(other)], [inode(reset)])
         connections.look(survey())
-        assert connections.note() == {"named": [], "unread": [], "failed": [inode(reset)]}
+        assert connections.note() == {"named": [], "unread": [], "failed": [inode(reset)]}  # type: ignore[comparison-overlap]
 
 
 def inode(sock: socket.socket) -> int:
