@@ -134,3 +134,47 @@ def test_refused(shim_cluster: Cluster, bundle: str) -> None:
             said(job, "(python3) has a TCP connection open: tcp ")
         shim_cluster.exec("ctl", ["scancel", job.number])
         job.wait_end()
+
+
+# Listens on all addresses, and becomes another program.
+LISTEN = """
+import os, socket, sys
+listener = socket.create_server(("0.0.0.0", 7091))
+listener.set_inheritable(True)
+print("ready", flush=True)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+@contextmanager
+def listening(cluster: Cluster, node: str) -> Iterator[None]:
+    """Another program has the port there."""
+    argv = cluster.argv(node, ["python3", "-I", "-c", LISTEN, "cat"], "root")
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout and other.stdout.readline() == "ready\n"
+            yield
+        finally:
+            other.kill()
+
+
+def test_a_port_that_is_taken_everywhere(shim_cluster: Cluster, bundle: str) -> None:
+    """It is named, and the job is not sent from node to node for ever."""
+    (shim_cluster.shared / "listening.py").write_text(LISTEN)
+    script = "exec python3 /shared/listening.py {command}"
+    job = jobs.submit(shim_cluster, "listening", script, Work(60), f"--container={bundle}", *jobs.OPTIONS)
+    with quoting(job), listening(shim_cluster, other_than(job.wait_running())):
+        job.wait_ticks(3)
+        high = job.displace()
+        taken = "a program of the container's uses tcp 0.0.0.0:7091, which another one uses on this node"
+        said(job, taken)
+        said(job, f"requeueing job {job.number}, to go on on another node than {other_than(job.nodes[0])}")
+        with listening(shim_cluster, job.nodes[0]):
+            shim_cluster.exec("ctl", ["scancel", high])
+            assert job.wait_end() == "FAILED"
+        said(job, taken, times=2)
+        said(job, f"failed alike on {other_than(job.nodes[0])}: another node would do no better")
+
+
+def other_than(node: str) -> str:
+    return {"n1": "n2", "n2": "n1"}[node]
