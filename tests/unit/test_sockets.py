@@ -138,6 +138,18 @@ def test_connections_that_are_closed(pair: Pair) -> None:
     assert not list(faults.within(survey()))
 
 
+def test_both_families_at_the_two_ends() -> None:
+    with (
+        socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener,
+        socket.create_connection(("127.0.0.1", listener.getsockname()[1])) as one,
+        listener.accept()[0] as other,
+    ):
+        ends = inet.Socket(one), inet.Socket(other)
+        assert (ends[0].local, ends[0].remote) == (ends[1].remote, ends[1].local)
+        (fault,) = faults.within(closing())
+        assert f" 127.0.0.1:{listener.getsockname()[1]}: a TCP connection within" in str(fault)
+
+
 def test_connections_of_mptcp() -> None:
     found = survey()
     found.__dict__["sockets"] = [(found.init, made_of("mptcp", HOST, state=inet.LISTEN))]

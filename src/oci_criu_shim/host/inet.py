@@ -30,7 +30,7 @@ TCP_ULP = 31  # linux/tcp.h
 UNACKED = slice(24, 28)  # of TCP_INFO: of a listening socket, the connections that it has yet to accept
 
 Address = tuple[bytes, int]
-"""An address, as inet_ntop(3) wants it, and a port."""
+"""An address, as inet_ntop(3) wants it, and a port. One of IPv4 has 4 bytes, also on a socket of IPv6."""
 
 
 class Socket:
@@ -48,7 +48,7 @@ class Socket:
         self.remote, self.state, self.unread, self.layer, self.fails = NOBODY, 0, 0, "", False
         try:
             data = sock.getsockopt(socket.SOL_SOCKET, SO_PEERNAME, 28 if sock.family == socket.AF_INET6 else 16)
-            self.remote = data[8:24] if len(data) == 28 else data[4:8], int.from_bytes(data[2:4])
+            self.remote = unmapped(data[8:24] if len(data) == 28 else data[4:8]), int.from_bytes(data[2:4])
         except OSError:
             pass
         if self.kind in STREAMS:
@@ -86,9 +86,13 @@ class Socket:
 
 def is_loopback(address: bytes) -> bool:
     """Return whether an address is the same on all nodes: of 127.0.0.0/8, its like in IPv6, or ::1."""
-    if len(address) == 16 and address[:12] == bytes(10) + b"\xff\xff":
-        address = address[12:]
+    address = unmapped(address)
     return address[0] == 127 if len(address) == 4 else address == bytes(15) + b"\1"
+
+
+def unmapped(address: bytes) -> bytes:
+    """Return the address of IPv4 that one of IPv6 stands for (ipv6(7)); else the address as it is."""
+    return address[12:] if address[:12] == bytes(10) + b"\xff\xff" else address
 
 
 def packed(words: Iterable[int]) -> bytes:
@@ -126,4 +130,4 @@ def _layer(sock: socket.socket) -> str:
 
 def _address(name: tuple[str, int]) -> Address:
     host = name[0].partition("%")[0]
-    return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host), name[1]
+    return unmapped(socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)), name[1]
