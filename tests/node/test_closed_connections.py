@@ -141,7 +141,7 @@ def test_each_call(site: Site, address: str) -> None:
         with as_alice(site, EACH, "", address, port, "3") as (life, _):
             assert see(life) is None
             place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-            assert f"{len(real)} TCP connections are closed, {NEXT}python3 (pid 1) with {place}, " in life.said()
+            assert f"{len(real)} TCP connections are closed, {NEXT}python3 (pid 1) with {place}\n" in life.said()
             # What the program has not called yet is as before, whatever comes between.
             assert see(life) == real
             assert life.said().count("are closed") == 1

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.dump.proc import Descriptor
     from oci_criu_shim.dump.survey import Survey
 
-NAMED = 4  # at most, in the line that a restore says
+NAMED = 5  # at most; a restore says fewer
 AT_ONCE = struct.pack("=ii", 1, 0)  # of SO_LINGER: close(2) resets the connection (socket(7), tcp_close())
 
 
@@ -39,8 +39,9 @@ class Connections:
         closed = [(each, found) for each, found in self.found if found.is_connection] + unread
         if not closed and not self.failed:
             return None
+        named = dict.fromkeys(f"{each.process.inside} with {inet.text(*found.remote)}" for each, found in closed)
         return {
-            "named": [f"{each.process.inside} with {inet.text(*found.remote)}" for each, found in closed[:NAMED]],
+            "named": [*named][:NAMED],
             "unread": [_inode(each) for each, _ in unread],
             "failed": self.failed,
         }

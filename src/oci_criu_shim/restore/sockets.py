@@ -28,6 +28,7 @@ IP_FREEBIND = 15  # linux/in.h
 CONNECTION, BEGUN = 3, 2
 # What would keep a closed connection's socket from being connected to lo, and to nothing else it is connected again.
 WAYS = ("so_bound_dev", "so_mark", "so_filter")
+SHOWN = 4
 ENDED_SECONDS = (
     65.0  # TCP_TIMEWAIT_LEN of net/tcp.h, and as much of net.ipv4.tcp_fin_timeout as is usual, and some more
 )
@@ -139,7 +140,7 @@ class Closing:
     def line(self) -> str:
         """Return what the job's output says of the connections that are closed."""
         named = self.noted["named"]
-        known = f": {', '.join(named)}{', …' if self.number > len(named) else ''}" if named else ""
+        known = f": {', '.join(named[:SHOWN])}{', …' if named[SHOWN:] else ''}" if named else ""
         what = "TCP connection is" if self.number == 1 else "TCP connections are"
         return f"{self.number} {what} closed, and the program's next call fails as after a reset{known}"
 
