@@ -54,6 +54,11 @@ def test_no_log_is_no_error(tmp_path: Path) -> None:
         ),
         ("Error (criu/sk-inet.c:1): inet: Connected TCP socket, consider using", "a TCP connection is open"),
         ("Error (criu/sk-inet.c:912): inet: Connected TCP socket in image", "--tcp-close closes them"),
+        (
+            "Error (criu/sk-inet.c:982): inet: Can't shutdown socket into 2: Network is unreachable",
+            "lo must be up here",
+        ),
+        ("Error (compel/src/lib/infect.c:848): Can't create memfd in victim: Too many open files", "(ulimit -n)"),
         ("Error (criu/cr-dump.c:1975): Dumping FAILED.", ""),
         ("Error (compel/src/lib/ptrace.c:27): suspending seccomp failed: Operation not permitted", "a seccomp filter"),
         ("Error (compel/src/lib/ptrace.c:31): something else", ""),  # the name of the file says nothing

@@ -272,6 +272,7 @@ MEANINGS = (
     (r"ghost file.*too big|Can't dump ghost file", "a deleted file that is still open is too large"),
     (r"external socket|unix socket \d+ without peer", "a unix socket leads out of the container"),
     (r"Can't lookup mount|doesn't have a proper root mount", "a file is open on a mount that is not in the container"),
+    (r"in victim: Too many open files", "a process has as many files open as it may: it needs a few more (ulimit -n)"),
     (r"No space left|Disk quota", FULL),
     (r"shell job|--shell-job|session leader", "a process belongs to a session outside of the container"),
     (r"No task found with sid", "it was checkpointed with --shell-job, and is restored with it"),

@@ -130,10 +130,10 @@ class Closing:
     def change(self, found: Sockets, closes: bool) -> bool:
         """Change what is `found`: what had failed has failed again, and if it `closes`, all that is open is closed.
 
-        Return whether there is anything.
+        So it is if the dump was one that closes. Return whether there is anything.
         """
         found.fail(self.noted["failed"])
-        if closes:
+        if closes or self.noted["named"]:
             self.number = found.close_open(self.noted["unread"])
         return bool(self.number or self.noted["failed"])
 
