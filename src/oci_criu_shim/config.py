@@ -224,6 +224,15 @@ _SETTINGS = (
         """,
     ),
     Setting(
+        "hook-limit",
+        "5s",
+        values.LONG,
+        """
+        How long each run of a job's --checkpoint-hook may take. It is ended then, and the checkpoint is taken all the
+        same. In a job that must go, it may take no more than a third of what is left of the time.
+        """,
+    ),
+    Setting(
         "mtbf",
         "30d",
         values.LONG,
@@ -282,6 +291,7 @@ class Settings:
     feature: str
     checkpoint: str
     margin: int
+    hook_limit: int
     mtbf: int
     dump_rate: int
     compress: str  # as parse_compression() reads it
@@ -326,6 +336,11 @@ def backend(path: str = PATH) -> str:
 def increments(path: str = PATH) -> bool:
     """Return the setting `increments`, for which the worker of every increment asks."""
     return bool(_single("increments", path))
+
+
+def hook_limit(path: str = PATH) -> int:
+    """Return the setting `hook-limit`, in seconds."""
+    return int(str(_single("hook-limit", path)))
 
 
 def _single(name: str, path: str) -> object:

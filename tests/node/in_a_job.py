@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tests.node.support import Life, home
@@ -11,9 +11,9 @@ KEEP = ["python3", "-I", "/src/tests/harness/programs/keep.py"]
 
 
 @contextmanager
-def in_a_job(life: Life, when: str = "preempt") -> Iterator[None]:
-    """It runs in the block. Its checkpoints go with it."""
-    environment = ["SLURM_JOB_ID=1", "SLURM_STEP_ID=0", f"SLURM_CHECKPOINT={when}"]
+def in_a_job(life: Life, when: str = "preempt", variables: Sequence[str] = ()) -> Iterator[None]:
+    """It runs in the block, with more variables. Its checkpoints go with it."""
+    environment = ["SLURM_JOB_ID=1", "SLURM_STEP_ID=0", f"SLURM_CHECKPOINT={when}", *variables]
     life.spec["process"]["env"] = ["PATH=/usr/bin:/bin", *environment, f"SLURM_CHECKPOINT_DIR={home(life.user)}/jobs"]
     life.write()
     life.site.exec(["mkdir", "-p", f"{home(life.user)}/jobs"], life.user)

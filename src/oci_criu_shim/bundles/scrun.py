@@ -35,7 +35,10 @@ SHM = {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": S
 LARGEST = 1 << 20  # bytes of a file that is copied, such as resolv.conf and hosts
 # srun's options that a container may ask for: by annotations of these names, or by the variables that a job would use.
 ANNOTATION = "oci-criu-shim."
-OPTIONS = ("checkpoint", "checkpoint-dir", "checkpoint-interval", "checkpoint-keep", "checkpoint-tcp", "restart-dir")
+OPTIONS = (
+    *("checkpoint", "checkpoint-dir", "checkpoint-hook", "checkpoint-interval", "checkpoint-keep", "checkpoint-tcp"),
+    "restart-dir",
+)
 WORDS = "options"  # a file in the bundle: the options that slurm-oci/srun gives to srun, one a line
 FIRST_TASK = "0.0"  # of a job that scrun submitted
 DAY = 86400.0

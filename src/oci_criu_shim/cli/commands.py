@@ -31,6 +31,7 @@ OF_JOBS = {
     "kill": "`scancel {}`",
     "delete": "`scancel {}`",
 }
+DEMAND = "demand"  # the reason of a checkpoint that the verb takes
 CREATION = ("config", "console-socket", "preserve-fds", "no-pivot", "no-new-keyring")
 
 
@@ -199,10 +200,12 @@ def pass_on(call: Invocation) -> int:
 
 def checkpoint(call: Invocation) -> int:
     """Checkpoint a running container into a directory."""
+    from contextlib import nullcontext
+
     from oci_criu_shim import config
     from oci_criu_shim.checkpoints.directory import Directory
     from oci_criu_shim.cli import criu_options
-    from oci_criu_shim.container import acts, bundle, criu_config
+    from oci_criu_shim.container import acts, bundle, checkpoint_hook, criu_config
     from oci_criu_shim.dump import client
     from oci_criu_shim.dump import dump as checkpointing
     from oci_criu_shim.slurm import tasks
@@ -224,15 +227,17 @@ def checkpoint(call: Invocation) -> int:
     serves = criu_options.serves(call)
     directory.prepare()
     closes = task is not None and config.load().closes(task.tcp)
-    dump = checkpointing.Dump(container, pid, options, closes)
-    for line in dump.changes:
-        call.log.event(f"{container.name} comes back changed: {line}")
-    with directory.log_at(log, call.log):
-        if call.flag("pre-dump"):
-            dump.pre_dump(directory, client.connect(helper))
-            call.log.debug(f"pre-dumped {container.name} to {directory.path}")
-            return 0
-        taken = dump.take(directory, "demand", client.connect(helper), serves=serves)
+    hook, is_whole = checkpoint_hook.of(container, backend, call.log), not call.flag("pre-dump")
+    with hook.around(DEMAND, ends=not options["leave_running"]) if is_whole else nullcontext():
+        dump = checkpointing.Dump(container, pid, options, closes)
+        for line in dump.changes:
+            call.log.event(f"{container.name} comes back changed: {line}")
+        with directory.log_at(log, call.log):
+            if call.flag("pre-dump"):
+                dump.pre_dump(directory, client.connect(helper))
+                call.log.debug(f"pre-dumped {container.name} to {directory.path}")
+                return 0
+            taken = dump.take(directory, DEMAND, client.connect(helper), serves=serves)
     call.log.debug(f"checkpointed {container.name} to {taken.describe()}")
     if not options["leave_running"]:
         acts.forget(container, backend, pid)

@@ -8,7 +8,7 @@ from oci_criu_shim.errors import cause_of
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
 from oci_criu_shim.task.policy import ENDING, LOST, NO_REASON, UNKNOWN
-from oci_criu_shim.task.schedule import LOOK, PREEMPT
+from oci_criu_shim.task.schedule import LOOK, PREEMPT, RESTORED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +45,12 @@ class Attempts:
         for reason in reasons:
             self._want(reason)
         return bool(reasons)
+
+    def restored(self, reason: str) -> None:
+        """Note that the container goes on from a checkpoint that was taken for `reason`: its hook is told first."""
+        self.policy.restored = reason
+        if self.policy.hook:
+            self._want(RESTORED)
 
     @property
     def may_end_it(self) -> bool:
@@ -98,6 +104,8 @@ class Attempts:
         reason = self.reasons[0]
         if reason == LOOK:
             return Taker(self.policy).look()
+        if reason == RESTORED:
+            return Taker(self.policy).tell_of_restore()
         if reason in ENDING:
             from oci_criu_shim.task.preempt import Preemption
 

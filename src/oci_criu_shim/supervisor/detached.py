@@ -6,6 +6,7 @@ It gets our own streams, and no process of ours stays with it: when we end, its 
 from __future__ import annotations
 
 from oci_criu_shim import files
+from oci_criu_shim.container import checkpoint_hook
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.restore.restore import Restore
@@ -35,6 +36,7 @@ def start(plan: Plan, checkpoint: Checkpoint, asked: Asked, streams: CallersStre
     except (ShimError, OSError):
         container.release()
         raise
+    checkpoint_hook.tell_of_restore(container, restored.backend, plan.log, checkpoint.manifest.get("reason", ""))
     return 0
 
 

@@ -57,7 +57,9 @@ class Launch:
     def restore(self, checkpoint: Checkpoint, asked: Asked) -> int:
         """Run it from `checkpoint` in the foreground, and remove it; return its exit status."""
         try:
-            return self._supervise(*self._restore(checkpoint, asked))
+            running = self._restore(checkpoint, asked)
+            process.fork(lambda: self._tell_of_restore(checkpoint))
+            return self._supervise(*running)
         finally:
             self._clear()
 
@@ -108,6 +110,12 @@ class Launch:
             self.container.release()
         except (ShimError, OSError) as error:
             self.log.error(f"container {self.container.name} has ended, and is not all removed: {line_of(error)}")
+
+    def _tell_of_restore(self, checkpoint: Checkpoint) -> int:
+        from oci_criu_shim.container import checkpoint_hook
+
+        checkpoint_hook.tell_of_restore(self.container, self.backend, self.log, checkpoint.manifest.get("reason", ""))
+        return 0
 
     def _run(self) -> int:
         """Run it, if it is to run at all; return the exit status of the task."""
@@ -257,6 +265,8 @@ class Launch:
         except OSError:
             restored.end(pid)
             raise
+        if self.attempts:
+            self.attempts.restored(checkpoint.manifest.get("reason", ""))
         where = task.describe() if task else self.container.name
         text = f"restored {where} from {checkpoint.path} on {os.uname().nodename}"
         if asked:  # by the verb `restore`, which says nothing, like crun's and runc's

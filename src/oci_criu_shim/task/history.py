@@ -67,6 +67,7 @@ EVENTS: dict[str, dict[str, type | tuple[type, ...]]] = {
     },
     "checkpoint-failed": {"reason": str},
     "checkpoint-late": {"reason": str},
+    "hook-failed": {"reason": str},
     "requeued": {"counted": str},
     "not-requeued": {"reason": str},
     "restored": {"path": str, "seconds": NUMBER, "output": str},

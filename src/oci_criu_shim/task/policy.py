@@ -34,10 +34,12 @@ class Policy:
     """Decides about the checkpoints of a task.
 
     The supervisor asks at_signal() and due() what there is to do, and says what is done(). Raise ShimError if the times
-    that the job asked for can't be understood.
+    that the job asked for can't be understood. `hook` is the job's, an empty one if it has none.
     """
 
-    def __init__(self, container: Container, task: Task, store: Store, settings: Settings, log: Log) -> None:
+    def __init__(
+        self, container: Container, task: Task, store: Store, settings: Settings, log: Log, hook: str = ""
+    ) -> None:
         self.container = container
         self.task = task
         self.store = store
@@ -49,12 +51,16 @@ class Policy:
         self.when = when.parse(text, task.interval)
         self.estimate = Estimate(container, store.directory, settings.dump_rate)
         mtbf = settings.mtbf / task.nodes  # of the job, which ends with any of its nodes
-        self.schedule = Schedule(self.when, self.estimate.seconds, task.end, settings.margin, mtbf)
+        self.hook = hook
+        self.hook_limit = settings.hook_limit if hook else 0
+        margin = settings.margin + self.hook_limit
+        self.schedule = Schedule(self.when, self.estimate.seconds, task.end, margin, mtbf)
         self.compressor = Compressor(container, store, log)
         self.grace = 0
         self.looks = 0  # how often Slurm was asked for the job's limits
         self.said: set[str] = set()
         self.silent = ""  # the last child's reason, until it has said what came of it
+        self.restored = ""  # the reason of the checkpoint from which the container goes on
         self.interrupted = False  # whether compressing was stopped for it
 
     def started(self) -> None:
@@ -102,7 +108,7 @@ class Policy:
         """Note that a child is about to see to `reason`."""
         self.silent = reason
         self.looks += reason == schedule.LOOK
-        if reason != schedule.LOOK:
+        if reason not in schedule.ASIDE:
             self.schedule.begun()
             self.interrupted = self.compressor.stop()
 
@@ -154,6 +160,7 @@ class Policy:
         self._say_once(f"all that job {self.task.job} has in memory on this node now", self.estimate.seconds())
 
     def _say_once(self, what: str, seconds: float) -> None:
+        seconds += self.hook_limit
         if seconds <= self.grace or what in self.said:
             return
         self.said.add(what)

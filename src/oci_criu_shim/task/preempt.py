@@ -51,6 +51,7 @@ class Preemption:
         before = self.store.numbers()
         try:
             with deadline.watched(self.policy, why, self.departure.end):
+                self.taker.end = self.departure.end
                 taken = self.taker.dump(why, connection)
             self.log.event(f"checkpointed {self.task.describe()} to {taken}")
             status = TAKEN

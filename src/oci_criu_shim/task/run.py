@@ -10,7 +10,7 @@ import os
 from oci_criu_shim import config
 from oci_criu_shim.checkpoints import owner
 from oci_criu_shim.checkpoints.store import Store
-from oci_criu_shim.container import criu_config
+from oci_criu_shim.container import checkpoint_hook, criu_config
 from oci_criu_shim.dump import kept, rootfs
 from oci_criu_shim.dump.survey import Subject
 from oci_criu_shim.errors import Misfit, ShimError, line_of
@@ -52,7 +52,8 @@ class TaskRun:
             self._ask_for_restarts()
         pointers.note(task, task.directory and os.path.abspath(task.directory), plan.log)
         self.log = history.History(plan.log, directory, task)
-        self.policy = Policy(plan.container, task, self.store, self.settings, self.log)
+        hook = checkpoint_hook.command(plan.bundle.config)
+        self.policy = Policy(plan.container, task, self.store, self.settings, self.log, hook)
         self.step = Step(plan, self.policy, signals)
         self.is_late = False
         daily_prune.begin(directory, self.settings.keep_ended)

@@ -9,6 +9,8 @@ import select
 import time
 
 from oci_criu_shim import files, units
+from oci_criu_shim.container import registry
+from oci_criu_shim.container.checkpoint_hook import RESTORED, CheckpointHook
 from oci_criu_shim.container.record import ANSWER
 from oci_criu_shim.dump import chain, client
 from oci_criu_shim.dump.dump import Dump, Taken
@@ -45,6 +47,7 @@ class Taker:
         self.store = policy.store
         self.log = policy.log
         self.facts: dict[str, object] = {}  # of the last checkpoint
+        self.end = 0.0  # when the job must be gone, in seconds since the epoch; 0 if that is not known
 
     def connect(self) -> socket.socket:
         """Return a connection to the step's helper. Raise ShimError if it doesn't answer."""
@@ -67,7 +70,8 @@ class Taker:
             if pid is None:
                 said = f"container {self.container.name!r} is not running"
                 raise ShimError(KILLED if self.policy.ended_by() else said)
-            taken = self._take(pid, reason, connection)
+            with self._hook().around(reason, ends=reason in ENDING):
+                taken = self._take(pid, reason, connection)
         except OSError as error:
             raise _worded(error) from None
         self.facts = taken.facts()
@@ -80,6 +84,16 @@ class Taker:
         if not taken.checkpoint.parent:  # an increment's time is not in proportion to its size
             self._measure(taken)
         return taken.describe()
+
+    def _hook(self) -> CheckpointHook:
+        backend = registry.backend_of(self.container, {}, self.log)
+        known = self.policy.hook, self.policy.hook_limit, self.task.describe()
+        return CheckpointHook(self.container, backend, *known, self.log, self.end)
+
+    def tell_of_restore(self) -> int:
+        """Have the hook told that the container was restored; return NO_REASON."""
+        self._hook().run(RESTORED, self.policy.restored)
+        return NO_REASON
 
     def _measure(self, taken: Taken) -> None:
         """Note how long it took, checksums included, as the job waits for them; compression takes what Slurm leaves."""

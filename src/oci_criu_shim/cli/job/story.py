@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.cli.job.documents import CheckpointDocument, JobDocument, RunDocument, TaskDocument
     from oci_criu_shim.task.history import Event
 
-PROBLEMS = ("checkpoint-failed", "checkpoint-late", "refused", "fell-back", "failed", "not-requeued")
+PROBLEMS = ("checkpoint-failed", "checkpoint-late", "hook-failed", "refused", "fell-back", "failed", "not-requeued")
 # Outcomes of runs: nobody saw the end of one that `died`; one that was `requeued` is to begin on another node.
 RUNNING, CHECKPOINTED, REQUEUED, DIED = "running", "checkpointed", "requeued", "died"
 FAILED, COMPLETED = "failed", "completed"
