@@ -16,6 +16,7 @@
 enum {
 	CHECKPOINT,
 	CHECKPOINT_DIR,
+	CHECKPOINT_HOOK,
 	CHECKPOINT_INTERVAL,
 	CHECKPOINT_KEEP,
 	CHECKPOINT_RERUN,
@@ -27,6 +28,7 @@ enum { NO_ARGUMENT, REQUIRED_ARGUMENT, OPTIONAL_ARGUMENT };
 
 static const char *accept_when(const char *argument);
 static const char *accept_path(const char *argument);
+static const char *accept_command(const char *argument);
 static const char *accept_interval(const char *argument);
 static const char *accept_count(const char *argument);
 static const char *accept_rerun(const char *argument);
@@ -56,6 +58,14 @@ static const struct {
 		 "keep the job's checkpoints below DIR, which must be the same directory on all nodes; the site sets "
 		 "the default",
 		 REQUIRED_ARGUMENT, CHECKPOINT_DIR, take},
+	},
+	[CHECKPOINT_HOOK] = {
+		"SLURM_CHECKPOINT_HOOK", FORWARD_PREFIX "checkpoint_hook", accept_command, false,
+		{"checkpoint-hook", "COMMAND",
+		 "run COMMAND in the container, by its /bin/sh, before each checkpoint, after it if the container "
+		 "runs on, and after it was resumed; OCI_CRIU_SHIM_HOOK tells which: pre-dump, post-dump or "
+		 "post-restore",
+		 REQUIRED_ARGUMENT, CHECKPOINT_HOOK, take},
 	},
 	[CHECKPOINT_INTERVAL] = {
 		"SLURM_CHECKPOINT_INTERVAL", FORWARD_PREFIX "checkpoint_interval", accept_interval, false,
@@ -191,6 +201,18 @@ static const char *accept_path(const char *argument)
 		return NULL;
 	}
 	return argument;
+}
+
+/* oci.conf can't take a line break in a variable. */
+static const char *accept_command(const char *argument)
+{
+	if (!argument || !*argument)
+		slurm_error("--checkpoint-hook: no command given");
+	else if (strpbrk(argument, "\r\n"))
+		slurm_error("--checkpoint-hook: a command has one line; put more into a script");
+	else
+		return argument;
+	return NULL;
 }
 
 static bool is_relative(const char *value)

@@ -34,6 +34,7 @@ class Submit(Case):
 
     def test_values_of_the_others(self) -> None:
         for option, good, bad in (
+            ("checkpoint-hook", ("close", "kill -USR1 $(cat '/tmp/pid'); sleep 1"), ("", "a\nb")),
             ("checkpoint-interval", TIMES, ("", "0m", "0", "0:00", "1.5h", "1y", "1m1h", "1h1", "1:2:3:4", "-1", "1-")),
             ("checkpoint-keep", ("1", "12"), ("", "0", "-1", "1x", "1001")),
             ("checkpoint-tcp", ("close", "refuse"), ("", "closed", "keep", "Close")),
