@@ -329,6 +329,19 @@ def test_connections_out(site: Site, user: str) -> None:
         assert life.end() == 0
 
 
+def test_connections_to_slurmstepd(site: Site) -> None:
+    """A rank of MPI that Slurm has started has one to the server that its environment names."""
+    serve = "listener = socket.create_server(('127.0.0.1', 0)); said = listener.getsockname()[1]"
+    with beside(site, serve) as port:
+        spec = spec_of(site, "alice", "node", OUTER, "127.0.0.1", port)
+        spec["process"]["env"].append(f"PMIX_SERVER_URI4=pmix-server.416;tcp4://127.0.0.1:{port}")
+        with running(site, "alice", spec) as (life, before):
+            done = life.checkpoint(check=False)
+            assert (done.returncode, look(life)) == (1, before)
+            assert "(python3) has joined the MPI of its step: it is connected to slurmstepd (hint: " in done.stderr
+            assert life.end() == 0
+
+
 BOUND = """
 kind, address, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
 sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import config
-from oci_criu_shim.container import checkpoint_hook
+from oci_criu_shim.container import checkpoint_hook, registry
 from oci_criu_shim.container.checkpoint_hook import AFTER, BEFORE, CheckpointHook
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
 from oci_criu_shim.supervisor.attempts import Attempts
-from oci_criu_shim.task import schedule, take
+from oci_criu_shim.task import schedule
 from oci_criu_shim.task.policy import NO_REASON, Policy
 from oci_criu_shim.task.take import Taker
 from tests.unit.test_policy import Make, make
@@ -153,7 +153,7 @@ def test_a_restore_is_told_first(make: Make, monkeypatch: pytest.MonkeyPatch) ->
     assert attempts.reasons == [schedule.RESTORED]
     told = []
     monkeypatch.setattr(CheckpointHook, "run", lambda _, *words: told.append(words))
-    monkeypatch.setattr(take.registry, "backend_of", lambda *_: Backend())
+    monkeypatch.setattr(registry, "backend_of", lambda *_: Backend())
     last = policy.schedule.last
     policy.begin(schedule.RESTORED)
     policy.done(schedule.RESTORED, Taker(policy).tell_of_restore())

@@ -88,7 +88,7 @@ def test_what_the_backend_gets(container: Container, bundle_path: Any) -> None:
     """The bundle is left alone, and what is compared with it at a restore is what it has."""
     plan = Plan(container, str(bundle_path), {"backend": "crun"}, [], None, Log(), None)
     plan.options.append("--config=other.json")
-    plan.hide_io_uring()
+    plan.give(io_uring.hidden(plan.bundle.config))
     path = container.path("config.json")
     assert (f"--config={path}" in plan.options, "--config=other.json" in plan.options) == (True, False)
     assert read_json(path) == plan.given != plan.bundle.config == read_json(f"{bundle_path}/config.json")
@@ -97,5 +97,5 @@ def test_what_the_backend_gets(container: Container, bundle_path: Any) -> None:
 def test_runc_gets_the_bundles(container: Container, bundle_path: Any) -> None:
     plan = Plan(container, str(bundle_path), {"backend": "runc"}, [], None, Log())
     before = list(plan.options)
-    plan.hide_io_uring()
+    plan.give(io_uring.hidden(plan.bundle.config))
     assert (plan.options, plan.given, os.listdir(container.directory)) == (before, plan.bundle.config, [])

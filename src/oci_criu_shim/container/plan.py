@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.container.record import Container, Record
+    from oci_criu_shim.files import Document
     from oci_criu_shim.log import Log
     from oci_criu_shim.slurm.tasks import Task
 
@@ -45,15 +46,12 @@ class Plan:
         self.task: Task | None = tasks.of(self.bundle.environment())
         self.log = log
 
-    def hide_io_uring(self) -> None:
-        """Have the container find no io_uring, if the backend is crun: others take no config.json but the bundle's."""
-        from oci_criu_shim.container import io_uring
-
-        hidden = io_uring.hidden(self.bundle.config)
-        if hidden is self.bundle.config or self.backend.dialect != "crun":
+    def give(self, config: Document) -> None:
+        """Have the backend get this config.json, if it is crun: others take none but the bundle's."""
+        if config is self.bundle.config or self.backend.dialect != "crun":
             return
-        self.given, path = hidden, self.container.path(CONFIG)
-        files.write_json(path, hidden)
+        self.given, path = config, self.container.path(CONFIG)
+        files.write_json(path, config)
         self.options = [f"--config={path}", *(word for word in self.options if not word.startswith("--config="))]
 
     @property

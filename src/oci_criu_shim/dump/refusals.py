@@ -261,6 +261,12 @@ ROWS = (
         running=descriptors.redirected,
     ),
     refused(
+        "a rank of MPI that Slurm has started (`srun --mpi`, or the site's MpiDefault), once it has joined the others",
+        "the ranks find each other through slurmstepd, which does not come along",
+        "start them by mpirun in one container: [mpi.md](mpi.md)",
+        running=sockets.launched,
+    ),
+    refused(
         "TCP connections, except a user's in the node's network, unless the job refuses that"
         " (`--checkpoint-tcp=refuse`), and between a user's container's processes in a network namespace of its own",
         "the other end is outside, and would not find it again",

@@ -37,6 +37,7 @@ class Task:
         self.restart_dir = environment.get("SLURM_RESTART_DIR")  # --restart-dir
         self.keep = _positive(environment.get("SLURM_CHECKPOINT_KEEP"))  # --checkpoint-keep; 0: not given
         self.tcp = _closing(environment.get("SLURM_CHECKPOINT_TCP"))  # --checkpoint-tcp; empty: not given
+        self.mpi = environment.get("SLURM_MPI_TYPE", "")  # srun's --mpi, or the site's MpiDefault
         self.rerun = environment.get("SLURM_CHECKPOINT_RERUN") == "yes"  # steps that have finished run again
         # What Slurm's commands take for this job alone: the number of an array's last task names the array, too.
         array = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")

@@ -10,7 +10,7 @@ import os
 from oci_criu_shim import config
 from oci_criu_shim.checkpoints import owner
 from oci_criu_shim.checkpoints.store import Store
-from oci_criu_shim.container import checkpoint_hook, criu_config
+from oci_criu_shim.container import checkpoint_hook, criu_config, io_uring, mpi
 from oci_criu_shim.dump import kept, rootfs
 from oci_criu_shim.dump.survey import Subject
 from oci_criu_shim.errors import Misfit, ShimError, line_of
@@ -39,11 +39,12 @@ class TaskRun:
         self.task = task
         self.signals = signals
         self.settings = config.load()
+        mpi.require_none_of_slurms(task)
         kept.check_bundle(Subject(plan.bundle, plan.own_group))
         if line := criu_config.ignored(plan.bundle):
             plan.log.event(line)
-        if self.settings.hide_io_uring:
-            plan.hide_io_uring()
+        given = mpi.inside(plan.bundle.config)
+        plan.give(io_uring.hidden(given) if self.settings.hide_io_uring else given)
         compression = compress.compression(self.settings.compress, task.job, plan.log)
         directory = task.directory or self.settings.checkpoint_dir
         self.store = Store(directory, task.key, self.settings.quota, compression)

@@ -1,8 +1,9 @@
-"""OCI bundles with a small Debian inside: bash, coreutils, procps and Python with its standard library."""
+"""OCI bundles with a small Debian inside: bash, coreutils, procps and Python with its standard library; and MPI."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,17 @@ BUNDLE = Recipe(
     """,
 )
 
+MPI = replace(
+    BUNDLE,
+    name="mpi",
+    packages=(*BUNDLE.packages, "openmpi-bin", "mpich"),
+    # What is for GPUs only, and a Perl that nothing of it runs, are two thirds of it.
+    unwanted=(
+        *BUNDLE.unwanted,
+        *(f"/usr/lib/*/{name}*" for name in ("libLLVM", "libamd", "libz3", "libhs", "perl", "ucx/libuct_rocm")),
+    ),
+)
+
 # A tmpfs keeps the cached root as it is. $1 root, $2 uid, $3 gid.
 SPEC = """
 set -e
@@ -49,13 +61,13 @@ def quiet(_: str) -> None:
     """Progress of no interest."""
 
 
-def make_bundle(dest: Path, uid: int, gid: int, progress: Progress = quiet) -> Path:
+def make_bundle(dest: Path, uid: int, gid: int, progress: Progress = quiet, recipe: Recipe = BUNDLE) -> Path:
     """Make a bundle for rootless use at dest, which must not exist, owned by uid:gid; return dest.
 
     The configuration is that of `crun spec --rootless`, except that the root is writable (Slurm mounts its spool
     directory at a path that it makes there) and no terminal is asked for.
     """
-    cached = ensure(BUNDLE, progress)
+    cached = ensure(recipe, progress)
     dest.mkdir(parents=True)
     run(["cp", "--archive", "--reflink=auto", str(cached), str(dest / "rootfs")])
     write_json(dest / "config.json", rootless_spec(uid, gid, progress))

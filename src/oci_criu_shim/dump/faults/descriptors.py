@@ -90,7 +90,7 @@ def preserved(survey: Survey) -> Iterator[ShimError]:
 def rings(survey: Survey) -> Iterator[ShimError]:
     """Yield processes with an io_uring: CRIU dumps none.
 
-    Jobs find none, unless the site or the backend leaves it to them (Plan.hide_io_uring).
+    Jobs find none, unless the site or the backend leaves it to them (container/io_uring.py).
     """
     for each in survey.processes:
         if any(descriptor.link == RING for descriptor in each.descriptors):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 
+from oci_criu_shim.container import mpi
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import inet
 
@@ -62,6 +64,16 @@ def within(survey: Survey) -> Iterator[ShimError]:
 def _is_inner(found: inet.Socket, ends: set[tuple[inet.Address, inet.Address]]) -> bool:
     address = found.remote[0]
     return inet.is_loopback(address) or address == found.local[0] or (found.remote, found.local) in ends
+
+
+def launched(survey: Survey) -> Iterator[ShimError]:
+    """Yield connections to the step's PMIx server, whose addresses are in the environment of each of its tasks."""
+    environment = survey.bundle.environment()
+    servers = [value for name, value in environment.items() if name.startswith("PMIX_SERVER_URI")]
+    ports = {int(port) for server in servers for port in re.findall(r";tcp[46]://.*:([0-9]{1,5})", server)}
+    for process, found in survey.sockets if ports else ():
+        if found.is_connection and inet.is_loopback(found.remote[0]) and found.remote[1] in ports:
+            yield ShimError(f"{process} has joined the MPI of its step: it is connected to slurmstepd", mpi.HINT)
 
 
 def layers(survey: Survey) -> Iterator[ShimError]:

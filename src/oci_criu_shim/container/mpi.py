@@ -1,0 +1,57 @@
+"""MPI in a container that may be checkpointed: its launcher starts the ranks inside, and Slurm starts none.
+
+A launcher that finds Slurm's variables would have srun start the ranks, since the container has another name than the
+node: they would not be in the container, nor in its checkpoints. Ranks that Slurm starts (srun --mpi) find each other
+through a server in slurmstepd, which a restore does not bring back.
+"""
+
+from __future__ import annotations
+
+from oci_criu_shim.errors import ShimError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_criu_shim.files import Document
+    from oci_criu_shim.slurm.tasks import Task
+
+# For PRRTE of Open MPI 5, and for Open MPI 4: "any but slurm".
+OTHERS = {f"{project}_MCA_{part}": "^slurm" for project in ("PRTE", "OMPI") for part in ("plm", "ras")}
+# For MPICH's Hydra, and Intel's. Slurm 24.11 sets them to "slurm".
+HYDRA = {f"{prefix}HYDRA_BOOTSTRAP": "fork" for prefix in ("", "I_MPI_")}
+SLOTS = "PRTE_MCA_prte_set_default_slots"  # how many ranks `mpirun` without -n starts
+HINT = "start the ranks by mpirun in the container of one task, or give --checkpoint=none"
+
+
+def inside(config: Document) -> Document:
+    """Return config.json with variables by which mpirun and mpiexec start ranks where they are.
+
+    It is returned as it stands for a step of several nodes. What the user has set stays.
+    """
+    entries: list[str] = config.get("process", {}).get("env", [])
+    given = dict(entry.split("=", 1) for entry in entries if "=" in entry)
+    if given.get("SLURM_NNODES") != "1":
+        return config
+    wanted = OTHERS | {name: value for name, value in HYDRA.items() if given.get(name) in (None, "slurm")}
+    if (tasks := given.get("SLURM_NTASKS", "1")) != "1":
+        wanted[SLOTS] = tasks
+    added = {name: value for name, value in wanted.items() if name in HYDRA or name not in given}
+    env = [entry for entry in entries if entry.partition("=")[0] not in added]
+    env += [f"{name}={value}" for name, value in added.items()]
+    return {**config, "process": {**config["process"], "env": env}}
+
+
+def require_none_of_slurms(task: Task) -> None:
+    """Raise ShimError if the step asked for an --mpi of Slurm's that is not the site's default, which all steps have.
+
+    srun tells nobody but slurmstepd and the task of it.
+    """
+    if task.is_batch or task.mpi in ("", "none"):
+        return
+    from oci_criu_shim.slurm import controller
+
+    try:
+        default = controller.configuration().get("MpiDefault")
+    except ShimError:
+        return  # if it joins that MPI, it can't be checkpointed
+    if task.mpi != default:
+        raise ShimError(f"--mpi={task.mpi} can't be checkpointed: its ranks find each other through slurmstepd", HINT)
