@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
+from tests import NAME
 from tests.harness import jobs
-from tests.harness.cluster import Cluster
+from tests.harness.cluster import Cluster, wait_for
 from tests.harness.cluster.bundle import MPI, make_bundle, quiet
-from tests.harness.jobs import Work, quoting
+from tests.harness.jobs import Job, Work, quoting
 from tests.node.configured import as_oneself
+from tests.node.support import Spec
+from tests.slurm.test_ladder import share_network
 
 RANKS, ROUNDS = 3, 40
+SPOOL = "/var/spool/slurmd"  # has what Slurm's PMIx shares with the ranks
+JOINED = "(python3) has joined the MPI of its step: it is connected to slurmstepd"
 LAUNCHERS = {"openmpi": "mpirun.openmpi --oversubscribe", "mpich": "mpiexec.hydra"}
 
 
@@ -54,6 +60,16 @@ def test_ranks_in_one_container(shim_cluster: Cluster, mpi_bundle: str, name: st
         assert any(line.startswith("restored ") for line in job.events())
 
 
+def test_as_many_ranks_as_tasks(shim_cluster: Cluster, mpi_bundle: str) -> None:
+    """If mpirun is not told how many, and the node has fewer cores."""
+    script = "exec mpirun.openmpi --bind-to none python3 /shared/ring.py /shared/many.ledger 2 0"
+    options = (f"--container={mpi_bundle}", "-n3", "--overcommit", *jobs.OPTIONS)
+    job = jobs.submit(shim_cluster, "many", script, Work(ticks=2), *options)
+    with quoting(job):
+        assert job.wait_end() == "COMPLETED"
+        assert " of 3\n" in job.output()
+
+
 @pytest.mark.parametrize("kind", ["pmix", "pmi2"])
 def test_ranks_of_slurms(shim_cluster: Cluster, mpi_bundle: str, kind: str) -> None:
     """They are refused before they start; without checkpoints it is between Slurm and the container."""
@@ -64,3 +80,42 @@ def test_ranks_of_slurms(shim_cluster: Cluster, mpi_bundle: str, kind: str) -> N
     assert done.stderr.count(f"{line} (hint: start the ranks by mpirun in the container of one task, or ") == 2
     done = shim_cluster.exec("ctl", [*argv, "--checkpoint=none", "echo", "started"], check=False)
     assert (done.returncode, done.stdout) == (0, "started\n" * 2), done.stderr
+
+
+def joining(spec: Spec) -> Spec:
+    """It reaches the PMIx of its step: the node's network, and its directory."""
+    share_network(spec)
+    spec["mounts"].append({"destination": SPOOL, "type": "none", "source": SPOOL, "options": ["rbind", "rw"]})
+    spec["process"]["env"] += ["OMPI_MCA_btl=tcp,self", "OMPI_MCA_pml=ob1"]  # the containers share no memory
+    return spec
+
+
+def test_ranks_by_the_sites_default() -> None:
+    """All steps have a server of PMIx then: who has not joined it is checkpointed, and who has is told soon."""
+    with Cluster(f"{NAME}-mpi", nodes=1, slurm_conf=("MpiDefault=pmix",)) as cluster:
+        bundle = make_bundle(cluster.home / "alice" / "mpi", 1000, 1000, quiet, MPI)
+        shared = {"destination": "/shared", "type": "none", "source": "/shared", "options": ["rbind", "rw"]}
+        path = bundle / "config.json"
+        spec = json.loads(path.read_text())
+        spec["mounts"].append(shared)
+        path.write_text(json.dumps(joining(as_oneself(spec))))
+        shutil.copy(jobs.PROGRAMS / "ring.py", cluster.shared)
+        step = "exec srun -n2 --overcommit --container=/home/alice/mpi"
+        ring = "python3 /shared/ring.py /shared/default.ledger 100 0.2"
+        options = (*jobs.OPTIONS, "--exclusive")
+        job = jobs.submit(cluster, "default", f"{step} sh -c 'sleep 8; exec {ring}'", Work(ticks=100), *options)
+        with quoting(job):
+            wait_for(lambda: ask(cluster, job).count("it runs on") == 2, 30, "two checkpoints")
+            job.wait_ticks(1)
+            assert ask(cluster, job).count(JOINED) == 2
+            cluster.exec("ctl", ["scancel", job.number])
+        job = jobs.submit(cluster, "default", f"{step} {ring}", Work(ticks=100), *options)
+        with quoting(job):
+            wait_for(lambda: JOINED in job.output(), 30, "it to be told")
+            assert "can't be checkpointed: process " in job.output()
+            cluster.exec("ctl", ["scancel", job.number])
+
+
+def ask(cluster: Cluster, job: Job) -> str:
+    """What is said if it is to be checkpointed now."""
+    return cluster.exec("ctl", ["oci-criu-shim", "job", "checkpoint", job.number], check=False).stdout

@@ -8,6 +8,8 @@ from oci_criu_shim import units
 from oci_criu_shim.checkpoints import owner
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.dump import client
+from oci_criu_shim.dump.faults import sockets
+from oci_criu_shim.dump.survey import Survey
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.files import LIBDIR
 from oci_criu_shim.host import criu, mounts, process
@@ -28,7 +30,7 @@ INSTALLED = ("worker.py", "helper", "watcher", "criu_preload.so", "criu_restart.
 def tell(policy: Policy) -> None:
     """Say what is wrong with the node, in its first task, and in the step's first task also what is with the job."""
     of_job = (_tell_of_job, _tell_of_directory, _tell_of_bundle)
-    for look in (_tell_of_node, _tell_of_room, *(of_job if not policy.task.rank else ())):
+    for look in (_tell_of_node, _tell_of_room, _tell_of_mpi, *(of_job if not policy.task.rank else ())):
         try:
             look(policy)
         except (ShimError, OSError) as error:
@@ -68,6 +70,16 @@ def _tell_of_room(policy: Policy) -> None:
         policy.log.error(ShimError(f"{what}: {said}", "another --checkpoint-dir may have more").line())
     elif most > room:
         policy.log.event(f"job {policy.task.job} may have up to {units.size(most)} of memory, but {said}")
+
+
+def _tell_of_mpi(policy: Policy) -> None:
+    """Say if it has become a rank of MPI that Slurm has started: by the site's default, any program may."""
+    record, init = policy.container.load(), policy.container.alive("init")
+    if not policy.task.mpi or not init:
+        return
+    survey = Survey(init, Bundle(record["bundle"], record["config"]))
+    if error := next(sockets.launched(survey), None):
+        policy.log.error(f"{policy.task.describe()} can't be checkpointed: {error.line()}")
 
 
 def _tell_of_job(policy: Policy) -> None:
