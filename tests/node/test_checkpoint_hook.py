@@ -83,6 +83,21 @@ def test_each_moment(site: Site, user: str) -> None:
         assert life.end() == 0
 
 
+def test_left_to_the_caller(site: Site) -> None:
+    """As podman has it: `restore` ends when its hook has."""
+    with hooked(site, "root", NOTE) as life:
+        life.spec["process"]["args"] = ["sleep", "1000"]
+        life.write()
+        for verb in ("run", "restore"):
+            images = f"--image-path={life.images} " if verb == "restore" else ""
+            words = " ".join(life.argv(verb, "--detach", f"--bundle={life.bundle}"))
+            site.exec(["sh", "-c", f"{words} {images}{life.name} </dev/null >/dev/null 2>&1"])
+            assert notes(life) == (["post-restore demand "] if images else [])
+            if not images:
+                life.checkpoint()
+                assert notes(life) == ["pre-dump demand "]
+
+
 def test_what_fails_is_told_of_it(site: Site) -> None:
     """There is no helper, so there is no dump."""
     with hooked(site, "alice", NOTE) as life:

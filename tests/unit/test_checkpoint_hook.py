@@ -53,7 +53,8 @@ def container(tmp_path: Path) -> Iterator[Container]:
 
 
 def hook(container: Container, command: str, seconds: float = 20, end: float = 0) -> CheckpointHook:
-    return CheckpointHook(container, Backend(), command, seconds, "it", Log(), end)  # type: ignore[arg-type]
+    pid = container.load()["init"][0]
+    return CheckpointHook(container, pid, Backend(), command, seconds, "it", Log(), end)  # type: ignore[arg-type]
 
 
 def notes(container: Container) -> list[str]:

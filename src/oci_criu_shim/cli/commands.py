@@ -227,7 +227,7 @@ def checkpoint(call: Invocation) -> int:
     serves = criu_options.serves(call)
     directory.prepare()
     closes = task is not None and config.load().closes(task.tcp)
-    hook, is_whole = checkpoint_hook.of(container, backend, call.log), not call.flag("pre-dump")
+    hook, is_whole = checkpoint_hook.of(container, pid, backend, call.log), not call.flag("pre-dump")
     with hook.around(DEMAND, ends=not options["leave_running"]) if is_whole else nullcontext():
         dump = checkpointing.Dump(container, pid, options, closes)
         for line in dump.changes:

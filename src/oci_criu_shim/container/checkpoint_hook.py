@@ -41,36 +41,46 @@ def command(config: Document) -> str:
     return asked[-1] if asked else str(config.get("annotations", {}).get(ANNOTATION, ""))
 
 
-def of(container: Container, backend: Backend, log: Log) -> CheckpointHook:
-    """Return the hook of a container that a verb is about to checkpoint, or has restored."""
+def of(container: Container, pid: int, backend: Backend, log: Log) -> CheckpointHook:
+    """Return the hook of a container, whose init is `pid`, that a verb is about to checkpoint, or has restored."""
     asked = command(container.load().get("config", {}))
     seconds = 0
     if asked:
         from oci_criu_shim import config
 
         seconds = config.hook_limit()
-    return CheckpointHook(container, backend, asked, seconds, container.name, log)
+    return CheckpointHook(container, pid, backend, asked, seconds, container.name, log)
 
 
-def tell_of_restore(container: Container, backend: Backend, log: Log, reason: str) -> None:
+def tell_of_restore(container: Container, pid: int, backend: Backend, log: Log, reason: str) -> None:
     """Run the hook of a container that a verb has restored from a checkpoint taken for `reason`."""
     try:
-        of(container, backend, log).run(RESTORED, reason)
+        of(container, pid, backend, log).run(RESTORED, reason)
     except ShimError as error:  # the settings can't be read
         log.error(error.line())
 
 
 class CheckpointHook:
-    """The hook `command`, an empty one if there is none, of a container that is called `what` in messages.
+    """The hook `command`, an empty one if there is none, of a container, which is called `what` in messages.
 
-    A run may take `seconds`, and no more than its share of what is left until `end`, which is in seconds since the
-    epoch; 0 if that is not known.
+    The container's init is `pid`. A run may take `seconds`, and no more than its share of what is left until `end`,
+    which is in seconds since the epoch; 0 if that is not known.
     """
 
     def __init__(
-        self, container: Container, backend: Backend, command: str, seconds: float, what: str, log: Log, end: float = 0
+        self,
+        container: Container,
+        pid: int,
+        backend: Backend,
+        command: str,
+        seconds: float,
+        what: str,
+        log: Log,
+        end: float = 0,
     ) -> None:
         self.container = container
+        self.pid = pid
+        self.began = process.start_time(pid)
         self.backend = backend
         self.command = command
         self.seconds = seconds
@@ -92,15 +102,18 @@ class CheckpointHook:
 
     def run(self, moment: str, reason: str, result: str = "") -> None:
         """Run it at one of the moments; say if it fails, unless the container has ended."""
-        if not self.command or self.container.alive("init") is None:
+        if not self.command or self._has_ended():
             return
         try:
             failed = self._run(moment, {MOMENT: moment, REASON: reason, **({RESULT: result} if result else {})})
         except (ShimError, OSError) as error:
             failed = line_of(error)
-        if failed and self.container.alive("init") is not None:
+        if failed and not self._has_ended():
             said = f"the checkpoint hook of {self.what} ({moment}, {reason}) failed: {failed}"
             self.log.error(said, "hook-failed", reason=said)
+
+    def _has_ended(self) -> bool:
+        return self.began is None or process.start_time(self.pid) != self.began
 
     def _run(self, moment: str, variables: dict[str, str]) -> str:
         """Run it to its end; return how it failed, in words, and nothing if it did not."""
@@ -138,8 +151,7 @@ class CheckpointHook:
 
     def _left(self, pid: int, mark: bytes) -> list[int]:
         """Return the processes of a run that have not ended."""
-        init = self.container.alive("init")
-        inside = [each for each in pidns.members(init) if _is_marked(each, mark)] if init else []
+        inside = [] if self._has_ended() else [each for each in pidns.members(self.pid) if _is_marked(each, mark)]
         return [each for each in {*process.tree(pid), *inside} if process.start_time(each) is not None]
 
 

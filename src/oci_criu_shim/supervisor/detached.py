@@ -36,7 +36,8 @@ def start(plan: Plan, checkpoint: Checkpoint, asked: Asked, streams: CallersStre
     except (ShimError, OSError):
         container.release()
         raise
-    checkpoint_hook.tell_of_restore(container, restored.backend, plan.log, checkpoint.manifest.get("reason", ""))
+    reason = checkpoint.manifest.get("reason", "")
+    checkpoint_hook.tell_of_restore(container, pid, restored.backend, plan.log, reason)
     return 0
 
 

@@ -58,7 +58,7 @@ class Launch:
         """Run it from `checkpoint` in the foreground, and remove it; return its exit status."""
         try:
             running = self._restore(checkpoint, asked)
-            process.fork(lambda: self._tell_of_restore(checkpoint))
+            process.fork(lambda: self._tell_of_restore(running[0], checkpoint))
             return self._supervise(*running)
         finally:
             self._clear()
@@ -111,10 +111,11 @@ class Launch:
         except (ShimError, OSError) as error:
             self.log.error(f"container {self.container.name} has ended, and is not all removed: {line_of(error)}")
 
-    def _tell_of_restore(self, checkpoint: Checkpoint) -> int:
+    def _tell_of_restore(self, pid: int, checkpoint: Checkpoint) -> int:
         from oci_criu_shim.container import checkpoint_hook
 
-        checkpoint_hook.tell_of_restore(self.container, self.backend, self.log, checkpoint.manifest.get("reason", ""))
+        reason = checkpoint.manifest.get("reason", "")
+        checkpoint_hook.tell_of_restore(self.container, pid, self.backend, self.log, reason)
         return 0
 
     def _run(self) -> int:

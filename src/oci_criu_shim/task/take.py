@@ -70,7 +70,7 @@ class Taker:
             if pid is None:
                 said = f"container {self.container.name!r} is not running"
                 raise ShimError(KILLED if self.policy.ended_by() else said)
-            with self._hook().around(reason, ends=reason in ENDING):
+            with self._hook(pid).around(reason, ends=reason in ENDING):
                 taken = self._take(pid, reason, connection)
         except OSError as error:
             raise _worded(error) from None
@@ -85,14 +85,15 @@ class Taker:
             self._measure(taken)
         return taken.describe()
 
-    def _hook(self) -> CheckpointHook:
+    def _hook(self, pid: int) -> CheckpointHook:
         backend = registry.backend_of(self.container, {}, self.log)
         known = self.policy.hook, self.policy.hook_limit, self.task.describe()
-        return CheckpointHook(self.container, backend, *known, self.log, self.end)
+        return CheckpointHook(self.container, pid, backend, *known, self.log, self.end)
 
     def tell_of_restore(self) -> int:
         """Have the hook told that the container was restored; return NO_REASON."""
-        self._hook().run(RESTORED, self.policy.restored)
+        if pid := self.container.alive("init"):
+            self._hook(pid).run(RESTORED, self.policy.restored)
         return NO_REASON
 
     def _measure(self, taken: Taken) -> None:
