@@ -39,8 +39,9 @@ def test_what_the_user_has_set_stays() -> None:
 
 
 def test_the_jobs_tasks_are_its_slots() -> None:
-    slots = "PRTE_MCA_prte_set_default_slots"
-    assert changed("SLURM_NNODES=1", "SLURM_NTASKS=3")[slots] == "3"
+    slots, older = mpi.SLOTS
+    found = changed("SLURM_NNODES=1", "SLURM_NTASKS=3")
+    assert (found[slots], found[older]) == ("3", "3")
     assert slots not in changed("SLURM_NNODES=1", "SLURM_NTASKS=3", f"{slots}=2")
 
 

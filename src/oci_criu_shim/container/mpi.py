@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 OTHERS = {f"{project}_MCA_{part}": "^slurm" for project in ("PRTE", "OMPI") for part in ("plm", "ras")}
 # For MPICH's Hydra, and Intel's. Slurm 24.11 sets them to "slurm".
 HYDRA = {f"{prefix}HYDRA_BOOTSTRAP": "fork" for prefix in ("", "I_MPI_")}
-SLOTS = "PRTE_MCA_prte_set_default_slots"  # how many ranks `mpirun` without -n starts
+# How many ranks Open MPI's mpirun without -n starts.
+SLOTS = ("PRTE_MCA_prte_set_default_slots", "OMPI_MCA_orte_set_default_slots")
 HINT = "start the ranks by mpirun in the container of one task, or give --checkpoint=none"
 
 
@@ -33,7 +34,7 @@ def inside(config: Document) -> Document:
         return config
     wanted = OTHERS | {name: value for name, value in HYDRA.items() if given.get(name) in (None, "slurm")}
     if (tasks := given.get("SLURM_NTASKS", "1")) != "1":
-        wanted[SLOTS] = tasks
+        wanted |= dict.fromkeys(SLOTS, tasks)
     added = {name: value for name, value in wanted.items() if name in HYDRA or name not in given}
     env = [entry for entry in entries if entry.partition("=")[0] not in added]
     env += [f"{name}={value}" for name, value in added.items()]
