@@ -14,7 +14,7 @@ from tests.harness.cluster.bundle import MPI, make_bundle, quiet
 from tests.harness.jobs import Job, Work, quoting
 from tests.node.configured import as_oneself
 from tests.node.support import Spec
-from tests.slurm.test_ladder import share_network
+from tests.slurm.test_ladder import changed, share_network
 
 RANKS, ROUNDS = 3, 40
 SPOOL = "/var/spool/slurmd"  # has what Slurm's PMIx shares with the ranks
@@ -41,13 +41,11 @@ def expected() -> tuple[str, int]:
     return "".join(lines), total
 
 
-@pytest.mark.parametrize("name", LAUNCHERS)
-def test_ranks_in_one_container(shim_cluster: Cluster, mpi_bundle: str, name: str) -> None:
+def survives(cluster: Cluster, bundle: str, name: str) -> None:
     """The launcher, its ranks, the memory that they share, and their connections go on on another node."""
     program = f"python3 /shared/ring.py /shared/{name}.ledger {ROUNDS} 0.3"
     script = f"exec {LAUNCHERS[name]} -n {RANKS} {program}"
-    options = (f"--container={mpi_bundle}", *jobs.OPTIONS)
-    job = jobs.submit(shim_cluster, name, script, Work(ticks=ROUNDS), *options)
+    job = jobs.submit(cluster, name, script, Work(ticks=ROUNDS), f"--container={bundle}", *jobs.OPTIONS)
     with quoting(job):
         job.wait_running()
         job.wait_ticks(4)
@@ -58,6 +56,25 @@ def test_ranks_in_one_container(shim_cluster: Cluster, mpi_bundle: str, name: st
         assert f"total {total} of {RANKS}\n" in job.output()
         assert len({*job.nodes}) == 2
         assert any(line.startswith("restored ") for line in job.events())
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_ranks_in_one_container(shim_cluster: Cluster, mpi_bundle: str, name: str) -> None:
+    survives(shim_cluster, mpi_bundle, name)
+
+
+def test_in_the_nodes_network(shim_cluster: Cluster, mpi_bundle: str) -> None:
+    """MPICH has no connections on one node. Open MPI has, and a restore would close them: it is refused."""
+    bundle = changed(shim_cluster, mpi_bundle, "sharing", share_network)
+    survives(shim_cluster, bundle, "mpich")
+    script = f"exec {LAUNCHERS['openmpi']} -n {RANKS} python3 /shared/ring.py /shared/sharing.ledger {ROUNDS} 0.2"
+    job = jobs.submit(shim_cluster, "sharing", script, Work(ticks=ROUNDS), f"--container={bundle}", *jobs.OPTIONS)
+    with quoting(job):
+        job.wait_running()
+        job.wait_ticks(4)
+        assert ") has started ranks of MPI, and a restore closes their connections: tcp " in ask(shim_cluster, job)
+        assert job.wait_end() == "COMPLETED"
+        assert job.ledger() == expected()[0]
 
 
 def test_as_many_ranks_as_tasks(shim_cluster: Cluster, mpi_bundle: str) -> None:

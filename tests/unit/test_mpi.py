@@ -81,12 +81,24 @@ def test_ranks_of_slurms(
         mpi.require_none_of_slurms(task)
 
 
-class Seen:
-    """A container that has connections to these ports of its node."""
+class Program:
+    """A process of this name."""
 
-    def __init__(self, environment: list[str], *ports: int) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"process 5 ({self.name})"
+
+
+class Seen:
+    """A container in its node's network, whose `program` has connections to these ports."""
+
+    closes = True
+
+    def __init__(self, environment: list[str], *ports: int, program: str = "ring") -> None:
         self.bundle = Bundle("/b", {"process": {"env": environment}})
-        self.sockets = [("process 5 (ring)", self._connection(port)) for port in ports]
+        self.sockets = [(Program(program), self._connection(port)) for port in ports]
 
     def _connection(self, port: int) -> Any:
         found = inet.Socket.__new__(inet.Socket)
@@ -111,3 +123,13 @@ def test_who_has_joined(environment: list[str], ports: tuple[int, ...], count: i
     found = list(sockets.launched(Seen(environment, *ports)))  # type: ignore[arg-type]
     assert len(found) == count
     assert all("process 5 (ring) has joined the MPI of its step" in str(error) for error in found)
+
+
+@pytest.mark.parametrize(("name", "refused"), [("prterun", True), ("mpirun.openmpi", True), ("python3", False)])
+def test_launchers_in_the_nodes_network(name: str, refused: bool) -> None:
+    """Their ranks are not told that a connection was closed; they end."""
+    seen = Seen([], 80, program=name)
+    said = [str(error) for error in sockets.launching(seen)]  # type: ignore[arg-type]
+    assert [f"process 5 ({name}) has started ranks of MPI" in line for line in said] == [True] * refused
+    seen.closes = False
+    assert not list(sockets.launching(seen))  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ OTHERS = {f"{project}_MCA_{part}": "^slurm" for project in ("PRTE", "OMPI") for 
 HYDRA = {f"{prefix}HYDRA_BOOTSTRAP": "fork" for prefix in ("", "I_MPI_")}
 # How many ranks Open MPI's mpirun without -n starts.
 SLOTS = ("PRTE_MCA_prte_set_default_slots", "OMPI_MCA_orte_set_default_slots")
+LAUNCHERS = ("mpirun", "mpiexec", "prte", "orte", "hydra_pmi_proxy")  # how the names of their processes begin
 HINT = "start the ranks by mpirun in the container of one task, or give --checkpoint=none"
 
 

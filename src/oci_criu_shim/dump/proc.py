@@ -40,13 +40,17 @@ class Process:
 
     def __str__(self) -> str:
         """Return what a user may know it by."""
-        return f"process {self.pid} ({' '.join(self.status.get('Name', ['?']))})"
+        return f"process {self.pid} ({self.name})"
+
+    @property
+    def name(self) -> str:
+        """Its name as ps(1) shows it, of 15 bytes at most."""
+        return " ".join(self.status.get("Name", ["?"]))
 
     @property
     def inside(self) -> str:
         """What it is known by in its own pid namespace, as "python3 (pid 7)"."""
-        name, numbers = (self.status.get(field, ["?"]) for field in ("Name", "NSpid"))
-        return f"{' '.join(name)} (pid {numbers[-1]})"
+        return f"{self.name} (pid {self.status.get('NSpid', ['?'])[-1]})"
 
     @cached_property
     def status(self) -> Status:

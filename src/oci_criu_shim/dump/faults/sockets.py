@@ -76,6 +76,14 @@ def launched(survey: Survey) -> Iterator[ShimError]:
             yield ShimError(f"{process} has joined the MPI of its step: it is connected to slurmstepd", mpi.HINT)
 
 
+def launching(survey: Survey) -> Iterator[ShimError]:
+    """Yield launchers of MPI whose connections to their ranks a restore would close: neither goes on after that."""
+    for process, found in survey.sockets if survey.closes else ():
+        if found.is_connection and process.name.startswith(mpi.LAUNCHERS):
+            said = f"{process} has started ranks of MPI, and a restore closes their connections"
+            yield ShimError(f"{said}: {found}", OWN)
+
+
 def layers(survey: Survey) -> Iterator[ShimError]:
     """Yield TCP connections that are kept, and that the kernel itself encrypts: it would send what it gets as it is."""
     for process, found in () if survey.closes else survey.sockets:
