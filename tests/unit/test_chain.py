@@ -163,6 +163,8 @@ def test_the_kernel_is_asked_once(container: Container, monkeypatch: pytest.Monk
 class Job:
     """As much of a policy as taking it needs."""
 
+    closes = False
+
     def __init__(self, container: Container, store: Store) -> None:
         self.container, self.store, self.said = container, store, list[str]()
         self.task = self.log = self
