@@ -29,7 +29,8 @@ ABOUT = "config.dump"  # who made it, in the form of podman's archives
 SCRIPT = "startup"  # the batch script that Slurm had mounted
 LAYER, DELETED = "rootfs-diff.tar", "deleted.files"  # changes to the root file system: layer.py
 NOTABLE_LAYER = 64 << 20  # bytes from which on the user is told of them: they are written while all is frozen
-BESIDES = (ABOUT, SPEC, SCRIPT, LAYER, DELETED)  # the files beside the images
+OWN = "own.tar"  # the files in the directories that a bare task has for itself
+BESIDES = (ABOUT, SPEC, SCRIPT, LAYER, DELETED, OWN)  # the files beside the images
 OWNERS = "a checkpoint is for its owner alone"
 
 

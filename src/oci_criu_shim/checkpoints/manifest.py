@@ -104,6 +104,7 @@ class Draft(TypedDict):
     clock: Clock | None  # None without a time namespace
     external: list[External]
     own_cgroup: NotRequired[bool]
+    own_places: NotRequired[list[str]]  # directories that a bare task has for itself
     io_priority: NotRequired[int]  # of the init, for all threads that have none of their own
     personality: NotRequired[int]  # of the init
     threads: NotRequired[dict[str, Attributes]]  # {number inside: attributes} of threads that have any

@@ -19,6 +19,9 @@ CONFIG = "config.json"  # in a bundle
 ROOTFS, ROOTFS_MODE = "oci-criu-shim.rootfs", "oci-criu-shim.rootfs-mode"
 
 CONTAINER = "oci-criu-shim.container"  # annotation of a bundle that was made for scrun: its container's name
+# Annotation of a bare task (bare.py): the directories that it has for itself, with colons between.
+BARE = "oci-criu-shim.bare"
+SCRIPT = "oci-criu-shim.script"  # of a bare task that is a batch script: its path
 
 
 class Bundle:
@@ -55,6 +58,20 @@ class Bundle:
         return not {CONTAINER, ROOTFS, ROOTFS_MODE}.isdisjoint(self.annotations)
 
     @property
+    def is_bare(self) -> bool:
+        """Whether it stands for a task without a container, over the node's own root file system (bare.py).
+
+        An image can bring the annotation, but no root: no engine makes a bundle whose root file system is the node's.
+        """
+        root: Document = self.config.get("root", {})
+        return BARE in self.annotations and root.get("path") == "/"
+
+    @property
+    def own_places(self) -> list[str]:
+        """The directories that a bare task has for itself."""
+        return [place for place in self.annotations.get(BARE, "").split(":") if place]
+
+    @property
     def process(self) -> Document:
         """config.json's process; empty if it has none, as a container that is never started may (config.md)."""
         found: Document = self.config.get("process", {})
@@ -87,10 +104,12 @@ class Bundle:
     def source(self, point: str) -> str | None:
         """Return the path on the node of what is mounted in the container at `point`; None if config.json has no mount.
 
-        Each of linux.readonlyPaths is a mount of itself.
+        A bare task has the node's mounts. Each of linux.readonlyPaths is a mount of itself.
         """
         from oci_criu_shim.host import mounts
 
+        if self.is_bare:
+            return point
         found = mounts.bind_source(point, self.mounts, self.path, self.rootfs)
         if found is None and point in self.config.get("linux", {}).get("readonlyPaths", []):
             return self.rootfs + point

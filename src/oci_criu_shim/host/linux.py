@@ -18,12 +18,15 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
-MS_REMOUNT, MS_BIND, MS_REC, MS_SLAVE = 32, 4096, 16384, 1 << 19
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_SLAVE = 2, 4, 8, 32, 4096, 16384, 1 << 19
+MNT_DETACH = 2
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 1, 4, 36, 47, 2
 PR_SET_NO_NEW_PRIVS = 38
 CAP_SETUID = 7
 KEYCTL = {"x86_64": 250, "aarch64": 219, "ppc64le": 271}  # numbers of keyctl
 KEYCTL_JOIN_SESSION_KEYRING = 1
+SECCOMP = {"x86_64": 317, "aarch64": 277, "ppc64le": 358, "riscv64": 277, "s390x": 348}  # numbers of seccomp
+SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW = 1, 4
 CAPABILITY_VERSION_3 = 0x20080522
 SYNC_FILE_RANGE_WRITE = 2
 IOPRIO_WHO_PROCESS = 1
@@ -54,6 +57,22 @@ def mount(source: str | None, target: str, kind: str | None, flags: int, data: s
     words = [os.fsencode(word) if word is not None else None for word in (source, target, kind)]
     options = data.encode() if data is not None else None
     _check(_libc.mount(words[0], words[1], words[2], ctypes.c_ulong(flags), options), target)
+
+
+def unmount(target: str) -> None:
+    """umount2(2) with MNT_DETACH: take a mount away, and those below it, though they are in use."""
+    _check(_libc.umount2(os.fsencode(target), MNT_DETACH), target)
+
+
+def set_seccomp_filter(program: bytes) -> None:
+    """seccomp(2): have the kernel ask a filter, of struct sock_filter, about system calls from now on.
+
+    Before Linux 5.16, any filter without the flag slows all of a program down.
+    """
+    code = ctypes.create_string_buffer(program, len(program))
+    filtered = struct.pack("=H6xQ", len(program) // 8, ctypes.addressof(code))
+    flags = SECCOMP_FILTER_FLAG_SPEC_ALLOW
+    _check(_libc.syscall(SECCOMP[os.uname().machine], SECCOMP_SET_MODE_FILTER, flags, filtered), "seccomp")
 
 
 def enter(namespace: str | int, kind: int = 0) -> None:

@@ -155,6 +155,16 @@ def external(container: Iterable[Mount], node: Iterable[Mount], inner: Collectio
     return found
 
 
+def of_bare_task(found: Iterable[Mount]) -> list[External]:
+    """Return all mounts of a bare task but the root and /proc, for CRIU to look into none: the node's files stay there,
+    and what is in the task's own is kept otherwise (dump/own_files.py)."""
+    points = {mount.point: mount for mount in found if mount.point not in ("/", "/proc")}
+    for point in points:
+        _require_text(point)
+    rows = points.values()
+    return [{"key": m.point, "root": m.root, "options": m.options, "kind": "bind"} for m in rows]
+
+
 def _require_text(point: str) -> None:
     try:
         point.encode()

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from oci_criu_shim.files import Document, Json
 
 
+HINT = "are unprivileged user namespaces allowed on this node? (user.max_user_namespaces)"
+
+
 class Child:
     """A child that does `work`, whose result is JSON."""
 
@@ -57,7 +60,7 @@ def _run(work: Callable[[], object], writer: int) -> int:
     found: Document
     try:
         if os.geteuid():
-            _enter()
+            enter()
         linux.end_with_parent()
         found = {"result": work()}
     except ShimError as error:
@@ -69,7 +72,7 @@ def _run(work: Callable[[], object], writer: int) -> int:
     return 0
 
 
-def _enter() -> None:
+def enter() -> None:
     """Enter a new user namespace in which the user and their group keep their numbers."""
     ids = {"uid_map": os.geteuid(), "gid_map": os.getegid()}
     linux.unshare(linux.CLONE_NEWUSER)

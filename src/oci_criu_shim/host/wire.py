@@ -37,6 +37,7 @@ if TYPE_CHECKING:
             "seal": str,
             "tcp_close": bool,
             "inner": list[str],
+            "bare": bool,
             "tcp_established": bool,
             "ext_unix_sk": bool,
             "shell_job": bool,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LOG = "dump.log"
 # Options that are no fields of CRIU's.
-OURS = ("network", "for", "page_server", "pre_dump", "incremental", "seal", "inner")
+OURS = ("network", "for", "page_server", "pre_dump", "incremental", "seal", "inner", "bare")
 CONNECT_SECONDS = 10.0
 PAGE_SERVER = 4  # CRIU's descriptor of the connection to it
 # bin/ has the gzip that CRIU packs the files of a tmpfs with (spank/gzip.c).
@@ -305,6 +305,8 @@ def dump(
 
 def _external(target: Target, asked: Options) -> list[External]:
     """Return the container's mounts that CRIU is to take for given, by the names that whoever restores them uses."""
+    if asked.get("bare"):
+        return mounts.of_bare_task(mounts.read(target.pid))
     found = mounts.external(mounts.read(target.pid), mounts.read(), asked.get("inner", ()))
     for entry in found if asked.get("for") == "runc" else ():
         if (entry["kind"], entry["root"]) == ("device", "/null"):

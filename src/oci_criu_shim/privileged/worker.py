@@ -65,6 +65,7 @@ OPTIONS: dict[str, Fits] = {
     "seal": _is_seal,
     "tcp_close": FLAG,
     "inner": _are_points,
+    "bare": FLAG,
 }
 ROOTS: dict[str, Fits] = {
     "tcp_established": FLAG,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import stat
 
-from oci_criu_shim.checkpoints.committed import LAYER
+from oci_criu_shim.checkpoints.committed import LAYER, OWN
 from oci_criu_shim.container import batch_script, cgroup_path, limits
 from oci_criu_shim.container.record import RESTORE_LOG, STAGE
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, criu, criu_images, ids, linux, mounts
-from oci_criu_shim.restore import ipc, sockets
+from oci_criu_shim.restore import bare, ipc, sockets
 from oci_criu_shim.restore.edits import Edits
 from oci_criu_shim.restore.seccomp import Seccomp
 
@@ -74,19 +74,22 @@ class RestorePlan:
     """The plan of a restore: everything that is known before anything is made."""
 
     def __init__(self, container: Container, bundle: Bundle, checkpoint: Checkpoint, asked: Asked) -> None:
+        bare.check(bundle.is_bare, checkpoint.manifest)
         self.container = container
         self.asked = asked
         self.bundle = bundle
         self.program = criu.program()
         self.manifest = checkpoint.manifest
         self.images = checkpoint.images
+        self.own_files = os.path.join(checkpoint.path, OWN) if OWN in checkpoint.manifest["files"] else ""
         self.log = asked.log or os.path.join(asked.work or container.directory, RESTORE_LOG)
         self.stage = container.path(STAGE)
         self.root = f"{self.stage}/root"
         self.staged_images = f"{self.stage}/images"
         self.cgroup = own_cgroup_path(container, bundle, checkpoint)
         self.edits = Edits(self.images, container.directory)
-        self.ids = self.edits.edit_inventory(("user_ns_id", "time_ns_id", *PREMADE))
+        premade = (*PREMADE, "mnt_ns_id") if bundle.is_bare else PREMADE
+        self.ids = self.edits.edit_inventory(("user_ns_id", "time_ns_id", *premade))
         self.own = {k for k, own in self.ids["own"].items() if own != self.ids["root"].get(k)}
         self.seccomp = Seccomp(self.images if self.has_user_namespace else None)
         self.edits.edit_clocks(self.manifest["clock"])
@@ -96,7 +99,8 @@ class RestorePlan:
         compared = self.numbers[0] != 0 and "ipc_ns_id" in self.own
         self.ipc_limits = ipc.limits(self.images, self.ids["own"]["ipc_ns_id"]) if compared else {}
         self.mounted = self._mounted()
-        self.sources = self._sources(batch_script.copy(checkpoint, bundle))
+        self.script = batch_script.move(checkpoint, bundle, container.directory) if bundle.is_bare else ("", "")
+        self.sources = self._sources(None if bundle.is_bare else batch_script.copy(checkpoint, bundle))
         self.bases = self._bases()
         self.keeps_connections = False  # until the open files are known
         self.closed = sockets.Closing(self.manifest.get("closed"))
@@ -144,6 +148,9 @@ class RestorePlan:
 
     def _bases(self) -> dict[str, str]:
         """Return {mount point: path on the node} of the container's files that remain on the node when it ends."""
+        if self.bundle.is_bare:
+            own = self.manifest["own_places"]
+            return {"/": "/", **{e["key"]: e["key"] for e in self.manifest["external"] if e["key"] not in own}}
         entries = zip(self.manifest["external"], self.sources, strict=True)
         outer = {"/": self.bundle.rootfs, **{entry["key"]: source.path for entry, source in entries}}
         return outer | self._inner(outer)
@@ -199,7 +206,7 @@ class RestorePlan:
         """
         bases = self.bases
         points = {entry["mnt_id"]: entry["mountpoint"] for entry in self.mounted}
-        for entry in self.mounted:
+        for entry in self.mounted if not self.bundle.is_bare else ():
             point, parent = entry["mountpoint"], points.get(entry["parent_mnt_id"], "")
             is_known = os.path.exists(bases.get(point, "")) or entry["root"] == "/"
             # Else it is of one of the container's own file systems, or comes with the layer of the root file system.
@@ -263,7 +270,8 @@ class RestorePlan:
             "images_dir": self.staged_images,
             "log_to_stderr": True,  # a log file would be written beside the images
             "log_level": 2,
-            "root": self.root,
+            # A bare task's mount namespace is made before CRIU starts.
+            **({} if self.bundle.is_bare else {"root": self.root}),
             "external": [source.external for source in self.sources],
             "inherit_fd": inherited,
             "unprivileged": self.unprivileged,
@@ -290,6 +298,8 @@ class RestorePlan:
         is_nodes = "net_ns_id" not in self.own
         closes = bool((os.geteuid() and is_nodes) or self.asked.fields.get("tcp_close"))
         changed = [self.closed.change(found, closes), found.forget_ended(), self._take_modes(files)]
+        if self.bundle.is_bare:
+            changed.append(bare.find_by_path(files, self.script))
         if is_nodes:
             changed.append(found.fit(self.manifest.get("node", "")))
         self.keeps_connections = self._keeps_connections(found)
@@ -308,6 +318,8 @@ class RestorePlan:
         return self.keeps_connections and "net_ns_id" in self.own
 
     def _sources(self, script: str | None) -> list[MountSource]:
+        if self.bundle.is_bare:
+            return []
         node, place = mounts.read(), batch_script.point(self.bundle)
         found = []
         for number, entry in enumerate(self.manifest["external"]):

@@ -22,7 +22,7 @@ from oci_criu_shim.container.backends import Backend
 from oci_criu_shim.container.bundle import ROOTFS
 from oci_criu_shim.container.record import STAGE, STAGE_LINK
 from oci_criu_shim.errors import Killed, Misfit, NotRestored, ShimError, Stopped
-from oci_criu_shim.host import cgroups, criu, linux, netlock, process, threads
+from oci_criu_shim.host import cgroups, criu, linux, netlock, own_mounts, process, threads
 from oci_criu_shim.host.progress import Progress
 from oci_criu_shim.restore import adopt, rootfs, sandbox
 from oci_criu_shim.restore.plan import Asked, RestorePlan, own_cgroup_path
@@ -137,8 +137,9 @@ class Restore:
                 raise
             finally:
                 moments.release()
-        script = batch_script.point(self.bundle)  # Slurm's copy, or ours: batch_script.copy()
-        if changed := _changed(found.manifest, {mount: base for mount, base in plan.bases.items() if mount != script}):
+        scripts = (batch_script.point(self.bundle), *plan.script)  # Slurm's copy, or ours
+        changed = _changed(found.manifest, {point: base for point, base in plan.bases.items() if point not in scripts})
+        if changed := [path for path in changed if path not in scripts]:
             names = f"{' '.join(changed[:4])}{' …' if changed[4:] else ''}"
             self.log.event(f"files that it only reads have changed since {found.path}: {names}")
         if plan.closed.number:
@@ -274,6 +275,8 @@ class _Moments:
                     self.log.event(line)
                 state = self.container.state("created", pid)
                 hooks.run(self.hooks, "startContainer", state, inside=pid)
+                if self.bundle.is_bare:
+                    own_mounts.finish(pid, self.container.path(STAGE))
                 self.release()
         except ShimError as error:
             self.refused = error

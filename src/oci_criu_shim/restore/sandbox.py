@@ -16,9 +16,9 @@ import stat
 from oci_criu_shim.container import batch_script
 from oci_criu_shim.errors import Misfit, ShimError, line_of
 from oci_criu_shim.files import LIBDIR
-from oci_criu_shim.host import cgroups, clocks, criu, ids, linux, mounts, netlock, process
+from oci_criu_shim.host import cgroups, clocks, criu, ids, linux, mounts, netlock, process, userns
 from oci_criu_shim.host.progress import Progress
-from oci_criu_shim.restore import ipc, seccomp
+from oci_criu_shim.restore import bare, ipc, seccomp
 from oci_criu_shim.restore.plan import CONFIGURATION, STREAMS
 
 TYPE_CHECKING = False
@@ -36,7 +36,6 @@ LIBRARY = f"{LIBDIR}/criu_restore.so"
 # For tar, with which CRIU fills a tmpfs: what it does of itself if it is user 0.
 TAR_OPTIONS = "--preserve-permissions --same-owner"
 CONNECTION = 3  # the descriptor by which CRIU is spoken to; those of the three pipes follow
-NAMESPACE_HINT = "are unprivileged user namespaces allowed on this node? (user.max_user_namespaces)"
 TEMPORARY = "/tmp"
 BUILD_SECONDS = 300.0  # an answer of the node's file systems takes no longer, unless they hang
 LONGEST = 4000  # bytes of the builder's answer: a pipe takes one page of them in one write
@@ -82,7 +81,7 @@ def start(plan: RestorePlan, stdio: Stdio | CallersStreams) -> criu.Swrk:
             os.close(end)
         status = process.wait(builder) if process.ends_within(builder, criu.END_SECONDS) else 1
     if status or not text.isdecimal():
-        hint = NAMESPACE_HINT if "unshare" in text else ""
+        hint = userns.HINT if "unshare" in text else ""
         raise Misfit(f"cannot make the container's namespaces and mounts: {text.lstrip('!')}", hint)
     return criu.Swrk(ours, int(text))
 
@@ -219,15 +218,14 @@ def _mount(plan: RestorePlan) -> None:
     # Slave, not private: a mount of the container that was a slave of the node's gets its master from here.
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
     linux.mount("stage", plan.stage, "tmpfs", 0, "mode=711")
+    if plan.bundle.is_bare:
+        _stage_images(plan)
+        bare.mount(plan.manifest["own_places"], plan.own_files)
+        return
     _bind(plan.bundle.rootfs, plan.root)
     if plan.remapped:  # in the container's user namespace, CRIU can't take off flags that the mount has on this node
         linux.mount(None, plan.root, None, linux.MS_REMOUNT | linux.MS_BIND | plan.root_flags)
-    _bind(plan.images, plan.staged_images)
-    for path in plan.edits.paths:
-        linux.mount(path, os.path.join(plan.staged_images, os.path.basename(path)), None, linux.MS_BIND)
-    # Read-only: CRIU would leave its statistics there, in a directory that others may be reading.
-    flags = mounts.FLAGS["ro"] | mounts.locked(plan.images, mounts.read())
-    linux.mount(None, plan.staged_images, None, linux.MS_REMOUNT | linux.MS_BIND | flags)
+    _stage_images(plan)
     for source in plan.sources:
         if source.device:
             _make_device(source.path, source.device, plan)
@@ -240,6 +238,16 @@ def _mount(plan: RestorePlan) -> None:
     if not plan.bundle.hooks and not _is_below(plan.stage, TEMPORARY):
         # CRIU makes directories there (mnt_roots and mnt_clean_path in criu/mount.c), and leaves them if it is killed.
         linux.mount("tmp", TEMPORARY, "tmpfs", 0, "mode=1777")
+
+
+def _stage_images(plan: RestorePlan) -> None:
+    """Mount the images, with what is changed for this restore."""
+    _bind(plan.images, plan.staged_images)
+    for path in plan.edits.paths:
+        linux.mount(path, os.path.join(plan.staged_images, os.path.basename(path)), None, linux.MS_BIND)
+    # Read-only: CRIU would leave its statistics there, in a directory that others may be reading.
+    flags = mounts.FLAGS["ro"] | mounts.locked(plan.images, mounts.read())
+    linux.mount(None, plan.staged_images, None, linux.MS_REMOUNT | linux.MS_BIND | flags)
 
 
 def _is_below(path: str, directory: str) -> bool:
