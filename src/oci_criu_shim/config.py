@@ -187,6 +187,26 @@ _SETTINGS = (
         """,
     ),
     Setting(
+        "bare-jobs",
+        "all",
+        values.NAMES,
+        """
+        Whose tasks may be checkpointed if they run without a container, with --checkpoint: "all", "none", or names of
+        users and, after an @, of groups: "alice, @physics". Such a task runs in a user namespace, in which setuid
+        programs (sudo, ping) give no rights. A node needs tini or catatonit.
+        """,
+    ),
+    Setting(
+        "bare-tmp",
+        "4G",
+        values.QUOTA,
+        """
+        How much the files in /tmp, /var/tmp and /dev/shm of a task without a container may have together, if a
+        checkpoint is to be taken. The task has these directories for itself, in memory, and a checkpoint has all that
+        is in them. Empty means that they are the node's, and that nothing in them is kept.
+        """,
+    ),
+    Setting(
         "max-restarts",
         3,
         values.at_least(0),
@@ -287,6 +307,8 @@ class Settings:
     increments: bool
     hide_io_uring: bool
     tcp: str
+    bare_jobs: list[str]
+    bare_tmp: int  # 0: the directories are the node's
     max_restarts: int
     feature: str
     checkpoint: str

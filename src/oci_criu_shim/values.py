@@ -127,6 +127,13 @@ def _connections(word: str) -> str:
     return word
 
 
+def _names(text: str) -> list[str]:
+    found = text.replace(",", " ").split()
+    if not found or ({"all", "none"} & {*found} and len(found) > 1) or "@" in found:
+        raise ValueError(text)
+    return found
+
+
 ANY: Kind = "", lambda value: value
 PROGRAM: Kind = "is the name of a program, or its absolute path", _backend
 WHEN: Kind = "", _when
@@ -136,6 +143,7 @@ QUOTA: Kind = SIZE[0], lambda text: units.parse_size(text or "0")
 RATE: Kind = SIZE[0], _above_zero(units.parse_size)
 TIME: Kind = "is a time such as 90s, 30m or 7d", units.parse_time
 LONG: Kind = TIME[0], _above_zero(units.parse_time)
+NAMES: Kind = "is all, none, or names of users and @groups", _names
 FEATURE: Kind = "is a node's feature", _feature
 LAYER: Kind = f"is {', '.join(LAYERS[:2])} or {LAYERS[2]}", _layers
 TCP: Kind = f"is {CONNECTIONS[0]} or {CONNECTIONS[1]}", _connections

@@ -267,7 +267,7 @@ def test_a_container_that_ended_right_after_the_commit(
     monkeypatch.setattr(client, "dump", ask)
     monkeypatch.setattr(dump, "_commit", lambda *_: one)
     monkeypatch.setattr(rootfs, "take", lambda *_: None)
-    dump.container = dump.bundle = SimpleNamespace(namespaces={})  # type: ignore[assignment]
+    dump.container = dump.bundle = SimpleNamespace(namespaces={}, own_places=[])  # type: ignore[assignment]
     dump.record = {}
     stage: Any = SimpleNamespace(images="", work=None)
     connection: Any = nullcontext()

@@ -9,7 +9,8 @@ import time
 from contextlib import contextmanager, nullcontext, suppress
 
 from oci_criu_shim import files
-from oci_criu_shim.checkpoints.committed import LAYER, NOTABLE_LAYER
+from oci_criu_shim.checkpoints import own_files
+from oci_criu_shim.checkpoints.committed import LAYER, NOTABLE_LAYER, OWN
 from oci_criu_shim.container import batch_script, node_fit, stdio
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.container.intake import Hold
@@ -114,6 +115,8 @@ class Dump:
         if survey.forgets_ended and (self.closes or any(found.has_ended for _, found in survey.sockets)):
             self.options = self.options | {"tcp_close": True}  # CRIU does not look into them then
             criu_images.file_type()  # it takes long, and is needed while everything is frozen
+        if self.bundle.is_bare:
+            self.options = self.options | {"bare": True}
         if survey.inner:
             self.options = self.options | {"inner": list(survey.inner)}
         path = self.container.path(CHANGES)
@@ -183,6 +186,8 @@ class Dump:
             self._settle(stage, report, link)
             if layer:
                 self.left_out = layer.finish()
+            if self.bundle.own_places:
+                own_files.pack(self.pid, self.bundle.own_places, os.path.join(stage.path, OWN))
             connections.look(self._survey() if self.has_tcp else None)
             committed.append(self._commit(stage, report | about, connections.note()))
             if not options["leave_running"]:
@@ -279,6 +284,8 @@ class Dump:
             "frozen_seconds": report["frozen_ns"] / 1e9,
             "left_running": self.options["leave_running"],
         }
+        if self.bundle.is_bare:
+            manifest["own_places"] = self.bundle.own_places
         if "begun" in self.record:
             manifest["begun"] = self.record["begun"]
         if source:

@@ -175,9 +175,10 @@ def _forgiving(numbers: tuple[int, ...]) -> Iterator[None]:
 
 def _points(pid: int) -> dict[str, str]:
     """Return {id: mount point} of the container's mounts whose files stay when it ends."""
-    mounted = mounts.read(pid)
-    outside = {"/", *(entry["key"] for entry in mounts.external(mounted, mounts.read()) if entry["kind"] == "bind")}
-    return {mount.id: mount.point for mount in mounted if mount.point in outside}
+    mounted, node = mounts.read(pid), mounts.read()
+    outside = {"/", *(entry["key"] for entry in mounts.external(mounted, node) if entry["kind"] == "bind")}
+    devices = {mount.device for mount in node}  # a bare task may have covered one of the node's mounts by its own
+    return {mount.id: mount.point for mount in mounted if mount.point in outside and mount.device in devices}
 
 
 def _places(init: int) -> dict[str, tuple[str, str, str]]:

@@ -354,6 +354,13 @@ ROWS = (
         running=files.large,
     ),
     refused(
+        "files in the /tmp, /var/tmp and /dev/shm that a task without a container has for itself, if they are more than"
+        " `bare-tmp` in `config.toml`",
+        "they would be in each checkpoint",
+        "keep them elsewhere",
+        running=files.crowded,
+    ),
+    refused(
         "a file open by a name that was deleted, and with another one, if the container runs on or it is somebody"
         " else's",
         "CRIU gives it a third name, only for a dump that ends the container",

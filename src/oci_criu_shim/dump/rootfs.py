@@ -53,7 +53,7 @@ def _note_marks(task: str, rootfs: str) -> int:
 
 
 def _are_wanted(bundle: Bundle, setting: str) -> bool:
-    if setting == "never" or os.geteuid() == 0 or bundle.config["root"].get("readonly"):
+    if setting == "never" or os.geteuid() == 0 or bundle.is_bare or bundle.config["root"].get("readonly"):
         return False
     mount = mounts.deepest(os.path.realpath(bundle.rootfs), mounts.read())
     return setting == "always" or mount is None or not _may_be_shared(mount.kind)

@@ -100,16 +100,23 @@ class Survey(Subject):
 
     @cached_property
     def external(self) -> list[External]:
-        """Its mounts of file systems that belong to the node."""
-        return mounts.external(self.mounts, self.node, self.inner)
+        """Its mounts of file systems that belong to the node; of a bare task's, those that it has not covered."""
+        found = mounts.external(self.mounts, self.node, self.inner)
+        if not self.bundle.is_bare:
+            return found
+        seen, devices = {m.point: m.device for m in self.mounts}, {mount.device for mount in self.node}
+        return [entry for entry in found if seen[entry["key"]] in devices]
 
     @cached_property
     def inner(self) -> dict[str, str]:
         """{mount point: source} of binds that programs have made of files that the container has elsewhere: CRIU makes
         them from there.
 
-        Mounts of hooks are no different, and a restore's hooks make them again: if there are any, there are none.
+        Mounts of hooks are no different, and a restore's hooks make them again: if there are any, there are none. A
+        restore of a bare task makes no mounts.
         """
+        if self.bundle.is_bare:
+            return {}
         known = {batch_script.point(self.bundle), *self.bundle.mount_points}
         found = [entry["key"] for entry in mounts.external(self.mounts, self.node) if entry["kind"] == "bind"]
         others = {key: self.bundle.source(key) for key in found if key not in known}
@@ -185,7 +192,7 @@ class Survey(Subject):
         """
         mount = mounts.deepest(inside, self.mounts)
         if mount is None or mount.point == "/":
-            return self.bundle.rootfs + inside
+            return self.bundle.rootfs.rstrip("/") + inside
         source = self.inner.get(mount.point) or self.binds.get(mount.point)
         return source and source.rstrip("/") + inside[len(mount.point.rstrip("/")) :]
 

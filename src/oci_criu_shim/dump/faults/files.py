@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 
+from oci_criu_shim import config, units
 from oci_criu_shim.dump.proc import DELETED
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import criu, mounts
@@ -94,6 +96,33 @@ def large(survey: Survey) -> Iterator[ShimError]:
                 f" {criu.GHOST_LIMIT >> 30} GiB of such a file",
                 "don't delete it while it is open",
             )
+
+
+def crowded(survey: Survey) -> Iterator[ShimError]:
+    """Yield a fault if the files in the directories that a bare task has for itself are more than the site lets a
+    checkpoint have."""
+    if not survey.bundle.own_places:
+        return
+    limit = config.load().bare_tmp
+    statuses = [os.statvfs(survey.path(place)) for place in survey.bundle.own_places]
+    used = sum((status.f_blocks - status.f_bfree) * status.f_frsize for status in statuses)
+    if used > limit:
+        size, name = max(_sizes(survey), default=(0, ""))
+        yield ShimError(
+            f"the files in {' '.join(survey.bundle.own_places)} have {units.size(used)}, and the site's limit is"
+            f" {units.size(limit)} (bare-tmp); the largest is {name}, of {units.size(size)}",
+            "have the program keep them elsewhere",
+        )
+
+
+def _sizes(survey: Survey) -> Iterator[tuple[int, str]]:
+    """Yield (bytes, path) of the files in the directories that a bare task has for itself."""
+    base = survey.path("/").rstrip("/")
+    for place in survey.bundle.own_places:
+        for directory, _, names in os.walk(base + place):
+            for path in (os.path.join(directory, name) for name in names):
+                with suppress(OSError):
+                    yield os.lstat(path).st_blocks * 512, path.removeprefix(base)
 
 
 def renamed(survey: Survey) -> Iterator[ShimError]:

@@ -22,8 +22,8 @@ MADE = {"proc", "sysfs", "devtmpfs", "binfmt_misc", "tmpfs", "devpts", "simfs", 
 
 
 def below_binds(survey: Survey) -> Iterator[ShimError]:
-    """Yield mounts of a user's that have others of the node's below them."""
-    for entry in survey.external if survey.is_users else ():
+    """Yield mounts of a user's that have others of the node's below them; a bare task has all of the node's."""
+    for entry in survey.external if survey.is_users and not survey.bundle.is_bare else ():
         if entry["kind"] == "bind":
             source = survey.binds[entry["key"]]
         elif entry["kind"] == "sysfs":
@@ -35,9 +35,12 @@ def below_binds(survey: Survey) -> Iterator[ShimError]:
 
 
 def covered(survey: Survey) -> Iterator[ShimError]:
-    """CRIU knows an external mount by its mount point, and takes all mounts there for the same one."""
+    """CRIU knows an external mount by its mount point, and takes all mounts there for the same one.
+
+    It makes none for a bare task.
+    """
     points = [mount.point for mount in survey.mounts]
-    for entry in survey.external:
+    for entry in survey.external if not survey.bundle.is_bare else ():
         if points.count(entry["key"]) > 1:
             yield ShimError(
                 f"another mount covers the node's mount at {entry['key']}, and a restore can't tell them apart",
@@ -180,9 +183,10 @@ def unmakable(survey: Survey) -> Iterator[ShimError]:
     """Yield mounts of file systems that are the container's own, and that CRIU can't make anew."""
     outside = {"/", *survey.inner, *(entry["key"] for entry in survey.external)}
     device = next((mount.device for mount in survey.mounts if mount.point == "/"), None)
+    devices = {device, *(mount.device for mount in survey.node if survey.bundle.is_bare)}
     made = MADE if survey.is_users else {*MADE, "overlay"}
     for mount in survey.mounts:
-        if mount.point in outside or mount.device == device or mount.kind.partition(".")[0] in made:
+        if mount.point in outside or mount.device in devices or mount.kind.partition(".")[0] in made:
             continue
         yield ShimError(
             f"{mount.point} is a mount of the type {mount.kind} that was made in the container, which can't be made"

@@ -6,8 +6,6 @@ one has ended, another one plays it only for the children of the init (prepare_p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -20,15 +18,15 @@ if TYPE_CHECKING:
 INIT = "1"
 
 
-@dataclass
 class _Kin:
     """A process, and the numbers inside of itself, its parent, its session and its process group."""
 
-    process: Process
-    number: str
-    parent: str
-    session: str
-    group: str
+    def __init__(self, process: Process, number: str, parent: str, session: str, group: str) -> None:
+        self.process = process
+        self.number = number
+        self.parent = parent
+        self.session = session
+        self.group = group
 
     @property
     def leads_session(self) -> bool:
