@@ -86,6 +86,7 @@ install:
 	# Start-up is a third faster with it, but an install on a read-only or odd Python does without.
 	-umask 022; python3 -m compileall -q -s '$(DESTDIR)' -p / $(DESTDIR)$(LIBDIR)
 	install -m 0755 src/launcher.py $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
+	install -m 0755 src/task.py $(DESTDIR)$(LIBDIR)/task
 	sed -i $(PLACES) $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
 	$(MAKE) -C spank install PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) BUILD=$(abspath $(BUILD))
 	set -e; cd etc; for file in oci.conf.d/*.conf slurm-oci/* scrun.lua cli_filter.lua; do \

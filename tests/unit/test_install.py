@@ -21,7 +21,7 @@ while [ $# -gt 0 ]; do
 done
 """
 PLACES = ("usr/bin", "usr/lib", "usr/share", "etc/oci-criu-shim")
-PROGRAMS = ("helper", "watcher", "proxy", "bin/gzip")
+PROGRAMS = ("helper", "watcher", "proxy", "task", "bin/gzip")
 OTHERS = ("worker.py", "oci_criu_shim_spank.so", "criu_preload.so", "criu_restart.so", "criu_seccomp.so")
 
 

@@ -206,6 +206,8 @@ class Launch:
         taken = Intake(tell=self.log.error)
         stdio = self._terminal(taken) or Pipes(taken)
         self.container.update({**self._record(), "stdio": stdio.record()})
+        if self.plan.bundle.is_bare:
+            return self._start_bare(stdio)
         in_foreground = self.created is None and not self.keep and not self.plan.relays_terminal
         if in_foreground and self.backend.leaves_streams:
             return self._supervise(self._spawn(stdio, "run"), stdio)
@@ -241,6 +243,14 @@ class Launch:
             self.container.update({"init": process.identity(init), "held": False})
         if self.created is not None:
             self._tell_create()
+        return self._supervise(init, stdio)
+
+    def _start_bare(self, stdio: Stdio) -> int:
+        from oci_criu_shim.supervisor import bare
+
+        init = bare.start(self.plan, stdio)
+        files.write_atomically(self.pid_file, str(init).encode())
+        self.container.update({"init": process.identity(init)})
         return self._supervise(init, stdio)
 
     def _spawn(self, stdio: Stdio, verb: str, *words: str) -> int:

@@ -24,6 +24,7 @@ from oci_criu_shim.checkpoints.document import sealed
 from oci_criu_shim.checkpoints.layer import Layer
 from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.container.bundle import ROOTFS, ROOTFS_MODE, Bundle
+from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host.mounts import is_bind
 from oci_criu_shim.slurm.tasks import BATCH_SCRIPT
 
@@ -52,6 +53,8 @@ def additions(checkpoint: Checkpoint, rootfs: bool) -> dict[str, Addition]:
     With `rootfs`, its root file system is among them.
     """
     config: Document = files.read_json(os.path.join(checkpoint.path, SPEC))
+    if rootfs and Bundle("/", config).is_bare:
+        raise ShimError("it is of a task without a container: its root file system is a node's", "leave out --rootfs")
     about = files.read_json(os.path.join(checkpoint.path, ABOUT))
     tree = {ROOT: _tree(checkpoint, config)} if rootfs else {}
     return {

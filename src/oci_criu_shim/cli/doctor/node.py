@@ -9,7 +9,7 @@ from oci_criu_shim import config, values
 from oci_criu_shim.checkpoints import codec
 from oci_criu_shim.cli.doctor import installation, roots, sandbox, settings
 from oci_criu_shim.cli.doctor.verdicts import Caution, Skipped
-from oci_criu_shim.container import backends
+from oci_criu_shim.container import backends, bare
 from oci_criu_shim.dump.faults import processes
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import criu, linux, mounts, process
@@ -112,6 +112,16 @@ def installed_backends() -> str:
     """Check the programs that create containers by default and look after restored ones."""
     names = dict.fromkeys((settings.usable()[0].backend or backends.DEFAULT, backends.DEFAULT))
     return "; ".join(map(program_version, names))
+
+
+def bare_tasks() -> str:
+    """Check for the init of tasks without a container, if the site has them checkpointed."""
+    if settings.usable()[0].bare_jobs == ["none"]:
+        raise Skipped("bare-jobs is none in config.toml")
+    try:
+        return bare.init()[0]
+    except ShimError as missing:
+        raise Caution(str(missing), f"{missing.hint}, or set bare-jobs to none in config.toml") from None
 
 
 def program_version(name: str) -> str:
@@ -247,6 +257,7 @@ CHECKS = (
     ("criu check", criu_features),
     ("apparmor", apparmor),
     ("backend", installed_backends),
+    ("tasks without a container", bare_tasks),
     ("pycriu", criu.bindings),
     ("jsonschema", jsonschema),
     ("subordinate ids", subids),
