@@ -112,7 +112,8 @@ def _tell_of_bundle(policy: Policy) -> None:
     """Say that other nodes may not have the bundle, if it is a user's own: a site may have its own on each node."""
     record = policy.container.load()
     bundle = Bundle(record["bundle"], record["config"])
-    for path in (os.path.dirname(bundle.file), bundle.rootfs):
+    places = (bundle.process["cwd"],) if bundle.is_bare else (os.path.dirname(bundle.file), bundle.rootfs)
+    for path in places:
         kind = where.own(path, policy.store.directory) if os.stat(path).st_uid == os.geteuid() else ""
         if kind and not policy.task.restarts:
             said = f"{path} is on {kind}, {policy.task.node}'s own{_doubt(kind, policy.task.node)}"

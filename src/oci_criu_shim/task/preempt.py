@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.slurm import controller
-from oci_criu_shim.task import deadline, schedule
+from oci_criu_shim.task import deadline, own_steps, schedule
 from oci_criu_shim.task.departure import Departure
 from oci_criu_shim.task.policy import FAILED, LOST, NO_REASON, TAKEN, UNKNOWN
 from oci_criu_shim.task.take import Taker
@@ -47,6 +48,8 @@ class Preemption:
             return UNKNOWN
         if not why:
             return NO_REASON
+        if own_steps.are_there(self.policy.container, self.task, self.store):
+            return self._leave_to_steps(why)
         futile = why == schedule.TIMEOUT and asked == why and self.policy.schedule.is_futile()
         before = self.store.numbers()
         try:
@@ -63,6 +66,14 @@ class Preemption:
         if status not in (NO_REASON, LOST):  # Step.ended() or Departure.lost() sees to the rest
             self.departure.mark(why, "taken" if status == TAKEN else "failed" if self.store.numbers() else "stuck")
         return status
+
+    def _leave_to_steps(self, why: str) -> int:
+        """Have the job requeued when its steps are ready: its batch script begins again, and finds them."""
+        self.log.event(f"{self.task.describe()} is not checkpointed: {own_steps.SAID}")
+        self.departure.mark(why, "taken")
+        if self.departure.directory.is_requeued:
+            self.policy.container.signal("init", signal.SIGKILL)  # nobody else ends the script
+        return TAKEN
 
     def _foretell(self, status: int) -> None:
         """Say what becomes of a job that is requeued without any checkpoint."""

@@ -14,7 +14,7 @@ from oci_criu_shim.container import checkpoint_hook, criu_config, io_uring, mpi
 from oci_criu_shim.dump import kept, rootfs
 from oci_criu_shim.dump.survey import Subject
 from oci_criu_shim.errors import Misfit, ShimError, line_of
-from oci_criu_shim.task import compress, daily_prune, history, pointers, script_end
+from oci_criu_shim.task import compress, daily_prune, history, own_steps, pointers, script_end
 from oci_criu_shim.task.ladder import Ladder
 from oci_criu_shim.task.policy import Policy
 from oci_criu_shim.task.steps import Step
@@ -105,6 +105,9 @@ class TaskRun:
             self.store.mark_started()
             if not self.task.restart_dir:
                 return None
+        is_script = self.plan.bundle.is_bare and self.task.is_batch
+        if is_script and not self.store.numbers() and own_steps.were_there(self.store):
+            return None  # its steps go on
         return Ladder(self.plan.container, self.task, self.store, self.settings, self.log)
 
     def ended(self, status: int, told: bool, orphaned: bool) -> None:

@@ -18,7 +18,7 @@ from oci_criu_shim.errors import Killed, ShimError
 from oci_criu_shim.host import criu
 from oci_criu_shim.slurm import controller
 from oci_criu_shim.slurm.rundir import RunDirectory
-from oci_criu_shim.task import estimate, schedule
+from oci_criu_shim.task import estimate, own_steps, schedule
 from oci_criu_shim.task.policy import ENDING, FAILED, LOST, NO_REASON, TAKEN
 
 TYPE_CHECKING = False
@@ -163,7 +163,12 @@ class Taker:
 
     def run_on(self, reason: str) -> int:
         """Take a checkpoint of a container that goes on; return one of policy's results."""
+        has_steps = own_steps.are_there(self.container, self.task, self.store)
+        if has_steps and reason != schedule.REQUEST:
+            return NO_REASON
         try:
+            if has_steps:
+                raise ShimError(own_steps.SAID, "`oci-criu-shim job status` shows theirs")
             said = f"checkpointed {self.task.describe()} ({reason}) to {self.dump(reason)}; it runs on"
             status = TAKEN
             self.log.event(said)
