@@ -11,30 +11,6 @@
 
 #define PREFIX "oci-criu-shim: "
 
-/* srun takes abbreviations; --conta is the shortest that is this option's. A program's own such argument does no harm. */
-static bool has_container(void)
-{
-	CLEANUP_FILE FILE *words = fopen("/proc/self/cmdline", "re");
-	CLEANUP_TEXT char *word = NULL;
-	size_t size = 0;
-
-	if (getenv("SLURM_CONTAINER") || !words)
-		return true;
-	while (getdelim(&word, &size, '\0', words) > 0)
-		if (!strncmp(word, "--conta", strlen("--conta")))
-			return true;
-	return false;
-}
-
-void advice_on_srun(void)
-{
-	/* In a job, the option may be the job's. */
-	if (!getenv("SLURM_JOB_ID") && !has_container())
-		slurm_spank_log(PREFIX
-				"--checkpoint has no effect without --container: what runs outside of a container "
-				"is not checkpointed");
-}
-
 static bool may_make(const char *path)
 {
 	CLEANUP_TEXT char *parent = strdup(path);

@@ -4,9 +4,6 @@
 
 #include <stdbool.h>
 
-/* On srun itself: without a container --checkpoint does nothing. */
-void advice_on_srun(void);
-
 /* On the directory for checkpoints, which was made absolute if `relative`. */
 void advice_on_directory(const char *directory, bool relative);
 

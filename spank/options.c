@@ -46,7 +46,7 @@ static const struct {
 	[CHECKPOINT] = {
 		"SLURM_CHECKPOINT", FORWARD_PREFIX "checkpoint", accept_when, false,
 		{"checkpoint", "[WHEN]",
-		 "checkpoint the job's containers, and resume them when the job starts again; WHEN is one or more, "
+		 "checkpoint the job's tasks, and resume them when the job starts again; WHEN is one or more, "
 		 "with commas between, of preempt (before the job is preempted), timeout (before its time limit; it "
 		 "is then requeued), interval:TIME (every 90s, 1h30m, or auto) and signal:NAME (when the step gets "
 		 "that signal), or it is none; the site sets the default: preempt",
@@ -70,7 +70,7 @@ static const struct {
 	[CHECKPOINT_INTERVAL] = {
 		"SLURM_CHECKPOINT_INTERVAL", FORWARD_PREFIX "checkpoint_interval", accept_interval, false,
 		{"checkpoint-interval", "TIME",
-		 "checkpoint the job's containers also every TIME: 90s, 1h30m, or auto, which weighs the cost of "
+		 "checkpoint the job's tasks also every TIME: 90s, 1h30m, or auto, which weighs the cost of "
 		 "checkpoints against that of a node's failure",
 		 REQUIRED_ARGUMENT, CHECKPOINT_INTERVAL, take},
 	},
@@ -308,8 +308,6 @@ static void advise(void)
 	if (advised || !options_step_asked())
 		return;
 	advised = true;
-	if (spank_context() == S_CTX_LOCAL)
-		advice_on_srun();
 	if (directory)
 		advice_on_directory(directory, made_absolute[CHECKPOINT_DIR]);
 	if (source)

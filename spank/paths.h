@@ -7,8 +7,8 @@
 #endif
 
 /*
- * The node's run directory, root's. For each job: <jobid>/ (the job user's, the runtime's --root), <jobid>.owner,
- * <jobid>.watch if it asked for checkpoints, and <jobid>.contained once one of its steps begins in a container.
+ * The node's run directory, root's. For each job: <jobid>/ (the job user's, the runtime's --root), <jobid>.owner, and
+ * <jobid>.watch if it asked for checkpoints.
  */
 #ifndef RUN_DIR
 #define RUN_DIR "/run/oci-criu-shim"
@@ -39,6 +39,8 @@
 #define HELPER_PROGRAM LIBDIR "/helper"
 #define WATCHER_PROGRAM LIBDIR "/watcher"
 #define PROXY_PROGRAM LIBDIR "/proxy"
+/* Takes over tasks without a container. */
+#define BARE_PROGRAM LIBDIR "/task"
 
 /* Slurm's configuration, unless Slurm's environment names another. */
 #ifndef SLURM_CONF_DIR

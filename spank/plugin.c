@@ -8,6 +8,7 @@ SPANK_PLUGIN(oci_criu_shim, 1)
 #pragma GCC visibility pop
 
 #include "arguments.h"
+#include "bare.h"
 #include "effect.h"
 #include "lifeline.h"
 #include "options.h"
@@ -46,7 +47,7 @@ static int begin_step(spank_t sp, int argc, char *argv[])
 	}
 	if (options_step_asked()) {
 		helper_start(&step, arguments_metrics(argc, argv));
-		effect_begin(sp, &step);
+		effect_begin(sp);
 	}
 	return options_apply(sp);
 }
@@ -66,7 +67,7 @@ int slurm_spank_init_post_opt(spank_t sp, int argc, char *argv[])
 
 int slurm_spank_task_init(spank_t sp, UNUSED int argc, UNUSED char *argv[])
 {
-	return task_stand_in(sp);
+	return task_stand_in(sp) < 0 ? -1 : bare_take_over(sp);
 }
 
 int slurm_spank_task_exit(UNUSED spank_t sp, UNUSED int argc, UNUSED char *argv[])

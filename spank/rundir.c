@@ -36,7 +36,6 @@ struct names {
 	char directory[16];
 	char path[sizeof(RUN_DIR) + 16]; /* of the directory */
 	char marker[24];
-	char contained[24];
 	char record[24];
 };
 
@@ -48,7 +47,6 @@ static struct names names_of(uint32_t job)
 	snprintf(names.directory, sizeof(names.directory), "%" PRIu32, job);
 	snprintf(names.path, sizeof(names.path), JOB_DIRECTORY, job);
 	snprintf(names.marker, sizeof(names.marker), "%" PRIu32 ".watch", job);
-	snprintf(names.contained, sizeof(names.contained), "%" PRIu32 ".contained", job);
 	snprintf(names.record, sizeof(names.record), "%" PRIu32 ".owner", job);
 	return names;
 }
@@ -278,8 +276,6 @@ int rundir_create(uint32_t job, uid_t uid, gid_t gid, bool watched)
 	unmount(names.path);
 	if (make_place(base, names.directory) < 0 || mount_on(names.path, uid, gid) < 0)
 		return fail(names.directory);
-	if (remove_file(base, names.contained) < 0)
-		return fail(names.contained);
 	return set_marker(base, names.marker, watched) < 0 ? fail(names.marker) : 0;
 }
 
@@ -294,8 +290,7 @@ void rundir_remove(uint32_t job, uid_t uid, gid_t gid)
 	unmount(names.path);
 	if (remove_place(base, names.directory) < 0)
 		leave_alone(names.directory);
-	if (remove_file(base, names.marker) < 0 || remove_file(base, names.contained) < 0 ||
-	    remove_file(base, names.record) < 0)
+	if (remove_file(base, names.marker) < 0 || remove_file(base, names.record) < 0)
 		fail(names.record);
 	rmdir(RUN_DIR);
 }
@@ -319,21 +314,4 @@ bool rundir_is_watched(uint32_t job)
 	CLEANUP_FD int base = open_base();
 
 	return has(base, names.marker);
-}
-
-void rundir_note_container(uint32_t job)
-{
-	const struct names names = names_of(job);
-	CLEANUP_FD int base = open_base();
-
-	if (base >= 0 && set_marker(base, names.contained, true) < 0)
-		fail(names.contained);
-}
-
-bool rundir_has_container(uint32_t job)
-{
-	const struct names names = names_of(job);
-	CLEANUP_FD int base = open_base();
-
-	return has(base, names.contained);
 }

@@ -20,9 +20,4 @@ int rundir_open(uint32_t job, uid_t uid);
 
 bool rundir_is_watched(uint32_t job);
 
-/* Note that a step of the job begins in a container. */
-void rundir_note_container(uint32_t job);
-
-bool rundir_has_container(uint32_t job);
-
 #endif

@@ -18,7 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_OPTIONS = 16, MAX_GROUPS = 16, MAX_ARGUMENTS = 4 };
+enum { MAX_OPTIONS = 16, MAX_GROUPS = 16, MAX_ARGUMENTS = 4, MAX_WORDS = 4 };
 
 static struct {
 	const char *context;
@@ -35,6 +35,8 @@ static struct {
 	int registered_count;
 	char *arguments[MAX_ARGUMENTS];
 	int argument_count;
+	char *words[MAX_WORDS + 1]; /* of a task; without any, none is started */
+	int word_count;
 	uint32_t lines;
 } slurm = { .lines = 1 };
 
@@ -135,6 +137,10 @@ spank_err_t spank_get_item(spank_t sp, spank_item_t item, ...)
 		*va_arg(arguments, gid_t **) = slurm.groups;
 		*va_arg(arguments, int *) = slurm.group_count;
 		break;
+	case S_JOB_ARGV:
+		*va_arg(arguments, int *) = slurm.word_count;
+		*va_arg(arguments, char ***) = slurm.words;
+		break;
 	default:
 		rc = ESPANK_BAD_ARG;
 	}
@@ -215,7 +221,7 @@ static bool take_options(void)
 static void print_environment(void)
 {
 	for (char **entry = environ; *entry; entry++)
-		if (strstr(*entry, "SLURM_"))
+		if (strstr(*entry, "SLURM_") || strstr(*entry, "OCI_CRIU_SHIM_"))
 			printf("env %s\n", *entry);
 }
 
@@ -232,6 +238,10 @@ static void run_remote(void *plugin)
 	call(plugin, "slurm_spank_init");
 	take_options();
 	call(plugin, "slurm_spank_init_post_opt");
+	if (slurm.word_count)
+		call(plugin, "slurm_spank_task_init");
+	for (int i = 0; i < slurm.word_count; i++)
+		printf("word %s\n", slurm.words[i]);
 	print_environment();
 	printf("ready\n");
 	fflush(stdout);
@@ -247,6 +257,10 @@ static void take_argument(char *argument)
 
 	if (!strncmp(argument, "argument:", 9)) {
 		slurm.arguments[slurm.argument_count++] = argument + 9;
+		return;
+	}
+	if (!strncmp(argument, "word:", 5)) {
+		slurm.words[slurm.word_count++] = argument + 5;
 		return;
 	}
 	if (value)

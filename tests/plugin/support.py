@@ -88,6 +88,7 @@ class Result:
         self.accepted = "options 1" in lines
         self.environment = _assignments(lines, "env ")
         self.control = _assignments(lines, "control ")
+        self.words = [line.removeprefix("word ") for line in lines if line.startswith("word ")]
         self.said = [line.removeprefix("said ") for line in lines if line.startswith("said ")]
         self.errors = errors
 
@@ -171,10 +172,14 @@ def stepd(
     job: int = 7,
     arguments: tuple[str, ...] = (),
     inside: tuple[str, ...] = (),
+    words: tuple[str, ...] = (),
     **others: int,
 ) -> Iterator[Stepd]:
     process = subprocess.Popen(
-        [*inside, *_argv("remote", job, step, options or {}, arguments, bool(inside), **others)],
+        [
+            *(*inside, *_argv("remote", job, step, options or {}, arguments, bool(inside), **others)),
+            *(f"word:{word}" for word in words),
+        ],
         env={"PATH": os.environ["PATH"], **(environment or {})},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

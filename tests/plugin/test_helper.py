@@ -13,11 +13,11 @@ from typing import Any
 from .support import (
     CGROUP,
     CHECK,
+    EXTERN,
     GID,
     GROUP,
     JOB,
     OTHER_UID,
-    RUN,
     SECONDS,
     UID,
     Case,
@@ -239,34 +239,41 @@ class Step(Case):
             self.assertEqual(step.children(), [])
             self.assertIn("the socket of the helper of job 7: No such file or directory", step.end())
 
-    def test_what_was_not_protected(self) -> None:
-        """It is said at the end, unless a step ran in a container, or other nodes may have had one."""
+    def test_what_ran_outside_of_its_container(self) -> None:
+        """It is said at the end."""
         conf = CHECK / "etc/slurm.conf"
         conf.parent.mkdir(exist_ok=True)
         conf.with_name("oci.conf").touch()
-        slurm = {"SLURM_CONF": str(conf)}
-        for options, environment, step_id, nodes, said in (
-            (self.ASKED, slurm, self.BATCH, 1, "no container ran in this job: --checkpoint had no effect"),
-            (self.ASKED, slurm, self.BATCH, 2, ""),
-            (self.ASKED, {**slurm, "SLURM_HET_SIZE": "2"}, self.BATCH, 1, ""),
-            ({}, slurm, self.BATCH, 1, ""),
-            (self.ASKED, slurm, 0, 1, ""),
-            (self.ASKED, {**slurm, "SLURM_CONF": "/none/slurm.conf", "SLURM_CONTAINER": "/b"}, 0, 1, "no oci.conf on"),
-            (self.ASKED, slurm, self.BATCH, 1, "no container ran in this job"),
-            (self.ASKED, {**slurm, "SLURM_CONTAINER": "/b"}, 1, 1, ""),
-            (self.ASKED, slurm, self.BATCH, 1, ""),
+        for conf_path, container, said in (
+            (str(conf), "/b", ""),
+            ("/none/slurm.conf", "/b", "no oci.conf on"),
+            ("/none/slurm.conf", "", ""),
         ):
-            with self.subTest(step=step_id, nodes=nodes, said=said):
-                with stepd(dict(options), {**environment, NODES: str(nodes)}, step=step_id) as step:
+            with self.subTest(said=said):
+                given = {"SLURM_CONF": conf_path, **({"SLURM_CONTAINER": container} if container else {})}
+                with stepd(self.ASKED, given) as step:
                     step.end()
                 self.assertEqual(len(step.said), bool(said))
                 self.assertIn(said, "".join(step.said))
-        call("epilog", self.ASKED)
-        self.assertFalse((RUN / "7.contained").exists())
-        call("prolog", self.ASKED)
-        with stepd(self.ASKED, {**slurm, NODES: "1"}, step=self.BATCH, lines=2) as step:
-            step.end()
-        self.assertEqual(len(step.said), 1)
+
+    def test_tasks_without_a_container(self) -> None:
+        """A program of ours is executed in the place of theirs, if the step asked for checkpoints."""
+        ours, variable = str(CHECK / "lib/task"), "OCI_CRIU_SHIM_PROGRAM"
+        for options, environment, step_id, words, taken in (
+            (self.ASKED, {}, 0, ("program", "a b"), True),
+            (self.ASKED, {}, self.BATCH, ("/spool/script",), True),
+            (self.ASKED, {}, EXTERN, ("program",), False),
+            (self.ASKED, {"SLURM_CONTAINER": "/b"}, 0, ("program",), False),
+            ({}, {}, 0, ("program",), False),
+            (self.ASKED, {}, 0, ("multi.conf", "0 one\n1 two"), False),
+        ):
+            with self.subTest(step=step_id, words=words, taken=taken):
+                with stepd(dict(options), environment, step=step_id, words=words, lines=1 + taken) as step:
+                    errors = step.end()
+                first = step.result.words[0]
+                self.assertEqual(first, ours if taken else words[0])
+                self.assertEqual(step.result.environment.get(variable), words[0] if taken else None)
+                self.assertEqual("--multi-prog" in errors, words[0] == "multi.conf")
 
     def test_not_asked(self) -> None:
         for options in ({}, {"checkpoint": "off"}):
