@@ -1,5 +1,6 @@
-#!/usr/bin/python3 -IS
-# In place of the program of a task without a container: spank/bare.c has slurmstepd execute this.
+#!/usr/bin/python3 -ISXutf8
+# In place of the program of a task without a container: spank/bare.c has slurmstepd execute this. Its words and
+# variables are bytes, whatever the locale.
 import gc
 import os
 import sys

@@ -3,31 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-import pytest
+from contextlib import contextmanager
 
 from tests.node import bare
-from tests.node.support import PROGRAMS, Life, Site
+from tests.node.support import Life, Site
+
+PROGRAM = "/src/tests/harness/programs/bare.py"
 
 
-@pytest.fixture
-def task(site: Site) -> Iterator[Life]:
-    life = bare.task(site, "alice", "python3", "-I", f"/src/{PROGRAMS.relative_to(PROGRAMS.parents[2])}/bare.py")
+@contextmanager
+def running(site: Site, *words: str, places: str = bare.PLACES) -> Iterator[Life]:
+    life = bare.task(site, "alice", *words, places=places)
     with site.lending("alice"):
-        yield life
+        life.run()
+        try:
+            yield life
+        finally:
+            life.stop()
+
+
+def test_comes_back(site: Site) -> None:
+    """Its ids, its place, its files in /tmp and /dev/shm, open or not, and elsewhere, and System V memory."""
+    with running(site, "python3", "-I", PROGRAM) as life:
+        before = life.look()
+        assert (before["ids"], before["pid"], before["cwd"]) == ([1000, 1000], 2, "/home/alice")
+        assert before["processes"] == ["1", "2"]
+        for looks in (2, 3):
+            life.checkpoint()
+            life.restore()
+            assert life.look() == {**before, "looks": looks}
+        assert life.end() == 7
+
+
+def test_runs_on(site: Site) -> None:
+    """What comes after a checkpoint is not in it."""
+    script = "echo one >/tmp/file; read -r _; echo two >/tmp/file; read -r _; cat /tmp/file; exit 5"
+    with running(site, "sh", "-c", script) as life:
+        life.checkpoint("--leave-running")
+        life.send("on\n")
         life.stop()
+        life.site.exec(["sh", "-c", "rm -rf run/c*"], "alice", check=False)
+        life.sent = ""
+        life.restore()
+        life.send("on\non\n")
+        assert life.process
+        assert life.process.communicate(timeout=20)[0] == "two\n"
+        assert life.process.returncode == 5
 
 
-def test_comes_back(task: Life) -> None:
-    """Its ids, its place, what it has in /tmp and /dev/shm, open or not, and in System V memory."""
-    task.run()
-    before = task.look()
-    assert (before["ids"], before["pid"], before["cwd"]) == ([1000, 1000], 2, "/home/alice")
-    assert before["processes"] == ["1", "2"]
-    task.checkpoint()
-    task.restore()
-    assert task.look() == {**before, "looks": 2}
-    task.checkpoint()
-    task.restore()
-    assert task.look() == {**before, "looks": 3}
-    assert task.end() == 7
+def test_too_much_in_its_own_directories(site: Site) -> None:
+    """The largest file is named, and the task runs on."""
+    script = "head -c 3000000 /dev/zero >/var/tmp/large; echo >/tmp/small; echo ready; cat"
+    site.exec(["sh", "-c", "echo 'bare-tmp = \"1M\"' >/etc/oci-criu-shim/config.toml"])
+    try:
+        with running(site, "sh", "-c", script) as life:
+            assert life.process and life.process.stdout and life.process.stdout.readline() == "ready\n"
+            said = life.checkpoint(check=False).stderr
+            assert "the largest is /var/tmp/large, of 2.9 MiB" in said and "1.0 MiB (bare-tmp)" in said
+            life.send("still here\n")
+            assert life.process.stdout.readline() == "still here\n"
+    finally:
+        site.exec(["sh", "-c", ": >/etc/oci-criu-shim/config.toml"])
+
+
+def test_without_directories_of_its_own(site: Site) -> None:
+    """Files in the node's /tmp stay there."""
+    script = "echo node >/tmp/of-the-node; exec 3</tmp/of-the-node; echo ready; read -r _; cat <&3"
+    with running(site, "sh", "-c", script, places="") as life:
+        assert life.process and life.process.stdout and life.process.stdout.readline() == "ready\n"
+        life.checkpoint()
+        assert site.exec(["cat", "/tmp/of-the-node"]).stdout == "node\n"
+        life.restore()
+        life.send("on\n")
+        assert life.process.stdout.readline() == "node\n"
+    site.exec(["rm", "/tmp/of-the-node"])
+
+
+def test_of_another_kind(site: Site) -> None:
+    """A container's checkpoint is none for a task without one, nor is such a task root's."""
+    spec = site.spec("alice")
+    spec["process"]["args"] = ["sleep", "300"]
+    container = site.container("alice", spec)
+    with site.lending("alice"):
+        container.run()
+        container.checkpoint()
+        task = bare.task(site, "alice", "sleep", "300")
+        argv = task.argv("restore", "--image-path", container.images, "--bundle", task.bundle, task.name)
+        done = site.exec(argv, "alice", check=False)
+    assert done.returncode and "is of a task with a container, and this task is not" in done.stderr
+    argv = ["oci-criu-shim", "--root", "/root/run", "run", "--bundle", task.bundle, "root-task"]
+    done = site.exec(argv, "root", check=False)
+    assert done.returncode and "root's tasks are not run without a container" in done.stderr

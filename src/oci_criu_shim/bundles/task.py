@@ -30,7 +30,7 @@ PROGRAM = "OCI_CRIU_SHIM_PROGRAM"  # the variable that names the task's program
 # need another user's rights.
 STEPS = {"srun", "scrun"}
 ENGINES = {"apptainer", "ch-run", "docker", "enroot", "podman", "singularity"}
-SETUID = {"crontab", "fusermount", "fusermount3", "mount", "newgrp", "passwd", "ping", "pkexec", "sg", "su", "sudo"}
+SETUID = {"crontab", "fusermount", "fusermount3", "newgrp", "passwd", "ping", "pkexec", "su", "sudo"}
 COMMENT = re.compile(r"(?m)^\s*#.*$")
 LONGEST_SCRIPT = 4 << 20  # bytes, as slurm.conf's max_script_size
 
