@@ -1,4 +1,4 @@
-"""A container job is preempted and goes on on another node: `python3 -m tests.demo`.
+"""A job is preempted and goes on on another node, in a container and without one: `python3 -m tests.demo`.
 
 Prints what happens as it happens, then a verdict; the last line is `demo: PASS` or begins with `demo: FAIL`.
 """
@@ -25,7 +25,7 @@ EVENTS = ("checkpointed", "requeueing", "restored")
 
 
 def main(argv: list[str]) -> int:
-    """Run the demonstration; return 0 if the job never noticed."""
+    """Run the demonstration; return 0 if neither job noticed anything."""
     options = parser().parse_args(argv)
     work = Work(options.ticks, options.tick, options.mib)
     try:
@@ -53,20 +53,27 @@ def demonstrate(name: str, work: Work) -> list[str]:
     logged = jobs.SIGNALS_LOGGED
     with Cluster(name, nodes=2, grace_time=GRACE_TIME, requeue_delay=SLURMS_DELAY, slurm_conf=logged) as cluster:
         bundle = jobs.prepare(cluster)
-        before = leftovers.look(cluster)
-        job = jobs.batch(cluster, bundle, "demo", work, *jobs.OPTIONS)
-        story = Story(job)
-        story.say(f"alice submitted job {job.number}: {work.mib} MiB, {work.ticks} ticks of {work.tick} s")
-        try:
-            act(story)
-        except (ClusterError, subprocess.TimeoutExpired):
-            print(job.quoted(), flush=True)
-            raise
-        wrong = [*job.failures(), *(f"left behind: {line}" for line in leftovers.left(cluster, before))]
-        verdict(story, wrong)
-        if wrong:
-            print(job.quoted(), flush=True)
-        return wrong
+        if wrong := play(cluster, jobs.batch(cluster, bundle, "demo", work, *jobs.OPTIONS), "in a container"):
+            return wrong
+        print(flush=True)
+        bare = jobs.submit(cluster, "demo-bare", "exec {command}", work, *jobs.OPTIONS)
+        return play(cluster, bare, "without a container")
+
+
+def play(cluster: Cluster, job: Job, how: str) -> list[str]:
+    """Play the story of one job; return what is wrong."""
+    before, story, work = leftovers.look(cluster), Story(job), job.work
+    story.say(f"alice submitted job {job.number}, {how}: {work.mib} MiB, {work.ticks} ticks of {work.tick} s")
+    try:
+        act(story)
+    except (ClusterError, subprocess.TimeoutExpired):
+        print(job.quoted(), flush=True)
+        raise
+    wrong = [*job.failures(), *(f"left behind: {line}" for line in leftovers.left(cluster, before))]
+    verdict(story, wrong)
+    if wrong:
+        print(job.quoted(), flush=True)
+    return wrong
 
 
 @dataclass
