@@ -133,6 +133,28 @@ def test_a_file_in_the_jobs_own_directory(private_cluster: Cluster, private_bund
         private_cluster.exec("ctl", ["scancel", job.number])
 
 
+@pytest.mark.parametrize("opens", [False, True])
+def test_a_task_without_a_container(private_cluster: Cluster, private_bundle: str, opens: bool) -> None:
+    """Its /tmp is the one that Slurm has made for the job; a file in there is gone when the job is requeued."""
+    script = f"{'exec 3>/tmp/file; ' if opens else ''}exec {{command}}"
+    job = jobs.submit(private_cluster, f"bare-{opens}", script, Work(ticks=30), *jobs.OPTIONS)
+    with quoting(job):
+        job.wait_running()
+        job.wait_ticks(2)
+        if opens:
+            done = private_cluster.exec("n1", ["oci-criu-shim", "job", "checkpoint", "--here", job.number], check=False)
+            assert done.returncode == 1
+            assert "has /tmp/file open, in the node's /tmp, which is this job's alone" in done.stdout
+            private_cluster.exec("ctl", ["scancel", job.number])
+            return
+        high = job.displace()
+        wait_for(lambda: job.state() == "PENDING", 60, "its requeue")
+        private_cluster.exec("ctl", ["scancel", high])
+        job.wait_restart()
+        assert job.wait_end() == "COMPLETED"
+        assert ledger_failures(job.ledger(), job.output(), job.work.ticks, job.work.tick) == []
+
+
 def restart_slurmd(cluster: Cluster, *inside: str) -> None:
     start = f"setsid {' '.join(inside)} /usr/sbin/slurmd -D >/dev/null 2>&1 &"
     script = f"kill $(cat /run/slurmd.pid); while pidof slurmd; do sleep 0.1; done; {start}"
