@@ -95,3 +95,14 @@ def test_of_another_kind(site: Site) -> None:
     task.write()
     done = site.exec(["oci-criu-shim", "--root", "/root/run", "run", "--bundle", task.bundle, "task"], check=False)
     assert done.returncode and "root's tasks are not run without a container" in done.stderr
+
+
+def test_a_node_without_user_namespaces(site: Site) -> None:
+    """It is said, and how to allow them."""
+    task = bare.task(site, "alice", "true")
+    forbid = 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"'
+    task.before = ("unshare", "--user", "--map-current-user", "--keep-caps", "sh", "-c", forbid, "sh")
+    with site.lending("alice"):
+        task.run()
+        assert task.process and task.process.wait(20) == 1
+    assert "can't be started: unshare: No space left on device (hint: are unprivileged user" in task.said()
