@@ -255,6 +255,19 @@ def test_backend_that_does_not_run(monkeypatch: Patch, site_file: Path) -> None:
     assert caught.value.hint == "install crun, or name another backend"
 
 
+def test_tasks_without_a_container(monkeypatch: Patch, site_file: Path) -> None:
+    """They need an init, unless the site has none of them checkpointed."""
+    monkeypatch.setattr(process, "find", lambda name: f"/x/{name}" if name == "catatonit" else None)
+    assert node.bare_tasks() == "/x/catatonit"
+    monkeypatch.setattr(process, "find", lambda name: None)
+    with pytest.raises(Caution, match="no init for a task without a container") as caught:
+        node.bare_tasks()
+    assert caught.value.hint == "install tini, or set bare-jobs to none in config.toml"
+    site_file.write_text('bare-jobs = "none"')
+    with pytest.raises(Skipped):
+        node.bare_tasks()
+
+
 @pytest.mark.parametrize("uid", [0, 4242])
 def test_root_runs_nothing_that_others_may_write(monkeypatch: Patch, tmp_path: Path, uid: int) -> None:
     """A user may: their jobs do."""

@@ -41,6 +41,11 @@ PROPERTIES = (
         " runs on",
     ),
     kept("tmpfs and its contents, /dev, /dev/shm", "by CRIU"),
+    kept(
+        "/tmp, /var/tmp and /dev/shm of a task without a container, and the node's other mounts",
+        "packed by tar while it is frozen, and unpacked before CRIU opens files; the others are those of the node on"
+        " which it goes on: [bare-jobs.md](bare-jobs.md)",
+    ),
     kept("apparmorProfile", "by CRIU, if securityfs is mounted and the profile is loaded"),
     kept(
         "files written to the root file system",
