@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from tests.harness import jobs
@@ -62,6 +64,20 @@ def test_steps_go_on(shim_cluster: Cluster, hidden: bool) -> None:
     assert job.output().count("top\n") == 2 and job.output().endswith("\n0\n"), job.quoted()
     assert any("starts steps" in event for event in job.events()) == hidden
     assert sum(event.startswith("restored") for event in job.events()) == 1
+
+
+def test_files_that_a_script_and_its_step_pass_to_each_other(shim_cluster: Cluster) -> None:
+    """In the node's /tmp, which the script names: the step does not get one of its own."""
+    (shim_cluster.shared / "stage.sh").write_text("cd /tmp/staged && tr a-z A-Z <in >out; echo >/dev/shm/own\n")
+    script = (
+        "mkdir /tmp/staged; echo in >/tmp/staged/in; srun sh /shared/stage.sh; cat /tmp/staged/out; rm -r /tmp/staged"
+    )
+    job = jobs.submit(shim_cluster, "bare-staged", f"{script}; ls /dev/shm", WORK, *jobs.OPTIONS)
+    with quoting(job):
+        assert job.wait_end() == "COMPLETED"
+        assert job.output().endswith("\nIN\n")
+        (said,) = job.events()
+        assert said.startswith("/tmp stays the node's, since what the batch script names is there")
 
 
 def test_a_script_goes_on_in_another_job(shim_cluster: Cluster) -> None:
@@ -164,12 +180,13 @@ def test_what_the_worker_refuses(shim_cluster: Cluster) -> None:
     with quoting(first):
         first.wait_running()
         second.wait_running()
-        inits = {job.number: wait_for(lambda job=job: init_of(job), 30, "its init") for job in (first, second)}
+        for job in (first, second):
+            wait_for(functools.partial(init_of, job), 30, "its init")
         supervisor = shim_cluster.exec("n1", ["cat", *paths(first, "pid")]).stdout.strip()
         others = shim_cluster.exec("n1", ["pgrep", "-o", "slurmd"]).stdout.strip()
         for pid, words in (
             (supervisor, "not in a user namespace of its own"),
-            (inits[second.number], f"not one of job {first.number}"),
+            (init_of(second), f"not one of job {first.number}"),
             (others, ""),
         ):
             assert words in ask(first, pid), words

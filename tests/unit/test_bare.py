@@ -72,6 +72,14 @@ def test_places(monkeypatch: pytest.MonkeyPatch, words: list[str], cwd: str, kep
     assert set(found) == set(bare.PLACES) - set(kept)
     assert [line.partition(" stays")[0] for line in said] == kept
     assert "/tmp" not in bare.places([], {"KRB5CCNAME": "FILE:/tmp/there"}, "/", 12)[0]
+    assert "/tmp" in bare.places([], {"TMPDIR": "/tmp/there", "OLDPWD": "/tmp/there"}, "/", 12)[0]
+    for script, kept_by in (
+        ("cp in /var/tmp/x", {"/tmp", "/var/tmp"}),
+        ("cd $TMPDIR", {"/tmp"}),
+        ("x=$(mktemp)", {"/tmp"}),
+        ("ls", set()),
+    ):
+        assert set(bare.places([], {}, "/", 12, script)[0]) == set(bare.PLACES) - kept_by
 
 
 def test_places_of_slurms_own(monkeypatch: pytest.MonkeyPatch) -> None:

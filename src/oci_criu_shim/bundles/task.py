@@ -97,6 +97,17 @@ def script_words(path: str) -> set[str]:
     return {word.rpartition("/")[2] for word in re.findall(r"[\w./-]+", text)}
 
 
+def script_of(task: Task) -> str:
+    """Return the job's batch script if that runs on this node; else an empty string."""
+    from oci_criu_shim.task import script_end
+
+    try:
+        with open(script_end.path(task.job), encoding="utf-8", errors="replace") as stream:
+            return stream.read(LONGEST_SCRIPT)
+    except OSError:
+        return ""
+
+
 def without_rights(task: Task, path: str) -> set[str]:
     """Return programs that the task seems to start and that give no rights in its user namespace: setuid ones."""
     named = {os.path.basename(path)} if os.stat(path).st_mode & stat.S_ISUID else set()
@@ -140,7 +151,8 @@ def _run(task: Task, words: Sequence[str], environment: Mapping[str, str], setti
     name = f"{task.node}.{task.job}.{task.step_name}.{task.rank}"
     root = os.path.join(RUN_DIRECTORY, str(task.job))
     made = os.path.join(root, ".bundles", f"={name}")  # no container's directory can have such a name
-    places, said = bare.places(words, environment, os.getcwd(), task.job) if settings.bare_tmp else ([], [])
+    script = "" if task.is_batch else script_of(task)
+    places, said = bare.places(words, environment, os.getcwd(), task.job, script) if settings.bare_tmp else ([], [])
     if found := sorted(without_rights(task, words[0])):
         said.append(f"{', '.join(found)} can't get another user's rights in a task that is checkpointed (setuid)")
     for line in said if not task.rank else ():

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from oci_criu_shim.host.mounts import Mount
 
 PLACES = ("/dev/shm", "/tmp", "/var/tmp")  # directories that everybody may write to, on a node
+# Variables that every job has from elsewhere; and words of a script that uses /tmp without naming it.
+CARRIED = {"PWD", "OLDPWD", "TMPDIR", "TMP", "TEMP", "_"}
+IN_TMP = ("TMPDIR", "mktemp")
 INITS = ("tini", "catatonit")  # they reap, and pass signals on
 NAMESPACES = ("user", "pid", "mount", "ipc")
 NUMBER = 425  # of io_uring_setup, on all architectures that io_uring.py knows
@@ -54,14 +57,17 @@ def document(
     }
 
 
-def places(words: Sequence[str], environment: Mapping[str, str], cwd: str, job: int) -> tuple[list[str], list[str]]:
+def places(
+    words: Sequence[str], environment: Mapping[str, str], cwd: str, job: int, script: str = ""
+) -> tuple[list[str], list[str]]:
     """Return the directories that a task has for itself, and lines that say why others stay the node's.
 
-    It is to find there what it is given by its command line, its directory and its Kerberos credentials. Slurm may have
-    given the job such directories of its own.
+    It is to find there what it is given by its command line, its directory and its environment, and what it and the
+    batch `script` that it is a step of pass to each other. Slurm may have given the job such directories of its own.
     """
     named = {"its working directory": [cwd], "what its command line names": words}
-    named["KRB5CCNAME"] = [environment.get("KRB5CCNAME", "").removeprefix("FILE:")]
+    others = {name: value for name, value in environment.items() if name not in CARRIED}
+    named |= {f"what {name} names": [value.removeprefix("FILE:")] for name, value in others.items()}
     mounted = {mount.point: mount for mount in mounts.read()}
     found, said = [], []
     for place in PLACES:
@@ -69,6 +75,8 @@ def places(words: Sequence[str], environment: Mapping[str, str], cwd: str, job: 
         if not os.path.isdir(place) or os.path.realpath(place) != place or (mount and is_slurms(mount, job)):
             continue
         why = next((what for what, paths in named.items() if any(_is_in(path, place) for path in paths)), "")
+        if not why and (place in script or (place == "/tmp" and any(word in script for word in IN_TMP))):
+            why = "what the batch script names"
         if why:
             said.append(f"{place} stays the node's, since {why} is there: its files do not go along with checkpoints")
         else:

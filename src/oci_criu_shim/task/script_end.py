@@ -47,19 +47,21 @@ def _runs(task: Task) -> bool:
         return True  # it will end us in any case
     if job.batch_host != task.node:
         return job.has_script
-    while _is_here(f"/job{task.job:05}/slurm_script"):  # in slurmd's spool directory
+    while path(task.job):
         time.sleep(GLANCE)
     return False
 
 
-def _is_here(script: str) -> bool:
-    """Whether a process of this user runs `script` on this node; a subshell counts."""
+def path(job: int) -> str:
+    """Return the path of a job's batch script if a process of this user runs it on this node, or a subshell of it; else
+    an empty string."""
+    script = f"/job{job:05}/slurm_script"  # in slurmd's spool directory
     for name in os.listdir("/proc"):
         try:
             if name.isdecimal() and os.stat(f"/proc/{name}").st_uid == os.geteuid():
                 with open(f"/proc/{name}/cmdline", encoding="utf-8", errors="replace") as stream:
-                    if any(word.endswith(script) for word in stream.read().split("\0")):
-                        return True
+                    if found := [word for word in stream.read().split("\0") if word.endswith(script)]:
+                        return found[0]
         except (FileNotFoundError, ProcessLookupError):
             continue
-    return False
+    return ""
