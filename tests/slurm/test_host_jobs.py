@@ -69,10 +69,8 @@ def test_steps_go_on(shim_cluster: Cluster, hidden: bool) -> None:
 def test_files_that_a_script_and_its_step_pass_to_each_other(shim_cluster: Cluster) -> None:
     """In the node's /tmp, which the script names: the step does not get one of its own."""
     (shim_cluster.shared / "stage.sh").write_text("cd /tmp/staged && tr a-z A-Z <in >out; echo >/dev/shm/own\n")
-    script = (
-        "mkdir /tmp/staged; echo in >/tmp/staged/in; srun sh /shared/stage.sh; cat /tmp/staged/out; rm -r /tmp/staged"
-    )
-    job = jobs.submit(shim_cluster, "bare-staged", f"{script}; ls /dev/shm", WORK, *jobs.OPTIONS)
+    script = "mkdir /tmp/staged; cd /tmp/staged; echo in >in; cd; srun sh /shared/stage.sh; cat /tmp/staged/out"
+    job = jobs.submit(shim_cluster, "bare-staged", f"{script}; rm -r /tmp/staged", WORK, *jobs.OPTIONS)
     with quoting(job):
         assert job.wait_end() == "COMPLETED"
         assert job.output().endswith("\nIN\n")
