@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 TYPE_CHECKING = False
@@ -17,6 +16,8 @@ KEY = "checksum"  # of all the rest of the document
 
 def sealed(document: Sealed) -> Sealed:
     """Return `document` with its checksum: a SHA-256 of all but the checksum itself, in one spelling of JSON."""
+    import hashlib  # it takes long to import, and a start needs none
+
     rest = {key: value for key, value in document.items() if key != KEY}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     return {**rest, KEY: hashlib.sha256(text.encode()).hexdigest()}  # type: ignore[return-value]  # one more key

@@ -10,9 +10,7 @@ checkpoint is whole, but not verified.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import threading
 
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints.document import sealed
@@ -34,6 +32,8 @@ class Hashing:
     """Threads, one for each processor that we may use, that hash the files `sizes` ({name: bytes}) of `directory`."""
 
     def __init__(self, directory: str, sizes: Mapping[str, int]) -> None:
+        import threading  # these two take long to import, and a start needs neither
+
         self.directory = directory
         self.bytes = 0  # hashed so far
         self.found = {name: [""] * max(-(-size // PIECE), 1) for name, size in sizes.items()}
@@ -78,6 +78,8 @@ class Hashing:
                 self.stopped = True
 
     def _hash(self, path: str, offset: int, buffer: memoryview) -> str:
+        import hashlib
+
         digest, end = hashlib.sha256(), offset + PIECE
         with open(path, "rb", buffering=0) as stream:
             stream.seek(offset)

@@ -7,7 +7,6 @@ written, the commit's own fsync(2) reports it.
 from __future__ import annotations
 
 import os
-import threading
 
 from oci_criu_shim.host import linux
 
@@ -18,6 +17,8 @@ class Writeback:
     """A thread that, until stop(), has what grows in `directory` written to disk."""
 
     def __init__(self, directory: str) -> None:
+        import threading  # it takes long to import, and a start needs none
+
         self.directory = directory
         self.begun: dict[str, int] = {}
         self.stopped = threading.Event()

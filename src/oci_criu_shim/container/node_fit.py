@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -69,6 +68,8 @@ def cgroup_version() -> int:
 
 def image(bundle: Bundle) -> str:
     """Return the image's digest if the bundle names it, else one of the parts of config.json that all tasks share."""
+    import hashlib  # it takes long to import, and a start needs none
+
     named = bundle.config.get("annotations", {}).get(DIGEST)
     if named:
         return str(named)

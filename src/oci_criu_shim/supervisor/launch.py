@@ -106,7 +106,7 @@ class Launch:
         """Remove all that is left of it. A failure is logged, and never changes the exit status."""
         try:
             if self.backend.knows(self.container):
-                self.backend.output("delete", "--force", self.container.name)
+                self._delete()
             self.container.release()
         except (ShimError, OSError) as error:
             self.log.error(f"container {self.container.name} has ended, and is not all removed: {line_of(error)}")
@@ -117,6 +117,13 @@ class Launch:
         reason = checkpoint.manifest.get("reason", "")
         checkpoint_hook.tell_of_restore(self.container, pid, self.backend, self.log, reason)
         return 0
+
+    def _delete(self) -> None:
+        """Have the backend forget it. Of a bare task that has ended, crun has no more than two files of ours."""
+        if self.plan.bundle.is_bare and self.container.alive("init") is None:
+            files.remove_tree(os.path.join(self.backend.root, self.container.name))
+        else:
+            self.backend.output("delete", "--force", self.container.name)
 
     def _run(self) -> int:
         """Run it, if it is to run at all; return the exit status of the task."""

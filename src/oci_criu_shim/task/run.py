@@ -11,8 +11,7 @@ from oci_criu_shim import config
 from oci_criu_shim.checkpoints import owner
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import checkpoint_hook, criu_config, io_uring, mpi
-from oci_criu_shim.dump import kept, rootfs
-from oci_criu_shim.dump.survey import Subject
+from oci_criu_shim.dump import rootfs
 from oci_criu_shim.errors import Misfit, ShimError, line_of
 from oci_criu_shim.task import compress, daily_prune, history, own_steps, pointers, script_end
 from oci_criu_shim.task.ladder import Ladder
@@ -40,7 +39,11 @@ class TaskRun:
         self.signals = signals
         self.settings = config.load()
         mpi.require_none_of_slurms(task)
-        kept.check_bundle(Subject(plan.bundle, plan.own_group))
+        if not plan.bundle.is_bare:  # which is as we have made it
+            from oci_criu_shim.dump import kept  # it takes long to import
+            from oci_criu_shim.dump.survey import Subject
+
+            kept.check_bundle(Subject(plan.bundle, plan.own_group))
         if line := criu_config.ignored(plan.bundle):
             plan.log.event(line)
         given = mpi.inside(plan.bundle.config)
