@@ -354,8 +354,7 @@ ROWS = (
         running=files.large,
     ),
     refused(
-        "files in the /tmp, /var/tmp and /dev/shm that a task without a container has for itself, if they are more than"
-        " `bare-tmp` in `config.toml`",
+        "more than `bare-tmp` of `config.toml` in the own /tmp, /var/tmp and /dev/shm of a task without a container",
         "they would be in each checkpoint",
         "keep them elsewhere",
         running=files.crowded,
