@@ -10,6 +10,7 @@ import os
 import socket
 
 from oci_criu_shim.container import backends, bare
+from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.errors import Misfit, ShimError, line_of
 from oci_criu_shim.host import linux, own_mounts, process, userns
 
@@ -85,7 +86,8 @@ class _Starter:
         fds = self._terminal() if self.plan.relays_terminal else self.stdio.inside
         if self.blocked:
             linux.set_seccomp_filter(self.blocked)
-        process.become(self.argv, self.bundle.environment(), fds)
+        environment = Bundle(self.bundle.path, self.plan.given).environment()
+        process.become(self.argv, environment, fds)
 
     def _terminal(self) -> dict[int, int]:
         """Make a terminal for the session, and send its master to the supervisor."""
