@@ -137,6 +137,23 @@ def test_terminals(shim_cluster: Cluster) -> None:
         assert session.status() == status
 
 
+def test_a_terminal_goes_on_in_another_job(shim_cluster: Cluster) -> None:
+    """With what its shell has, on the terminal of the new job's user."""
+    argv = [*SHELL[:3], "srun", "-p", "low", *jobs.OPTIONS[:2]]
+    session = Session(shim_cluster.argv("ctl", [*argv, "--pty", *SHELL[3:]], "alice"))
+    session.until(PROMPT)
+    session.type("kept=in-the-shell; echo job $SLURM_JOB_ID.\n")
+    number = session.until(r"job \d+\.\r").rpartition("job ")[2].rstrip(".\r")
+    shim_cluster.exec("ctl", ["oci-criu-shim", "job", "checkpoint", number])
+    shim_cluster.exec("ctl", ["scancel", number])
+    assert session.status()
+    session = Session(shim_cluster.argv("ctl", [*argv, f"--restart-dir={number}", "--pty", "false"], "alice"))
+    session.until("restored job")
+    session.type("echo $kept; tty; exit 5\n")
+    assert "/dev/pts/0" in session.until("in-the-shell\r\n.*\r\n")
+    assert session.status() == 5
+
+
 @pytest.mark.parametrize("names", ["none", "bob, @root"])
 def test_a_site_that_does_not_allow_it(shim_cluster: Cluster, names: str) -> None:
     """The task runs as it is, and is told so."""
