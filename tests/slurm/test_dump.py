@@ -122,7 +122,7 @@ def test_one_that_is_not_done_in_the_grace_time_says_how_far_it_is(shim_cluster:
     job = jobs.batch(shim_cluster, shim_bundle, "late", jobs.Work(ticks=90), *jobs.OPTIONS)
     job.wait_running()
     job.wait_ticks(2)
-    stop = "until pkill -STOP -u alice -f '^[^ ]*criu swrk'; do sleep 0.02; done"
+    stop = "until pkill -STOP -u alice -f '^([^ ]*criu swrk|criu: dump )'; do sleep 0.02; done"
     argv = shim_cluster.argv(job.record()["nodes"], ["timeout", "60", "sh", "-c", stop], "root")
     with quoting(job), subprocess.Popen(argv):
         high = job.displace()
