@@ -21,6 +21,7 @@ help:
 	@echo 'make test     all tests: check, the plugin, conformance to OCI, containers on a node, a live Slurm cluster, another kernel (root)'
 	@echo 'make chaos    jobs of which something is killed at random: ROUNDS=50 of them, SEED= of an earlier run (root)'
 	@echo 'make transcript  write docs/first-quarter.md anew, from a live cluster (root)'
+	@echo 'make programs  preempt real programs, write docs/programs.md: PROGRAM="redis go" for some of them (root)'
 	@echo 'make bench    measure start-up and preemption: BENCH=startup for one of them (root)'
 	@echo 'make check    linters, types and unit tests: seconds, no root'
 	@echo 'make man      make the manual pages in build/man'
@@ -60,6 +61,10 @@ demo: $(VENV)/.ready
 # What a user types and sees, for docs/: anew if more than numbers has changed.
 transcript: $(VENV)/.ready
 	@$(AS_ROOT) $(abspath $(RUN)) -B -m tests.transcript
+
+# Real programs from Debian, each preempted once: minutes, and some GB of disk.
+programs: $(VENV)/.ready
+	@$(AS_ROOT) $(abspath $(RUN)) -B -m tests.programs $(PROGRAM)
 
 bench: $(VENV)/.ready
 	@$(AS_ROOT) $(abspath $(RUN)) -B -m bench $(BENCH)
@@ -135,4 +140,4 @@ clean:
 	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info src/*.egg-info
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help check test chaos demo transcript bench man install uninstall clean
+.PHONY: help check test chaos demo transcript programs bench man install uninstall clean

@@ -21,7 +21,7 @@ from . import cgroups
 from .client import Lifeline, ask, start_keeper, take_down
 from .errors import ClusterError
 from .process import run, tail
-from .rootfs import NODE, Progress, ensure
+from .rootfs import NODE, Progress, ensure, with_packages
 from .settings import CONTROLLER, Instance, Settings, load, read_json
 from .sweep import names
 from .waiting import wait_for
@@ -195,5 +195,5 @@ class Cluster(Settings):
         return "\n".join(quoted)
 
     def _start(self, progress: Progress) -> Lifeline:
-        root = ensure(NODE, progress)
+        root = ensure(with_packages(NODE, self.packages), progress)
         return start_keeper(self.instance, {"settings": self.dump(), "root": str(root)}, progress)

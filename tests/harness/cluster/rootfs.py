@@ -6,9 +6,9 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from .errors import ClusterError
@@ -70,6 +70,15 @@ NODE = Recipe(
         test -s "$1/etc/munge/munge.key" || chroot "$1" setpriv --reuid=munge --regid=munge --clear-groups mungekey
     """,
 )
+
+
+def with_packages(recipe: Recipe, packages: Sequence[str]) -> Recipe:
+    """Return a recipe with more packages; another name keeps both roots in the cache."""
+    more = tuple(name for name in packages if name not in recipe.packages)
+    if not more:
+        return recipe
+    # Some packages, as OpenJDK's, can't be configured without the directories of their manual pages.
+    return replace(recipe, name=f"{recipe.name}-more", packages=(*recipe.packages, *more), unwanted=())
 
 
 def cache_dir() -> Path:

@@ -46,6 +46,8 @@ class Settings:
     """Run `make install` of this checkout for the nodes."""
     subids: bool = False
     """Give the users ranges in /etc/subuid and /etc/subgid; crun then maps them into every user namespace."""
+    packages: tuple[str, ...] = ()
+    """More Debian packages for the nodes, in a root file system of their own."""
     ready_timeout: float = 60
 
     def __post_init__(self) -> None:
@@ -67,7 +69,7 @@ class Settings:
 
 def load(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments of Settings from what dump() gave, after a way through JSON."""
-    return {**raw, **{name: tuple(raw[name]) for name in ("slurm_conf", "cgroup_conf")}}
+    return {**raw, **{name: tuple(raw[name]) for name in ("slurm_conf", "cgroup_conf", "packages")}}
 
 
 @dataclass(frozen=True)
