@@ -9,25 +9,17 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
+#include "criu_socket.h"
 #include "util.h"
-
-static int option(int fd, int name)
-{
-	int value = -1;
-	socklen_t size = sizeof(value);
-
-	getsockopt(fd, SOL_SOCKET, name, &value, &size);
-	return value;
-}
 
 /* Whether nothing was read from a Unix socket because a message is empty, and not because the other end has closed. */
 static bool is_empty(int fd)
 {
 	struct pollfd end = { .fd = fd, .events = POLLRDHUP };
 
-	if (option(fd, SO_DOMAIN) != AF_UNIX)
+	if (socket_option(fd, SO_DOMAIN) != AF_UNIX)
 		return false;
-	switch (option(fd, SO_TYPE)) {
+	switch (socket_option(fd, SO_TYPE)) {
 	case SOCK_DGRAM:
 		return true;
 	case SOCK_SEQPACKET:

@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
+#include "criu_socket.h"
 #include "util.h"
 
 union address {
@@ -24,21 +25,12 @@ union address {
 	struct sockaddr_in6 v6;
 };
 
-static int option(int fd, int name)
-{
-	int value = -1;
-	socklen_t size = sizeof(value);
-
-	getsockopt(fd, SOL_SOCKET, name, &value, &size);
-	return value;
-}
-
 static bool is_unconnected_tcp(int fd)
 {
 	struct tcp_info info = { 0 };
 	socklen_t size = sizeof(info);
 
-	return option(fd, SO_PROTOCOL) == IPPROTO_TCP && option(fd, SO_TYPE) == SOCK_STREAM &&
+	return socket_option(fd, SO_PROTOCOL) == IPPROTO_TCP && socket_option(fd, SO_TYPE) == SOCK_STREAM &&
 	       getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 && info.tcpi_state == TCP_CLOSE;
 }
 
@@ -94,7 +86,7 @@ static int disconnect(int fd, const union address *address)
 
 static int reset(int fd)
 {
-	const int family = option(fd, SO_DOMAIN);
+	const int family = socket_option(fd, SO_DOMAIN);
 	union address address = loopback(family, false);
 	CLEANUP_FD int listener = listen_at(&address);
 	struct pollfd state = { .fd = fd };

@@ -144,7 +144,7 @@ def test_docker(scrun_cluster: Cluster, docker: Callable[..., Done]) -> None:
     wait_for(lambda: not docker("ps", "--quiet").stdout, 30, "its end")
     reached = numbers()[-1]
     docker("start", "one")
-    # For some seconds: if a job is cancelled as soon as it runs, Slurm 24.11's extern step may hang.
+    # For some seconds: the extern step of a job that was cancelled at once has been seen not to end (Slurm 24.11).
     assert wait_beyond(reached + 30)[: reached + 31] == list(range(reached + 31))
 
 

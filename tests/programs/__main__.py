@@ -123,7 +123,7 @@ class Site:
     def _attempt(self, program: Program, name: str, way: str, is_preempted: bool) -> Outcome:
         directory = self.place / name
         directory.mkdir()
-        words = [self._address() if word == "SERVER" else word for word in program.words]
+        words = [self.address() if word == "SERVER" else word for word in program.words]
         text = f"#!/bin/bash\ncd {PLACE}/{name} && exec {PLACE}/scripts/{program.script}.sh {' '.join(words)}\n"
         (directory / "job.sh").write_text(text)
         (directory / "job.sh").chmod(0o755)
@@ -151,7 +151,8 @@ class Site:
         wait_for(is_over, SECONDS, "its restart")
         self.cluster.exec(CONTROLLER, ["scancel", high])
 
-    def _address(self) -> str:
+    def address(self) -> str:
+        """Return the address of the other node, the controller."""
         return self.cluster.exec(CONTROLLER, ["hostname", "--ip-address"]).stdout.split()[0]
 
     def version(self, program: Program) -> str:
@@ -166,9 +167,8 @@ class Site:
 @contextmanager
 def serving(site: Site) -> Iterator[None]:
     """Have a server of numbers on the controller, which is the other node of some programs."""
-    source = (SCRIPTS / "keepalive.sh").read_text().split("<<'END'\n")[1].split("END\n")[0]
-    (site.place / "server.py").write_text(source.replace('"127.0.0.1"', '""'))
-    argv, quiet = site.cluster.argv(CONTROLLER, ["python3", f"{PLACE}/server.py"]), subprocess.DEVNULL
+    words = ["python3", f"{PLACE}/scripts/squares_server.py", site.address(), "18080"]
+    argv, quiet = site.cluster.argv(CONTROLLER, words), subprocess.DEVNULL
     with subprocess.Popen(argv, stdin=quiet, stdout=quiet, stderr=quiet) as server:
         try:
             yield

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import struct
 
 from oci_criu_shim.container.bundle import BARE, SCRIPT
 from oci_criu_shim.errors import Misfit
@@ -24,7 +22,6 @@ CARRIED = {"PWD", "OLDPWD", "TMPDIR", "TMP", "TEMP", "_"}
 IN_TMP = ("TMPDIR", "mktemp")
 INITS = ("tini", "catatonit")  # they reap, and pass signals on
 NAMESPACES = ("user", "pid", "mount", "ipc")
-NUMBER = 425  # of io_uring_setup, on all architectures that io_uring.py knows
 
 
 def document(
@@ -99,23 +96,6 @@ def init() -> list[str]:
     if path is None:
         raise Misfit(f"this node has no init for a task without a container ({' or '.join(INITS)})", "install tini")
     return [path, "--"]
-
-
-def filter_program(config: Document) -> bytes:
-    """Return the kernel's form of config.json's seccomp filter, which can only hide io_uring; empty if it has none.
-
-    See seccomp(2): an array of struct sock_filter.
-    """
-    if not config["linux"].get("seccomp"):
-        return b""
-    load, mask, compare, answer = 0x20, 0x54, 0x15, 0x06
-    refuse, allow = 0x50000 | errno.ENOSYS, 0x7FFF0000  # SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW
-    x32 = 1 << 30  # marks system calls of that form of x86-64
-    rows = (
-        *((load, 0, 0, 0), (mask, 0, 0, ~x32 & 0xFFFFFFFF), (compare, 0, 1, NUMBER)),
-        *((answer, 0, 0, refuse), (answer, 0, 0, allow)),
-    )
-    return b"".join(struct.pack("=HBBI", *row) for row in rows)
 
 
 def make_directories(bundle: Bundle) -> None:

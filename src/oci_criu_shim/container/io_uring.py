@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.files import Document
 
-SYSCALL = "io_uring_setup"
+SYSCALL, NUMBER = "io_uring_setup", 425  # the same number on all architectures below
 HIDDEN = {"names": [SYSCALL], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS}
 PERMITTING = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_TRACE")
 # {machine: architectures whose programs it runs}. A filter ends those of any that it doesn't name (seccomp_init(3)).
@@ -35,6 +35,25 @@ def hidden(config: Document) -> Document:
     found = linux.get("seccomp")
     seccomp = _hidden(found) if found else _alone()
     return {**config, "linux": {**linux, "seccomp": seccomp}} if seccomp else config
+
+
+def filter_program(config: Document) -> bytes:
+    """Return the kernel's form of a seccomp filter of hidden() alone; empty if config.json has none.
+
+    See seccomp(2): an array of struct sock_filter.
+    """
+    import struct
+
+    if not config["linux"].get("seccomp"):
+        return b""
+    load, mask, compare, answer = 0x20, 0x54, 0x15, 0x06
+    refuse, allow = 0x50000 | errno.ENOSYS, 0x7FFF0000  # SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW
+    x32 = 1 << 30  # marks system calls of that form of x86-64
+    rows = (
+        *((load, 0, 0, 0), (mask, 0, 0, ~x32 & 0xFFFFFFFF), (compare, 0, 1, NUMBER)),
+        *((answer, 0, 0, refuse), (answer, 0, 0, allow)),
+    )
+    return b"".join(struct.pack("=HBBI", *row) for row in rows)
 
 
 def _alone() -> Document | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 
-from oci_criu_shim.container import backends, bare
+from oci_criu_shim.container import backends, bare, io_uring
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.errors import Misfit, ShimError, line_of
 from oci_criu_shim.host import linux, own_mounts, process, userns
@@ -44,7 +44,7 @@ class _Starter:
         if os.geteuid() == 0:
             raise ShimError("root's tasks are not run without a container", "run the program itself")
         self.argv = [*bare.init(), *plan.bundle.process["args"]]
-        self.blocked = bare.filter_program(plan.given)
+        self.blocked = io_uring.filter_program(plan.given)
         self.ours, self.theirs = socket.socketpair()
         self.reader, self.writer = os.pipe()
 
