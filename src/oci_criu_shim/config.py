@@ -382,16 +382,19 @@ def _single(name: str, path: str) -> object:
 
 
 def _parse(path: str) -> Document:
-    import tomllib
-
     try:
-        with open(path, "rb") as stream:
-            return tomllib.load(stream)
+        with open(path, encoding="utf-8", newline="\n") as stream:
+            text = stream.read()
+        if all(line.lstrip()[:1] in ("", "#") for line in text.splitlines()):
+            return {}
+        import tomllib  # it takes as long as half of a start
+
+        return tomllib.loads(text)
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise _unreadable(path, error) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML, or of UTF-8
         raise ShimError(f"{path}: {error}", "correct the file") from None
 
 

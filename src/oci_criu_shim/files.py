@@ -127,9 +127,16 @@ class _Scanning:
     parse_int = int
 
 
+def digest(text: str) -> str:
+    """Return the SHA-256 of `text`, in hexadecimal digits."""
+    import hashlib  # it takes longer to import than all the rest of a start
+
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def read_number(path: str) -> int:
     """Return the decimal number in `path`; OSError or ValueError if there is none."""
-    with open(path, encoding="ascii") as stream:
+    with open(path, "rb") as stream:
         return int(stream.read())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim import config
-from oci_criu_shim.container import checkpoint_hook, registry
+from oci_criu_shim.container import bundle, registry
 from oci_criu_shim.container.checkpoint_hook import AFTER, BEFORE, CheckpointHook
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
@@ -25,7 +25,7 @@ from tests.unit.test_policy import Make, make
 
 __all__ = ["make"]
 Capture = pytest.CaptureFixture[str]
-VARIABLE, ANNOTATION = checkpoint_hook.OPTION, checkpoint_hook.ANNOTATION
+VARIABLE, ANNOTATION = bundle.HOOK_OPTION, bundle.HOOK
 NOTE = 'echo "$OCI_CRIU_SHIM_HOOK $OCI_CRIU_SHIM_REASON $OCI_CRIU_SHIM_RESULT" >>"$NOTES"'
 
 
@@ -72,7 +72,7 @@ def notes(container: Container) -> list[str]:
     ],
 )
 def test_who_asks_for_it(env: list[str], annotations: dict[str, str], wanted: str) -> None:
-    assert checkpoint_hook.command({"process": {"env": env}, "annotations": annotations}) == wanted
+    assert bundle.checkpoint_hook({"process": {"env": env}, "annotations": annotations}) == wanted
 
 
 def test_it_is_one_argument_of_the_containers_shell(container: Container) -> None:

@@ -113,6 +113,16 @@ def test_another_one_of_that_number_runs(make: Make, capfd: Capture, other: dict
     assert f"{WHAT} runs: what had finished under this number has another {what}\n" in capfd.readouterr().err
 
 
+def test_what_an_earlier_version_wrote(make: Make) -> None:
+    """A digest of the command, in place of the command."""
+    run(make(), 3)
+    path = Path(make(restarts=1).path)
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "version": 1, "command": files.digest(record["command"])}))
+    assert make(restarts=1).done() == 3
+    assert make(restarts=1, command="false").done() is None
+
+
 def test_two_that_have_changed_places(make: Make, capfd: Capture) -> None:
     """As steps in the background may. Each gives its own status; so does one that is run later."""
     run(make(command="false"), 1)
@@ -133,7 +143,7 @@ def test_an_earlier_job_of_that_number(make: Make) -> None:
     assert make().done() is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 2, "status": 0}', '{"version": 1, "status": 256}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 3, "status": 0}', '{"version": 1, "status": 256}'])
 def test_what_cannot_be_read_does_not_run_twice(make: Make, text: str) -> None:
     Path(make().path).write_text(text)
     with pytest.raises(ShimError, match=f"finished.json, which says how {WHAT} ended, cannot be read"):

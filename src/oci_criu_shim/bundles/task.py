@@ -54,12 +54,9 @@ def main(arguments: Sequence[str]) -> int:
                 Log().event(ShimError(said, "give --container to sbatch, or to srun in the script").line())
             become(words, environment)
         return _run(task, words, environment, settings)
-    except ShimError as error:
-        Log().error(error.line())
-        return error.status
-    except OSError as error:
-        Log().error(f"{program} cannot be run: {line_of(error)}")
-        return 1
+    except (ShimError, OSError) as error:
+        Log().error(line_of(error))
+        return error.status if isinstance(error, ShimError) else 1
 
 
 def own_environment() -> dict[str, str]:
@@ -146,7 +143,9 @@ def become(words: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
 
 
 def _run(task: Task, words: Sequence[str], environment: Mapping[str, str], settings: Settings) -> int:
-    from oci_criu_shim.cli import parse
+    from oci_criu_shim.container.plan import Plan
+    from oci_criu_shim.container.record import Container
+    from oci_criu_shim.supervisor import lifecycle
 
     name = f"{task.node}.{task.job}.{task.step_name}.{task.rank}"
     root = os.path.join(RUN_DIRECTORY, str(task.job))
@@ -166,4 +165,4 @@ def _run(task: Task, words: Sequence[str], environment: Mapping[str, str], setti
         rundir.require_no_jobs(root)
         raise
     files.write_json(os.path.join(made, CONFIG), document)
-    return parse.main([f"--root={root}", "--backend=crun", "run", f"--bundle={made}", name])
+    return lifecycle.run(Plan(Container(root, name), made, {"backend": "crun"}, [], None, Log()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from oci_criu_shim import files
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,8 +18,6 @@ KEY = "checksum"  # of all the rest of the document
 
 def sealed(document: Sealed) -> Sealed:
     """Return `document` with its checksum: a SHA-256 of all but the checksum itself, in one spelling of JSON."""
-    import hashlib  # it takes long to import, and a start needs none
-
     rest = {key: value for key, value in document.items() if key != KEY}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
-    return {**rest, KEY: hashlib.sha256(text.encode()).hexdigest()}  # type: ignore[return-value]  # one more key
+    return {**rest, KEY: files.digest(text)}  # type: ignore[return-value]  # one more key

@@ -22,6 +22,8 @@ CONTAINER = "oci-criu-shim.container"  # annotation of a bundle that was made fo
 # Annotation of a bare task (bare.py): the directories that it has for itself, with colons between.
 BARE = "oci-criu-shim.bare"
 SCRIPT = "oci-criu-shim.script"  # of a bare task that is a batch script: its path
+# --checkpoint-hook (checkpoint_hook.py), in the environment of a step, and as an annotation.
+HOOK_OPTION, HOOK = "SLURM_CHECKPOINT_HOOK", "oci-criu-shim.checkpoint-hook"
 
 
 class Bundle:
@@ -147,6 +149,13 @@ def _pairs(entries: list[str]) -> Iterator[tuple[str, str]]:
     for entry in entries:
         name, _, value = entry.partition("=")
         yield name, value
+
+
+def checkpoint_hook(config: Document) -> str:
+    """Return the hook that a config.json asks for: its environment's, or else its annotation's; empty if none."""
+    given = [entry.partition("=") for entry in config.get("process", {}).get("env", [])]
+    asked = [value for name, _, value in given if name == HOOK_OPTION]
+    return asked[-1] if asked else str(config.get("annotations", {}).get(HOOK, ""))
 
 
 def load(path: str, config: str | None = None) -> Bundle:

@@ -11,7 +11,7 @@ import signal
 import time
 from contextlib import contextmanager
 
-from oci_criu_shim.container import backends
+from oci_criu_shim.container import backends, bundle
 from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.host import pidns, process
 
@@ -21,11 +21,8 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.container.backends import Backend
     from oci_criu_shim.container.record import Container
-    from oci_criu_shim.files import Document
     from oci_criu_shim.log import Log
 
-OPTION = "SLURM_CHECKPOINT_HOOK"  # of the step's environment: --checkpoint-hook
-ANNOTATION = "oci-criu-shim.checkpoint-hook"
 BEFORE, AFTER, RESTORED = "pre-dump", "post-dump", "post-restore"
 # What the command finds in its environment: one of these moments; why there is a checkpoint; what became of the dump.
 MOMENT, REASON, RESULT = "OCI_CRIU_SHIM_HOOK", "OCI_CRIU_SHIM_REASON", "OCI_CRIU_SHIM_RESULT"
@@ -36,16 +33,9 @@ EXEC_SECONDS = 0.5  # for a process to begin a program
 PAUSE = 0.005
 
 
-def command(config: Document) -> str:
-    """Return the hook that a config.json asks for: its environment's, or else its annotation's; empty if none."""
-    given = [entry.partition("=") for entry in config.get("process", {}).get("env", [])]
-    asked = [value for name, _, value in given if name == OPTION]
-    return asked[-1] if asked else str(config.get("annotations", {}).get(ANNOTATION, ""))
-
-
 def of(container: Container, pid: int, backend: Backend, log: Log) -> CheckpointHook:
     """Return the hook of a container, whose init is `pid`, that a verb is about to checkpoint, or has restored."""
-    asked = command(container.load().get("config", {}))
+    asked = bundle.checkpoint_hook(container.load().get("config", {}))
     seconds = 0
     if asked:
         from oci_criu_shim import config

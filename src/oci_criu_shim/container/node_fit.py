@@ -6,6 +6,7 @@ import json
 import os
 import re
 
+from oci_criu_shim import files
 from oci_criu_shim.container import limits
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, criu, process
@@ -68,14 +69,12 @@ def cgroup_version() -> int:
 
 def image(bundle: Bundle) -> str:
     """Return the image's digest if the bundle names it, else one of the parts of config.json that all tasks share."""
-    import hashlib  # it takes long to import, and a start needs none
-
     named = bundle.config.get("annotations", {}).get(DIGEST)
     if named:
         return str(named)
     lasting = {key: value for key, value in bundle.config.items() if key not in TASKS}
     text = json.dumps([os.path.realpath(bundle.rootfs), lasting], sort_keys=True)
-    return "config.json:" + hashlib.sha256(text.encode()).hexdigest()
+    return "config.json:" + files.digest(text)
 
 
 def check_bundle(bundle: Bundle) -> None:

@@ -6,7 +6,6 @@ import ctypes
 import fcntl
 import os
 import signal
-import socket
 import struct
 
 CLONE_NEWTIME = 0x80
@@ -217,6 +216,8 @@ def leave_session_keyring() -> None:
 
 def link_up(name: str) -> None:
     """Bring the network interface `name` up (netdevice(7))."""
+    import socket  # it takes long to import, and a start needs none
+
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
         request = struct.pack("16sH14x", name.encode(), 0)
         flags = struct.unpack("16sH14x", fcntl.ioctl(handle, SIOCGIFFLAGS, request))[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 
 from oci_criu_shim.host import process
@@ -85,6 +84,8 @@ class Sizes:
     """
 
     def __init__(self, directory: int) -> None:
+        import threading  # it takes long to import, and a start needs none
+
         self.directory = directory
         self.found: dict[str, int] = {}
         self.unwanted = threading.Event()

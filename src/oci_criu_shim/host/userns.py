@@ -77,5 +77,5 @@ def enter() -> None:
     ids = {"uid_map": os.geteuid(), "gid_map": os.getegid()}
     linux.unshare(linux.CLONE_NEWUSER)
     for name, text in {"setgroups": "deny", **{name: f"{number} {number} 1" for name, number in ids.items()}}.items():
-        with open(f"/proc/self/{name}", "w", encoding="ascii") as stream:
+        with open(f"/proc/self/{name}", "w", encoding="utf-8") as stream:
             stream.write(text)

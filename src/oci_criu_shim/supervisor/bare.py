@@ -7,7 +7,6 @@ From then on it is a container like any other. crun is told that it has created 
 from __future__ import annotations
 
 import os
-import socket
 
 from oci_criu_shim.container import backends, bare, io_uring
 from oci_criu_shim.container.bundle import Bundle
@@ -45,21 +44,21 @@ class _Starter:
             raise ShimError("root's tasks are not run without a container", "run the program itself")
         self.argv = [*bare.init(), *plan.bundle.process["args"]]
         self.blocked = io_uring.filter_program(plan.given)
-        self.ours, self.theirs = socket.socketpair()
+        self.terminals = _Sockets() if plan.relays_terminal else None
         self.reader, self.writer = os.pipe()
 
     def run(self) -> int:
         builder = process.fork(lambda: self._answering(self._build))
         os.close(self.writer)
-        with self.ours, self.theirs, open(self.reader, encoding="utf-8", errors="replace") as answer:
+        with open(self.reader, encoding="utf-8", errors="replace") as answer:
             lines = answer.read().splitlines()
             process.wait(builder)
             faults = [line.removeprefix(FAULT) for line in lines if line.startswith(FAULT)]
             if faults or not lines:
                 said = f"{self.plan.container.name} can't be started: {' '.join(faults) or 'its builder was killed'}"
                 raise Misfit(said, userns.HINT if "unshare" in said else "the node's log may say why")
-            if self.plan.relays_terminal:
-                self.stdio.attach(socket.recv_fds(self.ours, 1, 1)[1][0])
+            if self.terminals:
+                self.stdio.attach(self.terminals.receive())
         return int(lines[0])
 
     def _answering(self, work: Callable[[], None]) -> int:
@@ -83,18 +82,38 @@ class _Starter:
         """Be the init, and so the leader of a session; the user's own number has no rights here from the exec on."""
         os.setsid()
         own_mounts.make_of_namespaces()
-        fds = self._terminal() if self.plan.relays_terminal else self.stdio.inside
+        fds = self._terminal(self.terminals) if self.terminals else self.stdio.inside
         if self.blocked:
             linux.set_seccomp_filter(self.blocked)
         environment = Bundle(self.bundle.path, self.plan.given).environment()
         process.become(self.argv, environment, fds)
 
-    def _terminal(self) -> dict[int, int]:
+    def _terminal(self, terminals: _Sockets) -> dict[int, int]:
         """Make a terminal for the session, and send its master to the supervisor."""
         import fcntl
         import termios
 
         master, slave = os.openpty()
         fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-        socket.send_fds(self.theirs, [b"t"], [master])
+        terminals.send(master)
         return dict.fromkeys(range(3), slave)
+
+
+class _Sockets:
+    """Two sockets, by which a child sends a descriptor to its parent."""
+
+    def __init__(self) -> None:
+        import socket  # it takes long to import, and a task without a terminal needs none
+
+        self.ours, self.theirs = socket.socketpair()
+
+    def send(self, descriptor: int) -> None:
+        import socket
+
+        socket.send_fds(self.theirs, [b"t"], [descriptor])
+
+    def receive(self) -> int:
+        import socket
+
+        with self.ours, self.theirs:
+            return socket.recv_fds(self.ours, 1, 1)[1][0]

@@ -135,7 +135,7 @@ class Policy:
 
     def _read_limits(self) -> None:
         try:
-            with open(self.container.path(LIMITS), encoding="ascii") as stream:
+            with open(self.container.path(LIMITS), encoding="utf-8") as stream:
                 end, grace = map(int, stream.read().split())
         except FileNotFoundError:
             self.schedule.looked()  # Slurm has not answered

@@ -10,11 +10,9 @@ import os
 from oci_criu_shim import config
 from oci_criu_shim.checkpoints import owner
 from oci_criu_shim.checkpoints.store import Store
-from oci_criu_shim.container import checkpoint_hook, criu_config, io_uring, mpi
-from oci_criu_shim.dump import rootfs
+from oci_criu_shim.container import bundle, criu_config, io_uring, mpi
 from oci_criu_shim.errors import Misfit, ShimError, line_of
 from oci_criu_shim.task import compress, daily_prune, history, own_steps, pointers, script_end
-from oci_criu_shim.task.ladder import Ladder
 from oci_criu_shim.task.policy import Policy
 from oci_criu_shim.task.steps import Step
 
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.container.plan import Plan
     from oci_criu_shim.host.signals import Signals
     from oci_criu_shim.slurm.tasks import Task
+    from oci_criu_shim.task.ladder import Ladder
 
 KILLED = 128 + 9
 
@@ -56,7 +55,7 @@ class TaskRun:
             self._ask_for_restarts()
         pointers.note(task, task.directory and os.path.abspath(task.directory), plan.log)
         self.log = history.History(plan.log, directory, task)
-        hook = checkpoint_hook.command(plan.bundle.config)
+        hook = bundle.checkpoint_hook(plan.bundle.config)
         self.policy = Policy(plan.container, task, self.store, self.settings, self.log, hook)
         self.step = Step(plan, self.policy, signals)
         self.is_late = False
@@ -103,7 +102,10 @@ class TaskRun:
 
     def begin(self) -> Ladder | None:
         """Return the checkpoints from which the task may go on; None if it starts from its beginning."""
-        rootfs.begin(self.store, self.plan.bundle, self.settings.layers, self.log)
+        if not self.plan.bundle.is_bare:
+            from oci_criu_shim.dump import rootfs
+
+            rootfs.begin(self.store, self.plan.bundle, self.settings.layers, self.log)
         if not self.task.restarts or not self.store.started():
             self.store.mark_started()
             if not self.task.restart_dir:
@@ -111,6 +113,8 @@ class TaskRun:
         is_script = self.plan.bundle.is_bare and self.task.is_batch
         if is_script and not self.store.numbers() and own_steps.were_there(self.store):
             return None  # its steps go on
+        from oci_criu_shim.task.ladder import Ladder
+
         return Ladder(self.plan.container, self.task, self.store, self.settings, self.log)
 
     def ended(self, status: int, told: bool, orphaned: bool) -> None:

@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
         version: int
         status: int
-        command: str  # its digest
+        command: str  # its words and directory, as JSON; the digest of that in version 1
         bundle: str  # its path
 
 
 FINISHED = "finished.json"
-VERSION = 1
+VERSION = 2
 
 
 class Step:
@@ -97,7 +97,7 @@ class Step:
     def _recorded(self, path: str) -> Finished | None:
         try:
             record: Finished = files.read_json(path)
-            if record["version"] != VERSION or not 0 <= record["status"] <= 255:
+            if record["version"] not in (1, VERSION) or not 0 <= record["status"] <= 255:
                 raise ValueError("it is not one this version reads")
         except FileNotFoundError:
             return None
@@ -111,6 +111,8 @@ class Step:
     def _other(self, record: Finished) -> str:
         """Return what differs if `record` is that of another step; an empty string if it is this one's."""
         command, bundle = identity(self.plan.bundle)
+        if record["version"] == 1:
+            command = files.digest(command)
         return "command" if record.get("command") != command else "bundle" if record.get("bundle") != bundle else ""
 
     def _moved(self) -> Finished | None:
@@ -195,7 +197,7 @@ class Step:
     def _mark(self) -> str:
         """Return the mark of a checkpoint that ended the step before it had finished; an empty string without one."""
         try:
-            with open(self.plan.container.path(DONE), encoding="ascii") as mark:
+            with open(self.plan.container.path(DONE), encoding="utf-8") as mark:
                 return mark.read()
         except FileNotFoundError:
             return ""
@@ -231,7 +233,7 @@ class Step:
     def _is_newest_run(self) -> bool:
         """Whether Slurm has not started the job on another node since, taking this one for dead."""
         try:
-            with open(os.path.join(self.store.path, STARTED), encoding="ascii") as stream:
+            with open(os.path.join(self.store.path, STARTED), encoding="utf-8") as stream:
                 return int(stream.read() or 0) <= self.task.restarts
         except (OSError, ValueError):
             return False
@@ -266,10 +268,9 @@ class Step:
 
 
 def identity(bundle: Bundle) -> tuple[str, str]:
-    """Return the digest of a step's command and the path of its bundle: they tell steps of the same number apart."""
-    import hashlib
+    """Return a step's command and the path of its bundle: they tell steps of the same number apart."""
     import json
 
     command = json.dumps([bundle.process.get("args"), bundle.process.get("cwd")])
     path = bundle.environment().get("SLURM_CONTAINER") or bundle.rootfs
-    return hashlib.sha256(command.encode()).hexdigest(), path
+    return command, path
