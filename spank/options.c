@@ -89,7 +89,7 @@ static const struct {
 	[CHECKPOINT_TCP] = {
 		"SLURM_CHECKPOINT_TCP", FORWARD_PREFIX "checkpoint_tcp", accept_tcp, false,
 		{"checkpoint-tcp", "close|refuse",
-		 "what becomes of open TCP connections in the node's network: the restored program finds them reset "
+		 "what becomes of open TCP connections to others in the node's network: the restored program finds them reset "
 		 "(close), or as long as there are any, no checkpoint is taken (refuse); the site sets the default: close",
 		 REQUIRED_ARGUMENT, CHECKPOINT_TCP, take},
 	},

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.files import Document
     from oci_criu_shim.values import Kind
 
-
 PATH = "/etc/oci-criu-shim/config.toml"
 INTRODUCTION = """
 Settings of oci-criu-shim, the same on all nodes. Each is shown with its default. An unknown setting is an error.
@@ -180,10 +179,9 @@ _SETTINGS = (
         "close",
         values.TCP,
         """
-        What becomes of TCP connections that a user's program has open in the node's network, if its job gives no
+        What becomes of a user's TCP connections with other programs in the node's network, if the job gives no
         --checkpoint-tcp. "close": a restore closes them, and the program's next call on them fails as after a reset.
-        "refuse": as long as there are any, no checkpoint is taken. In a network namespace of the container's own, the
-        connections between its processes are kept.
+        "refuse": as long as there are any, no checkpoint is taken. Those within a container are kept.
         """,
     ),
     Setting(
@@ -265,9 +263,7 @@ _SETTINGS = (
         "dump-rate",
         "200M",
         values.RATE,
-        """
-        Assumed checkpoint speed of a node, in bytes per second, until some have been measured.
-        """,
+        "Assumed checkpoint speed of a node, in bytes per second, until some have been measured.",
     ),
     Setting(
         "compress",
@@ -386,8 +382,8 @@ def _parse(path: str) -> Document:
         with open(path, encoding="utf-8", newline="\n") as stream:
             text = stream.read()
         if all(line.lstrip()[:1] in ("", "#") for line in text.splitlines()):
-            return {}
-        import tomllib  # it takes as long as half of a start
+            return {}  # importing tomllib takes as long as half of a start
+        import tomllib
 
         return tomllib.loads(text)
     except FileNotFoundError:

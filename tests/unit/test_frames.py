@@ -24,7 +24,7 @@ from oci_criu_shim.container.stdio import Pipes
 from oci_criu_shim.dump import client, kept
 from oci_criu_shim.host import linux, process
 from oci_criu_shim.log import Log
-from oci_criu_shim.restore import restore, sandbox
+from oci_criu_shim.restore import restore, sandbox, sockets
 from oci_criu_shim.slurm import controller
 from oci_criu_shim.supervisor import launch
 from oci_criu_shim.supervisor.attempts import Attempts
@@ -66,7 +66,7 @@ def test_a_restart(tmp_path: Path, bundle_path: Path, config: dict[str, Any], mo
     (bundle_path / "config.json").write_text(json.dumps(config))
     start = Depth("start")
     monkeypatch.setattr(sandbox, "start", start)
-    plan = SimpleNamespace(bases={}, make_points=list, holds_tcp=False)
+    plan = SimpleNamespace(bases={}, make_points=list, holds_tcp=False, closed=sockets.Closing(None))
     monkeypatch.setattr(restore, "RestorePlan", lambda *_: plan)
     monkeypatch.setattr(node_fit, "check", lambda *_: None)
     monkeypatch.setattr(linux, "become_subreaper", lambda: None)

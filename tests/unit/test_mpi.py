@@ -94,7 +94,7 @@ class Program:
 class Seen:
     """A container in its node's network, whose `program` has connections to these ports."""
 
-    closes = True
+    closes = forgets_ended = True
 
     def __init__(self, environment: list[str], *ports: int, program: str = "ring") -> None:
         self.bundle = Bundle("/b", {"process": {"env": environment}})
@@ -102,7 +102,7 @@ class Seen:
 
     def _connection(self, port: int) -> Any:
         found = inet.Socket.__new__(inet.Socket)
-        found.kind, found.state = "tcp", 1
+        found.kind, found.state, found.layer = "tcp", 1, ""
         found.local, found.remote = (bytes((127, 0, 0, 1)), 40000), (bytes((127, 0, 0, 1)), port)
         return found
 

@@ -20,7 +20,7 @@ from oci_criu_shim.container.stdio import Pipes
 from oci_criu_shim.errors import Killed, Misfit, NotRestored, Stopped
 from oci_criu_shim.host import linux
 from oci_criu_shim.log import Log
-from oci_criu_shim.restore import restore, sandbox
+from oci_criu_shim.restore import restore, sandbox, sockets
 from oci_criu_shim.restore.restore import Restore
 from tests.unit.test_ckpt import made
 
@@ -75,6 +75,7 @@ def test_one_that_was_killed_may_be_restored_elsewhere(
         **{"log": f"{tmp_path}/log", "manifest": {"files": {}}, "seccomp": None, "options": dict, "bundle": None},
         holds_tcp=False,
         container=SimpleNamespace(name="one"),
+        closed=sockets.Closing(None),
     )
     monkeypatch.setattr(sandbox, "start", lambda *_: swrk)
     monkeypatch.setattr(node_fit, "changed", lambda *_: "the kernel is another one")

@@ -42,12 +42,21 @@ class Read(TypedDict):
     modified_ns: int  # st_mtime_ns of stat(2)
 
 
+class End(TypedDict):
+    """One end of a TCP connection both ends of which are the container's."""
+
+    inode: int
+    unread: int  # bytes that waited at it
+    shut: bool  # whether it had shut the connection down for writing
+
+
 class Closed(TypedDict):
-    """TCP connections of which the next call fails after a restore (dump/connections.py)."""
+    """TCP connections in the node's network (dump/connections.py): a restore closes them, or makes them anew."""
 
     named: list[str]  # some of those that a restore closes, as "python3 (pid 7) with 10.0.0.2:80"
     unread: list[int]  # the inodes of those among them that have ended, if not all was read
     failed: list[int]  # the inodes of others, which had failed before
+    inner: NotRequired[list[list[End]]]  # both ends of each that is made anew
 
 
 class Place(TypedDict, total=False):

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import socket
 import struct
+import sys
+import termios
+import time
 from contextlib import suppress
 
 from oci_criu_shim.dump.proc import duplicate
-from oci_criu_shim.host import inet
+from oci_criu_shim.host import criu_images, inet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oci_criu_shim.checkpoints.manifest import Closed
+    from oci_criu_shim.checkpoints.manifest import Closed, End
     from oci_criu_shim.dump.proc import Descriptor
     from oci_criu_shim.dump.survey import Survey
 
+SO_PEEK_OFF = 42  # asm-generic/socket.h
+ARRIVE_SECONDS, PAUSE = (
+    0.5,
+    0.005,
+)  # for what was sent to be acknowledged, while all is frozen: tcp(7) delays that by 40 ms
 NAMED = 5  # at most; a restore says fewer
 AT_ONCE = struct.pack("=ii", 1, 0)  # of SO_LINGER: close(2) resets the connection (socket(7), tcp_close())
 
@@ -25,25 +35,37 @@ class Connections:
     def __init__(self) -> None:
         self.failed: list[int] = []
         self.found: list[tuple[Descriptor, inet.Socket]] = []  # those of a network in which they are closed
+        self.inner: list[list[End]] = []  # those that are made anew
         self.held: list[socket.socket] = []
 
-    def look(self, survey: Survey | None) -> None:
-        """Take them from a `survey`; there are none without it."""
+    def look(self, survey: Survey | None, images: str) -> None:
+        """Take them from a `survey`; there are none without it. What waits at inner ones goes to a file in `images`."""
         if survey:
             self.failed = [_inode(each) for each, found in survey.open_sockets if found.fails]
             self.found = survey.open_sockets if survey.closes else []
+        if found := inet.pairs(survey.open_sockets) if survey and survey.forgets_ended else []:
+            with open(os.path.join(images, criu_images.UNREAD), "wb") as stream:
+                limit = time.monotonic() + ARRIVE_SECONDS
+                for pair in found:
+                    waiting = [_waiting(each, limit) for each, _ in pair]
+                    if None not in waiting:
+                        self.inner.append([_end(*end, data or b"") for end, data in zip(pair, waiting, strict=True)])
+                        stream.writelines(filter(None, waiting))
 
     def note(self) -> Closed | None:
         """Return what the manifest has of them; None if there are none."""
         unread = [(each, found) for each, found in self.found if found.has_ended and found.unread and not found.fails]
-        closed = [(each, found) for each, found in self.found if found.is_connection] + unread
-        if not closed and not self.failed:
+        inner = {end["inode"] for ends in self.inner for end in ends}
+        closed = [(each, found) for each, found in self.found if found.is_connection and _inode(each) not in inner]
+        closed += unread
+        if not closed and not self.failed and not inner:
             return None
         named = dict.fromkeys(f"{each.process.inside} with {inet.text(*found.remote)}" for each, found in closed)
         return {
             "named": [*named][:NAMED],
             "unread": [_inode(each) for each, _ in unread],
             "failed": self.failed,
+            "inner": self.inner,
         }
 
     def hold(self) -> None:
@@ -71,6 +93,30 @@ class Connections:
         """Have them no longer: whoever else has them may use them as before."""
         while self.held:
             self.held.pop().close()
+
+
+def _end(descriptor: Descriptor, found: inet.Socket, waiting: bytes) -> End:
+    return {"inode": _inode(descriptor), "unread": len(waiting), "shut": found.state in inet.SHUT}
+
+
+def _waiting(descriptor: Descriptor, limit: float) -> bytes | None:
+    """Return what waits to be read at an end of a connection; None if not all that this end has sent has arrived by
+    `limit`, on the clock of monotonic(), or if what waits can't be told."""
+    with duplicate(descriptor) as sock:
+        if sock is None or sock.getsockopt(socket.SOL_SOCKET, SO_PEEK_OFF) >= 0:
+            return None
+        # The kernel acknowledges a little later what has come (tcp(7), SIOCOUTQ).
+        while _number(sock, termios.TIOCOUTQ):
+            if time.monotonic() > limit:
+                return None
+            time.sleep(PAUSE)
+        length = _number(sock, termios.FIONREAD)
+        data = sock.recv(length, socket.MSG_PEEK | socket.MSG_DONTWAIT) if length else b""
+        return data if len(data) == length else None
+
+
+def _number(sock: socket.socket, request: int) -> int:
+    return int.from_bytes(fcntl.ioctl(sock, request, bytes(4)), sys.byteorder)
 
 
 def _inode(descriptor: Descriptor) -> int:

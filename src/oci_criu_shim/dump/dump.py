@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.directory import Directory
-    from oci_criu_shim.checkpoints.manifest import Closed, Draft
+    from oci_criu_shim.checkpoints.manifest import Closed, Draft, End
     from oci_criu_shim.checkpoints.stage import Stage
     from oci_criu_shim.checkpoints.store import Store
     from oci_criu_shim.container.record import Container, Record
@@ -112,7 +112,8 @@ class Dump:
         self.has_tcp = any(found.kind in inet.STREAMS for _, found in survey.sockets)
         self.holds_tcp = survey.keeps_inner and self.has_tcp
         self.has_connections = any(found.is_connection for _, found in survey.sockets)
-        if survey.forgets_ended and (self.closes or any(found.has_ended for _, found in survey.sockets)):
+        has_any = self.has_connections or any(found.has_ended for _, found in survey.sockets)
+        if survey.forgets_ended and (self.closes or has_any):
             self.options = self.options | {"tcp_close": True}  # CRIU does not look into them then
             criu_images.file_type()  # it takes long, and is needed while everything is frozen
         if self.bundle.is_bare:
@@ -188,7 +189,7 @@ class Dump:
                 self.left_out = layer.finish()
             if self.bundle.own_places:
                 own_files.pack(self.pid, self.bundle.own_places, os.path.join(stage.path, OWN))
-            connections.look(self._survey() if self.has_tcp else None)
+            connections.look(self._survey() if self.has_tcp else None, stage.images)
             committed.append(self._commit(stage, report | about, connections.note()))
             if not options["leave_running"]:
                 connections.hold()
@@ -250,7 +251,7 @@ class Dump:
             manifest["closed"] = closed
         criu_images.own_deleted(stage.images, *ids.ours(manifest["uid_map"], manifest["gid_map"]))
         if self.options.get("tcp_close") and not self.closes:
-            _require_ended(stage.images)
+            _require_ended(stage.images, closed["inner"] if closed else [])
         if self.options["leave_running"]:
             _require_names(stage.images)
             open_files.sync(self.pid, frozen=True)  # data written since the dump began; most was written before
@@ -306,10 +307,14 @@ def _opened(*paths: str | None) -> Iterator[list[int]]:
             os.close(descriptor)
 
 
-def _require_ended(images: str) -> None:
-    """Raise ShimError if there is a TCP connection that has not ended: one was opened since they were looked for."""
-    if any(criu_images.is_connection(sock) and sock.state != inet.CLOSE for sock in criu_images.inet_sockets(images)):
-        raise ShimError("a TCP connection was opened meanwhile", "the next checkpoint says which, if it is still open")
+def _require_ended(images: str, inner: list[list[End]]) -> None:
+    """Raise ShimError if there is a TCP connection that has not ended, and is not one of the `inner` ones, which are
+    made anew: one was opened since they were looked for, or the other end has no room for what was sent."""
+    anew = {end["inode"] for ends in inner for end in ends}
+    found = [sock for sock in criu_images.inet_sockets(images) if criu_images.is_connection(sock)]
+    if any(sock.state != inet.CLOSE and sock.ino not in anew for sock in found):
+        said = "a TCP connection was opened meanwhile, or its other end does not read what was sent"
+        raise ShimError(said, "the next checkpoint says which, if it is still open")
 
 
 def _require_names(images: str) -> None:

@@ -81,6 +81,11 @@ PROPERTIES = (
         "with the bytes under way, by a restore that drops whatever would answer them before all are back",
     ),
     kept(
+        "TCP connections between a user's container's processes, in the node's network",
+        "made anew, with what was not read yet, and with the same addresses if they can be had:"
+        " [connections.md](connections.md#within-the-container)",
+    ),
+    kept(
         "each thread's processors (`taskset`), nice value, ioPriority and timer slack; each process's core dump filter",
         "set from outside before anything runs again; a thread that has all of its task's processors gets all of the"
         " new one's; what is not allowed there, the job's output says",
@@ -147,11 +152,9 @@ PROPERTIES = (
         "look through the directory now and then, too",
     ),
     changed(
-        "a user's TCP connections in the node's network, unless the job refuses that",
-        "are closed, at both ends if both are the container's; the program's next call fails as after a reset:"
-        " [connections.md](connections.md)",
-        "connect again; in a network namespace of the container's own, those between its processes are kept",
-        running=sockets.within,
+        "a user's TCP connections in the node's network with other programs, unless the job refuses that",
+        "are closed; the program's next call fails as after a reset: [connections.md](connections.md)",
+        "connect again",
     ),
     changed(
         "sockets of MPTCP, as Go listens at",

@@ -267,14 +267,14 @@ ROWS = (
         running=sockets.launched,
     ),
     refused(
-        "a user's launcher of MPI in the node's network, with its ranks",
+        "a user's launcher of MPI in the node's network, with ranks on other nodes",
         "a restore closes the connections between them, and MPI does not go on after that",
-        "use a network namespace of the container's own: [mpi.md](mpi.md)",
+        "start all ranks on one node: [mpi.md](mpi.md)",
         running=sockets.launching,
     ),
     refused(
-        "TCP connections, except a user's in the node's network, unless the job refuses that"
-        " (`--checkpoint-tcp=refuse`), and between a user's container's processes in a network namespace of its own",
+        "TCP connections with other programs, except a user's in the node's network, unless the job refuses that"
+        " (`--checkpoint-tcp=refuse`); root's also within the container",
         "the other end is outside, and would not find it again",
         "close it and connect again; as root, use `--tcp-established`",
         running=sockets.connections,

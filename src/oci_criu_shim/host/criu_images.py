@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 IMAGE_HEAD = 8  # bytes before an image's entries: two magic numbers
 PE_PARENT = 1  # of an entry's flags (criu/include/pagemap.h)
+UNREAD = "tcp-unread"  # ours: what waited at each of the ends of TCP that the manifest names, in their order
 NO_PATHS = struct.pack("=2I", 0x55105940, 0x57004059)  # what irmap_cache() returns for none (criu/include/magic.h)
 
 

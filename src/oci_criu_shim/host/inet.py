@@ -12,10 +12,15 @@ import termios
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import TypeVar
+
+    Holder = TypeVar("Holder")
 
 # Of TCP's states (linux/tcp_states.h). In CLOSING, an end has sent all that it will, and not all of it has arrived yet.
 ESTABLISHED, SYN_SENT, CLOSE, LISTEN = 1, 2, 7, 10
 CLOSING = (4, 9, 11)
+SHUT = (4, 5)  # FIN_WAIT1 and 2: shut down for writing by this end alone
+OPEN = (ESTABLISHED, *SHUT, 8)  # and CLOSE_WAIT, by the other end alone
 KINDS = {
     socket.IPPROTO_TCP: "tcp",
     socket.IPPROTO_MPTCP: "mptcp",
@@ -44,7 +49,7 @@ class Socket:
     def __init__(self, sock: socket.socket) -> None:
         proto = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
         self.kind = "raw" if sock.type == socket.SOCK_RAW else KINDS.get(proto, str(proto))
-        self.local = _address(sock.getsockname())
+        self.local = address(sock.getsockname())
         self.remote, self.state, self.unread, self.layer, self.fails = NOBODY, 0, 0, "", False
         try:
             data = sock.getsockopt(socket.SOL_SOCKET, SO_PEERNAME, 28 if sock.family == socket.AF_INET6 else 16)
@@ -69,6 +74,11 @@ class Socket:
         return self.kind in STREAMS and self.state not in (LISTEN, CLOSE)
 
     @property
+    def is_open(self) -> bool:
+        """Whether it is an end of a TCP connection that could be made anew: one end at least has more to send."""
+        return self.kind == "tcp" and self.state in OPEN and not self.layer
+
+    @property
     def has_ended(self) -> bool:
         """Whether it is an end of a TCP connection that both ends have shut down."""
         return self.kind in STREAMS and self.state == CLOSE and self.remote != NOBODY
@@ -82,6 +92,13 @@ class Socket:
     def __str__(self) -> str:
         place = f"{self.kind} {text(*self.local)}"
         return place if self.remote == NOBODY else f"{place} to {text(*self.remote)}"
+
+
+def pairs(found: Iterable[tuple[Holder, Socket]]) -> list[list[tuple[Holder, Socket]]]:
+    """Return the TCP connections of which both ends are among those `found`, each with who has it."""
+    ends = {(sock.local, sock.remote): (holder, sock) for holder, sock in found if sock.is_open}
+    opposite = ((ends.get((remote, local)), end) for (local, remote), end in ends.items() if local < remote)
+    return [[other, end] for other, end in opposite if other]
 
 
 def is_loopback(address: bytes) -> bool:
@@ -107,6 +124,12 @@ def text(address: bytes, port: int) -> str:
     return f"[{socket.inet_ntop(socket.AF_INET6, address)}]:{port}"
 
 
+def address(name: tuple[str, int]) -> Address:
+    """Return the address and port that getsockname(2) gives."""
+    host = name[0].partition("%")[0]
+    return unmapped(socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)), name[1]
+
+
 def _info(sock: socket.socket) -> bytes:
     """Return the TCP_INFO of a socket; one of MPTCP that has lost the connection that it began with is established."""
     try:
@@ -126,8 +149,3 @@ def _layer(sock: socket.socket) -> str:
         return sock.getsockopt(socket.IPPROTO_TCP, TCP_ULP, 16).rstrip(b"\0").decode(errors="replace")
     except OSError:
         return ""  # a kernel without any
-
-
-def _address(name: tuple[str, int]) -> Address:
-    host = name[0].partition("%")[0]
-    return unmapped(socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)), name[1]

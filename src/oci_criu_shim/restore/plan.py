@@ -296,8 +296,9 @@ class RestorePlan:
         can't be here at all."""
         found = sockets.Sockets(self.images, files)
         is_nodes = "net_ns_id" not in self.own
-        closes = bool((os.geteuid() and is_nodes) or self.asked.fields.get("tcp_close"))
-        changed = [self.closed.change(found, closes), found.forget_ended(), self._take_modes(files)]
+        closes_all = bool(self.asked.fields.get("tcp_close"))
+        closes = closes_all or bool(os.geteuid() and is_nodes)
+        changed = [self.closed.change(found, closes, closes_all), found.forget_ended(), self._take_modes(files)]
         if self.bundle.is_bare:
             changed.append(bare.find_by_path(files, self.script))
         if is_nodes:

@@ -137,6 +137,7 @@ class Restore:
                 raise
             finally:
                 moments.release()
+                plan.closed.inner.close()
         scripts = (batch_script.point(self.bundle), *plan.script)  # Slurm's copy, or ours
         changed = _changed(found.manifest, {point: base for point, base in plan.bases.items() if point not in scripts})
         if changed := [path for path in changed if path not in scripts]:
@@ -186,6 +187,7 @@ def _carry_out(
     progress = Progress(lambda: _descendants(others), _size(plan), lambda: os.stat(plan.log).st_size)
     try:
         verification.start()
+        plan.closed.inner.serve()
         moments.seccomp, moments.holds_tcp = plan.seccomp, plan.holds_tcp
         response = swrk.request("RESTORE", plan.options(), moments.notified, progress)
         if not response.success and not moments.refused:

@@ -43,8 +43,8 @@ LONGEST = 4000  # bytes of the builder's answer: a pipe takes one page of them i
 
 def start(plan: RestorePlan, stdio: Stdio | CallersStreams) -> criu.Swrk:
     """Start `criu swrk` in a new sandbox, as a child of ours. Raise Misfit if the sandbox can't be built here."""
-    if plan.closed.number and not os.path.exists(LIBRARY):
-        missing = f"there is no {LIBRARY}, without which closed connections would seem to have come to an orderly end"
+    if plan.closed.changes and not os.path.exists(LIBRARY):
+        missing = f"there is no {LIBRARY}, without which TCP connections would seem to have come to an orderly end"
         raise Misfit(missing, "install oci-criu-shim again")
     if not plan.unprivileged:
         criu.note_features(plan.program)
@@ -140,15 +140,19 @@ def _build(plan: RestorePlan, fds: Mapping[int, int], ready: int, go: int, said:
         # nobody, or somebody else (prepare_userns_creds() in criu/namespaces.c, 4.2).
         linux.keep_capabilities(without=1 << linux.CAP_SETUID)
     os.umask(umask)
-    os.write(said, str(_fork_criu(plan.program, fds, personality)).encode())
+    os.write(
+        said,
+        str(_fork_criu(plan, fds, personality)).encode(),
+    )
 
 
-def _fork_criu(program: str, fds: Mapping[int, int], personality: int) -> int:
+def _fork_criu(plan: RestorePlan, fds: Mapping[int, int], personality: int) -> int:
     """Fork a child that becomes CRIU, and return its pid."""
-    argv = [program, "swrk", str(CONNECTION)]
+    argv = [plan.program, "swrk", str(CONNECTION)]
+    environment = {**_environment(fds), **plan.closed.inner.environment}
     if personality:
         linux.set_personality(personality)  # done last, since it can change what uname(2) returns
-    return process.fork(lambda: process.become(argv, _environment(fds), fds))
+    return process.fork(lambda: process.become(argv, environment, fds))
 
 
 def _environment(fds: Mapping[int, int]) -> dict[str, str]:

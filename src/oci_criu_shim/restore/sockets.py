@@ -13,12 +13,13 @@ import time
 
 from oci_criu_shim.errors import Misfit
 from oci_criu_shim.host import criu_images, inet
+from oci_criu_shim.restore.inner import Inner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from oci_criu_shim.checkpoints.manifest import Closed
+    from oci_criu_shim.checkpoints.manifest import Closed, End
     from oci_criu_shim.host.criu import Message
 
 STREAM = "tcp-stream-{:x}.img"  # the queues of a TCP connection, by its inode
@@ -59,6 +60,20 @@ class Sockets:
         for sock in self.found:
             if sock.proto == socket.IPPROTO_TCP and sock.state == inet.CLOSE and sock.ino in inodes:
                 _reset(sock)
+
+    def make_anew(self, noted: list[list[End]], inner: Inner) -> None:
+        """Have connections between the container's own processes made anew, of which the manifest has `noted` the ends.
+
+        Those that can't be are left as they are.
+        """
+        path = os.path.join(self.images, criu_images.UNREAD)
+        with open(path if os.path.exists(path) else os.devnull, "rb") as stream:
+            for ends in noted:
+                waiting = [stream.read(end["unread"]) for end in ends]
+                inodes = [end["inode"] for end in ends]
+                entries = [sock for inode in inodes for sock in self.found if sock.ino == inode]
+                if len(entries) == 2 and inner.make(entries, waiting, [end["shut"] for end in ends]):
+                    self.found = [sock for sock in self.found if sock.ino not in inodes]
 
     def close_open(self, unread: Collection[int]) -> int:
         """Have TCP connections come back as after a reset; return their number.
@@ -121,21 +136,33 @@ class Sockets:
 
 
 class Closing:
-    """The closing of TCP connections, of which the manifest has `noted` some; `number` is how many are closed."""
+    """The closing of TCP connections, of which the manifest has `noted` some; `number` is how many are closed.
+
+    The `inner` ones are made anew instead.
+    """
 
     def __init__(self, noted: Closed | None) -> None:
         self.noted: Closed = noted or {"named": [], "unread": [], "failed": []}
         self.number = 0
+        self.inner = Inner()
 
-    def change(self, found: Sockets, closes: bool) -> bool:
-        """Change what is `found`: what had failed has failed again, and if it `closes`, all that is open is closed.
+    def change(self, found: Sockets, closes: bool, all_of_them: bool) -> bool:
+        """Change what is `found`: what had failed has failed again, and if it `closes`, all that is open is closed, the
+        inner ones only if `all_of_them` are.
 
         So it is if the dump was one that closes. Return whether there is anything.
         """
         found.fail(self.noted["failed"])
+        if not all_of_them:
+            found.make_anew(self.noted.get("inner", []), self.inner)
         if closes or self.noted["named"]:
             self.number = found.close_open(self.noted["unread"])
-        return bool(self.number or self.noted["failed"])
+        return self.changes
+
+    @property
+    def changes(self) -> bool:
+        """Whether any socket comes back otherwise than CRIU has it."""
+        return bool(self.number or self.noted["failed"] or self.inner.ends)
 
     def line(self) -> str:
         """Return what the job's output says of the connections that are closed."""

@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from oci_criu_shim.dump.proc import Process
     from oci_criu_shim.dump.survey import Survey
 
 CLOSE = "have the program close it before the checkpoint, and connect again after it"
@@ -27,7 +28,7 @@ def connections(survey: Survey) -> Iterator[ShimError]:
     if survey.keeps_connections or survey.closes:
         return
     ends = {(found.local, found.remote) for _, found in survey.sockets}
-    for process, found in survey.sockets:
+    for process, found in _not_anew(survey):
         if found.is_connection and not (survey.keeps_inner and _is_inner(found, ends)):
             said = f"{process} has a TCP connection open: {found}"
             if survey.keeps_inner:
@@ -44,21 +45,10 @@ def multipath(survey: Survey) -> Iterator[ShimError]:
             yield ShimError(said, "for Go programs, set GODEBUG=multipathtcp=0")
 
 
-def within(survey: Survey) -> Iterator[ShimError]:
-    """Yield, in one line, connections between processes of the container that a restore closes.
-
-    The line is the same as long as the same programs are connected with the same addresses.
-    """
-    sockets = survey.sockets if survey.closes else []
-    ends = {(found.local, found.remote) for _, found in sockets if found.is_connection}
-    ports = {found.local[1] for _, found in sockets if found.state == inet.LISTEN}
-    inner = [(process, found) for process, found in sockets if (found.remote, found.local) in ends]
-    # Their own ports are others each time.
-    begun = [pair for pair in inner if pair[1].local[1] not in ports] or inner
-    named = sorted({f"{process.inside} {inet.text(*found.remote)}" for process, found in begun})
-    if named:
-        said = f"{', '.join(named[:SHOWN])}{', …' if named[SHOWN:] else ''}"
-        yield ShimError(f"{said}: a TCP connection within the container is closed, at both ends", OWN)
+def _not_anew(survey: Survey) -> list[tuple[Process, inet.Socket]]:
+    """Return all sockets but the ends of connections that a restore makes anew."""
+    anew = {id(found) for pair in inet.pairs(survey.sockets) for _, found in pair} if survey.forgets_ended else ()
+    return [(process, found) for process, found in survey.sockets if id(found) not in anew]
 
 
 def _is_inner(found: inet.Socket, ends: set[tuple[inet.Address, inet.Address]]) -> bool:
@@ -77,11 +67,11 @@ def launched(survey: Survey) -> Iterator[ShimError]:
 
 
 def launching(survey: Survey) -> Iterator[ShimError]:
-    """Yield launchers of MPI whose connections to their ranks a restore would close: neither goes on after that."""
-    for process, found in survey.sockets if survey.closes else ():
+    """Yield launchers of MPI whose connections to ranks elsewhere a restore would close: neither goes on after that."""
+    for process, found in _not_anew(survey) if survey.closes else ():
         if found.is_connection and process.name.startswith(mpi.LAUNCHERS):
-            said = f"{process} has started ranks of MPI, and a restore closes their connections"
-            yield ShimError(f"{said}: {found}", OWN)
+            said = f"{process} has started ranks of MPI elsewhere, and a restore closes their connections"
+            yield ShimError(f"{said}: {found}", mpi.HINT)
 
 
 def layers(survey: Survey) -> Iterator[ShimError]:
