@@ -54,11 +54,31 @@ def link_atomically(target: str, path: str) -> None:
         raise
 
 
-def write_json(path: str, document: object, durable: bool = False) -> None:
+def write_json(path: str, document: object, durable: bool = False, indent: int | None = None) -> None:
     """Replace `path` by `document` as JSON, with write_atomically()."""
+    write_atomically(path, to_json(document, indent).encode(), durable=durable)
+
+
+def to_json(document: object, indent: int | None = None) -> str:
+    """Return json.dumps() of `document`.
+
+    As in parse_json(), CPython's own encoder in C does it if it can.
+    """
+    try:
+        from _json import encode_basestring_ascii, make_encoder
+
+        if indent is None:
+            encode = make_encoder({}, _refuse, encode_basestring_ascii, None, ": ", ", ", False, False, True)
+            return "".join(encode(document, 0))
+    except (ImportError, TypeError):
+        pass  # json names the fault
     import json
 
-    write_atomically(path, json.dumps(document, indent=1).encode(), durable=durable)
+    return json.dumps(document, indent=indent)
+
+
+def _refuse(value: object) -> object:
+    raise TypeError(value)
 
 
 def read_json(path: str) -> Json:

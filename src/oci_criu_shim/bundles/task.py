@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 
 from oci_criu_shim import config, files
@@ -31,7 +30,6 @@ PROGRAM = "OCI_CRIU_SHIM_PROGRAM"  # the variable that names the task's program
 STEPS = {"srun", "scrun"}
 ENGINES = {"apptainer", "ch-run", "docker", "enroot", "podman", "singularity"}
 SETUID = {"crontab", "fusermount", "fusermount3", "newgrp", "passwd", "ping", "pkexec", "su", "sudo"}
-COMMENT = re.compile(r"(?m)^\s*#.*$")
 LONGEST_SCRIPT = 4 << 20  # bytes, as slurm.conf's max_script_size
 
 
@@ -89,8 +87,10 @@ def stays_as_it_is(task: Task, path: str) -> bool:
 
 def script_words(path: str) -> set[str]:
     """Return the words of a batch script that may be programs."""
+    import re  # it takes long to import, and a step needs none
+
     with open(path, encoding="utf-8", errors="replace") as stream:
-        text = COMMENT.sub("", stream.read(LONGEST_SCRIPT))
+        text = re.sub(r"(?m)^\s*#.*$", "", stream.read(LONGEST_SCRIPT))
     return {word.rpartition("/")[2] for word in re.findall(r"[\w./-]+", text)}
 
 
@@ -129,9 +129,8 @@ def allows(settings: Settings) -> bool:
 
 def become(words: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
     """Be the program, with what slurmstepd says if that fails."""
-    import signal
-
     from oci_criu_shim.host import process
+    from oci_criu_shim.host.quick import signal
 
     for number in process.DEFAULTS:
         signal.signal(number, signal.SIG_DFL)

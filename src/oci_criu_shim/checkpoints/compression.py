@@ -123,7 +123,7 @@ def _replace(checkpoint: Checkpoint, packed: dict[str, Compressed], stage: str) 
         files.sync_directory(checkpoint.images)
         integrity.write_checksums(checkpoint.path, found)
         manifest = sealed(manifest)
-        files.write_json(os.path.join(checkpoint.path, committed.MANIFEST), manifest, durable=True)
+        files.write_json(os.path.join(checkpoint.path, committed.MANIFEST), manifest, durable=True, indent=1)
     except BaseException:
         _remove(checkpoint.path, packed)
         raise

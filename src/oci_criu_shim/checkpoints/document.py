@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from oci_criu_shim import files
 
 TYPE_CHECKING = False
@@ -18,6 +16,8 @@ KEY = "checksum"  # of all the rest of the document
 
 def sealed(document: Sealed) -> Sealed:
     """Return `document` with its checksum: a SHA-256 of all but the checksum itself, in one spelling of JSON."""
+    import json
+
     rest = {key: value for key, value in document.items() if key != KEY}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     return {**rest, KEY: files.digest(text)}  # type: ignore[return-value]  # one more key

@@ -113,7 +113,7 @@ class Changes:
         directory is not the one that was in this place."""
         try:
             with os.scandir(os.path.join(self.rootfs, directory)) as scanned:
-                entries = {entry.name: entry for entry in scanned if not scratch.NAME.fullmatch(entry.name)}
+                entries = {entry.name: entry for entry in scanned if not scratch.is_stage(entry.name)}
         except VANISHED:
             return
         except PermissionError:

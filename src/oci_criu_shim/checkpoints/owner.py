@@ -7,15 +7,18 @@ Clusters that share a file system number their jobs alike. None may restore, cou
 from __future__ import annotations
 
 import os
-import re
 
 from oci_criu_shim import files
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import re
+
 NAME = "cluster"  # in a job's directory
 DEPTH = 3  # of a checkpoint, `<job>/<step>.<task>/<seq>`, below its checkpoint directory
-CHECKPOINT = re.compile(r".*/(?P<job>\d+)/(?P<step>batch|\d+)\.(?P<task>\d+)/\d+")  # its path
+CHECKPOINT = r".*/(?P<job>\d+)/(?P<step>batch|\d+)\.(?P<task>\d+)/\d+"  # its path
 
 
 HINT = "name a directory of yours on a shared file system with --checkpoint-dir"
@@ -106,4 +109,6 @@ def job_of(task: str) -> int:
 
 
 def _of_task(path: str) -> re.Match[str] | None:
-    return CHECKPOINT.fullmatch(f"{path}/0")
+    import re  # it takes long to import, and a start needs none
+
+    return re.fullmatch(CHECKPOINT, f"{path}/0")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 
 from oci_criu_shim import files
 from oci_criu_shim.host import process
 
-NAME = re.compile(r"\.stage\.(?P<host>.+)\.(?P<pid>\d+)\.(?P<started>\d+)")
+STAGE = ".stage."  # how the names of stages begin, which the host, the pid and its start time follow
 
 
 def name() -> str:
@@ -35,10 +34,16 @@ def try_to_remove(path: str) -> None:
 
 
 def _is_abandoned(entry: str) -> bool:
-    found = NAME.fullmatch(entry)
-    if not found or found["host"] != os.uname().nodename:
+    if not is_stage(entry):
         return False
-    return process.start_time(int(found["pid"])) != int(found["started"])
+    host, pid, started = entry.removeprefix(STAGE).rsplit(".", 2)
+    return host == os.uname().nodename and process.start_time(int(pid)) != int(started)
+
+
+def is_stage(entry: str) -> bool:
+    """Return whether a name is one of a stage."""
+    parts = entry.removeprefix(STAGE).rsplit(".", 2)
+    return entry.startswith(STAGE) and len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal()
 
 
 def _is_own(path: str) -> bool:

@@ -59,7 +59,7 @@ class Stage:
 
     def write(self, name: str, document: object) -> None:
         """Add `document` as the JSON file `name`."""
-        files.write_json(os.path.join(self.path, name), document, durable=True)
+        files.write_json(os.path.join(self.path, name), document, durable=True, indent=1)
 
     def describe(self, config: Document, about: Document, streams: list[str], script: bytes | None = None) -> None:
         """Add what is known before the dump: the container's config.json, who makes the checkpoint, where its standard

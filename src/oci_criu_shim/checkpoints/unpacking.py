@@ -122,7 +122,7 @@ def raw_manifest(manifest: Manifest) -> Manifest:
 
 def complete(checkpoint: Checkpoint) -> None:
     """Add manifest and checksums to an unpacked checkpoint."""
-    files.write_json(os.path.join(checkpoint.path, committed.MANIFEST), checkpoint.manifest)
+    files.write_json(os.path.join(checkpoint.path, committed.MANIFEST), checkpoint.manifest, indent=1)
     integrity.add_checksums(checkpoint)
 
 

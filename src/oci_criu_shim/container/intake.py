@@ -157,9 +157,7 @@ class Intake:
         fcntl.flock(self.note, fcntl.LOCK_UN)
 
     def _write_note(self) -> None:
-        import json
-
-        text = json.dumps(self.source).encode() + b"\n" + self.pending
+        text = files.to_json(self.source).encode() + b"\n" + self.pending
         os.pwrite(self.note, text, 0)
         os.ftruncate(self.note, len(text))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import signal
 import struct
+
+from oci_criu_shim.host.quick import signal
 
 CLONE_NEWTIME = 0x80
 CLONE_NEWNS = 0x20000

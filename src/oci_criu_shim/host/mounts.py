@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 
 from oci_criu_shim.errors import ShimError
 
@@ -33,7 +32,6 @@ IN_MEMORY = ("tmpfs", "ramfs")  # file systems that are gone with their machine
 # File systems that only their machine sees, unless it serves them to others.
 OWN = (*IN_MEMORY, "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "overlay", "aufs")
 DELETED = "//deleted"  # the end of a root that was removed (prepend_path() in fs/d_path.c)
-ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 class Mount:
@@ -67,7 +65,11 @@ class Mount:
 
 def unescape(text: str) -> str:
     """Return a name of mountinfo, which writes space, tab, newline and backslash in octal."""
-    return ESCAPED.sub(lambda match: chr(int(match[1], 8)), text)
+    if "\\" not in text:
+        return text
+    import re  # it takes long to import, and a start needs none
+
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
 def parse(text: str) -> list[Mount]:

@@ -75,7 +75,7 @@ def become(argv: Sequence[str], env: Mapping[str, str], fds: Mapping[int, int]) 
         os.dup2(os.open("/dev/null", os.O_RDWR), number)
     for offset, target in enumerate(sorted(fds)):
         os.dup2(free + offset, target)
-    import signal
+    from oci_criu_shim.host.quick import signal
 
     for number in DEFAULTS:
         signal.signal(number, signal.SIG_DFL)
@@ -129,7 +129,7 @@ def fork_in_background(work: Callable[[], int]) -> int:
     """
 
     def start() -> int:
-        import signal
+        from oci_criu_shim.host.quick import signal
 
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.nice(19)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import select
-import signal
+
+from oci_criu_shim.host.quick import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ user's container isn't stopped by their modes either.
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 
+from oci_criu_shim import files
 from oci_criu_shim.errors import Misfit, ShimError, line_of
 from oci_criu_shim.host import linux, process
+from oci_criu_shim.host.quick import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Child:
         status = process.wait(pid) if pid else 0
         if not text:
             raise ShimError(f"a child process ended with {status}")
-        found = json.loads(text)
+        found = files.parse_json(text)
         if "error" in found:
             raise (Misfit if found["misfit"] else ShimError)(found["error"], found["hint"])
         return found["result"]
@@ -68,7 +68,7 @@ def _run(work: Callable[[], object], writer: int) -> int:
     except OSError as error:
         found = {"error": line_of(error), "hint": "", "misfit": False}
     with open(writer, "w", encoding="utf-8") as stream:
-        json.dump(found, stream)
+        stream.write(files.to_json(found))
     return 0
 
 

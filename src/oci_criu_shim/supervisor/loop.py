@@ -5,12 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import select
-import signal
 
 from oci_criu_shim import files
 from oci_criu_shim.container.intake import RETRY_MS
 from oci_criu_shim.errors import line_of
 from oci_criu_shim.host import process
+from oci_criu_shim.host.quick import signal
 from oci_criu_shim.host.signals import CHECKPOINT, HARMLESS
 
 TYPE_CHECKING = False

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 
 from oci_criu_shim import files
 from oci_criu_shim.container.record import STAGE_LINK
 from oci_criu_shim.errors import line_of
 from oci_criu_shim.host import process
+from oci_criu_shim.host.quick import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -122,9 +122,7 @@ def _output() -> str:
 
 def _append(path: str, event: Mapping[str, object]) -> None:
     """Append an event of now in one write, so that no two lines mix."""
-    import json
-
-    line = json.dumps({"time": time.time(), "node": os.uname().nodename, **event}).encode() + b"\n"
+    line = files.to_json({"time": time.time(), "node": os.uname().nodename, **event}).encode() + b"\n"
     try:
         descriptor = os.open(path, FLAGS, 0o600)
     except FileNotFoundError:

@@ -9,7 +9,6 @@ The notes are links in the user's home directory, which only programs of that us
 from __future__ import annotations
 
 import os
-import re
 import time
 
 from oci_criu_shim import files
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.slurm.tasks import Task
 
 PLACE = ".local/state/oci-criu-shim/.jobs"
-NAME = re.compile(r"(?P<job>\d+)(?:_\d+)?@(?P<cluster>[^@/]*)(?<!\.tmp)")
+NAME = r"(?P<job>\d+)(?:_\d+)?@(?P<cluster>[^@/]*)(?<!\.tmp)"
 MOST = 4096  # links that are kept
 MAKING_SECONDS = 3600  # more than it takes to make one
 
@@ -96,10 +95,12 @@ def _target(path: str) -> str:
 
 def _follow(name: str) -> tuple[str, int, str] | None:
     """Return the (cluster, job, directory) of a note; None if it is none, or leads nowhere."""
+    import re  # it takes long to import, and a start needs none
+
     target = _target(os.path.join(place(), name))
     if target and not target.startswith("/"):
         name, target = target, _target(os.path.join(place(), target))
-    found = NAME.fullmatch(name)
+    found = re.fullmatch(NAME, name)
     return (found["cluster"], int(found["job"]), target) if found and target.startswith("/") else None
 
 

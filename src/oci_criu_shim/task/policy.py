@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 
 from oci_criu_shim import files, units, when
 from oci_criu_shim.checkpoints import store
 from oci_criu_shim.container.record import LIMITS, REQUEST
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host.quick import signal
 from oci_criu_shim.host.signals import CHECKPOINT
 from oci_criu_shim.task import estimate, schedule
 from oci_criu_shim.task.compress import Compressor

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import time
 
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host.quick import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

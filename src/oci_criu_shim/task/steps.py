@@ -269,8 +269,6 @@ class Step:
 
 def identity(bundle: Bundle) -> tuple[str, str]:
     """Return a step's command and the path of its bundle: they tell steps of the same number apart."""
-    import json
-
-    command = json.dumps([bundle.process.get("args"), bundle.process.get("cwd")])
+    command = files.to_json([bundle.process.get("args"), bundle.process.get("cwd")])
     path = bundle.environment().get("SLURM_CONTAINER") or bundle.rootfs
     return command, path

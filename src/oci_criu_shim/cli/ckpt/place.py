@@ -162,7 +162,7 @@ def checkpoint(word: str, given: str | None) -> Checkpoint:
 
 def label(path: str) -> Label:
     """Return the task of a checkpoint: as its path says, else as its config.json says."""
-    key = owner.CHECKPOINT.fullmatch(path)
+    key = re.fullmatch(owner.CHECKPOINT, path)
     if key:
         return Label(int(key["job"]), key["step"], key["task"])
     try:

@@ -6,6 +6,7 @@ Times are seconds since the epoch, lengths are seconds.
 from __future__ import annotations
 
 import os
+import re
 import time
 
 from oci_criu_shim import units
@@ -107,7 +108,7 @@ class Run:
     def origin(self) -> str:
         """The checkpoint that it was restored from, as --restart-dir takes it: JOB:SEQ, or a path; empty if none."""
         path = self.restored["path"] if self.restored else ""
-        found = CHECKPOINT.fullmatch(path)
+        found = re.fullmatch(CHECKPOINT, path)
         return f"{found['job']}:{os.path.basename(path)}" if found else path
 
     def is_of(self, event: Event) -> bool:
