@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from bench import preempt, preflight, startup, store, verbs
+from bench import preempt, preflight, startup, steady, store, verbs
 from bench.report import Progress, Result
 from tests.harness.cluster import ClusterError
 
@@ -18,6 +18,7 @@ BENCHES: dict[str, Callable[[Progress], Result]] = {
     "verbs": verbs.measure,
     "preempt": preempt.measure,
     "preflight": preflight.measure,
+    "steady": steady.measure,
     "store": store.measure,
 }
 
