@@ -125,6 +125,26 @@ def test_ranks_by_the_sites_default() -> None:
             cluster.exec("ctl", ["scancel", job.number])
 
 
+def test_tasks_without_a_container_by_the_sites_default() -> None:
+    """With PMI2, each has a socket to slurmstepd: one that is alone does without, several are told."""
+    with Cluster(f"{NAME}-pmi", nodes=1, slurm_conf=("MpiDefault=pmi2",)) as cluster:
+        jobs.prepare(cluster)
+        job = jobs.submit(cluster, "alone", "srun {command}", Work(ticks=20), *jobs.OPTIONS)
+        with quoting(job):
+            job.wait_running()
+            job.wait_ticks(2)
+            assert "it runs on" in ask(cluster, job)
+            assert job.wait_end() == "COMPLETED"
+        script = "srun -n2 --overcommit sh -c 'echo $PMI_SIZE; sleep 15'"
+        job = jobs.submit(cluster, "both", script, Work(), *jobs.OPTIONS)
+        with quoting(job):
+            wait_for(lambda: "2\n2\n" in job.output(), 30, "both tasks")
+            assert "step 0 task 0: its tasks can't be checkpointed: each has a socket to Slurm for MPI" in job.output()
+            said = ") has a socket to Slurm for MPI (PMI_FD) (hint: srun --mpi=none gives none)"
+            assert ask(cluster, job).count(said) == 2
+            cluster.exec("ctl", ["scancel", job.number])
+
+
 def ask(cluster: Cluster, job: Job) -> str:
     """What is said if it is to be checkpointed now."""
     return cluster.exec("ctl", ["oci-criu-shim", "job", "checkpoint", job.number], check=False).stdout

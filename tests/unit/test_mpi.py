@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from typing import Any
 
@@ -133,3 +134,20 @@ def test_launchers_in_the_nodes_network(name: str, refused: bool) -> None:
     assert [f"process 5 ({name}) has started ranks of MPI" in line for line in said] == [True] * refused
     seen.closes = False
     assert not list(sockets.launching(seen))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("size", "left"), [("1", {"PATH": "/bin"}), ("2", None)])
+def test_pmi_is_left_by_one_that_is_alone(size: str, left: dict[str, str] | None) -> None:
+    reader, writer = os.pipe()
+    given = {"PATH": "/bin", "PMI_FD": str(reader), "PMI_SIZE": size, "PMI_RANK": "0", "PMI_JOBID": "7.0"}
+    environment = dict(given)
+    said = mpi.leave_pmi(environment)
+    assert environment == (given if left is None else left)
+    assert bool(said) == (left is None)
+    if left is None:
+        os.close(reader)
+    else:
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(reader)
+    os.close(writer)
+    assert mpi.leave_pmi({"PATH": "/bin"}) == ""

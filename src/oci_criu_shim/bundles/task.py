@@ -10,7 +10,7 @@ import os
 import stat
 
 from oci_criu_shim import config, files
-from oci_criu_shim.container import bare
+from oci_criu_shim.container import bare, mpi
 from oci_criu_shim.container.bundle import CONFIG
 from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.log import Log
@@ -141,7 +141,7 @@ def become(words: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
         os._exit(error.errno or errno.EINVAL)
 
 
-def _run(task: Task, words: Sequence[str], environment: Mapping[str, str], settings: Settings) -> int:
+def _run(task: Task, words: Sequence[str], environment: dict[str, str], settings: Settings) -> int:
     from oci_criu_shim.container.plan import Plan
     from oci_criu_shim.container.record import Container
     from oci_criu_shim.supervisor import lifecycle
@@ -153,6 +153,8 @@ def _run(task: Task, words: Sequence[str], environment: Mapping[str, str], setti
     places, said = bare.places(words, environment, os.getcwd(), task.job, script) if settings.bare_tmp else ([], [])
     if found := sorted(without_rights(task, words[0])):
         said.append(f"{', '.join(found)} can't get another user's rights in a task that is checkpointed (setuid)")
+    if line := mpi.leave_pmi(environment):
+        said.append(f"{task.describe()}: {line}")
     for line in said if not task.rank else ():
         Log().event(line)
     document = bare.document(words, environment, os.getcwd(), places, os.isatty(0), task.is_batch)

@@ -7,6 +7,8 @@ through a server in slurmstepd, which a restore does not bring back.
 
 from __future__ import annotations
 
+import os
+
 from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
@@ -21,6 +23,8 @@ HYDRA = {f"{prefix}HYDRA_BOOTSTRAP": "fork" for prefix in ("", "I_MPI_")}
 # How many ranks Open MPI's mpirun without -n starts.
 SLOTS = ("PRTE_MCA_prte_set_default_slots", "OMPI_MCA_orte_set_default_slots")
 LAUNCHERS = ("mpirun", "mpiexec", "prte", "orte", "hydra_pmi_proxy")  # how the names of their processes begin
+PMI_SOCKET = "PMI_FD"  # the variable that has the descriptor's number
+WITHOUT = "srun --mpi=none gives none"
 HINT = "start the ranks by mpirun in the container of one task, or give --checkpoint=none"
 
 
@@ -40,6 +44,23 @@ def inside(config: Document) -> Document:
     env = [entry for entry in entries if entry.partition("=")[0] not in added]
     env += [f"{name}={value}" for name, value in added.items()]
     return {**config, "process": {**config["process"], "env": env}}
+
+
+def leave_pmi(environment: dict[str, str]) -> str:
+    """Have a bare task that is alone in its step do without Slurm's PMI (MpiDefault=pmi2): so it is rank 0 of 1, too.
+
+    The socket to slurmstepd would keep it from being dumped. Return a line that says so for a step of several tasks,
+    which have it still; an empty string if there is none.
+    """
+    number = environment.get(PMI_SOCKET, "")
+    if not number.isdecimal():
+        return ""
+    if environment.get("PMI_SIZE") != "1":
+        return f"its tasks can't be checkpointed: each has a socket to Slurm for MPI ({PMI_SOCKET}; {WITHOUT})"
+    os.close(int(number))
+    for name in [name for name in environment if name.startswith("PMI_")]:
+        del environment[name]
+    return ""
 
 
 def require_none_of_slurms(task: Task) -> None:

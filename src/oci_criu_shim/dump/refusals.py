@@ -267,6 +267,12 @@ ROWS = (
         running=sockets.launched,
     ),
     refused(
+        "tasks without a container in a step of several, if the site's MpiDefault is pmi2",
+        "each has a socket to slurmstepd, which does not come along",
+        "use `srun --mpi=none`, and start ranks by mpirun: [mpi.md](mpi.md)",
+        running=sockets.managed,
+    ),
+    refused(
         "a user's launcher of MPI in the node's network, with ranks on other nodes",
         "a restore closes the connections between them, and MPI does not go on after that",
         "start all ranks on one node: [mpi.md](mpi.md)",

@@ -66,6 +66,15 @@ def launched(survey: Survey) -> Iterator[ShimError]:
             yield ShimError(f"{process} has joined the MPI of its step: it is connected to slurmstepd", mpi.HINT)
 
 
+def managed(survey: Survey) -> Iterator[ShimError]:
+    """Yield processes of a bare task that have the socket by which Slurm's PMI speaks to its ranks."""
+    number = survey.bundle.environment().get(mpi.PMI_SOCKET) if survey.bundle.is_bare else None
+    given = {each.link for each in survey.init.descriptors if each.is_socket and str(each.number) == number}
+    for process in survey.processes if given else ():
+        if not given.isdisjoint(each.link for each in process.descriptors):
+            yield ShimError(f"{process} has a socket to Slurm for MPI ({mpi.PMI_SOCKET})", mpi.WITHOUT)
+
+
 def launching(survey: Survey) -> Iterator[ShimError]:
     """Yield launchers of MPI whose connections to ranks elsewhere a restore would close: neither goes on after that."""
     for process, found in _not_anew(survey) if survey.closes else ():
