@@ -120,6 +120,8 @@ def _bound(entry: Message, roomy: bool) -> socket.socket:
     made = socket.socket(entry.family, socket.SOCK_STREAM)
     made.settimeout(SECONDS)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if entry.family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF) if roomy else ():
         made.setsockopt(socket.SOL_SOCKET, option, ROOMY)
     own = local(entry)
