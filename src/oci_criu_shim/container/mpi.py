@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # For PRRTE of Open MPI 5, and for Open MPI 4: "any but slurm".
 OTHERS = {f"{project}_MCA_{part}": "^slurm" for project in ("PRTE", "OMPI") for part in ("plm", "ras")}
+# For PMIx of Open MPI: mpirun listens on the loopback interface, which each node has, not on an address of this one.
+INTERFACE = "PMIX_MCA_ptl_base_if_"
 # For MPICH's Hydra, and Intel's. Slurm 24.11 sets them to "slurm".
 HYDRA = {f"{prefix}HYDRA_BOOTSTRAP": "fork" for prefix in ("", "I_MPI_")}
 # How many ranks Open MPI's mpirun without -n starts.
@@ -38,6 +40,8 @@ def inside(config: Document) -> Document:
     if given.get("SLURM_NNODES") != "1":
         return config
     wanted = OTHERS | {name: value for name, value in HYDRA.items() if given.get(name) in (None, "slurm")}
+    if not any(name.startswith(INTERFACE) for name in given):  # it takes one of them only
+        wanted[f"{INTERFACE}include"] = "lo"
     if (tasks := given.get("SLURM_NTASKS", "1")) != "1":
         wanted |= dict.fromkeys(SLOTS, tasks)
     added = {name: value for name, value in wanted.items() if name in HYDRA or name not in given}
