@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.node import configured
-from tests.node.support import Life, Site
+from tests.node import bare, configured
+from tests.node.support import Life, Site, home
 
 # Watches its arguments; for each line that it reads, it prints "name mask;" for each event since.
 INOTIFY = """
@@ -29,7 +29,7 @@ for _ in sys.stdin:
         pass
     while data:
         number, mask, _, size = struct.unpack("=iIII", data[:16])
-        said.append(f"{names[number]} {mask & 0xfff:x}")
+        said.append(f"{names[number]} {mask & 0xffff:x}")
         data = data[16 + size:]
     print(";".join(said), flush=True)
 """
@@ -104,6 +104,32 @@ def test_what_has_no_path_any_more(life: Life) -> None:
     assert done.returncode == 1
     assert "watches a file (inotify) of which no path is found: inode " in done.stderr
     assert ask(life) == ""
+
+
+def test_what_is_missing_at_the_restore(site: Site) -> None:
+    """To a task without a container it is gone, as if its file system were unmounted; other watches go on."""
+    paths = [f"{home('alice')}/{name}" for name in ("first", "second", "third")]
+    life = bare.task(site, "alice", "python3", "-I", "-c", INOTIFY, *paths)
+    with site.lending("alice"):
+        life.run()
+        try:
+            assert ask(life) == ""
+            life.checkpoint()
+            site.exec(["rmdir", *paths[:2]], "alice")
+            life.restore()
+            told = [event for path in paths[:2] for event in (f"{path} 2000", f"{path} 8000")]
+            assert sorted(ask(life).split(";")) == told
+            assert all(f"{path} is missing on this node" in life.said() for path in paths[:2])
+            site.exec(["chmod", "700", paths[2]], "alice")
+            life.checkpoint()
+            life.restore()
+            assert ask(life) == ""
+            site.exec(["chmod", "755", paths[2]], "alice")
+            assert ask(life) == f"{paths[2]} 4"
+            assert life.end() == 0
+        finally:
+            life.stop()
+            site.exec(["rmdir", paths[2]], "alice")
 
 
 @pytest.mark.parametrize("user", ["alice"])

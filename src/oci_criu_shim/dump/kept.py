@@ -152,6 +152,11 @@ PROPERTIES = (
         "look through the directory now and then, too",
     ),
     changed(
+        "in a task without a container, a watch (inotify, fanotify) of something that is missing at the restore",
+        "ends with IN_UNMOUNT and IN_IGNORED; the job's output names what is missing",
+        "watch what all nodes have",
+    ),
+    changed(
         "a user's TCP connections in the node's network with other programs, unless the job refuses that",
         "are closed; the program's next call fails as after a reset: [connections.md](connections.md)",
         "connect again",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 
 from oci_criu_shim.checkpoints.committed import LAYER, OWN
 from oci_criu_shim.container import batch_script, cgroup_path, limits
@@ -12,6 +11,7 @@ from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, criu, criu_images, ids, linux, mounts
 from oci_criu_shim.restore import bare, ipc, sockets
 from oci_criu_shim.restore.edits import Edits
+from oci_criu_shim.restore.node_files import NodeFiles
 from oci_criu_shim.restore.seccomp import Seccomp
 
 TYPE_CHECKING = False
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from oci_criu_shim.host.criu import Message
     from oci_criu_shim.host.external import External
 
-BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 CONFIGURATION = "criu.conf"  # CRIU's own name
+UNWATCHED = "unwatched"  # directories on the stage. To who watches one, it is gone when the stage is unmounted
 STREAMS = 4  # the first of CRIU's three descriptors that are the container's pipes
 PREMADE = {  # {name in CRIU's images: (name in config.json, clone flag)} of namespaces that are made before CRIU starts
     "net_ns_id": ("network", linux.CLONE_NEWNET),
@@ -104,6 +104,7 @@ class RestorePlan:
         self.bases = self._bases()
         self.keeps_connections = False  # until the open files are known
         self.closed = sockets.Closing(self.manifest.get("closed"))
+        self.unwatched: list[str] = []
         self.edits.edit_files(self._change_files)
         # Whether root's container has remapped ids: on the node they can't get at root's files and directories.
         self.remapped = os.geteuid() == 0 and self.has_user_namespace
@@ -220,25 +221,6 @@ class RestorePlan:
                     "make it there, on each node",
                 ) from None
 
-    def _take_modes(self, files: list[Message]) -> bool:
-        """Have CRIU find the set-id and sticky bits of open files that have changed since, which it compares.
-
-        Return whether there were any.
-        """
-        bases = self.bases
-        points = {entry["mnt_id"]: entry["mountpoint"] for entry in self.mounted}
-        changed = False
-        for file in (entry.reg for entry in files if entry.HasField("reg") and entry.reg.HasField("mode")):
-            point = points.get(file.mnt_id, "")
-            # A layer will put back the modes in the root file system.
-            if point not in bases or (point == "/" and LAYER in self.manifest["files"]):
-                continue
-            mode = _mode(os.path.join(bases[point], file.name.removeprefix(point).lstrip("/")).rstrip("/"))
-            if stat.S_IFMT(mode) == stat.S_IFMT(file.mode) and (mode ^ file.mode) & BITS:
-                file.mode = mode
-                changed = True
-        return changed
-
     def _mounted(self) -> list[Document]:
         """Return CRIU's entries of the container's mounts."""
         image = criu_images.load(os.path.join(self.images, f"mountpoints-{self.ids['own']['mnt_ns_id']}.img"))
@@ -298,9 +280,11 @@ class RestorePlan:
         is_nodes = "net_ns_id" not in self.own
         closes_all = bool(self.asked.fields.get("tcp_close"))
         closes = closes_all or bool(os.geteuid() and is_nodes)
-        changed = [self.closed.change(found, closes, closes_all), found.forget_ended(), self._take_modes(files)]
+        on_node = NodeFiles(self.bases, self.mounted, LAYER in self.manifest["files"])
+        changed = [self.closed.change(found, closes, closes_all), found.forget_ended(), on_node.take_modes(files)]
         if self.bundle.is_bare:
-            changed.append(bare.find_by_path(files, self.script))
+            self.unwatched = on_node.move_watches(files, f"{self.stage}/{UNWATCHED}")
+            changed += [bool(self.unwatched), bare.find_by_path(files, self.script)]
         if is_nodes:
             changed.append(found.fit(self.manifest.get("node", "")))
         self.keeps_connections = self._keeps_connections(found)
@@ -335,14 +319,6 @@ class RestorePlan:
                     _check_source(entry, path, node)
                 found.append(MountSource(entry, path, staged))
         return found
-
-
-def _mode(path: str) -> int:
-    """Return the mode of a file, which need not be there: CRIU will say so; 0 then."""
-    try:
-        return os.lstat(path).st_mode
-    except OSError:
-        return 0
 
 
 def own_cgroup_path(container: Container, bundle: Bundle, checkpoint: Checkpoint) -> str:

@@ -19,7 +19,7 @@ from oci_criu_shim.files import LIBDIR
 from oci_criu_shim.host import cgroups, clocks, criu, ids, linux, mounts, netlock, process, userns
 from oci_criu_shim.host.progress import Progress
 from oci_criu_shim.restore import bare, ipc, seccomp
-from oci_criu_shim.restore.plan import CONFIGURATION, STREAMS
+from oci_criu_shim.restore.plan import CONFIGURATION, STREAMS, UNWATCHED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -223,6 +223,8 @@ def _mount(plan: RestorePlan) -> None:
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
     linux.mount("stage", plan.stage, "tmpfs", 0, "mode=711")
     if plan.bundle.is_bare:
+        for number in range(len(plan.unwatched)):
+            os.mkdir(f"{plan.stage}/{UNWATCHED}{number}")
         _stage_images(plan)
         bare.mount(plan.manifest["own_places"], plan.own_files)
         return
