@@ -33,18 +33,23 @@ SETTINGS = "/etc/oci-criu-shim/config.toml"
 ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 
 
-def prepare(cluster: Cluster) -> str:
-    """Make a bundle of alice's that has /shared in it, with the programs, and CHECKPOINTS; return the bundle's path."""
+def share(cluster: Cluster) -> None:
+    """Make CHECKPOINTS, and put the programs into /shared."""
     # Another node has written there, so the directory is shared, although its file system is this machine's own.
     cluster.exec("n1", ["mkdir", "-p", f"{CHECKPOINTS}/rates"])
     cluster.exec("n1", ["touch", f"{CHECKPOINTS}/rates/another"])
+    for program in PROGRAMS.glob("*.py"):
+        shutil.copy(program, cluster.shared)
+
+
+def prepare(cluster: Cluster) -> str:
+    """Make a bundle of alice's that has /shared in it, and do what share() does; return the bundle's path."""
+    share(cluster)
     path = make_bundle(cluster.home / "alice" / "bundle", 1000, 1000) / "config.json"
     spec = json.loads(path.read_text())
     shared = {"destination": "/shared", "type": "none", "source": "/shared", "options": ["rbind", "rw"]}
     spec["mounts"].append(shared)
     path.write_text(json.dumps(spec))
-    for program in PROGRAMS.glob("*.py"):
-        shutil.copy(program, cluster.shared)
     return "/home/alice/bundle"
 
 
@@ -165,10 +170,10 @@ class Job:
         wait_for(lambda: self.state() in ENDED, timeout, f"job {self.number} to end")
         return self.state()
 
-    def displace(self) -> str:
-        """Preempt the job by one that wants the whole node; return that one's number."""
+    def displace(self, seconds: int = 60) -> str:
+        """Preempt the job by one that wants the whole node for so long; return that one's number."""
         argv = ["sbatch", "--parsable", "-p", "high", "-w", self.nodes[-1], "--exclusive"]
-        argv += ["--output=/dev/null", "--wrap", "sleep 60"]
+        argv += ["--output=/dev/null", "--wrap", f"sleep {seconds}"]
         self.preemptions += 1
         return self.cluster.exec("ctl", argv).stdout.strip()
 

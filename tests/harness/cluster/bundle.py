@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,22 @@ BUNDLE = Recipe(
     """,
 )
 
+# What is for GPUs only, and a Perl that nothing runs, are two thirds of MPI.
+HEAVY = tuple(f"/usr/lib/*/{name}*" for name in ("libLLVM", "libamd", "libz3", "libhs", "perl", "ucx/libuct_rocm"))
 MPI = replace(
     BUNDLE,
     name="mpi",
     packages=(*BUNDLE.packages, "openmpi-bin", "mpich"),
-    # What is for GPUs only, and a Perl that nothing of it runs, are two thirds of it.
-    unwanted=(
-        *BUNDLE.unwanted,
-        *(f"/usr/lib/*/{name}*" for name in ("libLLVM", "libamd", "libz3", "libhs", "perl", "ucx/libuct_rocm")),
-    ),
+    unwanted=(*BUNDLE.unwanted, *HEAVY),
 )
+
+
+def unpacked(packages: Sequence[str]) -> Recipe:
+    """Return the recipe of a root that has these packages, too, and what they need in /usr/share."""
+    unwanted = (*NODE.unwanted, *(pattern for pattern in BUNDLE.unwanted if pattern != "/usr/share/*"), *HEAVY)
+    script = f'{BUNDLE.script}mkdir "$1/var/run/slurm"\n'  # Slurm can't, if the root is read-only
+    return replace(BUNDLE, name="unpacked", packages=(*BUNDLE.packages, *packages), unwanted=unwanted, script=script)
+
 
 # A tmpfs keeps the cached root as it is. $1 root, $2 uid, $3 gid.
 SPEC = """

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from . import cgroups
+from . import bundle, cgroups
 from .client import Lifeline, ask, start_keeper, take_down
 from .errors import ClusterError
 from .process import run, tail
@@ -195,5 +195,6 @@ class Cluster(Settings):
         return "\n".join(quoted)
 
     def _start(self, progress: Progress) -> Lifeline:
-        root = ensure(with_packages(NODE, self.packages), progress)
-        return start_keeper(self.instance, {"settings": self.dump(), "root": str(root)}, progress)
+        recipes = [with_packages(NODE, self.packages), *([bundle.unpacked(self.unpacked)] if self.unpacked else [])]
+        roots = [str(ensure(recipe, progress)) for recipe in recipes]
+        return start_keeper(self.instance, {"settings": self.dump(), "roots": roots}, progress)

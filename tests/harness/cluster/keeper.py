@@ -38,11 +38,14 @@ def main() -> None:
         signal.signal(ignored, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     request = json.loads(first_line(LIFELINE))
-    settings, root = Settings(**load(request["settings"])), Path(request["root"])
+    settings, roots = Settings(**load(request["settings"])), tuple(map(Path, request["roots"]))
     instance = Instance(settings.name)
     try:
-        with locked(instance.lock, wait=False), kept(root), swept(instance):
-            Keeper(settings, instance, root).run(LIFELINE)
+        with locked(instance.lock, wait=False), ExitStack() as stack:
+            for root in roots:
+                stack.enter_context(kept(root))
+            stack.enter_context(swept(instance))
+            Keeper(settings, instance, roots).run(LIFELINE)
     except BlockingIOError:
         report(error=f"cluster {settings.name} is already up", hint="choose another --name, or take it down")
     except ClusterError as error:
@@ -86,11 +89,11 @@ def swept(instance: Instance) -> Iterator[None]:
 class Keeper:
     """Boots the nodes, then serves requests until the end."""
 
-    def __init__(self, settings: Settings, instance: Instance, root: Path) -> None:
+    def __init__(self, settings: Settings, instance: Instance, roots: tuple[Path, ...]) -> None:
         self.settings = settings
         self.instance = instance
-        self.root = root
-        self.lower: tuple[Path, ...] = (root,)
+        self.root = roots[0]
+        self.lower = roots
         self.nodes: dict[str, Node] = {}
         self.selector = selectors.DefaultSelector()
         self.ending = False
@@ -126,7 +129,7 @@ class Keeper:
         here.shared.chmod(0o1777)
         if self.settings.install and not layer.is_in(self.root):
             here.layer.mkdir()
-            self.lower = (layer.build(self.root, here.layer, REPOSITORY, progress), self.root)
+            self.lower = (layer.build(self.root, here.layer, REPOSITORY, progress), *self.lower)
         v2 = any(tree.is_v2 for tree in cgroups.hierarchies())
         conf.write(self.settings, self.lower[0], here.conf, v2=v2)
 

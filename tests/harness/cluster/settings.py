@@ -48,6 +48,8 @@ class Settings:
     """Give the users ranges in /etc/subuid and /etc/subgid; crun then maps them into every user namespace."""
     packages: tuple[str, ...] = ()
     """More Debian packages for the nodes, in a root file system of their own."""
+    unpacked: tuple[str, ...] = ()
+    """Debian packages that are below the nodes' root file system, unpacked but not configured: that is sooner built."""
     ready_timeout: float = 60
 
     def __post_init__(self) -> None:
@@ -69,7 +71,7 @@ class Settings:
 
 def load(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments of Settings from what dump() gave, after a way through JSON."""
-    return {**raw, **{name: tuple(raw[name]) for name in ("slurm_conf", "cgroup_conf", "packages")}}
+    return {**raw, **{name: tuple(raw[name]) for name in ("slurm_conf", "cgroup_conf", "packages", "unpacked")}}
 
 
 @dataclass(frozen=True)

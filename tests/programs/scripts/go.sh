@@ -44,5 +44,5 @@ func main() {
 }
 END
 GOCACHE=$PWD/cache GOPATH=$PWD/path GOFLAGS=-mod=mod GO111MODULE=off CGO_ENABLED=0 go build -o main main.go
-touch begun
+"${0%/*}/begin.sh"
 ./main >result

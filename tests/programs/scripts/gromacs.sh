@@ -22,6 +22,6 @@ gen-vel = yes
 gen-seed = 1
 END
 gmx -quiet grompp -f run.mdp -c water.gro -p topol.top -o run.tpr -maxwarn 2
-touch begun
+"${0%/*}/begin.sh"
 gmx -quiet mdrun -s run.tpr -reprod -pin off -ntmpi "$1" -ntomp "$2"
 cp confout.gro result

@@ -34,7 +34,7 @@ HPL.out output file name (if any)
 1 Equilibration (0=no,1=yes)
 8 memory alignment in double (> 0)
 END
-touch begun
+"${0%/*}/begin.sh"
 mpirun.openmpi --oversubscribe -n 3 hpcc
 {
 	grep '^Success=' hpccoutf.txt

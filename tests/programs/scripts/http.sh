@@ -1,6 +1,6 @@
 #!/bin/bash
-# An HTTP client with one connection to a server on another node. It connects again if it must.
+# An HTTP client with one connection to a server on another node. It connects again when that is closed.
 # usage: http.sh ADDRESS PORT
 set -e
-touch begun
-python3 "$(dirname "$0")/squares_client.py" "$1" "$2" >result
+"${0%/*}/begin.sh"
+python3 "${0%/*}/squares_client.py" "$1" "$2" again >result

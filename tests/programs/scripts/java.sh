@@ -27,5 +27,5 @@ public class Main {
 }
 END
 javac Main.java
-touch begun
+"${0%/*}/begin.sh"
 java -Xmx256m Main >result

@@ -14,6 +14,6 @@ done
 } >main.c
 # shellcheck disable=SC2016 # they are make's
 printf 'program: $(patsubst %%.c,%%.o,$(wildcard parts/*.c) main.c)\n\t$(CC) -o $@ $^ -lm\n' >Makefile
-touch begun
+"${0%/*}/begin.sh"
 make -j 2 CFLAGS='-O2 -Wno-builtin-declaration-mismatch' >/dev/null
 ./program >result

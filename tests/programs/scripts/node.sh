@@ -1,7 +1,7 @@
 #!/bin/bash
 # Node.js: timers, files and a worker thread.
 set -e
-touch begun
+"${0%/*}/begin.sh"
 node - >result <<'END'
 const { Worker } = require("node:worker_threads");
 const { promises: files } = require("node:fs");

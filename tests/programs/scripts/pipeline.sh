@@ -2,7 +2,7 @@
 # A shell's background jobs, a pipeline, a trap and a here document.
 set -e
 trap 'echo trapped >>said' USR1
-touch begun
+"${0%/*}/begin.sh"
 for worker in 1 2 3; do
 	(for i in $(seq 50); do echo "$worker $i"; sleep 0.2; done >"worker.$worker") &
 done

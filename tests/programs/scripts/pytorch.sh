@@ -1,7 +1,7 @@
 #!/bin/bash
 # PyTorch: a small network is trained on what two worker processes load.
 set -e
-touch begun
+"${0%/*}/begin.sh"
 python3 - >result <<'END'
 import torch
 from torch.utils.data import DataLoader, Dataset

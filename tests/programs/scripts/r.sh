@@ -1,7 +1,7 @@
 #!/bin/bash
 # R: mclapply, which forks.
 set -e
-touch begun
+"${0%/*}/begin.sh"
 Rscript - >result <<'END'
 library(parallel)
 total <- 0

@@ -20,7 +20,7 @@ atom() { # NUMBER X Y Z TYPE
 	echo 'ENDBRANCH   5   6'; echo 'ENDBRANCH   1   5'
 	echo TORSDOF 2
 } >ligand.pdbqt
-touch begun
+"${0%/*}/begin.sh"
 vina --receptor receptor.pdbqt --ligand ligand.pdbqt --center_x 0 --center_y 0 --center_z 0 \
 	--size_x 20 --size_y 20 --size_z 20 --seed 7 --cpu 2 --exhaustiveness 256 --out out.pdbqt
 cp out.pdbqt result
