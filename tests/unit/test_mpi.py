@@ -30,13 +30,19 @@ def changed(*entries: str) -> dict[str, str]:
 
 def test_launchers_stay_inside() -> None:
     both = {"PRTE_MCA_plm": "^slurm", "PRTE_MCA_ras": "^slurm", "OMPI_MCA_plm": "^slurm", "OMPI_MCA_ras": "^slurm"}
-    both["PMIX_MCA_ptl_base_if_include"] = "lo"
+    both |= {"PMIX_MCA_ptl_base_if_include": "lo", "UCX_NET_DEVICES": "lo"}
     hydra = {"HYDRA_BOOTSTRAP": "fork", "I_MPI_HYDRA_BOOTSTRAP": "fork"}
     assert changed("SLURM_NNODES=1", "EMPTY", "HYDRA_BOOTSTRAP=slurm", "SLURM_NTASKS=1") == both | hydra
 
 
 def test_what_the_user_has_set_stays() -> None:
-    given = ("HYDRA_BOOTSTRAP=ssh", "PRTE_MCA_plm=slurm", "PRTE_MCA_ras=", "PMIX_MCA_ptl_base_if_exclude=ib0")
+    given = (
+        "HYDRA_BOOTSTRAP=ssh",
+        "PRTE_MCA_plm=slurm",
+        "PRTE_MCA_ras=",
+        "PMIX_MCA_ptl_base_if_exclude=ib0",
+        "UCX_NET_DEVICES=all",
+    )
     found = changed("SLURM_NNODES=1", *given)
     assert set(found) == {"OMPI_MCA_plm", "OMPI_MCA_ras", "I_MPI_HYDRA_BOOTSTRAP"}
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 OTHERS = {f"{project}_MCA_{part}": "^slurm" for project in ("PRTE", "OMPI") for part in ("plm", "ras")}
 # For PMIx of Open MPI: mpirun listens on the loopback interface, which each node has, not on an address of this one.
 INTERFACE = "PMIX_MCA_ptl_base_if_"
+# For UCX, which is below MPICH in Debian, and may be below Open MPI: the same. Ranks reach each other by shared memory.
+DEVICES = {"UCX_NET_DEVICES": "lo"}
 # For MPICH's Hydra, and Intel's. Slurm 24.11 sets them to "slurm".
 HYDRA = {f"{prefix}HYDRA_BOOTSTRAP": "fork" for prefix in ("", "I_MPI_")}
 # How many ranks Open MPI's mpirun without -n starts.
@@ -39,7 +41,7 @@ def inside(config: Document) -> Document:
     given = dict(entry.split("=", 1) for entry in entries if "=" in entry)
     if given.get("SLURM_NNODES") != "1":
         return config
-    wanted = OTHERS | {name: value for name, value in HYDRA.items() if given.get(name) in (None, "slurm")}
+    wanted = OTHERS | DEVICES | {name: value for name, value in HYDRA.items() if given.get(name) in (None, "slurm")}
     if not any(name.startswith(INTERFACE) for name in given):  # it takes one of them only
         wanted[f"{INTERFACE}include"] = "lo"
     if (tasks := given.get("SLURM_NTASKS", "1")) != "1":
