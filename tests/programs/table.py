@@ -20,13 +20,17 @@ class Program:
     is_tested: bool = False
     """Whether `make test` has it, too."""
 
+    @property
+    def name(self) -> str:
+        return "-".join((self.script, *self.words))
+
 
 PROGRAMS = (
     Program("GROMACS, two ranks of thread-MPI", "gromacs", ("gromacs",), ("2", "1")),
     Program("GROMACS, two threads of OpenMP", "gromacs", ("gromacs",), ("1", "2")),
     Program("LAMMPS", "lammps", ("lammps",), is_tested=True),
     Program("Open MPI, a ring of three ranks", "ring", ("openmpi-bin",), ("openmpi",), is_tested=True),
-    Program("MPICH, a ring of three ranks", "ring", ("mpich",), ("mpich",)),
+    Program("MPICH, a ring of three ranks", "ring", ("mpich",), ("mpich",), is_tested=True),
     Program("HPC Challenge, three ranks of Open MPI", "hpcc", ("hpcc", "openmpi-bin")),
     Program("AutoDock Vina", "vina", ("autodock-vina",)),
     Program("NumPy over OpenBLAS", "numpy", ("python3-numpy", "libopenblas0-pthread")),

@@ -14,7 +14,7 @@ from tests.harness.cluster.bundle import MPI, make_bundle, quiet
 from tests.harness.jobs import Job, Work, quoting
 from tests.node.configured import as_oneself
 from tests.node.support import Spec
-from tests.slurm.test_ladder import changed, share_network
+from tests.slurm.test_ladder import share_network
 
 RANKS, ROUNDS = 3, 40
 SPOOL = "/var/spool/slurmd"  # has what Slurm's PMIx shares with the ranks
@@ -41,11 +41,15 @@ def expected() -> tuple[str, int]:
     return "".join(lines), total
 
 
-def survives(cluster: Cluster, bundle: str, name: str) -> None:
-    """The launcher, its ranks, the memory that they share, and their connections go on on another node."""
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_ranks_in_one_container(shim_cluster: Cluster, mpi_bundle: str, name: str) -> None:
+    """The launcher, its ranks, the memory that they share, and their connections go on on another node.
+
+    Those in the node's network are among the programs of test_programs.py.
+    """
     program = f"python3 /shared/ring.py /shared/{name}.ledger {ROUNDS} 0.3"
     script = f"exec {LAUNCHERS[name]} -n {RANKS} {program}"
-    job = jobs.submit(cluster, name, script, Work(ticks=ROUNDS), f"--container={bundle}", *jobs.OPTIONS)
+    job = jobs.submit(shim_cluster, name, script, Work(ticks=ROUNDS), f"--container={mpi_bundle}", *jobs.OPTIONS)
     with quoting(job):
         job.wait_running()
         job.wait_ticks(4)
@@ -57,16 +61,6 @@ def survives(cluster: Cluster, bundle: str, name: str) -> None:
         first, second = job.nodes
         assert first != second
         assert any(line.startswith("restored ") and line.endswith(f" on {second}") for line in job.events())
-
-
-@pytest.mark.parametrize("name", LAUNCHERS)
-def test_ranks_in_one_container(shim_cluster: Cluster, mpi_bundle: str, name: str) -> None:
-    survives(shim_cluster, mpi_bundle, name)
-
-
-def test_in_the_nodes_network(shim_cluster: Cluster, mpi_bundle: str) -> None:
-    """What connects the launcher and its ranks is made anew. Open MPI has this in test_programs.py."""
-    survives(shim_cluster, changed(shim_cluster, mpi_bundle, "sharing", share_network), "mpich")
 
 
 def test_as_many_ranks_as_tasks(shim_cluster: Cluster, mpi_bundle: str) -> None:

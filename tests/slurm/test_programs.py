@@ -15,7 +15,7 @@ from tests.harness.cluster.rootfs import ensure
 from tests.programs.site import BARE, CONTAINED, Outcome, Site
 from tests.programs.table import PROGRAMS
 
-TESTED = {program.script: program for program in PROGRAMS if program.is_tested}
+TESTED = {program.name: program for program in PROGRAMS if program.is_tested}
 PACKAGES = tuple(sorted({name for program in TESTED.values() for name in program.packages}))
 CASES = [*((name, BARE) for name in TESTED), ("redis", CONTAINED)]
 Outcomes = dict[tuple[str, str], Outcome]
