@@ -17,7 +17,7 @@ ASKED = " ".join(jobs.OPTIONS[:2])
 # What there is to see of a task. SLURM_* tells where it runs, and so do a few others; a pipe takes the place of a file.
 LOOK = """
 id; hostname; pwd; umask; nice; ulimit -Sa | grep -v pipe; ulimit -Ha | grep -v pipe
-tr '\\0' '\\n' </proc/$$/environ | grep -v '^SLURM_\\|^SRUN_\\|^_=\\|_MCA_\\|HYDRA_BOOTSTRAP=' | sort
+tr '\\0' '\\n' </proc/$$/environ | grep -v '^SLURM_\\|^SRUN_\\|^_=\\|_MCA_\\|HYDRA_BOOTSTRAP=\\|^UCX_NET' | sort
 cat /proc/$$/status | grep 'Cpus_allowed\\|Mems_allowed\\|NoNewPrivs'
 test -t 0; echo $?; cat; printf '%s|' "$0" "$@"; exit 7
 """
