@@ -11,8 +11,9 @@ import time
 from contextlib import contextmanager
 
 from oci_criu_shim.container import backends, bundle
+from oci_criu_shim.container.hook_run import HookRun
 from oci_criu_shim.errors import ShimError, line_of
-from oci_criu_shim.host import marked, process
+from oci_criu_shim.host import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class CheckpointHook:
         words = [f"--cwd={cwd}", *given, *backends.environment(given, self.container), self.container.name]
         seconds = self._limit()
         pid = self.backend.spawn("exec", *words, "/bin/sh", "-c", self.command, fds={1: 2, 2: 2})
-        run = marked.Run(pid, self.pid, f"{RUN}={token}".encode())
+        run = HookRun(pid, self.pid, f"{RUN}={token}".encode())
         in_time = process.ends_within(pid, seconds)
         left = run.end()
         status = process.wait(pid)

@@ -261,16 +261,10 @@ ROWS = (
         running=descriptors.redirected,
     ),
     refused(
-        "a rank of MPI that Slurm has started (`srun --mpi`, or the site's MpiDefault), once it has joined the others",
+        "a rank of MPI that Slurm has started, once it has joined the others; any task of several, if that is by PMI2",
         "the ranks find each other through slurmstepd, which does not come along",
-        "start them by mpirun in one container: [mpi.md](mpi.md)",
+        "start them by mpirun in one container or task; `srun --mpi=none` for others: [mpi.md](mpi.md)",
         running=sockets.launched,
-    ),
-    refused(
-        "tasks without a container in a step of several, if the site's MpiDefault is pmi2",
-        "each has a socket to slurmstepd, which does not come along",
-        "use `srun --mpi=none`, and start ranks by mpirun: [mpi.md](mpi.md)",
-        running=sockets.managed,
     ),
     refused(
         "a user's launcher of MPI in the node's network, with ranks on other nodes",

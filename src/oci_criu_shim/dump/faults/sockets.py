@@ -57,7 +57,8 @@ def _is_inner(found: inet.Socket, ends: set[tuple[inet.Address, inet.Address]]) 
 
 
 def launched(survey: Survey) -> Iterator[ShimError]:
-    """Yield connections to the step's PMIx server, whose addresses are in the environment of each of its tasks."""
+    """Yield connections to the step's server of PMI or PMIx, whose addresses are in the environment of its tasks."""
+    yield from _managed(survey)
     environment = survey.bundle.environment()
     servers = [value for name, value in environment.items() if name.startswith("PMIX_SERVER_URI")]
     ports = {int(port) for server in servers for port in re.findall(r";tcp[46]://.*:([0-9]{1,5})", server)}
@@ -66,10 +67,10 @@ def launched(survey: Survey) -> Iterator[ShimError]:
             yield ShimError(f"{process} has joined the MPI of its step: it is connected to slurmstepd", mpi.HINT)
 
 
-def managed(survey: Survey) -> Iterator[ShimError]:
+def _managed(survey: Survey) -> Iterator[ShimError]:
     """Yield processes of a bare task that have the socket by which Slurm's PMI speaks to its ranks."""
-    number = survey.bundle.environment().get(mpi.PMI_SOCKET) if survey.bundle.is_bare else None
-    given = {each.link for each in survey.init.descriptors if each.is_socket and str(each.number) == number}
+    number = survey.bundle.environment().get(mpi.PMI_SOCKET, "") if survey.bundle.is_bare else ""
+    given = {each.link for each in survey.init.descriptors if str(each.number) == number} if number else set()
     for process in survey.processes if given else ():
         if not given.isdisjoint(each.link for each in process.descriptors):
             yield ShimError(f"{process} has a socket to Slurm for MPI ({mpi.PMI_SOCKET})", mpi.WITHOUT)

@@ -1,4 +1,4 @@
-"""Find and end all processes of one run of a command in a container, by a mark in their environment."""
+"""Find and end all processes of one run of a hook in a container, by a mark in their environment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXEC_SECONDS = 0.5  # for a process to begin a program
 PAUSE = 0.005
 
 
-class Run:
+class HookRun:
     """The processes of one run: the backend's `pid` and its own, and those in the container of `init` with `mark`."""
 
     def __init__(self, pid: int, init: int, mark: bytes) -> None:
