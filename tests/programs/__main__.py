@@ -46,11 +46,10 @@ def version(site: Site, program: Program) -> str:
 
 
 def verdict(site: Site, program: Program, name: str, way: str) -> str:
-    """Run a program as a job, and once more to preempt it; return what the page says of it."""
-    wanted = site.submit(program, f"{name}-whole", way).outcome()
-    attempt = site.submit(program, f"{name}-preempted", way)
+    """Run a program as two jobs, of which one is preempted; return what the page says of it."""
+    whole, attempt = (site.submit(program, f"{name}-{kind}", way) for kind in ("whole", "preempted"))
     site.preempt([attempt])
-    found = attempt.outcome()
+    wanted, found = whole.outcome(), attempt.outcome()
     said = found.verdict(wanted.result)
     print(f"{program.title}, {way}: {said}", flush=True)
     if said != "right":
