@@ -5,6 +5,8 @@ PREFIX ?= /usr
 SYSCONFDIR ?= /etc
 BUILD ?= build/spank
 ROUNDS ?= 50
+# The Debian release of the test clusters' nodes.
+SUITE ?= trixie
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -14,7 +16,7 @@ MANDIR := $(PREFIX)/share/man
 # Programs in Python without a suffix.
 TOOLS := tools/config_toml tools/kept_md tools/man_command tools/man_config tools/roff.py
 # Namespaces and overlays need root; what doesn't is run before, as whoever calls.
-AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo) env SUITE=$(SUITE)
 
 help:
 	@echo 'make demo     a job on a small Slurm cluster is preempted, and goes on elsewhere (root)'
@@ -23,6 +25,7 @@ help:
 	@echo 'make transcript  write docs/first-quarter.md anew, from a live cluster (root)'
 	@echo 'make programs  preempt real programs, write docs/programs.md: PROGRAM="redis go" for some of them (root)'
 	@echo 'make bench    measure start-up and preemption: BENCH=startup for one of them (root)'
+	@echo '              any of these with SUITE=forky: on nodes of another Debian than $(SUITE)'
 	@echo 'make check    linters, types and unit tests: seconds, no root'
 	@echo 'make man      make the manual pages in build/man'
 	@echo 'make install  install on this node: PREFIX=$(PREFIX) SYSCONFDIR=$(SYSCONFDIR) DESTDIR=$(DESTDIR)'
@@ -52,7 +55,7 @@ test: check
 		tests/vm/test_machine.py tests/slurm tests/engines tests/plugin tests/node tests/conformance
 
 chaos: $(VENV)/.ready
-	$(AS_ROOT) env CHAOS_ROUNDS=$(ROUNDS) $(if $(SEED),CHAOS_SEED=$(SEED)) \
+	$(AS_ROOT) CHAOS_ROUNDS=$(ROUNDS) $(if $(SEED),CHAOS_SEED=$(SEED)) \
 		$(abspath $(RUN)) -B -m pytest -p no:cacheprovider -s tests/slurm/test_chaos.py
 
 demo: $(VENV)/.ready

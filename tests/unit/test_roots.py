@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 
 from tests.harness.cluster import rootfs
+from tests.harness.cluster.errors import ClusterError
 from tests.harness.cluster.lock import locked
 from tests.harness.cluster.rootfs import Recipe
+from tests.harness.cluster.suite import SUITES, chosen
+
+SMALL = Recipe(name="small", variant="extract", packages=(), script="")
 
 
 def test_who_waits_for_a_root_does_not_wait_for_its_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another one builds it, and uses it at once, for longer than anybody waits."""
-    recipe = Recipe(name="small", variant="extract", packages=(), script="")
-    root = tmp_path / recipe.key()
+    root = tmp_path / SMALL.key()
     held, enough = threading.Event(), threading.Event()
 
     def build_and_use() -> None:
@@ -33,7 +36,32 @@ def test_who_waits_for_a_root_does_not_wait_for_its_users(tmp_path: Path, monkey
     other = threading.Thread(target=build_and_use)
     other.start()
     assert held.wait(20)
-    assert rootfs.ensure(recipe, print) == root
+    assert rootfs.ensure(SMALL, print) == root
     assert other.is_alive()
     enough.set()
     other.join()
+
+
+def test_each_suite_has_roots_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of one stay if another has a new recipe."""
+    roots = []
+    for suite in SUITES.values():
+        monkeypatch.setattr(rootfs, "SUITE", suite)
+        roots.append(tmp_path / SMALL.key())
+        roots[-1].mkdir()
+        rootfs._lock_of(roots[-1]).touch()
+    for root in roots:
+        rootfs._remove_older(root)
+    assert len(roots) > 1
+    assert all(root.is_dir() for root in roots)
+
+
+@pytest.mark.parametrize(("given", "name"), [({}, "trixie"), ({"SUITE": ""}, "trixie"), ({"SUITE": "forky"}, "forky")])
+def test_the_environment_names_the_suite(given: dict[str, str], name: str) -> None:
+    assert chosen(given).name == name
+
+
+def test_there_are_recipes_for_some_suites_only() -> None:
+    with pytest.raises(ClusterError, match=r"^SUITE=bookworm: there is no recipe for it") as caught:
+        chosen({"SUITE": "bookworm"})
+    assert caught.value.hint == "one of trixie, forky"

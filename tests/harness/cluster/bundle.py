@@ -11,6 +11,7 @@ from typing import Any
 from .process import run
 from .rootfs import CONTAINED, NODE, Progress, Recipe, ensure
 from .settings import write_json
+from .suite import SUITE
 
 BUNDLE = Recipe(
     name="bundle",
@@ -18,7 +19,7 @@ BUNDLE = Recipe(
     variant="extract",
     packages=(
         *("base-files", "bash", "coreutils", "dash", "findutils", "grep", "hostname", "libc-bin", "procps", "sed"),
-        *("python3", "python3-minimal", "python3.13", "util-linux"),
+        *("python3", "python3-minimal", f"python{SUITE.python}", "util-linux"),
     ),
     unwanted=("/usr/share/*", "/usr/lib/python3*/test/*", "/usr/lib/python3*/idlelib/*", "/usr/lib/*/gconv/*"),
     script="""
@@ -30,7 +31,8 @@ BUNDLE = Recipe(
         done
         ln -s /run "$1/var/run"
         chroot "$1" ldconfig
-        chroot "$1" python3 -m compileall -q /usr/lib/python3.13
+    """
+    f"""    chroot "$1" python3 -m compileall -q /usr/lib/python{SUITE.python}
     """,
 )
 

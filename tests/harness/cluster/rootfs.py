@@ -14,6 +14,7 @@ from pathlib import Path
 from .errors import ClusterError
 from .lock import locked
 from .process import DIE_WITH_PARENT, run
+from .suite import CRIU, DEFAULT, SUITE
 
 Progress = Callable[[str], None]
 MIRROR = "OCI_CRIU_SHIM_MIRROR"
@@ -44,7 +45,8 @@ class Recipe:
 
     def key(self) -> str:
         parts = (astuple(self), SID_INSTALL, SID_PREFERENCES)
-        return f"{self.name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
+        suite = "" if SUITE.name == DEFAULT else f"{SUITE.name}-"
+        return f"{suite}{self.name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
 
 
 NODE = Recipe(
@@ -57,9 +59,9 @@ NODE = Recipe(
         *("iproute2", "nftables", "procps", "gcc", "libc6-dev", "make", "util-linux", "valgrind", "gdb", "strace"),
         *("tini", "libcap2-bin", "uidmap", "kmod", "less"),
         *("podman", "netavark", "passt", "fuse-overlayfs", "docker.io", "docker-cli", "iptables", "liblua5.4-0"),
+        *(name for name in CRIU if name not in SUITE.from_sid),
     ),
-    # CRIU 4.1.1 of trixie cannot dump inet sockets on Linux >= 6.16 (SO_PASSCRED); 4.2.1 of sid can.
-    sid_packages=("criu", "libcriu2", "python3-pycriu", "apptainer"),
+    sid_packages=SUITE.from_sid,
     script="""
         set -e
         chroot "$1" useradd --uid 1000 --create-home --shell /bin/bash alice
@@ -154,7 +156,8 @@ def _mmdebstrap(recipe: Recipe, target: Path, scratch: Path, mirror: str) -> lis
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.unwanted),
         *hooks,
         f"--include={','.join(recipe.packages)}",
-        *("trixie", str(target), f"deb {mirror} trixie main", f"deb [check-valid-until=no] {mirror} sid main"),
+        *(SUITE.name, str(target)),
+        *(f"deb {mirror} {SUITE.name} main", f"deb [check-valid-until=no] {mirror} sid main"),
     ]
 
 

@@ -16,6 +16,7 @@ from tests.harness.cluster.bundle import BUNDLE
 from tests.harness.cluster.process import File, spawn
 from tests.harness.cluster.rootfs import CONTAINED, NODE, Progress, Recipe, ensure, kept
 from tests.harness.cluster.settings import DATA, REPOSITORY
+from tests.harness.cluster.suite import SUITE, VARIABLE
 
 MACHINE = Recipe(
     name="machine",
@@ -36,7 +37,8 @@ MACHINE = Recipe(
 SCRATCH = "machine."
 HOST = Path(__file__).with_name("host.sh")
 COMMAND = "exec env PYTHONPATH=/src PYTHONDONTWRITEBYTECODE=1 {settings} {command}"
-SETTINGS = "OCI_CRIU_SHIM_MACHINE=1 OCI_CRIU_SHIM_PATIENCE=10"  # here.py and waiting.py of the tests
+# here.py, waiting.py and suite.py of the tests
+SETTINGS = f"OCI_CRIU_SHIM_MACHINE=1 OCI_CRIU_SHIM_PATIENCE=10 {VARIABLE}={SUITE.name}"
 
 
 def run(command: Sequence[str], progress: Progress, output: File = None) -> int:

@@ -1,0 +1,45 @@
+"""The Debian release that root file systems are made of, as the environment variable SUITE names it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .errors import ClusterError
+
+VARIABLE = "SUITE"
+DEFAULT = "trixie"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A release of Debian, by what the recipes must know of it."""
+
+    name: str
+    python: str
+    """The version of its python3."""
+    from_sid: tuple[str, ...]
+    """Packages of the nodes that come from sid."""
+
+
+CRIU = ("criu", "libcriu2", "python3-pycriu")
+SUITES = {
+    suite.name: suite
+    for suite in (
+        # CRIU 4.1.1 of trixie cannot dump inet sockets on Linux >= 6.16 (SO_PASSCRED); 4.2.1 of sid can.
+        Suite(name="trixie", python="3.13", from_sid=(*CRIU, "apptainer")),
+        Suite(name="forky", python="3.14", from_sid=("apptainer",)),
+    )
+}
+
+
+def chosen(environment: Mapping[str, str]) -> Suite:
+    """Return the suite that an environment names. Raise ClusterError if there is no recipe for it."""
+    name = environment.get(VARIABLE) or DEFAULT
+    if name not in SUITES:
+        raise ClusterError(f"{VARIABLE}={name}: there is no recipe for it", f"one of {', '.join(SUITES)}")
+    return SUITES[name]
+
+
+SUITE = chosen(os.environ)
