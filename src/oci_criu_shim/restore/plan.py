@@ -8,22 +8,19 @@ from oci_criu_shim.checkpoints.committed import LAYER, OWN
 from oci_criu_shim.container import batch_script, cgroup_path, limits
 from oci_criu_shim.container.record import RESTORE_LOG, STAGE
 from oci_criu_shim.errors import Misfit, ShimError
-from oci_criu_shim.host import cgroups, criu, criu_images, ids, linux, mounts
-from oci_criu_shim.restore import bare, ipc, sockets
+from oci_criu_shim.host import criu, criu_images, ids, linux, mounts
+from oci_criu_shim.restore import bare, ipc, sockets, sources
 from oci_criu_shim.restore.edits import Edits
 from oci_criu_shim.restore.node_files import NodeFiles
 from oci_criu_shim.restore.seccomp import Seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container.bundle import Bundle
     from oci_criu_shim.container.record import Container
     from oci_criu_shim.files import Document
     from oci_criu_shim.host.criu import Message
-    from oci_criu_shim.host.external import External
 
 CONFIGURATION = "criu.conf"  # CRIU's own name
 UNWATCHED = "unwatched"  # directories on the stage. To who watches one, it is gone when the stage is unmounted
@@ -45,29 +42,6 @@ class Asked:
         self.fields = fields or {}
         self.work = os.path.abspath(work) if work else None
         self.log = os.path.abspath(log) if log else None
-
-
-class MountSource:
-    """The source of an external mount: `path` on the node is mounted at `staged` with `flags`, for CRIU to find.
-
-    If `device` or `script` is given, it is made at `path` first: an entry of config.json's linux.devices, or a batch
-    script from the copy at the path `script`. `external` is the mount as CRIU's option of that name wants it.
-    """
-
-    def __init__(
-        self,
-        entry: External,
-        path: str,
-        staged: str,
-        device: Document | None = None,
-        script: str | None = None,
-    ) -> None:
-        self.path = path
-        self.staged = staged
-        self.device = device
-        self.script = script
-        self.flags = mounts.flags(entry["options"])
-        self.external = f"mnt[{entry.get('name', entry['key'])}]:{staged}"
 
 
 class RestorePlan:
@@ -100,7 +74,9 @@ class RestorePlan:
         self.ipc_limits = ipc.limits(self.images, self.ids["own"]["ipc_ns_id"]) if compared else {}
         self.mounted = self._mounted()
         self.script = batch_script.move(checkpoint, bundle, container.directory) if bundle.is_bare else ("", "")
-        self.sources = self._sources(None if bundle.is_bare else batch_script.copy(checkpoint, bundle))
+        external = [] if bundle.is_bare else self.manifest["external"]
+        script = None if bundle.is_bare else batch_script.copy(checkpoint, bundle)
+        self.sources = sources.find(external, bundle, self.stage, self.cgroup, script)
         self.bases = self._bases()
         self.keeps_connections = False  # until the open files are known
         self.closed = sockets.Closing(self.manifest.get("closed"))
@@ -302,24 +278,6 @@ class RestorePlan:
         """Whether TCP is held up until all connections are restored, in a network that is not the node's."""
         return self.keeps_connections and "net_ns_id" in self.own
 
-    def _sources(self, script: str | None) -> list[MountSource]:
-        if self.bundle.is_bare:
-            return []
-        node, place = mounts.read(), batch_script.point(self.bundle)
-        found = []
-        for number, entry in enumerate(self.manifest["external"]):
-            staged, is_script = f"{self.stage}/{number}", entry["key"] == place
-            if is_script and script:
-                found.append(MountSource(entry, f"{staged}.node", staged, script=script))
-            elif entry["kind"] == "node" and not is_script:
-                found.append(MountSource(entry, f"{staged}.node", staged, device=self.bundle.device(entry["key"])))
-            else:
-                path = _source_path(entry, self.bundle, node, self.cgroup)
-                if os.geteuid():
-                    _check_source(entry, path, node)
-                found.append(MountSource(entry, path, staged))
-        return found
-
 
 def own_cgroup_path(container: Container, bundle: Bundle, checkpoint: Checkpoint) -> str:
     """Return the path of the control group that the container is to have for itself.
@@ -327,48 +285,3 @@ def own_cgroup_path(container: Container, bundle: Bundle, checkpoint: Checkpoint
     It is empty if the checkpointed container had none of its own.
     """
     return cgroup_path.find(container, bundle) if checkpoint.manifest.get("own_cgroup") else ""
-
-
-def _source_path(entry: External, bundle: Bundle, node: Iterable[mounts.Mount], group: str) -> str:
-    """Return the path on this node that an external mount is made from. Raise ShimError if it is missing."""
-    if entry["kind"] == "device":
-        source: str | None = "/dev" + entry["root"]
-    elif entry["kind"] == "cgroup":
-        source = _control_group(entry["controllers"], node, group)
-    elif entry["kind"] in ("sysfs", "mqueue"):
-        source = mounts.node_source(entry["kind"], entry["root"], node)
-    else:
-        source = bundle.source(entry["key"])
-    if source is None and entry["kind"] == "bind":
-        raise ShimError(f"the container's mount {entry['key']} has no source in config.json", "use the same bundle")
-    if source is None or not (os.path.exists(source) or entry["kind"] == "cgroup"):
-        raise Misfit(
-            f"the container's mount {entry['key']} has no source here: {source or 'no such file system'}",
-            "the node needs the same files and devices as the one that was checkpointed",
-        )
-    return source
-
-
-def _check_source(entry: External, path: str, node: Iterable[mounts.Mount]) -> None:
-    """Raise ShimError if the kernel would not let a user mount `path` as the container had it."""
-    missing = mounts.locked(path, node) & ~mounts.flags(entry["options"])
-    if missing:
-        raise Misfit(
-            f"the container's mount {entry['key']} was not {' '.join(mounts.names(missing))}, and {path} is, here",
-            "mount it alike on all nodes",
-        )
-    if entry["kind"] in ("bind", "sysfs"):
-        for fault in mounts.faults_below(entry["key"], path, node):
-            raise fault
-
-
-def _control_group(controllers: str, node: Iterable[mounts.Mount], group: str) -> str | None:
-    """Return the directory of a control group in the hierarchy of `controllers`, of which "" is version 2.
-
-    The group is `group`, or this process's own if that is empty.
-    """
-    for mount in node:
-        if mount.kind in ("cgroup", "cgroup2") and mount.controllers == controllers:
-            path = mount.point + (group or cgroups.of("self").get(controllers, ""))
-            return path if group or os.path.exists(path) else mount.point
-    return None
