@@ -27,6 +27,8 @@ def directory(tmp_path: Path) -> RunDirectory:
     [
         ({"SLURM_STEP_ID": "3", "SLURM_LOCALID": "2"}, "helper.3.sock", "task.3.2.sock"),
         ({}, "helper.4294967291.sock", "task.4294967291.0.sock"),
+        ({"SLURM_STEP_ID": "-5"}, "helper.4294967291.sock", "task.4294967291.0.sock"),
+        ({"SLURM_STEP_ID": "-6"}, "helper.4294967290.sock", "task.4294967290.0.sock"),
     ],
 )
 def test_sockets(directory: RunDirectory, environment: dict[str, str], helper: str, proxy: str) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 RUN_DIRECTORY = "/run/oci-criu-shim"  # of jobs on their nodes (spank/paths.h)
 BATCH_SCRIPT = "/tmp/slurm/startup"  # the batch script's path in a container
-BATCH_STEP = 4294967291  # SLURM_BATCH_SCRIPT of slurm.h: batch steps have no SLURM_STEP_ID
+BATCH_STEP = 4294967291  # SLURM_BATCH_SCRIPT of slurm.h
 
 
 class Task:
@@ -20,7 +20,7 @@ class Task:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.job = _number(environment, "SLURM_JOB_ID")
-        self.step = _number(environment, "SLURM_STEP_ID", BATCH_STEP)
+        self.step = _step(environment)
         self.rank = _number(environment, "SLURM_PROCID")
         self.local = _number(environment, "SLURM_LOCALID")  # the task's number on this node
         self.restarts = _number(environment, "SLURM_RESTART_COUNT")  # how often the job was requeued
@@ -82,6 +82,14 @@ def of(environment: Mapping[str, str]) -> Task | None:
         return Task(environment)
     except ValueError as error:
         raise ShimError(f"the environment names no Slurm task: {error}") from None
+
+
+def _step(environment: Mapping[str, str]) -> int:
+    """Return the number of the step, which has 32 bits and no sign: that of a batch step is -5 since Slurm 26.05, and
+    missing before."""
+    text = environment.get("SLURM_STEP_ID", str(BATCH_STEP))
+    number = _number({"SLURM_STEP_ID": text.removeprefix("-")}, "SLURM_STEP_ID")
+    return (-number if text.startswith("-") else number) % 2**32
 
 
 def _number(environment: Mapping[str, str], name: str, default: int = 0) -> int:
