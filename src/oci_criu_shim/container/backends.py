@@ -26,6 +26,7 @@ KNOWN_ONLY = "known only"  # among the caller's options: run no backend but the 
 ANNOTATION = "oci-criu-shim.backend"
 DIALECTS = ("crun", "runc")  # also the programs whose dialect is known by their name
 MANAGERS = ("cgroupfs", "systemd", "disabled")
+EMPTY = ".empty-directory"  # in crun's root directory
 # Verbs and options that not every backend has, as its help tells, each with a hint what to do without it.
 UNCOMMON = {
     "events": "read the files of its control group instead",
@@ -74,6 +75,20 @@ def programs(root: str) -> list[str]:
 def directory(root: str, program: str) -> str:
     """Return the directory below `root` in which the backend `program` keeps its containers."""
     return os.path.join(root, "." + program.replace("/", ":"))
+
+
+def empty_directory(root: str) -> str:
+    """Return the directory that crun mounts over each directory in linux.maskedPaths; it is made if it is missing.
+
+    See get_shared_empty_directory_path() in src/libcrun/status.c of crun 1.28. Up to 1.27 crun mounts a tmpfs there.
+    """
+    path = os.path.join(directory(root, DEFAULT), EMPTY)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    try:
+        os.mkdir(path, 0o555)
+    except FileExistsError:
+        pass
+    return path
 
 
 class Backend:

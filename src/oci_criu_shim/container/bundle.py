@@ -103,6 +103,13 @@ class Bundle:
 
         return {mounts.resolve(self.rootfs, mount["destination"]) for mount in self.mounts}
 
+    @property
+    def masked(self) -> set[str]:
+        """The places in the container that linux.maskedPaths names."""
+        from oci_criu_shim.host import mounts
+
+        return {mounts.resolve(self.rootfs, path) for path in self.config.get("linux", {}).get("maskedPaths", [])}
+
     def source(self, point: str) -> str | None:
         """Return the path on the node of what is mounted in the container at `point`; None if config.json has no mount.
 

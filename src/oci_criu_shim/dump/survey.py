@@ -117,7 +117,7 @@ class Survey(Subject):
         """
         if self.bundle.is_bare:
             return {}
-        known = {batch_script.point(self.bundle), *self.bundle.mount_points}
+        known = {batch_script.point(self.bundle), *self.bundle.mount_points, *self.bundle.masked}
         found = [entry["key"] for entry in mounts.external(self.mounts, self.node) if entry["kind"] == "bind"]
         others = {key: self.bundle.source(key) for key in found if key not in known}
         made = {key for key, source in others.items() if source is None or self.is_other(key, source)}
@@ -125,6 +125,13 @@ class Survey(Subject):
         holders = {m.point: (m, mounts.within(m, outer)) for m in self.mounts if m.point in made and self._is_whole(m)}
         sources = {point: self._inside(mount, holder) for point, (mount, holder) in holders.items() if holder}
         return {} if self.bundle.hooks else {point: source for point, source in sources.items() if source}
+
+    def is_masked(self, point: str) -> bool:
+        """Return whether the backend has covered a directory by an empty one, as linux.maskedPaths says."""
+        try:
+            return point in self.bundle.masked and not os.listdir(self.path(point))
+        except (NotADirectoryError, PermissionError):
+            return False
 
     def _is_whole(self, mount: Mount) -> bool:
         """Return whether nothing is lost if what is mounted is made anew: a directory is empty once it is removed."""

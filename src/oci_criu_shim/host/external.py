@@ -12,7 +12,7 @@ class External(TypedDict):
 
     `kind` says where its source is at a restore: "device" in the node's /dev; "cgroup" in the node's control groups;
     "sysfs" and "mqueue" (of a network or ipc namespace that is the node's) in the node's; "bind" in config.json's
-    mounts; "node" in its linux.devices.
+    mounts, or an empty directory over one of its linux.maskedPaths; "node" in its linux.devices.
     """
 
     key: str  # the mount point in the container

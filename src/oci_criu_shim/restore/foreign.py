@@ -6,6 +6,7 @@ import os
 
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints.directory import DESCRIPTORS, Images
+from oci_criu_shim.container import backends
 from oci_criu_shim.errors import ShimError, cause_of
 from oci_criu_shim.host import clocks, criu, criu_images, ids, mounts
 
@@ -74,7 +75,7 @@ def _entry(entry: Document, bundle: Bundle) -> External:
     }
     if bundle.source(point):
         return found
-    if point in bundle.config.get("linux", {}).get("maskedPaths", []):
+    if point in bundle.masked and os.path.basename(entry["root"]) != backends.EMPTY:
         return {**found, "kind": "device", "root": "/null"}
     if any(mount.get("type") == "cgroup" and point.startswith(mount["destination"]) for mount in bundle.mounts):
         return {**found, "kind": "cgroup", "controllers": os.path.basename(point)}

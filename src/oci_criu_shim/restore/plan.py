@@ -76,7 +76,7 @@ class RestorePlan:
         self.script = batch_script.move(checkpoint, bundle, container.directory) if bundle.is_bare else ("", "")
         external = [] if bundle.is_bare else self.manifest["external"]
         script = None if bundle.is_bare else batch_script.copy(checkpoint, bundle)
-        self.sources = sources.find(external, bundle, self.stage, self.cgroup, script)
+        self.sources = sources.find(external, bundle, container, self.cgroup, script)
         self.bases = self._bases()
         self.keeps_connections = False  # until the open files are known
         self.closed = sockets.Closing(self.manifest.get("closed"))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from oci_criu_shim.container import batch_script
+from oci_criu_shim.container import backends, batch_script
+from oci_criu_shim.container.record import STAGE
 from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import cgroups, mounts
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from oci_criu_shim.container.bundle import Bundle
+    from oci_criu_shim.container.record import Container
     from oci_criu_shim.files import Document
     from oci_criu_shim.host.external import External
 
@@ -40,13 +42,15 @@ class MountSource:
         self.external = f"mnt[{entry.get('name', entry['key'])}]:{staged}"
 
 
-def find(entries: Iterable[External], bundle: Bundle, stage: str, group: str, script: str | None) -> list[MountSource]:
-    """Return the sources of a container's external mounts, to be mounted in the directory `stage`.
+def find(
+    entries: Iterable[External], bundle: Bundle, container: Container, group: str, script: str | None
+) -> list[MountSource]:
+    """Return the sources of a container's external mounts, to be mounted on its stage.
 
     `group` is the path of its own control group, or empty; `script` that of a copy of its batch script, if it has one.
     Raise ShimError if a source is missing, or can't be mounted as the container had it.
     """
-    node, place = mounts.read(), batch_script.point(bundle)
+    node, place, stage = mounts.read(), batch_script.point(bundle), container.path(STAGE)
     found = []
     for number, entry in enumerate(entries):
         staged, is_script = f"{stage}/{number}", entry["key"] == place
@@ -55,14 +59,14 @@ def find(entries: Iterable[External], bundle: Bundle, stage: str, group: str, sc
         elif entry["kind"] == "node" and not is_script:
             found.append(MountSource(entry, f"{staged}.node", staged, device=bundle.device(entry["key"])))
         else:
-            path = _path(entry, bundle, node, group)
+            path = _path(entry, bundle, container, node, group)
             if os.geteuid():
                 _check(entry, path, node)
             found.append(MountSource(entry, path, staged))
     return found
 
 
-def _path(entry: External, bundle: Bundle, node: Iterable[mounts.Mount], group: str) -> str:
+def _path(entry: External, bundle: Bundle, container: Container, node: Iterable[mounts.Mount], group: str) -> str:
     """Return the path on this node that an external mount is made from. Raise ShimError if it is missing."""
     if entry["kind"] == "device":
         source: str | None = "/dev" + entry["root"]
@@ -72,6 +76,8 @@ def _path(entry: External, bundle: Bundle, node: Iterable[mounts.Mount], group: 
         source = mounts.node_source(entry["kind"], entry["root"], node)
     else:
         source = bundle.source(entry["key"])
+        if source is None and entry["key"] in bundle.masked:
+            source = backends.empty_directory(container.root)
     if source is None and entry["kind"] == "bind":
         raise ShimError(f"the container's mount {entry['key']} has no source in config.json", "use the same bundle")
     if source is None or not (os.path.exists(source) or entry["kind"] == "cgroup"):

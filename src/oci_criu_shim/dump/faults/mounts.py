@@ -120,9 +120,9 @@ def foreign(survey: Survey) -> Iterator[ShimError]:
 
     Programs and hooks make such mounts; a restore knows those of config.json, and what is mounted below their sources.
     """
-    named = survey.bundle.mount_points
+    named = {batch_script.point(survey.bundle), *survey.bundle.mount_points}
     for key, source in survey.binds.items():
-        if key in named or key == batch_script.point(survey.bundle):
+        if key in named or survey.is_masked(key):
             continue
         if source is None:
             yield ShimError(
