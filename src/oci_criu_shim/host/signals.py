@@ -27,15 +27,20 @@ STOPPING = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 
 class Signals:
-    """Has CHECKPOINT, START, SIGCHLD and PASSED_ON arrive at the descriptor `reader` from now on."""
+    """Has CHECKPOINT, START, SIGCHLD and PASSED_ON arrive at the descriptor `reader` from now on.
+
+    Our caller may have blocked them: since 25.05, Slurm's RunTimeCreate and RunTimeStart begin without SIGCHLD.
+    """
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.reader, False)
         os.set_blocking(self.writer, False)
         signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
-        for number in (*PASSED_ON, signal.SIGCHLD, CHECKPOINT, START):
+        noted = (*PASSED_ON, signal.SIGCHLD, CHECKPOINT, START)
+        for number in noted:
             signal.signal(number, _noted)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, noted)
 
     def read(self) -> bytes:
         """Return the numbers of the signals that came since the last call, one byte each."""
