@@ -45,7 +45,8 @@ PARTITIONS = [
 FILES = sorted((Path(__file__).parents[2] / "etc/oci.conf.d").glob("*.conf"))
 RUN = 'RunTimeRun="exec {program} --root=/run/oci-criu-shim/%j run --bundle %b %n.%u.%j.%s.%t"\n'
 END = "".join(f'{key}="{oci.GUARD} exec {{program}} --root=/run/oci-criu-shim/%j x %n"\n' for key in oci.BY_ROOT)
-OCI = RUN + END
+SPOOL = 'MountSpoolDir="/var/run/slurm/"\n'
+OCI = RUN + END + SPOOL
 
 
 @pytest.fixture
@@ -465,6 +466,22 @@ def test_oci_without_exec(healthy: Path) -> None:
     assert "begin it with: exec /" in one_wrong("oci.conf", "warning")["hint"]
 
 
+def test_spool_directories(healthy: Path) -> None:
+    """What Slurm 24.11 has by itself, and 25.05 no longer."""
+    conf = healthy / "oci.conf"
+    conf.write_text(conf.read_text().replace("MountSpoolDir", "#MountSpoolDir"))
+    result = one_wrong("oci.conf", "warning")
+    assert f"{conf} has no MountSpoolDir" in result["found"]
+    assert result["hint"] == f"add the line: {SPOOL}".strip()
+    (healthy / "slurm-oci").mkdir()
+    (healthy / "slurm-oci/run").touch(mode=0o755)
+    line = 'RunTimeRun="exec {program} %b {spool} %u"\n'
+    conf.write_text(line.format(program=healthy / "slurm-oci/run", spool="%m"))
+    assert one_wrong("oci.conf", "warning")["hint"] == "put there: $(dirname %e)"
+    conf.write_text(line.format(program=healthy / "slurm-oci/run", spool="$(dirname %e)"))
+    assert results()["oci.conf"]["status"] == "ok"
+
+
 def test_oci_by_the_shell(healthy: Path) -> None:
     command = f"d=/run/oci-criu-shim/%j; [ -e $d/%n ] && exec {healthy}/oci-criu-shim state %n"
     script = f'RunTimeQuery="{oci.GUARD} {command}"\n'  # the last one counts
@@ -543,7 +560,7 @@ def test_who_passes_the_guard(tmp_path: Path, shell: str, owner: str, user: str,
 def test_oci_by_create_and_start(healthy: Path) -> None:
     line = "runtime{} = 'exec {} --root /run/oci-criu-shim/%j \\\n {} %n'\n"
     texts = [line.format(verb, healthy / oci.PROGRAM, verb) for verb in ("create", "start")]
-    (healthy / "oci.conf").write_text("".join(texts) + END.format(program=healthy / oci.PROGRAM))
+    (healthy / "oci.conf").write_text("".join(texts) + END.format(program=healthy / oci.PROGRAM) + SPOOL)
     assert "RunTimeCreate, RunTimeStart, RunTimeQuery" in results()["oci.conf"]["found"]
 
 

@@ -102,8 +102,11 @@ def test_without_a_user_namespace(tmp_path: Path, config: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("script", [b"echo", None])
-def test_what_slurm_has_mounted(tmp_path: Path, config: dict[str, Any], script: bytes | None) -> None:
-    """The script is in the checkpoint; in one without it, its place is empty."""
+@pytest.mark.parametrize("spool", [SPOOL, SPOOL.removesuffix("/task-0/")])
+def test_what_slurm_has_mounted(tmp_path: Path, config: dict[str, Any], spool: str, script: bytes | None) -> None:
+    """The script is in the checkpoint; in one without it, its place is empty. The directory is the task's, or since
+    Slurm 25.05 the step's."""
+    config["mounts"][3]["source"] = spool
     found = told(tmp_path, config, script=script)
     assert {name: found[name] for name in found if name.startswith("artifacts/")} == {
         **{"artifacts/spool": None, "artifacts/stdout": b""},

@@ -40,9 +40,10 @@ PREFIX = os.path.abspath(os.path.join(files.LIBDIR, os.pardir, os.pardir))  # LI
 RUNTIME = os.path.join(PREFIX, "bin/oci-criu-shim")  # podman restores by the one that is named, and by no other
 IMAGE = f"oci:{PREFIX}/share/oci-criu-shim/image:localhost/oci-criu-shim"
 IMAGE_ID = "bebe4a5663981087f3a38fe5bc180c4ffe6f40301357685636d8b843351fcf57"  # the digest of its configuration
-# What slurmstepd mounts in a container: the places in it, and the directory on the node (Slurm 24.11, container.c).
+# What slurmstepd mounts in a container: the places in it, and the directory on the node, which is the task's in Slurm
+# 24.11, and the step's since 25.05 (container.c).
 STREAMS = tuple(f"/tmp/slurm/{name}" for name in ("stdin", "stdout", "stderr"))
-SPOOL = re.compile(r"/.*/oci-job\d+-[^/]+/task-\d+")
+SPOOL = re.compile(r"/.*/oci-job\d+-[^/]+(/task-\d+)?")
 MANAGER = "io.container.manager"  # annotation by which checkpointctl knows podman's archives
 DEFAULTS = {"stopSignal": 15, "stopTimeout": 10, "shmSize": 65536000, "logDriver": "k8s-file", "passwd": False}
 

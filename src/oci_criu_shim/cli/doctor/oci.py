@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 PROGRAM = "oci-criu-shim"
 ROOT = f"{RUN_DIRECTORY}/%j"
 COMMANDS = ("RunTimeRun", "RunTimeCreate", "RunTimeStart", "RunTimeQuery", "RunTimeKill", "RunTimeDelete")
+SPOOL = "MountSpoolDir"
 # The command lines that slurmstepd runs as root at a step's end, and what they begin with in files of etc/oci.conf.d.
 BY_ROOT = ("RunTimeQuery", "RunTimeKill", "RunTimeDelete")
 GUARD = f"[ ! -O {RUN_DIRECTORY} ] || [ %U = 0 ] || exit 1;"
@@ -36,6 +37,7 @@ class Oci:
         """Check its command lines, and the programs that they name."""
         path = os.path.join(self.conf.directory(), "oci.conf")
         found = commands(path)
+        spool = found.pop(SPOOL, None)
         if "RunTimeRun" not in found and "RunTimeCreate" not in found:
             raise ShimError(f"{path} sets neither RunTimeRun nor RunTimeCreate", copy(path))
         roots.require(path, "root runs what it names")
@@ -51,6 +53,12 @@ class Oci:
             raise Caution(
                 f"{path}: RunTimeRun has no exec: signals reach a shell only", f"begin it with: exec {run[0]}"
             )
+        if chooser and "%m" in run:
+            wrong = f"{path}: RunTimeRun has %m, which is the step's directory, not the task's, since Slurm 25.05"
+            raise Caution(wrong, "put there: $(dirname %e)")
+        if not chooser and not spool:
+            wrong = f"{path} has no {SPOOL}, whose default has the job's number since Slurm 25.05: no other job can"
+            raise Caution(f"{wrong} begin with a job's checkpoint", f'add the line: {SPOOL}="/var/run/slurm/"')
         try:
             roots.require_readable(path, "their doctor and scrun can't read it")
         except ShimError as error:
@@ -145,11 +153,11 @@ def require_program(path: str, key: str, program: str) -> None:
 
 
 def commands(path: str) -> dict[str, list[str]]:
-    """Return {setting: words of the command line} of its command lines."""
+    """Return {setting: words} of its command lines, and of SPOOL."""
     found = {}
     for line in lines.read(path, copy(path)):
         key, _, value = " ".join(line.words).partition("=")
-        for name in COMMANDS:
+        for name in (*COMMANDS, SPOOL):
             if key.strip().lower() == name.lower():
                 found[name] = value.split()
     return found
