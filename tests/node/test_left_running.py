@@ -90,7 +90,7 @@ def test_killed_after_its_third_checkpoint(site: Site, user: str) -> None:
 @USERS
 def test_a_child_that_nobody_has_waited_for(site: Site, user: str) -> None:
     def zombies() -> list[str]:
-        argv = ["ps", "--format=stat=", f"--ppid={life.state()['pid']}"]
+        argv = ["ps", "--format=state=", f"--ppid={life.state()['pid']}"]
         return site.exec(argv, check=False).stdout.split()
 
     with growing(site, user, "sh", "-c", f"true & exec python3 -I /growing.py {' '.join(FILES)}") as life:
