@@ -1,10 +1,21 @@
-/* The hooks of the SPANK plugin; they only dispatch. Slurm takes nothing but a negative result for a failure. */
+/*
+ * The hooks of the SPANK plugin; they only dispatch. A failure is a negative result; since 25.05 Slurm takes any other
+ * than 0 for one.
+ */
 
 /* Only these declarations are visible from outside. */
 #pragma GCC visibility push(default)
 #include <slurm/spank.h>
 
 SPANK_PLUGIN(oci_criu_shim, 1)
+
+#ifdef HAVE_JOB_FAILURE
+/* Since 26.05: if the plugin can't begin, the job fails. Else its node would be drained. */
+int slurm_spank_init_failure_mode = ESPANK_JOB_FAILURE;
+enum { STEP_FAILURE = ESPANK_JOB_FAILURE };
+#else
+enum { STEP_FAILURE = -1 };
+#endif
 #pragma GCC visibility pop
 
 #include "arguments.h"
@@ -31,16 +42,16 @@ int slurm_spank_init(spank_t sp, UNUSED int argc, UNUSED char *argv[])
 }
 
 /*
- * A step that can't be checkpointed still runs, with an error in its log: a failure here would hold the job and drain
- * the node. Programs are not started in slurm_spank_task_post_fork: if job_container/tmpfs is in use, slurmstepd runs
- * that hook in a short-lived process, and in a step without tasks not at all.
+ * A step that can't be checkpointed still runs, with an error in its log: a failure here would end the job or, before
+ * 26.05, hold it and drain the node. Programs are not started in slurm_spank_task_post_fork: if job_container/tmpfs is
+ * in use, slurmstepd runs that hook in a short-lived process, and in a step without tasks not at all.
  */
 static int begin_step(spank_t sp, int argc, char *argv[])
 {
 	struct step step;
 
 	if (step_of_stepd(sp, &step) < 0)
-		return -1;
+		return STEP_FAILURE;
 	if (step.id == EXTERN_STEP) {
 		watcher_start(&step);
 		return 0;
@@ -49,7 +60,7 @@ static int begin_step(spank_t sp, int argc, char *argv[])
 		helper_start(&step, arguments_metrics(argc, argv));
 		effect_begin(sp);
 	}
-	return options_apply(sp);
+	return options_apply(sp) < 0 ? STEP_FAILURE : 0;
 }
 
 int slurm_spank_init_post_opt(spank_t sp, int argc, char *argv[])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+import unittest
 from pathlib import Path
 
 from .support import FORWARD, PLUGIN, Case, call, stepd
 
 DIR = FORWARD + "checkpoint_dir"
 TIMES = ("90s", "2h", "1h30m", "1w2d", "auto", "30", "20:30", "00:10:00", "1-0", "1-0:30", "1-12:00:00")
+
+HAS_JOB_FAILURE = "ESPANK_JOB_FAILURE" in Path("/usr/include/slurm/slurm_errno.h").read_text()
 
 
 class Submit(Case):
@@ -172,5 +175,11 @@ class Symbols(Case):
                 *("slurm_spank_init", "slurm_spank_init_post_opt", "slurm_spank_exit"),
                 *("slurm_spank_task_init", "slurm_spank_task_exit"),
                 *("slurm_spank_job_prolog", "slurm_spank_job_epilog"),
+                *(("slurm_spank_init_failure_mode",) if HAS_JOB_FAILURE else ()),
             },
         )
+
+    @unittest.skipUnless(HAS_JOB_FAILURE, "Slurm has it since 26.05")
+    def test_a_job_fails_and_its_node_stays(self) -> None:
+        argv = ["gdb", "--batch", "--ex", "output slurm_spank_init_failure_mode", str(PLUGIN)]
+        self.assertEqual(subprocess.run(argv, capture_output=True, text=True, check=True).stdout, "3012")
