@@ -86,3 +86,16 @@ def test_no_process(bundle_path: Path, config: dict[str, Any]) -> None:
     (bundle_path / "config.json").write_text(json.dumps(config))
     loaded = bundle.load(str(bundle_path))
     assert (loaded.environment(), loaded.terminal) == ({}, False)
+
+
+def test_mounts_with_an_option(bundle_path: Path, config: dict[str, Any]) -> None:
+    (bundle_path / "rootfs/run").mkdir(parents=True, exist_ok=True)
+    (bundle_path / "rootfs/var").mkdir()
+    (bundle_path / "rootfs/var/run").symlink_to("/run")
+    config["mounts"] = [
+        {"destination": "/var/run/x", "source": "/x", "options": ["bind", "nosymfollow"]},
+        {"destination": "/tmp", "type": "tmpfs"},
+    ]
+    loaded = bundle.Bundle(str(bundle_path), config)
+    assert loaded.points_with("nosymfollow") == {"/run/x"}
+    assert loaded.mount_points == {"/run/x", "/tmp"}

@@ -58,6 +58,7 @@ def test_namespaces_binds_and_threads(tmp_path: Path, monkeypatch: pytest.Monkey
         "inventory.img": [{"tcp_close": True, "root_ids": {"net_ns_id": 1, "pid_ns_id": 2}}],
         "mountpoints-1.img": [{"ext_key": "/a", "deleted": True}, {"deleted": True}],
         "mountpoints-2.img": [{"ext_key": "/a", "deleted": False}],
+        "mountpoints-3.img": [{"mountpoint": "/sys/fs/cgroup/cpu", "flags": 3}, {"mountpoint": "/sys", "flags": 3}],
         "core-1.img": [{"tc": {"rlimits": {"rlimits": [{"cur": 5, "max": 9}]}}, "thread_core": {}}],
         "core-2.img": [{"thread_core": {"seccomp_mode": "strict"}}],
         "core-3.img": [{"thread_core": {}}],
@@ -74,11 +75,15 @@ def test_namespaces_binds_and_threads(tmp_path: Path, monkeypatch: pytest.Monkey
     edits = Edits(str(tmp_path), "/copies")
     ids = edits.edit_inventory(("net_ns_id", "user_ns_id", "uts_ns_id"))
     assert (ids["own"]["net_ns_id"], ids["root"]) == (5, {"net_ns_id": 1, "pid_ns_id": 2})
-    edits.edit_mounts()
+    edits.edit_mounts(["/sys/fs/cgroup/cpu"])
     edits.edit_threads(needs, Seccomp(str(tmp_path)))
     assert written == {
         "/copies/inventory.img": [{"root_ids": {"net_ns_id": 5, "pid_ns_id": 2, "user_ns_id": 7}}],
         "/copies/mountpoints-1.img": [{"ext_key": "/a"}, {"deleted": True}],
+        "/copies/mountpoints-3.img": [
+            {"mountpoint": "/sys/fs/cgroup/cpu", "flags": 259},
+            images["mountpoints-3.img"][1],
+        ],
         "/copies/core-1.img": [{"tc": {"rlimits": {"rlimits": [{"cur": 4, "max": 4}]}}, "thread_core": {}}],
         "/copies/core-2.img": [{"thread_core": {}}],
     }

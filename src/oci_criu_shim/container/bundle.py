@@ -9,7 +9,7 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from oci_criu_shim.files import Document, Json
 
@@ -99,16 +99,21 @@ class Bundle:
     @property
     def mount_points(self) -> set[str]:
         """The places in the container of config.json's mounts."""
-        from oci_criu_shim.host import mounts
-
-        return {mounts.resolve(self.rootfs, mount["destination"]) for mount in self.mounts}
+        return self._resolved(mount["destination"] for mount in self.mounts)
 
     @property
     def masked(self) -> set[str]:
         """The places in the container that linux.maskedPaths names."""
+        return self._resolved(self.config.get("linux", {}).get("maskedPaths", []))
+
+    def points_with(self, option: str) -> set[str]:
+        """Return the places in the container of config.json's mounts that have an option."""
+        return self._resolved(m["destination"] for m in self.mounts if option in m.get("options", []))
+
+    def _resolved(self, paths: Iterable[str]) -> set[str]:
         from oci_criu_shim.host import mounts
 
-        return {mounts.resolve(self.rootfs, path) for path in self.config.get("linux", {}).get("maskedPaths", [])}
+        return {mounts.resolve(self.rootfs, path) for path in paths}
 
     def source(self, point: str) -> str | None:
         """Return the path on the node of what is mounted in the container at `point`; None if config.json has no mount.

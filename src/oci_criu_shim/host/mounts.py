@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 # mount(2)'s flags, by their names in mountinfo; a user namespace can't take off the first six.
 LOCKED = ("ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime")
-FLAGS = dict(zip((*LOCKED, "relatime"), (1, 2, 4, 8, 1024, 2048, 1 << 21), strict=True))
+UNFOLLOWED = "nosymfollow"  # CRIU 4.2 leaves it out (parse_mnt_flags() in criu/proc_parse.c)
+FLAGS = dict(zip((*LOCKED, "relatime", UNFOLLOWED), (1, 2, 4, 8, 1024, 2048, 1 << 21, 256), strict=True))
 LONGEST = 16 << 20  # characters of mountinfo: those of 100000 mounts, the kernel's limit, with usual names
 LINKS = 40  # as many as the kernel follows
 # What External calls mounts of these file systems.

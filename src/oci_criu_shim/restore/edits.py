@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 
 from oci_criu_shim.container import limits
-from oci_criu_shim.host import clocks, criu, criu_images
+from oci_criu_shim.host import clocks, criu, criu_images, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from oci_criu_shim.checkpoints.manifest import Clock, Needs
     from oci_criu_shim.files import Document
@@ -76,15 +76,19 @@ class Edits:
         if noted and os.path.exists(os.path.join(self.images, "timens-0.img")):
             self.edit("timens-0.img", change)
 
-    def edit_mounts(self) -> None:
-        """Have CRIU make no files and directories again that were the sources of binds.
+    def edit_mounts(self, unfollowed: Collection[str]) -> None:
+        """Have CRIU make no files and directories again that were the sources of binds, and follow no links below the
+        mount points `unfollowed`, which it does not note.
 
         If such a source was replaced on the node, the one that is there now takes its place.
         """
 
         def change(image: Document) -> bool:
             replaced = [entry for entry in image["entries"] if entry.get("ext_key") and entry.pop("deleted", False)]
-            return bool(replaced)
+            flagged = [entry for entry in image["entries"] if entry.get("mountpoint") in unfollowed]
+            for entry in flagged:
+                entry["flags"] |= mounts.flags([mounts.UNFOLLOWED])
+            return bool(replaced or flagged)
 
         for name in self._names("mountpoints-"):
             self.edit(name, change)

@@ -67,7 +67,7 @@ class RestorePlan:
         self.own = {k for k, own in self.ids["own"].items() if own != self.ids["root"].get(k)}
         self.seccomp = Seccomp(self.images if self.has_user_namespace else None)
         self.edits.edit_clocks(self.manifest["clock"])
-        self.edits.edit_mounts()
+        self.edits.edit_mounts(self._unfollowed())
         self.edits.edit_threads(self.manifest.get("needs"), self.seccomp)
         # Of the container's own IPC namespace; empty if CRIU can set them.
         compared = self.numbers[0] != 0 and "ipc_ns_id" in self.own
@@ -122,6 +122,16 @@ class RestorePlan:
         for flag in self.joined.values():
             flags &= ~flag
         return flags
+
+    def _unfollowed(self) -> set[str]:
+        """Return the mount points that CRIU makes, and below which no links are followed.
+
+        crun 1.28 mounts control groups of version 1 so, though config.json does not ask for it.
+        """
+        if self.bundle.is_bare:
+            return set()
+        asked = {entry["key"] for entry in self.manifest["external"] if mounts.UNFOLLOWED in entry["options"]}
+        return asked | self.bundle.points_with(mounts.UNFOLLOWED)
 
     def _bases(self) -> dict[str, str]:
         """Return {mount point: path on the node} of the container's files that remain on the node when it ends."""
