@@ -11,6 +11,7 @@ import pytest
 
 from tests.engines.support import Engine
 from tests.harness.cluster import wait_for
+from tests.harness.cluster.suite import SUITE
 from tests.node.support import SHIM, Life, Site, home
 from tests.node.test_limits import groups
 
@@ -95,7 +96,7 @@ def test_exec(life: Life) -> None:
     assert said("--user", "0:0", life.name, "id", "-u") == "0\n"
     if life.user == "root":
         assert said("--user=33:44", life.name, "sh", "-c", "id -u; id -g") == "33\n44\n"
-    assert "no-such-command" in refused(life, "exec", life.name, "no-such-command", status=255)
+    assert "no-such-command" in refused(life, "exec", life.name, "no-such-command", status=SUITE.crun_not_found)
     if not isinstance(life, Crun):  # which leaves out the container's own variables
         assert said("--env=X=1", life.name, "sh", "-c", "echo $X $TERM") == "1 xterm\n"
         assert "has no `exec --additional-gids`" in refused(life, "exec", "--additional-gids=5", life.name, "id")

@@ -14,13 +14,15 @@ DEFAULT = "trixie"
 
 @dataclass(frozen=True)
 class Suite:
-    """A release of Debian, by what the recipes must know of it."""
+    """A release of Debian, by what the recipes must know of it, and what tests see of its programs."""
 
     name: str
     python: str
     """The version of its python3."""
     from_sid: tuple[str, ...]
     """Packages of the nodes that come from sid."""
+    crun_not_found: int
+    """The exit status of crun's `exec` of a program that is not there."""
 
 
 CRIU = ("criu", "libcriu2", "python3-pycriu")
@@ -28,8 +30,8 @@ SUITES = {
     suite.name: suite
     for suite in (
         # CRIU 4.1.1 of trixie cannot dump inet sockets on Linux >= 6.16 (SO_PASSCRED); 4.2.1 of sid can.
-        Suite(name="trixie", python="3.13", from_sid=(*CRIU, "apptainer")),
-        Suite(name="forky", python="3.14", from_sid=("apptainer",)),
+        Suite(name="trixie", python="3.13", from_sid=(*CRIU, "apptainer"), crun_not_found=255),
+        Suite(name="forky", python="3.14", from_sid=("apptainer",), crun_not_found=1),
     )
 }
 
