@@ -30,6 +30,9 @@ SIGNALS_LOGGED = ("SlurmctldDebug=verbose",)
 """With these lines of slurm.conf slurmctld notes its signals."""
 MARK = "oci-criu-shim: "
 SETTINGS = "/etc/oci-criu-shim/config.toml"
+NOT_ITS_OWN = re.compile(r"srun: |slurmstepd|\[[\d:.T-]+\] |new[ug]idmap: ")
+"""How lines of a job's output begin that are Slurm's (those of slurmstepd with the time, since 26.05), or are said of
+subids."""
 ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 
 

@@ -102,10 +102,9 @@ def said(cluster: Cluster, argv: list[str]) -> str:
 def theirs(text: str) -> list[str]:
     """A program's lines, sorted, without Slurm's, times of day, and words about subids."""
     lines = [re.sub(r"^\S+Z: ", "", line) for line in text.splitlines()]
-    others = ("newuidmap: ", "newgidmap: ", "srun: ", "slurmstepd")
     # Each runtime has its own words for a program that is not there; runc warns where there is no memory group.
     noise = ("no-such-command", "oom kill count")
-    wanted = (line for line in lines if line and not line.startswith(others))
+    wanted = (line for line in lines if line and not jobs.NOT_ITS_OWN.match(line))
     return sorted(line for line in wanted if not any(word in line for word in noise))
 
 

@@ -86,8 +86,7 @@ def test_killed_like_plain_crun(
 
 def said(text: str) -> list[str]:
     """Output without lines of Slurm's, which name jobs, or of crun's helpers for subids, and without times of day."""
-    others = ("srun: ", "slurmstepd", "newuidmap: ", "newgidmap: ")
-    lines = (line for line in text.splitlines() if line and not line.startswith(others))
+    lines = (line for line in text.splitlines() if line and not jobs.NOT_ITS_OWN.match(line))
     return [line.partition("Z: ")[2] or line for line in lines]
 
 
