@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.harness.cluster import wait_for
+from tests.harness.cluster.suite import SUITE
 from tests.node.support import Life, Site, Spec
 from tests.node.test_refused import refused, running
 
@@ -46,6 +47,7 @@ def change(spec: Spec, *words: str) -> None:
     spec["process"]["args"] = peculiar(*words)
 
 
+FIRST = f"(descriptor {SUITE.first_free})"
 DOES: dict[str, tuple[str, tuple[str, ...], str]] = {
     "mount-of-a-removed-file": ("alice", ("mounted_and_removed", "/work"), "/work/new is a mount of "),
     "overlay": ("alice", ("mounted", "overlay", "/media", "overlay", "lowerdir=/usr:/etc"), "a mount of the type over"),
@@ -121,12 +123,12 @@ DOES: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("registered", "/work/a"),
         "registered at /work/a (binfmt_misc), which CRIU can't restore: odd",
     ),
-    "vsock": ("alice", ("socket_of", "40"), "(python3) has a socket of the protocol AF_VSOCK (descriptor 3)"),
-    "counter": ("alice", ("perf",), "(python3) uses performance counters (perf_event_open) (descriptor 3)"),
-    "faults": ("alice", ("userfaultfd",), "(python3) uses page faults (userfaultfd) (descriptor 3)"),
-    "secret": ("alice", ("secret",), "(python3) uses secret memory (memfd_secret) (descriptor 3)"),
-    "epoll-sent": ("alice", ("epoll_sent",), "(python3) waits for a file by epoll (descriptor 3) that it has closed"),
-    "epoll-inherited": ("alice", ("epoll_inherited",), "waits for a file by epoll (descriptor 3) that it has closed"),
+    "vsock": ("alice", ("socket_of", "40"), f"(python3) has a socket of the protocol AF_VSOCK {FIRST}"),
+    "counter": ("alice", ("perf",), f"(python3) uses performance counters (perf_event_open) {FIRST}"),
+    "faults": ("alice", ("userfaultfd",), f"(python3) uses page faults (userfaultfd) {FIRST}"),
+    "secret": ("alice", ("secret",), f"(python3) uses secret memory (memfd_secret) {FIRST}"),
+    "epoll-sent": ("alice", ("epoll_sent",), f"(python3) waits for a file by epoll {FIRST} that it has closed"),
+    "epoll-inherited": ("alice", ("epoll_inherited",), f"waits for a file by epoll {FIRST} that it has closed"),
     "namespace": ("alice", ("held_namespace",), "has a namespace open that no process of the container is in, net:["),
 }
 
@@ -147,7 +149,7 @@ def test_a_device(site: Site) -> None:
         spec["linux"]["resources"]["devices"].append({"allow": True, "access": "rwm", **number})
 
     with running(site, "root", with_fuse) as life:
-        refused(life, "(python3) uses FUSE, /dev/fuse (10:229) (descriptor 3), which CRIU can't dump")
+        refused(life, f"(python3) uses FUSE, /dev/fuse (10:229) {FIRST}, which CRIU can't dump")
 
 
 def test_what_a_hook_has_mounted(site: Site) -> None:

@@ -31,8 +31,8 @@ def sleeping(site: Site, request: pytest.FixtureRequest) -> Iterator[Life]:
 
 
 def wait_until_asleep(life: Life) -> None:
-    """Until no process or thread of it runs."""
-    states = ["sh", "-c", f"cat /proc/{life.state()['pid']}/task/*/stat | cut -d')' -f2 | cut -c2 | sort -u"]
+    """Until no process or thread of it runs; since Python 3.14, threads have names with parentheses."""
+    states = ["sh", "-c", f"sed 's/.*) //; s/ .*//' /proc/{life.state()['pid']}/task/*/stat | sort -u"]
     wait_for(lambda: life.site.exec(states).stdout == "S\n", 20, "sleep")
 
 

@@ -21,6 +21,8 @@ class Suite:
     """The version of its python3."""
     from_sid: tuple[str, ...]
     """Packages of the nodes that come from sid."""
+    first_free: int
+    """The first descriptor that a Python program with ctypes gets: libffi 3.5 keeps its own file open."""
     crun_not_found: int
     """The exit status of crun's `exec` of a program that is not there."""
 
@@ -30,8 +32,8 @@ SUITES = {
     suite.name: suite
     for suite in (
         # CRIU 4.1.1 of trixie cannot dump inet sockets on Linux >= 6.16 (SO_PASSCRED); 4.2.1 of sid can.
-        Suite(name="trixie", python="3.13", from_sid=(*CRIU, "apptainer"), crun_not_found=255),
-        Suite(name="forky", python="3.14", from_sid=("apptainer",), crun_not_found=1),
+        Suite(name="trixie", python="3.13", from_sid=(*CRIU, "apptainer"), first_free=3, crun_not_found=255),
+        Suite(name="forky", python="3.14", from_sid=("apptainer",), first_free=4, crun_not_found=1),
     )
 }
 
