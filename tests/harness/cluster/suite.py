@@ -23,6 +23,8 @@ class Suite:
     """Packages of the nodes that come from sid."""
     first_free: int
     """The first descriptor that a Python program with ctypes gets: libffi 3.5 keeps its own file open."""
+    crun_keeps_processors: bool
+    """Whether a container of crun's begins with the processors that crun itself is bound to (taskset), not with all."""
     crun_not_found: int
     """The exit status of crun's `exec` of a program that is not there."""
 
@@ -32,8 +34,22 @@ SUITES = {
     suite.name: suite
     for suite in (
         # CRIU 4.1.1 of trixie cannot dump inet sockets on Linux >= 6.16 (SO_PASSCRED); 4.2.1 of sid can.
-        Suite(name="trixie", python="3.13", from_sid=(*CRIU, "apptainer"), first_free=3, crun_not_found=255),
-        Suite(name="forky", python="3.14", from_sid=("apptainer",), first_free=4, crun_not_found=1),
+        Suite(
+            name="trixie",
+            python="3.13",
+            from_sid=(*CRIU, "apptainer"),
+            first_free=3,
+            crun_keeps_processors=True,
+            crun_not_found=255,
+        ),
+        Suite(
+            name="forky",
+            python="3.14",
+            from_sid=("apptainer",),
+            first_free=4,
+            crun_keeps_processors=False,
+            crun_not_found=1,
+        ),
     )
 }
 
