@@ -14,6 +14,7 @@ from pathlib import Path
 PLACES = ("/run", "/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue")
 # What CRIU knows of the kernel, kept by root's until the next boot; crun's own root directory, which root's makes.
 KEPT = ("/run/criu.kdat", "/run/crun")
+EMPTY_DIRECTORY = ".empty-directory"  # crun 1.28 leaves one in each root directory
 NAMESPACE = re.compile(r"(cgroup|ipc|mnt|net|pid|time|user|uts):\[\d+\]")
 # Slurm 24.11's extern step can't remove its empty group while its X11 thread has the user's effective id.
 SLURMS = re.compile(r".*/slurm_\w+/uid_\d+(/job_\d+(/step_extern)?)?")
@@ -79,7 +80,7 @@ def sockets() -> Iterator[str]:
 def files() -> Iterator[str]:
     for place in PLACES:
         for directory, below, names in os.walk(place):
-            paths = {f"{directory}/{name}" for name in [*below, *names]}
+            paths = {f"{directory}/{name}" for name in [*below, *names] if name != EMPTY_DIRECTORY}
             yield from (f"file {path}" for path in paths.difference(KEPT))
 
 
