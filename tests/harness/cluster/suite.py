@@ -25,6 +25,8 @@ class Suite:
     """The first descriptor that a Python program with ctypes gets: libffi 3.5 keeps its own file open."""
     crun_keeps_processors: bool
     """Whether a container of crun's begins with the processors that crun itself is bound to (taskset), not with all."""
+    requeues_twice: bool
+    """Whether slurmctld, if it has requeued a job at the end of its grace time, does so once more when it has ended."""
     crun_not_found: int
     """The exit status of crun's `exec` of a program that is not there."""
 
@@ -40,6 +42,7 @@ SUITES = {
             from_sid=(*CRIU, "apptainer"),
             first_free=3,
             crun_keeps_processors=True,
+            requeues_twice=True,
             crun_not_found=255,
         ),
         Suite(
@@ -48,6 +51,7 @@ SUITES = {
             from_sid=("apptainer",),
             first_free=4,
             crun_keeps_processors=False,
+            requeues_twice=False,
             crun_not_found=1,
         ),
     )
