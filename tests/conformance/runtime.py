@@ -100,7 +100,7 @@ class Runtime:
 
     def names(self) -> set[str]:
         """Containers that have a directory; what is hidden is for all, and may have a directory for each."""
-        return {path.name for path in (*self.root.glob("[!.]*"), *self.root.glob(".*/*"))}
+        return {path.name for path in (*self.root.glob("[!.]*"), *self.root.glob(".*/[!.]*"))}
 
     def pid_file(self, name: str) -> Path:
         return self.directory / f"{name}.pid"
