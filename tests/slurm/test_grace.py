@@ -26,7 +26,7 @@ COUNT = """i=0; until [ -e {end} ]; do i=$((i+1)); echo $i >>{ledger}; sleep 0.1
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two nodes, with what Slurm has by default: MaxBatchRequeue=5. A partition's jobs are preempted for good."""
-    with Cluster(f"{NAME}-grace", grace_time=GRACE_TIME, kill_wait=3, requeue_delay=120, slurm_conf=SITE) as running:
+    with Cluster(f"{NAME}-grace", grace_time=60, kill_wait=3, requeue_delay=120, slurm_conf=SITE) as running:
         yield running
 
 
