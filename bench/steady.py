@@ -5,13 +5,14 @@ Both do the same work in turns on the same node, and time themselves.
 
 from __future__ import annotations
 
-from bench.report import Measure, Progress, Result, versions
+from collections.abc import Sequence
+
+from bench.report import Progress, Result, versions
+from bench.startup import compare
 from tests.harness import jobs
 from tests.harness.cluster import Cluster, ClusterError
 
-RUNS = 12
-WARM_UP = 1
-GOAL = 0.99
+GOAL = 1 / 0.99  # of the time: 0.99 of the speed
 LOOP = """
 import time
 begin = time.perf_counter()
@@ -23,24 +24,22 @@ print(time.perf_counter() - begin)
 
 
 def measure(progress: Progress) -> Result:
-    """Run this benchmark, which takes half a minute. Raise ClusterError if a program fails."""
-    times: dict[str, list[float]] = {"plain": [], "shim": []}
+    """Run this benchmark, which takes a minute. Raise ClusterError if a program fails."""
     with Cluster("bench-steady", nodes=1) as cluster:
         jobs.prepare(cluster)
         result = Result(versions(cluster))
-        for number in range(1 - WARM_UP, RUNS + 1):
-            for kind, options in (("plain", ()), ("shim", jobs.OPTIONS[:2])):
-                done = cluster.exec("ctl", ["srun", *options, "python3", "-IS", "-c", LOOP])
-                if number > 0:
-                    times[kind].append(_seconds(done.stdout))
-            progress(f"loop: {max(number, 0)} of {RUNS}")
-    medians = {kind: result.median(f"loop_{kind}", seconds) for kind, seconds in times.items()}
-    result.measures["loop_speed"] = Measure(medians["plain"] / medians["shim"], "ratio", RUNS, GOAL, better="higher")
-    return result
+
+        def loop(*options: str) -> float:
+            return seconds(cluster, ["srun", *options, "python3", "-IS", "-c", LOOP])
+
+        compare(result, progress, "loop", lambda: loop(*jobs.OPTIONS[:2]), loop, GOAL, other="plain")
+        return result
 
 
-def _seconds(text: str) -> float:
+def seconds(cluster: Cluster, argv: Sequence[str]) -> float:
+    """Return what a program says that it took."""
+    said = cluster.exec("ctl", argv).stdout
     try:
-        return float(text)
+        return float(said)
     except ValueError:
-        raise ClusterError(f"the loop was not timed: {text!r}") from None
+        raise ClusterError(f"the loop was not timed: {said!r}") from None

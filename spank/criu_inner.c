@@ -19,16 +19,15 @@ static const char VARIABLE[] = "OCI_CRIU_SHIM_ENDS"; /* the name of a socket in 
 /* The number of the end that an address stands for; -1 if it is an address. */
 static int end_of(const struct sockaddr *address)
 {
-	static const uint8_t mapped[12] = { [10] = 0xff, [11] = 0xff };
 	const struct sockaddr_in *v4 = (const struct sockaddr_in *)address;
 	const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)address;
 	const uint8_t *place = (const uint8_t *)&v4->sin_addr;
 	in_port_t port = v4->sin_port;
 
 	if (address->sa_family == AF_INET6) {
-		if (memcmp(&v6->sin6_addr, mapped, sizeof(mapped)) != 0)
+		if (!IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr))
 			return -1;
-		place = v6->sin6_addr.s6_addr + sizeof(mapped);
+		place = v6->sin6_addr.s6_addr + 12;
 		port = v6->sin6_port;
 	} else if (address->sa_family != AF_INET) {
 		return -1;

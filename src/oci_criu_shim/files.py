@@ -64,14 +64,14 @@ def to_json(document: object, indent: int | None = None) -> str:
 
     As in parse_json(), CPython's own encoder in C does it if it can.
     """
-    try:
-        from _json import encode_basestring_ascii, make_encoder
+    if indent is None:
+        try:
+            from _json import encode_basestring_ascii, make_encoder
 
-        if indent is None:
             encode = make_encoder({}, _refuse, encode_basestring_ascii, None, ": ", ", ", False, False, True)
             return "".join(encode(document, 0))
-    except (ImportError, TypeError):
-        pass  # json names the fault
+        except (ImportError, TypeError):
+            pass  # json names the fault
     import json
 
     return json.dumps(document, indent=indent)

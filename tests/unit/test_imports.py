@@ -144,6 +144,16 @@ def test_hot_path_imports_nothing_slow(name: str) -> None:
         assert not slow, f"{name} imports {module}, which imports {slow}"
 
 
+@pytest.mark.parametrize("name", ["bundles.task", "supervisor.launch", "supervisor.bare", "task.run"])
+def test_a_task_without_a_container_imports_little(name: str) -> None:
+    """ctypes calls what makes its namespaces."""
+    modules: set[str] = set()
+    reached(name, modules)
+    for module in modules:
+        slow = {word.split(".")[0] for word in imported(NAMES[module], deep=False)} & (SLOW - {"ctypes"})
+        assert not slow, f"{name} imports {module}, which imports {slow}"
+
+
 @pytest.mark.parametrize("name", [*HOT, "supervisor.launch", "supervisor.loop"])
 def test_only_what_asked_for_checkpoints_has_a_history(name: str) -> None:
     modules: set[str] = set()

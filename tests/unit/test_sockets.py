@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim.container.bundle import Bundle
-from oci_criu_shim.dump import connections as connections_of
+from oci_criu_shim.dump import inner as dump_inner
 from oci_criu_shim.dump.connections import Connections
 from oci_criu_shim.dump.dump import Dump
 from oci_criu_shim.dump.faults import sockets as faults
@@ -208,7 +208,7 @@ def test_what_is_noted_of_inner_ones(pair: Pair, tmp_path: Path) -> None:
 def test_what_did_not_arrive(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel shows it to nobody, so both ends are closed."""
     _, one, _ = pair
-    monkeypatch.setattr(connections_of, "ARRIVE_SECONDS", 0.1)
+    monkeypatch.setattr(dump_inner, "ARRIVE_SECONDS", 0.1)
     one.setblocking(False)
     with suppress(BlockingIOError):
         while True:

@@ -13,7 +13,7 @@ STAGE = ".stage."  # how the names of stages begin, which the host, the pid and 
 def name() -> str:
     """Return the name of this process's scratch directories."""
     pid = os.getpid()
-    return f".stage.{os.uname().nodename}.{pid}.{process.start_time(pid)}"
+    return f"{STAGE}{os.uname().nodename}.{pid}.{process.start_time(pid)}"
 
 
 def sweep(directory: str) -> None:
@@ -34,16 +34,21 @@ def try_to_remove(path: str) -> None:
 
 
 def _is_abandoned(entry: str) -> bool:
-    if not is_stage(entry):
-        return False
-    host, pid, started = entry.removeprefix(STAGE).rsplit(".", 2)
-    return host == os.uname().nodename and process.start_time(int(pid)) != int(started)
+    host, pid, started = _parts(entry) or ("", 0, 0)
+    return host == os.uname().nodename and process.start_time(pid) != started
 
 
 def is_stage(entry: str) -> bool:
     """Return whether a name is one of a stage."""
-    parts = entry.removeprefix(STAGE).rsplit(".", 2)
-    return entry.startswith(STAGE) and len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal()
+    return _parts(entry) is not None
+
+
+def _parts(entry: str) -> tuple[str, int, int] | None:
+    """Return the host, the pid and its start time in the name of a stage; None if it is none."""
+    host, *numbers = entry.removeprefix(STAGE).rsplit(".", 2)
+    if not entry.startswith(STAGE) or not host or len(numbers) != 2 or not all(map(str.isdecimal, numbers)):
+        return None
+    return host, int(numbers[0]), int(numbers[1])
 
 
 def _is_own(path: str) -> bool:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import struct
-import sys
-import termios
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
+from oci_criu_shim.dump import inner
 from oci_criu_shim.dump.proc import duplicate
 from oci_criu_shim.host import criu_images, inet
 
@@ -20,9 +18,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.dump.proc import Descriptor
     from oci_criu_shim.dump.survey import Survey
 
-SO_PEEK_OFF = 42  # asm-generic/socket.h
-# For what was sent to arrive and be acknowledged, while all is frozen: the kernel delays that by 40 ms.
-ARRIVE_SECONDS, PAUSE = 0.5, 0.005
 NAMED = 5  # at most; a restore says fewer
 AT_ONCE = struct.pack("=ii", 1, 0)  # of SO_LINGER: close(2) resets the connection (socket(7), tcp_close())
 
@@ -43,21 +38,19 @@ class Connections:
             self.found = survey.open_sockets if survey.closes else []
         if found := inet.pairs(survey.open_sockets) if survey and survey.forgets_ended else []:
             with open(os.path.join(images, criu_images.UNREAD), "wb") as stream:
-                limit = time.monotonic() + ARRIVE_SECONDS
+                limit = time.monotonic() + inner.ARRIVE_SECONDS
                 for pair in found:
-                    waiting = _waiting([each for each, _ in pair], limit)
-                    self.inner += (
-                        [[_end(*end, data) for end, data in zip(pair, waiting, strict=True)]] if waiting else []
-                    )
-                    stream.writelines(waiting)
+                    if waiting := inner.waiting([each for each, _ in pair], limit):
+                        self.inner.append([_end(*end, data) for end, data in zip(pair, waiting, strict=True)])
+                        stream.writelines(waiting)
 
     def note(self) -> Closed | None:
         """Return what the manifest has of them; None if there are none."""
         unread = [(each, found) for each, found in self.found if found.has_ended and found.unread and not found.fails]
-        inner = {end["inode"] for ends in self.inner for end in ends}
-        closed = [(each, found) for each, found in self.found if found.is_connection and _inode(each) not in inner]
+        anew = {end["inode"] for ends in self.inner for end in ends}
+        closed = [(each, found) for each, found in self.found if found.is_connection and _inode(each) not in anew]
         closed += unread
-        if not closed and not self.failed and not inner:
+        if not closed and not self.failed and not anew:
             return None
         named = dict.fromkeys(f"{each.process.inside} with {inet.text(*found.remote)}" for each, found in closed)
         return {
@@ -96,38 +89,6 @@ class Connections:
 
 def _end(descriptor: Descriptor, found: inet.Socket, waiting: bytes) -> End:
     return {"inode": _inode(descriptor), "unread": len(waiting), "shut": found.state in inet.SHUT}
-
-
-def _waiting(ends: list[Descriptor], limit: float) -> list[bytes]:
-    """Return what waits to be read at each end of a connection; nothing if that can't be told, or if not all that was
-    sent has arrived by `limit`, on the clock of monotonic()."""
-    with ExitStack() as stack:
-        socks = [sock for end in ends if (sock := stack.enter_context(duplicate(end)))]
-        if len(socks) < len(ends) or not all(_has_arrived(sock, limit) for sock in socks):
-            return []
-        lengths = [_number(sock, termios.FIONREAD) for sock in socks]
-        found = [_peek(sock, length) for sock, length in zip(socks, lengths, strict=True)]
-        return found if [len(data) for data in found] == lengths else []
-
-
-def _has_arrived(sock: socket.socket, limit: float) -> bool:
-    """Wait until all that this end has sent has arrived; return False if it has not by `limit` (tcp(7), SIOCOUTQ)."""
-    while _number(sock, termios.TIOCOUTQ):
-        if time.monotonic() > limit:
-            return False
-        time.sleep(PAUSE)
-    return True
-
-
-def _peek(sock: socket.socket, length: int) -> bytes:
-    """Return so many bytes that wait; fewer if the program itself looks ahead, from a place that it has set."""
-    if not length or sock.getsockopt(socket.SOL_SOCKET, SO_PEEK_OFF) >= 0:
-        return b""
-    return sock.recv(length, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-
-
-def _number(sock: socket.socket, request: int) -> int:
-    return int.from_bytes(fcntl.ioctl(sock, request, bytes(4)), sys.byteorder)
 
 
 def _inode(descriptor: Descriptor) -> int:

@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 
-from oci_criu_shim.host import criu
+from oci_criu_shim.host import criu, inet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,6 +75,11 @@ def inet_sockets(images: str) -> Iterator[Message]:
 def is_connection(sock: Message) -> bool:
     """Return whether an internet socket is an end of a TCP connection, perhaps of one that has ended."""
     return bool(sock.proto == socket.IPPROTO_TCP and sock.dst_port)
+
+
+def local_address(sock: Message) -> bytes:
+    """Return an internet socket's own address."""
+    return inet.packed(sock.src_addr[: 1 if sock.family == socket.AF_INET else 4])
 
 
 def stream_type() -> Message:

@@ -30,6 +30,7 @@ KINDS = {
 STREAMS = ("tcp", "mptcp")
 ANY = (bytes(4), bytes(16))
 NOBODY = b"", 0
+MAPPED = bytes(10) + b"\xff\xff"  # begins an address of IPv6 that stands for one of IPv4 (ipv6(7))
 SO_PEERNAME = 28  # asm-generic/socket.h: getpeername(2), also of a connection that has ended
 TCP_ULP = 31  # linux/tcp.h
 UNACKED = slice(24, 28)  # of TCP_INFO: of a listening socket, the connections that it has yet to accept
@@ -66,7 +67,7 @@ class Socket:
             else:
                 self.fails = _fails(sock)
             if self.has_ended:
-                self.unread = int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), sys.byteorder)
+                self.unread = number(sock, termios.FIONREAD)
 
     @property
     def is_connection(self) -> bool:
@@ -94,6 +95,11 @@ class Socket:
         return place if self.remote == NOBODY else f"{place} to {text(*self.remote)}"
 
 
+def number(sock: socket.socket, request: int) -> int:
+    """Return the number that an ioctl of a socket gives (tcp(7))."""
+    return int.from_bytes(fcntl.ioctl(sock, request, bytes(4)), sys.byteorder)
+
+
 def pairs(found: Iterable[tuple[Holder, Socket]]) -> list[list[tuple[Holder, Socket]]]:
     """Return the TCP connections of which both ends are among those `found`, each with who has it."""
     ends = {(sock.local, sock.remote): (holder, sock) for holder, sock in found if sock.is_open}
@@ -109,7 +115,7 @@ def is_loopback(address: bytes) -> bool:
 
 def unmapped(address: bytes) -> bytes:
     """Return the address of IPv4 that one of IPv6 stands for (ipv6(7)); else the address as it is."""
-    return address[12:] if address[:12] == bytes(10) + b"\xff\xff" else address
+    return address[12:] if address[:12] == MAPPED else address
 
 
 def packed(words: Iterable[int]) -> bytes:

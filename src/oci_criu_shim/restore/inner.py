@@ -13,7 +13,7 @@ import struct
 import threading
 from contextlib import ExitStack, suppress
 
-from oci_criu_shim.host import inet
+from oci_criu_shim.host import criu_images, inet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ VARIABLE = "OCI_CRIU_SHIM_ENDS"  # of CRIU's environment: the name of our socket
 # The address that stands for an end, with its number in the last two bytes: nobody can have it (RFC 1112, class E).
 PLACE, PORT = b"\xff\xff", 1
 LOOPBACK = {4: socket.inet_pton(socket.AF_INET, "127.0.0.1"), 16: socket.inet_pton(socket.AF_INET6, "::1")}
-MAPPED = bytes(10) + b"\xff\xff"  # of an address of IPv4 in IPv6 (ipv6(7))
 SECONDS = 5.0  # for a connection over lo
 ROOMY = 1 << 20  # bytes: as large a buffer as the node allows, if much was unread
 
@@ -124,7 +123,7 @@ def _bound(entry: Message, roomy: bool) -> socket.socket:
         made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF) if roomy else ():
         made.setsockopt(socket.SOL_SOCKET, option, ROOMY)
-    own = local(entry)
+    own = inet.unmapped(criu_images.local_address(entry))
     for place in (own, LOOPBACK[len(own)]):
         for port in (entry.src_port, 0):
             with suppress(OSError):
@@ -134,19 +133,14 @@ def _bound(entry: Message, roomy: bool) -> socket.socket:
     raise OSError(f"no address of this node's for {inet.text(own, entry.src_port)}")
 
 
-def local(entry: Message) -> bytes:
-    """Return the local address of a socket of CRIU's images: one of IPv4 has 4 bytes, also on a socket of IPv6."""
-    return inet.unmapped(inet.packed(entry.src_addr[: 1 if entry.family == socket.AF_INET else 4]))
-
-
 def _host(family: int, place: bytes) -> str:
-    return socket.inet_ntop(family, MAPPED + place if family == socket.AF_INET6 and len(place) == 4 else place)
+    return socket.inet_ntop(family, inet.MAPPED + place if family == socket.AF_INET6 and len(place) == 4 else place)
 
 
 def _stand_for(entry: Message, number: int) -> None:
     """Have CRIU bind the socket of an entry to the address that stands for the end `number`, and do no more with it."""
     place = PLACE + struct.pack(">H", number)
-    whole = MAPPED + place if entry.family == socket.AF_INET6 else place.ljust(4 * len(entry.src_addr), b"\0")
+    whole = inet.MAPPED + place if entry.family == socket.AF_INET6 else place.ljust(4 * len(entry.src_addr), b"\0")
     entry.src_addr[:] = [word for (word,) in struct.iter_unpack("=I", whole)]
     entry.src_port, entry.dst_port, entry.state = PORT, 0, inet.ESTABLISHED
     entry.v6only = False

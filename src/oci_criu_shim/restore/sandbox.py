@@ -140,10 +140,7 @@ def _build(plan: RestorePlan, fds: Mapping[int, int], ready: int, go: int, said:
         # nobody, or somebody else (prepare_userns_creds() in criu/namespaces.c, 4.2).
         linux.keep_capabilities(without=1 << linux.CAP_SETUID)
     os.umask(umask)
-    os.write(
-        said,
-        str(_fork_criu(plan, fds, personality)).encode(),
-    )
+    os.write(said, str(_fork_criu(plan, fds, personality)).encode())
 
 
 def _fork_criu(plan: RestorePlan, fds: Mapping[int, int], personality: int) -> int:

@@ -115,12 +115,13 @@ class Sockets:
                 time.sleep(0.5)
             if error is None:
                 continue
-            if sock.proto != socket.IPPROTO_TCP and sock.dst_port and not inet.is_loopback(_packed(sock)):
+            own = criu_images.local_address(sock)
+            if sock.proto != socket.IPPROTO_TCP and sock.dst_port and not inet.is_loopback(own):
                 _forget(sock)
                 changed = True
             else:
                 kind = "tcp" if sock.proto == socket.IPPROTO_TCP else "udp"
-                raise _misfit(f"{kind} {inet.text(_packed(sock), sock.src_port)}", error, home)
+                raise _misfit(f"{kind} {inet.text(own, sock.src_port)}", error, home)
         return changed
 
     def _has_ended(self, sock: Message) -> bool:
@@ -178,10 +179,6 @@ def _is_bound(sock: Message) -> bool:
     return bool(sock.src_port and not without)
 
 
-def _packed(sock: Message) -> bytes:
-    return inet.packed(sock.src_addr[: 1 if sock.family == socket.AF_INET else 4])
-
-
 def _forget(sock: Message) -> None:
     """Have the kernel choose a socket's local address."""
     sock.src_port = 0
@@ -214,7 +211,7 @@ def _refused(sock: Message) -> OSError | None:
                 probe.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
             if device := sock.ifname or sock.opts.so_bound_dev:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
-            probe.bind((socket.inet_ntop(sock.family, _packed(sock)), sock.src_port))
+            probe.bind((socket.inet_ntop(sock.family, criu_images.local_address(sock)), sock.src_port))
     except OSError as error:
         return error
     return None

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from oci_criu_shim.dump.survey import Survey
 
 CLOSE = "have the program close it before the checkpoint, and connect again after it"
-OWN = "in a network namespace of the container's own, connections between its processes are kept (linux.namespaces)"
 ROOTS = "--tcp-established keeps it"
 FORBIDDEN = "--checkpoint-tcp=close has a restore close it, so that the program's next call on it fails"
 SHOWN = 3
@@ -34,7 +33,7 @@ def connections(survey: Survey) -> Iterator[ShimError]:
             if survey.keeps_inner:
                 yield ShimError(f"{said}, out of the container's network namespace", CLOSE)
             else:
-                yield ShimError(said, f"{FORBIDDEN}; {OWN}" if survey.is_users else ROOTS)
+                yield ShimError(said, FORBIDDEN if survey.is_users else ROOTS)
 
 
 def multipath(survey: Survey) -> Iterator[ShimError]:
