@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <unistd.h>
 
 #include "cgroup.h"
@@ -17,6 +18,9 @@
 #ifndef CGROUP_OF_SELF
 #define CGROUP_OF_SELF "/proc/self/cgroup"
 #endif
+
+/* Below the job's group. */
+#define EXTERN_STEP "/step_extern"
 
 enum { LINE_SIZE = PATH_MAX + 256, BELOW_SIZE = NAME_MAX + 64 };
 
@@ -119,7 +123,25 @@ int cgroup_enter_extern_step(pid_t pid)
 
 	if (!find_job(line, &job))
 		return -1;
-	return *job.controllers ? attach(job.controllers, job.path, "/step_extern", pid) : 0;
+	return *job.controllers ? attach(job.controllers, job.path, EXTERN_STEP, pid) : 0;
+}
+
+int cgroup_watch_kill(void)
+{
+	CLEANUP_FD int fd = inotify_init1(IN_CLOEXEC);
+	char line[LINE_SIZE], path[PATH_MAX];
+	struct group job;
+
+	if (fd < 0 || !find_job(line, &job))
+		return -1;
+	if (*job.controllers)
+		return take_fd(&fd);
+	if (print_path(path, "", job.path, EXTERN_STEP "/user/cgroup.kill") < 0)
+		return -1;
+	/* Linux has the file since 5.14; without it Slurm kills one process after the other. */
+	if (inotify_add_watch(fd, path, IN_MODIFY) < 0 && errno != ENOENT)
+		return -1;
+	return take_fd(&fd);
 }
 
 /*

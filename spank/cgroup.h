@@ -23,6 +23,13 @@ void cgroup_close(struct groups *groups);
 int cgroup_enter_extern_step(pid_t pid);
 
 /*
+ * Return a descriptor that reads something once this slurmstepd, an extern step's, has killed the processes of its step
+ * by `cgroup.kill`, as since 25.05 with version 2. That does not reach slurmstepd's children in its own leaf, and yet
+ * the step is not over before they have ended. -1 and errno on failure.
+ */
+int cgroup_watch_kill(void);
+
+/*
  * Take a child of this slurmstepd out of the job's groups, so that the job's signals and limits don't apply to it. -1
  * and errno on failure.
  */

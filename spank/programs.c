@@ -46,13 +46,15 @@ int watcher_start(const struct step *step)
 	struct numbers numbers = numbers_of(step);
 	char *const argv[] = { WATCHER_PROGRAM, numbers.job, numbers.uid, numbers.gid, NULL };
 	CLEANUP_FD int lifeline = -1;
+	CLEANUP_FD int killed = -1;
 	pid_t pid;
 
 	if (lifeline_is_held() || !rundir_is_watched(step->job))
 		return 0;
-	if ((lifeline = lifeline_open()) < 0)
+	if ((killed = cgroup_watch_kill()) < 0 || (lifeline = lifeline_open()) < 0)
 		goto fail;
-	const struct spawn job = { .path = WATCHER_PROGRAM, .argv = argv, .fds = &lifeline, .fd_count = 1 };
+	const int fds[] = { lifeline, killed };
+	const struct spawn job = { .path = WATCHER_PROGRAM, .argv = argv, .fds = fds, .fd_count = COUNT(fds) };
 	if ((pid = spawn(&job)) < 0 || cgroup_enter_extern_step(pid) < 0)
 		goto fail;
 	return 0;

@@ -9,11 +9,11 @@
 #define CHECKPOINT_SIGNAL (SIGRTMIN + 3)
 
 /*
- * Descriptors with which the programs are started. The lifeline reads end of file once slurmstepd is gone. From
- * GROUPS_FD on, up to the first that isn't open, the helper has those by which its workers enter the job's control
- * groups.
+ * Descriptors with which the programs are started. The lifeline reads end of file once slurmstepd is gone. The watcher's
+ * KILL_FD reads something once slurmstepd has killed its step's processes. From GROUPS_FD on, up to the first that isn't
+ * open, the helper has those by which its workers enter the job's control groups.
  */
-enum { LIFELINE_FD = 3, LISTENER_FD = 4, GROUPS_FD = 5 };
+enum { LIFELINE_FD = 3, KILL_FD = 4, LISTENER_FD = 4, GROUPS_FD = 5 };
 
 /* The descriptor on which the worker talks to the runtime. */
 enum { CONNECTION_FD = 3 };

@@ -1,6 +1,6 @@
 /*
- * watcher JOBID UID GID: pass on to the runtimes of a job, as the job's user, that Slurm has sent it a signal, until the
- * lifeline breaks.
+ * watcher JOBID UID GID: pass on to the runtimes of a job, as the job's user, that Slurm has sent it a signal, until
+ * Slurm kills the extern step, or the lifeline breaks.
  *
  * Slurm tells the extern step of a preemption but not the batch step: by SIGTERM or, with send_user_signal among its
  * PreemptParameters, by the signal of the job's --signal alone, which may be any. The watcher only passes that on: the
@@ -133,14 +133,18 @@ static int open_signals(void)
 	return signals_open(numbers, count);
 }
 
-static int watch(int lifeline, const char *path)
+static int watch(int lifeline, int killed, const char *path)
 {
 	CLEANUP_FD int signals = open_signals();
-	struct pollfd events[] = { { .fd = lifeline, .events = POLLIN }, { .fd = signals, .events = POLLIN } };
+	struct pollfd events[] = {
+		{ .fd = lifeline, .events = POLLIN },
+		{ .fd = killed, .events = POLLIN },
+		{ .fd = signals, .events = POLLIN },
+	};
 
 	if (signals < 0)
 		return -1;
-	while (poll(events, COUNT(events), -1) > 0 && !events[0].revents)
+	while (poll(events, COUNT(events), -1) > 0 && !events[0].revents && !events[1].revents)
 		if (signals_next(signals))
 			notify_job(path);
 	return 0;
@@ -149,6 +153,7 @@ static int watch(int lifeline, const char *path)
 int main(int argc, char **argv)
 {
 	CLEANUP_FD int lifeline = LIFELINE_FD;
+	CLEANUP_FD int killed = KILL_FD;
 	CLEANUP_TEXT char *path = NULL;
 	uint32_t job, uid, gid;
 
@@ -158,7 +163,7 @@ int main(int argc, char **argv)
 		syslog(LOG_ERR, "usage: watcher JOBID UID GID");
 		return EXIT_FAILURE;
 	}
-	if (become_user(uid, gid) < 0 || asprintf(&path, JOB_DIRECTORY, job) < 0 || watch(lifeline, path) < 0) {
+	if (become_user(uid, gid) < 0 || asprintf(&path, JOB_DIRECTORY, job) < 0 || watch(lifeline, killed, path) < 0) {
 		syslog(LOG_ERR, "job %" PRIu32 ": %m", job);
 		return EXIT_FAILURE;
 	}

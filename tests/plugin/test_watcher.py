@@ -76,6 +76,9 @@ class Watcher(Case):
         call("prolog", {"checkpoint": None})
         self.watcher: Program | None = None
         self.addCleanup(self.end_watcher)
+        self.killed, self.kill = os.pipe()
+        self.addCleanup(os.close, self.killed)
+        self.addCleanup(os.close, self.kill)
 
     def runtime(self, kind: str = "catch", uid: int = UID) -> Runtime:
         runtime = Runtime(kind, uid)
@@ -91,7 +94,7 @@ class Watcher(Case):
         return path
 
     def start(self) -> Program:
-        self.watcher = Program("watcher", 7, UID, GID)
+        self.watcher = Program("watcher", 7, UID, GID, fds=(self.killed,))
         pid = self.watcher.process.pid
         self.wait_for(lambda: status(pid)["Uid"].split() == [str(UID)] * 4, "the watcher to become the user")
         self.wait_for(lambda: status(pid)["NoNewPrivs"] == "1", "the watcher to be ready")
@@ -139,6 +142,13 @@ class Watcher(Case):
         self.assertIsNone(watcher.process.poll())
         watcher.process.send_signal(signal.SIGTERM)
         self.assertEqual(runtime.signals(SECONDS), b"!")
+
+    def test_ends_with_its_step(self) -> None:
+        """Which Slurm kills without it."""
+        watcher = self.start()
+        os.write(self.kill, b"!")
+        self.assertEqual(watcher.process.wait(SECONDS), 0)
+        self.assertEqual(watcher.end(), "")
 
     def test_privileges(self) -> None:
         watcher = self.start()
@@ -198,7 +208,7 @@ class Watcher(Case):
     def test_refuses_root_and_nonsense(self) -> None:
         for numbers in ((7, 0, GID), (7, UID), (7, -1, GID), (7, UID, 1 << 32)):
             with self.subTest(numbers=numbers):
-                watcher = Program("watcher", *numbers)
+                watcher = Program("watcher", *numbers, fds=(self.killed,))
                 self.assertEqual(watcher.process.wait(SECONDS), 1)
                 watcher.process.communicate()
                 os.close(watcher.lifeline)
@@ -225,10 +235,24 @@ class ExternStep(Case):
             self.wait_for(lambda: not is_alive(pid), "the watcher to end")
 
     def test_version_2(self) -> None:
-        (CGROUP / "self").write_text("0::/system.slice/slurmstepd.scope/job_7/step_extern/slurm\n")
+        """Whatever the name of the job's group is, and on a kernel that can't kill by groups."""
+        call("prolog", {"checkpoint": None})
+        for job in ("job_7", "s7HNM8KNWEHA00"):
+            (CGROUP / "self").write_text(f"0::/system.slice/slurmstepd.scope/{job}/step_extern/slurm\n")
+            with stepd(step=EXTERN) as step:
+                self.assertEqual(len(step.children()), 1)
+                self.assertEqual(step.end(), "")
+
+    def test_killed_by_its_group(self) -> None:
+        """The watcher is in slurmstepd's leaf, and cgroup.kill reaches only that of the step's other processes."""
+        group = "system.slice/slurmstepd.scope/s7HNM8KNWEHA00/step_extern"
+        (CGROUP / "self").write_text(f"0::/{group}/slurm\n")
+        (kill,) = self.files(f"{group}/user/cgroup.kill")
         call("prolog", {"checkpoint": None})
         with stepd(step=EXTERN) as step:
-            self.assertEqual(len(step.children()), 1)
+            (pid,) = step.children()
+            kill.write_text("1")
+            self.wait_for(lambda: not is_alive(pid), "the watcher to end")
             self.assertEqual(step.end(), "")
 
     def test_unwatched_job_has_none(self) -> None:
