@@ -75,21 +75,30 @@ def checkpoint(job: Job, node: str = "n1") -> str:
     return done.stdout + done.stderr
 
 
-def groups(job: Job, node: str = "n1") -> list[str]:
-    """The directories that are the job's, in each hierarchy."""
-    return job.cluster.exec(node, ["find", "/sys/fs/cgroup", "-name", f"job_{job.number}"], "root").stdout.split()
+def group_name(job: Job, node: str = "n1") -> str:
+    """The last part of the path of its groups: with version 2 of groups, Slurm 26.05 has other names than job_N."""
+    script = 'cat "/proc/$(pgrep -o -f "slurmstepd: .$1[.]")/cgroup"'
+    lines = job.cluster.exec(node, ["sh", "-c", script, "group", job.number], "root").stdout
+    names: set[str] = set(re.findall(r"/(job_\d+$|\w+(?=/step_))", lines, re.MULTILINE))
+    (name,) = names
+    return name
+
+
+def groups(cluster: Cluster, node: str, name: str) -> list[str]:
+    """The directories of this name, in each hierarchy."""
+    return cluster.exec(node, ["find", "/sys/fs/cgroup", "-name", name], "root").stdout.split()
 
 
 # Slurm 24.11's extern step can't remove its own groups while its X11 thread has the user's effective id.
 LEFT = """
-find /sys/fs/cgroup -path "*/job_$1/*" -type d ! -path "*/job_$1/step_extern"
-find /sys/fs/cgroup -path "*/job_$1/*" -name cgroup.procs -exec cat {} +
+find /sys/fs/cgroup -path "*/$1/*" -type d ! -path "*/$1/step_extern"
+find /sys/fs/cgroup -path "*/$1/*" -name cgroup.procs -exec cat {} +
 """
 
 
-def left(job: Job, node: str = "n1") -> str:
-    """Return what keeps Slurm from removing the job's groups: other groups and processes in them."""
-    return job.cluster.exec(node, ["sh", "-c", LEFT, "left", job.number], "root", check=False).stdout
+def left(cluster: Cluster, name: str) -> str:
+    """Return what keeps Slurm from removing a job's groups of n1: other groups and processes in them."""
+    return cluster.exec("n1", ["sh", "-c", LEFT, "left", name], "root", check=False).stdout
 
 
 def placed(job: Job, node: str) -> dict[tuple[str, str], set[str]]:
@@ -106,13 +115,15 @@ def placed(job: Job, node: str) -> dict[tuple[str, str], set[str]]:
 def check_placed(job: Job, node: str) -> set[str]:
     """Check that all that takes part in a checkpoint is in the job's groups but not among a step's processes, and goes
     first if memory is short; return the controllers of those groups."""
-    found = placed(job, node)
+    found, name = placed(job, node), group_name(job, node)
     assert {program for program, _ in found} >= PROGRAMS
-    places = {group.split("/")[4] for group in groups(job, node)}  # below /sys/fs/cgroup: of version 1, a controller
+    places = {
+        group.split("/")[4] for group in groups(job.cluster, node, name)
+    }  # below /sys/fs/cgroup: of version 1, a controller
     limited = {controllers for _, controllers in found} & places or {""}
     for (program, what), values in found.items():
         if what in limited:
-            assert all(re.search(rf"/job_{job.number}(/step_\w+/slurm)?$", path) for path in values), (program, values)
+            assert all(re.search(rf"/{name}(/step_\w+/slurm)?$", path) for path in values), (program, values)
         assert what != "oom_score_adj" or values == {"1000"}, (program, values)
     return limited
 
@@ -125,11 +136,12 @@ def test_the_jobs_groups(bound_cluster: Cluster, bound_bundle: str) -> None:
 def test_the_jobs_memory(bound_cluster: Cluster, bound_bundle: str) -> None:
     """If there is too little for a dump, the job's program goes on."""
     with started(bound_cluster, bound_bundle, "memory") as job:
-        job.cluster.exec("n1", ["sh", "-ec", RESTRICT, "restrict", *groups(job)], "root")
+        directories = groups(job.cluster, "n1", group_name(job))
+        job.cluster.exec("n1", ["sh", "-ec", RESTRICT, "restrict", *directories], "root")
         said = checkpoint(job)
         assert "could not be checkpointed and runs on" in said and "for want of the job's memory" in said
         job.wait_ticks(job.ticks() + 2)
-        job.cluster.exec("n1", ["sh", "-ec", ALLOW, "allow", *groups(job)], "root")
+        job.cluster.exec("n1", ["sh", "-ec", ALLOW, "allow", *directories], "root")
         assert "checkpointed" in checkpoint(job)
 
 
@@ -161,6 +173,7 @@ def pids(cluster: Cluster, *words: str) -> list[str]:
 @pytest.mark.parametrize("helper", ["at-work", "killed"])
 def test_nothing_outlives_the_job(bound_cluster: Cluster, bound_bundle: str, helper: str) -> None:
     with started(bound_cluster, bound_bundle, f"end-{helper}", LARGE) as job:
+        name = group_name(job)
         hold(job)
         if helper == "killed":
             bound_cluster.exec("n1", ["pkill", "-KILL", "-f", f"/helper {job.number} "], "root")
@@ -169,7 +182,7 @@ def test_nothing_outlives_the_job(bound_cluster: Cluster, bound_bundle: str, hel
         bound_cluster.exec("ctl", ["scancel", job.number])
         job.wait_end()
         wait_for(lambda: not pids(bound_cluster, "-u", "alice"), 20, "the end of all that is the user's")
-        wait_for(lambda: not left(job), 20, "the end of all that is in the job's groups")
+        wait_for(lambda: not left(bound_cluster, name), 20, "the end of all that is in the job's groups")
 
 
 def test_nothing_outlives_a_worker(bound_cluster: Cluster, bound_bundle: str) -> None:

@@ -9,7 +9,8 @@ import pytest
 from tests import NAME
 from tests.harness import jobs
 from tests.harness.cluster import Cluster, wait_for
-from tests.slurm.test_worker_groups import SCRIPT, check_placed, groups
+from tests.harness.cluster.suite import SUITE
+from tests.slurm.test_worker_groups import SCRIPT, check_placed, group_name, groups
 
 PATIENT = ("MessageTimeout=60", "SlurmdTimeout=300")
 
@@ -56,13 +57,25 @@ def test_preempted(cluster: Cluster, bundle: str) -> None:
     cluster.exec("ctl", ["scancel", high])
 
 
+def test_a_job_ends_as_soon_as_any(cluster: Cluster) -> None:
+    """Slurm waits for nothing of ours, as it does for what it can't kill."""
+    cluster.exec("ctl", ["srun", "--checkpoint", "true"], timeout=120)
+    wait_for(lambda: set(cluster.node_states().values()) == {"idle"}, 60, "the end of the job")
+    assert "giving up after" not in cluster.logs("n1")
+
+
 def test_a_dump_is_in_its_jobs_groups(cluster: Cluster, bundle: str) -> None:
-    """And keeps Slurm from removing none."""
+    """And keeps Slurm from removing none, also if they have the job's number for a name."""
+    if SUITE.names_groups_by_sluid:
+        (cluster.conf / "cgroup.conf").open("a").write("CgroupJobIdPaths=yes\n")
+        cluster.reconfigure()
     job = jobs.submit(cluster, "placed", SCRIPT, jobs.Work(ticks=2000), f"--container={bundle}", *jobs.OPTIONS)
     with jobs.quoting(job):
         node = job.wait_running()
         job.wait_ticks(2)
+        name = group_name(job, node)
+        assert name == f"job_{job.number}"
         assert check_placed(job, node) == {""}
         cluster.exec("ctl", ["scancel", job.number])
         job.wait_end()
-        wait_for(lambda: not groups(job, node), 60, "the end of the job's groups")
+        wait_for(lambda: not groups(cluster, node, name), 60, "the end of the job's groups")

@@ -27,6 +27,8 @@ class Suite:
     """Whether a container of crun's begins with the processors that crun itself is bound to (taskset), not with all."""
     requeues_twice: bool
     """Whether slurmctld, if it has requeued a job at the end of its grace time, does so once more when it has ended."""
+    names_groups_by_sluid: bool
+    """Whether Slurm names a job's group of version 2 by its SLUID, unless by CgroupJobIdPaths=yes."""
     crun_not_found: int
     """The exit status of crun's `exec` of a program that is not there."""
 
@@ -43,6 +45,7 @@ SUITES = {
             first_free=3,
             crun_keeps_processors=True,
             requeues_twice=True,
+            names_groups_by_sluid=False,
             crun_not_found=255,
         ),
         Suite(
@@ -52,6 +55,7 @@ SUITES = {
             first_free=4,
             crun_keeps_processors=False,
             requeues_twice=False,
+            names_groups_by_sluid=True,
             crun_not_found=1,
         ),
     )
