@@ -29,6 +29,8 @@ class Suite:
     """Whether slurmctld, if it has requeued a job at the end of its grace time, does so once more when it has ended."""
     names_groups_by_sluid: bool
     """Whether Slurm names a job's group of version 2 by its SLUID, unless by CgroupJobIdPaths=yes."""
+    has_expedited_requeue: bool
+    """Whether Slurm has `sbatch --requeue=expedite` and `srun --async`."""
     crun_not_found: int
     """The exit status of crun's `exec` of a program that is not there."""
 
@@ -46,6 +48,7 @@ SUITES = {
             crun_keeps_processors=True,
             requeues_twice=True,
             names_groups_by_sluid=False,
+            has_expedited_requeue=False,
             crun_not_found=255,
         ),
         Suite(
@@ -56,6 +59,7 @@ SUITES = {
             crun_keeps_processors=False,
             requeues_twice=False,
             names_groups_by_sluid=True,
+            has_expedited_requeue=True,
             crun_not_found=1,
         ),
     )
