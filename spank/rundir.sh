@@ -13,17 +13,23 @@ update() {
 # done.
 #
 # The mark's first line is the job's name, since the number of an array's last task is the whole array's number, too.
-# More lines may say which nodes to leave out, which to wait for, and which features the nodes must have; Slurm accepts
-# these for pending jobs only. Each is an update of its own: if Slurm refuses one, the others must not be held back.
+# The second may say that the job is expedited, so that Slurm itself makes it eligible at once. More lines may say which
+# nodes to leave out, which to wait for, and which features the nodes must have; Slurm accepts these for pending jobs
+# only. Each is an update of its own: if Slurm refuses one, the others must not be held back.
 release_requeued() {
 	[ -f "$mark" ] || return
 	head -c 4096 "$mark" | {
 		IFS= read -r name
 		case $name in JobId=*) job=$name ;; esac
-		update StartTime=now+3seconds
-		for _ in 2 3 4; do
+		IFS= read -r setting
+		if [ "$setting" = expedited ]; then
 			IFS= read -r setting
+		else
+			update StartTime=now+3seconds
+		fi
+		for _ in 2 3 4; do
 			case $setting in ExcNodeList=* | ReqNodeList=* | Features=*) update "$setting" ;; esac
+			IFS= read -r setting
 		done
 	}
 }

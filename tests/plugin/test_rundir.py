@@ -408,6 +408,14 @@ class Requeued(Place):
         settings = ("StartTime=now+3seconds", "ExcNodeList=", "ReqNodeList=n1", "Features=a&b")
         self.assertEqual(calls.read_text().splitlines(), [f"{UID} update JobId=7 {setting}" for setting in settings])
 
+    def test_a_job_that_is_expedited(self) -> None:
+        """Slurm makes it eligible at once, unless it is told when."""
+        calls = self.program("scontrol")
+        for noted, settings in (("", ()), ("ExcNodeList=n1\n", ("ExcNodeList=n1",))):
+            self.mark(f"JobId=7\nexpedited\n{noted}")
+            self.remove(quick=True)
+            self.assertEqual(calls.read_text(), "".join(f"{UID} update JobId=7 {setting}\n" for setting in settings))
+
     def test_no_more_is_read_than_the_runtime_writes(self) -> None:
         calls = self.program("scontrol")
         self.mark("JobId=" + "7" * (8 * MIB))

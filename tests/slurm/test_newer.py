@@ -43,6 +43,7 @@ def test_expedited(cluster: Cluster, bundle: str) -> None:
         job.preempt()
         job.wait_end()
         assert not job.failures()
+    assert "setting begin" not in cluster.logs("ctl")  # it begins as soon as it can
 
 
 def test_asynchronous_step(cluster: Cluster, bundle: str) -> None:

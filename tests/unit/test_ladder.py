@@ -99,7 +99,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setattr(process, "fork", lambda work: work())
     monkeypatch.setattr(controller, "remark", lambda job, mark, text: made.comments.append(f"{job} {mark}{text}"))
     monkeypatch.setattr(controller, "has_another_node", lambda job, node: made.other_nodes)
-    monkeypatch.setattr(controller, "job", lambda _: seen())
+    monkeypatch.setattr(controller, "job", lambda _, soon: seen())
     monkeypatch.setattr(controller, "requeue", lambda job: made.requeued.append(job))
     return made
 
@@ -540,15 +540,21 @@ def test_the_mark_asks_for_the_sites_feature(site: Site, monkeypatch: pytest.Mon
     assert Path(site.container.root, REQUEUED).read_text() == "JobId=7\nExcNodeList=n1\nFeatures=alike\n"
 
 
+def test_the_mark_of_a_job_that_is_expedited(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller, "job", lambda _, soon: seen(expedited=True))
+    requeue.mark(site.container.root, Task(site.environment), Log(), "n1")
+    assert Path(site.container.root, REQUEUED).read_text() == "JobId=7\nexpedited\nExcNodeList=n1\n"
+
+
 def test_the_mark_of_another_task_stays(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller, "job", lambda _: seen())
+    monkeypatch.setattr(controller, "job", lambda _, soon: seen())
     for exclude in ("n1", ""):
         requeue.mark(site.container.root, Task(site.environment), Log(), exclude)
     assert "ExcNodeList=n1\n" in (Path(site.container.root) / REQUEUED).read_text()
 
 
 def test_the_mark_is_left_where_slurm_does_not_answer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    def silent(*_: object) -> Any:
+    def silent(*_: object, **__: object) -> Any:
         raise ShimError("Unable to contact slurm controller")
 
     monkeypatch.setattr(controller, "job", silent)

@@ -31,7 +31,7 @@ def seen(**changes: Any) -> Job:
     known: dict[str, Any] = {
         **{"job_id": 12, "name": "12", "states": ["RUNNING"], "restarts": 0, "partition": "low"},
         **{"preempt_time": 0, "suspend_time": 0, "end_time": 1800000000, "limited": True},
-        **{"batch": True, "batch_host": "n1", "requeue": True, "node_count": 1},
+        **{"batch": True, "batch_host": "n1", "requeue": True, "expedited": False, "node_count": 1},
         **{"required_nodes": "", "excluded_nodes": "", "features": "", "comment": ""},
     }
     fields: Any = {**known, **changes}
@@ -297,6 +297,7 @@ RECORD = {
         "suspend_time": UNSET,
         "end_time": {**UNSET, "set": True, "number": 1800000000},
         "requeue": True,
+        "flags": ["BACKFILL_ATTEMPTED"],
     },
     **{"time_limit": {**UNSET, "set": True, "number": 60}, "node_count": {**UNSET, "set": True, "number": 2}},
     **{"required_nodes": "", "excluded_nodes": "n3", "user_id": os.geteuid()},

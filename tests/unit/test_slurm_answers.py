@@ -57,6 +57,7 @@ def test_a_job_that_runs(known: commands.Commands) -> None:
         "batch": True,
         "batch_host": "n1",
         "requeue": True,
+        "expedited": False,
         "node_count": 1,
         "required_nodes": "",
         "excluded_nodes": "",

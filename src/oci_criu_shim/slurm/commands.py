@@ -185,6 +185,7 @@ def _fields(record: Document) -> Fields:
         "batch": bool(record["batch_flag"]),
         "batch_host": record["batch_host"],
         "requeue": bool(record["requeue"]),
+        "expedited": "EXPEDITED_REQUEUE" in record["flags"],
         "node_count": number_of(record["node_count"]),
         "required_nodes": record["required_nodes"],
         "excluded_nodes": record["excluded_nodes"],

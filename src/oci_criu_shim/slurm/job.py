@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         batch: bool
         batch_host: str
         requeue: bool
+        expedited: bool
         node_count: int
         required_nodes: str
         excluded_nodes: str
@@ -47,6 +48,7 @@ class Job:
         self.restarts = fields["restarts"]
         self.is_batch = fields["batch"]  # any other is never requeued
         self.is_requeueable = fields["requeue"]  # by sbatch --requeue, or the site's JobRequeue
+        self.is_expedited = fields["expedited"]  # Slurm starts it again at once (--requeue=expedite)
         self.batch_host = fields["batch_host"]  # the node on which its batch script runs, or ran
         self.has_timed_out = "TIMEOUT" in fields["states"]  # it is being ended at its time limit, or was
         self.comment = fields["comment"]

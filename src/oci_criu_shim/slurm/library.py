@@ -137,6 +137,7 @@ def _fields(job: Pyslurm) -> Fields:
         "batch": job.is_batch_job,
         "batch_host": job.batch_host or "",
         "requeue": job.is_requeueable,
+        "expedited": False,  # pyslurm 25.11 has no such field
         "node_count": job.num_nodes or 0,
         "required_nodes": job.required_nodes or "",
         "excluded_nodes": job.excluded_nodes or "",

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from oci_criu_shim.slurm.tasks import Task
 
 
+EXPEDITED = "expedited"  # what the note has for a job that begins again at once without it
+
+
 def mark(root: str, task: Task, log: Log, exclude: str = "", require: str = "") -> None:
     """Leave the note in the job's run directory `root`, before the job of `task` is requeued.
 
@@ -24,12 +27,11 @@ def mark(root: str, task: Task, log: Log, exclude: str = "", require: str = "") 
     if directory.is_requeued and not (exclude or require):
         return
     try:
-        feature = config.load().feature
-        if exclude or require or feature:
-            found = controller.job(task.job)
-            settings += [found.excluding(exclude)] if exclude else []
-            settings += controller.waiting_for(found, require) if require else []
-            settings += [found.wanting(feature)] if feature else []
+        found, feature = controller.job(task.job, soon=True), config.load().feature
+        settings += [EXPEDITED] if found.is_expedited else []
+        settings += [found.excluding(exclude)] if exclude else []
+        settings += controller.waiting_for(found, require) if require else []
+        settings += [found.wanting(feature)] if feature else []
     except ShimError as error:
         log.error(f"job {task.job} is requeued without a choice of nodes: {error.line()}")
     try:
