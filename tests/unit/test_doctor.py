@@ -236,6 +236,21 @@ def test_apparmor(monkeypatch: Patch, tmp_path: Path) -> None:
     assert node.apparmor() == str(seen)
 
 
+def test_inotify(monkeypatch: Patch, tmp_path: Path) -> None:
+    unified = tmp_path / "cgroup.controllers"
+    monkeypatch.setattr(node, "UNIFIED", str(unified))
+    with pytest.raises(Skipped):
+        node.inotify()
+    unified.touch()
+    monkeypatch.setattr(os, "cpu_count", lambda: 96)
+    monkeypatch.setattr(node, "sysctl", lambda name: "128")
+    with pytest.raises(Caution, match="with 96 jobs here, root may run out of them") as caught:
+        node.inotify()
+    assert caught.value.hint.startswith("sysctl -w fs.inotify.max_user_instances=1024, ")
+    monkeypatch.setattr(node, "sysctl", lambda name: "1024")
+    assert node.inotify() == "fs.inotify.max_user_instances=1024"
+
+
 @pytest.mark.parametrize(("named", "found"), [("", ["crun"]), ("crun", ["crun"]), ("runc", ["runc", "crun"])])
 def test_backends(monkeypatch: Patch, site_file: Path, named: str, found: list[str]) -> None:
     site_file.write_text(f'backend = "{named}"')

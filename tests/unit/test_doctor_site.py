@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.cli.doctor.verdicts import Result
 
 Patch = pytest.MonkeyPatch
+Dict = dict[str, str]
 
 HEALTHY = {
     "PrologFlags": "Alloc,Contain",
@@ -154,6 +155,24 @@ def test_how_often_a_job_is_requeued(monkeypatch: Patch, healthy: Path, limit: s
     assert result["hint"] == "slurm.conf: MaxBatchRequeue=1000, then scontrol reconfigure"
     (healthy / "slurm.conf").write_text("maxbatchrequeue=500 # of a job\n")
     assert one_wrong("requeues", status)["hint"].startswith("slurm.conf says so already")
+
+
+@pytest.mark.parametrize(
+    ("more", "seconds"),
+    [
+        ({}, 120),
+        ({"AuthInfo": "socket=/run/munge,cred_expire=60"}, 60),
+        ({"AuthInfo": "cred_expire=60", "SchedulerParameters": "bf_interval=1,requeue_delay=2"}, 2),
+    ],
+)
+def test_for_how_long_a_requeued_job_is_held_back(monkeypatch: Patch, healthy: Path, more: Dict, seconds: int) -> None:
+    monkeypatch.setattr(controller, "configuration", lambda: {**HEALTHY, **more})
+    assert f"waits {seconds} s before it starts again" in results()["requeues"]["found"]
+
+
+def test_signals_for_all_that_is_in_a_step(monkeypatch: Patch, healthy: Path) -> None:
+    monkeypatch.setattr(controller, "configuration", lambda: {**HEALTHY, "SignalChildrenProcesses": "yes"})
+    assert one_wrong("cgroup.conf")["hint"] == "cgroup.conf: SignalChildrenProcesses=no, then scontrol reconfigure"
 
 
 def test_kill_wait(monkeypatch: Patch, healthy: Path) -> None:

@@ -30,6 +30,9 @@ SYSCTLS = (
     ("kernel.unprivileged_userns_clone", "0", "1"),
     ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
 )
+UNIFIED = "/sys/fs/cgroup/cgroup.controllers"
+INSTANCES = "fs.inotify.max_user_instances"
+OTHERS_INSTANCES = 64  # what other programs of root's may have
 APPARMOR_ENABLED = "/sys/module/apparmor/parameters/enabled"
 
 
@@ -106,6 +109,20 @@ def apparmor() -> str:
         said = "securityfs is not mounted: containers with an AppArmor profile can't be checkpointed"
         raise Caution(said, processes.MOUNT_SECURITYFS)
     return processes.APPARMOR
+
+
+def inotify() -> str:
+    """Check for room for a watcher of each job: with version 2 of control groups it has one of root's instances."""
+    if not os.path.exists(UNIFIED):
+        raise Skipped("needed with version 2 of control groups only")
+    most, jobs = int(sysctl(INSTANCES)), os.cpu_count() or 1
+    if most < jobs + OTHERS_INSTANCES:
+        said = f"{INSTANCES}={most}: with {jobs} jobs here, root may run out of them"
+        raise Caution(
+            f"{said}; a job without one is not told of its preemption",
+            f"sysctl -w {INSTANCES}={max(1024, 2 * jobs)}, and the same in /etc/sysctl.d",
+        )
+    return f"{INSTANCES}={most}"
 
 
 def installed_backends() -> str:
@@ -256,6 +273,7 @@ CHECKS = (
     ("criu", criu_version),
     ("criu check", criu_features),
     ("apparmor", apparmor),
+    ("inotify", inotify),
     ("backend", installed_backends),
     ("tasks without a container", bare_tasks),
     ("pycriu", criu.bindings),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 
 from oci_criu_shim import config
 from oci_criu_shim.cli.doctor import settings
@@ -118,7 +119,24 @@ class Site:
         if often < ENOUGH:
             more = f"a job that is preempted more than {often} times is started once more when it has ended"
             raise Caution(f"MaxBatchRequeue={said}: {more}", hint)
-        return f"MaxBatchRequeue={said}"
+        return f"MaxBatchRequeue={said}; a job whose node fails waits {self._delay()} s before it starts again"
+
+    def _delay(self) -> str:
+        """Return for how long Slurm holds a requeued job back, in seconds, unless its epilog makes it eligible."""
+        said = self.conf.values()
+        since_25_11 = re.search(r"\brequeue_delay=(\d+)", said.get("SchedulerParameters", ""))
+        found = since_25_11 or re.search(r"\bcred_expire=(\d+)", said.get("AuthInfo", ""))
+        return found[1] if found else "120"
+
+    def signalled(self) -> str:
+        """Check that Slurm's signals reach a task's first process alone, and not what is to be checkpointed."""
+        said = self.conf.values().get("SignalChildrenProcesses", "no")
+        if said == "yes":
+            raise ShimError(
+                "SignalChildrenProcesses=yes: a preemption's SIGTERM goes to the programs of all steps",
+                f"cgroup.conf: SignalChildrenProcesses=no, then {RECONFIGURE}",
+            )
+        return f"SignalChildrenProcesses={said}"
 
     def kill_wait(self) -> str:
         """Check that a job which is requeued before its time limit, or by hand, has time for its checkpoints."""
@@ -217,6 +235,7 @@ def checks() -> list[Check]:
         ("plugstack.conf", plugstack.check),
         ("slurmd", plugstack.loaded),
         ("oci.conf", oci.check),
+        ("cgroup.conf", site.signalled),
         ("submission", site.submission),
     ]
     return [("slurm", conf.answer), *rules, *preemption, *files]
