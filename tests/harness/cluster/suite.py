@@ -17,6 +17,8 @@ class Suite:
     """A release of Debian, by what the recipes must know of it, and what tests see of its programs."""
 
     name: str
+    earlier: str
+    """The suite before it; empty if there is no recipe for that."""
     python: str
     """The version of its python3."""
     from_sid: tuple[str, ...]
@@ -42,6 +44,7 @@ SUITES = {
         # CRIU 4.1.1 of trixie cannot dump inet sockets on Linux >= 6.16 (SO_PASSCRED); 4.2.1 of sid can.
         Suite(
             name="trixie",
+            earlier="",
             python="3.13",
             from_sid=(*CRIU, "apptainer"),
             first_free=3,
@@ -53,6 +56,7 @@ SUITES = {
         ),
         Suite(
             name="forky",
+            earlier="trixie",
             python="3.14",
             from_sid=("apptainer",),
             first_free=4,
