@@ -7,8 +7,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from tests.harness.cluster.cache import kept
 from tests.harness.cluster.process import File, environment
-from tests.harness.cluster.rootfs import CONTAINED, NODE, ensure, kept
+from tests.harness.cluster.rootfs import CONTAINED, NODE, ensure
 from tests.harness.cluster.settings import REPOSITORY
 
 # The checkout is read-only there. The overlay, with all that is built in it, goes with the mount namespace.

@@ -1,4 +1,4 @@
-"""The cache of the nodes' root file systems (tests/harness/cluster/rootfs.py)."""
+"""The cache of the nodes' root file systems, and of what is installed there (tests/harness/cluster/cache.py)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.cluster import rootfs
+from tests.harness.cluster import cache, layer, rootfs
 from tests.harness.cluster.errors import ClusterError
 from tests.harness.cluster.lock import locked
 from tests.harness.cluster.rootfs import Recipe
@@ -23,11 +23,11 @@ def test_who_waits_for_a_root_does_not_wait_for_its_users(tmp_path: Path, monkey
     held, enough = threading.Event(), threading.Event()
 
     def build_and_use() -> None:
-        with locked(rootfs._lock_of(root)):
+        with locked(cache._lock_of(root)):
             held.set()
             looked.wait(20)
             root.mkdir()
-        with rootfs.kept(root):
+        with cache.kept(root):
             enough.wait(20)
 
     looked = threading.Event()
@@ -49,11 +49,39 @@ def test_each_suite_has_roots_of_its_own(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(rootfs, "SUITE", suite)
         roots.append(tmp_path / SMALL.key())
         roots[-1].mkdir()
-        rootfs._lock_of(roots[-1]).touch()
+        cache._lock_of(roots[-1]).touch()
     for root in roots:
-        rootfs._remove_older(root)
+        cache._remove_older(root)
     assert len(roots) > 1
     assert all(root.is_dir() for root in roots)
+
+
+def test_a_checkout_that_changes_is_installed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if only a mode changes, and not if what nobody installs does."""
+    checkout, root = tmp_path / "checkout", tmp_path / "rootfs-0123456789ab"
+    for name in ("src/one.py", "spank/two.c", "etc/three", "tools/four", "tests/five.py"):
+        (checkout / name).parent.mkdir(parents=True)
+        (checkout / name).write_text(name)
+    (checkout / "Makefile").touch()
+    monkeypatch.setenv("OCI_CRIU_SHIM_CACHE", str(tmp_path / "cache"))
+    made: list[Path] = []
+
+    def build(_: Path, scratch: Path, *__: object) -> Path:
+        made.append(scratch / "upper")
+        made[-1].mkdir()
+        return made[-1]
+
+    monkeypatch.setattr(layer, "_build", build)
+    found = [layer.ensure(root, checkout, print) for _ in range(2)]
+    assert found[0] == found[1] and found[0].name.startswith("rootfs-layer-") and len(made) == 1
+    (checkout / "tests/five.py").write_text("")
+    assert layer.ensure(root, checkout, print) == found[0]
+    (checkout / "tools/four").chmod(0o755)
+    again = layer.ensure(root, checkout, print)
+    assert again != found[0] and len(made) == 2
+    assert not found[0].exists()
+    (checkout / "src/one.py").write_text("")
+    assert layer.ensure(root, checkout, print) != again
 
 
 @pytest.mark.parametrize(("given", "name"), [({}, "trixie"), ({"SUITE": ""}, "trixie"), ({"SUITE": "forky"}, "forky")])

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from . import cgroups, conf, layer, network, node
+from .cache import kept
 from .errors import ClusterError
 from .lock import locked
 from .node import Node
-from .rootfs import kept
 from .settings import REPOSITORY, Instance, Settings, load, write_json
 from .sweep import forget, sweep
 from .waiting import patient
@@ -101,7 +101,7 @@ class Keeper:
     def run(self, lifeline: int) -> None:
         with ExitStack() as stack:
             stack.callback(self.kill_all)
-            self.prepare()
+            self.prepare(stack)
             network.make_bridge()
             for name in self.settings.all_nodes():
                 self.boot(name)
@@ -116,8 +116,8 @@ class Keeper:
                 for key, _ in self.selector.select():
                     key.data()
 
-    def prepare(self) -> None:
-        """Make the instance's files."""
+    def prepare(self, stack: ExitStack) -> None:
+        """Make the instance's files; what it uses of the cache is kept until the stack is closed."""
         here = self.instance
         here.state.mkdir(mode=0o700, parents=True)
         write_json(here.settings, self.settings.dump())
@@ -128,8 +128,7 @@ class Keeper:
         here.shared.mkdir()
         here.shared.chmod(0o1777)
         if self.settings.install and not layer.is_in(self.root):
-            here.layer.mkdir()
-            self.lower = (layer.build(self.root, here.layer, REPOSITORY, progress), *self.lower)
+            self.lower = (stack.enter_context(kept(layer.ensure(self.root, REPOSITORY, progress))), *self.lower)
         v2 = any(tree.is_v2 for tree in cgroups.hierarchies())
         conf.write(self.settings, self.lower[0], here.conf, v2=v2)
 

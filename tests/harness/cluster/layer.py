@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
 
+from . import cache
 from .errors import ClusterError
 from .process import run
 from .rootfs import CONTAINED, Progress
+
+SOURCES = ("etc", "spank", "src", "tools")
 
 # Built inside the root, which has Slurm's headers. The checkout is read-only there, so that no product of another
 # Debian release ends up in it. $1 root, $2 overlay directory, $3 checkout.
@@ -29,12 +33,30 @@ def is_in(root: Path) -> bool:
     return (root / "usr/bin/oci-criu-shim").exists()
 
 
-def build(root: Path, directory: Path, checkout: Path, progress: Progress) -> Path:
-    """Install checkout into a layer over root; return the layer. Raise ClusterError with make's last lines."""
+def ensure(root: Path, checkout: Path, progress: Progress) -> Path:
+    """Return the cached layer of a checkout as it is now over a root; install it if it is missing.
+
+    Raise ClusterError with make's last lines.
+    """
     if not (checkout / "Makefile").exists():
         raise ClusterError(f"{checkout} has no Makefile", "start the cluster with --no-install")
+    name = f"{root.name.rpartition('-')[0]}-layer-{_digest(root, checkout)}"
+    return cache.ensure(name, lambda scratch: _build(root, scratch, checkout, progress))
+
+
+def _digest(root: Path, checkout: Path) -> str:
+    """Return twelve digits that tell apart all that `make install` reads, and the script above."""
+    digest = hashlib.sha256(f"{root.name}\n{SCRIPT}".encode())
+    files = (path for name in SOURCES for path in (checkout / name).rglob("*"))
+    for path in sorted(path for path in files if path.is_file() and path.suffix != ".pyc"):
+        digest.update(f"{path.relative_to(checkout)}\n{path.stat().st_mode:o}\n".encode())
+        digest.update(path.read_bytes())
+    digest.update((checkout / "Makefile").read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _build(root: Path, scratch: Path, checkout: Path, progress: Progress) -> Path:
     begin = time.monotonic()
-    directory.mkdir(parents=True, exist_ok=True)
-    run([*CONTAINED, "/bin/sh", "-c", SCRIPT, "install-layer", str(root), str(directory), str(checkout)])
+    run([*CONTAINED, "/bin/sh", "-c", SCRIPT, "install-layer", str(root), str(scratch), str(checkout)])
     progress(f"installed in {time.monotonic() - begin:.1f} s")
-    return directory / "upper"
+    return scratch / "upper"

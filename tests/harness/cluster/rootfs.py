@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
+from . import cache
 from .errors import ClusterError
 from .lock import locked
 from .process import DIE_WITH_PARENT, run
@@ -18,7 +17,6 @@ from .suite import CRIU, DEFAULT, SUITE
 
 Progress = Callable[[str], None]
 MIRROR = "OCI_CRIU_SHIM_MIRROR"
-PAUSE = 0.1  # seconds between looks at whether somebody has built it
 
 # Unmounts and leftover processes of a killed build are the kernel's business: both live in namespaces of their own.
 CONTAINED = (*DIE_WITH_PARENT, "unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--")
@@ -83,64 +81,22 @@ def with_packages(recipe: Recipe, packages: Sequence[str]) -> Recipe:
     return replace(recipe, name=f"{recipe.name}-more", packages=(*recipe.packages, *more), unwanted=())
 
 
-def cache_dir() -> Path:
-    return Path(os.environ.get("OCI_CRIU_SHIM_CACHE", "/var/cache/oci-criu-shim"))
-
-
-@contextmanager
-def kept(root: Path) -> Iterator[Path]:
-    """Keep a cached root from being removed as an older one while it is in use."""
-    with locked(_lock_of(root), shared=True):
-        if not root.is_dir():
-            raise ClusterError(f"{root}: the root file system is gone", "start again: it will be built anew")
-        yield root
-
-
 def ensure(recipe: Recipe, progress: Progress) -> Path:
     """Return the cached root of a recipe; build it if it is missing (about a minute)."""
-    root = cache_dir() / recipe.key()
-    if not root.is_dir():
-        _build_once(recipe, root, progress)
-        _remove_older(root)
-    return root
+    return cache.ensure(recipe.key(), lambda scratch: _build(recipe, scratch, progress))
 
 
-def _build_once(recipe: Recipe, root: Path, progress: Progress) -> None:
-    """Build a root, or wait for whoever does; not for the lock, which users of the root hold as long as they run."""
-    while not root.is_dir():
-        try:
-            with locked(_lock_of(root), wait=False):
-                if not root.is_dir():
-                    _build(recipe, root, progress)
-        except BlockingIOError:
-            time.sleep(PAUSE)
-
-
-def _lock_of(root: Path) -> Path:
-    return root.with_name(root.name + ".lock")
-
-
-def _partial_of(root: Path) -> Path:
-    """Return where a root is built. A killed build leaves it behind, and the next build removes it."""
-    return root.with_name(root.name + ".partial")
-
-
-def _build(recipe: Recipe, root: Path, progress: Progress) -> None:
+def _build(recipe: Recipe, scratch: Path, progress: Progress) -> Path:
     _require_mmdebstrap(progress)
-    progress(f"building {root} (once, takes about a minute)")
-    partial = _partial_of(root)
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        target, scratch = partial / "root", partial / "tmp"
-        scratch.mkdir(parents=True)
-        command = _mmdebstrap(recipe, target, scratch, _mirror())
-        run([*CONTAINED, "env", f"TMPDIR={scratch}", *command])
-        run([*CONTAINED, "/bin/sh", "-c", recipe.script, recipe.name, str(target)])
-        # The mirror is this machine's affair and has no place in a root.
-        (target / "etc/apt/sources.list").unlink(missing_ok=True)
-        target.rename(root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    progress(f"building {recipe.key()} in {cache.cache_dir()} (once, takes about a minute)")
+    target, temporary = scratch / "root", scratch / "tmp"
+    temporary.mkdir()
+    command = _mmdebstrap(recipe, target, temporary, _mirror())
+    run([*CONTAINED, "env", f"TMPDIR={temporary}", *command])
+    run([*CONTAINED, "/bin/sh", "-c", recipe.script, recipe.name, str(target)])
+    # The mirror is this machine's affair and has no place in a root.
+    (target / "etc/apt/sources.list").unlink(missing_ok=True)
+    return target
 
 
 def _mmdebstrap(recipe: Recipe, target: Path, scratch: Path, mirror: str) -> list[str]:
@@ -184,24 +140,8 @@ def _require_mmdebstrap(progress: Progress) -> None:
         return
     if not shutil.which("apt-get"):
         raise ClusterError("mmdebstrap is missing", "install mmdebstrap by this machine's package manager")
-    with locked(cache_dir() / "mmdebstrap.lock"):  # other roots may be built at this time
+    with locked(cache.cache_dir() / "mmdebstrap.lock"):  # other roots may be built at this time
         if not shutil.which("mmdebstrap"):
             progress("installing mmdebstrap")
             run(["apt-get", "update"])
             run(["apt-get", "--yes", "install", "mmdebstrap", "debian-archive-keyring"])
-
-
-def _remove_older(root: Path) -> None:
-    """Remove the roots of older recipes of the same name that no instance uses."""
-    prefix = root.name.rpartition("-")[0]
-    for lock in root.parent.glob(f"{prefix}-????????????.lock"):
-        older = lock.with_suffix("")
-        if older == root:
-            continue
-        try:
-            with locked(lock, wait=False):
-                for directory in (older, _partial_of(older)):
-                    shutil.rmtree(directory, ignore_errors=True)
-                lock.unlink()
-        except BlockingIOError:
-            continue

@@ -114,11 +114,6 @@ class Instance:
         """/etc/slurm of every node."""
         return self.data / "conf"
 
-    @property
-    def layer(self) -> Path:
-        """The overlay layer with the installed project."""
-        return self.data / "layer"
-
     def log(self, node: str) -> Path:
         """/var/log/slurm of the node."""
         return self.data / "log" / node
