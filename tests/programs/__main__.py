@@ -23,9 +23,9 @@ PAGE = DOCS / "programs.md"
 HEAD = """\
 # Programs that were tried
 
-Made by `make programs`: each program was preempted once while it was at work, and went on on another
-node. *Right* means that its result is the one of a run without a preemption. The scripts are in
-`tests/programs/scripts`, the programs Debian's.
+Made by `make programs`: each program was preempted once while it was at work, and went on on
+another node. *Right* means that its result is the one of a run without a preemption. The scripts
+are in `tests/programs/scripts`, the programs Debian's.
 
 | program | version | without a container | in a container |
 |---|---|---|---|
