@@ -24,6 +24,7 @@ help:
 	@echo 'make chaos    jobs of which something is killed at random: ROUNDS=50 of them, SEED= of an earlier run (root)'
 	@echo 'make transcript  write docs/first-quarter.md anew, from a live cluster (root)'
 	@echo 'make programs  preempt real programs, write docs/programs.md: PROGRAM="redis go" for some of them (root)'
+	@echo 'make kernels  find out what works with which kernel and CRIU, write docs/kernels.md: an hour (root)'
 	@echo 'make bench    measure start-up and preemption: BENCH=startup for one of them (root)'
 	@echo '              any of these with SUITE=forky: on nodes of another Debian than $(SUITE)'
 	@echo 'make check    linters, types and unit tests: seconds, no root'
@@ -68,6 +69,10 @@ transcript: $(VENV)/.ready
 # Real programs from Debian, each preempted once: minutes, and some GB of disk.
 programs: $(VENV)/.ready
 	@$(AS_ROOT) $(abspath $(RUN)) -B -m tests.programs $(PROGRAM)
+
+# What works with which kernel and CRIU: the virtual machine is slow, so this takes an hour.
+kernels: $(VENV)/.ready
+	@$(AS_ROOT) $(abspath $(RUN)) -B -m tests.kernels
 
 bench: $(VENV)/.ready
 	@$(AS_ROOT) $(abspath $(RUN)) -B -m bench $(BENCH)
@@ -143,4 +148,4 @@ clean:
 	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info src/*.egg-info
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help check test chaos demo transcript programs bench man install uninstall clean
+.PHONY: help check test chaos demo transcript programs kernels bench man install uninstall clean

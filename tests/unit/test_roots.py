@@ -92,4 +92,4 @@ def test_the_environment_names_the_suite(given: dict[str, str], name: str) -> No
 def test_there_are_recipes_for_some_suites_only() -> None:
     with pytest.raises(ClusterError, match=r"^SUITE=bookworm: there is no recipe for it") as caught:
         chosen({"SUITE": "bookworm"})
-    assert caught.value.hint == "one of trixie, forky"
+    assert caught.value.hint == "one of trixie, forky, trixie-criu-4.1"

@@ -112,8 +112,8 @@ def _mmdebstrap(recipe: Recipe, target: Path, scratch: Path, mirror: str) -> lis
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.unwanted),
         *hooks,
         f"--include={','.join(recipe.packages)}",
-        *(SUITE.name, str(target)),
-        *(f"deb {mirror} {SUITE.name} main", f"deb [check-valid-until=no] {mirror} sid main"),
+        *(SUITE.release, str(target)),
+        *(f"deb {mirror} {SUITE.release} main", f"deb [check-valid-until=no] {mirror} sid main"),
     ]
 
 

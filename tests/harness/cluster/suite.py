@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .errors import ClusterError
 
@@ -35,6 +35,11 @@ class Suite:
     """Whether Slurm has `sbatch --requeue=expedite` and `srun --async`."""
     crun_not_found: int
     """The exit status of crun's `exec` of a program that is not there."""
+
+    @property
+    def release(self) -> str:
+        """Debian's name of the release."""
+        return self.name.partition("-")[0]
 
 
 CRIU = ("criu", "libcriu2", "python3-pycriu")
@@ -68,6 +73,8 @@ SUITES = {
         ),
     )
 }
+SUITES["trixie-criu-4.1"] = replace(SUITES["trixie"], name="trixie-criu-4.1", from_sid=("apptainer",))
+"""Trixie with its own CRIU, for Linux before 6.16."""
 
 
 def chosen(environment: Mapping[str, str]) -> Suite:
