@@ -251,29 +251,40 @@ def test_what_is_told_of_a_failure_fits(error: ShimError | OSError) -> None:
     assert answer["event"] == "failed" and answer["killed"] == isinstance(error, Killed)
 
 
+OF_VERSION_1, OF_VERSION_2 = "freezer:/slurm/job_7", ":/slurm.scope/s7HNM8KNWEHA00"
+
+
 @pytest.mark.parametrize(
-    ("cgroup", "fits"),
+    ("group", "cgroup", "fits"),
     [
-        ("6:freezer:/slurm/job_7/step_0\n0::/\n", True),
-        ("6:freezer:/slurm/job_7\n", True),
-        ("6:freezer:/slurm/job_77\n", False),
-        ("6:freezer:/other/slurm/job_7\n", False),
-        ("6:freezer:/slurm/job_8/slurm/job_7\n", False),
-        ("6:freezer:/\n5:memory:/slurm/job_7\n0::/slurm/job_7\n", False),
-        ("6:freezer:/x\r6:freezer:/slurm/job_7\n", False),
-        ("", False),
+        (OF_VERSION_1, "6:freezer:/slurm/job_7/step_0\n0::/\n", True),
+        (OF_VERSION_1, "6:freezer:/slurm/job_7\n", True),
+        (OF_VERSION_1, "6:freezer:/slurm/job_77\n", False),
+        (OF_VERSION_1, "6:freezer:/other/slurm/job_7\n", False),
+        (OF_VERSION_1, "6:freezer:/slurm/job_8/slurm/job_7\n", False),
+        (OF_VERSION_1, "6:freezer:/\n5:memory:/slurm/job_7\n0::/slurm/job_7\n", False),
+        (OF_VERSION_1, "6:freezer:/x\r6:freezer:/slurm/job_7\n", False),
+        (OF_VERSION_1, "", False),
+        (OF_VERSION_2, "0::/slurm.scope/s7HNM8KNWEHA00/step_0/user/task_0\n", True),
+        (OF_VERSION_2, "0::/slurm.scope/s7HNM8KNWEHA01/step_0/user/task_0\n", False),
+        (OF_VERSION_2, "0::/slurm.scope/s7HNM8KNWEHA001/step_0/user/task_0\n", False),
+        (OF_VERSION_2, "0::/slurm.scope/job_8/step_0/user/slurm.scope/s7HNM8KNWEHA00/step_0\n", False),
+        (OF_VERSION_2, "0::/user.slice/slurm.scope/s7HNM8KNWEHA00/step_0/user/task_0\n", False),
+        (OF_VERSION_2, "1:name=systemd:/slurm.scope/s7HNM8KNWEHA00/step_0\n0::/\n", False),
     ],
 )
-def test_the_jobs_own_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cgroup: str, fits: bool) -> None:
+def test_the_jobs_own_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, cgroup: str, fits: bool
+) -> None:
     (tmp_path / "cgroup").write_bytes(cgroup.encode())
     of = cgroups.of
     monkeypatch.setattr(cgroups, "of", lambda _: of(f"..{tmp_path}"))
     init = target.Target.__new__(target.Target)
     init.pid = 1
     if fits:
-        return init._check_job(7, "freezer:/slurm/job_7")
+        return init._check_job(7, group)
     with pytest.raises(ShimError, match="not one of job 7"):
-        init._check_job(7, "freezer:/slurm/job_7")
+        init._check_job(7, group)
 
 
 def test_arguments() -> None:
