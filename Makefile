@@ -4,6 +4,10 @@ PYTHON ?= python3
 PREFIX ?= /usr
 SYSCONFDIR ?= /etc
 BUILD ?= build/spank
+# Where the system's Python has its packages, with colons between the directories.
+PACKAGES ?= /usr/lib/python3/dist-packages
+# What compiles the Python files once they are installed; a package does that where it is installed.
+BYTECODE ?= python3 -m compileall -q
 ROUNDS ?= 50
 # The Debian release of the test clusters' nodes.
 SUITE ?= trixie
@@ -38,8 +42,9 @@ $(VENV)/.ready: pyproject.toml
 	touch $@
 
 # Shell scripts, and what has prose in it.
-SCRIPTS = $(wildcard spank/*.sh tests/*/*.sh tests/*/*/*.sh etc/slurm-oci/*) tools/venv .ci/run
-SPELLED = src spank etc docs tests bench tools Makefile pyproject.toml *.md
+SCRIPTS = $(wildcard spank/*.sh tests/*/*.sh tests/*/*/*.sh etc/slurm-oci/*) etc/named-by-slurm tools/venv tools/slurm_release .ci/run \
+	$(wildcard debian/*.prerm debian/*.postrm)
+SPELLED = src spank etc debian packaging docs tests bench tools Makefile pyproject.toml *.md
 
 check: $(VENV)/.ready
 	$(RUN) -m ruff check src tests bench $(TOOLS)
@@ -96,11 +101,13 @@ install:
 	rm -rf $(DESTDIR)$(LIBDIR)/oci_criu_shim
 	set -e; cd src; find oci_criu_shim -name '*.py' -o -name '*.json' -o -name '*.html' | while read -r file; do \
 		install -D -m 0644 "$$file" "$(DESTDIR)$(LIBDIR)/$$file"; done
-	# Start-up is a third faster with it, but an install on a read-only or odd Python does without.
-	-umask 022; python3 -m compileall -q -s '$(DESTDIR)' -p / $(DESTDIR)$(LIBDIR)
-	install -m 0755 src/launcher.py $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
 	install -m 0755 src/task.py $(DESTDIR)$(LIBDIR)/task
+	cd $(DESTDIR)$(LIBDIR); sed -i 's,/usr/lib/python3/dist-packages,$(PACKAGES),' task slurm_bundle.py oci_criu_shim/host/criu.py
+	# Start-up is a third faster with it, but an install on a read-only or odd Python does without.
+	-umask 022; $(BYTECODE) -s '$(DESTDIR)' -p / $(DESTDIR)$(LIBDIR)
+	install -m 0755 src/launcher.py $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
 	sed -i $(PLACES) $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
+	sed $(PLACES) etc/named-by-slurm | install -m 0755 /dev/stdin $(DESTDIR)$(LIBDIR)/named-by-slurm
 	$(MAKE) -C spank install PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) BUILD=$(abspath $(BUILD))
 	set -e; cd etc; for file in oci.conf.d/*.conf slurm-oci/* scrun.lua cli_filter.lua; do \
 		mode=0644; test ! -x "$$file" || mode=0755; \
@@ -117,19 +124,10 @@ install:
 
 # The sources name the usual places; an install puts in its own.
 PLACES = -e 's,/usr/bin/oci-criu,$(PREFIX)/bin/oci-criu,; s,/usr/lib/oci-criu-shim,$(LIBDIR),' \
-	-e 's,/etc/oci-criu-shim/,$(SYSCONFDIR)/oci-criu-shim/,'
-
-# Files of Slurm's configuration, and lines of them that name what an uninstall removes: without it, no job starts.
-SLURM_DIRS = $(DESTDIR)$(SYSCONFDIR)/slurm $(DESTDIR)/run/slurm/conf $(if $(SLURM_CONF),$(dir $(SLURM_CONF)))
-OURS = $(LIBDIR)/|$(SHAREDIR)/|$(PREFIX)/bin/oci-criu-shim|$(SYSCONFDIR)/oci-criu-shim/|[[:space:]]oci_criu_shim_spank.so
-NAMING = -Rs --include='*.conf' --include='*.lua' -E '^[[:space:]]*[^\#[:space:]-].*($(OURS))' $(SLURM_DIRS)
+	-e 's,/etc/oci-criu-shim/,$(SYSCONFDIR)/oci-criu-shim/,; s,/usr/lib/python3/dist-packages,$(PACKAGES),'
 
 uninstall:
-	@test -n '$(FORCE)' || ! grep -q $(NAMING) || { exec >&2; \
-		echo 'error: nothing is removed: no job would start here, since the configuration of Slurm names it:'; \
-		grep -n $(NAMING) | cut -c -100; \
-		echo 'hint: take these lines out on all nodes, run `scontrol reconfigure`, and try again (or with FORCE=1)'; \
-		exit 1; }
+	@sed $(PLACES) etc/named-by-slurm | sh -s -- '$(DESTDIR)'
 	rm -rf $(DESTDIR)$(LIBDIR) $(DESTDIR)$(SHAREDIR)
 	rm -f $(DESTDIR)$(PREFIX)/bin/oci-criu-shim
 	rm -f $(DESTDIR)$(MANDIR)/man1/oci-criu-shim.1 $(DESTDIR)$(MANDIR)/man5/oci-criu-shim-config.5

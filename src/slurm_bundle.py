@@ -4,7 +4,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-sys.path.append("/usr/lib/python3/dist-packages")
+sys.path += "/usr/lib/python3/dist-packages".split(":")
 
 from oci_criu_shim.bundles import slurm  # the path comes first
 

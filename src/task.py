@@ -7,7 +7,7 @@ import sys
 
 gc.disable()
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-sys.path.append("/usr/lib/python3/dist-packages")
+sys.path += "/usr/lib/python3/dist-packages".split(":")
 from oci_criu_shim.bundles import task  # noqa: E402 - the path comes first
 
 os._exit(task.main(sys.argv[1:]))  # nothing is buffered, and Python's own exit takes milliseconds

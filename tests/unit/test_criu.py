@@ -33,7 +33,7 @@ def test_a_module_without_its_package(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_what_to_install_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [])
-    monkeypatch.setattr(criu, "SYSTEM_PACKAGES", "/nonexistent")
+    monkeypatch.setattr(criu, "SYSTEM_PACKAGES", ["/nonexistent"])
     with pytest.raises(ShimError, match="cannot import pycriu") as raised:
         criu.module("rpc_pb2")
     assert raised.value.hint == "install python3-pycriu"

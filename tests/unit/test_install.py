@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from oci_criu_shim import __version__
 
 REPOSITORY = Path(__file__).parents[2]
 MAKE = shutil.which("make")
@@ -21,7 +24,7 @@ while [ $# -gt 0 ]; do
 done
 """
 PLACES = ("usr/bin", "usr/lib", "usr/share", "etc/oci-criu-shim")
-PROGRAMS = ("helper", "watcher", "proxy", "task", "bin/gzip")
+PROGRAMS = ("helper", "watcher", "proxy", "task", "bin/gzip", "named-by-slurm")
 OTHERS = ("worker.py", "oci_criu_shim_spank.so", "criu_preload.so", "criu_restart.so", "criu_seccomp.so")
 
 
@@ -69,6 +72,25 @@ def test_the_list_of_files_is_whole(whole: Path) -> None:
     assert set(OTHERS) < set(listed)
     sources = [path for path in (REPOSITORY / "src/oci_criu_shim").rglob("*.*") if path.suffix != ".pyc"]
     assert {str(path.relative_to(REPOSITORY / "src")) for path in sources} < set(listed)
+
+
+def test_one_version() -> None:
+    changelog, spec = ((REPOSITORY / path).read_text() for path in ("debian/changelog", "packaging/oci-criu-shim.spec"))
+    assert re.findall(r"^oci-criu-shim \((.*)\) ", changelog, re.MULTILINE)[0] == __version__
+    assert re.findall(r"^Version: (.*)", spec, re.MULTILINE) == [__version__]
+
+
+def test_for_another_system(tmp_path: Path) -> None:
+    """Its Python's packages are in other directories, and its package manager makes the byte code."""
+    root = tmp_path / "root"
+    assert make("install", root, "PACKAGES=/a:/b", "BYTECODE=:").returncode == 0
+    library = root / "usr/lib/oci-criu-shim"
+    programs = (root / "usr/bin/oci-criu-shim", library / "task", library / "slurm_bundle.py")
+    for path in (*programs, library / "oci_criu_shim/host/criu.py"):
+        assert '"/a:/b".split(":")' in path.read_text()
+    left = [path for path in root.rglob("*") if path.is_file() and b"dist-packages" in path.read_bytes()]
+    assert left == []
+    assert not list(root.rglob("*.pyc"))
 
 
 def test_without_slurms_headers_nothing_is_changed(root: Path) -> None:

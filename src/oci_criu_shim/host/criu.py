@@ -37,8 +37,8 @@ GHOST_LIMIT = 1 << 30  # bytes that a deleted file may have that is still open
 # makes anew it looks for a sysfs, which the worker's filter refuses (spank/criu_preload.c).
 IDLE = ("RLIMIT_NOFILE", "the sysfs file system")
 ERROR_LINE = re.compile(r"^(?:\(\d+\.\d+\))?\s*(?:pie: )?(?:\d+: )?(Error .*)$")
-# Debian's packages of pycriu and jsonschema, for a Python that was started without `site`.
-SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
+# The system's packages of pycriu and jsonschema, for a Python that was started without `site`.
+SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages".split(":")
 
 
 def program() -> str:
@@ -51,8 +51,7 @@ def program() -> str:
 
 def module(name: str) -> ModuleType:
     """Import and return a module of pycriu's; ShimError if it is not installed."""
-    if SYSTEM_PACKAGES not in sys.path:
-        sys.path.append(SYSTEM_PACKAGES)
+    sys.path += (directory for directory in SYSTEM_PACKAGES if directory not in sys.path)
     import importlib
 
     name = f"pycriu.{name}"
