@@ -129,7 +129,7 @@ def test_a_part_that_is_missing(cluster: Cluster, part: str) -> None:
     with moved(cluster, f"/usr/lib/oci-criu-shim/{part}"):
         result = failed(cluster, "installation")
     assert result["found"] == f"/usr/lib/oci-criu-shim: missing: {part}"
-    assert result["hint"] == "make install on this node"
+    assert result["hint"] == "make install on this node, or install its packages again"
 
 
 def test_no_criu(cluster: Cluster) -> None:

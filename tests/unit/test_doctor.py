@@ -553,7 +553,7 @@ def test_a_part_with_a_fault(installed: Path, name: str, fault: str, done: Calla
     done(installed / name)
     with pytest.raises(ShimError, match=f"^{installed}: {fault}: {name}$") as caught:
         installation.whole()
-    assert caught.value.hint == "make install on this node"
+    assert caught.value.hint == installation.INSTALL
 
 
 def test_parts_with_several_faults(installed: Path) -> None:

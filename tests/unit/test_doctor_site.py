@@ -326,7 +326,7 @@ def test_where_the_plugin_is(monkeypatch: Patch, healthy: Path, tmp_path: Path) 
     monkeypatch.setattr(plugstack, "LIBDIR", str(own))
     monkeypatch.setattr(installation, "is_one", lambda: True)
     (healthy / "plugstack.conf").write_text(f"required /opt/{PLUGIN}\n")
-    assert one_wrong("plugstack.conf")["hint"] == "make install on this node"
+    assert one_wrong("plugstack.conf")["hint"] == "make install on this node, or install its packages again"
     (own / PLUGIN).touch()
     assert one_wrong("plugstack.conf")["hint"] == f"correct the path: it is {own}/{PLUGIN}"
     (healthy / "plugstack.conf").write_text(f"required {healthy}/{PLUGIN}\n")

@@ -69,7 +69,7 @@ def test_all_is_well(told: Told) -> None:
 @pytest.mark.parametrize(
     ("missing", "said"),
     [
-        ("worker.py", "lacks worker.py (hint: `make install` on this node)"),
+        ("worker.py", "lacks worker.py (hint: `make install` on this node, or its packages again)"),
         ("watcher", "lacks watcher (hint: "),
         ("criu_preload.so", "lacks criu_preload.so (hint: "),
         ("run/helper.0.sock", client.NO_HELPER[0]),

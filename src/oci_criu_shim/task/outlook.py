@@ -46,7 +46,7 @@ def faults(policy: Policy) -> Iterator[ShimError]:
     """Yield what keeps this node from checkpointing."""
     helper = RunDirectory(policy.container.root).helper_socket(policy.task)
     if missing := [name for name in INSTALLED if not os.path.exists(f"{LIBDIR}/{name}")]:
-        yield ShimError(f"{LIBDIR} lacks {', '.join(missing)}", "`make install` on this node")
+        yield ShimError(f"{LIBDIR} lacks {', '.join(missing)}", "`make install` on this node, or its packages again")
     if os.geteuid() == 0:
         yield ShimError(*client.NO_ROOT)
     elif not os.path.exists(helper):

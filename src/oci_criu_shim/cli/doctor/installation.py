@@ -14,7 +14,7 @@ from oci_criu_shim.host import process
 
 PLUGIN = "oci_criu_shim_spank.so"
 LIST = "FILES"
-INSTALL = "make install on this node"
+INSTALL = "make install on this node, or install its packages again"
 PREFIX = os.path.dirname(os.path.dirname(LIBDIR))
 
 
