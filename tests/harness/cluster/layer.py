@@ -1,9 +1,11 @@
-"""The overlay layer that `make install` of this checkout adds to a root."""
+"""Overlay layers over a root, made by programs that run inside: what `make install` of a checkout adds, for one."""
 
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import cache
@@ -13,8 +15,8 @@ from .rootfs import CONTAINED, Progress
 
 SOURCES = ("etc", "spank", "src", "tools")
 
-# Built inside the root, which has Slurm's headers. The checkout is read-only there, so that no product of another
-# Debian release ends up in it. $1 root, $2 overlay directory, $3 checkout.
+# The checkout is read-only inside, so that no product of another Debian release ends up in it.
+# $1 root, $2 overlay directory, $3 checkout, then the command line.
 SCRIPT = """
 set -e
 mkdir -p "$2/merged" "$2/work" "$2/upper/src"
@@ -24,8 +26,20 @@ mount -o remount,bind,ro "$2/merged/src"
 mount -t tmpfs tmpfs "$2/merged/tmp"
 mount --rbind /dev "$2/merged/dev"
 mount -t proc proc "$2/merged/proc"
-exec chroot "$2/merged" make -C /src install PREFIX=/usr SYSCONFDIR=/etc BUILD=/tmp/build
+cd "$2/merged"
+shift 3
+exec chroot . "$@"
 """
+INSTALL = ("make", "-C", "/src", "install", "PREFIX=/usr", "SYSCONFDIR=/etc", "BUILD=/tmp/build")
+
+
+def inside(root: Path, directory: Path, checkout: Path, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run argv in a root, where checkout is /src and /tmp is empty; what it writes elsewhere goes to directory/upper.
+
+    Raise ClusterError with its last lines.
+    """
+    words = ("layer", str(root), str(directory), str(checkout), *argv)
+    return run([*CONTAINED, "/bin/sh", "-c", SCRIPT, *words])
 
 
 def is_in(root: Path) -> bool:
@@ -34,7 +48,7 @@ def is_in(root: Path) -> bool:
 
 
 def ensure(root: Path, checkout: Path, progress: Progress) -> Path:
-    """Return the cached layer of a checkout as it is now over a root; install it if it is missing.
+    """Return the cached layer of a checkout as it is now over a root, which has Slurm's headers; install it if missing.
 
     Raise ClusterError with make's last lines.
     """
@@ -45,8 +59,8 @@ def ensure(root: Path, checkout: Path, progress: Progress) -> Path:
 
 
 def _digest(root: Path, checkout: Path) -> str:
-    """Return twelve digits that tell apart all that `make install` reads, and the script above."""
-    digest = hashlib.sha256(f"{root.name}\n{SCRIPT}".encode())
+    """Return twelve digits that tell apart all that `make install` reads, and what runs it."""
+    digest = hashlib.sha256(f"{root.name}\n{SCRIPT}\n{INSTALL}".encode())
     files = (path for name in SOURCES for path in (checkout / name).rglob("*"))
     for path in sorted(path for path in files if path.is_file() and path.suffix != ".pyc"):
         digest.update(f"{path.relative_to(checkout)}\n{path.stat().st_mode:o}\n".encode())
@@ -57,6 +71,6 @@ def _digest(root: Path, checkout: Path) -> str:
 
 def _build(root: Path, scratch: Path, checkout: Path, progress: Progress) -> Path:
     begin = time.monotonic()
-    run([*CONTAINED, "/bin/sh", "-c", SCRIPT, "install-layer", str(root), str(scratch), str(checkout)])
+    inside(root, scratch, checkout, INSTALL)
     progress(f"installed in {time.monotonic() - begin:.1f} s")
     return scratch / "upper"
