@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from oci_criu_shim import __version__
+from oci_criu_shim.host import linux
 from tests import NAME
 from tests.harness import jobs, leftovers
 from tests.harness.cluster import Cluster, layer, wait_for
@@ -108,8 +109,13 @@ def test_for_rpm(workshop: Workshop) -> None:
 
 
 def test_for_another_processor(workshop: Workshop) -> None:
-    """Warnings are errors."""
+    """The C compiles without a warning, and the system calls have the numbers that Python takes them to have."""
     workshop.run("make -C spank CC=aarch64-linux-gnu-gcc BUILD=/tmp/build")
+    names = "SYS_keyctl SYS_seccomp SYS_ioprio_get SYS_ioprio_set SYS_kcmp"
+    said = workshop.run(f"printf '#include <sys/syscall.h>\n{names}\n' | aarch64-linux-gnu-gcc -E -P - | tail -n 1")
+    single, ioprio = (linux.KEYCTL, linux.SECCOMP, linux.KCMP), linux.IOPRIO["aarch64"]
+    keyctl, seccomp, kcmp = (table["aarch64"] for table in single)
+    assert [int(number) for number in said.split()] == [keyctl, seccomp, *ioprio, kcmp]
 
 
 def everywhere(cluster: Cluster, script: str, directory: str = "/", check: bool = True) -> list[str]:

@@ -102,6 +102,17 @@ def test_another_machine(node: dict[str, Any], bundle: Bundle) -> None:
     assert raised.value.hint
 
 
+def test_other_pages(node: dict[str, Any], bundle: Bundle) -> None:
+    """As arm64's kernels may have them."""
+    noted = manifest(bundle)
+    noted["needs"]["page"] = 1 << 20
+    with pytest.raises(Misfit, match=r"n1, with pages of 1048576 bytes, and this node's have \d+$") as raised:
+        node_fit.check(noted, bundle)
+    assert raised.value.hint
+    del noted["needs"]["page"]  # of before that was noted
+    node_fit.check(noted, bundle)
+
+
 @pytest.mark.parametrize(
     ("made", "here", "said"),
     [

@@ -21,6 +21,7 @@ class Needs(TypedDict):
     cpu: list[str]
     cgroup: int
     image: str
+    page: NotRequired[int]  # bytes of the kernel's pages
     limits: NotRequired[dict[str, list[int]]]  # {name: [soft, hard]}, the highest that processes had; -1 for none
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Namespaces that CRIU can't leave out of a checkpoint, and "time", which a restore has to make with other clocks.
 NEVER_JOINED = ("ipc", "mount", "time", "user")
+PAGE = os.sysconf("SC_PAGE_SIZE")
 CPUINFO = "/proc/cpuinfo"
 FLAGS = re.compile(r"(flags|[Ff]eatures)\s*: (.*)")
 DIGEST = "org.opencontainers.image.digest"
@@ -45,6 +46,7 @@ def needs(bundle: Bundle, pids: Iterable[int]) -> Needs:
         "cpu": sorted(cpu()),
         "cgroup": cgroup_version(),
         "image": image(bundle),
+        "page": PAGE,
         "limits": limits.highest(pids),
     }
 
@@ -96,6 +98,8 @@ def check(manifest: Mapping[str, Any], bundle: Bundle) -> None:
     made = f"the checkpoint was made on {manifest['node']}"
     if needed["machine"] != os.uname().machine:
         raise Misfit(f"{made}, a {needed['machine']}, and this node is a {os.uname().machine}", ALIKE)
+    if needed.get("page", PAGE) != PAGE:
+        raise Misfit(f"{made}, with pages of {needed['page']} bytes, and this node's have {PAGE}", ALIKE)
     if missing := sorted(set(needed["cpu"]) - cpu()):
         raise Misfit(f"this node's processor lacks {' '.join(missing[:8])}, and {made}, which has them", ALIKE)
     if needed["cgroup"] != cgroup_version():
