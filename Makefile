@@ -42,8 +42,8 @@ $(VENV)/.ready: pyproject.toml
 	touch $@
 
 # Shell scripts, and what has prose in it.
-SCRIPTS = $(wildcard spank/*.sh tests/*/*.sh tests/*/*/*.sh etc/slurm-oci/*) etc/named-by-slurm tools/venv tools/slurm_release .ci/run \
-	$(wildcard debian/*.prerm debian/*.postrm)
+SCRIPTS = $(wildcard spank/*.sh tests/*/*.sh tests/*/*/*.sh etc/slurm-oci/* debian/*.prerm debian/*.postrm) \
+	etc/named-by-slurm tools/venv tools/slurm_release .ci/run
 SPELLED = src spank etc debian packaging docs tests bench tools Makefile pyproject.toml *.md
 
 check: $(VENV)/.ready
@@ -102,7 +102,8 @@ install:
 	set -e; cd src; find oci_criu_shim -name '*.py' -o -name '*.json' -o -name '*.html' | while read -r file; do \
 		install -D -m 0644 "$$file" "$(DESTDIR)$(LIBDIR)/$$file"; done
 	install -m 0755 src/task.py $(DESTDIR)$(LIBDIR)/task
-	cd $(DESTDIR)$(LIBDIR); sed -i 's,/usr/lib/python3/dist-packages,$(PACKAGES),' task slurm_bundle.py oci_criu_shim/host/criu.py
+	cd $(DESTDIR)$(LIBDIR); sed -i 's,/usr/lib/python3/dist-packages,$(PACKAGES),' \
+		task slurm_bundle.py oci_criu_shim/host/criu.py
 	# Start-up is a third faster with it, but an install on a read-only or odd Python does without.
 	-umask 022; $(BYTECODE) -s '$(DESTDIR)' -p / $(DESTDIR)$(LIBDIR)
 	install -m 0755 src/launcher.py $(DESTDIR)$(PREFIX)/bin/oci-criu-shim

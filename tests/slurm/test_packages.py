@@ -44,6 +44,22 @@ for package in oci-criu-shim_*.deb oci-criu-shim-slurm_*.deb; do
     rm -r tree
 done
 """
+# Build a package, list what is in it, install it, remove it as long as Slurm names it, and then.
+RPM = f"""
+{{build}} --nodeps --define '_topdir /tmp'
+rpm -qp --requires --list /tmp/RPMS/*/*.rpm
+rpm -i --nodeps /tmp/RPMS/*/*.rpm
+oci-criu-shim --version
+echo keep = 5 >>{SETTINGS}
+mkdir -p /etc/slurm
+grep ^required /usr/share/oci-criu-shim/plugstack.conf >/etc/slurm/plugstack.conf
+if rpm -e oci-criu-shim; then exit 1; fi
+oci-criu-shim --version
+rm /etc/slurm/plugstack.conf
+rpm -e oci-criu-shim
+echo left:
+find /etc /usr /var/lib -path '*oci*criu*shim*'
+"""
 HOSTS = "/shared/packages"
 CHANGE = "keep = 5"
 YES = """echo 'APT::Get::Assume-Yes "true";' >/etc/apt/apt.conf.d/yes"""
@@ -98,14 +114,14 @@ def test_lintian(built: Workshop) -> None:
 
 
 def test_for_rpm(workshop: Workshop) -> None:
-    """It is built only: rpm knows nothing of what is in a root of Debian's."""
+    """Nothing runs: rpm knows nothing of what else is in a root of Debian's."""
     [build] = blocks(INSTALL, "Other ways")
-    query = "rpm -qp --requires --list --scripts /tmp/RPMS/*/*.rpm"
-    said = workshop.run(f"{build.strip()} --nodeps --define '_topdir /tmp'\n{query}")
+    said = workshop.run(RPM.format(build=build.strip()))
     begin, end = workshop.run("tools/slurm_release").split()
     wanted = {f"slurm >= {begin}", f"slurm < {end}", SETTINGS, f"{LIBRARY}/oci_criu_shim_spank.so"}
     assert wanted < set(said.splitlines())
-    assert f"{LIBRARY}/named-by-slurm\n" in said.partition("preuninstall")[2]
+    assert f"plugstack.conf:1:required {LIBRARY}/oci_criu_shim_spank.so" in said
+    assert said.rpartition("left:\n")[2].splitlines() == ["/etc/oci-criu-shim", f"{SETTINGS}.rpmsave"]
 
 
 def test_for_another_processor(workshop: Workshop) -> None:
@@ -184,19 +200,8 @@ def test_only_for_its_release_of_slurm(packaged_cluster: Cluster) -> None:
 def test_upgrade(packaged_cluster: Cluster) -> None:
     """The earlier version has written the checkpoint from which this one goes on; settings stay."""
     bundle = jobs.prepare(packaged_cluster)
-    other = [
-        "sbatch",
-        "--parsable",
-        "-p",
-        "high",
-        "-w",
-        "n2",
-        "--exclusive",
-        "--output=/dev/null",
-        "--wrap",
-        "sleep 600",
-    ]
-    waiting = packaged_cluster.exec(CONTROLLER, other).stdout.strip()
+    options = "--parsable -p high -w n2 --exclusive --output=/dev/null".split()
+    other = packaged_cluster.exec(CONTROLLER, ["sbatch", *options, "--wrap", "sleep 600"]).stdout.strip()
     job = jobs.batch(packaged_cluster, bundle, "packages", Work(), *jobs.OPTIONS)
     with quoting(job):
         job.wait_running()
@@ -205,7 +210,7 @@ def test_upgrade(packaged_cluster: Cluster) -> None:
         wait_for(lambda: runs(packaged_cluster, high), 60, "the job that preempts")
         everywhere(packaged_cluster, f"DPKG_FORCE=confold {PUT}", HOSTS)
         packaged_cluster.reconfigure()
-        packaged_cluster.exec(CONTROLLER, ["scancel", waiting])
+        packaged_cluster.exec(CONTROLLER, ["scancel", other])
         job.wait_restart()
         job.wait_end()
         assert not job.failures()
