@@ -113,10 +113,10 @@ settings = config.Settings(config.DEFAULTS)
 
 
 def restarts(monkeypatch: pytest.MonkeyPatch, answer: int | Exception) -> None:
-    def job(_: int) -> types.SimpleNamespace:
+    def job(_: int, soon: bool = False) -> types.SimpleNamespace:
         if isinstance(answer, Exception):
             raise answer
-        return types.SimpleNamespace(restarts=answer)
+        return types.SimpleNamespace(restarts=answer, is_expedited=False)
 
     monkeypatch.setattr(controller, "job", job)
 
@@ -219,7 +219,7 @@ def test_a_node_without_what_the_job_left(site: Site, monkeypatch: pytest.Monkey
     """The directory is not there, or it is another one, and the job's comment says where the first one is."""
     reasons: list[Misfit] = []
     comment = "" if missing else "oci-criu-shim: its checkpoints are on n1, in /tmp/ck"
-    monkeypatch.setattr(controller, "job", lambda _: seen(comment=comment))
+    monkeypatch.setattr(controller, "job", lambda _, soon=False: seen(comment=comment))
     monkeypatch.setattr(script_end, "wait_for_requeue", lambda _: None)
     if missing:
         os.rmdir(site.path / "store")
