@@ -60,6 +60,7 @@ class RestorePlan:
         self.stage = container.path(STAGE)
         self.root = f"{self.stage}/root"
         self.staged_images = f"{self.stage}/images"
+        self.images_link = f"{self.stage}/link"  # to them: CRIU before 4.2 takes no directory (criu/cr-service.c)
         self.cgroup = own_cgroup_path(container, bundle, checkpoint)
         self.edits = Edits(self.images, container.directory)
         premade = (*PREMADE, "mnt_ns_id") if bundle.is_bare else PREMADE
@@ -235,7 +236,7 @@ class RestorePlan:
         ]
         return {
             "images_dir_fd": -1,
-            "images_dir": self.staged_images,
+            "images_dir": self.images_link,
             "log_to_stderr": True,  # a log file would be written beside the images
             "log_level": 2,
             # A bare task's mount namespace is made before CRIU starts.

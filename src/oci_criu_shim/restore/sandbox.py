@@ -246,6 +246,7 @@ def _mount(plan: RestorePlan) -> None:
 def _stage_images(plan: RestorePlan) -> None:
     """Mount the images, with what is changed for this restore."""
     _bind(plan.images, plan.staged_images)
+    os.symlink(plan.staged_images, plan.images_link)
     for path in plan.edits.paths:
         linux.mount(path, os.path.join(plan.staged_images, os.path.basename(path)), None, linux.MS_BIND)
     # Read-only: CRIU would leave its statistics there, in a directory that others may be reading.
