@@ -172,9 +172,10 @@ static int64_t milliseconds(void)
 	return (int64_t)(nanoseconds() / 1000000);
 }
 
-static bool ends_by(int process, int64_t deadline)
+/* Tell if a descriptor is readable, or has come to its end, by then; that of a process is when it has ended. */
+static bool happens_by(int fd, int64_t deadline)
 {
-	struct pollfd event = { .fd = process, .events = POLLIN };
+	struct pollfd event = { .fd = fd, .events = POLLIN };
 	int64_t left;
 	int ready;
 
@@ -185,24 +186,76 @@ static bool ends_by(int process, int64_t deadline)
 	return ready > 0;
 }
 
-int spawn_and_wait(const struct spawn *job, unsigned int seconds)
+/* When its first process is killed, all of the namespace is. */
+static void end(pid_t pid, int process)
 {
-	const int64_t deadline = milliseconds() + (int64_t)seconds * 1000;
+	kill(pid, SIGKILL);
+	happens_by(process, milliseconds() + DEATH);
+}
+
+/* Run a program until the deadline at most; once it has closed `left`, or has ended, close `result`. -1 on failure. */
+static int run_guarded(const struct spawn *job, int left, int *result, int64_t deadline)
+{
 	CLEANUP_FD int status = -1;
 	pid_t pid = start(job, CLONE_NEWPID, &status);
 	CLEANUP_FD int process = pid < 0 ? -1 : (int)syscall(SYS_pidfd_open, pid, 0);
 
+	close_fd(job->fds);
 	if (pid < 0)
 		return -1;
 	/* Don't wait for execve(2) first: the child may be the user's already, who may stop it. */
-	if (ends_by(process, deadline)) {
-		reap(pid, WNOHANG);
-		return wait_for_exec(status);
+	if (!happens_by(left, deadline)) {
+		end(pid, process);
+		errno = ETIMEDOUT;
+		return -1;
 	}
-	/* When its first process is killed, all of the namespace is. */
-	kill(pid, SIGKILL);
-	ends_by(process, milliseconds() + DEATH);
+	if (wait_for_exec(status) < 0)
+		return -1;
+	close_fd(result);
+	if (!happens_by(process, deadline))
+		end(pid, process);
+	return 0;
+}
+
+/* In a child: have nothing of the parent's but the end of a pipe into which a failure is written, see run_guarded(). */
+static void guard(const struct spawn *job, int result, int64_t deadline)
+{
+	struct spawn nothing = { .fd_count = 0 }, guarded = *job;
+	int ends[2], failure, rc;
+
+	setsid();
+	unshield_from_oom();
+	if (place_fds(&nothing, &result) < 0 || pipe2(ends, O_CLOEXEC) < 0)
+		goto fail;
+	guarded.fds = &ends[1];
+	guarded.fd_count = 1;
+	rc = run_guarded(&guarded, ends[0], &result, deadline);
+	close_fd(&ends[0]);
+	if (rc == 0)
+		_exit(0);
+fail:
+	failure = errno;
+	rc = write(result, &failure, sizeof(failure)) < 0 ? 126 : 127;
+	close_fd(&result);
+	_exit(rc);
+}
+
+int spawn_and_wait(const struct spawn *job, unsigned int seconds)
+{
+	const int64_t deadline = milliseconds() + (int64_t)seconds * 1000;
+	CLEANUP_FD int result = -1;
+	int ends[2], rc;
+	pid_t pid;
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return -1;
+	result = ends[0];
+	if ((pid = fork_with(0)) == 0)
+		guard(job, ends[1], deadline);
+	close_fd(&ends[1]);
+	if (pid < 0)
+		return -1;
+	rc = wait_for_exec(result);
 	reap(pid, WNOHANG);
-	errno = ETIMEDOUT;
-	return -1;
+	return rc;
 }

@@ -25,9 +25,10 @@ struct spawn {
 pid_t spawn(const struct spawn *job);
 
 /*
- * Run a program as spawn() does, to its end, in a pid namespace of its own, so that nothing that it has started
- * outlives it. After so many seconds kill all of it. Never wait longer, even for what can't be killed. -1 and errno if
- * it could not be started or had to be killed (ETIMEDOUT); its exit status is not looked at.
+ * Run a program as spawn() does, in a pid namespace of its own, so that nothing that it has started outlives it, until
+ * it ends or closes its descriptor 3, for which `fds` has none. After so many seconds all of it is killed, by a child
+ * that nobody has to wait for. Never wait longer, even for what can't be killed. -1 and errno if it could not be started
+ * or had to be killed before (ETIMEDOUT); its exit status is not looked at.
  */
 int spawn_and_wait(const struct spawn *job, unsigned int seconds);
 

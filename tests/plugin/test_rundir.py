@@ -408,6 +408,26 @@ class Requeued(Place):
         settings = ("StartTime=now+3seconds", "ExcNodeList=", "ReqNodeList=n1", "Features=a&b")
         self.assertEqual(calls.read_text().splitlines(), [f"{UID} update JobId=7 {setting}" for setting in settings])
 
+    def updates(self, then: str, count: int) -> list[str]:
+        """What is asked of a job that still has another epilog, and then the state `then`."""
+        asked = CHECK / "squeue.calls"
+        self.program("squeue", f"if [ $(wc -l <{asked}) = 1 ]; then echo COMPLETING; else echo {then}; fi\n")
+        calls = self.program("scontrol")
+        self.mark("JobId=7_3\n")
+        self.remove(quick=True)
+        self.assertFalse(self.job().exists())
+        self.wait_for(lambda: asked.read_text().count("\n") == 2, "the second look")
+        self.wait_for(lambda: calls.read_text().count("\n") == count, "the last update")
+        self.assertEqual(asked.read_text(), f"{UID} --noheader --jobs=7_3 --format=%T\n" * 2)
+        return [line.removeprefix(f"{UID} update JobId=7_3 ") for line in calls.read_text().splitlines()]
+
+    def test_it_begins_as_soon_as_its_epilogs_are_over(self) -> None:
+        """This one is, before that is known."""
+        self.assertEqual(self.updates("PENDING", 2), ["StartTime=now+3seconds", "StartTime=now"])
+
+    def test_it_has_begun(self) -> None:
+        self.assertEqual(self.updates("RUNNING", 1), ["StartTime=now+3seconds"])
+
     def test_a_job_that_is_expedited(self) -> None:
         """Slurm makes it eligible at once, unless it is told when."""
         calls = self.program("scontrol")
@@ -528,7 +548,8 @@ class Programs(Place):
     def test_the_user_may_not_trace_them(self) -> None:
         self.program("runtime", self.HANGS)
         with self.epilog() as process:
-            ours = self.descendants(process.pid)
+            guard, *ours = self.descendants(process.pid)
+            self.assertEqual(status(guard)["Uid"].split(), ["0"] * 4)
             self.assertGreaterEqual(len(ours), 3)  # the shell, the runtime and what this has started
             for pid in ours:
                 found = status(pid)
