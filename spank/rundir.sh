@@ -39,11 +39,12 @@ release_requeued() {
 
 # Have the job begin as soon as slurmctld has seen the end of its last epilog, of which this is a part: nobody waits for
 # what is done from here on. Else it would begin when slurmctld next looks at all jobs, bf_interval of
-# SchedulerParameters: up to 30 s later.
+# SchedulerParameters: up to 30 s later. It must not begin sooner than a second after it was ended: slurmd takes no
+# launch of the same second (cred_revoked() in slurmd), and slurmctld would hold the job.
 bring_forward() {
 	cd /
 	exec 3>&-
-	for pause in 0.2 0.3 0.5 0.5 0.5 1 1 1 2 2 3 3 4 4; do
+	for pause in 1 0.3 0.3 0.5 0.5 1 1 2 2 3 3 4 4; do
 		sleep "$pause"
 		case $("${scontrol%/*}/squeue" --noheader --jobs="${job#JobId=}" --format=%T </dev/null) in
 		PENDING) update StartTime=now; return ;;
