@@ -70,8 +70,9 @@ class Settings:
 
 
 def load(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of Settings from what dump() gave, after a way through JSON."""
-    return {**raw, **{name: tuple(raw[name]) for name in ("slurm_conf", "cgroup_conf", "packages", "unpacked")}}
+    """Keyword arguments of Settings from what dump() gave, perhaps another version's, after a way through JSON."""
+    known = {name: raw[name] for name in (field.name for field in fields(Settings)) if name in raw}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
 
 
 @dataclass(frozen=True)
