@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from oci_criu_shim.slurm import commands
+from oci_criu_shim.slurm import commands, submission
 
 ARCHIVE = Path(__file__).parent / "answers/scontrol.tar.xz"
 with tarfile.open(ARCHIVE) as archive:
@@ -74,6 +74,13 @@ def test_a_job_that_waits(known: commands.Commands) -> None:
         False,
         "n2",
     )
+
+
+def test_output(known: commands.Commands) -> None:
+    """Its path is whole. Newer versions tell of errors only if they go elsewhere."""
+    outputs = [submission.look(name)["output"] for name in ("3", "2")]
+    assert outputs == ["/home/alice/slurm-1_3.out", "/home/alice/slurm-2.out"]
+    assert submission.look("2")["error"] in ("", "/home/alice/slurm-2.out")
 
 
 def test_parts(known: commands.Commands) -> None:

@@ -55,8 +55,9 @@ def _submission(record: Document) -> Submission:
         "states": record["job_state"],
         "directory": record["current_working_directory"],
         "line": record.get("submit_line", ""),  # Slurm 25.05 and newer
-        "output": record["standard_output"],
-        "error": record["standard_error"],
+        # Slurm 25.05 and newer have them as they were asked for (%j.out), too.
+        "output": record.get("stdout_expanded") or record["standard_output"],
+        "error": record.get("stderr_expanded") or record["standard_error"],
     }
 
 
