@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from oci_criu_shim.container import mpi
 from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.dump import inner as dump_inner
 from oci_criu_shim.dump.connections import Connections
@@ -185,7 +186,8 @@ def test_what_is_noted(pair: Pair, tmp_path: Path) -> None:
         assert noted
         assert (noted["unread"], noted["failed"]) == ([inode(other)], [inode(reset)])
         connections.look(survey(), str(tmp_path))
-        assert connections.note() == {"named": [], "unread": [], "failed": [inode(reset)], "inner": []}  # type: ignore[comparison-overlap]
+        others: dict[str, list[Any]] = {"named": [], "unread": [], "inner": [], "unneeded": []}
+        assert connections.note() == {**others, "failed": [inode(reset)]}
 
 
 def test_what_is_noted_of_inner_ones(pair: Pair, tmp_path: Path) -> None:
@@ -307,6 +309,25 @@ def test_an_address_that_is_not_here(monkeypatch: pytest.MonkeyPatch, kind: str,
     with pytest.raises(Misfit, match="an address that this node does not have") as raised:
         image.sockets.fit("n7")
     assert raised.value.home == "n7"
+
+
+@pytest.mark.parametrize(("address", "here"), [("192.0.2.7", "127.0.0.1"), ("2001:db8::7", "::1")])
+def test_an_address_that_nobody_needs(monkeypatch: pytest.MonkeyPatch, address: str, here: str) -> None:
+    entry = made("tcp", address, 7070, state=inet.LISTEN)
+    image = Image(monkeypatch, entry)
+    assert image.sockets.fit("n7", [entry.ino])
+    assert (criu_images.local_address(entry), entry.src_port) == (socket.inet_pton(entry.family, here), 7070)
+    assert not image.sockets.fit("n7", [entry.ino])
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes", "unneeded"),
+    [("prterun", "1", True), ("python3", "1", False), ("prterun", "2", False)],
+)
+def test_where_a_launcher_listens_for_other_nodes(name: str, nodes: str, unneeded: bool) -> None:
+    listening, anywhere = made_of("tcp", HOST, state=inet.LISTEN), made_of("tcp", (b"\0" * 4, 80), state=inet.LISTEN)
+    assert mpi.is_for_daemons(name, listening, {"SLURM_NNODES": nodes}) is unneeded
+    assert not mpi.is_for_daemons(name, anywhere, {"SLURM_NNODES": nodes})
 
 
 def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

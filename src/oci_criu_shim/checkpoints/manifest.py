@@ -58,6 +58,7 @@ class Closed(TypedDict):
     unread: list[int]  # the inodes of those among them that have ended, if not all was read
     failed: list[int]  # the inodes of others, which had failed before
     inner: NotRequired[list[list[End]]]  # both ends of each that is made anew
+    unneeded: NotRequired[list[int]]  # the inodes of listening sockets that need no address of a node's
 
 
 class Place(TypedDict, total=False):

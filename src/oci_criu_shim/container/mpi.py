@@ -13,7 +13,10 @@ from oci_criu_shim.errors import ShimError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from oci_criu_shim.files import Document
+    from oci_criu_shim.host import inet
     from oci_criu_shim.slurm.tasks import Task
 
 # For PRRTE of Open MPI 5, and for Open MPI 4: "any but slurm".
@@ -50,6 +53,15 @@ def inside(config: Document) -> Document:
     env = [entry for entry in entries if entry.partition("=")[0] not in added]
     env += [f"{name}={value}" for name, value in added.items()]
     return {**config, "process": {**config["process"], "env": env}}
+
+
+def is_for_daemons(name: str, found: inet.Socket, environment: Mapping[str, str]) -> bool:
+    """Return whether a process of that `name` listens only for daemons on other nodes, of which a job of one has none.
+
+    Open MPI 6's mpirun does, on an address of the node's.
+    """
+    alone = environment.get("SLURM_NNODES") == "1"
+    return alone and name.startswith(LAUNCHERS) and found.kind == "tcp" and found.is_fixed
 
 
 def leave_pmi(environment: dict[str, str]) -> str:

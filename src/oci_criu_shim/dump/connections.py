@@ -8,6 +8,7 @@ import struct
 import time
 from contextlib import suppress
 
+from oci_criu_shim.container import mpi
 from oci_criu_shim.dump import inner
 from oci_criu_shim.dump.proc import duplicate
 from oci_criu_shim.host import criu_images, inet
@@ -29,6 +30,7 @@ class Connections:
         self.failed: list[int] = []
         self.found: list[tuple[Descriptor, inet.Socket]] = []  # those of a network in which they are closed
         self.inner: list[list[End]] = []  # those that are made anew
+        self.unneeded: list[int] = []
         self.held: list[socket.socket] = []
 
     def look(self, survey: Survey | None, images: str) -> None:
@@ -36,6 +38,9 @@ class Connections:
         if survey:
             self.failed = [_inode(each) for each, found in survey.open_sockets if found.fails]
             self.found = survey.open_sockets if survey.closes else []
+            environment = survey.bundle.environment()
+            sockets = survey.open_sockets if survey.shares("net") else []
+            self.unneeded = [_inode(each) for each, found in sockets if _is_unneeded(each, found, environment)]
         if found := inet.pairs(survey.open_sockets) if survey and survey.forgets_ended else []:
             with open(os.path.join(images, criu_images.UNREAD), "wb") as stream:
                 limit = time.monotonic() + inner.ARRIVE_SECONDS
@@ -50,7 +55,7 @@ class Connections:
         anew = {end["inode"] for ends in self.inner for end in ends}
         closed = [(each, found) for each, found in self.found if found.is_connection and _inode(each) not in anew]
         closed += unread
-        if not closed and not self.failed and not anew:
+        if not closed and not self.failed and not anew and not self.unneeded:
             return None
         named = dict.fromkeys(f"{each.process.inside} with {inet.text(*found.remote)}" for each, found in closed)
         return {
@@ -58,6 +63,7 @@ class Connections:
             "unread": [_inode(each) for each, _ in unread],
             "failed": self.failed,
             "inner": self.inner,
+            "unneeded": self.unneeded,
         }
 
     def hold(self) -> None:
@@ -89,6 +95,10 @@ class Connections:
 
 def _end(descriptor: Descriptor, found: inet.Socket, waiting: bytes) -> End:
     return {"inode": _inode(descriptor), "unread": len(waiting), "shut": found.state in inet.SHUT}
+
+
+def _is_unneeded(descriptor: Descriptor, found: inet.Socket, environment: dict[str, str]) -> bool:
+    return mpi.is_for_daemons(descriptor.process.name, found, environment)
 
 
 def _inode(descriptor: Descriptor) -> int:

@@ -173,7 +173,8 @@ PROPERTIES = (
     ),
     changed(
         "in the node's network, a socket bound to one of the node's addresses",
-        "can be restored only on a node with that address: [restart.md](restart.md)",
+        "can be restored only on a node with that address ([restart.md](restart.md)), unless it is where the launcher"
+        " of a job of one node listens for other nodes ([mpi.md](mpi.md))",
         "listen on all addresses",
         running=sockets.fixed,
     ),

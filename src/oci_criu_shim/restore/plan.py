@@ -273,7 +273,7 @@ class RestorePlan:
             self.unwatched = on_node.move_watches(files, f"{self.stage}/{UNWATCHED}")
             changed += [bool(self.unwatched), bare.find_by_path(files, self.script)]
         if is_nodes:
-            changed.append(found.fit(self.manifest.get("node", "")))
+            changed.append(found.fit(self.manifest.get("node", ""), self.closed.noted.get("unneeded", ())))
         self.keeps_connections = self._keeps_connections(found)
         return any(changed)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 import time
 
 from oci_criu_shim.errors import Misfit
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.manifest import Closed, End
     from oci_criu_shim.host.criu import Message
 
+LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 STREAM = "tcp-stream-{:x}.img"  # the queues of a TCP connection, by its inode
 IP_FREEBIND = 15  # linux/in.h
 # Of an entry's `shutdown` (sk_shutdown in CRIU's images/sk-opts.proto): what spank/criu_reset.c takes for a connection,
@@ -98,8 +100,9 @@ class Sockets:
             sock.dst_port = 0
         return bool(ended)
 
-    def fit(self, home: str) -> bool:
-        """Have connected UDP sockets choose a new address if they can't have theirs here; return whether there are any.
+    def fit(self, home: str, unneeded: Collection[int] = ()) -> bool:
+        """Have connected UDP sockets choose a new address if they can't have theirs here, and sockets of the inodes
+        `unneeded` listen on the loopback interface if this node lacks it; return whether there are any.
 
         Raise Misfit for any other socket that can't have its own. If this node lacks the address, `home` has it, the
         node on which the checkpoint was made.
@@ -118,6 +121,9 @@ class Sockets:
             own = criu_images.local_address(sock)
             if sock.proto != socket.IPPROTO_TCP and sock.dst_port and not inet.is_loopback(own):
                 _forget(sock)
+                changed = True
+            elif error.errno == errno.EADDRNOTAVAIL and sock.ino in unneeded:
+                _move_to_loopback(sock)
                 changed = True
             else:
                 kind = "tcp" if sock.proto == socket.IPPROTO_TCP else "udp"
@@ -184,6 +190,13 @@ def _forget(sock: Message) -> None:
     sock.src_port = 0
     for number in range(len(sock.src_addr)):
         sock.src_addr[number] = 0
+
+
+def _move_to_loopback(sock: Message) -> None:
+    """Have a socket listen there, on its own port."""
+    address = socket.inet_pton(sock.family, LOOPBACK[sock.family])
+    for number in range(len(sock.src_addr)):
+        sock.src_addr[number] = int.from_bytes(address[number * 4 : number * 4 + 4], sys.byteorder)
 
 
 def _reset(sock: Message) -> None:

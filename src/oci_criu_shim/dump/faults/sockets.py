@@ -131,9 +131,10 @@ def senders(survey: Survey) -> Iterator[ShimError]:
 
 
 def fixed(survey: Survey) -> Iterator[ShimError]:
-    """Yield sockets that are bound to an address of this node's."""
+    """Yield sockets that are bound to an address of this node's, and need it."""
+    environment = survey.bundle.environment()
     for process, found in survey.sockets if survey.shares("net") else ():
-        if found.is_fixed:
+        if found.is_fixed and not mpi.is_for_daemons(process.name, found, environment):
             yield ShimError(
                 f"{process} uses {found}, an address of {os.uname().nodename}, so it goes on only on a node that"
                 " has it",
