@@ -168,7 +168,7 @@ def test_a_job_that_slurm_does_not_requeue(
 
 
 @pytest.mark.parametrize(
-    ("count", "said"), [(4, "starts it once more, to give its exit status"), (5, "holds it until an admin")]
+    ("count", "said"), [(4, "may start it once more, to give its exit status"), (5, "may hold it until an admin")]
 )
 def test_a_requeue_that_slurm_is_not_to_count(
     make: Make,

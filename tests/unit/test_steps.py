@@ -290,10 +290,12 @@ def test_a_restarted_batch_step_may_be_started_once_more(make: Make, status: int
 
 @pytest.mark.parametrize(("counted", "again"), [("no", 3), ("yes", None)])
 def test_a_batch_step_that_is_started_once_more(make: Make, counted: str, again: int | None) -> None:
-    """With whatever status: Slurm did not count its last preemption."""
+    """With whatever status: Slurm did not count its last preemption. If it does not, its checkpoints are there."""
     first, batch = make(step=""), make(step="", restarts=1)
     History(first.log, first.store.directory, first.task).note("requeued", counted=counted)
+    checkpoint(Path(first.store.directory), "7/batch.0")
     run(batch, 3)
+    assert batch.store.numbers()
     assert make(step="", restarts=2).done() == again
 
 

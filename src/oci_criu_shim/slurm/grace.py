@@ -3,8 +3,8 @@
 slurmctld requeues the job, if the job and the PreemptMode allow that. It counts this, and holds a job that it has
 requeued so MaxBatchRequeue times; only an admin can release that (_job_complete() and _handle_requeue_limit() in
 slurmctld). `scontrol requeue` is not counted, but leaves slurmctld's mark of the grace time on the job. When the job
-has run to its end the next time, it is requeued once more for that mark, which is counted, and only then does the mark
-go (_slurm_rpc_complete_batch_script(); Slurm 24.11 to 26.05).
+has run to its end the next time, Slurm 24.11 requeues it once more for that mark, which is counted, and only then does
+the mark go (_slurm_rpc_complete_batch_script()). Slurm 26.05 has been seen not to.
 """
 
 from __future__ import annotations

@@ -162,8 +162,8 @@ def _at_its_end(fate: grace.Fate) -> str:
     """Return words if Slurm does not count that it requeues a job; an empty string if it does."""
     if fate.counts:
         return ""
-    end = "holds it until an admin releases it" if fate.is_held else "starts it once more, to give its exit status"
-    return f", uncounted (MaxBatchRequeue={fate.limit}): when it has ended, Slurm {end}"
+    end = "hold it until an admin releases it" if fate.is_held else "start it once more, to give its exit status"
+    return f", uncounted (MaxBatchRequeue={fate.limit}): when it has ended, Slurm may {end}"
 
 
 def _counted(found: Job, fate: grace.Fate) -> dict[str, str]:

@@ -3,11 +3,12 @@
     <checkpoint-dir>/<job>/<step>.<task>/finished.json   {version, status, command, bundle}
                                         /started         the number of the run (restart count) that works on it
 
-A step that ended by itself leaves finished.json, and its checkpoints are removed. So does a container that is the
-batch step and ends in its job's grace time: Slurm requeues the job all the same. A step that was ended because its job
-ends has not finished, whatever its exit status. slurmctld changes the job's state before it has anything killed; it is
-asked if the step may have ended by a signal. A step is recognised by its number and task, and by its command and
-bundle, because steps in the background may change their numbers from one run of the script to the next.
+A step that ended by itself leaves finished.json, and its checkpoints are removed. So does a container that is the batch
+step and ends in its job's grace time (Slurm requeues the job all the same), but if it has failed, they stay. A step
+that was ended because its job ends has not finished, whatever its exit status. slurmctld changes the job's state before
+it has anything killed; it is asked if the step may have ended by a signal. A step is recognised by its number and task,
+and by its command and bundle, because steps in the background may change their numbers from one run of the script to
+the next.
 """
 
 from __future__ import annotations
@@ -250,8 +251,9 @@ class Step:
                 f"so a restart of its job takes it for unfinished: {cause_of(error)}"
             )
             return
-        for seq in self.store.numbers():
-            self.store.remove(seq)
+        if status == 0 or not self.task.is_batch:  # Slurm may not start a job again that has failed
+            for seq in self.store.numbers():
+                self.store.remove(seq)
         files.remove_if_there(os.path.join(self.store.path, STARTED))
 
     def _expect_requeue(self) -> None:

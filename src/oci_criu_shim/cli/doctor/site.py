@@ -117,7 +117,7 @@ class Site:
         if often < 0:
             raise ShimError(f"MaxBatchRequeue={said}: a job that was preempted is held when it has ended", hint)
         if often < ENOUGH:
-            more = f"a job that is preempted more than {often} times is started once more when it has ended"
+            more = f"a job that is preempted more than {often} times may be started once more when it has ended"
             raise Caution(f"MaxBatchRequeue={said}: {more}", hint)
         return f"MaxBatchRequeue={said}; a job whose node fails waits {self._delay()} s before it starts again"
 
