@@ -189,11 +189,10 @@ class Job:
 
     def wait_restart(self, timeout: float = 90) -> None:
         """Wait until the job goes on after its last preemption. Raise ClusterError if it does not."""
-        before = self.ticks()
         what = f"restart {self.preemptions} of job {self.number}"
         wait_for(lambda: self.record()["restart_cnt"] == self.preemptions or self._ended(what), timeout, what)
         self.wait_running()
-        self.wait_ticks(min(before + 3, self.work.ticks))
+        self.wait_ticks(min(self.ticks() + 3, self.work.ticks))
 
     def signalled(self) -> float:
         """Return when slurmctld sent SIGTERM to the job, in seconds since the epoch: shortly before a node hears of it.
