@@ -99,7 +99,7 @@ def test_a_job_that_runs(asked: Asked, submit: Any) -> None:
     assert 120 < found.pop("end_time") - time.time() <= 301
     assert found == {
         **{"job_id": job, "name": str(job), "states": ["RUNNING"], "restarts": 0, "preempt_time": 0},
-        **{"suspend_time": 0},
+        **{"suspend_time": 0, "expedited": False},
         **{"limited": True, "partition": "low", "batch": True, "batch_host": "n1", "requeue": True, "node_count": 1},
         **{"required_nodes": "n1", "excluded_nodes": "n2", "features": "", "comment": "mine, = mine"},
     }
