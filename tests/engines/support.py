@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,10 @@ def export_root(cluster: Cluster) -> str:
 
 def shown(cluster: Cluster, archive: str, node: str = "n1") -> list[str]:
     """The row that `checkpointctl show` has for an archive: container, image, id, runtime, created, engine, size."""
-    lines = _checkpointctl(cluster, node, "show", archive).splitlines()
-    return [cell.strip() for cell in [line for line in lines if line.startswith("|")][-1].strip("|").split("|")]
+    # Debian's versions rule the table all around, or below its head alone.
+    *_, ruler, row = _checkpointctl(cluster, node, "show", archive).rstrip("\n+-").splitlines()
+    starts = [dashes.start() for dashes in re.finditer("-+", ruler)]
+    return [row[start:end].strip(" |") for start, end in pairwise([*starts, None])]
 
 
 def inspected(cluster: Cluster, archive: str, node: str = "n1") -> dict[str, Any]:

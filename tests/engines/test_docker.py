@@ -10,6 +10,7 @@ import pytest
 from tests import NAME
 from tests.engines.support import COUNT, ECHO, SHIM, Engine, export_root
 from tests.harness.cluster import Cluster, wait_for
+from tests.harness.cluster.suite import SUITE
 from tests.harness.cluster.waiting import patient
 
 HOST = "--host=unix:///run/docker/sock"
@@ -58,7 +59,7 @@ def docker(daemon: Engine) -> Iterator[Engine]:
 
 
 def start(docker: Engine, *words: str) -> None:
-    docker("run", "--detach", "--runtime=shim", "--network=none", *words)
+    docker("run", "--detach", "--runtime=shim", f"--network={SUITE.docker_network}", *words)
 
 
 def status(docker: Engine, name: str) -> str:
@@ -148,7 +149,11 @@ def test_network(docker: Engine) -> None:
     docker.wait_counts("one", 3)
     checkpoint(docker, "one", "first")
     reached = docker.counted("one")[-1]
+    assert "eth0" in before
+    if SUITE.docker_network == "host":
+        refused = docker("start", "--checkpoint=first", "one", check=False)
+        assert "bind-mount /proc/0/ns/net" in refused.stderr
+        return
     restore(docker, "one", "first")
     assert docker("exec", "one", "cat", "/proc/net/route").stdout == before
-    assert "eth0" in before
     check_goes_on(docker, "one", reached + 3)

@@ -267,8 +267,11 @@ def test_shared_pids_are_refused(podman: Engine) -> None:
 
 # crun 1.21 gives the node's /dev/null, which is this machine's, to the container's root if that is its input.
 MAPPED = ("--uidmap=0:100000:5000", "--gidmap=0:100000:5000", "--device=/dev/fuse", "--interactive")
-# --userns=auto takes the first, a user's podman the second.
-IDS = "for file in /etc/subuid /etc/subgid; do printf '%s:65536\\n' containers:100000 alice:200000 >>$file; done"
+# --userns=auto takes the first, whose user must be there since podman 5.8; a user's podman takes the second.
+IDS = (
+    "useradd --system containers;"
+    " for file in /etc/subuid /etc/subgid; do printf '%s:65536\\n' containers:100000 alice:200000 >>$file; done"
+)
 
 
 def test_user_namespace_of_podmans_choice(podman: Engine) -> None:

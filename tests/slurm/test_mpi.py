@@ -11,6 +11,7 @@ from tests import NAME
 from tests.harness import jobs
 from tests.harness.cluster import Cluster, wait_for
 from tests.harness.cluster.bundle import MPI, make_bundle, quiet
+from tests.harness.cluster.suite import SUITE
 from tests.harness.jobs import Job, Work, quoting
 from tests.node.configured import as_oneself
 from tests.node.support import Spec
@@ -73,7 +74,7 @@ def test_as_many_ranks_as_tasks(shim_cluster: Cluster, mpi_bundle: str) -> None:
         assert " of 3\n" in job.output()
 
 
-@pytest.mark.parametrize("kind", ["pmix", "pmi2"])
+@pytest.mark.parametrize("kind", SUITE.mpi)
 def test_ranks_of_slurms(shim_cluster: Cluster, mpi_bundle: str, kind: str) -> None:
     """They are refused before they start; without checkpoints it is between Slurm and the container."""
     argv = ["srun", "-n2", "--overcommit", f"--mpi={kind}", f"--container={mpi_bundle}", *jobs.OPTIONS[:2]]
@@ -93,6 +94,7 @@ def joining(spec: Spec) -> Spec:
     return spec
 
 
+@pytest.mark.skipif("pmix" not in SUITE.mpi, reason="this Slurm has no PMIx")
 def test_ranks_by_the_sites_default() -> None:
     """All steps have a server of PMIx then: who has not joined it is checkpointed, and who has is told soon."""
     with Cluster(f"{NAME}-mpi", nodes=1, slurm_conf=("MpiDefault=pmix",)) as cluster:

@@ -48,5 +48,5 @@ def test_goes_on(outcomes: Outcomes, name: str, way: str) -> None:
     """With all of its connections, but for those to another node."""
     found = outcomes[name, way]
     assert found.verdict(outcomes[name, ""].result) == "right", f"{outcomes[name, '']}\n{found}"
-    assert any(re.match("restored .* on n2$", event) for event in found.events)
+    assert any(re.match("restored .* on n2$", event) for event in found.events), f"{found}"
     assert any("the program's next call fails" in event for event in found.events) == TESTED[name].is_outside

@@ -33,6 +33,15 @@ class Suite:
     """Whether Slurm names a job's group of version 2 by its SLUID, unless by CgroupJobIdPaths=yes."""
     has_expedited_requeue: bool
     """Whether Slurm has `sbatch --requeue=expedite` and `srun --async`."""
+    tells_submit_line: bool
+    """Whether slurmctld tells of a job how it was submitted, and so which directory it was given."""
+    docker_network: str
+    """The network of containers that Docker can restore: since 28 it looks for a namespace before there is a process
+    (`bind-mount /proc/0/ns/net`, containerd/containerd#12141), with runc as well."""
+    docker_fails_without_root: bool
+    """Whether dockerd without root, in the node's network, fails to enter a network namespace (moby/moby#51363)."""
+    mpi: tuple[str, ...]
+    """The kinds of MPI (`srun --mpi`) by which its Slurm starts ranks: Debian's 26.05 was built without PMIx."""
     crun_not_found: int
     """The exit status of crun's `exec` of a program that is not there."""
 
@@ -57,6 +66,10 @@ SUITES = {
             requeues_twice=True,
             names_groups_by_sluid=False,
             has_expedited_requeue=False,
+            tells_submit_line=False,
+            docker_network="none",
+            docker_fails_without_root=False,
+            mpi=("pmix", "pmi2"),
             crun_not_found=255,
         ),
         Suite(
@@ -69,6 +82,10 @@ SUITES = {
             requeues_twice=False,
             names_groups_by_sluid=True,
             has_expedited_requeue=True,
+            tells_submit_line=True,
+            docker_network="host",
+            docker_fails_without_root=True,
+            mpi=("pmi2",),
             crun_not_found=1,
         ),
     )

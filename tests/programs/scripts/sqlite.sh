@@ -2,7 +2,7 @@
 # Python's multiprocessing, with SQLite being written by all of it.
 set -e
 "${0%/*}/begin.sh"
-python3 - <<'END'
+cat >numbers.py <<'END'
 import multiprocessing
 import sqlite3
 import time
@@ -14,11 +14,16 @@ def work(number):
         database.execute("insert into numbers values (?, ?)", (number, total + number))
     return number
 
-with sqlite3.connect("numbers.db") as database:
-    database.execute("create table numbers (number integer primary key, total integer)")
-with multiprocessing.Pool(4) as pool:
-    done = sum(pool.imap_unordered(work, range(1000)))
-with sqlite3.connect("numbers.db") as database, open("result", "w") as result:
-    print(done, *database.execute("pragma integrity_check"), file=result)
-    print(*database.execute("select count(*), sum(total) from numbers"), file=result)
+def main():
+    with sqlite3.connect("numbers.db") as database:
+        database.execute("create table numbers (number integer primary key, total integer)")
+    with multiprocessing.Pool(4) as pool:
+        done = sum(pool.imap_unordered(work, range(1000)))
+    with sqlite3.connect("numbers.db") as database, open("result", "w") as result:
+        print(done, *database.execute("pragma integrity_check"), file=result)
+        print(*database.execute("select count(*), sum(total) from numbers"), file=result)
+
+if __name__ == "__main__":
+    main()
 END
+python3 numbers.py
