@@ -25,6 +25,8 @@ AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo) env SUITE=$(SUITE)
 help:
 	@echo 'make demo     a job on a small Slurm cluster is preempted, and goes on elsewhere (root)'
 	@echo 'make test     all tests: check, the plugin, conformance to OCI, containers on a node, a live Slurm cluster, another kernel (root)'
+	@echo 'make live     only the part of test that needs root'
+	@echo 'make test-all  test, and live on the other Debian too (root)'
 	@echo 'make chaos    jobs of which something is killed at random: ROUNDS=50 of them, SEED= of an earlier run (root)'
 	@echo 'make transcript  write docs/first-quarter.md anew, from a live cluster (root)'
 	@echo 'make programs  preempt real programs, write docs/programs.md: PROGRAM="redis go" for some of them (root)'
@@ -55,10 +57,16 @@ check: $(VENV)/.ready
 	$(RUN) -m codespell_lib $(SPELLED)
 	$(RUN) -m pytest -q -n auto tests/unit
 
+test: check live
+
 # Root's part is run by absolute names: sudo has a PATH of its own. What takes longest begins first.
-test: check
+live: $(VENV)/.ready
 	$(AS_ROOT) $(abspath $(RUN)) -B -m pytest -p no:cacheprovider -n 5 --dist loadfile --no-loadscope-reorder \
 		tests/vm/test_machine.py tests/slurm tests/engines tests/plugin tests/node tests/conformance
+
+# Both platforms, for an hour. What runs on this machine depends on neither, and runs once.
+test-all: test
+	$(MAKE) live SUITE=forky
 
 chaos: $(VENV)/.ready
 	$(AS_ROOT) CHAOS_ROUNDS=$(ROUNDS) $(if $(SEED),CHAOS_SEED=$(SEED)) \
@@ -147,4 +155,4 @@ clean:
 	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info src/*.egg-info
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help check test chaos demo transcript programs kernels bench man install uninstall clean
+.PHONY: help check test live test-all chaos demo transcript programs kernels bench man install uninstall clean
