@@ -46,9 +46,10 @@ bring_forward() {
 	exec 3>&-
 	for pause in 1 0.3 0.3 0.5 0.5 1 1 2 2 3 3 4 4; do
 		sleep "$pause"
-		case $("${scontrol%/*}/squeue" --noheader --jobs="${job#JobId=}" --format=%T </dev/null) in
+		state=$("${scontrol%/*}/squeue" --noheader --jobs="${job#JobId=}" --format=%T </dev/null) || continue
+		case $state in
 		PENDING) update StartTime=now; return ;;
-		COMPLETING | "") ;;
+		COMPLETING) ;;
 		*) return ;;
 		esac
 	done
