@@ -114,8 +114,8 @@ TRAPPING = "trap 'echo told >>{ledger}' USR1; while :; do echo $((i+=1)) >>{ledg
 def test_a_signal_to_the_batch_step_alone(cluster: Cluster, bundle: str) -> None:
     """Before a time limit it is the program's; at a preemption it is not."""
     script = TRAPPING.format(ledger="/shared/trap.ledger")
-    options = (*jobs.OPTIONS, f"--container={bundle}", "--signal=B:USR1@58")
-    job = jobs.submit(cluster, "trap", script, ENDLESS, *options, "--time=1")
+    options = (*jobs.OPTIONS, f"--container={bundle}", "--signal=B:USR1@100")
+    job = jobs.submit(cluster, "trap", script, ENDLESS, *options, "--time=2")
     with quoting(job):
         job.wait_running()
         wait_for(lambda: "told" in job.ledger(), 60, "the signal before its time limit")
