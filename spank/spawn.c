@@ -200,6 +200,7 @@ static int run_guarded(const struct spawn *job, int left, int *result, int64_t d
 	pid_t pid = start(job, CLONE_NEWPID, &status);
 	CLEANUP_FD int process = pid < 0 ? -1 : (int)syscall(SYS_pidfd_open, pid, 0);
 
+	/* Now the child alone has it: `left` ends with that. */
 	close_fd(job->fds);
 	if (pid < 0)
 		return -1;

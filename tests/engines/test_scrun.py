@@ -18,7 +18,7 @@ from tests.harness.cluster import Cluster, wait_for
 from tests.harness.cluster.settings import REPOSITORY
 from tests.harness.cluster.suite import SUITE
 from tests.harness.cluster.waiting import patient
-from tests.harness.jobs import Work, quoting
+from tests.harness.jobs import Work
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
 
@@ -239,9 +239,4 @@ def test_container_is_a_step(scrun_cluster: Cluster) -> None:
 def test_preempted(scrun_cluster: Cluster) -> None:
     """In a batch job, which Slurm can requeue: the container goes on where it was."""
     job = jobs.submit(scrun_cluster, "scrun", IN_JOB, Work(mib=1), *jobs.OPTIONS)
-    with quoting(job):
-        job.wait_running()
-        job.wait_ticks(4)
-        job.preempt()
-        job.wait_end()
-        assert not job.failures()
+    jobs.preempt_once(job)

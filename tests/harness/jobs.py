@@ -273,6 +273,16 @@ def quoting(job: Job) -> Iterator[None]:
         raise AssertionError(f"{error}\n{job.quoted()}") from None
 
 
+def preempt_once(job: Job) -> None:
+    """Preempt a job while it is at work. Raise AssertionError, with what was said, if anything is wrong at its end."""
+    with quoting(job):
+        job.wait_running()
+        job.wait_ticks(4)
+        job.preempt()
+        job.wait_end()
+        assert not job.failures()
+
+
 def submit(cluster: Cluster, name: str, script: str, work: Work, *options: str) -> Job:
     """Submit a script as alice; {command} in it is the ledger program's command line."""
     ledger = cluster.shared / f"{name}.ledger"

@@ -100,12 +100,7 @@ def test_preempted_for_good(cluster: Cluster, bundle: str, kind: Submit, options
 @KINDS
 def test_a_signal_of_its_own_tells_of_a_preemption(cluster: Cluster, bundle: str, kind: Submit) -> None:
     job = kind(cluster, bundle, "own", Work(), *jobs.OPTIONS, "--signal=USR1@10")
-    with quoting(job):
-        job.wait_running()
-        job.wait_ticks(3)
-        job.preempt()
-        job.wait_end()
-        assert not job.failures()
+    jobs.preempt_once(job)
 
 
 TRAPPING = "trap 'echo told >>{ledger}' USR1; while :; do echo $((i+=1)) >>{ledger}; sleep 0.1; done"
@@ -144,10 +139,5 @@ until wait; do :; done
 def test_a_script_that_passes_its_signal_on(cluster: Cluster, bundle: str) -> None:
     script = PASSING_ON.replace("{bundle}", bundle).replace("{ledger}", "/shared/told")
     job = jobs.submit(cluster, "pass", script, Work(), *jobs.OPTIONS, "--signal=B:USR1@58")
-    with quoting(job):
-        job.wait_running()
-        job.wait_ticks(3)
-        job.preempt()
-        job.wait_end()
-        assert not job.failures()
+    jobs.preempt_once(job)
     assert (cluster.shared / "told").read_text() == "told\n"

@@ -10,7 +10,7 @@ from tests import NAME
 from tests.harness import jobs
 from tests.harness.cluster import Cluster
 from tests.harness.cluster.suite import SUITE
-from tests.harness.jobs import Work, quoting
+from tests.harness.jobs import Work
 
 pytestmark = pytest.mark.skipif(not SUITE.has_expedited_requeue, reason="Slurm has neither before 25.11")
 
@@ -37,21 +37,11 @@ def bundle(cluster: Cluster) -> str:
 
 def test_expedited(cluster: Cluster, bundle: str) -> None:
     job = jobs.batch(cluster, bundle, "expedited", Work(), "--requeue=expedite", *jobs.OPTIONS)
-    with quoting(job):
-        job.wait_running()
-        job.wait_ticks(4)
-        job.preempt()
-        job.wait_end()
-        assert not job.failures()
+    jobs.preempt_once(job)
     assert "setting begin" not in cluster.logs("ctl")  # it begins as soon as it can
 
 
 def test_asynchronous_step(cluster: Cluster, bundle: str) -> None:
     """The job's extern step manages it."""
     job = jobs.submit(cluster, "async", ASYNC.format(bundle=bundle), Work(), "--stepmgr", *jobs.OPTIONS)
-    with quoting(job):
-        job.wait_running()
-        job.wait_ticks(4)
-        job.preempt()
-        job.wait_end()
-        assert not job.failures()
+    jobs.preempt_once(job)

@@ -14,7 +14,7 @@ from tests import NAME
 from tests.harness import jobs, leftovers
 from tests.harness.cluster import Cluster, wait_for
 from tests.harness.cluster.settings import REPOSITORY
-from tests.harness.jobs import Job, Work, quoting
+from tests.harness.jobs import Job, Work
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
 
@@ -172,12 +172,7 @@ def test_cancelled(
 def test_preempted(oci_cluster: Cluster, bundle: str, name: str, kind: Submit) -> None:
     choose(oci_cluster, name)
     job = kind(oci_cluster, bundle, f"preempted-{name}", Work(mib=1), *jobs.OPTIONS)
-    with quoting(job):
-        job.wait_running()
-        job.wait_ticks(4)
-        job.preempt()
-        job.wait_end()
-        assert not job.failures()
+    jobs.preempt_once(job)
 
 
 def test_nvidia_is_called(oci_cluster: Cluster, bundle: str) -> None:

@@ -26,11 +26,7 @@ def judge(job: Job) -> None:
 @KINDS
 def test_preempted_once(shim_cluster: Cluster, shim_bundle: str, kind: Submit) -> None:
     job = kind(shim_cluster, shim_bundle, "once", WORK, *jobs.OPTIONS)
-    with quoting(job):
-        job.wait_running()
-        job.wait_ticks(4)
-        job.preempt()
-        judge(job)
+    jobs.preempt_once(job)
 
 
 def test_preempted_three_times(shim_cluster: Cluster, shim_bundle: str) -> None:
