@@ -23,8 +23,8 @@ def in_a_job(life: Life, when: str = "preempt", variables: Sequence[str] = ()) -
             yield
     finally:
         life.stop()
-        # The job's epilog would remove these two of the run directory.
-        script = "rm -rf jobs/1 run/kept.* run/requeued"
+        # The job's epilog would remove these two of the run directory. NFS takes a moment to let go of what was open.
+        script = "until rm -rf jobs/1 run/kept.* run/requeued; do sleep 0.2; done"
         life.site.exec(["sh", "-c", f"cd {home(life.user)} && {script}"], life.user)
 
 

@@ -10,7 +10,7 @@ import time
 sys.path.insert(0, "/usr/lib/oci-criu-shim")
 sys.path.append("/usr/lib/python3/dist-packages")
 
-from oci_criu_shim.checkpoints import codec
+from oci_criu_shim.checkpoints import codec, compression
 from oci_criu_shim.checkpoints.compression import Compression
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container.record import Container
@@ -25,6 +25,7 @@ def main(root: str, name: str, directory: str, helper: str, leave_running: str, 
         time.sleep(0.02)  # its supervisor is about to note it
     os.makedirs(directory, mode=0o700, exist_ok=True)
     found = codec.parse(compress)
+    compression.SHORTEST = 60  # seconds, however busy the machine is
     store = Store(directory, ".", compression=Compression(found, lambda: 3600, print) if found else None)
     try:
         store.prepare()
