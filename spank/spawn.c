@@ -232,8 +232,10 @@ static void guard(const struct spawn *job, int result, int64_t deadline)
 	guarded.fd_count = 1;
 	rc = run_guarded(&guarded, ends[0], &result, deadline);
 	close_fd(&ends[0]);
-	if (rc == 0)
+	if (rc == 0) {
+		syscall(SYS_close_range, 0, ~0U, 0); /* newer valgrinds count the three that place_fds() has opened */
 		_exit(0);
+	}
 fail:
 	failure = errno;
 	rc = write(result, &failure, sizeof(failure)) < 0 ? 126 : 127;
