@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.manifest import Draft, Extra, Manifest
     from oci_criu_shim.files import Document
 
+ROOM = 1 << 20  # bytes, by which a full disk is known
 UNNAMED = ".nfs"  # how NFS names a file that was removed, such as an empty image, while it is open on the node
 
 
@@ -65,6 +66,11 @@ class Stage:
         """Add what is known before the dump: the container's config.json, who makes the checkpoint, where its standard
         streams lead, and its batch script, if it has one."""
         raise NotImplementedError
+
+    def require_room(self) -> None:
+        """Raise OSError if the disk is full. NFS tells CRIU so only by close(2), which it doesn't hear, and may lose
+        what was written (Linux 7.2)."""
+        files.write_atomically(os.path.join(self.path, "room"), bytes(ROOM), durable=True)
 
     def sizes(self) -> dict[str, int]:
         """Return {path below the checkpoint's directory: bytes} of what is written so far: the images and the files

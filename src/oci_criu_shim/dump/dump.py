@@ -236,11 +236,15 @@ class Dump:
             yield
 
     def _settle(self, stage: Stage, report: dict[str, Any], link: Link | None) -> None:
-        """Make the images fit for a restore. Raise ShimError if they can't be."""
-        if "for" in self.options:
-            criu_images.leave_groups(stage.images)
-        if os.geteuid() or "user" in self.bundle.namespaces:
-            seccomp.require_restorable(stage.images)
+        """Make the images fit for a restore. Raise ShimError if they can't be, OSError if the disk is full."""
+        try:
+            if "for" in self.options:
+                criu_images.leave_groups(stage.images)
+            if os.geteuid() or "user" in self.bundle.namespaces:
+                seccomp.require_restorable(stage.images)
+        except ShimError:
+            stage.require_room()
+            raise
         if link:
             link.check(self.pid, stage.images, report.get("seal", ""))
 
