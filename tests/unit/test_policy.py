@@ -268,7 +268,7 @@ def test_all_of_the_jobs_containers_must_be_written(make: Make, monkeypatch: pyt
 
 
 def test_memory_is_that_of_all_processes() -> None:
-    alone = estimate.memory(os.getpid())
+    alone = process.memory(os.getpid())
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -279,7 +279,7 @@ def test_memory_is_that_of_all_processes() -> None:
     os.close(reader)
     grown = 0
     while grown < alone + (32 << 20):
-        grown = estimate.memory(os.getpid())
+        grown = process.memory(os.getpid())
     os.close(writer)
     os.waitpid(child, 0)
-    assert estimate.memory(child) == 0
+    assert process.memory(child) == 0

@@ -11,7 +11,7 @@ from oci_criu_shim import units
 from oci_criu_shim.checkpoints.committed import LAYER, NOTABLE_LAYER
 from oci_criu_shim.container.record import STAGE_LINK
 from oci_criu_shim.host import linux, process
-from oci_criu_shim.task import estimate, schedule
+from oci_criu_shim.task import schedule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _unfinished(policy: Policy, why: str, link: str, seconds: float, left: float
     layer = sizes.get(LAYER, 0)
     changes = f", {units.size(layer)} of them changes to the root file system" if layer >= NOTABLE_LAYER else ""
     written = f"{units.size(sum(sizes.values()))} are written after {seconds:.0f} s{changes}"
-    memory = f"; it has {units.size(estimate.memory(init))} of memory" if init else ""
+    memory = f"; it has {units.size(process.memory(init))} of memory" if init else ""
     what, end = ("grace time", "a longer GraceTime") if why == schedule.PREEMPT else ("time limit", "a larger margin")
     advice = [f"{end} of the site's", *([] if policy.when.interval else ["--checkpoint-interval"])]
     advice += ["a bind mount for what it writes to its root file system"] if changes else []

@@ -49,7 +49,7 @@ class Estimate:
     def used(self) -> int:
         """Return the bytes of memory of the job's containers on this node."""
         inits = [container.alive("init") for container in jobs.asked(self.container.root)]
-        return sum(memory(init) for init in inits if init)
+        return sum(process.memory(init) for init in inits if init)
 
     def seconds_for(self, size: int) -> float:
         """Return the seconds that a checkpoint of `size` bytes of memory takes."""
@@ -143,16 +143,3 @@ def too_long(what: str, seconds: float, partition: str, grace: int, intervals: b
         f"a checkpoint of {what} takes about {seconds:.0f} s, "
         f"but a preemption in partition {partition} gives {grace} s{advice}"
     )
-
-
-def memory(init: int) -> int:
-    """Return the bytes of memory of the processes from `init` on, shared memory included, mapped files left out."""
-    return sum(map(_own, process.tree(init)))
-
-
-def _own(pid: int) -> int:
-    try:
-        status = process.status(pid)
-    except ProcessLookupError:
-        return 0
-    return sum(int(status[name][0]) * 1024 for name in ("RssAnon", "RssShmem", "VmSwap") if name in status)

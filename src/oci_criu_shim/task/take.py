@@ -15,10 +15,10 @@ from oci_criu_shim.container.record import ANSWER
 from oci_criu_shim.dump import chain, client
 from oci_criu_shim.dump.dump import Dump, Taken
 from oci_criu_shim.errors import Killed, ShimError
-from oci_criu_shim.host import criu
+from oci_criu_shim.host import criu, process
 from oci_criu_shim.slurm import controller
 from oci_criu_shim.slurm.rundir import RunDirectory
-from oci_criu_shim.task import estimate, own_steps, schedule
+from oci_criu_shim.task import own_steps, schedule
 from oci_criu_shim.task.policy import ENDING, FAILED, LOST, NO_REASON, TAKEN
 
 TYPE_CHECKING = False
@@ -207,7 +207,7 @@ class Taker:
             return error
         self.log.debug(str(error))
         status, init = os.statvfs(self.store.path), self.container.alive("init")
-        has = f"; the container has {units.size(estimate.memory(init))} of memory" if init else ""
+        has = f"; the container has {units.size(process.memory(init))} of memory" if init else ""
         size = (
             f"{units.size(status.f_bavail * status.f_frsize)} free of {units.size(status.f_blocks * status.f_frsize)}"
         )

@@ -16,7 +16,6 @@ from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
 from oci_criu_shim.slurm import controller
-from oci_criu_shim.task import estimate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def _request(container: Container) -> None:
 def _answer(container: Container) -> tuple[bool, str, Document | None]:
     """Wait for the checkpoint; return whether it was taken, a line for the user, and the facts of it."""
     init = container.alive("init")
-    memory = estimate.memory(init) if init else 0
+    memory = process.memory(init) if init else 0
     with ProgressLine(f"checkpointing {container.name}", memory, lambda: _written(container)):
         while os.path.exists(container.path(REQUEST)) and container.alive("supervisor"):
             time.sleep(POLL_SECONDS)
