@@ -267,12 +267,13 @@ _SETTINGS = (
     ),
     Setting(
         "compress",
-        "off",
+        values.AUTO,
         values.COMPRESS,
         """
-        How memory in checkpoints is compressed, when they are committed: "off", "zstd", "lz4", or either with a level,
-        as "zstd:3" (1 to 19, by default 1) or "lz4:9" (0 to 12, by default 0). A node needs python3-zstandard or
-        python3-lz4, to restore them too. All processors that the job may use take part.
+        How memory in checkpoints is compressed: "auto", "off", "zstd", "lz4", or either of these two with a level, as
+        "zstd:3" (1 to 19, by default 1) or "lz4:9" (0 to 12, by default 0). "auto" is zstd where a checkpoint is sooner
+        on the disk with it, and off elsewhere. The others compress what was written raw once it is committed. A node
+        needs python3-zstandard or python3-lz4, to restore them too. All of the job's processors take part.
         """,
     ),
     Setting(

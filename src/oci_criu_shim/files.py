@@ -233,9 +233,9 @@ def tree_size(path: str) -> int:
     return total
 
 
-def sync_directory(path: str) -> None:
-    """Flush the names in the directory `path` to disk (fsync(2) on it)."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: str) -> None:
+    """Flush a file, or the names in a directory, to disk (fsync(2) on it)."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

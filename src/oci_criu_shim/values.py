@@ -17,14 +17,18 @@ if TYPE_CHECKING:
 
 LAYERS = ("auto", "always", "never")  # when checkpoints include changes to the root file system
 CONNECTIONS = ("close", "refuse")  # what becomes of TCP connections in the node's network
+AUTO = "auto"  # the value of `compress` by which memory is compressed on its way to the disk, if that is sooner there
 COMPRESSION = {"zstd": range(1, 20), "lz4": range(13)}  # levels; the first is the default: see docs/compression.md
 
 
 def parse_compression(text: str) -> tuple[str, int] | None:
-    """Return (name, level) of `zstd`, `zstd:LEVEL`, `lz4` or `lz4:LEVEL`, None of `off`; ValueError for any other."""
+    """Return (name, level) of `zstd`, `zstd:LEVEL`, `lz4`, `lz4:LEVEL` or `auto`, None of `off`; ValueError for any
+    other."""
     name, colon, level = text.partition(":")
     if text == "off":
         return None
+    if text == AUTO:
+        return next((name, levels[0]) for name, levels in COMPRESSION.items())
     number = int(level) if colon else COMPRESSION.get(name, (0,))[0]
     if number not in COMPRESSION.get(name, ()):
         raise ValueError(text)
@@ -148,4 +152,4 @@ FEATURE: Kind = "is a node's feature", _feature
 LAYER: Kind = f"is {', '.join(LAYERS[:2])} or {LAYERS[2]}", _layers
 TCP: Kind = f"is {CONNECTIONS[0]} or {CONNECTIONS[1]}", _connections
 LEVELS = ", ".join(f"{name}:{min(levels)} to {name}:{max(levels)}" for name, levels in COMPRESSION.items())
-COMPRESS: Kind = f"is off, zstd, lz4, or {LEVELS}", _compression
+COMPRESS: Kind = f"is {AUTO}, off, zstd, lz4, or {LEVELS}", _compression

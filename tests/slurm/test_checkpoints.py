@@ -6,7 +6,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,13 +68,13 @@ def running(site: Site, user: str) -> Iterator[Life]:
 
 
 def keep(
-    life: Life, *, leave_running: bool = False, compress: str = "off", check: bool = True
+    life: Life, *, leave_running: bool = False, compress: Sequence[str] = (), check: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """Checkpoint it into a store; it ends by that, unless it is to run on."""
+    """Checkpoint it into a store; it ends by that, unless it is to run on. `compress`: keep.py's last arguments."""
     helper = "" if life.user == "root" else f"{home(life.user)}/run/helper.0.sock"
     leave = "yes" if leave_running else "no"
     program = ["python3", "-I", "/src/tests/harness/programs/keep.py"]
-    argv = [*program, f"{home(life.user)}/run", life.name, life.images, helper, leave, compress]
+    argv = [*program, f"{home(life.user)}/run", life.name, life.images, helper, leave, *compress]
     done = life.site.exec(argv, life.user, check)
     if life.process and not leave_running:
         life.process.communicate(timeout=patient(20))
@@ -108,14 +108,21 @@ def test_verbs(site: Site, user: str) -> None:
 
 @USERS
 @pytest.mark.parametrize(
-    ("suffix", "compress", "options"), [(".tar", "off", ["--rootfs"]), (".tar.gz", "off", []), (".tar", "zstd", [])]
+    ("suffix", "compress", "options"),
+    [
+        (".tar", [], ["--rootfs"]),
+        (".tar.gz", [], []),
+        (".tar", ["zstd"], []),
+        (".tar", ["zstd", "pays"], []),
+        (".tar", ["lz4", "pays"], []),
+    ],
 )
-def test_what_was_imported_runs(site: Site, user: str, suffix: str, compress: str, options: list[str]) -> None:
+def test_what_was_imported_runs(site: Site, user: str, suffix: str, compress: list[str], options: list[str]) -> None:
     with running(site, user) as life:
         seen = life.look()
         keep(life, compress=compress)
         shown = json.loads(ckpt(life, "show", "--json", f"{life.images}/1").stdout)
-        assert shown["compressed"] == ([] if compress == "off" else [compress])
+        assert shown["compressed"] == compress[:1]
         archive = f"{life.bundle}/moved{suffix}"
         exported = json.loads(ckpt(life, "export", "--json", *options, f"{life.images}/1", archive).stdout)
         assert (exported["checkpoint"], exported["archive"]) == (f"{life.images}/1", archive)

@@ -44,6 +44,28 @@ def test_how_long_it_was_frozen() -> None:
         assert client.dump(ours, {}, [], lambda _: None) == 1.5
 
 
+@pytest.mark.parametrize("taken", [True, False])
+def test_memory_is_taken_from_a_socket(taken: bool) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pages, criu = socket.socketpair()
+    seen: list[socket.socket] = []
+
+    def takes(version: tuple[int, ...], connection: socket.socket) -> bool:
+        assert version == (4, 2)
+        seen.append(connection)
+        return taken
+
+    with ours, theirs, pages, criu:
+        wire.send(theirs, {"event": "ready", "criu": [4, 2]}, [pages.fileno()])
+        for event in ("dumped", "done"):
+            wire.send(theirs, {"event": event, "frozen_ns": 0})
+        client.dump(ours, {"pages": True}, [], lambda _: None, takes=takes)
+        asked = [wire.receive(theirs)[0] for _ in range(3)]
+        assert asked == [{"op": "dump", "pages": True}, {"op": "pages" if taken else "files"}, {"op": "commit"}]
+        assert (seen[0].fileno() >= 0) is taken
+        seen[0].close()
+
+
 def test_killed_while_the_container_is_looked_at() -> None:
     """It has ended by that, so it can't be looked at."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -70,19 +70,28 @@ def test_damaged_frames(chosen: Codec, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"), [("off", None), ("zstd", ("zstd", 1)), ("zstd:19", ("zstd", 19)), ("lz4:12", ("lz4", 12))]
+    ("text", "wanted"),
+    [
+        ("off", None),
+        ("auto", ("zstd", 1)),
+        ("zstd", ("zstd", 1)),
+        ("zstd:19", ("zstd", 19)),
+        ("lz4:12", ("lz4", 12)),
+    ],
 )
 def test_setting(text: str, wanted: tuple[str, int] | None) -> None:
     found = codec.parse(text)
     assert (found and (found.name, found.level)) == wanted
 
 
-WRONG = ("", "on", "gzip", "gzip:1", "zstd:", "zstd:0", "zstd:20", "lz4:-1", "lz4:13", "lz4:fast", "off:1")
+WRONG = ("", "on", "gzip", "gzip:1", "zstd:", "zstd:0", "zstd:20", "lz4:-1", "lz4:13", "lz4:fast", "off:1", "auto:1")
 
 
 @pytest.mark.parametrize("text", WRONG)
 def test_wrong_setting(text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(f'compress = "{text}"')
-    with pytest.raises(ShimError, match="compress is off, zstd, lz4, or zstd:1 to zstd:19, lz4:0 to lz4:12, not "):
+    with pytest.raises(
+        ShimError, match="compress is auto, off, zstd, lz4, or zstd:1 to zstd:19, lz4:0 to lz4:12, not "
+    ):
         config.load(str(path))

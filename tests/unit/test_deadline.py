@@ -12,7 +12,7 @@ import pytest
 
 from oci_criu_shim.container.record import STAGE_LINK
 from oci_criu_shim.host import linux, process
-from oci_criu_shim.task import deadline, estimate, history, schedule
+from oci_criu_shim.task import deadline, history, schedule
 from oci_criu_shim.task.policy import Policy
 from tests.harness.cluster import wait_for
 from tests.unit.test_policy import Make, make
@@ -24,7 +24,7 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture(autouse=True)
 def made_for_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linux, "end_with_parent", lambda: None)
-    monkeypatch.setattr(estimate, "memory", lambda _: 5 << 30)
+    monkeypatch.setattr(process, "memory", lambda _: 5 << 30)
 
 
 def staged(policy: Policy, tmp_path: Path, layer: int) -> None:

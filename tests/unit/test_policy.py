@@ -257,7 +257,7 @@ def test_what_was_written_at_the_same_time_counts(make: Make, begin: float, end:
 def test_all_of_the_jobs_containers_must_be_written(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for those that nobody asked checkpoints of."""
     made = make("preempt", **{"dump-rate": "1M"}).estimate
-    monkeypatch.setattr(estimate, "memory", lambda init: (3 if init == os.getpid() else 2) << 20)
+    monkeypatch.setattr(process, "memory", lambda init: (3 if init == os.getpid() else 2) << 20)
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as program:
         for name, environment in (("second", [ASKED]), ("third", [])):
             other = Container(made.container.root, name)

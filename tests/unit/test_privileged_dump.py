@@ -86,7 +86,8 @@ def take(
     monkeypatch.setattr(mounts, "read", lambda *_: [])
     monkeypatch.setattr(dump, "FreezeWatch", criu.made)
     monkeypatch.setattr(dump, "options", lambda *_: {})
-    return dump.dump(service, target, [images], {}, commit, lambda: None)
+    asker: Any = SimpleNamespace(commit=commit)
+    return dump.dump(service, target, [images], {}, asker)
 
 
 def test_a_container_that_ended_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

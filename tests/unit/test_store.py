@@ -83,7 +83,7 @@ def test_a_failed_commit_leaves_the_previous_one(store: Store, monkeypatch: pyte
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("oci_criu_shim.files.sync_directory", full)
+    monkeypatch.setattr("oci_criu_shim.files.sync", full)
     with pytest.raises(OSError, match="No space left"):
         commit(store)
     assert os.listdir(store.path) == ["1"]
@@ -113,14 +113,14 @@ def contents(store: Store) -> dict[str, bytes]:
 
 
 def test_a_name_that_does_not_get_to_the_disk_is_taken_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    sync = files.sync_directory
+    sync = files.sync
 
     def broken(path: str) -> None:
         if path == store.path:
             raise oserror(errno.EIO)
         sync(path)
 
-    monkeypatch.setattr("oci_criu_shim.files.sync_directory", broken)
+    monkeypatch.setattr("oci_criu_shim.files.sync", broken)
     with pytest.raises(OSError, match="Input/output"):
         commit(store)
     assert os.listdir(store.path) == []

@@ -136,6 +136,30 @@ def test_increments_are_the_site_s_to_allow(fds: list[int], tmp_path: Path, monk
     assert worker.check(GOOD, fds)
 
 
+@pytest.mark.parametrize("other", [{"track_mem": True}, {"page_server": ["host", 1]}, {"pre_dump": True}])
+def test_memory_goes_to_one_place(fds: list[int], other: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a user's is not sealed if it isn't CRIU that wrote it."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert worker.check({**GOOD, "pages": True}, fds) == {"leave_running": True, "pages": True}
+    with pytest.raises(ShimError, match="can't be tracked, or go to two places"):
+        worker.check({**GOOD, "pages": True, **other}, fds)
+
+
+@pytest.mark.parametrize(("answer", "taken"), [("pages", True), ("files", False), ("commit", False)])
+def test_who_asks_says_whether_it_takes_the_memory(answer: str, taken: bool) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pages, criu = socket.socketpair()
+    with ours, theirs, pages, criu:
+        wire.send(theirs, {"op": answer})
+        asker = worker.Conversation(worker.Client(ours), Report(False), -1)
+        assert asker.takes((4, 2, 1), pages) is taken
+        message, received = wire.receive(theirs)
+        assert message == {"event": "ready", "criu": [4, 2, 1]}
+        with socket.socket(fileno=received[0]) as got:
+            criu.send(b"memory")
+            assert got.recv(6) == b"memory"
+
+
 def test_a_directory_to_work_in(fds: list[int], tmp_path: Path) -> None:
     assert worker.check(GOOD, [*fds, fds[1]]) == {"leave_running": True}
     with pytest.raises(ShimError, match="no image directory"):
@@ -211,7 +235,7 @@ def test_it_has_ended_by_the_time_of_the_commit(tmp_path: Path, monkeypatch: pyt
 
     def dumped(*arguments: Any) -> int:
         process.communicate()
-        commit = arguments[-2]
+        commit = arguments[-1].commit
         with pytest.raises(Killed, match="has ended"):
             commit({})
         return 7

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import struct
 
-from oci_criu_shim import values
+from oci_criu_shim import files, values
 from oci_criu_shim.errors import Misfit
 
 TYPE_CHECKING = False
@@ -50,7 +50,13 @@ class Codec:
         except ImportError as error:
             raise Misfit(f"no {self.name} on this node: {error}", f"install {PACKAGES[self.name]}") from None
 
-    def packer(self) -> Callable[[bytes], bytes]:
+    def is_there(self) -> bool:
+        """Return whether this node has its library; nothing is imported."""
+        from importlib.machinery import PathFinder
+
+        return PathFinder.find_spec(MODULES[self.name].partition(".")[0]) is not None
+
+    def packer(self) -> Callable[[bytes | memoryview], bytes]:
         """Return a function that makes a frame of bytes, and that threads may share."""
         library = self.load()
         if self.name == "lz4":
@@ -98,12 +104,12 @@ def _of_size(data: bytes, size: int) -> bytes:
 
 
 class Pool:
-    """Threads, one for each processor that we may use."""
+    """Threads, one for each processor that we may use, or `most` of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 1 << 10) -> None:
         from concurrent.futures import ThreadPoolExecutor
 
-        self.count = len(os.sched_getaffinity(0))
+        self.count = min(len(os.sched_getaffinity(0)), most)
         self.executor = ThreadPoolExecutor(self.count)
 
     def __enter__(self) -> Pool:
@@ -123,28 +129,50 @@ class Pool:
             yield future.result()
 
 
+class Packed:
+    """The new file `path`, to which frames are written, one after the other."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.lengths: list[int] = []
+        self.stream = open(path, "xb")
+
+    def add(self, frame: bytes) -> None:
+        """Write the next frame."""
+        self.stream.write(frame)
+        self.lengths.append(len(frame))
+
+    def end(self) -> None:
+        """Write the last frame. Nothing is flushed to the disk."""
+        self.stream.write(_index(self.lengths))
+        self.stream.close()
+
+    def drop(self) -> None:
+        """Remove the file."""
+        self.stream.close()
+        os.unlink(self.path)
+
+
 def pack(codec: Codec, source: str, target: str, pool: Pool, told: Callable[[int], None]) -> bool:
     """Compress the file `source` to the new file `target` and flush that; return False if it is not worth it.
 
     `told` is called with the number of bytes that are done since its last call, and may raise.
     """
-    size, lengths, compress = os.stat(source).st_size, [], codec.packer()
-    with open(source, "rb", buffering=0) as raw, open(target, "xb") as packed:
+    size, compress, packed = os.stat(source).st_size, codec.packer(), Packed(target)
+    with open(source, "rb", buffering=0) as raw, packed.stream:
 
         def frame(offset: int) -> tuple[bytes, int]:
             data = _read(raw.fileno(), min(FRAME, size - offset), offset)
             return compress(data), len(data)
 
         for data, done in pool.results(frame, range(0, size, FRAME)):
-            packed.write(data)
-            lengths.append(len(data))
-            if packed.tell() > WORTH * size:
-                os.unlink(target)
+            packed.add(data)
+            if sum(packed.lengths) > WORTH * size:
+                packed.drop()
                 return False
             told(done)
-        packed.write(_index(lengths))
-        packed.flush()
-        os.fsync(packed.fileno())
+        packed.end()
+    files.sync(target)
     return True
 
 

@@ -1,4 +1,4 @@
-"""Compress a committed checkpoint: after the dump, which stays raw and fast.
+"""Compress a committed checkpoint: after a dump that was raw, since the disk is fast (dump/page_server.py).
 
 Large images that only CRIU reads are compressed into the stage that the checkpoint came from, and flushed. They then
 move beside the raw ones, `checksums.json` gets their checksums, a new manifest names them, and the raw ones are
@@ -39,16 +39,22 @@ class LateError(Exception):
 
 class Compression:
     """Compresses a store's checkpoints by `codec`. `left` returns how many seconds Slurm leaves the job if it is about
-    to be ended. Failures are told to `debug` only, since the checkpoint is as good without."""
+    to be ended. Failures are told to `debug` only, since the checkpoint is as good without.
 
-    def __init__(self, codec: Codec, left: Callable[[], float], debug: Callable[[str], None]) -> None:
+    If it is not `always`, what was written raw stays so.
+    """
+
+    def __init__(
+        self, codec: Codec, left: Callable[[], float], debug: Callable[[str], None], always: bool = True
+    ) -> None:
         self.codec = codec
+        self.always = always
         self.left = left
         self.debug = debug
 
     def hurries(self, manifest: Manifest) -> bool:
         """Return whether a checkpoint that was just committed must be compressed now or never."""
-        return manifest["reason"] in HURRIED
+        return self.always and manifest["reason"] in HURRIED
 
     def apply(self, checkpoint: Checkpoint, stage: str) -> bool:
         """Compress a committed checkpoint by way of the directory `stage`; return whether that was done. It has all its
@@ -120,7 +126,7 @@ def _replace(checkpoint: Checkpoint, packed: dict[str, Compressed], stage: str) 
     try:
         for name in packed:
             os.rename(os.path.join(stage, name), os.path.join(checkpoint.path, name))
-        files.sync_directory(checkpoint.images)
+        files.sync(checkpoint.images)
         integrity.write_checksums(checkpoint.path, found)
         manifest = sealed(manifest)
         files.write_json(os.path.join(checkpoint.path, committed.MANIFEST), manifest, durable=True, indent=1)
@@ -129,7 +135,7 @@ def _replace(checkpoint: Checkpoint, packed: dict[str, Compressed], stage: str) 
         raise
     checkpoint.manifest = manifest
     try:
-        files.sync_directory(checkpoint.path)
+        files.sync(checkpoint.path)
         _remove(checkpoint.path, raw)
     except OSError:
         pass  # sweep() tries again

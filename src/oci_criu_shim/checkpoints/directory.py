@@ -67,7 +67,7 @@ class DirectoryStage(Stage):
 
     def _publish(self, manifest: Manifest) -> committed.Checkpoint:
         """Put the stage's files in the place of those in the directory."""
-        files.sync_directory(self.path)
+        files.sync(self.path)
         self._replace(self.directory.path)
         return Images(self.directory.path, manifest)
 
@@ -86,7 +86,7 @@ class DirectoryStage(Stage):
         files.remove_if_there(os.path.join(target, committed.PARENT))
         for name in sorted(os.listdir(self.path), key=lambda name: (name == committed.MANIFEST, name == INVENTORY)):
             os.rename(os.path.join(self.path, name), os.path.join(target, name))
-        files.sync_directory(target)
+        files.sync(target)
 
 
 class Directory:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Self
 
+    from oci_criu_shim.checkpoints.codec import Codec
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.manifest import Draft, Extra, Manifest
     from oci_criu_shim.files import Document
@@ -34,6 +35,7 @@ class Stage:
         self.images = images
         self.work = work
         self.about: Extra = {}  # what the manifest has besides
+        self.codec: Codec | None = None  # by which memory may be compressed on its way here
         try:
             files.make_directories(images)
         except OSError:
@@ -111,15 +113,7 @@ class Stage:
         directories = {self.images}
         for name in names:
             path = os.path.join(self.path, name)
-            _sync(path)
+            files.sync(path)
             directories.add(os.path.dirname(path))
         for directory in directories:
-            files.sync_directory(directory)
-
-
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            files.sync(directory)

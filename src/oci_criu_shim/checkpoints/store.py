@@ -49,6 +49,8 @@ class StoreStage(Stage):
         self.quota = Quota(store.quota, store.directory, store.path)
         self.compared: Callable[[], int] = int  # how many bytes adopt() has compared so far
         super().__init__(path, os.path.join(path, IMAGES))
+        if store.compression:
+            self.codec = store.compression.codec
 
     def _finish(self, committed: Checkpoint) -> None:
         """Compress the checkpoint if it is now or never, which adds checksums, too; else only add those."""
@@ -84,12 +86,12 @@ class StoreStage(Stage):
 
     def _publish(self, manifest: Manifest) -> Checkpoint:
         """Give the checkpoint the next number."""
-        files.sync_directory(self.path)
+        files.sync(self.path)
         seq = max(self.store.numbers(), default=0) + 1
         while not _rename(self.path, path := os.path.join(self.store.path, str(seq))):
             seq += 1
         try:
-            files.sync_directory(self.store.path)
+            files.sync(self.store.path)
         except OSError:
             self.store.remove(seq)  # the caller is told that there is none
             raise

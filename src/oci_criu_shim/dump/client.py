@@ -62,19 +62,23 @@ def dump(
     fds: Sequence[int],
     commit: Callable[[dict[str, Any]], None],
     serves: Callable[[], None] | None = None,
+    takes: Callable[[tuple[int, ...], socket.socket], bool] | None = None,
 ) -> float:
     """Have a process dumped; return for how many seconds it was frozen.
 
     `options` are of the worker's closed set. `fds` are the process's pidfd, the directory for the images and, if that
     is another one, CRIU's working directory. `commit` is called with the worker's report while all is frozen; if it
     raises, the container runs on, and the caller gets the exception. `serves` is called once the memory that is handed
-    out lazily can be asked for.
+    out lazily can be asked for. With the option `pages`, `takes` is called before anything is frozen, with CRIU's
+    version and a socket: if it returns True, it has the memory from that.
 
     Raise ShimError if the dump failed, and Killed if that is because CRIU or the worker was killed.
     """
     try:
         wire.send(connection, {"op": "dump", **options}, fds)
-        message, _ = wire.receive(connection)
+        message, received = wire.receive(connection)
+        if message.get("event") == "ready":
+            message = _taken(connection, message, received, takes)
         if message.get("event") == "dumped":
             message = _committed(connection, message, commit)
         if message.get("event") == "serves":
@@ -86,6 +90,21 @@ def dump(
     if message.get("event") != "done":
         raise _failure(message)
     return float(message["frozen_ns"]) / 1e9
+
+
+def _taken(
+    connection: socket.socket,
+    message: Mapping[str, Any],
+    received: Sequence[int],
+    takes: Callable[[tuple[int, ...], socket.socket], bool] | None,
+) -> dict[str, Any]:
+    """Answer whether the memory is taken from the socket that the worker has sent; return the worker's next message."""
+    pages = socket.socket(fileno=received[0])
+    taken = takes is not None and takes(tuple(message["criu"]), pages)
+    if not taken:
+        pages.close()
+    wire.send(connection, {"op": "pages" if taken else "files"})
+    return wire.receive(connection)[0]
 
 
 def _committed(

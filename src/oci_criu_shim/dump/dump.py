@@ -17,6 +17,7 @@ from oci_criu_shim.container.intake import Hold
 from oci_criu_shim.container.record import CHAIN, CHANGES, STAGE_LINK, living
 from oci_criu_shim.dump import client, kept, open_files, rootfs
 from oci_criu_shim.dump.connections import Connections
+from oci_criu_shim.dump.page_server import Packing
 from oci_criu_shim.dump.survey import Survey
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import cgroups, criu_images, ids, inet, linux, netlock, process, threads
@@ -189,12 +190,17 @@ class Dump:
                 self.left_out = layer.finish()
             if self.bundle.own_places:
                 own_files.pack(self.pid, self.bundle.own_places, os.path.join(stage.path, OWN))
+            if packing:
+                stage.about |= packing.about()
             connections.look(self._survey() if self.has_tcp else None, stage.images)
             committed.append(self._commit(stage, report | about, connections.note()))
             if not options["leave_running"]:
                 connections.hold()
 
         options = self.options | (link.begin(stage) if link else {})
+        packing = None
+        if stage.codec and not options.get("track_mem"):
+            packing, options = Packing(stage.codec, self.pid, stage.images), {**options, "pages": True}
         layer = rootfs.take(self.container, self.bundle, self.pid, stage, options.get("inner", ()))
         try:
             with (
@@ -203,8 +209,11 @@ class Dump:
                 connection,
                 Hold(_of_supervisor(self.record, "input")) as self.hold,
             ):
-                frozen = client.dump(connection, options, [self.pidfd, *directories], commit, serves)
+                takes = packing.takes if packing else None
+                frozen = client.dump(connection, options, [self.pidfd, *directories], commit, serves, takes)
         except ShimError:
+            if packing:
+                packing.require()
             if not committed or options["leave_running"] or options.get("lazy_pages"):
                 raise  # it runs on; nobody else has the memory that it did not hand out
             # It is committed, so it must not run on: anything that it did now would be done twice.
@@ -212,6 +221,8 @@ class Dump:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             frozen = committed[0].manifest["frozen_seconds"]  # at least
         finally:
+            if packing:
+                packing.stop()
             if layer:
                 layer.stop()
             if not committed:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 IMAGE_HEAD = 8  # bytes before an image's entries: two magic numbers
 PE_PARENT = 1  # of an entry's flags (criu/include/pagemap.h)
 UNREAD = "tcp-unread"  # ours: what waited at each of the ends of TCP that the manifest names, in their order
+PAGEMAP = struct.pack("=2I", 0x54564319, 0x56084025)  # the head of a pagemap's image (criu/include/magic.h)
 NO_PATHS = struct.pack("=2I", 0x55105940, 0x57004059)  # what irmap_cache() returns for none (criu/include/magic.h)
 
 
@@ -60,6 +61,28 @@ def pagemap(path: str) -> Iterator[tuple[int, int, bool]]:
     for number, found in enumerate(read_entries(path, prepare_pagemap())):
         if number:  # the first one says where the pages are
             yield found.vaddr, found.nr_pages or found.compat_nr_pages, bool(found.flags & PE_PARENT)
+
+
+def pagemap_head(pages_id: int) -> bytes:
+    """Return the beginning of an image whose pages are in pages-ID.img (CRIU's images/pagemap.proto)."""
+    return PAGEMAP + _message(b"\x08" + _varint(pages_id))
+
+
+def pagemap_entry(address: int, count: int, flags: int) -> bytes:
+    """Return an entry for so many pages. pycriu would take ten times as long, and all is frozen meanwhile."""
+    return _message(b"\x08" + _varint(address) + b"\x10" + _varint(count) + b"\x20" + _varint(flags))
+
+
+def _message(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "little") + data
+
+
+def _varint(number: int) -> bytes:
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes(found) + bytes([number])
 
 
 def file_type() -> Message:

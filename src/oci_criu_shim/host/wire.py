@@ -2,13 +2,15 @@
 
     shim                                          worker
     {"op": "dump", …Options}, descriptors   →
+                                            ←     {"event": "ready", "criu": …}, a socket, with the option `pages`
+    {"op": "pages"} or {"op": "files"}      →
                                             ←     {"event": "dumped", …DumpReport}, while all is frozen
     {"op": "commit"} or {"op": "abort"}     →
                                             ←     {"event": "serves"}, once lazy memory can be asked for
                                             ←     Done or Failed, which may come at any time
 
 The descriptors are a pidfd of the container's init, the directory for images and, if it is another one, CRIU's working
-directory.
+directory. By the socket, CRIU sends memory as to a page server if "pages" is the answer; if not, it writes it itself.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
             "tcp_close": bool,
             "inner": list[str],
             "bare": bool,
+            "pages": bool,
             "tcp_established": bool,
             "ext_unix_sk": bool,
             "shell_job": bool,

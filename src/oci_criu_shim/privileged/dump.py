@@ -21,16 +21,30 @@ from oci_criu_shim.privileged import guard, seal
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from typing import Protocol
 
     from oci_criu_shim.host.external import External
     from oci_criu_shim.host.wire import DumpReport, Options
     from oci_criu_shim.privileged.target import Target
 
+    class Asker(Protocol):
+        """Whoever wants the dump."""
+
+        def takes(self, criu: tuple[int, ...], pages: socket.socket) -> bool:
+            """Return whether it takes the memory from `pages`, to which a CRIU of this version sends it."""
+
+        def commit(self, about: DumpReport) -> bool:
+            """Return whether it has committed what is dumped, and still frozen."""
+
+        def serves(self) -> None:
+            """Hear that memory which is handed out lazily can be asked for."""
+
+
 LOG = "dump.log"
 # Options that are no fields of CRIU's.
-OURS = ("network", "for", "page_server", "pre_dump", "incremental", "seal", "inner", "bare")
+OURS = ("network", "for", "page_server", "pre_dump", "incremental", "seal", "inner", "bare", "pages")
 CONNECT_SECONDS = 10.0
-PAGE_SERVER = 4  # CRIU's descriptor of the connection to it
+PAGE_SERVER = 4  # CRIU's descriptor of the connection to it, or to whoever asked for the dump
 # bin/ has the gzip that CRIU packs the files of a tmpfs with (spank/gzip.c).
 ENVIRONMENT = {"PATH": f"{LIBDIR}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 # Loaded into root's CRIU, so that system calls which a dump interrupts begin again; a user's has it in guard.LIBRARY.
@@ -50,7 +64,12 @@ class Service:
     def __init__(self) -> None:
         self.log = os.memfd_create("criu.log")
         self.guard = guard.Guard() if os.geteuid() else None
-        self.swrk = self.guard.start(ENVIRONMENT, self.log) if self.guard else _start_unguarded(self.log)
+        self.pages, theirs = socket.socketpair()
+        more = {PAGE_SERVER: theirs.fileno()}
+        with theirs:
+            self.swrk = (
+                self.guard.start(ENVIRONMENT, self.log, more) if self.guard else _start_unguarded(self.log, more)
+            )
         try:
             self.version = _version(self.swrk)
             criu.require_version(self.version)
@@ -77,8 +96,13 @@ class Service:
             self.swrk.close()
             self.swrk = _start_unguarded(self.log, {PAGE_SERVER: server.fileno()})
 
+    def sends_pages(self, asker: Asker) -> bool:
+        """Return whether memory is sent to whoever asks for the dump."""
+        with self.pages:
+            return asker.takes(self.version, self.pages)
 
-def _start_unguarded(log: int, more: Mapping[int, int] | None = None) -> criu.Swrk:
+
+def _start_unguarded(log: int, more: Mapping[int, int]) -> criu.Swrk:
     """Start root's own CRIU; ShimError if what is loaded into it is missing, which ld.so would only warn about."""
     if not os.path.exists(RESTART):
         said = f"there is no {RESTART}, without which sleeping system calls would end by a checkpoint"
@@ -131,6 +155,8 @@ def options(target: Target, directories: list[int], asked: Options, found: list[
 
 def _page_server(asked: Options) -> dict[str, object]:
     """Return the place for memory: whoever asks for it at the port, else the connection that there is."""
+    if asked.get("pages"):
+        return {"ps": {"port": 0, "fd": PAGE_SERVER}}
     if "page_server" not in asked:
         return {}
     port = asked["page_server"][1]
@@ -214,7 +240,7 @@ def _key() -> bytes:
 class _Notices:
     """What happens when CRIU notifies us, for which it calls this.
 
-    `commit` and `serves` are those of dump(); `sealed` returns the seal of the images, empty if they have none.
+    `sealed` returns the seal of the images, empty if they have none.
     """
 
     def __init__(
@@ -224,28 +250,26 @@ class _Notices:
         watch: FreezeWatch,
         found: list[External],
         sealed: Callable[[], str],
-        commit: Callable[[DumpReport], bool],
-        serves: Callable[[], None],
+        asker: Asker,
     ) -> None:
         self.service = service
         self.target = target
         self.watch = watch
         self.found = found
         self.sealed = sealed
-        self.commit = commit
-        self.serves = serves
+        self.asker = asker
         self.refused: ShimError | OSError | None = None
 
     def __call__(self, event: str, _: int) -> bool:
         if self.service.guard:
             linux.make_undumpable()  # the first event comes before anything is dumped
         if event == "status-ready":
-            self.serves()
+            self.asker.serves()
         if event != "post-dump":
             return True
         report = self._report()
         try:
-            return self.commit(report)
+            return self.asker.commit(report)
         except (ShimError, OSError) as error:
             self.refused = error
             return False
@@ -268,15 +292,14 @@ def dump(
     target: Target,
     directories: list[int],
     asked: Options,
-    commit: Callable[[DumpReport], bool],
-    serves: Callable[[], None],
+    asker: Asker,
 ) -> int:
     """Dump `target` into the first of the `directories`, logging to the last, and return for how many nanoseconds the
     container was frozen. Raise ShimError, with CRIU's own words, if that fails.
 
-    `commit` is called with the report when everything is written and still frozen. If it returns False or raises, the
-    container runs on as if nothing had been. After that, if memory is handed out lazily, `serves` is called once the
-    memory can be asked for. A pre-dump, of memory alone, asks for no commit.
+    `asker` is asked to commit when everything is written and still frozen. If it does not, the container runs on as if
+    nothing had been. After that, it is told if memory is handed out lazily. A pre-dump, of memory alone, asks for no
+    commit.
     """
     images = directories[0]
     found = _external(target, asked)
@@ -292,10 +315,11 @@ def dump(
         # Without an image, CRIU would look in the parent for one.
         service.guard.tell(watched or criu_images.NO_PATHS)
         service.guard.admit(directories, parent is not None)
+    if asked.get("pages"):
+        asked = {**asked, "pages": service.sends_pages(asker)}
     watch = FreezeWatch(target, images)
-    moments = _Notices(
-        service, target, watch, found, lambda: seal.of(key, images, parent or "") if key else "", commit, serves
-    )
+    sealed = lambda: seal.of(key, images, parent or "") if key else ""  # noqa: E731
+    moments = _Notices(service, target, watch, found, sealed, asker)
     with _cache(directories[-1], b"" if service.guard or asked.get("pre_dump") else watched):
         frozen = _request(service, target, directories, asked, moments)
     if moments.refused:

@@ -33,10 +33,10 @@ class Guard:
         os.ftruncate(self.descriptor, CACHE + LONGEST)
         self.mark = mmap.mmap(self.descriptor, CACHE + LONGEST)
 
-    def start(self, environment: Mapping[str, str], log: int) -> criu.Swrk:
-        """Start CRIU with the library, once."""
+    def start(self, environment: Mapping[str, str], log: int, more: Mapping[int, int]) -> criu.Swrk:
+        """Start CRIU with the library, once, and with `more` descriptors."""
         try:
-            return criu.start({**environment, **ENVIRONMENT}, log, {MARK: self.descriptor})
+            return criu.start({**environment, **ENVIRONMENT}, log, {**more, MARK: self.descriptor})
         finally:
             os.close(self.descriptor)
 

@@ -19,7 +19,7 @@ from oci_criu_shim.privileged.report import CRIU, REFUSED, Report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from oci_criu_shim.files import Document
 
@@ -57,6 +57,8 @@ def _are_points(value: object) -> bool:
 
 
 FLAG = _one_of(False, True)
+# What does not go with `pages`: an increment's parent must be sealed as CRIU wrote it.
+ALONE = ("track_mem", "pre_dump", "page_server", "lazy_pages")
 # Options that anybody may ask for, and those for root besides: root's containers can reach out of themselves anyway.
 OPTIONS: dict[str, Fits] = {
     "leave_running": FLAG,
@@ -66,6 +68,7 @@ OPTIONS: dict[str, Fits] = {
     "tcp_close": FLAG,
     "inner": _are_points,
     "bare": FLAG,
+    "pages": FLAG,
 }
 ROOTS: dict[str, Fits] = {
     "tcp_established": FLAG,
@@ -108,9 +111,9 @@ class Client:
             raise Killed("the process that asked for the dump has ended")
         return wire.receive(self.connection)
 
-    def send(self, message: Mapping[str, object]) -> None:
+    def send(self, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:
         """Send a message; OSError if the client is gone, ShimError if the message is too long."""
-        wire.send(self.connection, message)
+        wire.send(self.connection, message, fds)
 
 
 def main(job: tuple[int, str] | None, reporting: bool) -> int:
@@ -173,18 +176,6 @@ def _serve(client: Client, job: tuple[int, str] | None, report: Report, service:
     asked = check(message, fds)
     pidfd, *directories = fds
 
-    def commit(about: wire.DumpReport) -> bool:
-        report.dumped(directories[0])
-        client.send({"event": "dumped", **about})
-        answer, _ = client.receive()
-        committed = answer == {"op": "commit"}
-        if committed:
-            report.reached = CRIU
-        return committed
-
-    def serves() -> None:
-        client.send({"event": "serves"})
-
     try:
         init = target.Target(pidfd, job)
     except (ShimError, OSError):
@@ -192,7 +183,36 @@ def _serve(client: Client, job: tuple[int, str] | None, report: Report, service:
             report.reached = CRIU  # it has ended meanwhile, and the request was not at fault
         raise
     report.reached = CRIU
-    return dump.dump(service, init, directories, asked, commit, serves)
+    return dump.dump(service, init, directories, asked, Conversation(client, report, directories[0]))
+
+
+class Conversation:
+    """What a dump asks of its `client`, and tells it (dump.Asker)."""
+
+    def __init__(self, client: Client, report: Report, images: int) -> None:
+        self.client = client
+        self.report = report
+        self.images = images
+
+    def takes(self, criu: tuple[int, ...], pages: socket.socket) -> bool:
+        """Return whether the client takes the memory from `pages`, the other end of which is CRIU's."""
+        self.client.send({"event": "ready", "criu": criu}, [pages.fileno()])
+        answer, _ = self.client.receive()
+        return answer == {"op": "pages"}
+
+    def commit(self, about: wire.DumpReport) -> bool:
+        """Return whether the client has committed what was dumped."""
+        self.report.dumped(self.images)
+        self.client.send({"event": "dumped", **about})
+        answer, _ = self.client.receive()
+        committed = answer == {"op": "commit"}
+        if committed:
+            self.report.reached = CRIU
+        return committed
+
+    def serves(self) -> None:
+        """Tell the client that lazy memory can be asked for."""
+        self.client.send({"event": "serves"})
 
 
 def check(message: Document, fds: list[int]) -> wire.Options:
@@ -208,6 +228,8 @@ def check(message: Document, fds: list[int]) -> wire.Options:
         raise ShimError("the request is not one that this version knows")
     if options.get("incremental") and not options.get("track_mem"):
         raise ShimError("an increment is of memory that is tracked, and the request has no track_mem")
+    if options.get("pages") and any(map(options.get, ALONE)):
+        raise ShimError("memory that is sent away can't be tracked, or go to two places")
     if os.geteuid() and options.get("track_mem") and not config.increments():
         raise ShimError(f"increments are off in {config.PATH}", "the next checkpoint is whole")
     if not all(os.path.isdir(f"/proc/self/fd/{descriptor}") for descriptor in fds[1:]):

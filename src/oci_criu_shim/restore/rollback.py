@@ -92,7 +92,7 @@ def _keep(descriptor: int, begin: int, directory: str, name: str) -> str:
         raise
     finally:
         os.close(copy)
-    files.sync_directory(directory)
+    files.sync(directory)
     return path
 
 

@@ -9,6 +9,7 @@ from oci_criu_shim.container.record import STAGE_LINK
 from oci_criu_shim.errors import line_of
 from oci_criu_shim.host import process
 from oci_criu_shim.host.quick import signal
+from oci_criu_shim.values import AUTO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ def compression(setting: str, job: int, log: Log) -> Compression | None:
     from oci_criu_shim.checkpoints.compression import Compression
     from oci_criu_shim.slurm import controller
 
-    chosen = codec.parse(setting)
-    return Compression(chosen, lambda: controller.job(job).seconds_left(), log.debug) if chosen else None
+    chosen, always = codec.parse(setting), setting != AUTO
+    if chosen is None or not (always or chosen.is_there()):
+        return None
+    return Compression(chosen, lambda: controller.job(job).seconds_left(), log.debug, always)
 
 
 class Compressor:
@@ -45,8 +48,8 @@ class Compressor:
         self.child: list[int] | None = None
 
     def start(self) -> None:
-        """Begin; do nothing if the site does not want compression."""
-        if not self.store.compression:
+        """Begin; do nothing if the site does not want what is on the disk compressed."""
+        if not self.store.compression or not self.store.compression.always:
             return
         try:
             self.child = process.identity(process.fork(self._run))

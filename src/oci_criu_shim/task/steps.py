@@ -244,7 +244,7 @@ class Step:
         record: Finished = {"version": VERSION, "status": status, "command": command, "bundle": bundle}
         try:
             files.write_json(self.path, record, durable=True)
-            files.sync_directory(self.store.path)
+            files.sync(self.store.path)
         except OSError as error:
             self.log.error(
                 f"that {self.task.describe()} finished with status {status} can't be written down, "

@@ -1,0 +1,264 @@
+"""Take memory from CRIU while it dumps, and write it compressed: no raw copy of it reaches the disk.
+
+For CRIU this is a page server (page_server_serve() in its criu/page-xfer.c). It sends requests of a fixed size, with
+the pages behind those that add some, and waits for an answer where it opens the memory of a process, and at the end.
+What is written is what compressing a checkpoint makes of what CRIU itself would write (checkpoints/compression.py).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import struct
+from functools import partial
+
+from oci_criu_shim.checkpoints import codec, committed
+from oci_criu_shim.dump.probe import THREADS, Probe
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import criu_images
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import BinaryIO, TypeVar
+
+    from oci_criu_shim.checkpoints.codec import Codec
+    from oci_criu_shim.checkpoints.manifest import Compressed, Extra
+
+    Result = TypeVar("Result")
+
+# Command and flags, number of pages, their address, and whose they are: struct page_server_iov.
+REQUEST, REQUEST_BEFORE_4_2 = struct.Struct("=I4xQQQ"), struct.Struct("=IIQQ")
+COMMAND_BITS, KIND_BITS = 16, 8
+OPEN, HAS_PARENT, ADD = 4, 5, 6
+CLOSE = 0x1023, 0x1024
+NO_PARENT, NO_PARENT_OF_4_BYTES, DONE = b"\0", bytes(4), bytes(4)
+PROCESS, SHARED = 1, 2  # kinds of memory
+PAGEMAPS = {PROCESS: "pagemap-{}.img", SHARED: "pagemap-shmem-{}.img"}
+PRESENT = 1 << 2  # of a pagemap entry's flags (criu/include/pagemap.h): its pages follow
+
+
+class Packing:
+    """Compresses the memory of the container whose init is `init` on its way to the directory `images`, if that is
+    sooner there."""
+
+    def __init__(self, codec_: Codec, init: int, images: str) -> None:
+        self.codec = codec_
+        self.images = images
+        self.probe = Probe(codec_, init, images)
+        self.server: PageServer | None = None
+
+    def takes(self, version: tuple[int, ...], connection: socket.socket) -> bool:
+        """Return whether it takes memory from `connection` (client.dump())."""
+        if self.probe.pays():
+            self.server = PageServer(self.images, self.codec, connection, version)
+        return self.server is not None
+
+    def about(self) -> Extra:
+        """Return what the manifest says of it. Raise OSError or ShimError if not all was written."""
+        if not self.server:
+            return {}
+        packed = {f"{committed.IMAGES}/{name}": found for name, found in self.server.finish().items()}
+        return {"version": committed.COMPRESSED, "compressed": packed}
+
+    def require(self) -> None:
+        """Raise what made CRIU's dump fail, if that was here."""
+        if self.server and self.server.failure:
+            raise self.server.failure
+
+    def stop(self) -> None:
+        """End what still runs of it."""
+        self.probe.pays()
+        if self.server:
+            self.server.stop()
+
+
+class PageServer:
+    """Writes what CRIU, of `version`, sends by `connection` to the directory `images`, compressed by `codec`.
+
+    It does so in threads of its own until CRIU is done. If something can't be written, CRIU loses its server, and lets
+    the container run on; `failure` says what it was.
+    """
+
+    def __init__(self, images: str, codec_: Codec, connection: socket.socket, version: tuple[int, ...]) -> None:
+        import queue
+        import threading
+
+        self.images = images
+        self.connection = connection
+        self.request = REQUEST if version >= (4, 2) else REQUEST_BEFORE_4_2
+        self.suffix, self.pack, self.name = codec_.suffix, codec_.packer(), codec_.name
+        self.packed: dict[str, Compressed] = {}
+        self.failure: Exception | None = None
+        self.done = False
+        self.pool = codec.Pool(THREADS)
+        self.buffers: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        for _ in range(2 * self.pool.count + 3):
+            self.buffers.put(bytearray(codec.FRAME))
+        self.pages: Pages | None = None
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+
+    def finish(self) -> dict[str, Compressed]:
+        """Wait for the end; return {name of a file: what the manifest says of it}; raise what kept it from being
+        written."""
+        self.thread.join()
+        if self.failure:
+            raise self.failure
+        if not self.done:
+            raise ShimError("CRIU has ended before it had sent all memory")
+        return self.packed
+
+    def stop(self) -> None:
+        """End the threads, and with them CRIU's dump if that is not done."""
+        self._hang_up()
+        self.thread.join()
+        self.connection.close()
+
+    def _serve(self) -> None:
+        with self.pool:
+            try:
+                while self._answer():
+                    pass
+            except EOFError:
+                pass  # CRIU has ended, and says itself why
+            except Exception as error:  # whatever it is: CRIU would wait for ever
+                self.fail(error)
+            finally:
+                self._end_pages()
+
+    def fail(self, error: Exception) -> None:
+        """Have CRIU's dump fail because of `error`, unless it does so already."""
+        self.failure = self.failure or error
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        try:
+            self.connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # CRIU is gone
+
+    def _answer(self) -> bool:
+        """Do what the next request asks for; return whether another one follows."""
+        data = bytearray(self.request.size)
+        self._read(memoryview(data))
+        command, count, address, whose = self.request.unpack(data)
+        command, flags = command & (1 << COMMAND_BITS) - 1, command >> COMMAND_BITS
+        if command == OPEN:
+            self._open(whose)
+            self.connection.sendall(NO_PARENT)
+        elif command == HAS_PARENT:
+            self.connection.sendall(NO_PARENT_OF_4_BYTES)
+        elif command == ADD:
+            self._add(address, count, flags)
+        elif command in CLOSE:
+            self._end_pages()
+            if not self.failure:
+                self.done = True
+                self.connection.sendall(DONE)
+            return False
+        else:
+            raise ShimError(f"CRIU has asked its page server for {command}, which is not known")
+        return True
+
+    def _read(self, view: memoryview) -> None:
+        while view:
+            size = self.connection.recv_into(view, flags=socket.MSG_WAITALL)
+            if not size:
+                raise EOFError
+            view = view[size:]
+
+    def _open(self, whose: int) -> None:
+        self._end_pages()
+        kind, number = whose & (1 << KIND_BITS) - 1, whose >> KIND_BITS
+        if kind not in PAGEMAPS:
+            raise ShimError(f"CRIU has sent memory of kind {kind}, which is not known")
+        pages_id = len(self.packed) + 1
+        name = f"pages-{pages_id}.img{self.suffix}"
+        self.packed[name] = {"codec": self.name, "size": 0, "frame": codec.FRAME}
+        self.pages = Pages(self, os.path.join(self.images, PAGEMAPS[kind].format(number)), name, pages_id)
+
+    def _add(self, address: int, count: int, flags: int) -> None:
+        if self.pages is None:
+            raise ShimError("CRIU has sent memory of no process")
+        self.pages.note(address, count, flags)
+        left = count * mmap.PAGESIZE if flags & PRESENT else 0
+        while left:
+            room = self.pages.room(left)
+            self._read(room)
+            left -= len(room)
+
+    def _end_pages(self) -> None:
+        if self.pages:
+            self.packed[self.pages.name]["size"] = self.pages.end()
+            self.pages = None
+
+
+class Pages:
+    """The memory of one process that `server` writes: the image of its pagemap, and its pages by the file `name`.
+
+    The pages are gathered in frames. Threads of the server's compress these, and one of its own writes them.
+    """
+
+    def __init__(self, server: PageServer, pagemap: str, name: str, pages_id: int) -> None:
+        import queue
+        import threading
+
+        self.server = server
+        self.name = name
+        self.size = 0
+        self.buffer: bytearray | None = None
+        self.used = 0
+        self.frames: queue.SimpleQueue[tuple[bytearray, int] | None] = queue.SimpleQueue()
+        self.pagemap: BinaryIO = open(pagemap, "xb")
+        self.pagemap.write(criu_images.pagemap_head(pages_id))
+        self.file = codec.Packed(os.path.join(server.images, name))
+        self.thread = threading.Thread(target=self._write, daemon=True)
+        self.thread.start()
+
+    def note(self, address: int, count: int, flags: int) -> None:
+        """Add an entry to the pagemap."""
+        self._try(lambda: self.pagemap.write(criu_images.pagemap_entry(address, count, flags)))
+
+    def room(self, most: int) -> memoryview:
+        """Return where the next pages are to be put: `most` bytes, or as many of them as are left in the frame."""
+        if self.buffer is None or self.used == codec.FRAME:
+            self._send()
+            self.buffer = self.server.buffers.get()
+        begin = self.used
+        self.used = min(codec.FRAME, begin + most)
+        return memoryview(self.buffer)[begin : self.used]
+
+    def end(self) -> int:
+        """Have all of it written; return the number of bytes that the pages have."""
+        self._send()
+        self.frames.put(None)
+        self.thread.join()
+        self._try(self.pagemap.close)
+        self._try(self.file.end)
+        return self.size
+
+    def _send(self) -> None:
+        if self.buffer is not None:
+            self.size += self.used
+            self.frames.put((self.buffer, self.used))
+            self.buffer, self.used = None, 0
+
+    def _write(self) -> None:
+        for frame in self.server.pool.results(self._pack, iter(self.frames.get, None)):
+            self._try(partial(self.file.add, frame))
+
+    def _pack(self, filled: tuple[bytearray, int]) -> bytes:
+        buffer, size = filled
+        packed = self._try(lambda: self.server.pack(memoryview(buffer)[:size]))
+        self.server.buffers.put(buffer)
+        return packed or b""
+
+    def _try(self, work: Callable[[], Result]) -> Result | None:
+        """Return what `work` returns; None if it fails, or anything has failed already."""
+        try:
+            return None if self.server.failure else work()
+        except Exception as error:  # as well as OSError, the errors of codecs' libraries
+            self.server.fail(error)
+            return None

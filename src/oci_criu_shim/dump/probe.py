@@ -1,0 +1,156 @@
+"""Find out beforehand if a dump is sooner on the disk if its memory is compressed on the way there.
+
+It is if the disk is slow, as a shared one mostly is, and the memory is not random. Both are tried, with a little of
+each, while CRIU starts: no setting could know them.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+
+from oci_criu_shim import files
+from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from io import FileIO
+
+    from oci_criu_shim.checkpoints.codec import Codec
+
+SMALLEST = 64 << 20  # bytes of memory; less is on any disk at once
+PLACES, SAMPLES, SAMPLE = 1024, 16, 1 << 17  # places that are looked at, those that are tried, and bytes of each
+GOLDEN = 0.6180339887  # multiples of it, modulo 1, are spread evenly, however many there are
+IN_MEMORY = ("/dev/shm/", "/dev/zero", "/memfd:", "/SYSV")  # names of shared memory that is in no file on a disk
+NAME, FEW, WRITTEN = ".probe", 4096, 8 << 20  # the file to try the disk with, and how many bytes are written to it
+CRIU_RATE = 1.2e9  # bytes a second that CRIU dumps at most
+THREADS = 8  # that compress, at most; each has two frames in memory
+SHARE = 0.7  # of its pace in a sample, a thread has beside CRIU and the others
+WORTH = 0.9  # of the time that it takes otherwise, it must take less
+ENTRY, PRESENT = (
+    struct.Struct("=Q"),
+    1 << 63,
+)  # Documentation/admin-guide/mm/pagemap.rst: in memory, and not in a swap area
+
+
+class Probe:
+    """Looks, in a thread, at the memory of the processes from `init` on, and at the disk of `directory`."""
+
+    def __init__(self, codec: Codec, init: int, directory: str) -> None:
+        import threading
+
+        self.codec = codec
+        self.init = init
+        self.directory = directory
+        self.found = False
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def pays(self) -> bool:
+        """Wait for the result; True if the dump is faster with compression."""
+        self.thread.join()
+        return self.found
+
+    def _run(self) -> None:
+        try:
+            size = process.memory(self.init)
+            if size >= SMALLEST:
+                shrinks, pace = _try_memory(self.init, self.codec.packer())
+                self.found = is_faster(size, shrinks, pace * _threads(), _disk_rate(self.directory))
+        except (OSError, ShimError, ValueError):
+            pass  # it ends, or can't be looked at; the usual way is as good
+
+
+def is_faster(size: int, shrinks: float, pace: float, disk: float) -> bool:
+    """Return whether it is worth it for `size` bytes, of which compression leaves the part `shrinks`.
+
+    All threads together compress `pace` bytes a second, and the disk writes `disk` a second.
+    """
+    raw = size / min(disk, CRIU_RATE)
+    packed = size / min(disk / shrinks, pace, CRIU_RATE)
+    return packed < WORTH * raw
+
+
+def _threads() -> int:
+    return min(len(os.sched_getaffinity(0)), THREADS)
+
+
+def _try_memory(init: int, pack: Callable[[bytes], bytes]) -> tuple[float, float]:
+    """Return the part that compression leaves of some samples, and how many bytes a second a thread compresses.
+
+    Raise ValueError if there is no memory.
+    """
+    before = after = 0
+    seconds = 0.0
+    for sample in _samples(init):
+        begin = time.thread_time()
+        after += len(pack(sample))
+        seconds += time.thread_time() - begin
+        before += len(sample)
+    if not before:
+        raise ValueError("no memory")
+    return after / before, SHARE * before / max(seconds, 1e-6)
+
+
+def _samples(init: int) -> Iterator[bytes]:
+    """Yield pieces of the processes' own memory, from places that are spread evenly over what is in use of it."""
+    from bisect import bisect
+    from itertools import accumulate
+
+    spans = [(pid, begin, end) for pid in process.tree(init) for begin, end in _spans(pid)]
+    ends = list(accumulate(end - begin for _, begin, end in spans))
+    found = 0
+    for number in range(PLACES if ends else 0):
+        place = int(number * GOLDEN % 1 * ends[-1])
+        index = bisect(ends, place)
+        pid, _, end = spans[index]
+        address = (end - ends[index] + place) // mmap.PAGESIZE * mmap.PAGESIZE
+        if _is_present(pid, address):
+            yield _read(f"/proc/{pid}/mem", min(SAMPLE, end - address), address)
+            found += 1
+        if found == SAMPLES:
+            return
+
+
+def _spans(pid: int) -> Iterator[tuple[int, int]]:
+    """Yield the addresses, from and to, of the memory of a process that CRIU may dump."""
+    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as stream:
+        for line in stream:
+            span, access, _, _, _, *path = line.split(maxsplit=5)
+            if access[:2] == "rw" and (access[3] == "p" or not path or path[0].startswith(IN_MEMORY)):
+                begin, end = (int(address, 16) for address in span.split("-"))
+                yield begin, end
+
+
+def _is_present(pid: int, address: int) -> bool:
+    entry = _read(f"/proc/{pid}/pagemap", ENTRY.size, address // mmap.PAGESIZE * ENTRY.size)
+    return len(entry) == ENTRY.size and bool(ENTRY.unpack(entry)[0] & PRESENT)
+
+
+def _read(path: str, size: int, offset: int) -> bytes:
+    with open(path, "rb", buffering=0) as stream:
+        return os.pread(stream.fileno(), size, offset)
+
+
+def _disk_rate(directory: str) -> float:
+    """Return how many bytes a second can be written to `directory`."""
+    path = os.path.join(directory, NAME)
+    try:
+        with open(path, "xb", buffering=0) as stream:
+            # Random, since a file system may compress, too. What a flush takes at least says nothing of the pace.
+            least = _timed(stream, os.urandom(FEW))
+            return WRITTEN / max(_timed(stream, os.urandom(WRITTEN)) - least, 1e-4)
+    finally:
+        files.remove_if_there(path)
+
+
+def _timed(stream: FileIO, data: bytes) -> float:
+    """Write data through to the disk; return for how many seconds that went on."""
+    begin = time.monotonic()
+    stream.write(data)
+    os.fdatasync(stream.fileno())
+    return time.monotonic() - begin
