@@ -91,9 +91,11 @@ class Work:
     """How the program opens its ledger."""
     reads: bool = False
     """Whether it reads lines() at its standard input: more than a pipe has room for."""
+    text: bool = False
+    """Whether its memory can be compressed."""
 
     def command(self, ledger: str) -> str:
-        words = [self.ticks, self.tick, self.mib, self.mode, *(["reads"] if self.reads else [])]
+        words = [self.ticks, self.tick, self.mib, self.mode, *(["reads"] if self.reads else []), *(["text"] if self.text else [])]
         return f"python3 /shared/{PROGRAM.name} {ledger} {' '.join(map(str, words))}"
 
     def lines(self) -> str:

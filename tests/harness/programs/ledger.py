@@ -1,8 +1,9 @@
 """Keeps a ledger of its own life, by which one can tell whether a restore has changed anything.
 
-    ledger.py LEDGER TICKS SECONDS MIB [each|append|offset [reads]]
+    ledger.py LEDGER TICKS SECONDS MIB [each|append|offset [reads|text]…]
 
-Fills MIB of memory, then writes one line per tick to LEDGER and to standard output, and checks the memory at each.
+Fills MIB of memory, of text if asked for, which half as much would hold. Then it writes one line per tick to LEDGER and to
+standard output, and checks the memory at each.
 LEDGER is opened for each line, or once: for appending, or to write where the last line ended. If it reads, standard
 input must have a line for each tick (Work.lines() of tests.harness.jobs), and then end.
 """
@@ -19,9 +20,14 @@ import time
 MIB = 1 << 20
 
 
-def fill(mib: int) -> list[bytes]:
-    """Pseudo-random memory that no two pages share."""
-    return [random.Random(seed).randbytes(MIB) for seed in range(mib)]
+def piece(seed: int, text: bool) -> bytes:
+    """Return a MiB of pseudo-random memory."""
+    return random.Random(seed).randbytes(MIB // 2).hex().encode() if text else random.Random(seed).randbytes(MIB)
+
+
+def fill(mib: int, text: bool) -> list[bytes]:
+    """Return memory that no two pages share."""
+    return [piece(seed, text) for seed in range(mib)]
 
 
 def checksum(blocks: list[bytes]) -> str:
@@ -52,15 +58,16 @@ class Ledger:
             os.close(descriptor)
 
 
-def main(path: str, ticks: int, seconds: float, mib: int, mode: str = "each", reads: str = "") -> int:
+def main(path: str, ticks: int, seconds: float, mib: int, mode: str = "each", *options: str) -> int:
     """Live; return 1 if the memory or the input is not what it was."""
-    blocks, ledger = fill(mib), Ledger(path, mode)
+    reads, text = "reads" in options, "text" in options
+    blocks, ledger = fill(mib, text), Ledger(path, mode)
     lines = io.FileIO(0)  # which keeps nothing for itself
     expected = checksum(blocks)
     good = True
     for number in range(1, ticks + 1):
         block = (number - 1) % mib if mib else 0
-        good = good and blocks[block : block + 1] == [random.Random(block).randbytes(MIB)][:mib]
+        good = good and blocks[block : block + 1] == [piece(block, text)][:mib]
         word = "sum-ok" if good else "sum-bad"
         if reads and lines.readline().split()[:2] != [b"line", b"%d" % number]:
             good, word = False, "input-bad"
