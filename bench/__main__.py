@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from bench import preempt, preflight, startup, steady, store, verbs
+from bench import disk, preempt, preflight, startup, steady, store, verbs
 from bench.report import Progress, Result
 from tests.harness.cluster import ClusterError
 
@@ -17,6 +17,7 @@ BENCHES: dict[str, Callable[[Progress], Result]] = {
     "startup": startup.measure,
     "verbs": verbs.measure,
     "preempt": preempt.measure,
+    "disk": disk.measure,
     "preflight": preflight.measure,
     "steady": steady.measure,
     "store": store.measure,

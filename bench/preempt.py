@@ -91,8 +91,8 @@ def _preempt(cluster: Cluster, mib: int, times: Times) -> None:
     _settle()
     committing = job.committing()
     high = job.displace()
-    requeued = _appears(job, "requeueing")
-    restored = _appears(job, "restored")
+    requeued = appears(job, "requeueing")
+    restored = appears(job, "restored")
     _read_times(job, times, committing.time())
     times.again.append(restored - requeued)
     cluster.exec("ctl", ["scancel", job.number, high])
@@ -100,7 +100,7 @@ def _preempt(cluster: Cluster, mib: int, times: Times) -> None:
     shutil.rmtree(job.checkpoints().parent)
 
 
-def _appears(job: Job, event: str, timeout: float = 120) -> float:
+def appears(job: Job, event: str, timeout: float = 120) -> float:
     """Return when the runtime first says `event`. Raise ClusterError if it does not."""
     deadline = time.monotonic() + timeout
     while not any(line.startswith(event) for line in job.events()):

@@ -95,7 +95,8 @@ class Work:
     """Whether its memory can be compressed."""
 
     def command(self, ledger: str) -> str:
-        words = [self.ticks, self.tick, self.mib, self.mode, *(["reads"] if self.reads else []), *(["text"] if self.text else [])]
+        options = [name for name in ("reads", "text") if getattr(self, name)]
+        words = [self.ticks, self.tick, self.mib, self.mode, *options]
         return f"python3 /shared/{PROGRAM.name} {ledger} {' '.join(map(str, words))}"
 
     def lines(self) -> str:

@@ -11,7 +11,7 @@ from tests.harness.cluster import Cluster
 @contextmanager
 def slow_disk(cluster: Cluster, path: str, rate: str) -> Iterator[None]:
     """In the block, no node reads or writes more than `rate` a second in the directory `path`, such as "100M"."""
-    options = f"--write-rate={rate}", f"--read-rate={rate}", "--multithreaded"
+    options = f"--write-rate={rate}", f"--read-rate={rate}", "--multithreaded", "-o", "big_writes,kernel_cache"
     nodes = []
     try:
         for node in cluster.compute_nodes():

@@ -14,6 +14,7 @@ import pytest
 
 from oci_criu_shim.checkpoints import codec
 from oci_criu_shim.checkpoints.codec import Codec
+from oci_criu_shim.dump import page_server
 from oci_criu_shim.dump.page_server import PageServer
 from oci_criu_shim.errors import ShimError
 
@@ -50,7 +51,7 @@ class Criu:
 
 @pytest.fixture(autouse=True)
 def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec, "FRAME", FRAME)
+    monkeypatch.setattr(page_server, "FRAME", FRAME)
 
 
 def pages(directory: Path, name: str, size: int) -> bytes:

@@ -36,6 +36,7 @@ CLOSE = 0x1023, 0x1024
 NO_PARENT, NO_PARENT_OF_4_BYTES, DONE = b"\0", bytes(4), bytes(4)
 PROCESS, SHARED = 1, 2  # kinds of memory
 PAGEMAPS = {PROCESS: "pagemap-{}.img", SHARED: "pagemap-shmem-{}.img"}
+FRAME = 1 << 20  # bytes: less memory than checkpoints/codec.py's, while the job may have little left
 PRESENT = 1 << 2  # of a pagemap entry's flags (criu/include/pagemap.h): its pages follow
 
 
@@ -95,7 +96,7 @@ class PageServer:
         self.pool = codec.Pool(THREADS)
         self.buffers: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
         for _ in range(2 * self.pool.count + 3):
-            self.buffers.put(bytearray(codec.FRAME))
+            self.buffers.put(bytearray(FRAME))
         self.pages: Pages | None = None
         self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
@@ -176,7 +177,7 @@ class PageServer:
             raise ShimError(f"CRIU has sent memory of kind {kind}, which is not known")
         pages_id = len(self.packed) + 1
         name = f"pages-{pages_id}.img{self.suffix}"
-        self.packed[name] = {"codec": self.name, "size": 0, "frame": codec.FRAME}
+        self.packed[name] = {"codec": self.name, "size": 0, "frame": FRAME}
         self.pages = Pages(self, os.path.join(self.images, PAGEMAPS[kind].format(number)), name, pages_id)
 
     def _add(self, address: int, count: int, flags: int) -> None:
@@ -223,11 +224,11 @@ class Pages:
 
     def room(self, most: int) -> memoryview:
         """Return where the next pages are to be put: `most` bytes, or as many of them as are left in the frame."""
-        if self.buffer is None or self.used == codec.FRAME:
+        if self.buffer is None or self.used == FRAME:
             self._send()
             self.buffer = self.server.buffers.get()
         begin = self.used
-        self.used = min(codec.FRAME, begin + most)
+        self.used = min(FRAME, begin + most)
         return memoryview(self.buffer)[begin : self.used]
 
     def end(self) -> int:

@@ -26,7 +26,8 @@ SMALLEST = 64 << 20  # bytes of memory; less is on any disk at once
 PLACES, SAMPLES, SAMPLE = 1024, 16, 1 << 17  # places that are looked at, those that are tried, and bytes of each
 GOLDEN = 0.6180339887  # multiples of it, modulo 1, are spread evenly, however many there are
 IN_MEMORY = ("/dev/shm/", "/dev/zero", "/memfd:", "/SYSV")  # names of shared memory that is in no file on a disk
-NAME, FEW, WRITTEN = ".probe", 4096, 8 << 20  # the file to try the disk with, and how many bytes are written to it
+NAME, FEW, SOME, MANY = ".probe", 1 << 12, 1 << 20, 8 << 20  # the file to try the disk with, and bytes written to it
+SOON = 0.01  # seconds, in which a disk that is worth a longer look writes some bytes
 CRIU_RATE = 1.2e9  # bytes a second that CRIU dumps at most
 THREADS = 8  # that compress, at most; each has two frames in memory
 SHARE = 0.7  # of its pace in a sample, a thread has beside CRIU and the others
@@ -141,15 +142,19 @@ def _disk_rate(directory: str) -> float:
     path = os.path.join(directory, NAME)
     try:
         with open(path, "xb", buffering=0) as stream:
-            # Random, since a file system may compress, too. What a flush takes at least says nothing of the pace.
-            least = _timed(stream, os.urandom(FEW))
-            return WRITTEN / max(_timed(stream, os.urandom(WRITTEN)) - least, 1e-4)
+            least = _timed(stream, FEW)  # what a flush takes in any case says nothing of the pace
+            seconds = _timed(stream, SOME) - least
+            if seconds > SOON:
+                return SOME / seconds
+            return MANY / max(_timed(stream, MANY) - least, 1e-4)
     finally:
         files.remove_if_there(path)
 
 
-def _timed(stream: FileIO, data: bytes) -> float:
-    """Write data through to the disk; return for how many seconds that went on."""
+def _timed(stream: FileIO, size: int) -> float:
+    """Write random data through to the disk, as a file system may compress, too; return for how many seconds that went
+    on."""
+    data = os.urandom(size)
     begin = time.monotonic()
     stream.write(data)
     os.fdatasync(stream.fileno())

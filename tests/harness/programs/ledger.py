@@ -2,10 +2,10 @@
 
     ledger.py LEDGER TICKS SECONDS MIB [each|append|offset [reads|text]…]
 
-Fills MIB of memory, of text if asked for, which half as much would hold. Then it writes one line per tick to LEDGER and to
-standard output, and checks the memory at each.
-LEDGER is opened for each line, or once: for appending, or to write where the last line ended. If it reads, standard
-input must have a line for each tick (Work.lines() of tests.harness.jobs), and then end.
+Fills MIB of memory, of text if asked for, which half as much would hold. Then it writes one line per tick to LEDGER and
+to standard output, and checks the memory at each. LEDGER is opened for each line, or once: for appending, or to write
+where the last line ended. If it reads, standard input must have a line for each tick (Work.lines() of
+tests.harness.jobs), and then end.
 """
 
 from __future__ import annotations
