@@ -57,6 +57,17 @@ def test_not_a_time(text: str) -> None:
         parse(text)
 
 
+def test_a_long_job_is_left_alone(clock: Clock) -> None:
+    """Each wake-up disturbs it."""
+    some = made("preempt")
+    some.looked(0)
+    pauses = []
+    for _ in range(9):
+        pauses.append(some.sleep())
+        clock.now += pauses[-1]
+    assert pauses == [60, 60, 120, 240, 480, 960, 1920, 3600, 3600]
+
+
 def test_youngs_optimum() -> None:
     assert schedule.best_interval(50, 3600) == 600
     assert schedule.best_interval(0, 3600) > 0

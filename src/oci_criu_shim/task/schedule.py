@@ -22,9 +22,10 @@ __all__ = ["ASIDE", "INTERVAL", "LOOK", "PREEMPT", "REQUEST", "RESTORED", "SIGNA
 __all__ += ["Schedule", "best_interval"]
 FIRST_LOOK = 5.0
 # The time limit is asked for again after a minute, or a twentieth of what is left of it if that is more. The cost of a
-# checkpoint is computed again after a minute, or a tenth of what is left if that is less.
+# checkpoint is computed again when the program has run twice as long, but after a minute at least, an hour at most, and
+# a tenth of what is left.
 LOOK_SECONDS, LOOKS = 60.0, 20
-CHECK_SECONDS, CHECKS = 60.0, 10
+CHECK_SECONDS, CHECK_SECONDS_AT_MOST, CHECKS = 60.0, 3600.0, 10
 LEAST = 0.1  # share of the time up to its limit for which a program must run, or its run counts as futile
 
 
@@ -69,7 +70,8 @@ class Schedule:
 
     def sleep(self) -> float:
         """Return for how many seconds nothing can become due."""
-        check = min(CHECK_SECONDS, max(self._rest() / CHECKS, 1))
+        ran = time.monotonic() - self.start
+        check = min(max(CHECK_SECONDS, ran), CHECK_SECONDS_AT_MOST, max(self._rest() / CHECKS, 1))
         return max(min([seconds for seconds, _ in self._times()] + [check]), 0.001)
 
     def begun(self) -> None:
