@@ -22,7 +22,7 @@ from tests.harness.cluster.settings import REPOSITORY
 from tests.harness.jobs import Job, Work
 from tests.harness.slow_disk import slow_disk
 
-RUNS = 1
+RUNS = 3
 MIB = 256
 PROGRAMS = ("numpy", "random")
 SETTINGS = ("off", "auto")

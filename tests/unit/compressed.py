@@ -40,7 +40,7 @@ def make_store(directory: Path, said: list[str] | None = None, left: float = 600
     """One that compresses; what goes wrong is `said`, and Slurm leaves so many seconds."""
     directory.mkdir(mode=0o700)
     words = [] if said is None else said
-    return Store(str(directory), ".", compression=Compression(ZSTD, lambda: left, words.append))
+    return Store(str(directory), ".", compression=lambda: Compression(ZSTD, lambda: left, words.append))
 
 
 def commit(store: Store, **changes: Any) -> Checkpoint:

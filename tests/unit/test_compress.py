@@ -38,7 +38,7 @@ def compression() -> Compression:
 
 @pytest.fixture
 def store(tmp_path: Path, compression: Compression) -> Store:
-    made = Store(str(tmp_path), "7/0.0", compression=compression)
+    made = Store(str(tmp_path), "7/0.0", compression=lambda: compression)
     made.prepare()
     return made
 
@@ -73,7 +73,7 @@ def test_off() -> None:
 
 def test_it_is_compressed(store: Store, container: Container) -> None:
     made = commit(store)
-    work = Compressor(container, store, Log())
+    work = Compressor(container, store, Log(), "zstd")
     work.start()
     assert work.child
     process.wait(work.child[0])
@@ -99,7 +99,7 @@ def test_it_is_ended_at_any_moment(
 
     monkeypatch.setattr(Compression, "apply", slow)
     made = commit(store)
-    work = Compressor(container, store, Log())
+    work = Compressor(container, store, Log(), "zstd")
     work.start()
     wait_for(lambda: Path(made.images, "pages-1.img.zst").exists())
     assert len(os.listdir(container.directory)) == 1  # where the job's epilog looks
@@ -115,7 +115,7 @@ def test_it_is_ended_at_any_moment(
 
 
 def test_nothing_to_do_without_a_codec(tmp_path: Path, container: Container) -> None:
-    work = Compressor(container, Store(str(tmp_path), "7/0.0"), Log())
+    work = Compressor(container, Store(str(tmp_path), "7/0.0"), Log(), "auto")
     work.start()
     assert work.child is None
     work.stop()
@@ -128,7 +128,7 @@ def test_without_another_process_it_stays_as_it_is(
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     made = commit(store)
-    work = Compressor(container, store, Log())
+    work = Compressor(container, store, Log(), "zstd")
     monkeypatch.setattr(os, "fork", none)
     work.start()
     work.stop()
@@ -140,7 +140,7 @@ def test_what_is_left_of_it_disturbs_nobody(
     store: Store, container: Container, capfd: pytest.CaptureFixture[str]
 ) -> None:
     commit(store)
-    work = Compressor(container, store, Log())
+    work = Compressor(container, store, Log(), "zstd")
     work.start()
     assert work.child
     process.wait(work.child[0])

@@ -32,7 +32,7 @@ def commit(store: Store, parent: Checkpoint | None = None, pages: bytes = PAGES)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     make_small(monkeypatch, tmp_path / "node")
     made = make_store(tmp_path / "store")
-    made.compression = None
+    made.made = [None]
     return made
 
 

@@ -101,14 +101,25 @@ class StoreStage(Stage):
 class Store:
     """The checkpoints of one task below `directory`; `key` is `<job>/<step>.<task>`.
 
-    All checkpoints in `directory` together may have `quota` bytes; 0 is no limit.
+    All checkpoints in `directory` together may have `quota` bytes; 0 is no limit. `compression` makes what compresses
+    them when that is needed: its modules take long to import.
     """
 
-    def __init__(self, directory: str, key: str, quota: int = 0, compression: Compression | None = None) -> None:
+    def __init__(
+        self, directory: str, key: str, quota: int = 0, compression: Callable[[], Compression | None] = lambda: None
+    ) -> None:
         self.directory = directory
         self.quota = quota
-        self.compression = compression
+        self.make_compression = compression
+        self.made: list[Compression | None] = []
         self.path = os.path.normpath(os.path.join(directory, key))
+
+    @property
+    def compression(self) -> Compression | None:
+        """What compresses the checkpoints; None if nothing does."""
+        if not self.made:
+            self.made.append(self.make_compression())
+        return self.made[0]
 
     def prepare(self, cluster: str = "") -> None:
         """Make the directory of a task of `cluster`; raise ShimError if checkpoints could not be kept there."""

@@ -38,18 +38,19 @@ def compression(setting: str, job: int, log: Log) -> Compression | None:
 class Compressor:
     """Compresses the newest checkpoint of `store`, in a child that may be killed at any moment: nobody waits for it.
 
-    It is stopped if another checkpoint is to be taken, or the container has ended.
+    It is stopped if another checkpoint is to be taken, or the container has ended. `setting` is the setting `compress`.
     """
 
-    def __init__(self, container: Container, store: Store, log: Log) -> None:
+    def __init__(self, container: Container, store: Store, log: Log, setting: str) -> None:
         self.container = container
+        self.wanted = setting not in ("off", AUTO)
         self.store = store
         self.log = log
         self.child: list[int] | None = None
 
     def start(self) -> None:
         """Begin; do nothing if the site does not want what is on the disk compressed."""
-        if not self.store.compression or not self.store.compression.always:
+        if not self.wanted:
             return
         try:
             self.child = process.identity(process.fork(self._run))

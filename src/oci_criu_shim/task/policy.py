@@ -55,7 +55,7 @@ class Policy:
         self.hook_limit = settings.hook_limit if hook else 0
         margin = settings.margin + self.hook_limit
         self.schedule = Schedule(self.when, self.estimate.seconds, task.end, margin, mtbf)
-        self.compressor = Compressor(container, store, log)
+        self.compressor = Compressor(container, store, log, settings.compress)
         self.grace = 0
         self.looks = 0  # how often Slurm was asked for the job's limits
         self.said: set[str] = set()

@@ -47,9 +47,13 @@ class TaskRun:
             plan.log.event(line)
         given = mpi.inside(plan.bundle.config)
         plan.give(io_uring.hidden(given) if self.settings.hide_io_uring else given)
-        compression = compress.compression(self.settings.compress, task.job, plan.log)
         directory = task.directory or self.settings.checkpoint_dir
-        self.store = Store(directory, task.key, self.settings.quota, compression)
+        self.store = Store(
+            directory,
+            task.key,
+            self.settings.quota,
+            lambda: compress.compression(self.settings.compress, task.job, plan.log),
+        )
         self._prepare()
         if not task.restarts and os.listdir(self.store.path):
             self._ask_for_restarts()

@@ -28,7 +28,8 @@ def main(
     found = codec.parse(compress)
     probe.SMALLEST, probe.is_faster = 0, lambda *_: bool(pays)
     compression.SHORTEST = 60  # seconds, however busy the machine is
-    store = Store(directory, ".", compression=compression.Compression(found, lambda: 3600, print) if found else None)
+    made = compression.Compression(found, lambda: 3600, print) if found else None
+    store = Store(directory, ".", compression=lambda: made)
     try:
         store.prepare()
         options = {"leave_running": leave_running == "yes"}
