@@ -20,7 +20,7 @@ from oci_criu_shim.dump.connections import Connections
 from oci_criu_shim.dump.page_server import Packing
 from oci_criu_shim.dump.survey import Survey
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.host import cgroups, criu_images, ids, inet, linux, netlock, process, threads
+from oci_criu_shim.host import cgroups, criu_images, ids, inet, linux, mounts, netlock, process, threads
 from oci_criu_shim.restore import seccomp
 
 TYPE_CHECKING = False
@@ -199,7 +199,7 @@ class Dump:
 
         options = self.options | (link.begin(stage) if link else {})
         packing = None
-        if stage.codec and not options.get("track_mem"):
+        if stage.codec and not options.get("track_mem") and not mounts.own(stage.images):
             packing, options = Packing(stage.codec, self.pid, stage.images), {**options, "pages": True}
         layer = rootfs.take(self.container, self.bundle, self.pid, stage, options.get("inner", ()))
         try:

@@ -1,7 +1,7 @@
-"""Find out beforehand if a dump is sooner on the disk if its memory is compressed on the way there.
+"""Find out beforehand if a dump is sooner on a shared file system if its memory is compressed on the way there.
 
-It is if the disk is slow, as a shared one mostly is, and the memory is not random. Both are tried, with a little of
-each, while CRIU starts: no setting could know them.
+It is if that is slow, and the memory is not random. Both are tried, with a little of each, while CRIU starts: no
+setting could know them. A file system of the node's own takes memory as fast as CRIU hands it out (dump.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GOLDEN = 0.6180339887  # multiples of it, modulo 1, are spread evenly, however m
 IN_MEMORY = ("/dev/shm/", "/dev/zero", "/memfd:", "/SYSV")  # names of shared memory that is in no file on a disk
 NAME, FEW, SOME, MANY = ".probe", 1 << 12, 1 << 20, 8 << 20  # the file to try the disk with, and bytes written to it
 SOON = 0.01  # seconds, in which a disk that is worth a longer look writes some bytes
-CRIU_RATE = 1.2e9  # bytes a second that CRIU dumps at most
+CRIU_RATE, SHARED_RATE = 1.2e9, 3e8  # bytes a second: CRIU dumps no more, and a shared file system takes no more of it
 THREADS = 8  # that compress, at most; each has two frames in memory
 SHARE = 0.7  # of its pace in a sample, a thread has beside CRIU and the others
 WORTH = 0.9  # of the time that it takes otherwise, it must take less
@@ -138,7 +138,8 @@ def _read(path: str, size: int, offset: int) -> bytes:
 
 
 def _disk_rate(directory: str) -> float:
-    """Return how many bytes a second can be written to `directory`."""
+    """Return how many bytes a second can be written to `directory`, but no more than SHARED_RATE: a shared file system
+    may take the first bytes fast, and have many jobs' to write at once."""
     path = os.path.join(directory, NAME)
     try:
         with open(path, "xb", buffering=0) as stream:
@@ -146,7 +147,7 @@ def _disk_rate(directory: str) -> float:
             seconds = _timed(stream, SOME) - least
             if seconds > SOON:
                 return SOME / seconds
-            return MANY / max(_timed(stream, MANY) - least, 1e-4)
+            return min(MANY / max(_timed(stream, MANY) - least, 1e-4), SHARED_RATE)
     finally:
         files.remove_if_there(path)
 

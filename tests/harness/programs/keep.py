@@ -16,6 +16,7 @@ from oci_criu_shim.container.record import Container
 from oci_criu_shim.dump import client, dump, probe
 from oci_criu_shim.dump.chain import Link, tracked
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.host import mounts
 
 
 def main(
@@ -26,7 +27,8 @@ def main(
         time.sleep(0.02)  # its supervisor is about to note it
     os.makedirs(directory, mode=0o700, exist_ok=True)
     found = codec.parse(compress)
-    probe.SMALLEST, probe.is_faster = 0, lambda *_: bool(pays)
+    if pays:
+        mounts.own, probe.SMALLEST, probe.is_faster = (lambda path: ""), 0, lambda *_: True
     compression.SHORTEST = 60  # seconds, however busy the machine is
     made = compression.Compression(found, lambda: 3600, print) if found else None
     store = Store(directory, ".", compression=lambda: made)
