@@ -14,6 +14,7 @@ from tests import NAME
 from tests.harness import jobs, leftovers
 from tests.harness.cluster import Cluster, wait_for
 from tests.harness.cluster.settings import REPOSITORY
+from tests.harness.cluster.suite import SUITE
 from tests.harness.jobs import Job, Work
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of a cluster need root")
@@ -202,8 +203,8 @@ def test_other_runtime(oci_cluster: Cluster, bundle: str, sif: str, plain: list[
     if runtime == "apptainer-directory":
         options.append("--export=ALL,SLURM_OCI_RUNTIME=singularity")
     found = look(oci_cluster, *options)
-    # The status for a program that is not there is each one's own: Apptainer's 255, that of Charliecloud 0.45 is 49.
-    assert [re.sub(r"status (255|49)$", "status 1", line) for line in found] == plain
+    status = SUITE.not_found[runtime.partition("-")[0]]
+    assert [re.sub(rf"status {status}$", "status 1", line) for line in found] == plain
     job = jobs.submit(oci_cluster, runtime, BATCH, Work(ticks=1, tick=0), *options)
     wait_for(lambda: job.state() in jobs.ENDED, 30, "its end")
     assert job.record()["exit_code"]["return_code"]["number"] == 5

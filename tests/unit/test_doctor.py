@@ -18,7 +18,7 @@ from oci_criu_shim.cli.doctor import installation, node, report, roots, sandbox,
 from oci_criu_shim.cli.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.container import ownership
 from oci_criu_shim.dump.faults import processes
-from oci_criu_shim.errors import ShimError
+from oci_criu_shim.errors import Misfit, ShimError
 from oci_criu_shim.host import criu, process
 
 Patch = pytest.MonkeyPatch
@@ -326,6 +326,22 @@ def test_packages(monkeypatch: Patch, check: Callable[[], str], module: str) -> 
     with pytest.raises(ShimError) as caught:
         check()
     assert f"python3-{module.split('.')[0]}" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("bindings", "version", "good"), [("4.2.1", (4, 2), True), ("4.2", (4, 3), False), ("", (4, 1, 1), True)]
+)
+def test_pycriu(monkeypatch: Patch, bindings: str, version: tuple[int, ...], good: bool) -> None:
+    """Without a version, it is of CRIU 4.1 or older."""
+    package = SimpleNamespace(__file__="/x/__init__.py", __version__=bindings)
+    for name in ("pycriu", "pycriu.images", *(["pycriu.version"] if bindings else [])):
+        monkeypatch.setitem(sys.modules, name, package)
+    monkeypatch.setattr(criu, "version", lambda _: version)
+    if good:
+        assert node.pycriu() == "/x/__init__.py"
+        return
+    with pytest.raises(Misfit, match=r"pycriu 4.2 is older than CRIU 4.3, and doesn't know all of its images"):
+        node.pycriu()
 
 
 def test_subids(monkeypatch: Patch) -> None:

@@ -31,6 +31,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(node_fit, "cpu", lambda: found["cpu"])
     monkeypatch.setattr(cgroups, "of", lambda _: found["groups"])
     monkeypatch.setattr(criu, "version", lambda _: found["criu"])
+    monkeypatch.setattr(criu, "require_bindings", lambda made: None)
     return found
 
 

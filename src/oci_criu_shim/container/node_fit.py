@@ -129,6 +129,7 @@ def _check_criu(made: str) -> None:
     if found[:2] < _release(made):
         said = f"the checkpoint was made by CRIU {made}, and this node has {'.'.join(map(str, found))}"
         raise Misfit(said, "install the same CRIU on all nodes")
+    criu.require_bindings(_release(made))
 
 
 def changed(manifest: Mapping[str, Any], bundle: Bundle) -> str:

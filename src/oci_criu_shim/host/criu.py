@@ -352,6 +352,19 @@ def bindings() -> str:
     return str(module("images").__file__)
 
 
+def require_bindings(made: tuple[int, ...]) -> None:
+    """Raise Misfit if pycriu is older than CRIU `made`: images that are changed for a restore would lose what it does
+    not know of them."""
+    bindings()
+    try:
+        text = str(module("version").__version__)
+    except ShimError:
+        text = "4.1"  # the last one without it
+    if tuple(int(part) for part in re.findall(r"\d+", text)[:2]) < made[:2]:
+        said = f"pycriu {text} is older than CRIU {'.'.join(map(str, made))}, and doesn't know all of its images"
+        raise Misfit(said, "install python3-pycriu of the same version")
+
+
 def require_version(found: tuple[int, ...]) -> None:
     """Raise ShimError if CRIU is too old for this kernel."""
     release = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])

@@ -44,6 +44,8 @@ class Suite:
     """The kinds of MPI (`srun --mpi`) by which its Slurm starts ranks: Debian's 26.05 was built without PMIx."""
     crun_not_found: int
     """The exit status of crun's `exec` of a program that is not there."""
+    not_found: dict[str, int]
+    """The same of a job's program, by other runtimes: Charliecloud's is 49 since 0.45."""
 
     @property
     def release(self) -> str:
@@ -71,6 +73,7 @@ SUITES = {
             docker_fails_without_root=False,
             mpi=("pmix", "pmi2"),
             crun_not_found=255,
+            not_found={"charliecloud": 1, "apptainer": 255},
         ),
         Suite(
             name="forky",
@@ -87,6 +90,7 @@ SUITES = {
             docker_fails_without_root=True,
             mpi=("pmi2",),
             crun_not_found=1,
+            not_found={"charliecloud": 49, "apptainer": 255},
         ),
     )
 }

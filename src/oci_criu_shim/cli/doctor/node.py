@@ -80,6 +80,13 @@ def criu_version() -> str:
     return f"{path} {'.'.join(map(str, found))}"
 
 
+def pycriu() -> str:
+    """Check that pycriu is there, and as new as CRIU."""
+    path = criu.bindings()
+    criu.require_bindings(criu.version(os.environ))
+    return path
+
+
 def criu_features() -> str:
     """Check the kernel by CRIU's own check, run as a restore is: by a user, in a user namespace."""
     try:
@@ -276,7 +283,7 @@ CHECKS = (
     ("inotify", inotify),
     ("backend", installed_backends),
     ("tasks without a container", bare_tasks),
-    ("pycriu", criu.bindings),
+    ("pycriu", pycriu),
     ("jsonschema", jsonschema),
     ("subordinate ids", subids),
     ("config.toml", settings.check),
