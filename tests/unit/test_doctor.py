@@ -337,6 +337,7 @@ def test_pycriu(monkeypatch: Patch, bindings: str, version: tuple[int, ...], goo
     for name in ("pycriu", "pycriu.images", *(["pycriu.version"] if bindings else [])):
         monkeypatch.setitem(sys.modules, name, package)
     monkeypatch.setattr(criu, "version", lambda _: version)
+    monkeypatch.setattr(process, "find", lambda name: f"/x/{name}")
     if good:
         assert node.pycriu() == "/x/__init__.py"
         return

@@ -81,9 +81,10 @@ def criu_version() -> str:
 
 
 def pycriu() -> str:
-    """Check that pycriu is there, and as new as CRIU."""
+    """Check that pycriu is there, and as new as CRIU, if that is."""
     path = criu.bindings()
-    criu.require_bindings(criu.version(os.environ))
+    if process.find("criu"):
+        criu.require_bindings(criu.version(os.environ))
     return path
 
 
