@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,16 @@ IDLE = 60
 """Seconds that a cluster may take to have ended its jobs."""
 BROKEN: set[str] = set()
 """The names of clusters that could not be mended."""
+STUCK = 45
+"""Seconds for which no extern step waits for the others of its job."""
+EMPTY = r"""
+for pid in $(pgrep -f '^slurmstepd: \[[0-9]*\.extern\]'); do
+    job=$(sed 's/^slurmstepd: \[\([0-9]*\).*/\1/' /proc/$pid/cmdline | tr -d '\0')
+    group=$(ls -d /sys/fs/cgroup/freezer/*/uid_*/job_$job/step_extern) || continue
+    [ -n "$(find $group -name cgroup.procs -exec cat {} +)" ] || echo $pid
+done 2>/dev/null
+"""
+"""Prints the pids of extern steps' slurmstepd whose group, of version 1, has no process, as before their job's end."""
 SETTLING = 15
 """Seconds that Slurm, which clears up after it has called a job ended, may take."""
 
@@ -46,10 +57,31 @@ def wait_idle(cluster: Cluster) -> None:
     """
     if cluster.name in BROKEN:
         raise ClusterError(f"cluster {cluster.name} was left broken by an earlier test")
+    waiting: dict[str, float] = {}
+
+    def idle() -> bool:
+        if busy_nodes(cluster) or jobs_left(cluster):
+            end_stuck_steps(cluster, waiting)
+            return False
+        return True
+
     try:
-        wait_for(lambda: not busy_nodes(cluster) and not jobs_left(cluster), IDLE, f"cluster {cluster.name} to be idle")
+        wait_for(idle, IDLE, f"cluster {cluster.name} to be idle")
     except ClusterError as error:
         raise ClusterError(f"{error.message}\n{described(cluster)}\n{mend(cluster)}") from None
+
+
+def end_stuck_steps(cluster: Cluster, waiting: dict[str, float]) -> None:
+    """End each slurmstepd of an extern step that has had nothing to wait for since STUCK seconds; `waiting` notes them.
+
+    If another request to end the step comes while it ends, on a busy machine, slurmstepd may wait for a thread of its
+    own that nobody wakes (step_terminate_monitor_stop() in Slurm 24.11). Three minutes later the node is drained, since
+    the step could not be ended.
+    """
+    for node in busy_nodes(cluster):
+        for pid in cluster.exec(node, ["sh", "-c", EMPTY], "root", check=False).stdout.split():
+            if time.monotonic() > waiting.setdefault(f"{node} {pid}", time.monotonic()) + STUCK:
+                cluster.exec(node, ["kill", "-KILL", pid], "root", check=False)
 
 
 def busy_nodes(cluster: Cluster) -> list[str]:
