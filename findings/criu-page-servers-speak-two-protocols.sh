@@ -3,15 +3,16 @@
 #
 # By `criu dump --page-server --address … --port …`, memory goes to a `criu page-server` on another machine, in messages
 # with a header of a fixed size. In 4.2 a field of it, the number of pages, has grown from 32 bits to 64, so the header
-# of 4.1.1 has 24 bytes and that of 4.2.1 has 32. Neither says its version, and the first message has the same command:
+# of 4.1.1 has 24 bytes and that of 4.2.1 has 32. Neither says its version, and commands have the same numbers:
 #
-#     criu 4.1.1: the first request has 24 bytes, and its command is 4
-#     criu 4.2.1: the first request has 32 bytes, and its command is 4
+#     criu 4.1.1: the first request has 24 bytes
+#     criu 4.2.1: the first request has 32 bytes
 #
 # So the two can't be used together while a site upgrades: whichever side expects the longer header waits for the rest
 # of it, and the other one for an answer, with the dumped processes frozen.
 #
-# This starts a dump of a sleeping process with each, to a listener that counts what comes, and hangs up.
+# This starts a dump of a sleeping process with each, to a listener that counts what comes, and hangs up. (4.1.1 may give
+# up before, if Linux is too new for it; it says so to the page server in a request, too.)
 # Needs root, mmdebstrap and Debian's mirror, as apt's sources have it.
 set -eu
 
@@ -20,7 +21,7 @@ root=$(mktemp -d)
 trap 'rm -rf --one-file-system "$root"' EXIT
 
 cat >"$root/listen.py" <<'PYTHON'
-import os, socket, struct, subprocess, time
+import os, socket, subprocess, time
 
 listener = socket.create_server(("127.0.0.1", 0))
 null = subprocess.DEVNULL
@@ -35,7 +36,7 @@ connection, _ = listener.accept()
 data = connection.recv(4)
 time.sleep(1)
 data += connection.recv(4096)
-print(f"the first request has {len(data)} bytes, and its command is {struct.unpack_from('=I', data)[0]}")
+print(f"the first request has {len(data)} bytes")
 connection.close()
 dump.wait()
 sleeper.kill()
@@ -43,15 +44,15 @@ PYTHON
 
 for pair in trixie:4.1.1 forky:4.2.1; do
 	suite=${pair%:*} version=${pair#*:}
-	mmdebstrap --quiet --variant=minbase --include=criu="$version-1",python3 "$suite" "$root/$suite" "$mirror"
+	mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' \
+		--include=criu="$version-1",python3 "$suite" "$root/$suite" "$mirror"
 	cp "$root/listen.py" "$root/$suite/"
 	found=$(unshare --mount --pid --net --fork sh -c '
 		mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" &&
 		ip link set lo up && exec chroot "$0" python3 -I /listen.py' "$root/$suite")
 	echo "criu $version: $found"
 	case "$version $found" in
-	"4.1.1 the first request has 24 bytes, and its command is 4") ;;
-	"4.2.1 the first request has 32 bytes, and its command is 4") ;;
+	"4.1.1 the first request has 24 bytes" | "4.2.1 the first request has 32 bytes") ;;
 	*) echo "this has changed" >&2; exit 1 ;;
 	esac
 done
