@@ -173,3 +173,5 @@ def test_disk_is_full(tmp_path: Path) -> None:
         criu.add(PAGE, bytes(4096 * FRAME))
     with pytest.raises(OSError, match="No space left"):
         criu.server.finish()
+    opened = {os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")}
+    assert not [path for path in opened if path.startswith(f"{tmp_path}/")]

@@ -167,7 +167,7 @@ def pack(codec: Codec, source: str, target: str, pool: Pool, told: Callable[[int
 
         for data, done in pool.results(frame, range(0, size, FRAME)):
             packed.add(data)
-            if sum(packed.lengths) > WORTH * size:
+            if packed.stream.tell() > WORTH * size:
                 packed.drop()
                 return False
             told(done)

@@ -236,8 +236,12 @@ class Pages:
         self._send()
         self.frames.put(None)
         self.thread.join()
-        self._try(self.pagemap.close)
         self._try(self.file.end)
+        for stream in self.pagemap, self.file.stream:  # whatever failed: on NFS, what is open can't be removed
+            try:
+                stream.close()
+            except OSError as error:
+                self.server.fail(error)
         return self.size
 
     def _send(self) -> None:

@@ -32,10 +32,8 @@ CRIU_RATE, SHARED_RATE = 1.2e9, 3e8  # bytes a second: CRIU dumps no more, and a
 THREADS = 8  # that compress, at most; each has two frames in memory
 SHARE = 0.7  # of its pace in a sample, a thread has beside CRIU and the others
 WORTH = 0.9  # of the time that it takes otherwise, it must take less
-ENTRY, PRESENT = (
-    struct.Struct("=Q"),
-    1 << 63,
-)  # Documentation/admin-guide/mm/pagemap.rst: in memory, and not in a swap area
+# Of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst): the page is in memory, and not in a swap area.
+ENTRY, PRESENT = struct.Struct("=Q"), 1 << 63
 
 
 class Probe:

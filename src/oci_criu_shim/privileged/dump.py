@@ -318,7 +318,10 @@ def dump(
     if asked.get("pages"):
         asked = {**asked, "pages": service.sends_pages(asker)}
     watch = FreezeWatch(target, images)
-    sealed = lambda: seal.of(key, images, parent or "") if key else ""  # noqa: E731
+
+    def sealed() -> str:
+        return seal.of(key, images, parent or "") if key else ""
+
     moments = _Notices(service, target, watch, found, sealed, asker)
     with _cache(directories[-1], b"" if service.guard or asked.get("pre_dump") else watched):
         frozen = _request(service, target, directories, asked, moments)
