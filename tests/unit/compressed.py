@@ -64,7 +64,7 @@ def verified(checkpoint: Checkpoint) -> bool:
     verification = Verification(checkpoint)
     verification.start()
     verification.require()
-    return verification.complete
+    return not verification.gap
 
 
 def contents(checkpoint: Checkpoint) -> dict[str, bytes]:

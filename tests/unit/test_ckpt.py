@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,19 @@ def test_verify_without_checksums(home: Path, capfd: Capture, monkeypatch: pytes
     path = made(home, "8/0.0")
     os.unlink(f"{path}/checksums.json")
     assert ran(capfd, "verify", path) == f"{path}: not verified: it has no checksums of its memory\n"
+
+
+def test_verify_without_xxhash(home: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("oci_criu_shim.checkpoints.integrity.LARGE", 1)
+    path = made(home, "8/0.0")
+    why = "the checksums of its memory need python3-xxhash, which is missing here"
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "xxhash", None)
+        assert ran(capfd, "verify", path) == f"{path}: not verified: {why}\n"
+        ran(capfd, "export", path, exported := tmp_path / "file.tar")
+        imported = ran(capfd, "import", exported, tmp_path / "new").strip()
+        assert ran(capfd, "verify", imported) == f"{imported}: not verified: {why}\n"
+    assert ran(capfd, "verify", imported) == f"{imported}: ok\n"
 
 
 def test_verify_finds_damage(home: Path, capfd: Capture) -> None:

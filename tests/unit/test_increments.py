@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,14 +58,24 @@ def test_checksums_of_what_is_shared_are_not_taken_again(store: Store, monkeypat
     hashed: list[str] = []
     original = integrity.Hashing
 
-    def noting(directory: str, sizes: dict[str, int]) -> object:
+    def noting(directory: str, sizes: dict[str, int], *wanted: dict[str, str]) -> object:
         hashed.extend(sizes)
-        return original(directory, sizes)
+        return original(directory, sizes, *wanted)
 
     monkeypatch.setattr("oci_criu_shim.checkpoints.integrity.Hashing", noting)
     second = commit(store, first, NOISE)
     assert "checkpoint/pages-1.img" in hashed and "checkpoint/parent/pages-1.img" not in hashed
     monkeypatch.undo()
+    assert verified(second)
+
+
+def test_checksums_of_what_is_shared_stay_of_their_kind(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "xxhash", None)
+        first = commit(store)
+    second = commit(store, first, NOISE)
+    kinds = {name: kind for name, (kind, _) in integrity.checksums(second).items()}
+    assert kinds == {"checkpoint/parent/pages-1.img": "sha256", "checkpoint/pages-1.img": "xxh3"}
     assert verified(second)
 
 

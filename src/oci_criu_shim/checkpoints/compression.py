@@ -118,7 +118,7 @@ def _replace(checkpoint: Checkpoint, packed: dict[str, Compressed], stage: str) 
     ours = {name: os.stat(os.path.join(stage, name)).st_size for name in packed}
     kept = {name: size for name, size in manifest["files"].items() if name not in raw}
     known = integrity.checksums(checkpoint)  # readers of the older manifest look for the raw files'
-    large = {name: size for name, size in kept.items() if name not in manifest["sha256"] | known}
+    large = {name: size for name, size in kept.items() if name not in manifest["sha256"] and name not in known}
     found = known | integrity.Hashing(stage, ours).result() | integrity.Hashing(checkpoint.path, large).result()
     sizes, all_packed = kept | ours, packed | manifest.get("compressed", {})  # the parents' among them
     manifest = {**manifest, "files": sizes, "bytes": sum(sizes.values())}

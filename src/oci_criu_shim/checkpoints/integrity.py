@@ -1,11 +1,13 @@
-"""Take and compare checksums of a checkpoint's files: SHA-256 of each piece of a file; a small file is one piece.
+"""Take and compare checksums of a checkpoint's files, one of each piece of a file; a small file is one piece.
 
-If the processor has instructions for it, that runs at 1 GiB/s a core, twice as fast as BLAKE2; hashlib releases the
-interpreter's lock, so threads hash the pieces side by side. A second for each GiB is still too long while a container
-is frozen in its grace time, and hashing beside CRIU slows it down if no processor is free. So the manifest has only the
-checksums of small files, which are those that CRIU interprets. Those of the large files, mostly memory, are taken from
-the page cache when the container has ended, and added as `checksums.json`. If the writer is killed before that, the
-checkpoint is whole, but not verified.
+They find accidents, and no attacker: who writes a checkpoint owns its files, and could change both. So the large files,
+mostly memory, have XXH3 of 128 bits if this node has python3-xxhash: a core computes it in less time than it takes to
+read them from the page cache. Else they have SHA-256, which takes several times as long; small files always do.
+
+Even so, hashing beside CRIU slows it down if no processor is free, while a container is frozen in its grace time. So
+the manifest has only the checksums of small files, which are those that CRIU interprets. Those of the large files are
+taken from the page cache when the container has ended, and added as `checksums.json`. If the writer is killed before
+that, the checkpoint is whole, but not verified.
 """
 
 from __future__ import annotations
@@ -18,24 +20,65 @@ from oci_criu_shim.errors import Damaged, cause_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from typing import Protocol, TypeAlias
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.files import Document
+
+    Sums: TypeAlias = tuple[str, list[str]]  # the kind of a file's checksums, and those of its pieces
+
+    class Digest(Protocol):
+        """What computes a checksum, of hashlib's or xxhash's."""
+
+        def update(self, data: memoryview, /) -> None:
+            """Take more bytes."""
+
+        def hexdigest(self) -> str:
+            """Return the checksum of all bytes, in hexadecimal digits."""
+
 
 LARGE = 1 << 20  # bytes; files of this size or more have their checksums beside the manifest
 PIECE = 1 << 24
 BUFFER = 1 << 20
 CHECKSUMS = "checksums.json"
+SHA256, XXH3 = KINDS = "sha256", "xxh3"  # as documents call them
+PACKAGE = "python3-xxhash"
+
+
+def maker(kind: str) -> Callable[[], Digest]:
+    """Return what makes digests of a kind; raise ImportError if this node has no library for it."""
+    if kind == SHA256:
+        import hashlib
+
+        return hashlib.sha256
+    from xxhash import xxh3_128
+
+    return xxh3_128
+
+
+def kinds() -> tuple[str, ...]:
+    """Return the kinds that this node has libraries for, the fastest last."""
+    try:
+        maker(XXH3)
+    except ImportError:
+        return (SHA256,)
+    return KINDS
 
 
 class Hashing:
-    """Threads, one for each processor that we may use, that hash the files `sizes` ({name: bytes}) of `directory`."""
+    """Threads, one for each processor that we may use, that hash the files `sizes` ({name: bytes}) of `directory`.
 
-    def __init__(self, directory: str, sizes: Mapping[str, int]) -> None:
+    `wanted` has the kinds of their checksums ({name: kind}); by default, it is the fastest that this node has.
+    """
+
+    def __init__(self, directory: str, sizes: Mapping[str, int], wanted: Mapping[str, str] | None = None) -> None:
         import threading  # these two take long to import, and a start needs neither
 
         self.directory = directory
         self.bytes = 0  # hashed so far
+        self.kinds = dict.fromkeys(sizes, kinds()[-1]) if wanted is None else wanted
+        self.makers = {kind: maker(kind) for kind in set(self.kinds.values())}
         self.found = {name: [""] * max(-(-size // PIECE), 1) for name, size in sizes.items()}
         self.pieces = [(name, number) for name, pieces in self.found.items() for number in range(len(pieces))]
         self.pieces.reverse()  # pop() takes the last
@@ -51,13 +94,13 @@ class Hashing:
         """Whether any thread is still at work."""
         return any(thread.is_alive() for thread in self.threads)
 
-    def result(self) -> dict[str, list[str]]:
-        """Wait for the end and return {name: checksums of its pieces}; raise OSError if a file can't be read."""
+    def result(self) -> dict[str, Sums]:
+        """Wait for the end and return {name: its checksums}; raise OSError if a file can't be read."""
         for thread in self.threads:
             thread.join()
         if self.failure is not None:
             raise self.failure
-        return self.found
+        return {name: (self.kinds[name], pieces) for name, pieces in self.found.items()}
 
     def stop(self) -> None:
         """End the threads early; there is no result then."""
@@ -70,18 +113,16 @@ class Hashing:
         while self.pieces and not self.stopped:
             try:
                 name, number = self.pieces.pop()
-                self.found[name][number] = self._hash(os.path.join(self.directory, name), number * PIECE, buffer)
+                self.found[name][number] = self._hash(name, number * PIECE, buffer)
             except IndexError:
                 return  # another thread took the last one
             except OSError as error:
                 self.failure = error
                 self.stopped = True
 
-    def _hash(self, path: str, offset: int, buffer: memoryview) -> str:
-        import hashlib
-
-        digest, end = hashlib.sha256(), offset + PIECE
-        with open(path, "rb", buffering=0) as stream:
+    def _hash(self, name: str, offset: int, buffer: memoryview) -> str:
+        digest, end = self.makers[self.kinds[name]](), offset + PIECE
+        with open(os.path.join(self.directory, name), "rb", buffering=0) as stream:
             stream.seek(offset)
             while not self.stopped and (size := stream.readinto(buffer[: end - offset])):
                 digest.update(buffer[:size])
@@ -91,8 +132,9 @@ class Hashing:
 
 
 def small(directory: str, sizes: Mapping[str, int]) -> Hashing:
-    """Begin to hash those files of `sizes` whose checksums a manifest has: the ones that are not large."""
-    return Hashing(directory, {name: size for name, size in sizes.items() if size < LARGE})
+    """Begin to hash those files of `sizes` whose checksums a manifest has, by SHA-256: the ones that are not large."""
+    ours = {name: size for name, size in sizes.items() if size < LARGE}
+    return Hashing(directory, ours, dict.fromkeys(ours, SHA256))
 
 
 def large(checkpoint: Checkpoint) -> dict[str, int]:
@@ -108,25 +150,31 @@ def add_checksums(checkpoint: Checkpoint) -> None:
     write_checksums(checkpoint.path, known | Hashing(checkpoint.path, sizes).result())
 
 
-def write_checksums(path: str, found: Mapping[str, list[str]]) -> None:
+def write_checksums(path: str, found: Mapping[str, Sums]) -> None:
     """Make `found` the checksums of the large files in the checkpoint `path`."""
-    files.write_json(os.path.join(path, CHECKSUMS), sealed({"piece": PIECE, "sha256": found}), durable=True)
+    files.write_json(os.path.join(path, CHECKSUMS), document(found), durable=True)
 
 
-def checksums(checkpoint: Checkpoint) -> dict[str, list[str]]:
+def document(found: Mapping[str, Sums]) -> Document:
+    """Return the content of a checksums.json. Each kind is there, if only by name: versions up to 0.2 want SHA-256,
+    and take files that have none for not verified."""
+    named = {kind: {name: pieces for name, (of, pieces) in found.items() if of == kind} for kind in KINDS}
+    return sealed({"piece": PIECE, **named})
+
+
+def checksums(checkpoint: Checkpoint) -> dict[str, Sums]:
     """Return the checksums of the large files, none if they were not taken; raise ShimError if checksums.json is
     damaged."""
     name = os.path.join(checkpoint.path, CHECKSUMS)
     try:
-        document = files.read_json(name)
-        if document != sealed(document) or document["piece"] != PIECE:
+        found = files.read_json(name)
+        if found != sealed(found) or found["piece"] != PIECE:
             raise ValueError("its checksum is not what it was")
-        found: dict[str, list[str]] = dict(document["sha256"])
+        return {name: (kind, pieces) for kind in KINDS for name, pieces in found.get(kind, {}).items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise Damaged(f"{name} is damaged: {cause_of(error)}") from None
-    return found
 
 
 class Verification:
@@ -140,20 +188,26 @@ class Verification:
         self.checkpoint = checkpoint
         self.hashing: Hashing | None = None  # that nobody has waited for
         self.begun: Hashing | None = None
-        known = checkpoint.manifest["sha256"]
-        self.wanted = {**checksums(checkpoint), **known}
-        self._compare(Hashing(checkpoint.path, {name: checkpoint.manifest["files"].get(name, 0) for name in known}))
+        self.small = checkpoint.manifest["sha256"]
+        self.known = checksums(checkpoint) | {name: (SHA256, pieces) for name, pieces in self.small.items()}
+        here = kinds()
+        self.wanted = {name: sums for name, sums in self.known.items() if sums[0] in here}
+        sizes = {name: checkpoint.manifest["files"].get(name, 0) for name in self.small}
+        self._require(Hashing(checkpoint.path, sizes, dict.fromkeys(sizes, SHA256)))
 
     @property
-    def complete(self) -> bool:
-        """Whether every file has a checksum."""
-        manifest = self.checkpoint.manifest
-        return set(self.wanted) >= set(manifest["files"]) and not manifest.get("memory_elsewhere")
+    def gap(self) -> str:
+        """Why not every file is verified; empty if every one is."""
+        names, elsewhere = set(self.checkpoint.manifest["files"]), self.checkpoint.manifest.get("memory_elsewhere")
+        if elsewhere or not names <= set(self.known):
+            return "it has no checksums of its memory"
+        return "" if names <= set(self.wanted) else f"the checksums of its memory need {PACKAGE}, which is missing here"
 
     def start(self) -> None:
         """Begin to hash the large files."""
-        sizes = {name: size for name, size in large(self.checkpoint).items() if name in self.wanted}
-        self.begun = self.hashing = Hashing(self.checkpoint.path, sizes)
+        sizes = large(self.checkpoint)
+        left = {name: size for name, size in sizes.items() if name in self.wanted}
+        self.begun = self.hashing = Hashing(self.checkpoint.path, left, {name: self.wanted[name][0] for name in left})
 
     def hashed(self) -> int:
         """Return how many bytes of the large files are hashed so far."""
@@ -164,18 +218,21 @@ class Verification:
         nothing."""
         hashing, self.hashing = self.hashing, None
         if hashing is not None:
-            self._compare(hashing)
+            self._require(hashing)
 
     def stop(self) -> None:
         """End the threads, whatever they have found."""
         if self.hashing is not None:
             self.hashing.stop()
 
-    def _compare(self, hashing: Hashing) -> None:
+    def _require(self, hashing: Hashing) -> None:
         try:
             found = hashing.result()
         except OSError as error:
             raise Damaged(f"{error.filename or self.checkpoint.path}: {error.strerror}") from None
+        self._compare(found)
+
+    def _compare(self, found: Mapping[str, Sums]) -> None:
         for name in sorted(found):
             if found[name] != self.wanted[name]:
                 raise Damaged(f"{self.checkpoint.path}/{name} is damaged: its checksum is not what it was")

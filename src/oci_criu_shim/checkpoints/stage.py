@@ -103,7 +103,8 @@ class Stage:
         except OSError:
             hashing.stop()  # or these files would be open while they are removed
             raise
-        whole: Manifest = {**manifest, "sha256": hashing.result(), "checksum": ""}
+        sums = {name: pieces for name, (_, pieces) in hashing.result().items()}
+        whole: Manifest = {**manifest, "sha256": sums, "checksum": ""}
         whole = sealed(whole)
         self.write(MANIFEST, whole)
         return whole

@@ -147,8 +147,8 @@ class Restore:
             self.log.event(plan.closed.line())
         for path in sorted(set(plan.unwatched)):
             self.log.event(f"{path} is missing on this node: who watched it is told that it is gone")
-        if not verification.complete:
-            self.log.event(f"{found.path} was not verified: it has no checksums of its memory")
+        if verification.gap:
+            self.log.event(f"{found.path} was not verified: {verification.gap}")
         return started
 
     def _undo(self) -> None:

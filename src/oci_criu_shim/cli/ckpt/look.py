@@ -186,10 +186,10 @@ def verify(call: Invocation) -> int:
     failed = False
     for number, path in enumerate(paths, 1):
         row: Verified = {"path": path, "verified": False, "damaged": None}
-        said = "not verified: it has no checksums of its memory"
         try:
             what = f"verifying {number} of {len(paths)}"
-            row["verified"] = committed.steadily(committed.read(path), functools.partial(check, what=what))
+            gap = committed.steadily(committed.read(path), functools.partial(check, what=what))
+            row["verified"], said = not gap, f"not verified: {gap}"
         except ShimError as error:
             others, failed = isinstance(error, Others), True
             row["damaged"], said = (None, "not verified") if others else (str(error), "damaged")
@@ -204,8 +204,8 @@ def verify(call: Invocation) -> int:
     return int(failed)
 
 
-def check(checkpoint: Checkpoint, what: str) -> bool:
-    """Compare a checkpoint with its checksums; return whether they cover all of it.
+def check(checkpoint: Checkpoint, what: str) -> str:
+    """Compare a checkpoint with its checksums; return why they don't cover all of it, empty if they do.
 
     Raise ShimError if it is damaged.
     """
@@ -216,7 +216,7 @@ def check(checkpoint: Checkpoint, what: str) -> bool:
             verification.require()
     finally:
         verification.stop()
-    return verification.complete
+    return verification.gap
 
 
 def diff(call: Invocation) -> int:

@@ -143,7 +143,7 @@ def _manifests(checkpoint: Checkpoint) -> dict[str, Addition]:
         inner["needs"] = {**manifest["needs"], "image": ""}  # podman's bundle is another
     documents = {MANIFEST: sealed({**manifest, **inner}), DESCRIPTORS: manifest["streams"]}
     if sums:
-        documents[integrity.CHECKSUMS] = sealed({"piece": integrity.PIECE, "sha256": _inner(sums)})
+        documents[integrity.CHECKSUMS] = integrity.document(_inner(sums))
     return {f"{IMAGES}/{name}": _json(document) for name, document in documents.items()}
 
 
