@@ -30,8 +30,9 @@ def test_round_trip(chosen: Codec, size: int, tmp_path: Path) -> None:
         if not codec.pack(chosen, source, packed, pool, done.append):
             assert size < FRAME  # so small that the index is too much
             return
-        codec.unpack(chosen, packed, again, size, FRAME, pool)
+        read = b"".join(codec.unpack(chosen, packed, again, size, FRAME, pool))
     assert (Path(again).read_bytes(), sum(done)) == (data, size)
+    assert read == Path(packed).read_bytes()
 
 
 @CODECS
@@ -59,14 +60,14 @@ def test_damaged_frames(chosen: Codec, tmp_path: Path) -> None:
         for place in (0, 5, len(whole) // 3, len(whole) - 70, len(whole) - 1):
             Path(packed).write_bytes(whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1 :])
             try:
-                codec.unpack(chosen, packed, f"{source}.{place}", len(PAGES), FRAME, pool)
+                list(codec.unpack(chosen, packed, f"{source}.{place}", len(PAGES), FRAME, pool))
             except ValueError:
                 continue
             assert Path(f"{source}.{place}").stat().st_size == len(PAGES)  # the checksum tells
         for length in (0, 3, len(whole) - 1):
             Path(packed).write_bytes(whole[:length])
             with pytest.raises(ValueError, match=r"it is too short|its index is damaged"):
-                codec.unpack(chosen, packed, f"{source}.short{length}", len(PAGES), FRAME, pool)
+                list(codec.unpack(chosen, packed, f"{source}.short{length}", len(PAGES), FRAME, pool))
 
 
 @pytest.mark.parametrize(

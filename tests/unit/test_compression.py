@@ -18,6 +18,7 @@ from oci_criu_shim import files
 from oci_criu_shim.checkpoints import archive, codec, committed, compression, document, unpacking
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.compression import Compression, LateError, Pace
+from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.quota import used
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.unpacking import Unpacked, complete
@@ -220,7 +221,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         store = Store(str(directory), ".")
         found = newest(store)
         assert verified(found) or "compressed" not in found.manifest
-        with Unpacked(found) as raw:
+        with Unpacked(Verification(found)) as raw:
             assert contents(raw)[RAW] == PAGES
         store.prepare()
         kinds.add("compressed" in found.manifest)
@@ -246,7 +247,10 @@ def test_damage_is_named(store: Store, place: int) -> None:
 def test_damage_is_named_where_it_is_unpacked(store: Store) -> None:
     made = commit(store)
     flip(f"{made.path}/{PACKED}", -1)
-    with pytest.raises(ShimError, match=f"{made.path}/{PACKED} is damaged: it can't be unpacked"), Unpacked(made):
+    with (
+        pytest.raises(ShimError, match=f"{made.path}/{PACKED} is damaged: it can't be unpacked"),
+        Unpacked(Verification(made)),
+    ):
         pass
 
 
@@ -275,7 +279,7 @@ def test_steadily(store: Store) -> None:
         seen.append("compressed" in found.manifest)
         if store.compression and not seen[-1]:
             store.compression.apply(committed.read(found.path), store.stage_path())
-        with Unpacked(found) as raw:
+        with Unpacked(Verification(found)) as raw:
             assert verified(found)
             return contents(raw)[RAW]
 
@@ -323,7 +327,7 @@ def test_readers_meanwhile(store: Store) -> None:
 def test_archives_are_raw(store: Store, tmp_path: Path) -> None:
     made = commit(store)
     path = str(tmp_path / "a.tar")
-    with Unpacked(made) as raw:
+    with Unpacked(Verification(made)) as raw:
         complete(raw)
         archive.write(raw, path, {}, lambda _: None)
     with tarfile.open(path) as tar:

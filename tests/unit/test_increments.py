@@ -11,6 +11,7 @@ import pytest
 
 from oci_criu_shim.checkpoints import archive, increments, integrity, quota, unpacking
 from oci_criu_shim.checkpoints.committed import Checkpoint, has_place, read
+from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.store import Store
 from tests.unit.compressed import NOISE, PAGES, contents, left, make_small, make_store, newest, verified
 from tests.unit.test_schema import full_manifest
@@ -138,7 +139,7 @@ def test_compressed(store: Store, tmp_path: Path) -> None:
     assert set(third.manifest["compressed"]) == {f"{name}.zst" for name in places[1:]}
     assert third.sizes[f"{places[1]}.zst"] == len(PAGES)
     assert verified(third)
-    with unpacking.Unpacked(third) as raw:
+    with unpacking.Unpacked(Verification(third)) as raw:
         found = contents(raw)
         assert [found[name] for name in places] == [NOISE, PAGES[::-1], PAGES]
 

@@ -16,7 +16,7 @@ import xxhash
 from oci_criu_shim.checkpoints import integrity
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.document import sealed
-from oci_criu_shim.checkpoints.integrity import Hashing, Verification, checksums
+from oci_criu_shim.checkpoints.integrity import Hashing, Pieces, Verification, checksums
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.errors import Damaged
 from tests.unit.test_schema import full_manifest
@@ -120,6 +120,9 @@ def test_without_xxhash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     made = commit(tmp_path)
     forget(monkeypatch)
     flip(f"{made.path}/{RAW}", 7)
+    verification = Verification(made)
+    verification.follow(RAW, [PAGES])
+    assert not verification.followed
     assert verified(made) == "the checksums of its memory need python3-xxhash, which is missing here"
     flip(f"{made.images}/core-1.img", 2)
     with pytest.raises(Damaged, match=r"core-1.img is damaged"):
@@ -135,6 +138,25 @@ def test_checksums_of_other_kinds_are_kept(tmp_path: Path, monkeypatch: pytest.M
         integrity.add_checksums(made)
     assert checksums(made) == {RAW: ("xxh3", pieces("xxh3")), OTHER: ("sha256", pieces("sha256"))}
     assert verified(made) == ""
+
+
+@pytest.mark.parametrize("size", [1, 999, 4000, 4001, len(PAGES)])
+def test_pieces(kind: str, size: int) -> None:
+    """However the bytes come."""
+    taken = Pieces(kind)
+    for begin in range(0, len(PAGES), size):
+        taken.update(PAGES[begin : begin + size])
+    assert taken.result() == (kind, pieces(kind))
+    assert Pieces(kind).result() == (kind, [sums(kind, b"")])
+
+
+def test_followed(checkpoint: Checkpoint) -> None:
+    verification = Verification(checkpoint)
+    verification.follow(RAW, iter([PAGES[:5000], PAGES[5000:]]))
+    verification.follow("spec.dump", [b"it was verified before"])
+    assert verification.followed == {RAW}
+    with pytest.raises(Damaged, match=f"{checkpoint.path}/{RAW} is damaged: its checksum is not what it was"):
+        verification.follow(RAW, [PAGES[:-1]])
 
 
 def test_whole(checkpoint: Checkpoint) -> None:

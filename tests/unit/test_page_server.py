@@ -57,7 +57,8 @@ def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
 def pages(directory: Path, name: str, size: int) -> bytes:
     raw = directory / "raw"
     with codec.Pool() as pool:
-        codec.unpack(Codec(CODECS[Path(name).suffix], 0), str(directory / name), str(raw), size, FRAME, pool)
+        packed = codec.unpack(Codec(CODECS[Path(name).suffix], 0), str(directory / name), str(raw), size, FRAME, pool)
+        assert b"".join(packed) == (directory / name).read_bytes()
     data = raw.read_bytes()
     raw.unlink()
     return data

@@ -107,7 +107,7 @@ def test_what_precedes_a_restore(directory: Path, tmp_path: Path, monkeypatch: p
         node_fit.check(checkpoint.manifest, bundle)
         assert restore.pending_input(checkpoint) == b""
         assert Layer(checkpoint.path).deleted == []
-        with unpacking.Unpacked(checkpoint) as raw, joined(raw) as whole:
+        with unpacking.Unpacked(Verification(checkpoint)) as raw, joined(raw) as whole:
             memory = Path(whole.path, PAGES).read_bytes()
             assert len(memory) == whole.manifest["files"][PAGES]
             assert memory.count(b"A") >= FILLED

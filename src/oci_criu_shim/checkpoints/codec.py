@@ -176,23 +176,27 @@ def pack(codec: Codec, source: str, target: str, pool: Pool, told: Callable[[int
     return True
 
 
-def unpack(codec: Codec, source: str, target: str, size: int, frame: int, pool: Pool) -> None:
-    """Make the file `target`, of `size` bytes, from what pack() has made with frames of `frame` bytes.
+def unpack(codec: Codec, source: str, target: str, size: int, frame: int, pool: Pool) -> Iterator[bytes]:
+    """Make the file `target`, of `size` bytes, from what pack() has made with frames of `frame` bytes, as far as
+    its caller goes through what is yielded: all bytes of the file `source`, in order.
 
     Raise OSError if it can't be read or written, ValueError if pack() does not make such files.
     """
     decompress = codec.unpacker()
     with open(source, "rb", buffering=0) as packed, open(target, "xb", buffering=0) as raw:
 
-        def write(place: tuple[int, int, int]) -> None:
+        def write(place: tuple[int, int, int]) -> bytes:
             offset, length, start = place
-            data = memoryview(decompress(_read(packed.fileno(), length, offset), min(frame, size - start)))
+            found = _read(packed.fileno(), length, offset)
+            data = memoryview(decompress(found, min(frame, size - start)))
             while data:
                 written = os.pwrite(raw.fileno(), data, start)
                 data, start = data[written:], start + written
+            return found
 
-        for _ in pool.results(write, _places(packed.fileno(), size, frame)):
-            pass
+        lengths = _lengths(packed.fileno(), -(-size // frame))
+        yield from pool.results(write, _places(lengths, frame))
+        yield _index(lengths)
 
 
 def _index(lengths: list[int]) -> bytes:
@@ -201,13 +205,19 @@ def _index(lengths: list[int]) -> bytes:
     return HEAD.pack(SKIPPED, len(numbers)) + numbers
 
 
-def _places(packed: int, size: int, frame: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (offset, length, offset in the original) for each frame."""
-    count, end = -(-size // frame), os.fstat(packed).st_size
+def _lengths(packed: int, count: int) -> list[int]:
+    """Return the bytes of each of `count` frames, by the last one; raise ValueError if that is not as _index() makes
+    it, or the file has other bytes besides."""
+    end = os.fstat(packed).st_size
     index = _read(packed, HEAD.size + 4 * count, max(end - HEAD.size - 4 * count, 0))
-    lengths = struct.unpack_from(f"<{count}I", index, HEAD.size)
-    if index != _index(list(lengths)) or sum(lengths) + len(index) != end:
+    lengths = list(struct.unpack_from(f"<{count}I", index, HEAD.size))
+    if index != _index(lengths) or sum(lengths) + len(index) != end:
         raise ValueError("its index is damaged")
+    return lengths
+
+
+def _places(lengths: list[int], frame: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (offset, length, offset in the original) for each frame."""
     offset = 0
     for number, length in enumerate(lengths):
         yield offset, length, number * frame

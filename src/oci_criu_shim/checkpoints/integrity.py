@@ -20,7 +20,7 @@ from oci_criu_shim.errors import Damaged, cause_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Protocol, TypeAlias
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
@@ -64,6 +64,32 @@ def kinds() -> tuple[str, ...]:
     except ImportError:
         return (SHA256,)
     return KINDS
+
+
+class Pieces:
+    """Takes the checksums of the pieces of a file, of which it is given all bytes in order."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.make = maker(kind)
+        self.digests = [self.make()]
+        self.room = PIECE  # in the last of them
+
+    def update(self, data: bytes) -> None:
+        """Take more bytes."""
+        view = memoryview(data)
+        while view:
+            if not self.room:
+                self.digests.append(self.make())
+                self.room = PIECE
+            part = view[: self.room]
+            self.digests[-1].update(part)
+            self.room -= len(part)
+            view = view[len(part) :]
+
+    def result(self) -> Sums:
+        """Return the file's checksums."""
+        return self.kind, [digest.hexdigest() for digest in self.digests]
 
 
 class Hashing:
@@ -181,7 +207,8 @@ class Verification:
     """Compares a checkpoint's files with their checksums.
 
     Files that CRIU interprets are verified at once; ShimError is raised if one is damaged. The large files, memory that
-    CRIU only copies, are verified from start() to require(), while CRIU restores them: no process may run before that.
+    CRIU only copies, are verified by follow() if they are unpacked, the others from start() to require(), while CRIU
+    restores them: no process may run before that.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -192,6 +219,7 @@ class Verification:
         self.known = checksums(checkpoint) | {name: (SHA256, pieces) for name, pieces in self.small.items()}
         here = kinds()
         self.wanted = {name: sums for name, sums in self.known.items() if sums[0] in here}
+        self.followed: set[str] = set()
         sizes = {name: checkpoint.manifest["files"].get(name, 0) for name in self.small}
         self._require(Hashing(checkpoint.path, sizes, dict.fromkeys(sizes, SHA256)))
 
@@ -203,10 +231,21 @@ class Verification:
             return "it has no checksums of its memory"
         return "" if names <= set(self.wanted) else f"the checksums of its memory need {PACKAGE}, which is missing here"
 
+    def follow(self, name: str, chunks: Iterable[bytes]) -> None:
+        """Go through `chunks`, which are all bytes of a file, in order, that somebody else reads. Raise ShimError if it
+        is a large one and damaged; else that needs no start() any more."""
+        pieces = Pieces(self.wanted[name][0]) if name in self.wanted and name not in self.small else None
+        for data in chunks:
+            if pieces:
+                pieces.update(data)
+        if pieces:
+            self._compare({name: pieces.result()})
+            self.followed.add(name)
+
     def start(self) -> None:
-        """Begin to hash the large files."""
+        """Begin to hash the large files that nobody has followed."""
         sizes = large(self.checkpoint)
-        left = {name: size for name, size in sizes.items() if name in self.wanted}
+        left = {name: size for name, size in sizes.items() if name in self.wanted and name not in self.followed}
         self.begun = self.hashing = Hashing(self.checkpoint.path, left, {name: self.wanted[name][0] for name in left})
 
     def hashed(self) -> int:

@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from oci_criu_shim.checkpoints.integrity import Verification
     from oci_criu_shim.checkpoints.manifest import Compressed, Manifest
 
 NODE_LOCAL = "/var/tmp"
@@ -23,16 +24,19 @@ SPARE = 1.1  # times the bytes needed must be free
 
 
 class Unpacked:
-    """A checkpoint with raw images, while the block lasts; the checkpoint itself if its images are raw.
+    """The checkpoint of `verification` with raw images, while the block lasts; the checkpoint itself if its images are
+    raw.
 
     The raw images are on the node's own disk, which is faster than a shared file system; or beside the checkpoint, if
     that disk is memory or too small. `link`, if any, is a symbolic link to them meanwhile, by which a job's epilog
-    finds what it has to remove. The content of the files is not verified here. ShimError is raised if they can't be
-    unpacked, Misfit if only this node can't do it.
+    finds what it has to remove. What is unpacked is verified by the way: on a slow disk, reading it once more would
+    take as long again. ShimError is raised if a file is damaged or can't be unpacked, Misfit if only this node can't do
+    it.
     """
 
-    def __init__(self, checkpoint: Checkpoint, link: str | None = None) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, verification: Verification, link: str | None = None) -> None:
+        self.verification = verification
+        self.checkpoint = verification.checkpoint
         self.link = link
         self.path: str | None = None
 
@@ -88,16 +92,15 @@ class Unpacked:
 
     def _unpack_one(self, name: str, about: Compressed, pool: codec.Pool) -> None:
         source, target = os.path.join(self.checkpoint.path, name), os.path.join(str(self.path), codec.original(name))
+        chunks = codec.unpack(Codec(about["codec"], 0), source, target, about["size"], about["frame"], pool)
         try:
-            codec.unpack(Codec(about["codec"], 0), source, target, about["size"], about["frame"], pool)
+            self.verification.follow(name, chunks)
         except ValueError as error:
             raise Damaged(f"{source} is damaged: it can't be unpacked: {error}") from None
 
     def _copy(self, name: str) -> None:
         source, target = (os.path.join(directory, name) for directory in (self.checkpoint.path, str(self.path)))
-        with open(source, "rb", buffering=0) as original, open(target, "xb", buffering=0) as copy:
-            while os.sendfile(copy.fileno(), original.fileno(), None, integrity.PIECE):
-                pass
+        self.verification.follow(name, _copy(source, target))
 
     def _remove(self) -> None:
         if self.path:
@@ -108,6 +111,14 @@ class Unpacked:
             except OSError:
                 pass  # it will be swept
             self.path = None
+
+
+def _copy(source: str, target: str) -> Iterator[bytes]:
+    """Copy a file; yield all its bytes meanwhile, in order."""
+    with open(source, "rb", buffering=0) as original, open(target, "xb") as copy:
+        while data := original.read(integrity.BUFFER):
+            copy.write(data)
+            yield data
 
 
 def raw_manifest(manifest: Manifest) -> Manifest:

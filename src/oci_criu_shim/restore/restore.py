@@ -120,7 +120,7 @@ class Restore:
         if os.path.exists(self.container.path(STAGE)):
             self._undo()  # an attempt before
         link = self.container.path(f"{STAGE_LINK}{os.getpid()}")
-        with Unpacked(found, link) as raw, joined(raw) as whole:
+        with Unpacked(verification, link) as raw, joined(raw) as whole:
             os.mkdir(self.container.path(STAGE), 0o700)
             plan = RestorePlan(self.container, self.bundle, whole, self.asked)  # or refused, before anything is made
             linux.become_subreaper()

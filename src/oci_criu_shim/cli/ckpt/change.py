@@ -7,6 +7,7 @@ import os
 
 from oci_criu_shim import config, files, units
 from oci_criu_shim.checkpoints import archive, committed, owner, unpacking
+from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.prune import prune as prune_task
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.checkpoints.tree import Tree
@@ -49,13 +50,14 @@ def _tell(call: Invocation, text: str, document: Exported | Removed | Pruned) ->
 
 
 def _export(checkpoint: Checkpoint, path: str, call: Invocation) -> None:
-    look.check(checkpoint, "verifying")
-    unpacked = unpacking.Unpacked(checkpoint)
+    verification = Verification(checkpoint)
+    unpacked = unpacking.Unpacked(verification)
     with contextlib.ExitStack() as left:
         with ProgressLine("unpacking", sum(checkpoint.sizes.values()), unpacked.done):
             raw = left.enter_context(unpacked)
             if raw is not checkpoint:
                 unpacking.complete(raw)
+        look.finish(verification, "verifying")
         additions = podman.additions(raw, call.flag("rootfs"))
         size = sum(content.size for content in additions.values() if isinstance(content, Tree))
         with ProgressLine("writing", raw.manifest["bytes"] + size) as progress:

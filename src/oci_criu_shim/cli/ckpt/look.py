@@ -188,7 +188,7 @@ def verify(call: Invocation) -> int:
         row: Verified = {"path": path, "verified": False, "damaged": None}
         try:
             what = f"verifying {number} of {len(paths)}"
-            gap = committed.steadily(committed.read(path), functools.partial(check, what=what))
+            gap = committed.steadily(committed.read(path), functools.partial(_verify, what=what))
             row["verified"], said = not gap, f"not verified: {gap}"
         except ShimError as error:
             others, failed = isinstance(error, Others), True
@@ -204,19 +204,21 @@ def verify(call: Invocation) -> int:
     return int(failed)
 
 
-def check(checkpoint: Checkpoint, what: str) -> str:
-    """Compare a checkpoint with its checksums; return why they don't cover all of it, empty if they do.
-
-    Raise ShimError if it is damaged.
-    """
+def _verify(checkpoint: Checkpoint, what: str) -> str:
+    """Compare a checkpoint with its checksums; return why they don't cover all of it, empty if they do."""
     verification = Verification(checkpoint)
+    finish(verification, what)
+    return verification.gap
+
+
+def finish(verification: Verification, what: str) -> None:
+    """Verify the rest of a checkpoint; raise ShimError if it is damaged."""
     verification.start()
     try:
-        with ProgressLine(what, sum(integrity.large(checkpoint).values()), verification.hashed):
+        with ProgressLine(what, sum(integrity.large(verification.checkpoint).values()), verification.hashed):
             verification.require()
     finally:
         verification.stop()
-    return verification.gap
 
 
 def diff(call: Invocation) -> int:
