@@ -484,6 +484,14 @@ def test_compression(monkeypatch: Patch, site_file: Path) -> None:
         node.compression()
 
 
+def test_checksums(monkeypatch: Patch) -> None:
+    assert node.checksums() == "XXH3"
+    monkeypatch.setitem(sys.modules, "xxhash", None)
+    with pytest.raises(Caution, match="take several times as long") as caught:
+        node.checksums()
+    assert caught.value.hint == "install python3-xxhash"
+
+
 # Who may write, who may read
 
 

@@ -6,7 +6,7 @@ import functools
 import os
 
 from oci_criu_shim import config, values
-from oci_criu_shim.checkpoints import codec
+from oci_criu_shim.checkpoints import codec, integrity
 from oci_criu_shim.cli.doctor import installation, roots, sandbox, settings
 from oci_criu_shim.cli.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.container import backends, bare
@@ -209,6 +209,14 @@ def compression() -> str:
         raise Caution(f"{error}: checkpoints stay uncompressed, and others' can't be restored", error.hint) from None
 
 
+def checksums() -> str:
+    """Check for the library of the fast kind of checksums."""
+    if integrity.XXH3 not in integrity.kinds():
+        said = "no xxhash: checksums of memory take several times as long, and those of nodes that have it can't be"
+        raise Caution(f"{said} compared here", f"install {integrity.PACKAGE}")
+    return "XXH3"
+
+
 def directory() -> str:
     """Check that a user can write where checkpoints go by default, and that other nodes can read it."""
     path, is_own = checkpoint_directory()
@@ -289,6 +297,7 @@ CHECKS = (
     ("subordinate ids", subids),
     ("config.toml", settings.check),
     ("compression", compression),
+    ("checksums", checksums),
     ("checkpoint-dir", directory),
     ("free space", space),
 )
