@@ -96,6 +96,8 @@ def test_verbs(site: Site, user: str) -> None:
         assert ckpt(life, "verify", first, second).stdout == f"{first}: ok\n{second}: ok\n"
         verified = json.loads(ckpt(life, "verify", "--json", first, second).stdout)
         assert verified == [{"path": path, "verified": True, "damaged": None} for path in (first, second)]
+        sums = json.loads(site.exec(["cat", f"{second}/checksums.json"], user).stdout)
+        assert (PAGES in sums["xxh3"], sums["sha256"]) == (True, {})
         shown = json.loads(ckpt(life, "show", "--json", second).stdout)
         assert [process["command"] for process in shown["processes"]] == ["python3"]
         assert shown["memory"] > 1 << 20

@@ -53,7 +53,7 @@ NODE = Recipe(
     packages=(
         *("ca-certificates", "slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins-dev", "libslurm-dev"),
         *("munge", "crun", "runc", "python3", "python3-pyroute2", "python3-jsonschema", "python3-protobuf"),
-        *("python3-zstandard", "python3-lz4", "python3-numpy", "charliecloud-runtime"),
+        *("python3-zstandard", "python3-lz4", "python3-xxhash", "python3-numpy", "charliecloud-runtime"),
         *("iproute2", "nftables", "procps", "gcc", "libc6-dev", "make", "util-linux", "valgrind", "gdb", "strace"),
         *("tini", "libcap2-bin", "uidmap", "kmod", "less", "bindfs"),
         *("podman", "netavark", "passt", "fuse-overlayfs", "docker.io", "docker-cli", "iptables", "liblua5.4-0"),
