@@ -1,9 +1,10 @@
 #!/bin/bash
 # GROMACS: a box of water, on RANKS of thread-MPI with THREADS of OpenMP each.
-# usage: gromacs.sh RANKS THREADS
+# usage: gromacs.sh RANKS THREADS [EDGE [STEPS]], EDGE in nm
 set -e
+edge=${3:-3}
 export GMX_MAXBACKUP=-1
-gmx -quiet solvate -cs spc216.gro -box 3 3 3 -o water.gro
+gmx -quiet solvate -cs spc216.gro -box "$edge" "$edge" "$edge" -o water.gro
 cat >topol.top <<END
 #include "oplsaa.ff/forcefield.itp"
 #include "oplsaa.ff/spce.itp"
@@ -15,7 +16,7 @@ END
 cat >run.mdp <<END
 integrator = md
 dt = 0.001
-nsteps = 8000
+nsteps = ${4:-8000}
 nstxout-compressed = 200
 coulombtype = PME
 gen-vel = yes

@@ -1,22 +1,27 @@
 #!/bin/bash
-# HPC Challenge on three ranks: whether each of its checks passed.
+# HPC Challenge, and HPL at its end: whether each of their checks passed.
+# usage: hpcc.sh [RANKS [N [PFACT…]]], N being HPL's, which is repeated for each PFACT
 set -e
-cat >hpccinf.txt <<'END'
+ranks=${1:-3}
+factorizations=("${@:3}")
+((${#factorizations[@]})) || factorizations=(2)
+export OPENBLAS_NUM_THREADS=1 # each rank has a processor
+cat >hpccinf.txt <<END
 HPLinpack benchmark input file
-three ranks
+of this script
 HPL.out output file name (if any)
 8 device out (6=stdout,7=stderr,file)
 1 # of problems sizes (N)
-2500 Ns
+${2:-2500} Ns
 1 # of NBs
 80 NBs
 0 PMAP process mapping (0=Row-,1=Column-major)
 1 # of process grids (P x Q)
 1 Ps
-3 Qs
+$ranks Qs
 16.0 threshold
-1 # of panel fact
-2 PFACTs (0=left, 1=Crout, 2=Right)
+${#factorizations[@]} # of panel fact
+${factorizations[*]} PFACTs (0=left, 1=Crout, 2=Right)
 1 # of recursive stopping criterium
 4 NBMINs (>= 1)
 1 # of panels in recursion
@@ -35,7 +40,11 @@ HPL.out output file name (if any)
 8 memory alignment in double (> 0)
 END
 "${0%/*}/begin.sh"
-mpirun.openmpi --oversubscribe -n 3 hpcc
+if [ "$ranks" = 1 ]; then
+	hpcc
+else
+	mpirun.openmpi --oversubscribe -n "$ranks" hpcc
+fi
 {
 	grep '^Success=' hpccoutf.txt
 	grep -oE 'PASSED|FAILED' hpccoutf.txt | sort | uniq -c

@@ -1,6 +1,8 @@
 #!/bin/bash
 # AutoDock Vina: a ring of carbon atoms is fitted into a cage of them.
+# usage: vina.sh [EDGE [EXHAUSTIVENESS]], EDGE in Å
 set -e
+edge=${1:-20}
 atom() { # NUMBER X Y Z TYPE
 	printf 'ATOM  %5d  C   LIG A   1    %8.3f%8.3f%8.3f  1.00  0.00    +0.000 %s\n' "$@"
 }
@@ -22,5 +24,5 @@ atom() { # NUMBER X Y Z TYPE
 } >ligand.pdbqt
 "${0%/*}/begin.sh"
 vina --receptor receptor.pdbqt --ligand ligand.pdbqt --center_x 0 --center_y 0 --center_z 0 \
-	--size_x 20 --size_y 20 --size_z 20 --seed 7 --cpu 2 --exhaustiveness 256 --out out.pdbqt
+	--size_x "$edge" --size_y "$edge" --size_z "$edge" --seed 7 --cpu 2 --exhaustiveness "${2:-256}" --out out.pdbqt
 cp out.pdbqt result
