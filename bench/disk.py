@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import statistics
 from contextlib import nullcontext
 from pathlib import Path
 
 from bench.preempt import appears
-from bench.report import Measure, Progress, Result, versions
+from bench.report import Measure, Progress, Result, ratios, versions
 from tests.harness import jobs
 from tests.harness.cluster import Cluster, wait_for
 from tests.harness.cluster.process import run
@@ -52,10 +51,8 @@ def measure(progress: Progress) -> Result:
                             progress(f"{program}, {disk} disk, {setting}, {number} of {RUNS}")
                             _add(times, f"{program}_{disk}", setting, _preempt(cluster, program, setting))
     for name, found in times.items():
-        medians = [statistics.median(found[setting]) for setting in SETTINGS]
-        for setting, median in zip(SETTINGS, medians, strict=True):
-            result.measures[f"{name}_{setting}"] = Measure(median, "s", RUNS)
-        result.measures[f"{name}_ratio"] = Measure(medians[1] / medians[0], "", RUNS, GOALS.get(name))
+        result.measures |= {f"{name}_{setting}": Measure.of(found[setting]) for setting in SETTINGS}
+        result.measures[f"{name}_ratio"] = Measure.of(ratios(found["auto"], found["off"]), "ratio", GOALS.get(name))
     return result
 
 

@@ -12,7 +12,7 @@ import shutil
 import time
 from dataclasses import dataclass, field
 
-from bench.report import Measure, Progress, Result, versions
+from bench.report import Measure, Progress, Result, differences, versions
 from bench.startup import BUNDLE, timed
 from tests.harness import jobs
 from tests.harness.cluster import Cluster, ClusterError, wait_for
@@ -55,11 +55,13 @@ def measure(progress: Progress) -> Result:
 
 
 def _add(result: Result, mib: int, times: Times) -> None:
-    commit = result.median(f"commit_{mib}_mib", times.commit)
-    plain = result.median(f"plain_dump_{mib}_mib", times.plain)
-    result.measures[f"commit_over_plain_{mib}_mib"] = Measure(commit - plain, "s", RUNS, GOAL)
-    result.median(f"frozen_{mib}_mib", times.frozen)
-    result.median(f"running_again_{mib}_mib", times.again)
+    result.measures |= {
+        f"commit_{mib}_mib": Measure.of(times.commit),
+        f"plain_dump_{mib}_mib": Measure.of(times.plain),
+        f"commit_over_plain_{mib}_mib": Measure.of(differences(times.commit, times.plain), goal=GOAL),
+        f"frozen_{mib}_mib": Measure.of(times.frozen),
+        f"running_again_{mib}_mib": Measure.of(times.again),
+    }
 
 
 def _work(mib: int) -> Work:

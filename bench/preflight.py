@@ -33,10 +33,7 @@ def measure(progress: Progress) -> Result:
         result = Result(versions(cluster))
         for processes, goal in GOALS.items():
             progress(f"{processes} processes, {RUNS} times")
-            seconds = _looks(site, processes)
-            name = f"look_{processes}"
-            value = result.median(name, seconds)
-            result.measures[name] = Measure(value, "s", RUNS, goal)
+            result.measures[f"look_{processes}"] = Measure.of(_looks(site, processes), goal=goal)
     return result
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from bench.report import Measure, Progress, Result, versions
+from bench.report import Measure, Progress, Result, ratios, versions
 from tests.harness import jobs
 from tests.harness.cluster import Cluster, ClusterError, wait_for
 from tests.harness.cluster.conf import PLAIN_CRUN
@@ -27,6 +27,8 @@ SLEEP = "/home/alice/sleep"
 SRUN = ("srun", f"--container={BUNDLE}", "/bin/true")
 PLAIN = ("srun", "/bin/true")
 BARE = ("srun", *jobs.OPTIONS[:2], "/bin/true")
+WITHOUT = {"oci.conf": PLAIN_CRUN, "plugstack.conf": ""}
+"""Slurm's files of a site that has plain crun, and nothing of ours."""
 SHIM = ("oci-criu-shim", "--root=/tmp/shim")
 CRUN = ("crun", "--root=/tmp/crun", "--cgroup-manager=disabled")
 
@@ -65,39 +67,47 @@ def _derive_bundle(cluster: Cluster, path: str, argv: list[str]) -> None:
 
 
 def _srun(cluster: Cluster, result: Result, progress: Progress) -> None:
-    installed = {name: (cluster.conf / name).read_text() for name in ("oci.conf", "plugstack.conf")}
-    plain = {"oci.conf": PLAIN_CRUN, "plugstack.conf": ""}
+    def plain(argv: Sequence[str]) -> float:
+        with without(cluster):
+            return timed(cluster, "ctl", argv)
 
-    def configured(texts: dict[str, str], argv: Sequence[str] = SRUN) -> float:
-        # The former job's epilog still uses the former plugstack.conf.
-        wait_for(lambda: set(cluster.node_states().values()) == {"idle"}, 30, "an idle node")
-        for name, text in texts.items():
-            (cluster.conf / name).write_text(text)
-        return timed(cluster, "ctl", argv)
+    kinds = {"shim": lambda: timed(cluster, "ctl", SRUN), "crun": lambda: plain(SRUN)}
+    compare(result, progress, "srun", kinds, GOAL)
+    kinds = {"shim": lambda: timed(cluster, "ctl", BARE), "plain": lambda: plain(PLAIN)}
+    compare(result, progress, "bare", kinds, BARE_GOAL)
 
-    compare(result, progress, "srun", lambda: configured(installed), lambda: configured(plain), GOAL)
-    compare(
-        *(result, progress, "bare", lambda: configured(installed, BARE), lambda: configured(plain, PLAIN), BARE_GOAL),
-        other="plain",
-    )
-    configured(installed)
+
+@contextmanager
+def without(cluster: Cluster) -> Iterator[None]:
+    """In the block, Slurm has plain crun, and nothing of ours."""
+    installed = {name: (cluster.conf / name).read_text() for name in WITHOUT}
+    _configure(cluster, WITHOUT)
+    try:
+        yield
+    finally:
+        _configure(cluster, installed)
+
+
+def _configure(cluster: Cluster, texts: Mapping[str, str]) -> None:
+    # The former job's epilog still uses the former plugstack.conf.
+    wait_for(lambda: set(cluster.node_states().values()) == {"idle"}, 30, "an idle node")
+    for name, text in texts.items():
+        (cluster.conf / name).write_text(text)
 
 
 def _run(cluster: Cluster, result: Result, progress: Progress) -> None:
-    compare(
-        *(result, progress, "run"),
-        lambda: timed(cluster, "n1", (*SHIM, "run", "--bundle", TRUE, "one")),
-        lambda: timed(cluster, "n1", (*CRUN, "run", "--bundle", TRUE, "one")),
-    )
+    def run(runtime: Sequence[str]) -> float:
+        return timed(cluster, "n1", (*runtime, "run", "--bundle", TRUE, "one"))
+
+    compare(result, progress, "run", {"shim": lambda: run(SHIM), "crun": lambda: run(CRUN)})
 
 
 def _state(cluster: Cluster, result: Result, progress: Progress) -> None:
+    def state(runtime: Sequence[str]) -> float:
+        return timed(cluster, "n1", (*runtime, "state", "other"))
+
     with _running(cluster, SHIM), _running(cluster, CRUN):
-        compare(
-            *(result, progress, "state"),
-            lambda: timed(cluster, "n1", (*SHIM, "state", "other")),
-            lambda: timed(cluster, "n1", (*CRUN, "state", "other")),
-        )
+        compare(result, progress, "state", {"shim": lambda: state(SHIM), "crun": lambda: state(CRUN)})
 
 
 @contextmanager
@@ -123,21 +133,23 @@ def compare(
     result: Result,
     progress: Progress,
     name: str,
-    shim: Callable[[], float],
-    crun: Callable[[], float],
+    kinds: Mapping[str, Callable[[], float]],
     goal: float | None = None,
-    other: str = "crun",
+    runs: int = RUNS,
+    warm_up: int = WARM_UP,
+    unit: str = "s",
+    better: str = "lower",
 ) -> None:
-    """Time both in turns; add their medians, and the medians' ratio."""
-    times: dict[str, list[float]] = {"shim": [], other: []}
-    for number in range(1 - WARM_UP, RUNS + 1):
-        for kind, once in (("shim", shim), (other, crun)):
-            seconds = once()
+    """Measure two kinds in turns; add both, and the ratio of the first to the second."""
+    samples: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for number in range(1 - warm_up, runs + 1):
+        for kind, once in kinds.items():
+            sample = once()
             if number > 0:
-                times[kind].append(seconds)
-        progress(f"{name}: {max(number, 0)} of {RUNS}")
-    medians = {kind: result.median(f"{name}_{kind}", seconds) for kind, seconds in times.items()}
-    result.measures[f"{name}_ratio"] = Measure(medians["shim"] / medians[other], "ratio", RUNS, goal)
+                samples[kind].append(sample)
+        progress(f"{name}: {max(number, 0)} of {runs}")
+    result.measures |= {f"{name}_{kind}": Measure.of(found, unit, better=better) for kind, found in samples.items()}
+    result.measures[f"{name}_ratio"] = Measure.of(ratios(*samples.values()), "ratio", goal, better)
 
 
 def timed(cluster: Cluster, node: str, argv: Sequence[str], user: str = "alice") -> float:

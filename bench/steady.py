@@ -49,7 +49,7 @@ def measure(progress: Progress) -> Result:
         def loop(*options: str) -> float:
             return seconds(cluster, ["srun", *options, "python3", "-IS", "-c", LOOP])
 
-        compare(result, progress, "loop", lambda: loop(*jobs.OPTIONS[:2]), loop, GOAL, other="plain")
+        compare(result, progress, "loop", {"shim": lambda: loop(*jobs.OPTIONS[:2]), "plain": loop}, GOAL)
         for name, options in ("contained", [f"--container={bundle}"]), ("bare", []):
             progress(f"what stays, {name}")
             _watch(cluster, result, name, options)
@@ -66,8 +66,8 @@ def _watch(cluster: Cluster, result: Result, name: str, options: Sequence[str]) 
     argv = ["timeout", str(WATCHED_SECONDS), "strace", "-f", *(f"--attach={pid}" for pid in pids), "--quiet=attach"]
     said = cluster.exec("n1", argv, "root", check=False, timeout=2 * WATCHED_SECONDS).stderr
     calls = [line for line in said.splitlines() if "<unfinished" not in line and "detached" not in line]
-    result.measures[f"memory_{name}"] = Measure(sum(sizes) / 1024, "MiB", len(sizes), LARGEST)
-    result.measures[f"calls_a_minute_{name}"] = Measure(len(calls), "", len(pids), 0)
+    result.measures[f"memory_{name}"] = Measure.of([sum(sizes) / 1024], "MiB", LARGEST)
+    result.measures[f"calls_a_minute_{name}"] = Measure.of([len(calls)], "calls", 0)
     cluster.exec("ctl", ["scancel", job.number])
     wait_for(lambda: not cluster.exec("ctl", ["squeue", "--noheader"]).stdout, 60, "the job's end")
 

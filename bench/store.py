@@ -13,7 +13,7 @@ import re
 import shutil
 from typing import Any
 
-from bench.report import Measure, Progress, Result, versions
+from bench.report import Measure, Progress, Result, ratios, versions
 from bench.startup import BUNDLE
 from bench.verbs import make_bundle_of_root
 from tests.harness import jobs
@@ -53,34 +53,41 @@ def _run(cluster: Cluster, *words: object) -> Any:
 def _codecs(cluster: Cluster, result: Result) -> None:
     found = _run(cluster, "codecs", *CODECS)
     raw = found.pop("raw")["bytes"]
-    result.measures["raw_bytes"] = Measure(raw, "B", 1)
+    group = f"codecs, {CODECS[0]} MiB"
+    result.measures["raw_bytes"] = Measure.of([raw], "B", group=group)
     for name, about in found.items():
-        result.measures[f"{name}_bytes"] = Measure(about["bytes"], "B", 1)
-        result.measures[f"{name}_ratio"] = Measure(about["bytes"] / raw, "ratio", 1)
-        result.median(f"{name}_compress", about["pack"])
-        result.median(f"{name}_unpack", about["unpack"])
+        result.measures |= {
+            f"{name}_bytes": Measure.of([about["bytes"]], "B", group=group),
+            f"{name}_ratio": Measure.of([about["bytes"] / raw], "ratio", group=group),
+            f"{name}_compress": Measure.of(about["pack"], group=group),
+            f"{name}_unpack": Measure.of(about["unpack"], group=group),
+        }
 
 
 def _size(cluster: Cluster, result: Result, mib: int, runs: int) -> None:
     found = _run(cluster, "sizes", mib, runs)
-    for what in ("dump", "restore"):
-        for program in ("shim", "plain"):
-            result.median(f"{program}_{what}_{mib}_mib", found[program][what])
-    result.median(f"shim_frozen_before_commit_{mib}_mib", found["shim"]["frozen"])
+    wanted = {
+        f"{program}_{what}": found[program][what] for what in ("dump", "restore") for program in ("shim", "plain")
+    }
+    wanted["shim_frozen_before_commit"] = found["shim"]["frozen"]
+    for name, seconds in wanted.items():
+        result.measures[f"{name}_{mib}_mib"] = Measure.of(seconds, group=f"{mib} MiB")
 
 
 def _overhead(cluster: Cluster, result: Result, progress: Progress) -> None:
     times: dict[str, list[float]] = {"alone": [], "interval": []}
-    taken = 0
+    taken = []
     for number in range(RUNS):
         for name, options in (("alone", ()), ("interval", EVERY)):
             progress(f"compute loop, {number + 1} of {RUNS}")
             output = _compute(cluster, options)
             times[name].append(_seconds(output))
-            taken += output.count("\noci-criu-shim: checkpointed") + output.startswith("oci-criu-shim: checkpointed")
-    medians = {name: result.median(f"loop_{name}", seconds) for name, seconds in times.items()}
-    result.measures["loop_interval_ratio"] = Measure(medians["interval"] / medians["alone"], "ratio", RUNS)
-    result.measures["loop_checkpoints"] = Measure(taken / RUNS, "each", RUNS)
+        taken.append(len(re.findall("^oci-criu-shim: checkpointed", output, re.MULTILINE)))  # of the last, periodic one
+    group = "a compute loop"
+    result.measures |= {f"loop_{name}": Measure.of(seconds, group=group) for name, seconds in times.items()}
+    interval = ratios(times["interval"], times["alone"])
+    result.measures["loop_interval_ratio"] = Measure.of(interval, "ratio", group=group)
+    result.measures["loop_checkpoints"] = Measure.of(taken, "each", group=group)
 
 
 def _compute(cluster: Cluster, options: tuple[str, ...]) -> str:

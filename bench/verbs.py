@@ -8,10 +8,9 @@ the goal Python's own start stands in for crun's: it is what an interpreted prog
 from __future__ import annotations
 
 import json
-import statistics
 from pathlib import Path
 
-from bench.report import Measure, Progress, Result, versions
+from bench.report import Measure, Progress, Result, differences, ratios, versions
 from tests.harness.cluster import Cluster
 from tests.harness.cluster.bundle import make_bundle
 from tests.harness.cluster.settings import REPOSITORY
@@ -30,14 +29,13 @@ def measure(progress: Progress) -> Result:
         progress(f"{RUNS} rounds")
         said = cluster.exec("n1", ["python3", "-IS", f"/src/{PROGRAM.relative_to(REPOSITORY)}", str(RUNS)], "root")
         times: dict[str, dict[str, list[float]]] = json.loads(said.stdout)
-    python = result.median("python", times["python"]["start"])
+    python = times["python"]["start"]
+    result.measures["python"] = Measure.of(python)
     for verb, crun in times["crun"].items():
         shim = times["oci-criu-shim"][verb]
-        ratio = statistics.median(shim) / statistics.median(crun)
-        result.measures[f"{verb}_ratio"] = Measure(ratio, "ratio", RUNS)
+        result.measures[f"{verb}_ratio"] = Measure.of(ratios(shim, crun), "ratio")
         if verb in WITH_GOAL:
-            over = statistics.median(shim) - python
-            result.measures[f"{verb}_over_python"] = Measure(over, "s", RUNS, GOAL)
+            result.measures[f"{verb}_over_python"] = Measure.of(differences(shim, python), goal=GOAL)
     return result
 
 
