@@ -31,7 +31,7 @@ help:
 	@echo 'make transcript  write docs/first-quarter.md anew, from a live cluster (root)'
 	@echo 'make programs  preempt real programs, write docs/programs.md: PROGRAM="redis go" for some of them (root)'
 	@echo 'make kernels  find out what works with which kernel and CRIU, write docs/kernels.md: an hour (root)'
-	@echo 'make bench    measure start-up and preemption: BENCH=startup for one of them (root)'
+	@echo 'make bench    measure start-up, preemption, what it costs; draw build/bench/report.html: BENCH=startup for a part (root)'
 	@echo '              any of these with SUITE=forky: on nodes of another Debian than $(SUITE)'
 	@echo 'make check    linters, types and unit tests: seconds, no root'
 	@echo 'make man      make the manual pages in build/man'

@@ -5,39 +5,35 @@ A missed goal is a finding, not a failure: the exit status tells only whether th
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
-from collections.abc import Callable
+from types import ModuleType
 
-from bench import disk, preempt, preflight, startup, steady, store, verbs
+from bench import disk, page, preempt, preflight, startup, steady, store, verbs
 from bench.report import Progress, Result
 from tests.harness.cluster import ClusterError
 
-BENCHES: dict[str, Callable[[Progress], Result]] = {
-    "startup": startup.measure,
-    "verbs": verbs.measure,
-    "preempt": preempt.measure,
-    "disk": disk.measure,
-    "preflight": preflight.measure,
-    "steady": steady.measure,
-    "store": store.measure,
-}
+MODULES = (startup, verbs, preempt, disk, preflight, steady, store)
+BENCHES: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 
 
-def main(names: list[str]) -> int:
-    unknown = [name for name in names if name not in BENCHES]
-    if unknown:
-        print(f"bench: no benchmark {unknown[0]!r}; there are: {', '.join(BENCHES)}", file=sys.stderr)
-        return 2
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHES)} (default: all)")
+    options = parser.parse_args(argv)
+    if unknown := [name for name in options.names if name not in BENCHES]:
+        parser.error(f"no benchmark {unknown[0]!r}; there are: {', '.join(BENCHES)}")
     missed = []
-    for name in names or BENCHES:
+    for name in options.names or BENCHES:
         print(f"{name}: starting a cluster", flush=True)
         try:
-            result = BENCHES[name](Progress(name))
+            result: Result = BENCHES[name].measure(Progress(name))
         except (ClusterError, subprocess.TimeoutExpired) as error:
             print(f"bench: {name}: {error}", file=sys.stderr)
             return 1
-        print(f"{result.table()}\nwritten to {result.write(name)}\n", flush=True)
+        result.about = BENCHES[name].__doc__ or ""
+        print(f"{result.table()}\nwritten to {result.write(name)} and {page.write()}\n", flush=True)
         missed += [f"{name}.{measure}" for measure in result.missed()]
     print(f"bench: goals MISSED: {', '.join(missed)}" if missed else "bench: all goals met")
     return 0
