@@ -31,7 +31,8 @@ help:
 	@echo 'make transcript  write docs/first-quarter.md anew, from a live cluster (root)'
 	@echo 'make programs  preempt real programs, write docs/programs.md: PROGRAM="redis go" for some of them (root)'
 	@echo 'make kernels  find out what works with which kernel and CRIU, write docs/kernels.md: an hour (root)'
-	@echo 'make bench    measure start-up, preemption, what it costs; draw build/bench/report.html: BENCH=startup for a part (root)'
+	@echo 'make bench    measure start-up, preemption, what it costs; draw build/bench/report.html: BENCH=startup for a part,'
+	@echo '              BENCH=disk PROGRAM="hpl lammps" RUNS=5 for some of the programs of that part (root)'
 	@echo '              any of these with SUITE=forky: on nodes of another Debian than $(SUITE)'
 	@echo 'make check    linters, types and unit tests: seconds, no root'
 	@echo 'make man      make the manual pages in build/man'
@@ -88,7 +89,7 @@ kernels: $(VENV)/.ready
 	@$(AS_ROOT) $(abspath $(RUN)) -B -m tests.kernels
 
 bench: $(VENV)/.ready
-	@$(AS_ROOT) $(abspath $(RUN)) -B -m bench $(BENCH)
+	@$(AS_ROOT) $(abspath $(RUN)) -B -m bench $(BENCH) $(if $(PROGRAM),--program $(PROGRAM)) $(if $(RUNS),--runs $(RUNS))
 
 # Manual pages, made from the texts that the program itself has. An install makes them where they are to be.
 MAN1 = build/man

@@ -9,6 +9,7 @@ import argparse
 import subprocess
 import sys
 from types import ModuleType
+from typing import Any
 
 from bench import disk, page, preempt, preflight, startup, steady, store, verbs
 from bench.report import Progress, Result
@@ -21,14 +22,17 @@ BENCHES: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHES)} (default: all)")
+    parser.add_argument("--program", nargs="+", choices=disk.RUNS, default=(), help="of disk's (default: all)")
+    parser.add_argument("--runs", type=int, help="of each of disk's programs")
     options = parser.parse_args(argv)
     if unknown := [name for name in options.names if name not in BENCHES]:
         parser.error(f"no benchmark {unknown[0]!r}; there are: {', '.join(BENCHES)}")
+    more: dict[str, dict[str, Any]] = {"disk": {"programs": options.program, "runs": options.runs}}
     missed = []
     for name in options.names or BENCHES:
         print(f"{name}: starting a cluster", flush=True)
         try:
-            result: Result = BENCHES[name].measure(Progress(name))
+            result: Result = BENCHES[name].measure(Progress(name), **more.get(name, {}))
         except (ClusterError, subprocess.TimeoutExpired) as error:
             print(f"bench: {name}: {error}", file=sys.stderr)
             return 1

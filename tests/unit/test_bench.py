@@ -9,9 +9,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import zstandard
 
-from bench import page
+from bench import disk, page
+from bench.__main__ import main
+from bench.applications import APPLICATIONS, PACKAGES
+from bench.processes import Process, parse
 from bench.report import Measure, Result, differences, load, number, ratios
+from tests.programs.site import SCRIPTS
 
 VOID = ("meta",)
 ODD = """<script>alert("1 & 2")</script>"""
@@ -165,3 +170,53 @@ def test_pictures_keep_within_their_bounds(samples: list[float]) -> None:
 def test_nothing_to_show(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="there are no results in"):
         page.write(tmp_path)
+
+
+def disk_samples(name: str) -> disk.Samples:
+    found: disk.Samples = {}
+    for where in disk.DISKS:
+        for setting, seconds in (("off", [2.0, 2.5]), ("auto", [1.0, 2.0])):
+            found |= {(what, name, where, setting): seconds for what in disk.UNITS}
+            found["memory", name, where, setting] = [256.0, 257.0]
+        found["left", name, where, "off"] = [0.5, 0.52]
+    return found
+
+
+def test_goals_of_the_slow_disk_are_what_zstd_leaves() -> None:
+    found = disk.measures("hpl", disk_samples("hpl") | disk_samples("random"))
+    commit = found["commit_hpl_slow_ratio"]
+    assert commit.samples == (0.5, 0.8)
+    assert (commit.goal, found["restore_hpl_slow_ratio"].goal) == pytest.approx((0.57, 0.61))
+    assert (found["commit_hpl_own_ratio"].goal, found["restore_hpl_own_ratio"].goal) == (1.05, None)
+    assert (found["memory_hpl"].runs, found["left_hpl"].runs, found["left_hpl"].value) == (8, 4, 0.51)
+    assert {measure.group for measure in found.values()} == {"HPL"}
+    assert disk.measures("numpy", disk_samples("numpy"))["commit_numpy_slow_ratio"].goal == 0.55
+
+
+def test_what_zstd_leaves(tmp_path: Path) -> None:
+    pages = bytes(3 << 20) + bytes(range(256)) * 100
+    (tmp_path / "pages-1.img").write_bytes(pages)
+    (tmp_path / "core-1.img").write_bytes(b"x" * 100)
+    packer = zstandard.ZstdCompressor(level=1)
+    frames = [pages[start : start + disk.FRAME] for start in range(0, len(pages), disk.FRAME)]
+    assert disk.left_by_zstd(tmp_path) == sum(len(packer.compress(frame)) for frame in frames) / len(pages)
+
+
+@pytest.mark.parametrize("words", [["nothing"], ["disk", "--program", "nothing"], ["disk", "--runs", "many"]])
+def test_what_is_not_known_is_refused_before_a_cluster_starts(words: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+
+
+def test_processes() -> None:
+    assert parse("7 alice 2048 0\n8 root 1024 1\n") == [
+        Process("7", "alice", 2.0, is_ours=False),
+        Process("8", "root", 1.0, is_ours=True),
+    ]
+
+
+def test_programs_have_their_scripts_and_packages() -> None:
+    scripts = [application.program.script for application in APPLICATIONS.values()]
+    for script in scripts:
+        assert (SCRIPTS / f"{script}.sh").exists()
+    assert {"hpcc", "lammps"} <= set(PACKAGES)
