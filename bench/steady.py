@@ -1,22 +1,32 @@
 """Measures what it costs a program that it may be checkpointed, while it is not.
 
 How fast it computes in a task without a container, beside a task that may not be checkpointed: both do the same work in
-turns on the same node, and time themselves. And what stays beside it: the memory of all processes of ours, the user's
-and root's, with crun's, and the system calls that they make in a minute.
+turns on the same node, and time themselves. HPL and LAMMPS by what they say of themselves: in a container beside plain
+crun, and without one beside a Slurm that has nothing of ours. And what stays beside a program: the memory of all
+processes of ours, the user's and root's, with crun's, and the system calls that they make in a minute.
 """
 
 from __future__ import annotations
 
+import re
+import shutil
+import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
+from bench.applications import FACTORIZATIONS, PACKAGES, root
+from bench.processes import processes
 from bench.report import Measure, Progress, Result, versions
-from bench.startup import compare
+from bench.startup import compare, without
 from tests.harness import jobs
 from tests.harness.cluster import Cluster, ClusterError, wait_for
 from tests.harness.jobs import Work
+from tests.programs.site import PLACE, Site
 
-GOAL = 1 / 0.99  # of the time: 0.99 of the speed
+SPEED = 0.99
+GOAL = 1 / SPEED  # of the time
 LOOP = """
 import time
 begin = time.perf_counter()
@@ -25,35 +35,77 @@ for number in range(12_000_000):
     total += number * number
 print(time.perf_counter() - begin)
 """
-
-
-OURS = "oci-criu-shim"  # is in the command lines of all of them
 LARGEST = 12.0  # MiB
 WATCHED_SECONDS = 60
 SETTLED_SECONDS = 130  # the cost of a checkpoint is computed after one minute, two, four and so on
-LIST = f"""
-for process in /proc/[0-9]*; do
-    if tr '\\0' ' ' <$process/cmdline | grep -q {OURS}; then
-        echo ${{process#/proc/}} $(awk '/^Pss:/ {{ print $2 }}' $process/smaps_rollup)
-    fi
-done 2>/dev/null
-"""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a program says of its speed, some seconds long."""
+
+    script: str
+    words: tuple[str, ...]
+    file: str
+    pattern: str
+    """Of the figure in a line of that file; the median counts if it is there more than once."""
+    unit: str
+
+
+RUNS, SECONDS = 5, 300
+FIGURES = {
+    "hpl": Figure("hpcc", ("1", "3000", *3 * FACTORIZATIONS), "hpccoutf.txt", r"^WR\S+ .* (\S+)$", "GFLOPS"),
+    "lammps": Figure("lammps", ("20", "500", "500"), "log", r"([\d.]+) timesteps/s", "steps/s"),
+}
 
 
 def measure(progress: Progress) -> Result:
-    """Run this benchmark, which takes five minutes. Raise ClusterError if a program fails."""
-    with Cluster("bench-steady", nodes=1) as cluster:
+    """Run this benchmark, which takes a quarter of an hour. Raise ClusterError if a program fails."""
+    with Cluster("bench-steady", nodes=1, packages=PACKAGES) as cluster:
         bundle = jobs.prepare(cluster)
+        site = Site(cluster, root())
+        site.go()
         result = Result(versions(cluster))
 
         def loop(*options: str) -> float:
             return seconds(cluster, ["srun", *options, "python3", "-IS", "-c", LOOP])
 
         compare(result, progress, "loop", {"shim": lambda: loop(*jobs.OPTIONS[:2]), "plain": loop}, GOAL)
+        for name in FIGURES:
+            _compare_figures(site, result, progress, name)
         for name, options in ("contained", [f"--container={bundle}"]), ("bare", []):
             progress(f"what stays, {name}")
             _watch(cluster, result, name, options)
         return result
+
+
+def _compare_figures(site: Site, result: Result, progress: Progress, name: str) -> None:
+    for way, other, options in ("contained", "crun", [f"--container={site.bundles[False]}"]), ("bare", "plain", []):
+        kinds = {
+            "shim": partial(_figure, site, name, [*options, *jobs.OPTIONS[:2]]),
+            other: partial(_plain_figure, site, name, options),
+        }
+        unit = FIGURES[name].unit
+        compare(result, progress, f"{name}_{way}", kinds, SPEED, RUNS, warm_up=0, unit=unit, better="higher")
+
+
+def _figure(site: Site, name: str, options: Sequence[str]) -> float:
+    """Return what a program says of itself in a step with these options of srun."""
+    figure, directory = FIGURES[name], site.place / "steady"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    shutil.chown(directory, 1000, 1000)
+    script = f"cd {PLACE}/steady && exec {PLACE}/scripts/{figure.script}.sh {' '.join(figure.words)}"
+    site.cluster.exec("ctl", ["srun", *options, "sh", "-c", script], timeout=SECONDS)
+    found = re.findall(figure.pattern, (directory / figure.file).read_text(), re.MULTILINE)
+    if not found:
+        raise ClusterError(f"{name} has not said how fast it is")
+    return statistics.median(map(float, found))
+
+
+def _plain_figure(site: Site, name: str, options: Sequence[str]) -> float:
+    with without(site.cluster):
+        return _figure(site, name, options)
 
 
 def _watch(cluster: Cluster, result: Result, name: str, options: Sequence[str]) -> None:
@@ -61,12 +113,12 @@ def _watch(cluster: Cluster, result: Result, name: str, options: Sequence[str]) 
     job = jobs.submit(cluster, name, "exec sleep 1000", Work(), *options, *jobs.OPTIONS)
     job.wait_running()
     time.sleep(SETTLED_SECONDS)
-    lines = [line.split() for line in cluster.exec("n1", ["sh", "-c", LIST], "root").stdout.splitlines()]
-    pids, sizes = [line[0] for line in lines], [int(line[1]) for line in lines]
-    argv = ["timeout", str(WATCHED_SECONDS), "strace", "-f", *(f"--attach={pid}" for pid in pids), "--quiet=attach"]
+    ours = [process for process in processes(cluster, "n1") if process.is_ours]
+    attached = (f"--attach={process.pid}" for process in ours)
+    argv = ["timeout", str(WATCHED_SECONDS), "strace", "-f", *attached, "--quiet=attach"]
     said = cluster.exec("n1", argv, "root", check=False, timeout=2 * WATCHED_SECONDS).stderr
     calls = [line for line in said.splitlines() if "<unfinished" not in line and "detached" not in line]
-    result.measures[f"memory_{name}"] = Measure.of([sum(sizes) / 1024], "MiB", LARGEST)
+    result.measures[f"memory_{name}"] = Measure.of([sum(process.mib for process in ours)], "MiB", LARGEST)
     result.measures[f"calls_a_minute_{name}"] = Measure.of([len(calls)], "calls", 0)
     cluster.exec("ctl", ["scancel", job.number])
     wait_for(lambda: not cluster.exec("ctl", ["squeue", "--noheader"]).stdout, 60, "the job's end")

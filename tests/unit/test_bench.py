@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 import zstandard
 
-from bench import disk, page
+from bench import disk, page, steady
 from bench.__main__ import main
 from bench.applications import APPLICATIONS, PACKAGES
 from bench.processes import Process, parse
@@ -217,6 +217,17 @@ def test_processes() -> None:
 
 def test_programs_have_their_scripts_and_packages() -> None:
     scripts = [application.program.script for application in APPLICATIONS.values()]
-    for script in scripts:
+    for script in (*scripts, *(figure.script for figure in steady.FIGURES.values())):
         assert (SCRIPTS / f"{script}.sh").exists()
     assert {"hpcc", "lammps"} <= set(PACKAGES)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "wanted"),
+    [
+        ("hpl", "WR11C2L4        3000    80     1     1        1.04              1.730e+01\n", ["1.730e+01"]),
+        ("lammps", "Performance: 6593.8 tau/day, 15.263 timesteps/s, 488.431 katom-step/s\n", ["15.263"]),
+    ],
+)
+def test_figures_are_found(name: str, said: str, wanted: list[str]) -> None:
+    assert re.findall(steady.FIGURES[name].pattern, f"before\n{said}after\n", re.MULTILINE) == wanted
