@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from oci_criu_shim import values
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.values import Setting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from oci_criu_shim.files import Document
-    from oci_criu_shim.values import Kind
 
 PATH = "/etc/oci-criu-shim/config.toml"
 INTRODUCTION = """
 Settings of oci-criu-shim, the same on all nodes. Each is shown with its default. An unknown setting is an error.
 """
 PER_PARTITION = ("checkpoint",)
-TYPES = {int: "must be a whole number", bool: "must be true or false, without quotes", dict: "must be a table"}
 
 
 def _partitions(tables: Document) -> Document:
@@ -32,45 +31,6 @@ def _partitions(tables: Document) -> Document:
         for key, value in table.items():
             SETTINGS[key].read(value, f"{place}: ")
     return tables
-
-
-class Setting:
-    """One setting: its name and default in the file, the kind of its values, and the text that describes it.
-
-    `example` holds lines of the file that are shown in place of the default.
-    """
-
-    def __init__(self, name: str, default: object, kind: Kind, text: str, example: str = "") -> None:
-        self.name = name
-        self.default = default
-        self.must, self.convert = kind
-        self.text = " ".join(text.split())
-        self.example = example
-
-    def read(self, value: object, place: str = "") -> object:
-        """Return a value of the file as Settings has it; ShimError, which begins with `place`, if it doesn't fit."""
-        kind = type(self.default)
-        if type(value) is not kind:
-            must = TYPES.get(kind) or (f"{self.must}, in quotes" if self.must else "must be in quotes")
-            raise ShimError(f"{place}{self.name} {must}, not {shown(value)}")
-        try:
-            return self.convert(value)
-        except ValueError:
-            raise ShimError(f"{place}{self.name} {self.must}, not {shown(value)}") from None
-        except ShimError as error:
-            name = "" if kind is dict else f"{self.name}: "
-            raise ShimError(f"{place}{name}{error}", error.hint) from None
-
-    def lines(self) -> str:
-        """Return the setting's lines of config.toml."""
-        return self.example or f"{self.name} = {shown(self.default)}"
-
-
-def shown(value: object) -> str:
-    """Return a value as config.toml has it, on one line: values other than tables are written as in JSON."""
-    import json
-
-    return json.dumps(value, default=str, ensure_ascii=False)
 
 
 _SETTINGS = (

@@ -1,4 +1,5 @@
-"""The kinds of values that settings have (config.py): each says what it must be, and converts it."""
+"""What a setting is (config.py), and the kinds of values that settings have: each says what it must be, and converts
+it."""
 
 from __future__ import annotations
 
@@ -15,10 +16,50 @@ if TYPE_CHECKING:
     """An error's words about a value that doesn't fit, as "must be at least 1"; and a function that converts a value of
     the file to one of Settings, and raises ValueError if it doesn't fit, or a ShimError that says why."""
 
+TYPES = {int: "must be a whole number", bool: "must be true or false, without quotes", dict: "must be a table"}
 LAYERS = ("auto", "always", "never")  # when checkpoints include changes to the root file system
 CONNECTIONS = ("close", "refuse")  # what becomes of TCP connections in the node's network
 AUTO = "auto"  # the value of `compress` by which memory is compressed on its way to the disk, if that is sooner there
 COMPRESSION = {"zstd": range(1, 20), "lz4": range(13)}  # levels; the first is the default: see docs/compression.md
+
+
+class Setting:
+    """One setting: its name and default in the file, the kind of its values, and the text that describes it.
+
+    `example` holds lines of the file that are shown in place of the default.
+    """
+
+    def __init__(self, name: str, default: object, kind: Kind, text: str, example: str = "") -> None:
+        self.name = name
+        self.default = default
+        self.must, self.convert = kind
+        self.text = " ".join(text.split())
+        self.example = example
+
+    def read(self, value: object, place: str = "") -> object:
+        """Return a value of the file as Settings has it; ShimError, which begins with `place`, if it doesn't fit."""
+        kind = type(self.default)
+        if type(value) is not kind:
+            must = TYPES.get(kind) or (f"{self.must}, in quotes" if self.must else "must be in quotes")
+            raise ShimError(f"{place}{self.name} {must}, not {shown(value)}")
+        try:
+            return self.convert(value)
+        except ValueError:
+            raise ShimError(f"{place}{self.name} {self.must}, not {shown(value)}") from None
+        except ShimError as error:
+            name = "" if kind is dict else f"{self.name}: "
+            raise ShimError(f"{place}{name}{error}", error.hint) from None
+
+    def lines(self) -> str:
+        """Return the setting's lines of config.toml."""
+        return self.example or f"{self.name} = {shown(self.default)}"
+
+
+def shown(value: object) -> str:
+    """Return a value as config.toml has it, on one line: values other than tables are written as in JSON."""
+    import json
+
+    return json.dumps(value, default=str, ensure_ascii=False)
 
 
 def parse_compression(text: str) -> tuple[str, int] | None:

@@ -8,6 +8,7 @@ from oci_criu_shim import config
 from oci_criu_shim.cli.doctor import roots
 from oci_criu_shim.cli.doctor.verdicts import Skipped
 from oci_criu_shim.errors import ShimError
+from oci_criu_shim.values import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def check() -> str:
     if not os.path.exists(config.PATH):
         return "there is none: all defaults"
     roots.require_readable(config.PATH, "no container job starts")
-    said = ", ".join(f"{name} = {config.shown(value)}" for name, value in values.items())
+    said = ", ".join(f"{name} = {shown(value)}" for name, value in values.items())
     return f"{config.PATH}: {said or 'all defaults'}"
 
 

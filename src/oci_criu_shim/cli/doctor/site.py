@@ -6,7 +6,7 @@ import functools
 import os
 import re
 
-from oci_criu_shim import config
+from oci_criu_shim import values
 from oci_criu_shim.cli.doctor import settings
 from oci_criu_shim.cli.doctor.oci import Oci
 from oci_criu_shim.cli.doctor.plugstack import Plugstack
@@ -164,7 +164,7 @@ class Site:
         self.conf.values()
         loaded, _ = settings.usable()
         if loaded.feature and loaded.feature not in (known := controller.features()):
-            said = f"config.toml: feature = {config.shown(loaded.feature)}: no node has it, so requeued jobs wait"
+            said = f"config.toml: feature = {values.shown(loaded.feature)}: no node has it, so requeued jobs wait"
             raise ShimError(said, f"name one that nodes have ({', '.join(sorted(known)) or 'none has any'}), or none")
         partitions = {entry["PartitionName"] for entry in controller.partitions()} if loaded.partitions else set()
         if unknown := [name for name in loaded.partitions if name not in partitions]:
