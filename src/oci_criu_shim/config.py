@@ -237,6 +237,17 @@ _SETTINGS = (
         """,
     ),
     Setting(
+        "pace-dir",
+        "",
+        values.SHARED,
+        """
+        A directory of root's on the shared file system, with a file for each checkpoint that may be written there at
+        once. When many jobs are preempted together, those that find all of these files taken compute on, as long as
+        their grace time allows, and are checkpointed as soon as one is free. docs/pacing.md has how to make them, and
+        how many. Empty means that nobody waits.
+        """,
+    ),
+    Setting(
         "partitions",
         dict[str, object](),
         ("", _partitions),
@@ -274,6 +285,7 @@ class Settings:
     mtbf: int
     dump_rate: int
     compress: str  # as parse_compression() reads it
+    pace_dir: str
     partitions: dict[str, dict[str, str]]
 
     def __init__(self, values: Mapping[str, object]) -> None:

@@ -131,6 +131,12 @@ def _place(text: str) -> str:
     return path
 
 
+def _shared(text: str) -> str:
+    if text and (not text.startswith("/") or "$" in text):
+        raise ValueError(text)
+    return text
+
+
 def _variable(name: str) -> str:
     """Return the user's HOME or USER, as the system's users have it; ValueError for any other variable.
 
@@ -183,6 +189,7 @@ ANY: Kind = "", lambda value: value
 PROGRAM: Kind = "is the name of a program, or its absolute path", _backend
 WHEN: Kind = "", _when
 PLACE: Kind = "must be absolute or begin with ~/, with no variables but $USER and $HOME", _place
+SHARED: Kind = "must be absolute, without variables", _shared
 SIZE: Kind = "is a size such as 20G or 1.5T", units.parse_size
 QUOTA: Kind = SIZE[0], lambda text: units.parse_size(text or "0")
 RATE: Kind = SIZE[0], _above_zero(units.parse_size)

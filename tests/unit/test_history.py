@@ -50,6 +50,13 @@ def test_written(tmp_path: Path, capfd: Capture) -> None:
     assert [file(tmp_path).stat().st_mode & 0o777, file(tmp_path).parent.stat().st_mode & 0o777] == [0o600, 0o700]
 
 
+def test_what_earlier_versions_did_not_write(tmp_path: Path) -> None:
+    told = log(tmp_path)
+    told.note("checkpointed", path="/c/12/batch.0/3", **TAKEN)
+    told.note("checkpointed", path="/c/12/batch.0/4", **TAKEN, waited=2.5)
+    assert [event["waited"] for event in events(tmp_path)] == [0, 2.5]
+
+
 def test_what_is_kept_with_it(tmp_path: Path, capfd: Capture) -> None:
     told = log(tmp_path)
     path = told.keep("restore-3.log", b"CRIU's words")

@@ -69,7 +69,9 @@ class StoreStage(Stage):
     def commit(self, manifest: Draft) -> Checkpoint:
         """Make this the task's newest checkpoint; raise ShimError if the quota has no room for it."""
         self.quota.require(manifest["bytes"])
-        return super().commit(manifest)
+        committed = super().commit(manifest)
+        self.store.on_commit()
+        return committed
 
     def adopt(self) -> Checkpoint:
         """Make a checkpoint that was copied here, with its manifest, the newest; raise ShimError if it is damaged."""
@@ -112,6 +114,7 @@ class Store:
         self.quota = quota
         self.make_compression = compression
         self.made: list[Compression | None] = []
+        self.on_commit: Callable[[], None] = lambda: None  # called as soon as a checkpoint is committed
         self.path = os.path.normpath(os.path.join(directory, key))
 
     @property

@@ -60,6 +60,8 @@ class Attempts:
     def _want(self, reason: str) -> None:
         if reason not in self.reasons:
             self.reasons.append(reason)
+            if self.child is not None:
+                self.policy.hurry()
 
     def timeout(self) -> float | None:
         """Return for how many seconds there is nothing to do; None until the child ends."""
@@ -81,6 +83,8 @@ class Attempts:
         if not self.reasons or time.monotonic() < self.again:
             return
         self.policy.begin(self.reasons[0])
+        if self.reasons[1:]:
+            self.policy.hurry()
         try:
             self.child = process.fork(self._work)
             self.complaint = ""

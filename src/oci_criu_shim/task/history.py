@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         seconds: NotRequired[float]
         frozen: NotRequired[float]  # seconds
         at: NotRequired[float]  # when the processes froze
+        waited: NotRequired[float]  # seconds, for its turn (task/pace.py)
         log: NotRequired[str]  # the file with what was kept of a refused checkpoint, if anything
         status: NotRequired[int]
         state: NotRequired[str]  # Slurm's word for the job's end
@@ -52,7 +53,8 @@ KEPT_SECONDS = 90 * 86400  # of a job that Slurm no longer knows; `ckpt prune` r
 FLAGS = os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_WRONLY
 BEGINNINGS = ("started", "restored")  # of a run
 NUMBER = (int, float)
-LATER = ("name", "job_name", "log", "counted", "output")  # texts that the events of earlier versions lack
+# What the events of earlier versions lack.
+LATER = {**dict.fromkeys(("name", "job_name", "log", "counted", "output"), ""), "waited": 0}
 LARGEST = 1 << 60  # no number in a history is larger, nor is any below 0
 LATEST = 1 << 37  # seconds; what time.gmtime() and pictures can show
 # The facts of each event and their types. `refused` is a checkpoint that was not restored: another one follows, or
@@ -63,7 +65,7 @@ EVENTS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "started": {"output": str},
     "checkpointed": {
         **{"path": str, "bytes": int, "reason": str, "runs_on": bool},
-        **{"seconds": NUMBER, "frozen": NUMBER, "at": NUMBER},
+        **{"seconds": NUMBER, "frozen": NUMBER, "at": NUMBER, "waited": NUMBER},
     },
     "checkpoint-failed": {"reason": str},
     "checkpoint-late": {"reason": str},
@@ -248,7 +250,7 @@ def _events(path: str) -> list[Event]:
 def _event(line: str) -> Event | None:
     """Return the event in a line, the last one if an unfinished line stands before it; None if there is none."""
     try:
-        event = {**dict.fromkeys(LATER, ""), **files.parse_json(line[max(line.rfind('{"time"'), 0) :])}
+        event = {**LATER, **files.parse_json(line[max(line.rfind('{"time"'), 0) :])}
         types = {"time": NUMBER, "node": str, "restarts": int, "name": str, "job_name": str, **EVENTS[event["event"]]}
         facts = {name: event[name] for name in types}
         fits = facts["time"] < LATEST and facts.get("at", 0) < LATEST

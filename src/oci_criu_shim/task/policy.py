@@ -44,6 +44,8 @@ class Policy:
         self.task = task
         self.store = store
         self.keep = task.keep or settings.keep
+        self.pace_dir = settings.pace_dir
+        self.urgent = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if self.pace_dir else -1
         self.closes = settings.closes(task.tcp)
         self.fresh_start = settings.fresh_start
         self.log = log
@@ -57,6 +59,7 @@ class Policy:
         self.schedule = Schedule(self.when, self.estimate.seconds, task.end, margin, mtbf)
         self.compressor = Compressor(container, store, log, settings.compress)
         self.grace = 0
+        self.is_hurried = False  # whether something else has been wanted since the child began
         self.looks = 0  # how often Slurm was asked for the job's limits
         self.said: set[str] = set()
         self.silent = ""  # the last child's reason, until it has said what came of it
@@ -104,8 +107,17 @@ class Policy:
             return None
         return newest if newest.manifest.get("restarts") == self.task.restarts else None
 
+    def hurry(self) -> None:
+        """Note that something else is wanted, too, and tell the child: a checkpoint that can wait lets it go first."""
+        if self.pace_dir and not self.is_hurried:
+            os.eventfd_write(self.urgent, 1)
+        self.is_hurried = True
+
     def begin(self, reason: str) -> None:
         """Note that a child is about to see to `reason`."""
+        if self.pace_dir and self.is_hurried:
+            os.eventfd_read(self.urgent)
+        self.is_hurried = False
         self.silent = reason
         self.looks += reason == schedule.LOOK
         if reason not in schedule.ASIDE:

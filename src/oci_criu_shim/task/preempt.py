@@ -53,9 +53,12 @@ class Preemption:
         futile = why == schedule.TIMEOUT and asked == why and self.policy.schedule.is_futile()
         before = self.store.numbers()
         try:
-            with deadline.watched(self.policy, why, self.departure.end):
-                self.taker.end = self.departure.end
-                taken = self.taker.dump(why, connection)
+            self.taker.end = self.departure.end
+            with self.taker.turn(why) as is_due:
+                if not is_due:
+                    return self._leave_to_steps(why)
+                with deadline.watched(self.policy, why, self.departure.end):
+                    taken = self.taker.dump(why, connection)
             self.log.event(f"checkpointed {self.task.describe()} to {taken}")
             status = TAKEN
             if futile:

@@ -26,6 +26,7 @@ FIRST_LOOK = 5.0
 # a tenth of what is left.
 LOOK_SECONDS, LOOKS = 60.0, 20
 CHECK_SECONDS, CHECK_SECONDS_AT_MOST, CHECKS = 60.0, 3600.0, 10
+PARTS = 10  # of an interval; a checkpoint may wait for one of them, so that an interval is hardly longer
 LEAST = 0.1  # share of the time up to its limit for which a program must run, or its run counts as futile
 
 
@@ -73,6 +74,10 @@ class Schedule:
         ran = time.monotonic() - self.start
         check = min(max(CHECK_SECONDS, ran), CHECK_SECONDS_AT_MOST, max(self._rest() / CHECKS, 1))
         return max(min([seconds for seconds, _ in self._times()] + [check]), 0.001)
+
+    def spare(self) -> float:
+        """Return for how many seconds a checkpoint that is due by its interval may wait; 0 or less if it may not."""
+        return min((time.monotonic() - self.last) / PARTS, self._rest() - self.cost())
 
     def begun(self) -> None:
         """Note that a checkpoint is about to be taken."""

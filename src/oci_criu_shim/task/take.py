@@ -7,6 +7,7 @@ import json
 import os
 import select
 import time
+from contextlib import contextmanager
 
 from oci_criu_shim import files, units
 from oci_criu_shim.container import registry
@@ -24,6 +25,7 @@ from oci_criu_shim.task.policy import ENDING, FAILED, LOST, NO_REASON, TAKEN
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterator
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container.record import Container
@@ -48,6 +50,7 @@ class Taker:
         self.log = policy.log
         self.facts: dict[str, object] = {}  # of the last checkpoint
         self.end = 0.0  # when the job must be gone, in seconds since the epoch; 0 if that is not known
+        self.waited = 0.0  # seconds, for the last checkpoint's turn
 
     def connect(self) -> socket.socket:
         """Return a connection to the step's helper. Raise ShimError if it doesn't answer."""
@@ -59,6 +62,21 @@ class Taker:
             return self.connect()
         except ShimError:
             return None
+
+    @contextmanager
+    def turn(self, reason: str) -> Iterator[bool]:
+        """Wait for the turn of a checkpoint if the site has some wait, and hold it in the block until the commit.
+
+        Yield False if none is to be taken: something more urgent has come, or the task has steps by now.
+        """
+        if not self.policy.pace_dir or reason not in (*ENDING, schedule.INTERVAL):
+            yield True
+            return
+        from oci_criu_shim.task import pace
+
+        with pace.turn(self.policy, reason, self.end) as found:
+            self.waited, self.store.on_commit = found.waited, found.release
+            yield not (found.is_overtaken or own_steps.are_there(self.container, self.task, self.store))
 
     def dump(self, reason: str, connection: socket.socket | None = None) -> str:
         """Take a checkpoint; return where it is, how large it is and how long it took, in words.
@@ -74,7 +92,7 @@ class Taker:
                 taken = self._take(pid, reason, connection)
         except OSError as error:
             raise _worded(error) from None
-        self.facts = taken.facts()
+        self.facts = {**taken.facts(), "waited": self.waited}
         self.log.note("checkpointed", **self.facts, runs_on=reason not in ENDING)
         try:
             self.store.keep(self.policy.keep)
@@ -169,7 +187,10 @@ class Taker:
         try:
             if has_steps:
                 raise ShimError(own_steps.SAID, "`oci-criu-shim job status` shows theirs")
-            said = f"checkpointed {self.task.describe()} ({reason}) to {self.dump(reason)}; it runs on"
+            with self.turn(reason) as is_due:
+                if not is_due:
+                    return NO_REASON
+                said = f"checkpointed {self.task.describe()} ({reason}) to {self.dump(reason)}; it runs on"
             status = TAKEN
             self.log.event(said)
         except ShimError as error:
