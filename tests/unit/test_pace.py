@@ -288,6 +288,16 @@ def test_what_was_wanted_before_goes_first(policy: Policy, monkeypatch: Patch) -
     assert policy.is_hurried
 
 
+def test_steps_are_not_tried_without_a_pause(make: Make) -> None:
+    """A script's own checkpoint is not due as long as it has steps, but they are looked for once an interval."""
+    made = make("interval:1h")
+    made.schedule.last -= 3700
+    assert made.due() == schedule.INTERVAL
+    made.begin(schedule.INTERVAL)
+    made.done(schedule.INTERVAL, NO_REASON)
+    assert made.due() == ""
+
+
 def test_a_script_that_has_steps_by_then(policy: Policy, monkeypatch: Patch) -> None:
     marks: list[str] = []
     found = [False, True]

@@ -140,6 +140,8 @@ class Policy:
         elif status not in (NO_REASON, UNKNOWN):
             self.schedule.taken()
             self._tell_of_slowness()
+        elif reason == schedule.INTERVAL and not self.is_hurried:
+            self.schedule.taken()  # its steps are checkpointed, not the script
 
     def note_limits(self, end: int, grace: int) -> None:
         """In a child: tell the supervisor the time limit (since the epoch) and the grace time; 0 is none."""
