@@ -486,6 +486,28 @@ def test_timeline(site: Path, capfd: Capture) -> None:
     assert picture == svg(site, capfd, 12)
 
 
+def waiting(site: Path) -> None:
+    """Have the checkpoint of job 12 wait for its turn."""
+    path = site / "history/12/batch.0.jsonl"
+    path.write_text(path.read_text().replace('"runs_on": false', '"waited": 75.5, "runs_on": false'))
+
+
+def test_one_that_waited_for_its_turn(site: Path, capfd: Capture) -> None:
+    waiting(site)
+    assert ran(capfd, 12).splitlines()[-1].endswith("  1.50     1.00    waited 1m15s, removed")
+    picture = svg(site, capfd, 12)
+    assert count(picture, "turn") == 1 and "checkpoint waits for its turn" in texts(picture)
+    assert json.loads(ran(capfd, 12, "--json"))["tasks"][0]["checkpoints"][0]["waited"] == 75.5
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="no node")
+def test_a_page_with_one_that_waited_for_its_turn(site: Path, capfd: Capture) -> None:
+    assert 'class="turn"' not in browsed(site, capfd, 12)
+    waiting(site)
+    drawn = browsed(site, capfd, 12)
+    assert drawn.count('class="turn"') == 2 and "</svg>checkpoint waits for its turn</span>" in drawn
+
+
 def test_timeline_of_an_unlucky_job(site: Path, capfd: Capture) -> None:
     picture = svg(site, capfd, 13)
     counts = {kind: count(picture, kind) for kind in ("work", "wait", "unseen", "checkpoint", "lost", "failed")}

@@ -181,6 +181,7 @@ def _checkpoints(task: TaskRuns) -> list[list[object]]:
     for number, run in enumerate(task.runs, 1):
         for event in run.checkpoints:
             size, seconds, frozen = units.size(event["bytes"]), f"{event['seconds']:.2f}", f"{event['frozen']:.2f}"
-            now = "" if task.has(event) else "removed"
+            waited = f"waited {units.time(event['waited'])}" if event.get("waited", 0) >= 1 else ""
+            now = ", ".join(filter(None, (waited, "" if task.has(event) else "removed")))
             rows.append([name(event), number, when(event["at"]), event["reason"], size, seconds, frozen, now])
     return rows

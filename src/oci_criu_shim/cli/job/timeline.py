@@ -36,6 +36,7 @@ STOPPED = "#333333"
 LABELS = {
     "work": "running",
     "restore": "restore",
+    "turn": "checkpoint waits for its turn",
     "checkpoint": "checkpoint",
     "removed": "checkpoint, removed since",
     "untaken": "checkpoint failed",
@@ -190,6 +191,8 @@ class _Picture:
             self._marker(kind, row, time, marker="X", color=LOST if kind == "failed" else STOPPED, markersize=11)
 
     def _checkpoint(self, event: Event, row: int, there: bool) -> None:
+        if waited := event.get("waited", 0):
+            self._bar("turn", row, event["at"] - waited, event["at"], THIN, color=DUMP)
         self._bar("frozen", row, event["at"], event["at"] + event["frozen"], color=DUMP, edgecolor=DUMP, linewidth=0.8)
         if not self._has_room("markers", row, event["at"], MARKER):
             return
