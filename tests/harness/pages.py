@@ -11,6 +11,8 @@ from tests.harness.cluster.settings import REPOSITORY
 README = REPOSITORY / "README.md"
 DOCS = REPOSITORY / "docs"
 TROUBLE = DOCS / "troubleshooting.md"
+PACE = "/shared/oci-criu-shim-pace"
+"""The directory of docs/pacing.md."""
 OTHERS = "Lines that are Slurm's or crun's"
 HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
 BLOCK = re.compile(r"(?:^ {4}.*\n+)+", re.MULTILINE)
