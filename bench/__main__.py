@@ -1,4 +1,4 @@
-"""Runs benchmarks by name, all of them by default: `python3 -m bench [NAME…]`, as root.
+"""Runs benchmarks by name, all of them by default: `python3 -m bench [NAME…]`, as root; `scale` needs no root.
 
 A missed goal is a finding, not a failure: the exit status tells only whether they could be measured.
 """
@@ -11,11 +11,11 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from bench import disk, page, preempt, preflight, startup, steady, store, verbs
+from bench import disk, page, preempt, preflight, scale, startup, steady, store, verbs
 from bench.report import Progress, Result
 from tests.harness.cluster import ClusterError
 
-MODULES = (startup, verbs, preempt, disk, preflight, steady, store)
+MODULES = (startup, verbs, preempt, disk, preflight, steady, store, scale)
 BENCHES: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 
 
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     more: dict[str, dict[str, Any]] = {"disk": {"programs": options.program, "runs": options.runs}}
     missed = []
     for name in options.names or BENCHES:
-        print(f"{name}: starting a cluster", flush=True)
+        print(f"{name}: starting", flush=True)
         try:
             result: Result = BENCHES[name].measure(Progress(name), **more.get(name, {}))
         except (ClusterError, subprocess.TimeoutExpired) as error:
