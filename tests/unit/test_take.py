@@ -269,7 +269,7 @@ def test_a_container_that_ended_right_after_the_commit(
     monkeypatch.setattr(rootfs, "take", lambda *_: None)
     dump.container = dump.bundle = SimpleNamespace(namespaces={}, own_places=[])  # type: ignore[assignment]
     dump.record = {}
-    stage: Any = SimpleNamespace(images="", work=None, codec=None)
+    stage: Any = SimpleNamespace(images="", work=None, codec=None, target=None)
     connection: Any = nullcontext()
     assert dump._checkpoint(stage, connection, {}, None, None) == (one, 0.5)
 

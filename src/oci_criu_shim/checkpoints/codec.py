@@ -145,11 +145,15 @@ class Packed:
     def end(self) -> None:
         """Write the last frame. Nothing is flushed to the disk."""
         self.stream.write(_index(self.lengths))
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, complete or not."""
         self.stream.close()
 
     def drop(self) -> None:
         """Remove the file."""
-        self.stream.close()
+        self.close()
         os.unlink(self.path)
 
 

@@ -6,19 +6,41 @@ import os
 
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints import integrity, scratch
-from oci_criu_shim.checkpoints.committed import BESIDES, MANIFEST
+from oci_criu_shim.checkpoints.committed import ABOUT, BESIDES, MANIFEST, SCRIPT, SPEC
 from oci_criu_shim.checkpoints.document import sealed
 from oci_criu_shim.checkpoints.writeback import Writeback
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Self
+    from collections.abc import Collection
+    from typing import Protocol, Self
 
     from oci_criu_shim.checkpoints.codec import Codec
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.manifest import Draft, Extra, Manifest
     from oci_criu_shim.files import Document
+
+    class PagesFile(Protocol):
+        """A file of pages that is being written, frame by frame."""
+
+        def add(self, frame: bytes) -> None:
+            """Write the next frame."""
+
+        def end(self) -> None:
+            """Complete it."""
+
+        def close(self) -> None:
+            """Let go of it, complete or not."""
+
+    class Destination(Protocol):
+        """Where the pages of a dump go (dump/page_server.py)."""
+
+        def pack(self, data: memoryview) -> bytes:
+            """Make a frame of pages. Threads share it."""
+
+        def open(self, name: str) -> PagesFile:
+            """Begin the file that CRIU calls `name`."""
+
 
 ROOM = 1 << 20  # bytes, by which a full disk is known
 UNNAMED = ".nfs"  # how NFS names a file that was removed, such as an empty image, while it is open on the node
@@ -36,6 +58,7 @@ class Stage:
         self.work = work
         self.about: Extra = {}  # what the manifest has besides
         self.codec: Codec | None = None  # by which memory may be compressed on its way here
+        self.target: Destination | None = None  # where memory goes instead, if anywhere
         try:
             files.make_directories(images)
         except OSError:
@@ -66,8 +89,11 @@ class Stage:
 
     def describe(self, config: Document, about: Document, streams: list[str], script: bytes | None = None) -> None:
         """Add what is known before the dump: the container's config.json, who makes the checkpoint, where its standard
-        streams lead, and its batch script, if it has one."""
-        raise NotImplementedError
+        streams lead, and its batch script, if it has one: the files that podman's archives have, and the script."""
+        self.write(SPEC, config)
+        self.write(ABOUT, about)
+        if script is not None:
+            files.write_atomically(os.path.join(self.path, SCRIPT), script, durable=True)
 
     def require_room(self) -> None:
         """Raise OSError if the disk is full. NFS tells CRIU so only by close(2), which it doesn't hear, and may lose
@@ -97,9 +123,10 @@ class Stage:
 
     def _seal(self, manifest: Draft) -> Manifest:
         """Flush everything, write the manifest last, and return it with its checksums."""
-        hashing = integrity.small(self.path, manifest["files"])
+        local = self._local(manifest["files"])
+        hashing = integrity.small(self.path, {name: manifest["files"][name] for name in local})
         try:
-            self._flush(manifest["files"])
+            self._flush(local)
         except OSError:
             hashing.stop()  # or these files would be open while they are removed
             raise
@@ -109,7 +136,11 @@ class Stage:
         self.write(MANIFEST, whole)
         return whole
 
-    def _flush(self, names: Iterable[str]) -> None:
+    def _local(self, names: Collection[str]) -> Collection[str]:
+        """Return those of the files that are here."""
+        return names
+
+    def _flush(self, names: Collection[str]) -> None:
         self.writeback.stop()
         directories = {self.images}
         for name in names:

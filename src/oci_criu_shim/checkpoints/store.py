@@ -23,7 +23,7 @@ import os
 
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints import integrity, owner, scratch
-from oci_criu_shim.checkpoints.committed import ABOUT, IMAGES, SCRIPT, SPEC, Checkpoint, read
+from oci_criu_shim.checkpoints.committed import IMAGES, Checkpoint, read
 from oci_criu_shim.checkpoints.quota import CUT, Quota
 from oci_criu_shim.checkpoints.stage import Stage
 from oci_criu_shim.errors import ShimError
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.compression import Compression
     from oci_criu_shim.checkpoints.manifest import Draft, Manifest
-    from oci_criu_shim.files import Document
 
 STARTED = "started"  # the task ran before, so a fresh start would run part of it twice
 REFUSED = "restore.log"  # in a checkpoint: the reason why its restore failed, and CRIU's log
@@ -59,13 +58,6 @@ class StoreStage(Stage):
         if not (compression and hurried and compression.apply(committed, self.path)):
             super()._finish(committed)
 
-    def describe(self, config: Document, about: Document, streams: list[str], script: bytes | None = None) -> None:
-        """Add the files that podman's archives have, and the batch script."""
-        self.write(SPEC, config)
-        self.write(ABOUT, about)
-        if script is not None:
-            files.write_atomically(os.path.join(self.path, SCRIPT), script, durable=True)
-
     def commit(self, manifest: Draft) -> Checkpoint:
         """Make this the task's newest checkpoint; raise ShimError if the quota has no room for it."""
         self.quota.require(manifest["bytes"])
@@ -73,8 +65,11 @@ class StoreStage(Stage):
         self.store.on_commit()
         return committed
 
-    def adopt(self) -> Checkpoint:
-        """Make a checkpoint that was copied here, with its manifest, the newest; raise ShimError if it is damaged."""
+    def adopt(self, seq: int = 0) -> Checkpoint:
+        """Make a checkpoint that was copied here, with its manifest, the newest; raise ShimError if it is damaged.
+
+        If it has a number, `seq`, already, raise ShimError if it would not be the newest by that.
+        """
         copied = read(self.path)
         verification = integrity.Verification(copied)
         verification.start()
@@ -84,13 +79,18 @@ class StoreStage(Stage):
             verification.require()
         finally:
             verification.stop()
-        return self._publish(copied.manifest)
+        return self._publish(copied.manifest, seq)
 
-    def _publish(self, manifest: Manifest) -> Checkpoint:
-        """Give the checkpoint the next number."""
+    def _publish(self, manifest: Manifest, own: int = 0) -> Checkpoint:
+        """Give the checkpoint the next number, or its `own`."""
         files.sync(self.path)
         seq = max(self.store.numbers(), default=0) + 1
+        if 0 < own < seq:
+            raise ShimError(f"checkpoint {seq - 1} is newer than {own}")
+        seq = own or seq
         while not _rename(self.path, path := os.path.join(self.store.path, str(seq))):
+            if own:
+                raise ShimError(f"checkpoint {own} is there already")
             seq += 1
         try:
             files.sync(self.store.path)
@@ -111,6 +111,7 @@ class Store:
         self, directory: str, key: str, quota: int = 0, compression: Callable[[], Compression | None] = lambda: None
     ) -> None:
         self.directory = directory
+        self.key = key
         self.quota = quota
         self.make_compression = compression
         self.made: list[Compression | None] = []

@@ -11,9 +11,10 @@ import mmap
 import os
 import socket
 import struct
-from functools import partial
+from functools import cached_property, partial
 
 from oci_criu_shim.checkpoints import codec, committed
+from oci_criu_shim.checkpoints.codec import Packed
 from oci_criu_shim.dump.probe import THREADS, Probe
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import criu_images
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.codec import Codec
     from oci_criu_shim.checkpoints.manifest import Compressed, Extra
+    from oci_criu_shim.checkpoints.stage import Destination
 
     Result = TypeVar("Result")
 
@@ -40,28 +42,44 @@ FRAME = 1 << 20  # bytes: less memory than checkpoints/codec.py's, while the job
 PRESENT = 1 << 2  # of a pagemap entry's flags (criu/include/pagemap.h): its pages follow
 
 
-class Packing:
-    """Compresses the memory of the container whose init is `init` on its way to the directory `images`, if that is
-    sooner there."""
+class Compressing:
+    """A destination: files of the directory `images`, compressed by `codec_`."""
 
-    def __init__(self, codec_: Codec, init: int, images: str) -> None:
+    def __init__(self, codec_: Codec, images: str) -> None:
         self.codec = codec_
         self.images = images
-        self.probe = Probe(codec_, init, images)
+
+    @cached_property
+    def pack(self) -> Callable[[memoryview], bytes]:
+        """A function that makes a frame of pages; threads share it."""
+        return self.codec.packer()
+
+    def open(self, name: str) -> Packed:
+        """Begin a file."""
+        return Packed(os.path.join(self.images, name + self.codec.suffix))
+
+
+class Sending:
+    """Takes the memory of a container to `target` while it is dumped; pagemaps go to the directory `images`."""
+
+    def __init__(self, target: Destination, images: str) -> None:
+        self.target = target
+        self.images = images
         self.server: PageServer | None = None
 
     def takes(self, version: tuple[int, ...], connection: socket.socket) -> bool:
         """Return whether it takes memory from `connection` (client.dump())."""
-        if self.probe.pays():
-            self.server = PageServer(self.images, self.codec, connection, version)
-        return self.server is not None
+        self.server = PageServer(self.images, self.target, connection, version)
+        return True
 
     def about(self) -> Extra:
         """Return what the manifest says of it. Raise OSError or ShimError if not all was written."""
-        if not self.server:
-            return {}
-        packed = {f"{committed.IMAGES}/{name}": found for name, found in self.server.finish().items()}
-        return {"version": committed.COMPRESSED, "compressed": packed}
+        self.sizes()
+        return {}
+
+    def sizes(self) -> dict[str, int]:
+        """Return {CRIU's name of a file: bytes of pages}, once all of them were taken."""
+        return self.server.finish() if self.server else {}
 
     def require(self) -> None:
         """Raise what made CRIU's dump fail, if that was here."""
@@ -70,27 +88,55 @@ class Packing:
 
     def stop(self) -> None:
         """End what still runs of it."""
-        self.probe.pays()
         if self.server:
             self.server.stop()
 
 
+class Packing(Sending):
+    """Compresses the memory of the container whose init is `init` on its way to the directory `images`, if that is
+    sooner there."""
+
+    def __init__(self, codec_: Codec, init: int, images: str) -> None:
+        super().__init__(Compressing(codec_, images), images)
+        self.codec = codec_
+        self.probe = Probe(codec_, init, images)
+
+    def takes(self, version: tuple[int, ...], connection: socket.socket) -> bool:
+        """Return whether it pays."""
+        return self.probe.pays() and super().takes(version, connection)
+
+    def about(self) -> Extra:
+        """Return what the manifest says of the compressed files."""
+        if not self.server:
+            return {}
+        packed: dict[str, Compressed] = {
+            f"{committed.IMAGES}/{name}{self.codec.suffix}": {"codec": self.codec.name, "size": size, "frame": FRAME}
+            for name, size in self.sizes().items()
+        }
+        return {"version": committed.COMPRESSED, "compressed": packed}
+
+    def stop(self) -> None:
+        """End what still runs of it."""
+        self.probe.pays()
+        super().stop()
+
+
 class PageServer:
-    """Writes what CRIU, of `version`, sends by `connection` to the directory `images`, compressed by `codec`.
+    """Takes what CRIU, of `version`, sends by `connection`: pagemaps go to the directory `images`, pages to `target`.
 
     It does so in threads of its own until CRIU is done. If something can't be written, CRIU loses its server, and lets
     the container run on; `failure` says what it was.
     """
 
-    def __init__(self, images: str, codec_: Codec, connection: socket.socket, version: tuple[int, ...]) -> None:
+    def __init__(self, images: str, target: Destination, connection: socket.socket, version: tuple[int, ...]) -> None:
         import queue
         import threading
 
         self.images = images
         self.connection = connection
         self.request = REQUEST if version >= (4, 2) else REQUEST_BEFORE_4_2
-        self.suffix, self.pack, self.name = codec_.suffix, codec_.packer(), codec_.name
-        self.packed: dict[str, Compressed] = {}
+        self.target = target
+        self.sizes: dict[str, int] = {}
         self.failure: Exception | None = None
         self.done = False
         self.pool = codec.Pool(THREADS)
@@ -101,15 +147,14 @@ class PageServer:
         self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
 
-    def finish(self) -> dict[str, Compressed]:
-        """Wait for the end; return {name of a file: what the manifest says of it}; raise what kept it from being
-        written."""
+    def finish(self) -> dict[str, int]:
+        """Wait for the end; return {CRIU's name of a file: bytes of pages}; raise what kept it from being written."""
         self.thread.join()
         if self.failure:
             raise self.failure
         if not self.done:
             raise ShimError("CRIU has ended before it had sent all memory")
-        return self.packed
+        return self.sizes
 
     def stop(self) -> None:
         """End the threads, and with them CRIU's dump if that is not done."""
@@ -175,10 +220,9 @@ class PageServer:
         kind, number = whose & (1 << KIND_BITS) - 1, whose >> KIND_BITS
         if kind not in PAGEMAPS:
             raise ShimError(f"CRIU has sent memory of kind {kind}, which is not known")
-        pages_id = len(self.packed) + 1
-        name = f"pages-{pages_id}.img{self.suffix}"
-        self.packed[name] = {"codec": self.name, "size": 0, "frame": FRAME}
-        self.pages = Pages(self, os.path.join(self.images, PAGEMAPS[kind].format(number)), name, pages_id)
+        pages_id = len(self.sizes) + 1
+        self.pages = Pages(self, os.path.join(self.images, PAGEMAPS[kind].format(number)), pages_id)
+        self.sizes[self.pages.name] = 0
 
     def _add(self, address: int, count: int, flags: int) -> None:
         if self.pages is None:
@@ -192,29 +236,29 @@ class PageServer:
 
     def _end_pages(self) -> None:
         if self.pages:
-            self.packed[self.pages.name]["size"] = self.pages.end()
+            self.sizes[self.pages.name] = self.pages.end()
             self.pages = None
 
 
 class Pages:
-    """The memory of one process that `server` writes: the image of its pagemap, and its pages by the file `name`.
+    """The memory of one process that `server` writes: the image of its pagemap, and its pages.
 
-    The pages are gathered in frames. Threads of the server's compress these, and one of its own writes them.
+    The pages are gathered in frames. Threads of the server's pack these, and one of its own writes them.
     """
 
-    def __init__(self, server: PageServer, pagemap: str, name: str, pages_id: int) -> None:
+    def __init__(self, server: PageServer, pagemap: str, pages_id: int) -> None:
         import queue
         import threading
 
         self.server = server
-        self.name = name
+        self.name = f"pages-{pages_id}.img"
         self.size = 0
         self.buffer: bytearray | None = None
         self.used = 0
         self.frames: queue.SimpleQueue[tuple[bytearray, int] | None] = queue.SimpleQueue()
         self.pagemap: BinaryIO = open(pagemap, "xb")
         self.pagemap.write(criu_images.pagemap_head(pages_id))
-        self.file = codec.Packed(os.path.join(server.images, name))
+        self.file = server.target.open(self.name)
         self.thread = threading.Thread(target=self._write, daemon=True)
         self.thread.start()
 
@@ -237,7 +281,7 @@ class Pages:
         self.frames.put(None)
         self.thread.join()
         self._try(self.file.end)
-        for stream in self.pagemap, self.file.stream:  # whatever failed: on NFS, what is open can't be removed
+        for stream in self.pagemap, self.file:  # whatever failed: on NFS, what is open can't be removed
             try:
                 stream.close()
             except OSError as error:
@@ -256,7 +300,7 @@ class Pages:
 
     def _pack(self, filled: tuple[bytearray, int]) -> bytes:
         buffer, size = filled
-        packed = self._try(lambda: self.server.pack(memoryview(buffer)[:size]))
+        packed = self._try(lambda: self.server.target.pack(memoryview(buffer)[:size]))
         self.server.buffers.put(buffer)
         return packed or b""
 
