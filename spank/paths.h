@@ -24,6 +24,9 @@
  */
 #define REQUEUED_MARK "requeued"
 
+/* In a job's directory: the batch script has ended, and the job with it. */
+#define ENDED_MARK "ended"
+
 /* In a job's directory: the watcher was sent a SIGTERM. */
 #define SIGNALLED_MARK "signalled"
 

@@ -1,10 +1,15 @@
 /*
  * watcher JOBID UID GID: pass on to the runtimes of a job, as the job's user, that Slurm has sent it a signal, until
- * Slurm kills the extern step, or the lifeline breaks.
+ * nobody needs that any more, Slurm kills the extern step, or the lifeline breaks.
  *
  * Slurm tells the extern step of a preemption but not the batch step: by SIGTERM or, with send_user_signal among its
  * PreemptParameters, by the signal of the job's --signal alone, which may be any. The watcher only passes that on: the
  * runtimes find out what the signal means, and if there is something to do about it.
+ *
+ * SIGTERM ends the extern step's own process, so Slurm ends the step as soon as no other is left, and waits a second if
+ * it finds a process in it then (proctrack_p_wait() in proctrack/cgroup): the node would be free that much later. So the
+ * watcher ends when the job is marked as ended, and after SIGTERM, with the last runtime, or when the job is marked as
+ * requeued.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -12,6 +17,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/stat.h>
 #include <syslog.h>
 
@@ -79,36 +85,83 @@ static bool expects_signal(pid_t pid)
 
 static void notify(pid_t pid)
 {
-	if (expects_signal(pid) && kill(pid, CHECKPOINT_SIGNAL) < 0)
+	if (kill(pid, CHECKPOINT_SIGNAL) < 0)
 		syslog(LOG_WARNING, "process %d: %m", pid);
 }
 
-static void notify_container(int job, const char *name)
+/* Tell if a container has a runtime that expects signals, and signal it if it is to be `notified`. */
+static bool has_runtime(int job, const char *name, bool notified)
 {
 	CLEANUP_FD int directory = openat(job, name, DIRECTORY);
 	pid_t pid;
 
-	if (directory >= 0 && read_pid(directory, &pid))
+	if (directory < 0 || !read_pid(directory, &pid) || !expects_signal(pid))
+		return false;
+	if (notified)
 		notify(pid);
+	return true;
+}
+
+/* Tell if any container of the job has a runtime; they are signalled if they are to be `notified`. */
+static bool has_runtimes(int job, bool notified)
+{
+	CLEANUP_DIR DIR *containers = NULL;
+	int fd = openat(job, ".", DIRECTORY);
+	bool found = false;
+
+	if (fd < 0 || !(containers = fdopendir(fd))) {
+		close_fd(&fd);
+		return false;
+	}
+	for (struct dirent *entry; (entry = readdir(containers));)
+		if (entry->d_name[0] != '.')
+			found |= has_runtime(fd, entry->d_name, notified);
+	return found;
 }
 
 static void notify_job(const char *path)
 {
-	CLEANUP_DIR DIR *containers = NULL;
+	CLEANUP_FD int job = open(path, DIRECTORY);
 	CLEANUP_FD int mark = -1;
-	int fd = open(path, DIRECTORY);
 
-	if (fd < 0)
+	if (job < 0)
 		return;
 	/* The mark comes first: a runtime that is about to start looks for it once it can be found here. */
-	mark = openat(fd, SIGNALLED_MARK, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
-	if (!(containers = fdopendir(fd))) {
-		close_fd(&fd);
-		return;
-	}
-	for (struct dirent *entry; (entry = readdir(containers));)
-		if (entry->d_name[0] != '.')
-			notify_container(fd, entry->d_name);
+	mark = openat(job, SIGNALLED_MARK, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+	has_runtimes(job, true);
+}
+
+static bool is_marked(int job, const char *mark)
+{
+	return faccessat(job, mark, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* Tell if nobody needs to be told of more signals; the step may be `ending`. */
+static bool is_over(const char *path, bool ending)
+{
+	CLEANUP_FD int job = open(path, DIRECTORY);
+
+	if (job < 0)
+		return ending;
+	return is_marked(job, ENDED_MARK) || (ending && (is_marked(job, REQUEUED_MARK) || !has_runtimes(job, false)));
+}
+
+/* Have a descriptor tell of runtimes that go, and of the job's marks. */
+static int open_changes(const char *path)
+{
+	CLEANUP_FD int changes = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+
+	if (changes < 0 || inotify_add_watch(changes, path, IN_CREATE | IN_DELETE | IN_MOVED_TO) < 0)
+		return -1;
+	return take_fd(&changes);
+}
+
+static void drain(int changes)
+{
+	char events[4096];
+
+	while (read(changes, events, sizeof(events)) > 0)
+		;
 }
 
 /* Signals by which Slurm suspends jobs and has them go on, before each other signal too, and those of any process. */
@@ -136,17 +189,27 @@ static int open_signals(void)
 static int watch(int lifeline, int killed, const char *path)
 {
 	CLEANUP_FD int signals = open_signals();
+	CLEANUP_FD int changes = open_changes(path);
+	bool ending = false;
 	struct pollfd events[] = {
 		{ .fd = lifeline, .events = POLLIN },
 		{ .fd = killed, .events = POLLIN },
 		{ .fd = signals, .events = POLLIN },
+		{ .fd = changes, .events = POLLIN },
 	};
 
 	if (signals < 0)
 		return -1;
-	while (poll(events, COUNT(events), -1) > 0 && !events[0].revents && !events[1].revents)
-		if (signals_next(signals))
+	while (!is_over(path, ending) && poll(events, COUNT(events), -1) > 0 && !events[0].revents &&
+	       !events[1].revents) {
+		int number = signals_next(signals);
+
+		if (number)
 			notify_job(path);
+		ending |= number == SIGTERM;
+		if (changes >= 0)
+			drain(changes);
+	}
 	return 0;
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -130,7 +131,7 @@ class Watcher(Case):
         watcher.process.send_signal(signal.SIGTERM)
         self.wait_for((self.job() / "signalled").exists, "the mark")
         self.assertEqual((self.job() / "signalled").stat().st_uid, UID)
-        self.assertEqual(watcher.end(), "")
+        self.assertEqual(watcher.process.wait(SECONDS), 0)
 
     def test_other_signals_do_nothing(self) -> None:
         runtime = self.runtime()
@@ -149,6 +150,46 @@ class Watcher(Case):
         os.write(self.kill, b"!")
         self.assertEqual(watcher.process.wait(SECONDS), 0)
         self.assertEqual(watcher.end(), "")
+
+    def test_ends_with_the_last_runtime(self) -> None:
+        """Or Slurm waits a second for it."""
+        runtimes = [self.runtime(), self.runtime()]
+        containers = [self.container(f"c{index}", str(runtime.pid)) for index, runtime in enumerate(runtimes)]
+        watcher = self.start()
+        watcher.process.send_signal(signal.SIGTERM)
+        for runtime, container in zip(runtimes, containers, strict=True):
+            self.assertEqual(runtime.signals(SECONDS), b"!")
+            self.assertIsNone(watcher.process.poll())
+            shutil.rmtree(container)
+        self.assertEqual(watcher.process.wait(SECONDS), 0)
+
+    def test_ends_when_the_job_has_ended(self) -> None:
+        self.container("c", str(self.runtime().pid))
+        watcher = self.start()
+        with as_user():
+            (self.job() / "something").touch()
+            (self.job() / "ended").touch()
+        self.assertEqual(watcher.process.wait(SECONDS), 0)
+
+    def test_ends_when_the_job_is_requeued(self) -> None:
+        runtime = self.runtime()
+        self.container("c", str(runtime.pid))
+        watcher = self.start()
+        watcher.process.send_signal(signal.SIGTERM)
+        self.assertEqual(runtime.signals(SECONDS), b"!")
+        with as_user():
+            (self.job() / "new").write_text("JobId=7\n")
+            (self.job() / "new").rename(self.job() / "requeued")
+        self.assertEqual(watcher.process.wait(SECONDS), 0)
+
+    def test_stays_without_runtimes_after_other_signals(self) -> None:
+        watcher = self.start()
+        watcher.process.send_signal(signal.SIGUSR1)
+        self.wait_for((self.job() / "signalled").exists, "the mark")
+        runtime = self.runtime()
+        self.container("c", str(runtime.pid))
+        watcher.process.send_signal(signal.SIGTERM)
+        self.assertEqual(runtime.signals(SECONDS), b"!")
 
     def test_privileges(self) -> None:
         watcher = self.start()

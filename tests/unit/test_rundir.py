@@ -11,6 +11,7 @@ import pytest
 from oci_criu_shim.slurm import rundir
 from oci_criu_shim.slurm.rundir import RunDirectory
 from oci_criu_shim.slurm.tasks import Task
+from oci_criu_shim.transfer import received
 
 SPANK = Path(__file__).parents[2] / "spank"
 
@@ -78,4 +79,6 @@ def test_one_has_the_lock(directory: RunDirectory) -> None:
 def test_the_plugin_has_the_same_names() -> None:
     paths = (SPANK / "paths.h").read_text()
     assert all(f'"{name}"\n' in paths for name in (rundir.REQUEUED, rundir.SIGNALLED))
-    assert f" {rundir.KEPT}*" in (SPANK / "rundir.sh").read_text()
+    script = (SPANK / "rundir.sh").read_text()
+    assert f" {rundir.KEPT}* {rundir.RECEIVED}*;" in script
+    assert f"##*/{received.PREFIX}." in script

@@ -116,7 +116,7 @@ def restarts(monkeypatch: pytest.MonkeyPatch, answer: int | Exception) -> None:
     def job(_: int, soon: bool = False) -> types.SimpleNamespace:
         if isinstance(answer, Exception):
             raise answer
-        return types.SimpleNamespace(restarts=answer, is_expedited=False)
+        return types.SimpleNamespace(restarts=answer, is_expedited=False, fields={"required_nodes": ""})
 
     monkeypatch.setattr(controller, "job", job)
 

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 # Names that spank/ has, too (paths.h, rundir.c).
 REQUEUED = "requeued"  # the job starts again: its epilog makes it eligible at once, with the settings in it, one a line
 SIGNALLED = "signalled"  # the watcher was sent a signal
+ENDED = "ended"  # the batch script has ended, and the job with it: the watcher has nothing more to do
 KEPT = "kept."  # with a number: links to what the job keeps, which goes with the job
+RECEIVED = "received."  # with a number: links to what it has received for another job, which goes soon after it
 
 TIME_IS_UP = ".timeout"  # one of its containers must go before the time limit, so all of them
+DESTINATION = ".destination"  # has the name of the node on which the job is to go on
 REQUEUEING = ".requeueing"  # somebody was the last to be ready, and has the job requeued
 LOCK = ".lock"
 
@@ -68,10 +71,38 @@ class RunDirectory:
         with open(self.file(TIME_IS_UP), "w", encoding="ascii"):
             pass
 
+    @property
+    def destination(self) -> str:
+        """The node on which the job is to go on; empty if that may be any."""
+        try:
+            with open(self.file(DESTINATION), encoding="utf-8") as stream:
+                return stream.read()
+        except FileNotFoundError:
+            return ""
+
+    def note_destination(self, node: str) -> None:
+        """Have the job go on on `node` alone."""
+        files.write_atomically(self.file(DESTINATION), node.encode())
+
+    def note_end(self) -> None:
+        """Tell the watcher that the job has ended."""
+        os.close(os.open(self.file(ENDED), os.O_CREAT | os.O_WRONLY, 0o600))
+
+    def forget_destination(self) -> None:
+        """Have the job go on wherever it may."""
+        files.remove_if_there(self.file(DESTINATION))
+
     def keep(self, path: str) -> None:
         """Have the job's epilog know of the directory `path`, to be removed with the job."""
+        self._link(KEPT, path)
+
+    def note_received(self, path: str) -> None:
+        """Have the job's epilog know of the directory `path`, to be removed if nobody takes it over."""
+        self._link(RECEIVED, path)
+
+    def _link(self, kind: str, path: str) -> None:
         try:
-            os.symlink(path, self.file(f"{KEPT}{os.stat(path).st_ino}"))
+            os.symlink(path, self.file(f"{kind}{os.stat(path).st_ino}"))
         except OSError:
             pass  # another of the job's steps has done so
 

@@ -12,6 +12,7 @@ from oci_criu_shim.checkpoints import owner
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import bundle, criu_config, io_uring, mpi
 from oci_criu_shim.errors import Misfit, ShimError, line_of
+from oci_criu_shim.slurm.rundir import RunDirectory
 from oci_criu_shim.task import compress, daily_prune, history, own_steps, pointers, script_end
 from oci_criu_shim.task.policy import Policy
 from oci_criu_shim.task.steps import Step
@@ -121,6 +122,12 @@ class TaskRun:
 
         return Ladder(self.plan.container, self.task, self.store, self.settings, self.log)
 
+    def _note_end(self) -> None:
+        try:
+            RunDirectory(self.plan.container.root).note_end()
+        except OSError as error:
+            self.log.debug(f"the job's node is free a second later: {line_of(error)}")
+
     def ended(self, status: int, told: bool, orphaned: bool) -> None:
         """See to what the container's end with `status` means for its job, unless it was `orphaned`.
 
@@ -130,6 +137,8 @@ class TaskRun:
         self.log.note("ended", status=status)
         if orphaned:
             return
+        if self.task.is_batch:
+            self._note_end()
         try:
             self.step.ended(status, told)
         except (ShimError, OSError) as error:
