@@ -15,7 +15,10 @@ import oci_criu_shim
 PACKAGE = Path(oci_criu_shim.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each room imports only itself, rooms that stand before it here, and the modules of the top folder ("") but __main__.
-ROOMS = ("", "host", "privileged", "slurm", "checkpoints", "container", "restore", "dump", "task", "supervisor", "cli")
+ROOMS = (
+    *("", "host", "privileged", "slurm", "checkpoints", "transfer", "container", "restore", "dump", "task"),
+    *("supervisor", "cli"),
+)
 ENTRIES = {"__main__", "bundles"}  # import any room; nobody imports them
 HOT = (
     "__main__",

@@ -63,10 +63,10 @@ def test_fits(node: dict[str, Any], bundle: Bundle) -> None:
     noted = manifest(bundle)
     node["cpu"] = {*node["cpu"], "avx512f"}
     node["criu"] = (4, 2)
-    node_fit.check(noted, bundle)
+    node_fit.check(noted)
     node["cpu"] = set()
-    node_fit.check({"node": "n1", "criu": "9.9"}, bundle)  # of before they were noted
-    node_fit.check({}, bundle)  # of another runtime
+    node_fit.check({"node": "n1", "criu": "9.9"})  # of before they were noted
+    node_fit.check({})  # of another runtime
 
 
 CHANGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
@@ -90,7 +90,7 @@ def test_misfit(node: dict[str, Any], bundle: Bundle, change: Callable[[dict[str
     noted = manifest(bundle)
     change(node)
     with pytest.raises(Misfit) as raised:
-        node_fit.check(noted, bundle)
+        node_fit.check(noted)
     assert str(raised.value) == said
     assert raised.value.hint
 
@@ -99,7 +99,7 @@ def test_another_machine(node: dict[str, Any], bundle: Bundle) -> None:
     noted = manifest(bundle)
     noted["needs"]["machine"] = "vax"
     with pytest.raises(Misfit, match=r"n1, a vax, and this node is a ") as raised:
-        node_fit.check(noted, bundle)
+        node_fit.check(noted)
     assert raised.value.hint
 
 
@@ -108,10 +108,10 @@ def test_other_pages(node: dict[str, Any], bundle: Bundle) -> None:
     noted = manifest(bundle)
     noted["needs"]["page"] = 1 << 20
     with pytest.raises(Misfit, match=r"n1, with pages of 1048576 bytes, and this node's have \d+$") as raised:
-        node_fit.check(noted, bundle)
+        node_fit.check(noted)
     assert raised.value.hint
     del noted["needs"]["page"]  # of before that was noted
-    node_fit.check(noted, bundle)
+    node_fit.check(noted)
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,7 @@ def test_what_precedes_a_restore(directory: Path, tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(node_fit, "cpu", functools.partial(set, checkpoint.manifest["needs"]["cpu"]))
         checkpoint.manifest["needs"]["machine"] = os.uname().machine
         checkpoint.manifest["needs"]["cgroup"] = node_fit.cgroup_version()
-        bundle = Bundle("/", files.read_json(os.path.join(checkpoint.path, "spec.dump")))
-        node_fit.check(checkpoint.manifest, bundle)
+        node_fit.check(checkpoint.manifest)
         assert restore.pending_input(checkpoint) == b""
         assert Layer(checkpoint.path).deleted == []
         with unpacking.Unpacked(Verification(checkpoint)) as raw, joined(raw) as whole:
@@ -125,7 +124,7 @@ def test_what_old_ones_lack(directory: Path, capfd: Capture, monkeypatch: pytest
         (path / "manifest.json").write_text(json.dumps(less))
         found = read(str(path))
         bundle = Bundle("/", files.read_json(str(path / "spec.dump")))
-        node_fit.check(found.manifest, bundle)
+        node_fit.check(found.manifest)
         list(node_fit.differences(found.manifest, bundle))
         assert ran("show", path) == ran("verify", path) == ran("list", directory) == 0
         assert "damaged" not in capfd.readouterr().out

@@ -89,8 +89,11 @@ def check_bundle(bundle: Bundle) -> None:
             )
 
 
-def check(manifest: Mapping[str, Any], bundle: Bundle) -> None:
-    """Raise Misfit if this node lacks what the checkpoint needs. Mounts have their own check in RestorePlan."""
+def check(manifest: Mapping[str, Any]) -> None:
+    """Raise Misfit if this node lacks what the checkpoint needs. Mounts have their own check in RestorePlan.
+
+    Of the manifest, `needs`, `node` and `criu` are enough.
+    """
     needed = manifest.get("needs")
     if not needed:
         return  # another runtime's checkpoint, or one from before needs were noted

@@ -17,7 +17,7 @@ from oci_criu_shim.container.intake import Hold
 from oci_criu_shim.container.record import CHAIN, CHANGES, STAGE_LINK, living
 from oci_criu_shim.dump import client, kept, open_files, rootfs
 from oci_criu_shim.dump.connections import Connections
-from oci_criu_shim.dump.page_server import Packing
+from oci_criu_shim.dump.page_server import Packing, Sending
 from oci_criu_shim.dump.survey import Survey
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import cgroups, criu_images, ids, inet, linux, mounts, netlock, process, threads
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.store import Store
     from oci_criu_shim.container.record import Container, Record
     from oci_criu_shim.dump.chain import Link
+    from oci_criu_shim.transfer.sender import Peer
 
 
 class Taken:
@@ -130,7 +131,7 @@ class Dump:
 
     def take(
         self,
-        store: Store | Directory,
+        store: Store | Directory | Peer,
         reason: str,
         connection: socket.socket,
         link: Link | None = None,
@@ -198,9 +199,8 @@ class Dump:
                 connections.hold()
 
         options = self.options | (link.begin(stage) if link else {})
-        packing = None
-        if stage.codec and not options.get("track_mem") and not mounts.own(stage.images):
-            packing, options = Packing(stage.codec, self.pid, stage.images), {**options, "pages": True}
+        if packing := self._packing(stage, options):
+            options = {**options, "pages": True}
         layer = rootfs.take(self.container, self.bundle, self.pid, stage, options.get("inner", ()))
         try:
             with (
@@ -229,6 +229,14 @@ class Dump:
                 connections.release()
         connections.reset()
         return committed[0], frozen
+
+    def _packing(self, stage: Stage, options: dict[str, Any]) -> Sending | None:
+        """Return what takes the memory from CRIU; None if CRIU writes it."""
+        if stage.target:
+            return Sending(stage.target, stage.images)
+        if stage.codec and not options.get("track_mem") and not mounts.own(stage.images):
+            return Packing(stage.codec, self.pid, stage.images)
+        return None
 
     @contextmanager
     def _held_up(self) -> Iterator[None]:

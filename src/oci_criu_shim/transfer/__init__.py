@@ -1,0 +1,1 @@
+"""Checkpoints that go straight from one node's memory into another's."""
