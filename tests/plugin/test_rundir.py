@@ -408,25 +408,38 @@ class Requeued(Place):
         settings = ("StartTime=now+3seconds", "ExcNodeList=", "ReqNodeList=n1", "Features=a&b")
         self.assertEqual(calls.read_text().splitlines(), [f"{UID} update JobId=7 {setting}" for setting in settings])
 
-    def updates(self, then: str, count: int) -> list[str]:
-        """What is asked of a job that still has another epilog, and then the state `then`."""
+    def updates(self, count: int, then: str, later: str = "", word: str = "") -> list[str]:
+        """What is asked of a job that still has another epilog, then the state `then`, and at last `later`, if that is
+        looked at. The mark may have a `word`."""
         asked = CHECK / "squeue.calls"
-        self.program("squeue", f"if [ $(wc -l <{asked}) = 1 ]; then echo COMPLETING; else echo {then}; fi\n")
+        self.program(
+            "squeue", f"case $(wc -l <{asked}) in 1) echo COMPLETING ;; 2) echo {then} ;; *) echo {later}; esac\n"
+        )
         calls = self.program("scontrol")
-        self.mark("JobId=7_3\n")
+        self.mark(f"JobId=7_3\n{word}\n")
         self.remove(quick=True)
         self.assertFalse(self.job().exists())
-        self.wait_for(lambda: asked.read_text().count("\n") == 2, "the second look")
+        looks = 3 if later else 2
+        self.wait_for(lambda: asked.read_text().count("\n") == looks, "the last look")
         self.wait_for(lambda: calls.read_text().count("\n") == count, "the last update")
-        self.assertEqual(asked.read_text(), f"{UID} --noheader --jobs=7_3 --format=%T\n" * 2)
+        self.assertEqual(asked.read_text(), f"{UID} --noheader --jobs=7_3 --format=%T\n" * looks)
         return [line.removeprefix(f"{UID} update JobId=7_3 ") for line in calls.read_text().splitlines()]
 
     def test_it_begins_as_soon_as_its_epilogs_are_over(self) -> None:
         """This one is, before that is known."""
-        self.assertEqual(self.updates("PENDING", 2), ["StartTime=now+3seconds", "StartTime=now"])
+        self.assertEqual(self.updates(2, "PENDING", "RUNNING"), ["StartTime=now+3seconds", "StartTime=now+1"])
+
+    def test_it_was_looked_at_too_early(self) -> None:
+        wanted = ["StartTime=now+3seconds", "StartTime=now+1", "StartTime=now"]
+        self.assertEqual(self.updates(3, "PENDING", "PENDING"), wanted)
+
+    def test_it_begins_elsewhere(self) -> None:
+        """Where no launch can be taken for one of before."""
+        wanted = ["StartTime=now+3seconds", "StartTime=now"]
+        self.assertEqual(self.updates(2, "PENDING", word="elsewhere"), wanted)
 
     def test_it_has_begun(self) -> None:
-        self.assertEqual(self.updates("RUNNING", 1), ["StartTime=now+3seconds"])
+        self.assertEqual(self.updates(1, "RUNNING"), ["StartTime=now+3seconds"])
 
     def test_a_job_that_is_expedited(self) -> None:
         """Slurm makes it eligible at once, unless it is told when."""
