@@ -98,7 +98,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     made = Site(tmp_path)
     monkeypatch.setattr(process, "fork", lambda work: work())
     monkeypatch.setattr(controller, "remark", lambda job, mark, text: made.comments.append(f"{job} {mark}{text}"))
-    monkeypatch.setattr(controller, "has_another_node", lambda job, node: made.other_nodes)
+    monkeypatch.setattr(requeue, "has_another_node", lambda task: made.other_nodes)
     monkeypatch.setattr(controller, "job", lambda _, soon: seen())
     monkeypatch.setattr(controller, "requeue", lambda job: made.requeued.append(job))
     return made
@@ -333,7 +333,7 @@ def on(site: Site, node: str) -> None:
 
 def test_what_only_one_node_has(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job waits for it, and that is no failed try."""
-    monkeypatch.setattr(controller, "can_wait_for", lambda job, node: True)
+    monkeypatch.setattr(requeue, "can_wait_for", lambda task, node: True)
     monkeypatch.setattr(controller, "waiting_for", lambda job, node: [f"ReqNodeList={node}"])
     site.settings.max_restarts = 2
     site.commit(1)
@@ -341,7 +341,7 @@ def test_what_only_one_node_has(site: Site, monkeypatch: pytest.MonkeyPatch) -> 
     for node in ("n1", "n2", "n3"):
         on(site, node)
         assert site.climb() == 1
-        assert Path(site.container.root, REQUEUED).read_text() == "JobId=7\nReqNodeList=n9\n"
+        assert Path(site.container.root, REQUEUED).read_text() == "JobId=7\nelsewhere\nReqNodeList=n9\n"
     assert site.comments[-1].startswith("7 oci-criu-shim: waits for n9: 1: it listens on 10.0.0.9:80")
     site.errors.clear()
     on(site, "n9")
@@ -351,7 +351,7 @@ def test_what_only_one_node_has(site: Site, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_slurm_sends_it_to_the_wrong_node_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """That is not for ever."""
-    monkeypatch.setattr(controller, "can_wait_for", lambda job, node: True)
+    monkeypatch.setattr(requeue, "can_wait_for", lambda task, node: True)
     site.settings.max_restarts = 2
     site.commit(1)
     site.errors[1] = Misfit("an address that this node does not have", home="n9")
@@ -362,7 +362,7 @@ def test_slurm_sends_it_to_the_wrong_node_again(site: Site, monkeypatch: pytest.
 
 def test_what_no_node_has(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job of many nodes, or one whose node is not there any more."""
-    monkeypatch.setattr(controller, "can_wait_for", lambda job, node: False)
+    monkeypatch.setattr(requeue, "can_wait_for", lambda task, node: False)
     site.commit(1)
     site.errors[1] = Misfit("an address that this node does not have", home="n9")
     assert site.climb() == 1

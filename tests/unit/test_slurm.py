@@ -111,8 +111,8 @@ def test_the_users_comment_stays(fake: Slurm, before: str, after: str) -> None:
     ],
 )
 def test_another_node(fake: Slurm, change: dict[str, Any], wanted: bool) -> None:
-    fake.job = seen(**change)
-    assert controller.has_another_node(12, "n1") is wanted
+    found = seen(**change)
+    assert controller.has_another_node(found, "n1", found.fields["required_nodes"]) is wanted
 
 
 @pytest.mark.parametrize(
@@ -128,9 +128,9 @@ def test_another_node(fake: Slurm, change: dict[str, Any], wanted: bool) -> None
     ],
 )
 def test_the_one_node(fake: Slurm, change: dict[str, Any], wanted: bool) -> None:
-    fake.job = seen(**change)
-    assert controller.can_wait_for(12, "n1") is wanted
-    assert not controller.can_wait_for(12, "n9")
+    found = seen(**change)
+    assert controller.can_wait_for(found, "n1", found.fields["required_nodes"]) is wanted
+    assert not controller.can_wait_for(found, "n9", "")
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,133 @@ def test_the_one_node(fake: Slurm, change: dict[str, Any], wanted: bool) -> None
 )
 def test_what_else_was_excluded_stays_so(fake: Slurm, excluded: str, node: str, wanted: list[str]) -> None:
     assert controller.waiting_for(seen(excluded_nodes=excluded), node) == wanted
+
+
+JOB = "JobId=12 JobName=a job UserId=u(1) Account=physics QOS=normal Partition=low NumNodes=1 NumCPUs=4 "
+
+
+@pytest.mark.parametrize(
+    ("has", "memory", "wanted"),
+    [
+        ("MinMemoryCPU=1G Features=(null)", 1 << 30, ["--mem=4096M"]),
+        ("MinMemoryCPU=1G", 5 << 30, ["--mem=5120M"]),
+        ("MinMemoryNode=1500M", 1 << 30, ["--mem=1500M"]),
+        ("MinMemoryNode=0", 1 << 30, ["--mem=0"]),
+        ("MinMemoryNode=2G OverSubscribe=NO", 1 << 30, ["--exclusive", "--mem=2048M"]),
+        ("MinMemoryNode=2G OverSubscribe=OK", 1 << 30, ["--mem=2048M"]),
+        (
+            "MinMemoryNode=2G Features=avx2&ib TresPerNode=gres/gpu:1 Reservation=course TimeLimit=1-00:00:00",
+            1 << 30,
+            ["--constraint=avx2&ib", "--gres=gres/gpu:1", "--reservation=course", "--time=1-00:00:00", "--mem=2048M"],
+        ),
+    ],
+)
+def test_a_job_like_another(monkeypatch: pytest.MonkeyPatch, has: str, memory: int, wanted: list[str]) -> None:
+    def run(*argv: str) -> str:
+        assert argv == ("scontrol", "show", "job", "12_3", "--oneliner")
+        return f"{JOB}{has}\n"
+
+    monkeypatch.setattr(controller, "run", run)
+    monkeypatch.setattr(controller, "configuration", lambda: {"SelectTypeParameters": "CR_CORE_MEMORY"})
+    words = controller.like("12_3", memory)
+    assert words == ["--partition=low", "--cpus-per-task=4", "--account=physics", "--qos=normal", *wanted]
+
+
+def test_where_memory_is_nothing_that_slurm_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = "Partition=low NumCPUs=1 MinMemoryNode=0 Account=(null) QOS=(null)"
+    monkeypatch.setattr(controller, "run", lambda *_: bare)
+    monkeypatch.setattr(controller, "configuration", lambda: {"SelectTypeParameters": "CR_CORE"})
+    assert controller.like("12", 1 << 30) == ["--partition=low", "--cpus-per-task=1"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "plugin"),
+    [
+        ({}, ""),
+        ({"JobContainerType": "(null)"}, ""),
+        ({"JobContainerType": "job_container/none"}, ""),
+        ({"JobContainerType": "job_container/tmpfs"}, "job_container/tmpfs"),
+        # Slurm 25.11 has another name for it.
+        ({"NamespaceType": "(null)"}, ""),
+        ({"NamespaceType": "namespace/none"}, ""),
+        ({"NamespaceType": "namespace/tmpfs"}, "namespace/tmpfs"),
+        ({"NamespaceType": "namespace/linux"}, "namespace/linux"),
+    ],
+)
+def test_whether_jobs_share_memory(monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], plugin: str) -> None:
+    monkeypatch.setattr(controller, "configuration", lambda: settings)
+    assert controller.private_memory() == plugin
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("NodeName=n1 NodeAddr=10.0.0.1 NodeHostName=n1 Version=24.11", ["10.0.0.1", "n1"]),
+        ("NodeName=n1 NodeAddr=n1 NodeHostName=n1", ["n1"]),
+        ("NodeName=n1 State=FUTURE", ["n1"]),
+    ],
+)
+def test_addresses(monkeypatch: pytest.MonkeyPatch, said: str, wanted: list[str]) -> None:
+    monkeypatch.setattr(controller, "run", lambda *_: said)
+    assert controller.addresses("n1") == wanted
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("RUNNING None\n", ("RUNNING", "None")),
+        ("PENDING BeginTime\n", ("PENDING", "BeginTime")),
+        ("PENDING held by an admin \n", ("PENDING", "held by an admin")),
+        ("", ("", "")),
+        (ShimError("squeue: slurm_load_jobs error: Invalid job id specified"), ("", "")),
+    ],
+)
+def test_the_state_of_a_job(monkeypatch: pytest.MonkeyPatch, said: str | ShimError, wanted: tuple[str, str]) -> None:
+    def run(*argv: str) -> str:
+        assert argv[:2] == ("squeue", "--jobs=12")
+        if isinstance(said, ShimError):
+            raise said
+        return said
+
+    monkeypatch.setattr(controller, "run", run)
+    assert controller.state_of(12) == wanted
+
+
+def test_the_state_of_a_job_when_slurm_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is no end of the job."""
+
+    def run(*_: str) -> str:
+        raise ShimError("squeue: slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
+
+    monkeypatch.setattr(controller, "run", run)
+    with pytest.raises(ShimError, match="Unable to contact"):
+        controller.state_of(12)
+
+
+@pytest.fixture
+def srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that says its words, what it reads, and complains."""
+    (tmp_path / "srun").write_text('#!/bin/sh\necho "$@"\ncat\necho no such thing >&2\nexit 3\n')
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setattr("oci_criu_shim.host.process.PATH", f"{tmp_path}:/usr/bin:/bin")
+
+
+def heard(step: controller.Srun) -> list[str]:
+    lines: list[str] = []
+    assert process.wait(step.listen(lines.append)) == 3
+    return lines
+
+
+def test_a_step_beside_the_jobs_own(srun: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, {**RECORD, "node_count": number_of(1)})
+    (part,) = controller.running("12")
+    words = "--jobid=12 --overlap --chdir=/ --quiet --nodes=1 --ntasks=1 shim job migrate"
+    assert heard(controller.step(part, ["shim", "job", "migrate"], "a place\n")) == [words, "a place", "no such thing"]
+
+
+def test_an_allocation_of_its_own(srun: None) -> None:
+    words = "--nodelist=n2 --nodes=1 --ntasks=1 --cpu-bind=none --chdir=/ --quiet --kill-on-bad-exit shim job receive"
+    assert heard(controller.allocate(["--nodelist=n2"], ["shim", "job", "receive"])) == [words, "no such thing"]
 
 
 def test_what_the_user_set_for_his_own_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,8 +89,8 @@ def test_it_goes_on_where_they_are(
     words: dict[str, str] | None,
 ) -> None:
     moved: list[dict[str, str]] = []
-    monkeypatch.setattr(controller, "can_wait_for", lambda job, node: waits)
-    monkeypatch.setattr(controller, "has_another_node", lambda job, node: another)
+    monkeypatch.setattr(requeue, "can_wait_for", lambda task, node: waits)
+    monkeypatch.setattr(requeue, "has_another_node", lambda task: another)
 
     def move(root: str, task: Task, log: Log, why: str, **words: str) -> bool:
         moved.append(words)
@@ -108,7 +108,7 @@ def test_slurm_does_not_answer(task: Task, monkeypatch: pytest.MonkeyPatch, capf
     def silent(*_: object) -> bool:
         raise ShimError("no answer")
 
-    monkeypatch.setattr(controller, "has_another_node", silent)
+    monkeypatch.setattr(requeue, "has_another_node", silent)
     assert not where.go("/run/x/7", task, Log(), Misfit("there is nothing"))
     assert (
         "job 7 could not be requeued to another node: no answer (hint: `scontrol requeue 7`" in capfd.readouterr().err

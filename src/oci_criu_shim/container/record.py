@@ -65,6 +65,8 @@ CHANGES = "changes.json"  # lines that the user was told of what a restore will 
 TRACKED = "tracked"  # whether the kernel tells of written memory: "1" or "0"
 MEASURED = "measured"  # bytes, begin and end of its last checkpoint (task/estimate.py)
 REQUEST = "request"  # exists while somebody waits for a checkpoint
+MIGRATION = "migration"  # exists while somebody waits for it to be sent to the place in it (transfer/sender.py)
+SENT = "sent"  # the path and manifest of the checkpoint that another node has by now (task/migration.py)
 ANSWER = "answer"  # the outcome of that request; if there is none, the process that took the checkpoint was killed
 LIMITS = "limits"  # the job's limits as a child heard them from Slurm: "END GRACE"
 # How a container stands that must leave the node. "taken": it will start again from a new checkpoint; "failed": it

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import signal
 
+from oci_criu_shim import units
 from oci_criu_shim.errors import Others, ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.slurm.commands import Commands, environment, program, run
@@ -169,15 +171,95 @@ def run_on_nodes(part: Part, argv: list[str], hear: Callable[[str], None]) -> in
     """
     nodes = str(part["nodes"])
     words = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
-    output, end = os.pipe()
-    with open(output, encoding="utf-8", errors="replace") as lines:
+    return process.wait(Srun([*_srun(part), *words, *argv]).listen(hear))
+
+
+class Srun:
+    """A call of srun, `argv`, whose program reads `given`. If it is `quiet`, what srun itself says counts as output."""
+
+    def __init__(self, argv: list[str], given: str = "", quiet: bool = False) -> None:
+        output, end = os.pipe()
+        source, feed = os.pipe()
         try:
-            pid = process.spawn([*_srun(part), *words, *argv], environment(), {1: end, 2: 2})
+            os.write(feed, given.encode())  # a pipe has room for so little
+            self.pid = process.spawn(argv, environment(), {0: source, 1: end, 2: end if quiet else 2})
         finally:
-            os.close(end)
-        for line in lines:
-            hear(line.rstrip("\n"))
-    return process.wait(pid)
+            for descriptor in (end, source, feed):
+                os.close(descriptor)
+        self.output = output
+
+    def listen(self, hear: Callable[[str], None]) -> int:
+        """Call `hear` with each line of output, until its end; return srun's pid."""
+        with open(self.output, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                hear(line.rstrip("\n"))
+        return self.pid
+
+
+def step(part: Part, argv: list[str], given: str) -> Srun:
+    """Begin a quiet step of a running job of one node, beside its own steps."""
+    return Srun([*_srun(part), "--nodes=1", "--ntasks=1", *argv], given, quiet=True)
+
+
+# Options of srun, and the fields of `scontrol show job` that have their values.
+ALIKE = (
+    *(("account", "Account"), ("qos", "QOS"), ("constraint", "Features"), ("gres", "TresPerNode")),
+    *(("reservation", "Reservation"), ("time", "TimeLimit")),
+)
+
+
+def like(name: str, memory: int) -> list[str]:
+    """Return the options of srun that ask for what the job `name`, of one node, has; or for `memory` bytes, if that is
+    more."""
+    line = run("scontrol", "show", "job", name, "--oneliner")
+    has = dict(re.findall(r"(\S+?)=(\S*)", line))
+    words = [f"--partition={has['Partition']}", f"--cpus-per-task={has['NumCPUs']}"]
+    words += [f"--{option}={has[field]}" for option, field in ALIKE if has.get(field) not in (None, "", "(null)")]
+    if has.get("OverSubscribe") == "NO":
+        words.append("--exclusive")
+    if "MEMORY" in configuration().get("SelectTypeParameters", ""):
+        per = int(has["NumCPUs"]) if "MinMemoryCPU" in has else 1
+        asked = units.parse_size(has.get("MinMemoryCPU") or has.get("MinMemoryNode", "0")) * per
+        words.append(f"--mem={max(asked, memory) >> 20}M" if asked else "--mem=0")
+    return words
+
+
+def allocate(words: list[str], argv: list[str]) -> Srun:
+    """Begin `argv` in an allocation of its own, of one node, that `words` describe."""
+    own = ["--nodes=1", "--ntasks=1", "--cpu-bind=none", "--chdir=/", "--quiet", "--kill-on-bad-exit"]
+    return Srun([program("srun"), *words, *own, *argv], quiet=True)
+
+
+def state_of(number: int) -> tuple[str, str]:
+    """Return a job's state, and why it waits, in Slurm's words; empty ones if Slurm knows it no more.
+
+    Raise ShimError if Slurm doesn't answer.
+    """
+    try:
+        words = run("squeue", f"--jobs={number}", "--states=all", "--noheader", "--format=%T %r").split(None, 1)
+    except ShimError as error:
+        if "Invalid job id" not in str(error):
+            raise
+        words = []
+    return (words[0], words[1].strip()) if words[1:] else ("", "")
+
+
+def require(number: int, nodes: str) -> None:
+    """Have a job that waits run on `nodes`; on any if that is empty."""
+    run("scontrol", "update", f"JobId={number}", f"ReqNodeList={nodes}")
+
+
+def addresses(node: str) -> list[str]:
+    """Return the addresses by which Slurm's daemons reach a node, and its name."""
+    found = re.search(r"NodeAddr=(\S+)", run("scontrol", "show", "node", node, "--oneliner"))
+    return list(dict.fromkeys([*([found[1]] if found else []), node]))
+
+
+def private_memory() -> str:
+    """Return the plugin that gives each job a /dev/shm of its own; empty if none does."""
+    settings = configuration()
+    found = settings.get("NamespaceType") or settings.get("JobContainerType", "")  # the latter before Slurm 25.11
+    return "" if found in ("", "(null)") or found.endswith("/none") else found
 
 
 def become_step(part: Part, node: str, argv: list[str], terminal: bool) -> NoReturn:
@@ -213,21 +295,27 @@ def remark(number: int, mark: str, text: str) -> None:
     run("scontrol", "update", f"JobId={found.name}", f"Comment={users}{' | ' if users else ''}{mark}{text}")
 
 
-def has_another_node(number: int, node: str) -> bool:
-    """Return whether a job can be requeued, and its partition has enough nodes besides `node` and those it excludes."""
-    wanted = job(number).fields
-    if not (wanted["requeue"] and wanted["batch"]) or wanted["required_nodes"]:
+def has_another_node(found: Job, node: str, required: str) -> bool:
+    """Return whether a job can be requeued, and its partition has enough nodes besides `node` and those it excludes.
+
+    It has not if its user has `required` nodes.
+    """
+    wanted = found.fields
+    if not (wanted["requeue"] and wanted["batch"]) or required:
         return False
     words = ("sinfo", f"--partition={wanted['partition']}", "--Node", "--noheader", "--format=%N")
     return len(set(run(*words).split()) - {node, *_expand(wanted["excluded_nodes"])}) >= wanted["node_count"]
 
 
-def can_wait_for(number: int, node: str) -> bool:
-    """Return whether a job can be requeued to run on `node`: it takes one node, which its partition has."""
-    wanted = job(number).fields
+def can_wait_for(found: Job, node: str, required: str) -> bool:
+    """Return whether a job can be requeued to run on `node`: it takes one node, which its partition has.
+
+    If its user has `required` nodes, it must be one of them.
+    """
+    wanted = found.fields
     if not (wanted["requeue"] and wanted["batch"]) or wanted["node_count"] != 1:
         return False
-    if wanted["required_nodes"] and node not in _expand(wanted["required_nodes"]):
+    if required and node not in _expand(required):
         return False
     words = ("sinfo", f"--partition={wanted['partition']}", f"--nodes={node}", "--Node", "--noheader", "--format=%N")
     return node in run(*words).split()

@@ -8,7 +8,7 @@ from oci_criu_shim.errors import cause_of
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
 from oci_criu_shim.task.policy import ENDING, LOST, NO_REASON, UNKNOWN
-from oci_criu_shim.task.schedule import LOOK, PREEMPT, RESTORED
+from oci_criu_shim.task.schedule import LOOK, MIGRATE, PREEMPT, RESTORED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,7 +110,11 @@ class Attempts:
             return Taker(self.policy).look()
         if reason == RESTORED:
             return Taker(self.policy).tell_of_restore()
-        if reason in ENDING:
+        if reason == MIGRATE:
+            from oci_criu_shim.task.migration import Migration
+
+            status = Migration(self.policy).go()
+        elif reason in ENDING:
             from oci_criu_shim.task.preempt import Preemption
 
             status = Preemption(self.policy).go(reason)

@@ -124,7 +124,7 @@ class Departure:
         elif self.directory.is_first_to_requeue():
             self.log.event(f"requeueing job {task.job}{_at_its_end(fate)}", "requeued", **_counted(found, fate))
             requeue.mark(self.container.root, task, self.log)
-            if why == schedule.TIMEOUT or not task.is_batch or not fate.counts:
+            if why != schedule.PREEMPT or not task.is_batch or not fate.counts:
                 controller.requeue(task.job, fate)
 
     def _fate(self, found: Job) -> grace.Fate:

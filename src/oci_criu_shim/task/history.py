@@ -44,6 +44,8 @@ if TYPE_CHECKING:
         status: NotRequired[int]
         state: NotRequired[str]  # Slurm's word for the job's end
         output: NotRequired[str]  # the file of the batch script's output; empty if it is not known
+        to: NotRequired[str]  # the node to which the job has migrated
+        required: NotRequired[str]  # the nodes that the job had to run on before that
         counted: NotRequired[str]  # whether Slurm counts that it was preempted, "yes" or "no" (slurm/grace.py)
 
 
@@ -70,6 +72,7 @@ EVENTS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "checkpoint-failed": {"reason": str},
     "checkpoint-late": {"reason": str},
     "hook-failed": {"reason": str},
+    "migrated": {"to": str, "required": str},
     "requeued": {"counted": str},
     "not-requeued": {"reason": str},
     "restored": {"path": str, "seconds": NUMBER, "output": str},

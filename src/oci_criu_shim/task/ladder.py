@@ -15,7 +15,7 @@ from oci_criu_shim.checkpoints.store import REFUSED, Store
 from oci_criu_shim.container.record import RESTORE_LOG
 from oci_criu_shim.errors import Misfit, NotRestored, ShimError, line_of
 from oci_criu_shim.host import process
-from oci_criu_shim.task import history, pointers
+from oci_criu_shim.task import arrival, history, pointers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ class Ladder:
         self.settings = settings
         self.log = log
         self.what = task.describe()
-        self.newest = max(store.numbers(), default=0)
+        self.arrival = arrival.of(container, task.key, store, log)
+        self.newest = self.arrival.checkpoint.seq if self.arrival else max(store.numbers(), default=0)
         self.tries = Tries(os.path.join(store.path, TRIES), self.newest)
         self.reasons: list[str] = []
         self.may_try_again = False  # the rung in hand, if its failure may pass
@@ -81,6 +82,7 @@ class Ladder:
                 if pause is None or not self.tries_again:
                     break
                 time.sleep(pause * os.urandom(1)[0] / 255)
+            self._keep_arrival()
 
     def note_failure(self, path: str, error: ShimError | OSError) -> bool:
         """Note that a rung failed; return whether the job has been requeued because another node may do better.
@@ -109,7 +111,10 @@ class Ladder:
         return self.may_do_elsewhere and self._go_elsewhere(self.home)
 
     def _paths(self) -> list[str]:
-        """Return the checkpoints to try, in order: the task's own, or while it has none, those of --restart-dir."""
+        """Return the checkpoints to try, in order: the one in memory, the task's own, or while it has none, those of
+        --restart-dir."""
+        if self.arrival:
+            return [self.arrival.path, *_newest_first(self.store.path)]
         if not self.newest and self.task.restart_dir:
             return sources(self.task.restart_dir, self.task, self.store.directory)
         return _newest_first(self.store.path)
@@ -159,6 +164,8 @@ class Ladder:
         own = os.path.dirname(path) == self.store.path
         if own:
             files.remove_if_there(os.path.join(path, REFUSED))  # another node was to blame
+        if self.arrival and path == self.arrival.path:
+            self.arrival.keep_aside()
         if self.reasons or self.task.rank == 0:
             # Slurm may take its time; the container must not wait for it.
             process.fork(lambda: self._tell(f"restored from {os.path.basename(path) if own else path}"))
@@ -190,10 +197,10 @@ class Ladder:
 
         That is no failed try.
         """
-        from oci_criu_shim.slurm import controller
+        from oci_criu_shim.task import requeue
 
         try:
-            if not controller.can_wait_for(self.task.job, node):
+            if not requeue.can_wait_for(self.task, node):
                 self.log.event(f"job {self.task.job} can't be made to wait for {node}")
                 return self._go_elsewhere(node)
         except ShimError as error:
@@ -210,7 +217,6 @@ class Ladder:
         If another node failed alike, it is not the nodes' fault. A node that doesn't fit proves nothing, unless the
         checkpoint was made on one of the two, its `home`. That is None if CRIU itself failed on both.
         """
-        from oci_criu_shim.slurm import controller
         from oci_criu_shim.task import requeue
 
         limit, task = self.settings.max_restarts, self.task
@@ -221,7 +227,7 @@ class Ladder:
             self.log.event(f"{self.what} was tried {self.tries.count} times, which is max-restarts: on no other node")
             return False
         try:
-            if not controller.has_another_node(task.job, task.node):
+            if not requeue.has_another_node(task):
                 self.log.event(f"job {task.job} can go to no other node than {task.node}")
                 return False
         except ShimError as error:
@@ -232,8 +238,15 @@ class Ladder:
     def _requeue(self, why: str, outcome: str, exclude: str = "", require: str = "") -> bool:
         from oci_criu_shim.task import requeue
 
+        self._keep_arrival()
         self._tell(outcome)
         return requeue.move(self.container.root, self.task, self.log, why, exclude, require)
+
+    def _keep_arrival(self) -> None:
+        """Move a checkpoint that could not be restored from this node's memory to where others find it, too."""
+        if self.arrival:
+            self.arrival.keep()
+            self.arrival = None
 
     def _said(self) -> str:
         """Return why it could not be restored here, as it could be on any node."""

@@ -6,7 +6,8 @@ import os
 
 from oci_criu_shim import files, units, when
 from oci_criu_shim.checkpoints import store
-from oci_criu_shim.container.record import LIMITS, REQUEST
+from oci_criu_shim.checkpoints.committed import Checkpoint
+from oci_criu_shim.container.record import LIMITS, MIGRATION, REQUEST, SENT
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host.quick import signal
 from oci_criu_shim.host.signals import CHECKPOINT
@@ -17,7 +18,6 @@ from oci_criu_shim.task.schedule import Schedule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.checkpoints.store import Store
     from oci_criu_shim.config import Settings
     from oci_criu_shim.container.record import Container
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 # Exit statuses of a child: it took a checkpoint, it had no reason to, it could not, the container ended by a checkpoint
 # that failed, or Slurm did not say whether there is a reason.
 TAKEN, NO_REASON, FAILED, LOST, UNKNOWN = 0, 3, 4, 5, 6
-ENDING = (schedule.PREEMPT, schedule.TIMEOUT)
+ENDING = (schedule.PREEMPT, schedule.TIMEOUT, schedule.MIGRATE)
+ASKED = {schedule.REQUEST: REQUEST, schedule.MIGRATE: MIGRATION}  # the files by which users ask for it
 
 
 class Policy:
@@ -85,8 +86,7 @@ class Policy:
             return [schedule.PREEMPT] if self.when.preempt and self.task.is_batch else []
         if number != CHECKPOINT:
             return []
-        requested = os.path.exists(self.container.path(REQUEST))
-        return [schedule.PREEMPT, schedule.REQUEST] if requested else [schedule.PREEMPT]
+        return [schedule.PREEMPT, *(why for why, name in ASKED.items() if os.path.exists(self.container.path(name)))]
 
     def due(self) -> str:
         """Return why a checkpoint is due now, or schedule.LOOK; an empty string if nothing is."""
@@ -100,12 +100,19 @@ class Policy:
     def ended_by(self) -> Checkpoint | None:
         """Return the checkpoint that ended this run of the container; None if none did."""
         try:
-            newest = store.newest(self.store.path)
+            newest = self._sent() or store.newest(self.store.path)
         except (ShimError, OSError):
             return None
         if newest is None or newest.manifest.get("left_running", True):
             return None
         return newest if newest.manifest.get("restarts") == self.task.restarts else None
+
+    def _sent(self) -> Checkpoint | None:
+        try:
+            found = files.read_json(self.container.path(SENT))
+        except FileNotFoundError:
+            return None
+        return Checkpoint(found["path"], found["manifest"])
 
     def hurry(self) -> None:
         """Note that something else is wanted, too, and tell the child: a checkpoint that can wait lets it go first."""
@@ -131,8 +138,8 @@ class Policy:
         if (status == TAKEN and reason not in ENDING) or (status == NO_REASON and self.interrupted):
             self.compressor.start()
             self.interrupted = False
-        if reason == schedule.REQUEST:
-            files.remove_if_there(self.container.path(REQUEST))
+        if reason in ASKED:
+            files.remove_if_there(self.container.path(ASKED[reason]))
         if reason == schedule.TIMEOUT and status not in (NO_REASON, UNKNOWN):
             self.schedule.tried = self.schedule.end
         if reason in (schedule.LOOK, schedule.TIMEOUT):

@@ -11,10 +11,12 @@ from oci_criu_shim.task import history
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.log import Log
+    from oci_criu_shim.slurm.job import Job
     from oci_criu_shim.slurm.tasks import Task
 
 
 EXPEDITED = "expedited"  # what the note has for a job that begins again at once without it
+ELSEWHERE = "elsewhere"  # and for one that begins again on another node only
 
 
 def mark(root: str, task: Task, log: Log, exclude: str = "", require: str = "") -> None:
@@ -26,11 +28,14 @@ def mark(root: str, task: Task, log: Log, exclude: str = "", require: str = "") 
     directory, settings = RunDirectory(root), [f"JobId={task.name}"]
     if directory.is_requeued and not (exclude or require):
         return
+    require = require or directory.destination
     try:
         found, feature = controller.job(task.job, soon=True), config.load().feature
-        settings += [EXPEDITED] if found.is_expedited else []
+        settings += [EXPEDITED] if found.is_expedited else [ELSEWHERE] if require and require != task.node else []
         settings += [found.excluding(exclude)] if exclude else []
-        settings += controller.waiting_for(found, require) if require else []
+        wanted = _required(task, found)
+        freed = [f"ReqNodeList={wanted}"] if wanted != found.fields["required_nodes"] else []
+        settings += controller.waiting_for(found, require) if require else freed
         settings += [found.wanting(feature)] if feature else []
     except ShimError as error:
         log.error(f"job {task.job} is requeued without a choice of nodes: {error.line()}")
@@ -39,6 +44,35 @@ def mark(root: str, task: Task, log: Log, exclude: str = "", require: str = "") 
     except OSError as error:
         why = f"{directory.file(REQUEUED)} can't be written: {error.strerror}"
         log.error(f"job {task.job} waits as long as any requeued job: {why}")
+
+
+def has_another_node(task: Task) -> bool:
+    """Return whether the job of `task` can be requeued to go on elsewhere than on its node, wherever it came from."""
+    found = controller.job(task.job)
+    return controller.has_another_node(found, task.node, _required(task, found))
+
+
+def can_wait_for(task: Task, node: str) -> bool:
+    """Return whether the job of `task` can be requeued to wait for `node`, wherever it came from."""
+    found = controller.job(task.job)
+    return controller.can_wait_for(found, node, _required(task, found))
+
+
+def required(directory: str, found: Job) -> str:
+    """Return the nodes that the user of a job requires, and not the one that it has migrated to.
+
+    Its history below the checkpoint `directory` tells of that.
+    """
+    nodes = found.fields["required_nodes"]
+    events = [event for each in history.read(directory, found.fields["job_id"]).values() for event in each]
+    moved = max((event for event in events if "to" in event), key=lambda event: event["time"], default=None)
+    return moved["required"] if moved and moved["to"] == nodes else nodes
+
+
+def _required(task: Task, found: Job) -> str:
+    if not found.fields["required_nodes"]:
+        return ""
+    return required(task.directory or config.load().checkpoint_dir, found)
 
 
 def move(root: str, task: Task, log: Log, why: str, exclude: str = "", require: str = "") -> bool:

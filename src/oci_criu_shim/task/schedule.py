@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from oci_criu_shim.when import When
 
 # More reasons for a checkpoint than WHEN names.
-REQUEST = "request"
+REQUEST, MIGRATE = "request", "migrate"
 # What a child may be for besides: Slurm is to be asked for the job's limits; the hook is to be told of a restore.
 LOOK, RESTORED = "look", "restored"
 ASIDE = (LOOK, RESTORED)
-__all__ = ["ASIDE", "INTERVAL", "LOOK", "PREEMPT", "REQUEST", "RESTORED", "SIGNAL", "TIMEOUT"]
+__all__ = ["ASIDE", "INTERVAL", "LOOK", "MIGRATE", "PREEMPT", "REQUEST", "RESTORED", "SIGNAL", "TIMEOUT"]
 __all__ += ["Schedule", "best_interval"]
 FIRST_LOOK = 5.0
 # The time limit is asked for again after a minute, or a twentieth of what is left of it if that is more. The cost of a

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container.record import Container
     from oci_criu_shim.task.policy import Policy
+    from oci_criu_shim.transfer.sender import Peer
 
 ROOM = (
     "`oci-criu-shim ckpt prune --older-than=0s` removes what ended jobs have left; another --checkpoint-dir may have"
@@ -78,8 +79,10 @@ class Taker:
             self.waited, self.store.on_commit = found.waited, found.release
             yield not (found.is_overtaken or own_steps.are_there(self.container, self.task, self.store))
 
-    def dump(self, reason: str, connection: socket.socket | None = None) -> str:
+    def dump(self, reason: str, connection: socket.socket | None = None, peer: Peer | None = None) -> str:
         """Take a checkpoint; return where it is, how large it is and how long it took, in words.
+
+        It goes to `peer`, if that is given, and not to the store.
 
         Raise ShimError, with the reason in one line, if that fails: the container runs on.
         """
@@ -89,7 +92,7 @@ class Taker:
                 said = f"container {self.container.name!r} is not running"
                 raise ShimError(KILLED if self.policy.ended_by() else said)
             with self._hook(pid).around(reason, ends=reason in ENDING):
-                taken = self._take(pid, reason, connection)
+                taken = self._take(pid, reason, connection, peer)
         except OSError as error:
             raise _worded(error) from None
         self.facts = {**taken.facts(), "waited": self.waited}
@@ -99,7 +102,7 @@ class Taker:
         except OSError as error:
             said = f"older checkpoints of {self.task.describe()} could not be removed"
             self.log.event(f"{said}: {_worded(error).line()}")
-        if not taken.checkpoint.parent:  # an increment's time is not in proportion to its size
+        if not taken.checkpoint.parent and not peer:  # an increment's time is not in proportion to its size
             self._measure(taken)
         return taken.describe()
 
@@ -128,13 +131,15 @@ class Taker:
             self.log.event(f"this kernel doesn't track written memory: {full} (no error)")
         return found
 
-    def _take(self, pid: int, reason: str, connection: socket.socket | None) -> Taken:
+    def _take(self, pid: int, reason: str, connection: socket.socket | None, peer: Peer | None = None) -> Taken:
         """Take an increment if one is possible; take a whole checkpoint if not, or if the increment failed."""
         runs_on = reason not in ENDING
         goes_on = runs_on and self._tracked()
         dump = Dump(self.container, pid, {"leave_running": runs_on}, self.policy.closes)
         for line in dump.changes:
             self.log.event(f"{self.task.describe()} comes back changed: {line}")
+        if peer:
+            return dump.take(peer, reason, connection or self.connect())
         link = chain.Link(self.container, goes_on)
         try:
             taken = dump.take(self.store, reason, connection or self.connect(), link)
@@ -196,9 +201,13 @@ class Taker:
         except ShimError as error:
             said, status = self.failed(error)
         if reason == schedule.REQUEST:
-            facts = "\n" + json.dumps(self.facts) if status == TAKEN else ""
-            files.write_atomically(self.container.path(ANSWER), f"{status} {said}{facts}".encode())
+            self.answer(status, said)
         return status
+
+    def answer(self, status: int, said: str) -> None:
+        """Tell whoever has asked for a checkpoint what came of it."""
+        facts = "\n" + json.dumps(self.facts) if status == TAKEN else ""
+        files.write_atomically(self.container.path(ANSWER), f"{status} {said}{facts}".encode())
 
     def failed(self, error: ShimError) -> tuple[str, int]:
         """Say what went wrong; return the words, and one of policy's results.

@@ -60,10 +60,10 @@ def require_here(directory: str, task: Task) -> None:
 def go(root: str, task: Task, log: Log, error: Misfit) -> bool:
     """Have the job requeued to where its checkpoints may be; return whether it was. `error` says why not here."""
     try:
-        if error.home and controller.can_wait_for(task.job, error.home):
+        if error.home and requeue.can_wait_for(task, error.home):
             log.error(error.line())
             return requeue.move(root, task, log, f"to go on on {error.home}, once it is free", require=error.home)
-        if not controller.has_another_node(task.job, task.node):
+        if not requeue.has_another_node(task):
             log.event(f"job {task.job} can go to no other node than {task.node}")
             return False
     except ShimError as failure:
