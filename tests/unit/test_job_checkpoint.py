@@ -89,7 +89,7 @@ def test_an_answer(container: Container, said: str | None, lives: bool, wanted: 
     if not lives:
         container.save({})
         Path(container.path(REQUEST)).touch()
-    assert checkpoint._answer(container) == wanted
+    assert checkpoint.outcome(container, REQUEST) == wanted
     assert not os.path.exists(container.path(ANSWER))
 
 
@@ -115,4 +115,4 @@ def test_what_was_asked_before_is_brought_to_mind_again(container: Container, mo
 def test_one_that_ends_before_it_is_asked_for(tmp_path: Path) -> None:
     gone = Container(str(tmp_path), "gone")
     checkpoint._request(gone)
-    assert checkpoint._answer(gone) == (False, "container gone has ended", None)
+    assert checkpoint.outcome(gone, REQUEST) == (False, "container gone has ended", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oci_criu_shim.cli.job import checkpoint, exec, foresee, logs, status
+from oci_criu_shim.cli.job import checkpoint, exec, foresee, logs, migrate, receive, status
 from oci_criu_shim.cli.option import DIRECTORY, Option, Verb
 
 STATUS = (
@@ -24,6 +24,14 @@ EXEC = (
     Option("--lines", "", "with --here, print JSON objects {node, step, task} instead, one a line"),
     DIRECTORY,
 )
+MIGRATE = (
+    Option("--to", "NODE", "the node to move it to; by default any that is free"),
+    Option("--wait", "TIME", "how long to wait for a free node, and then for the job to begin there (60s)"),
+    Option("--here", "", "for its own use: send the job's container on this node where standard input says"),
+    Option("--look", "", "with --here, tell only how much memory it has"),
+    Option("--json", "", "print JSON"),
+)
+RECEIVE = (Option("--keep", "PATH", "for the epilog: keep what was received there and not taken over"),)
 FORESEE = (
     *(
         Option(f"--{name}", "VALUE", "as for sbatch")
@@ -39,6 +47,8 @@ VERBS = {
     "checkpoint": Verb(checkpoint.checkpoint, "JOBID", CHECKPOINT),
     "exec": Verb(exec.execute, "JOBID [COMMAND...]", EXEC),
     "foresee": Verb(foresee.foresee, "", FORESEE),
+    "migrate": Verb(migrate.migrate, "JOBID", MIGRATE),
+    "receive": Verb(receive.receive, "JOBID", RECEIVE),
     "logs": Verb(logs.logs, "JOBID", (Option("--json", "", "print JSON"), DIRECTORY)),
     "status": Verb(status.status, "[JOBID]", STATUS),
 }

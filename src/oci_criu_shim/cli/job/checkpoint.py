@@ -71,7 +71,7 @@ def _here(job: int, as_json: bool) -> int:
         _request(container)
     answers: list[Answer] = []
     for container in containers:
-        taken, said, checkpoint = _answer(container)
+        taken, said, checkpoint = outcome(container, REQUEST)
         answers.append(_document(job, node, container.name, taken, said, checkpoint))
         if not as_json:
             print(f"{node}: {said}", flush=True)
@@ -105,12 +105,13 @@ def _request(container: Container) -> None:
     container.signal("supervisor", CHECKPOINT)
 
 
-def _answer(container: Container) -> tuple[bool, str, Document | None]:
-    """Wait for the checkpoint; return whether it was taken, a line for the user, and the facts of it."""
+def outcome(container: Container, request: str) -> tuple[bool, str, Document | None]:
+    """Wait for the checkpoint that the file `request` asks for; return whether it was taken, a line for the user, and
+    the facts of it."""
     init = container.alive("init")
     memory = process.memory(init) if init else 0
     with ProgressLine(f"checkpointing {container.name}", memory, lambda: _written(container)):
-        while os.path.exists(container.path(REQUEST)) and container.alive("supervisor"):
+        while os.path.exists(container.path(request)) and container.alive("supervisor"):
             time.sleep(POLL_SECONDS)
     try:
         with open(container.path(ANSWER), encoding="utf-8") as stream:

@@ -37,6 +37,18 @@ class Output(TypedDict):
     lines: list[str] | None
 
 
+class Migrated(TypedDict):
+    """What `job migrate` has done."""
+
+    job: int
+    source: str
+    to: str
+    bytes: int  # of memory that the program had
+    sent: int  # of them, over the network
+    transfer: float  # seconds
+    seconds: float  # from the command until the job ran again
+
+
 class CriuLog(TypedDict):
     """CRIU's log of a checkpoint that was refused: the reason, and the errors in it."""
 

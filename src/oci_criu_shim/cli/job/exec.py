@@ -42,14 +42,15 @@ def execute(call: Invocation) -> int:
     command = command[1:] if command[:1] == ["--"] else command
     if call.flag("here"):
         return _here(call, job_number(word), command)
-    part = _only_part(word, controller.running(word if is_name(word) else str(job_number(word))))
+    part = only_part(word, controller.running(word if is_name(word) else str(job_number(word))))
     node = call.value("node") or (_node(call, part) if part["nodes"] > 1 else "")
     tty = call.flag("tty") or (not command and os.isatty(0) and os.isatty(1))
     words = [*_ourselves(call), *["--tty"] * tty, str(part["job"]), "--", *(command or [SHELL])]
     controller.become_step(part, node, words, tty)
 
 
-def _only_part(word: str, parts: list[Part]) -> Part:
+def only_part(word: str, parts: list[Part]) -> Part:
+    """Return the one job that `word` names; raise ShimError if that is an array or a heterogeneous job."""
     if parts[1:]:
         sign = "_" if parts[0]["group"] is None else "+"
         names = [f"{part['array'] or part['leader']}{sign}{part['task'] or part['group'] or 0}" for part in parts]
