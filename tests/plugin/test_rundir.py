@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import threading
@@ -97,6 +98,11 @@ class Place(Case):
         subprocess.run(["mount", "-t", "ramfs", "-o", "mode=700", "ramfs", self.job()], check=True)
         os.chown(self.job(), UID, GID)
 
+    def link(self, name: str, target: Path | str) -> None:
+        with as_user():
+            (self.job() / name).parent.mkdir(exist_ok=True)
+            (self.job() / name).symlink_to(target)
+
     def program(self, name: str, script: str = "") -> Path:
         """In the place of a program: notes who called it, and how; what it has noted."""
         calls = CHECK / f"{name}.calls"
@@ -108,6 +114,14 @@ class Place(Case):
         program.write_text(f'#!/bin/sh -p\necho "$(/usr/bin/id -u) $*" >>{calls}\n{script}')
         program.chmod(0o755)
         self.addCleanup(program.unlink)
+        return calls
+
+    def sleep(self, script: str = "") -> Path:
+        """In the place of sleep(1), for all: what happens meanwhile, at once; what it has noted."""
+        calls = self.program("sleep", script)
+        place = shutil.which("sleep", path="/bin")
+        subprocess.run(["mount", "--bind", CHECK / "bin" / "sleep", place], check=True)
+        self.addCleanup(subprocess.run, ["umount", place], check=True)
         return calls
 
 
@@ -324,11 +338,6 @@ class RunDirectory(Place):
 
 
 class Links(Place):
-    def link(self, name: str, target: Path | str) -> None:
-        with as_user():
-            (self.job() / name).parent.mkdir(exist_ok=True)
-            (self.job() / name).symlink_to(target)
-
     def test_half_checkpoints_are_removed(self) -> None:
         """What a link in a container's directory leads to, if that is a stage, and as the job's user."""
         kept = [self.outside / "precious", self.outside / "others" / ".stage.n1.1.1", self.outside / ".stage.n1.6.6"]
@@ -381,6 +390,72 @@ class Links(Place):
         self.remove(quick=True)
         self.assertLessEqual(calls.read_text().count("\n"), 256)
         self.assertGreater(calls.read_text().count("\n"), 0)
+
+
+class Received(Place):
+    """What a job has received into the node's memory for another one."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.received = self.outside / "received"
+
+    def receive(self, *names: str) -> None:
+        self.create(quick=True)
+        with as_user():
+            (self.received / "1").mkdir(parents=True)
+            for name in names:
+                (self.received / "1" / name).touch()
+        self.link("received.1", self.received)
+
+    def wait_gone(self) -> None:
+        self.wait_for(lambda: not self.received.exists(), "its end")
+
+    def test_it_waits_for_the_other_job(self) -> None:
+        """And nobody waits for that: the epilog is over before."""
+        over = self.outside / "over"
+        calls = self.sleep(f"until [ -e {over} ]; do :; done\n")
+        self.receive("manifest.json")
+        self.remove(quick=True)
+        self.assertFalse(RUN.exists())
+        self.wait_for(lambda: bool(calls.read_text()), "the wait")
+        self.assertTrue((self.received / "1" / "manifest.json").exists())
+        over.touch()
+        self.wait_gone()
+        self.assertEqual(calls.read_text(), f"{UID} 20\n")
+
+    def test_what_the_other_job_has_taken(self) -> None:
+        """By renaming it. What has its name then shows when it would have gone."""
+        taken = self.outside / "taken"
+        self.sleep(f"mv {self.received} {taken} && mkdir {self.received}\n")
+        self.receive("manifest.json")
+        self.remove(quick=True)
+        self.wait_for(taken.exists, "the other job")
+        self.wait_gone()
+        self.assertEqual(os.listdir(taken / "1"), ["manifest.json"])
+
+    def test_half_of_it(self) -> None:
+        calls = self.sleep()
+        self.receive("pages-1.img")
+        self.remove(quick=True)
+        self.wait_gone()
+        self.assertEqual(calls.read_text(), "")
+
+    def test_that_of_an_earlier_run(self) -> None:
+        calls = self.sleep()
+        self.receive("manifest.json")
+        self.create(quick=True)
+        self.wait_gone()
+        self.assert_fresh()
+        self.assertEqual(calls.read_text(), "")
+
+    def test_what_links_may_not_lead_to(self) -> None:
+        self.receive()
+        refused = [f"{self.received}/../precious", "../precious", f"{self.outside}/precious/.."]
+        for number, target in enumerate(refused, 2):
+            self.link(f"received.{number}", target)
+        self.remove(quick=True)
+        self.wait_gone()
+        self.assertTrue((self.outside / "precious" / "file").exists())
 
 
 class Requeued(Place):
