@@ -119,9 +119,9 @@ class Place(Case):
     def sleep(self, script: str = "") -> Path:
         """In the place of sleep(1), for all: what happens meanwhile, at once; what it has noted."""
         calls = self.program("sleep", script)
-        place = shutil.which("sleep", path="/bin")
+        place = str(shutil.which("sleep", path="/bin"))
         subprocess.run(["mount", "--bind", CHECK / "bin" / "sleep", place], check=True)
-        self.addCleanup(subprocess.run, ["umount", place], check=True)
+        self.addCleanup(lambda: subprocess.run(["umount", place], check=True))
         return calls
 
 
