@@ -1,4 +1,5 @@
-"""Memory to be dumped: `memory.py KIND MIB READY` fills it, makes the file READY and waits.
+"""Memory to be dumped: `memory.py KIND MIB READY [SECONDS]` fills it, makes the file READY and waits. If it is told
+how often, it appends the time to READY.
 
 KIND is `random`, which nothing makes smaller, or `numpy`, what a NumPy program may have: records of parsed JSON and
 text, an eighth each, and arrays for the rest: samples, a smooth field, sorted indices, an image of 256 shades.
@@ -40,12 +41,14 @@ def record(made: random.Random, words: list[str], number: int) -> dict[str, obje
     return {"id": number, "name": name, "tags": tags, "price": made.random() * 100, "valid": number % 3 == 0}
 
 
-def main(kind: str, mib: str, ready: str) -> None:
+def main(kind: str, mib: str, ready: str, seconds: str = "") -> None:
     held = {"random": fill_random, "numpy": fill_numpy}[kind](int(mib))
     with open(ready, "w", encoding="ascii"):
         pass
     while held:
-        time.sleep(1000)
+        time.sleep(float(seconds or 1000))
+        with open(ready, "a", encoding="ascii") as stream:
+            stream.write(f"{time.time()}\n")
 
 
 if __name__ == "__main__":

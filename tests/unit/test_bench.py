@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 import zstandard
 
-from bench import disk, page, steady
+from bench import disk, migrate, page, steady
 from bench.__main__ import main
 from bench.applications import APPLICATIONS, PACKAGES
 from bench.processes import Process, parse
@@ -231,3 +231,14 @@ def test_programs_have_their_scripts_and_packages() -> None:
 )
 def test_figures_are_found(name: str, said: str, wanted: list[str]) -> None:
     assert re.findall(steady.FIGURES[name].pattern, f"before\n{said}after\n", re.MULTILINE) == wanted
+
+
+def test_a_migration_is_compared_with_the_requeue_run_by_run() -> None:
+    samples = {("total", "random", 64, "off"): [4.0, 10.0, 8.0], ("total", "random", 64, "migrate"): [2.0, 4.0, 5.0]}
+    samples |= {("total", "random", 64, "wide"): [1.0], ("sent", "random", 64, "wide"): [0.9]}
+    found = migrate.measures(samples)
+    assert found["total_random_64_migrate_ratio"].samples == (0.5, 0.4, 0.625)
+    assert found["total_random_64_migrate_ratio"].verdict() == "met"
+    assert (found["total_random_64_wide_ratio"].samples, found["total_random_64_wide_ratio"].goal) == ((0.25,), None)
+    assert found["sent_random_64_wide"].unit == "ratio"
+    assert "total_random_64_off_ratio" not in found

@@ -1,0 +1,162 @@
+"""Measures how a job gets to another node: by its requeue at a preemption, and by `job migrate`, memory to memory.
+
+Its programs are two of ours (bench/programs/memory.py), one with the kinds of memory that a NumPy program has, and one
+with random bytes. Each moves in turns by a preemption with `compress = "off"` and with `"auto"`, and by `job migrate`.
+The file system of the checkpoints moves 100 MB/s (tests/harness/slow_disk.py), the nodes' links 1 Gbit/s, by tc-tbf(8);
+`wide` is a migration between nodes whose links are as fast as the machine.
+
+Programs note the time very often. The total is from slurmctld's SIGTERM, or from the start of the command, until the
+program computes again on the other node; `down` is the longest gap in its notes. The total has three parts: `before`
+the program is frozen, `frozen` as the job's history has it, which is until the checkpoint is complete, and `after`
+that. `restore` is a part of the last, `transfer` is what `job migrate` says: from asking the job until the other node
+has all of it. What was sent is relative to the program's memory.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import pairwise, product
+from pathlib import Path
+
+from bench.preempt import appears
+from bench.report import Measure, Progress, Result, ratios, versions
+from tests.harness import jobs
+from tests.harness.cluster import Cluster, wait_for
+from tests.harness.cluster.process import run
+from tests.harness.cluster.settings import REPOSITORY
+from tests.harness.jobs import Job, Work
+from tests.harness.slow_disk import slow_disk
+
+RUNS, WIDE_RUNS = 3, 1
+SIZES = (64, 256, 1024)  # MiB
+GOALS = {"numpy": 0.4, "random": 0.5}
+"""By kind of memory, of the total of `job migrate` over that of the requeue without compression."""
+WAYS = ("off", "auto", "migrate", "wide")
+DISK = "100M"
+LINK = ("rate", "1gbit", "burst", "1m", "latency", "50ms")
+TICK = 0.02
+SHIM = "oci-criu-shim"
+Samples = dict[tuple[str, str, int, str], list[float]]  # by what, kind, MiB, way
+
+
+def measure(progress: Progress, runs: int | None = None, sizes: Sequence[int] = SIZES) -> Result:
+    """Run this benchmark, which takes half an hour. Raise ClusterError if a job does not do as it should."""
+    samples: Samples = {}
+    with Cluster(
+        "bench-migrate", nodes=2, grace_time=120, requeue_delay=120, slurm_conf=jobs.SIGNALS_LOGGED
+    ) as cluster:
+        jobs.share(cluster)
+        shutil.copy(REPOSITORY / "bench/programs/memory.py", cluster.shared)
+        result = Result(versions(cluster))
+        with slow_disk(cluster, jobs.CHECKPOINTS, DISK):
+            for number, mib, kind, way in product(range(1, (runs or RUNS) + 1), sizes, GOALS, WAYS):
+                if way == "wide" and number > WIDE_RUNS:
+                    continue
+                progress(f"{kind}, {mib} MiB, {way}, {number} of {runs or RUNS}")
+                for what, sample in _move(cluster, kind, mib, way).items():
+                    samples.setdefault((what, kind, mib, way), []).append(sample)
+    result.measures = measures(samples)
+    return result
+
+
+def measures(samples: Samples) -> dict[str, Measure]:
+    """Return what was found, and the ratios to the requeue without compression, run by run."""
+    found = {}
+    for (what, kind, mib, way), some in samples.items():
+        name, group = f"{what}_{kind}_{mib}_{way}", f"{kind}, {mib} MiB"
+        found[name] = Measure.of(some, "ratio" if what == "sent" else "s", group=group)
+        if way != "off" and what in ("total", "down"):
+            goal = GOALS[kind] if (what, way) == ("total", "migrate") else None
+            compared = ratios(some, samples[what, kind, mib, "off"][: len(some)])
+            found[f"{name}_ratio"] = Measure.of(compared, "ratio", goal, group=group)
+    return found
+
+
+def _move(cluster: Cluster, kind: str, mib: int, way: str) -> dict[str, float]:
+    """Have a program go on on the other node once; return the samples of that."""
+    with ExitStack() as stack:
+        stack.enter_context(jobs.settings(cluster, f'compress = "{"off" if way == "off" else "auto"}"\n'))
+        if way != "wide":
+            stack.enter_context(_slow_links(cluster))
+        ticks = cluster.shared / "ticks"
+        job = _start(cluster, kind, mib, ticks)
+        run(["sync"])
+        found = _preempt(job, ticks) if way in ("off", "auto") else _migrate(job, ticks)
+        _clear(job)
+    return found
+
+
+@contextmanager
+def _slow_links(cluster: Cluster) -> Iterator[None]:
+    nodes = []
+    try:
+        for node in cluster.compute_nodes():
+            cluster.exec(node, ["tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *LINK], "root")
+            nodes.append(node)
+        yield
+    finally:
+        for node in nodes:
+            cluster.exec(node, ["tc", "qdisc", "del", "dev", "eth0", "root"], "root")
+
+
+def _start(cluster: Cluster, kind: str, mib: int, ticks: Path) -> Job:
+    """Have a program run that notes the time in `ticks`; return its job when it has its memory."""
+    ticks.unlink(missing_ok=True)
+    command = f"exec python3 -IS /shared/memory.py {kind} {mib} /shared/{ticks.name} {TICK}"
+    job = jobs.submit(cluster, "move", command, Work(), *jobs.OPTIONS)
+    job.wait_running()
+    wait_for(lambda: ticks.exists() and len(_times(ticks)) > 1 / TICK, 120, "the program to compute")
+    return job
+
+
+def _preempt(job: Job, ticks: Path) -> dict[str, float]:
+    job.displace(600)
+    appears(job, "restored")
+    return _parts(job, ticks, job.signalled())
+
+
+def _migrate(job: Job, ticks: Path) -> dict[str, float]:
+    begun = time.time()
+    said = json.loads(job.cluster.exec("ctl", [SHIM, "job", "migrate", "--json", job.number]).stdout)
+    appears(job, "restored")
+    more = {"transfer": said["transfer"], "sent": said["sent"] / said["bytes"]}
+    return _parts(job, ticks, begun) | more
+
+
+def _parts(job: Job, ticks: Path, begun: float) -> dict[str, float]:
+    """Return the seconds of each part of a way that has begun then, and is over."""
+    restored = time.time()
+    wait_for(lambda: _times(ticks)[-1] > restored, 60, "the program to compute again")
+    stopped, again = max(pairwise(_times(ticks)), key=lambda pair: pair[1] - pair[0])
+    argv = [SHIM, "job", "status", "--json", f"--checkpoint-dir={jobs.CHECKPOINTS}", job.number]
+    task = json.loads(job.cluster.exec("ctl", argv).stdout)["tasks"][0]
+    at, frozen = (task["checkpoints"][0][name] for name in ("at", "frozen"))
+    return {
+        **{"total": again - begun, "down": again - stopped},
+        **{"before": at - begun, "frozen": frozen, "after": again - at - frozen},
+        "restore": task["runs"][1]["restored"]["seconds"],
+    }
+
+
+def _times(ticks: Path) -> list[float]:
+    """Return when the program has computed, in seconds since the epoch."""
+    return [float(line) for line in ticks.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _clear(job: Job) -> None:
+    """End all jobs, and remove what they have left: the next program must find the nodes idle."""
+    cluster = job.cluster
+    for node in cluster.compute_nodes():
+        wait_for(partial(_memory_is_free, cluster, node), 60, "a checkpoint in memory to be kept")
+    cluster.exec("ctl", ["scancel", "--user=alice"])
+    wait_for(lambda: not cluster.exec("ctl", ["squeue", "--noheader"]).stdout, 60, "the end of all jobs")
+    shutil.rmtree(job.checkpoints().parent)
+
+
+def _memory_is_free(cluster: Cluster, node: str) -> bool:
+    return not cluster.exec(node, ["ls", "-A", "/dev/shm"]).stdout
