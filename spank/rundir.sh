@@ -63,12 +63,13 @@ state() {
 }
 
 # Remove what the runtime has left links to. While it writes a checkpoint, stage.<pid> in its container's directory
-# leads to it: if the runtime was killed, that is half a checkpoint, which nobody else will remove. kept.<number> leads
-# to the checkpoints that the job would start from again. They go once the job has completed, and the runtime finds out
-# if it has, since even a job that is marked as requeued may have completed.
+# leads to it: if the runtime was killed, that is half a checkpoint, which nobody else will remove. In the job's
+# directory, it leads to a checkpoint in memory that was being copied to the others. kept.<number> leads to the
+# checkpoints that the job would start from again. They go once the job has completed, and the runtime finds out if it
+# has, since even a job that is marked as requeued may have completed.
 clear_links() {
 	count=0
-	for link in */stage.* kept.* received.*; do
+	for link in stage.* */stage.* kept.* received.*; do
 		[ $((count += 1)) -le 256 ] || break
 		to=$(readlink -- "$link") || continue
 		case $to in [!/]* | */../* | */..) continue ;; esac

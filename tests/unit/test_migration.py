@@ -424,8 +424,11 @@ def test_the_epilog_knows_of_it_until_it_is_kept(site: Site, memory: Path) -> No
     arrival = site.ladder().arrival
     assert arrival
     assert os.path.realpath(arrival.link) == os.path.dirname(arrival.path)
+    assert os.path.dirname(arrival.link) == site.container.root  # which stays until then
     assert Path(arrival.path).parent.name.startswith(".stage.")
-    assert len(left(site, memory)) == 2
+    assert len(left(site, memory)) == 1
+    arrival.keep()
+    assert not os.path.lexists(arrival.link)
 
 
 @pytest.mark.parametrize("error", [NotRestored("no"), ShimError("it is damaged"), OSError(2, "No such file")])

@@ -9,6 +9,7 @@ from oci_criu_shim.checkpoints import integrity, scratch
 from oci_criu_shim.container.record import STAGE_LINK
 from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.host import process
+from oci_criu_shim.slurm.rundir import RunDirectory
 from oci_criu_shim.transfer import received
 
 TYPE_CHECKING = False
@@ -29,7 +30,8 @@ class Arrival:
         self.what = container.name
         self.store = store
         self.log = log
-        self.link = container.path(f"{STAGE_LINK}{os.getpid()}.arrival")
+        # Not in the container's directory, which may go before a child has copied it.
+        self.link = RunDirectory(container.root).file(f"{STAGE_LINK}{os.getpid()}")
         os.symlink(os.path.dirname(checkpoint.path), self.link)
 
     @property
