@@ -362,11 +362,16 @@ class Links(Place):
         with as_user():
             stage.mkdir()
             (self.job() / "requeued").touch()
+        arrived = self.outside / ".stage.n1.4.5"
+        with as_user():
+            arrived.mkdir()
         self.link("container/stage.1", stage)
+        self.link("stage.2", arrived)
         self.link("kept.1", "/place")
         self.create()
         self.assert_fresh()
         self.assertFalse(stage.exists())
+        self.assertFalse(arrived.exists())
         self.assertEqual([file.read_text() for file in calls], ["", f"{UID} ckpt prune --completed -- /place\n"])
 
     def test_what_is_kept_for_the_job(self) -> None:
