@@ -105,9 +105,7 @@ def _check(job: Job, part: Part, node: str) -> None:
     if part["nodes"] > 1:
         raise ShimError(f"job {name} runs on {part['nodes']} nodes; only a job on one node can migrate")
     if not job.is_batch or not job.is_requeueable:
-        why = (
-            "has no batch script" if not job.is_batch else "was submitted with --no-requeue, or the site requeues none"
-        )
+        why = "was submitted with --no-requeue, or the site requeues none" if job.is_batch else "has no batch script"
         raise ShimError(f"job {name} can't migrate: Slurm would not start it again, since it {why}")
     if job.is_preempted:
         raise ShimError(f"job {name} is being preempted, and goes on elsewhere by itself")
@@ -149,11 +147,12 @@ def _hear(step: Srun, hear: Callable[[Document], None]) -> None:
     def take(line: str) -> None:
         try:
             document = json.loads(line)
-            assert isinstance(document, dict)
-        except (ValueError, AssertionError):
-            said.append(line)
-        else:
+        except ValueError:
+            document = None
+        if isinstance(document, dict):
             hear(document)
+        else:
+            said.append(line)
 
     pid = step.listen(take)
     if process.exit_status(process.wait(pid)):
