@@ -33,7 +33,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, lines: list[str], status: int = 0, *fla
         return status
 
     monkeypatch.setattr("oci_criu_shim.slurm.controller.running", lambda name: [{"job": int(name)}])
-    monkeypatch.setattr("oci_criu_shim.slurm.controller.run_on_nodes", run)
+    monkeypatch.setattr("oci_criu_shim.slurm.srun.run_on_nodes", run)
     return checkpoint.checkpoint(Invocation("job", {}, {name: [] for name in flags}, ["12"]))
 
 

@@ -19,7 +19,7 @@ from oci_criu_shim.container.bundle import Bundle
 from oci_criu_shim.container.record import Container
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
-from oci_criu_shim.slurm import controller
+from oci_criu_shim.slurm import controller, srun
 
 Capture = pytest.CaptureFixture[str]
 PART: Any = {"job": 12, "array": 0, "task": None, "leader": 12, "group": None, "nodes": 1}
@@ -51,8 +51,9 @@ class Slurm:
 @pytest.fixture
 def slurm(monkeypatch: pytest.MonkeyPatch) -> Slurm:
     made = Slurm()
-    for name in ("running", "run_on_nodes", "become_step"):
-        monkeypatch.setattr(controller, name, getattr(made, name))
+    monkeypatch.setattr(controller, "running", made.running)
+    for name in ("run_on_nodes", "become_step"):
+        monkeypatch.setattr(srun, name, getattr(made, name))
     return made
 
 
@@ -189,10 +190,10 @@ def test_a_step_with_our_streams(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     seen: list[Any] = []
     monkeypatch.setattr(os, "execve", lambda *words: seen.append(words))
     part: Any = {**PART, "group": 1}
-    controller.become_step(part, "n2", ["ls"], terminal=True)
+    srun.become_step(part, "n2", ["ls"], terminal=True)
     ((path, words, environment),) = seen
     assert (path, words[1:3], words[-1]) == (f"{tmp_path}/srun", ["--jobid=12", "--het-group=1"], "ls")
     assert {"--overlap", "--nodes=1", "--ntasks=1", "--nodelist=n2", "--pty"} <= set(words)
     assert environment["TERM"] == "screen" and "SRUN_CONTAINER" not in environment
-    controller.become_step(PART, "", ["ls"], terminal=False)
+    srun.become_step(PART, "", ["ls"], terminal=False)
     assert not {"--pty", "--nodelist="} & set(seen[1][1])

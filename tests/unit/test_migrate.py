@@ -24,7 +24,7 @@ from oci_criu_shim.container.record import ANSWER, MIGRATION, Container
 from oci_criu_shim.errors import USAGE, Misfit, ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
-from oci_criu_shim.slurm import controller
+from oci_criu_shim.slurm import controller, srun
 from oci_criu_shim.slurm.job import Job
 from oci_criu_shim.slurm.rundir import RunDirectory
 from oci_criu_shim.task import own_steps
@@ -114,9 +114,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     monkeypatch.setattr(controller, "job", made.job)
     monkeypatch.setattr(controller, "private_memory", lambda: made.plugin)
     monkeypatch.setattr(controller, "can_wait_for", lambda job, node, required: made.waits)
-    monkeypatch.setattr(controller, "like", lambda name, memory: [f"--like={name}", f"--mem={memory >> 20}M"])
-    monkeypatch.setattr(controller, "step", made.step)
-    monkeypatch.setattr(controller, "allocate", made.allocate)
+    monkeypatch.setattr(srun, "like", lambda name, memory: [f"--like={name}", f"--mem={memory >> 20}M"])
+    monkeypatch.setattr(srun, "step", made.step)
+    monkeypatch.setattr(srun, "allocate", made.allocate)
     monkeypatch.setattr(process, "wait", lambda pid: pid - 1000)
     monkeypatch.setattr(os, "kill", made.kill)
     monkeypatch.setattr(migrate, "PERIOD", 0.001)

@@ -17,7 +17,7 @@ import pytest
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.log import Log
-from oci_criu_shim.slurm import commands, controller, grace, library
+from oci_criu_shim.slurm import commands, controller, grace, library, srun
 from oci_criu_shim.slurm.job import Job
 from oci_criu_shim.slurm.rundir import RunDirectory
 from oci_criu_shim.task import schedule
@@ -170,17 +170,17 @@ def test_a_job_like_another(monkeypatch: pytest.MonkeyPatch, has: str, memory: i
         assert argv == ("scontrol", "show", "job", "12_3", "--oneliner")
         return f"{JOB}{has}\n"
 
-    monkeypatch.setattr(controller, "run", run)
+    monkeypatch.setattr(srun, "run", run)
     monkeypatch.setattr(controller, "configuration", lambda: {"SelectTypeParameters": "CR_CORE_MEMORY"})
-    words = controller.like("12_3", memory)
+    words = srun.like("12_3", memory)
     assert words == ["--partition=low", "--cpus-per-task=4", "--account=physics", "--qos=normal", *wanted]
 
 
 def test_where_memory_is_nothing_that_slurm_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     bare = "Partition=low NumCPUs=1 MinMemoryNode=0 Account=(null) QOS=(null)"
-    monkeypatch.setattr(controller, "run", lambda *_: bare)
+    monkeypatch.setattr(srun, "run", lambda *_: bare)
     monkeypatch.setattr(controller, "configuration", lambda: {"SelectTypeParameters": "CR_CORE"})
-    assert controller.like("12", 1 << 30) == ["--partition=low", "--cpus-per-task=1"]
+    assert srun.like("12", 1 << 30) == ["--partition=low", "--cpus-per-task=1"]
 
 
 @pytest.mark.parametrize(
@@ -248,29 +248,29 @@ def test_the_state_of_a_job_when_slurm_is_silent(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def a_srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that says its words, what it reads, and complains."""
     (tmp_path / "srun").write_text('#!/bin/sh\necho "$@"\ncat\necho no such thing >&2\nexit 3\n')
     (tmp_path / "srun").chmod(0o755)
     monkeypatch.setattr("oci_criu_shim.host.process.PATH", f"{tmp_path}:/usr/bin:/bin")
 
 
-def heard(step: controller.Srun) -> list[str]:
+def heard(step: srun.Srun) -> list[str]:
     lines: list[str] = []
     assert process.wait(step.listen(lines.append)) == 3
     return lines
 
 
-def test_a_step_beside_the_jobs_own(srun: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_beside_the_jobs_own(a_srun: None, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, {**RECORD, "node_count": number_of(1)})
     (part,) = controller.running("12")
     words = "--jobid=12 --overlap --chdir=/ --quiet --nodes=1 --ntasks=1 shim job migrate"
-    assert heard(controller.step(part, ["shim", "job", "migrate"], "a place\n")) == [words, "a place", "no such thing"]
+    assert heard(srun.step(part, ["shim", "job", "migrate"], "a place\n")) == [words, "a place", "no such thing"]
 
 
-def test_an_allocation_of_its_own(srun: None) -> None:
+def test_an_allocation_of_its_own(a_srun: None) -> None:
     words = "--nodelist=n2 --nodes=1 --ntasks=1 --cpu-bind=none --chdir=/ --quiet --kill-on-bad-exit shim job receive"
-    assert heard(controller.allocate(["--nodelist=n2"], ["shim", "job", "receive"])) == [words, "no such thing"]
+    assert heard(srun.allocate(["--nodelist=n2"], ["shim", "job", "receive"])) == [words, "no such thing"]
 
 
 def test_what_the_user_set_for_his_own_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +284,7 @@ def test_what_the_user_set_for_his_own_calls(tmp_path: Path, monkeypatch: pytest
     answer(monkeypatch, RECORD)
     controller.end_batch_step("12")
     (part,) = controller.running("12")
-    assert controller.run_on_nodes(part, ["true"], print) == 0
+    assert srun.run_on_nodes(part, ["true"], print) == 0
     for name in ("scancel", "srun"):
         found = re.findall(r"export (\w+)=", (tmp_path / f"{name}.set").read_text())
         assert set(found) - {"OLDPWD", "PWD"} == {"LANG", "PATH", *commands.KEPT}

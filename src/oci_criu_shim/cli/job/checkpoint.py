@@ -15,7 +15,7 @@ from oci_criu_shim.container.record import ANSWER, REQUEST, STAGE_LINK
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
-from oci_criu_shim.slurm import controller
+from oci_criu_shim.slurm import controller, srun
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def checkpoint(call: Invocation) -> int:
             print(*said, sep="\n", flush=True)
 
     words = [os.path.abspath(sys.argv[0]), "job", "checkpoint", "--here", "--json"]
-    codes = [controller.run_on_nodes(part, [*words, str(part["job"])], hear) for part in controller.running(name)]
+    codes = [srun.run_on_nodes(part, [*words, str(part["job"])], hear) for part in controller.running(name)]
     status = process.exit_status(next(filter(None, codes), 0))
     if as_json:
         print_json(answers)

@@ -14,7 +14,7 @@ from oci_criu_shim.cli.invocation import Invocation
 from oci_criu_shim.cli.jobs import is_name, job_number, run_directory
 from oci_criu_shim.container import jobs
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.slurm import controller
+from oci_criu_shim.slurm import controller, srun
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def execute(call: Invocation) -> int:
     node = call.value("node") or (_node(call, part) if part["nodes"] > 1 else "")
     tty = call.flag("tty") or (not command and os.isatty(0) and os.isatty(1))
     words = [*_ourselves(call), *["--tty"] * tty, str(part["job"]), "--", *(command or [SHELL])]
-    controller.become_step(part, node, words, tty)
+    srun.become_step(part, node, words, tty)
 
 
 def only_part(word: str, parts: list[Part]) -> Part:
@@ -73,7 +73,7 @@ def _node(call: Invocation, part: Part) -> str:
         except ValueError:
             print(line, file=sys.stderr, flush=True)  # from a task prolog
 
-    controller.run_on_nodes(part, [*_ourselves(call), "--lines", str(part["job"])], hear)
+    srun.run_on_nodes(part, [*_ourselves(call), "--lines", str(part["job"])], hear)
     return _only(part["job"], sorted(rows, key=lambda row: (row["step"].zfill(10), row["task"])))["node"]
 
 

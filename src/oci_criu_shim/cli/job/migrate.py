@@ -25,7 +25,7 @@ from oci_criu_shim.container.record import ANSWER, MIGRATION
 from oci_criu_shim.errors import USAGE, ShimError
 from oci_criu_shim.host import process
 from oci_criu_shim.host.signals import CHECKPOINT
-from oci_criu_shim.slurm import controller, tasks
+from oci_criu_shim.slurm import controller, srun, tasks
 from oci_criu_shim.task import own_steps, requeue
 
 TYPE_CHECKING = False
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from oci_criu_shim.container.record import Container
     from oci_criu_shim.files import Document
     from oci_criu_shim.slurm.commands import Part
-    from oci_criu_shim.slurm.controller import Srun
     from oci_criu_shim.slurm.job import Job
+    from oci_criu_shim.slurm.srun import Srun
     from oci_criu_shim.slurm.tasks import Task
 
 SPARE = 1.1  # times its memory now, a job's receiver has
@@ -136,7 +136,7 @@ def _look(part: Part) -> tuple[int, str]:
     Raise ShimError if the job has no container, or several.
     """
     lines: list[Document] = []
-    _hear(controller.step(part, _ourselves("migrate", "--here", "--look", str(part["job"])), ""), lines.append)
+    _hear(srun.step(part, _ourselves("migrate", "--here", "--look", str(part["job"])), ""), lines.append)
     return int(lines[-1]["bytes"]), str(lines[-1]["required"])
 
 
@@ -166,10 +166,10 @@ class _Receiving:
     def __init__(self, job: Job, node: str, memory: int, wait: int) -> None:
         excluded = [word for word in (job.batch_host, job.fields["excluded_nodes"]) if word]
         where = [f"--nodelist={node}"] if node else [f"--exclude={','.join(excluded)}"]
-        words = controller.like(job.name, int(SPARE * memory) + SLACK)
+        words = srun.like(job.name, int(SPARE * memory) + SLACK)
         limits = [f"--immediate={wait}", f"--job-name=migrate-{job.name}"]
         argv = _ourselves("receive", str(job.fields["job_id"]))
-        self.step = controller.allocate([*words, *where, *limits], argv)
+        self.step = srun.allocate([*words, *where, *limits], argv)
         self.said: dict[str, Document] = {}  # the last of each event
         self.failure = ""
         self.over = False
@@ -220,7 +220,7 @@ def _send(part: Part, place: Document, receiving: _Receiving, memory: int) -> tu
 
     def ask() -> None:
         try:
-            _hear(controller.step(part, words, json.dumps(place)), receiving.answers.append)
+            _hear(srun.step(part, words, json.dumps(place)), receiving.answers.append)
         except ShimError as error:
             failures.append(str(error))
 
