@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from oci_criu_shim.task import pointers
+from oci_criu_shim.transfer import received, sender
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +37,13 @@ def bundle_path(tmp_path: Path, config: dict[str, Any]) -> Path:
     (path / "rootfs").mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(config))
     return path
+
+
+@pytest.fixture
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The memory of this node, into which checkpoints are received."""
+    place = tmp_path / "shm"
+    place.mkdir()
+    monkeypatch.setattr(received, "MEMORY", str(place))
+    monkeypatch.setattr(sender, "MEMORY", str(place))
+    return place

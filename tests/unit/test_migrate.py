@@ -28,7 +28,7 @@ from oci_criu_shim.slurm import controller, srun
 from oci_criu_shim.slurm.job import Job
 from oci_criu_shim.slurm.rundir import RunDirectory
 from oci_criu_shim.task import own_steps
-from oci_criu_shim.transfer import received, sender
+from oci_criu_shim.transfer import received
 from oci_criu_shim.transfer.sender import Peer, Sender
 from tests.unit.test_schema import full_manifest
 from tests.unit.test_slurm import seen
@@ -358,15 +358,6 @@ def test_a_script_whose_steps_are_checkpointed_is_none(container: Container, mon
     with pytest.raises(ShimError, match="job 12 has no container to be checkpointed") as raised:
         move("12", "here", "look")
     assert raised.value.hint == checkpoint.START
-
-
-@pytest.fixture
-def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    place = tmp_path / "shm"
-    place.mkdir()
-    monkeypatch.setattr(received, "MEMORY", str(place))
-    monkeypatch.setattr(sender, "MEMORY", str(place))
-    return place
 
 
 class Handing:

@@ -30,7 +30,7 @@ from oci_criu_shim.task.migration import Migration
 from oci_criu_shim.task.policy import FAILED, NO_REASON, TAKEN, Policy
 from oci_criu_shim.task.schedule import MIGRATE
 from oci_criu_shim.task.take import Taker
-from oci_criu_shim.transfer import received, sender
+from oci_criu_shim.transfer import received
 from tests.unit.test_ladder import KEY, LIFE, Site, site
 from tests.unit.test_policy import Make, make
 from tests.unit.test_schema import full_manifest
@@ -44,14 +44,9 @@ SAID = "job 7 step batch task 0"
 
 
 @pytest.fixture(autouse=True)
-def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The memory of this node; what else would run in a child runs here."""
+def in_this_process(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else would run in a child runs here."""
     monkeypatch.setattr(os, "nice", lambda _: 0)
-    place = tmp_path / "shm"
-    place.mkdir()
-    monkeypatch.setattr(received, "MEMORY", str(place))
-    monkeypatch.setattr(sender, "MEMORY", str(place))
-    return place
 
 
 class Link:

@@ -15,7 +15,7 @@ import pytest
 from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.transfer import received, sender, stream
+from oci_criu_shim.transfer import received, stream
 from oci_criu_shim.transfer.receiver import Receiver
 from oci_criu_shim.transfer.sender import Peer, Sender
 from tests.unit.test_schema import full_manifest
@@ -24,13 +24,7 @@ TASK = "12/batch.0"
 PAGES = os.urandom(1 << 20) + bytes(3 << 20) + b"text " * (1 << 18)
 
 
-@pytest.fixture(autouse=True)
-def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    place = tmp_path / "shm"
-    place.mkdir()
-    monkeypatch.setattr(received, "MEMORY", str(place))
-    monkeypatch.setattr(sender, "MEMORY", str(place))
-    return place
+pytestmark = pytest.mark.usefixtures("memory")
 
 
 class Receiving:
