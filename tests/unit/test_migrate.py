@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -284,6 +286,47 @@ def test_it_runs_on_although_all_has_arrived(cluster: Cluster) -> None:
     assert cluster.killed == [1000]
 
 
+class Late(Step):
+    """A receiver that says what has come no sooner than `over` is set."""
+
+    def __init__(self, over: threading.Event) -> None:
+        super().__init__(lines({"event": "receiving", "bytes": 1}, PLACE), 0, over)
+        self.has_said = threading.Event()
+
+    def listen(self, hear: Callable[[str], None]) -> int:
+        pid = super().listen(hear)
+        hear(json.dumps(RECEIVED))
+        self.has_said.set()
+        return pid
+
+
+@pytest.mark.parametrize("answers", [[], [{"taken": None, "said": "container c has ended"}]])
+def test_nobody_can_say_what_came_of_it(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, answers: list[object]
+) -> None:
+    """The job has gone, and what knew of it ended with it before it could say so: what has arrived tells."""
+    cluster.migrates()
+    cluster.say(HERE, *answers, status=1)
+    cluster.over.clear()
+    cluster.receiver = late = Late(cluster.over)
+
+    def sleep(seconds: float) -> None:
+        if seconds == migrate.LAG:
+            cluster.over.set()
+            late.has_said.wait(30)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert move() == 0
+    assert cluster.killed == []
+
+
+def test_it_has_ended_before_anything_was_sent(cluster: Cluster) -> None:
+    cluster.say(HERE, {"taken": None, "said": "container c has ended"}, status=1)
+    with pytest.raises(ShimError, match="job 12 runs on: container c has ended"):
+        move()
+    assert cluster.killed == [1000]
+
+
 def test_it_does_not_begin_there(cluster: Cluster) -> None:
     """The receiver has its memory, and ends by itself."""
     cluster.migrates()
@@ -332,6 +375,14 @@ def test_it_is_asked_for(container: Container, monkeypatch: pytest.MonkeyPatch, 
     assert move("12", "here") == int(not taken)
     assert json.loads(capsys.readouterr().out) == {"taken": taken, "said": "sent" if taken else "it runs on"}
     assert [name for name in os.listdir(container.directory) if name.startswith(MIGRATION)] == []
+
+
+def test_its_answer_has_gone(container: Container, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    """With the container, which has migrated."""
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(PLACE)))
+    monkeypatch.setattr(os, "kill", lambda *_: shutil.rmtree(container.directory))
+    assert move("12", "here") == 1
+    assert json.loads(capsys.readouterr().out) == {"taken": None, "said": "container c has ended"}
 
 
 def test_it_is_migrating_already(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:

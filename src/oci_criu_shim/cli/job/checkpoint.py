@@ -72,7 +72,7 @@ def _here(job: int, as_json: bool) -> int:
     answers: list[Answer] = []
     for container in containers:
         taken, said, checkpoint = outcome(container, REQUEST)
-        answers.append(_document(job, node, container.name, taken, said, checkpoint))
+        answers.append(_document(job, node, container.name, bool(taken), said, checkpoint))
         if not as_json:
             print(f"{node}: {said}", flush=True)
     if as_json:
@@ -105,9 +105,13 @@ def _request(container: Container) -> None:
     container.signal("supervisor", CHECKPOINT)
 
 
-def outcome(container: Container, request: str) -> tuple[bool, str, Document | None]:
+def outcome(container: Container, request: str) -> tuple[bool | None, str, Document | None]:
     """Wait for the checkpoint that the file `request` asks for; return whether it was taken, a line for the user, and
-    the facts of it."""
+    the facts of it.
+
+    Whether it was taken is None if nobody is there any more who could say: what ends the container may remove the
+    answer before it is read.
+    """
     init = container.alive("init")
     memory = process.memory(init) if init else 0
     with ProgressLine(f"checkpointing {container.name}", memory, lambda: _written(container)):
@@ -119,7 +123,7 @@ def outcome(container: Container, request: str) -> tuple[bool, str, Document | N
     except FileNotFoundError:
         ended = container.alive("supervisor") is None
         how = "has ended" if ended else "was not checkpointed: the process doing it died"
-        return False, f"container {container.name} {how}", None
+        return None, f"container {container.name} {how}", None
     files.remove_if_there(container.path(ANSWER))
     status, _, said = answer.partition(" ")
     return status == "0", said, files.parse_json("{" + facts) if facts else None

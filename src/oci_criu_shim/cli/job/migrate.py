@@ -46,6 +46,7 @@ SLACK = 256 << 20  # bytes, for the receiver itself
 PERIOD = 0.1
 ERROR = "oci-criu-shim: error: "  # how our own lines of it begin
 PATIENCE = 30.0  # seconds for the end of the receiver
+LAG = 5.0  # seconds in which a receiver says what has come, when the sender is gone
 DEFAULT_WAIT = "60s"
 
 
@@ -199,15 +200,18 @@ class _Receiving:
 
     def require_taken(self) -> None:
         """Raise ShimError if the job runs on where it is, even though all of it may have come."""
-        if failed := next((answer for answer in self.answers if not answer["taken"]), None):
-            raise ShimError(str(failed["said"]))
+        if self._is_in_vain():
+            raise ShimError(str(self.answers[-1]["said"]))
 
     def end(self) -> None:
         """End it, unless it has the job's only checkpoint: then it ends by itself, when that is safe."""
-        is_in_vain = any(not answer["taken"] for answer in self.answers)
-        if not self.over and (is_in_vain or "received" not in self.said):
+        if not self.over and (self._is_in_vain() or "received" not in self.said):
             os.kill(self.step.pid, signal.SIGTERM)
         self.thread.join(PATIENCE)
+
+    def _is_in_vain(self) -> bool:
+        """Whether the job's node says that it runs on there; if nobody there knows (None), what has come tells."""
+        return any(answer["taken"] is False for answer in self.answers)
 
 
 def _send(part: Part, place: Document, receiving: _Receiving, memory: int) -> tuple[int, float]:
@@ -222,7 +226,9 @@ def _send(part: Part, place: Document, receiving: _Receiving, memory: int) -> tu
         try:
             _hear(srun.step(part, words, json.dumps(place)), receiving.answers.append)
         except ShimError as error:
-            failures.append(str(error))
+            if receiving.bytes():  # the step may have ended with the job, which has gone
+                time.sleep(LAG)
+            failures.append(str(receiving.answers[-1]["said"] if receiving.answers else error))
 
     asking_thread = threading.Thread(target=ask, daemon=True)
     asking_thread.start()
