@@ -219,6 +219,17 @@ def test_nothing_leads_criu_elsewhere(tmp_path: Path, names: tuple[str, ...], ha
         os.close(images)
 
 
+def test_who_has_passed_the_directory_can_hide_nothing_in_it(tmp_path: Path) -> None:
+    """They have the same open file, and can set the place in it that is read next."""
+    (tmp_path / "pages-1.img").symlink_to("/nonexistent")
+    images = os.open(tmp_path, os.O_RDONLY)
+    with os.scandir(images) as entries:
+        next(entries)
+        with pytest.raises(ShimError, match="elsewhere"):
+            dump._require_no_lead(images, False)
+    os.close(images)
+
+
 def test_a_list_of_watched_paths_that_is_gone_already(tmp_path: Path) -> None:
     work = os.open(tmp_path, os.O_RDONLY)
     try:

@@ -67,6 +67,16 @@ def test_what_it_says_to_be_an_increment_of(images: int) -> None:
         seal.require(KEY, images, without)
 
 
+def test_somebody_else_has_read_the_directory_by_the_same_open_file(images: int) -> None:
+    """Another thread of the worker, or the user's process that has sent it."""
+    parent = os.open("parent", os.O_RDONLY, dir_fd=images)
+    before = seal.of(KEY, parent, "")
+    with os.scandir(parent) as entries:
+        next(entries)
+        assert seal.of(KEY, parent, "") == before
+    os.close(parent)
+
+
 def test_another_s_key(images: int) -> None:
     with pytest.raises(ShimError, match="not as it was written"):
         seal.require(b"other", images, sealed(images))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 
-from oci_criu_shim.host import process
+from oci_criu_shim.host import linux, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,8 +93,7 @@ class Sizes:
     def _watch(self) -> None:
         while not self.unwanted.wait(LOOK_SECONDS):
             try:
-                with os.scandir(self.directory) as entries:
-                    self.found = {entry.name: entry.stat(follow_symlinks=False).st_size for entry in entries}
+                self.found = linux.sizes(self.directory)
             except OSError:
                 pass  # one of them was just removed
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 import threading
 import time
 from contextlib import contextmanager
@@ -202,8 +203,8 @@ class FreezeWatch:
 
 def _require_no_lead(images: int, has_parent: bool) -> None:
     """Raise ShimError if anything in the images' directory would lead CRIU elsewhere, or is an unexpected parent."""
-    with os.scandir(images) as entries:
-        leads = [e.name for e in entries if e.is_symlink() or (e.name == seal.PARENT and not has_parent)]
+    modes = {name: os.stat(name, dir_fd=images, follow_symlinks=False).st_mode for name in linux.names(images)}
+    leads = [name for name, mode in modes.items() if stat.S_ISLNK(mode) or (name == seal.PARENT and not has_parent)]
     if leads:
         raise ShimError(f"the images' directory has {leads[0]!r}, which would lead CRIU elsewhere", "name an empty one")
 
@@ -217,7 +218,7 @@ def _watched(init: int) -> bytes:
 @contextmanager
 def _cache(work: int, image: bytes) -> Iterator[None]:
     """Have root's CRIU find that image in the directory it works in, unless a pre-dump has left one."""
-    if not image or watches.CACHE in os.listdir(work):
+    if not image or watches.CACHE in linux.names(work):
         yield
         return
     descriptor = os.open(watches.CACHE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=work)

@@ -10,6 +10,8 @@ import os
 import sys
 import time
 
+from oci_criu_shim.host import linux
+
 DESCRIPTOR = 4
 VERSION = 1
 # `enum report_outcome`. After BEGUN, how far a dump has come is the cause of its failure.
@@ -40,8 +42,7 @@ class Report:
         self.reached = UNCOMMITTED
         if self.wanted:
             try:
-                with os.scandir(images) as entries:
-                    self.bytes = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+                self.bytes = sum(linux.sizes(images).values())
             except OSError:
                 pass  # the user can change them, and counting must not make a dump fail
 

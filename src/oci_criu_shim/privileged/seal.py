@@ -57,7 +57,7 @@ def _seal(key: bytes, directory: int, parent: str) -> str:
     import hashlib
 
     digest = hashlib.blake2b(parent.encode(), key=key)
-    for name in sorted(os.listdir(directory)):
+    for name in sorted(linux.names(directory)):
         if name.startswith(READ) and not name.startswith(UNREAD):
             descriptor = linux.open_in(directory, name, os.O_RDONLY | os.O_NONBLOCK)
             try:
