@@ -78,11 +78,11 @@ def container(tmp_path: Path) -> Container:
     [
         (f"0 checkpointed it\n{json.dumps(CHECKPOINT_3)}", True, (True, "checkpointed it", CHECKPOINT_3)),
         ("1 could not", True, (False, "could not", None)),
-        (None, True, (False, "container c was not checkpointed: the process doing it died", None)),
-        (None, False, (False, "container c has ended", None)),
+        (None, True, (None, "container c was not checkpointed: the process doing it died", None)),
+        (None, False, (None, "container c has ended", None)),
     ],
 )
-def test_an_answer(container: Container, said: str | None, lives: bool, wanted: tuple[bool, str, object]) -> None:
+def test_an_answer(container: Container, said: str | None, lives: bool, wanted: tuple[bool | None, str, object]) -> None:
     """The supervisor has taken the request away, or ended before."""
     if said:
         Path(container.path(ANSWER)).write_text(said)
@@ -115,4 +115,4 @@ def test_what_was_asked_before_is_brought_to_mind_again(container: Container, mo
 def test_one_that_ends_before_it_is_asked_for(tmp_path: Path) -> None:
     gone = Container(str(tmp_path), "gone")
     checkpoint._request(gone)
-    assert checkpoint.outcome(gone, REQUEST) == (False, "container gone has ended", None)
+    assert checkpoint.outcome(gone, REQUEST) == (None, "container gone has ended", None)
