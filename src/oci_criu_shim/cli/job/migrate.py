@@ -233,14 +233,18 @@ def _send(part: Part, place: Document, receiving: _Receiving, memory: int) -> tu
     asking_thread = threading.Thread(target=ask, daemon=True)
     asking_thread.start()
     with ProgressLine(f"sending to {place['node']}", memory, receiving.bytes):
-        while "received" not in receiving.said:
+        while True:
+            # What has ended is looked at first: its last words may have come since.
+            has_asked, has_ended = not asking_thread.is_alive(), receiving.over
+            if "received" in receiving.said:
+                break
             receiving.require_taken()
-            if failures and not asking_thread.is_alive():
+            if failures and has_asked:
                 raise ShimError(f"job {part['job']} runs on: {failures[0]}")
             if "failed" in receiving.said:
                 found = receiving.said["failed"]
                 raise ShimError(f"job {part['job']} runs on: {found['error']}", str(found.get("hint", "")))
-            if receiving.over:
+            if has_ended:
                 raise ShimError(f"job {part['job']} runs on: what was to receive it has ended: {receiving.failure}")
             time.sleep(PERIOD)
     return int(receiving.said["received"]["bytes"]), time.monotonic() - begun
