@@ -3,7 +3,8 @@
 Its programs are two of ours (bench/programs/memory.py), one with the kinds of memory that a NumPy program has, and one
 with random bytes. Each moves in turns by a preemption with `compress = "off"` and with `"auto"`, and by `job migrate`.
 The file system of the checkpoints moves 100 MB/s (tests/harness/slow_disk.py), the nodes' links 1 Gbit/s, by tc-tbf(8);
-`wide` is a migration between nodes whose links are as fast as the machine.
+`wide` is a migration between nodes whose links are as fast as the machine. `criu` is what CRIU does alone, by hand
+(bench/by_hand.py), on the slow links.
 
 Programs note the time very often. The total is from slurmctld's SIGTERM, or from the start of the command, until the
 program computes again on the other node; `down` is the longest gap in its notes. The total has three parts: `before`
@@ -23,6 +24,7 @@ from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 
+from bench import by_hand
 from bench.preempt import appears
 from bench.report import Measure, Progress, Result, ratios, versions
 from tests.harness import jobs
@@ -36,7 +38,7 @@ RUNS, WIDE_RUNS = 3, 1
 SIZES = (64, 256, 1024)  # MiB
 GOALS = {"numpy": 0.4, "random": 0.5}
 """By kind of memory, of the total of `job migrate` over that of the requeue without compression."""
-WAYS = ("off", "auto", "migrate", "wide")
+WAYS = ("off", "auto", "migrate", "wide", "criu")
 DISK = "100M"
 LINK = ("rate", "1gbit", "burst", "1m", "latency", "50ms")
 TICK = 0.02
@@ -84,6 +86,9 @@ def _move(cluster: Cluster, kind: str, mib: int, way: str) -> dict[str, float]:
         if way != "wide":
             stack.enter_context(_slow_links(cluster))
         ticks = cluster.shared / "ticks"
+        ticks.unlink(missing_ok=True)
+        if way == "criu":
+            return _by_hand(cluster, kind, mib, ticks)
         job = _start(cluster, kind, mib, ticks)
         run(["sync"])
         found = _preempt(job, ticks) if way in ("off", "auto") else _migrate(job, ticks)
@@ -106,12 +111,27 @@ def _slow_links(cluster: Cluster) -> Iterator[None]:
 
 def _start(cluster: Cluster, kind: str, mib: int, ticks: Path) -> Job:
     """Have a program run that notes the time in `ticks`; return its job when it has its memory."""
-    ticks.unlink(missing_ok=True)
-    command = f"exec python3 -IS /shared/memory.py {kind} {mib} /shared/{ticks.name} {TICK}"
-    job = jobs.submit(cluster, "move", command, Work(), *jobs.OPTIONS)
+    job = jobs.submit(cluster, "move", f"exec {' '.join(_command(kind, mib, ticks))}", Work(), *jobs.OPTIONS)
     job.wait_running()
-    wait_for(lambda: ticks.exists() and len(_times(ticks)) > 1 / TICK, 120, "the program to compute")
+    _wait_until_it_computes(ticks)
     return job
+
+
+def _command(kind: str, mib: int, ticks: Path) -> list[str]:
+    return ["python3", "-IS", "/shared/memory.py", kind, str(mib), f"/shared/{ticks.name}", str(TICK)]
+
+
+def _wait_until_it_computes(ticks: Path) -> None:
+    wait_for(lambda: ticks.exists() and len(_times(ticks)) > 1 / TICK, 120, "the program to compute")
+
+
+def _by_hand(cluster: Cluster, kind: str, mib: int, ticks: Path) -> dict[str, float]:
+    with by_hand.running(cluster, *_command(kind, mib, ticks)):
+        _wait_until_it_computes(ticks)
+        begun = time.time()
+        by_hand.move(cluster)
+        stopped, again = _gap(ticks)
+    return {"total": again - begun, "down": again - stopped}
 
 
 def _preempt(job: Job, ticks: Path) -> dict[str, float]:
@@ -130,9 +150,7 @@ def _migrate(job: Job, ticks: Path) -> dict[str, float]:
 
 def _parts(job: Job, ticks: Path, begun: float) -> dict[str, float]:
     """Return the seconds of each part of a way that has begun then, and is over."""
-    restored = time.time()
-    wait_for(lambda: _times(ticks)[-1] > restored, 60, "the program to compute again")
-    stopped, again = max(pairwise(_times(ticks)), key=lambda pair: pair[1] - pair[0])
+    stopped, again = _gap(ticks)
     argv = [SHIM, "job", "status", "--json", f"--checkpoint-dir={jobs.CHECKPOINTS}", job.number]
     task = json.loads(job.cluster.exec("ctl", argv).stdout)["tasks"][0]
     at, frozen = (task["checkpoints"][0][name] for name in ("at", "frozen"))
@@ -141,6 +159,13 @@ def _parts(job: Job, ticks: Path, begun: float) -> dict[str, float]:
         **{"before": at - begun, "frozen": frozen, "after": again - at - frozen},
         "restore": task["runs"][1]["restored"]["seconds"],
     }
+
+
+def _gap(ticks: Path) -> tuple[float, float]:
+    """Return when a program stopped that has been restored, and when it has computed again."""
+    restored = time.time()
+    wait_for(lambda: _times(ticks)[-1] > restored, 60, "the program to compute again")
+    return max(pairwise(_times(ticks)), key=lambda pair: pair[1] - pair[0])
 
 
 def _times(ticks: Path) -> list[float]:
