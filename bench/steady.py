@@ -3,7 +3,8 @@
 How fast it computes in a task without a container, beside a task that may not be checkpointed: both do the same work in
 turns on the same node, and time themselves. HPL and LAMMPS by what they say of themselves: in a container beside plain
 crun, and without one beside a Slurm that has nothing of ours. And what stays beside a program: the memory of all
-processes of ours, the user's and root's, with crun's, and the system calls that they make in a minute.
+processes of ours, the user's and root's, with crun's, and the system calls that they make in a minute. The most that
+they have, without CRIU's, while a program with 4 GiB is dumped, compressed, to a file system that moves 100 MB/s.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,7 +24,9 @@ from bench.report import Measure, Progress, Result, versions
 from bench.startup import compare, without
 from tests.harness import jobs
 from tests.harness.cluster import Cluster, ClusterError, wait_for
+from tests.harness.cluster.settings import REPOSITORY
 from tests.harness.jobs import Work
+from tests.harness.slow_disk import slow_disk
 from tests.programs.site import PLACE, Site
 
 SPEED = 0.99
@@ -37,6 +41,7 @@ print(time.perf_counter() - begin)
 """
 LARGEST = 12.0  # MiB
 WATCHED_SECONDS = 60
+LARGE, PEAK = 4096, 256.0  # MiB of a program, and of ours while it is dumped
 SETTLED_SECONDS = 130  # the cost of a checkpoint is computed after one minute, two, four and so on
 
 
@@ -53,6 +58,7 @@ class Figure:
 
 
 RUNS, SECONDS = 5, 300
+RATE = "100M"
 FIGURES = {
     "hpl": Figure("hpcc", ("1", "3000", *3 * FACTORIZATIONS), "hpccoutf.txt", r"^WR\S+ .* (\S+)$", "GFLOPS"),
     "lammps": Figure("lammps", ("20", "500", "500"), "log", r"([\d.]+) timesteps/s", "steps/s"),
@@ -76,6 +82,9 @@ def measure(progress: Progress) -> Result:
         for name, options in ("contained", [f"--container={bundle}"]), ("bare", []):
             progress(f"what stays, {name}")
             _watch(cluster, result, name, options)
+        progress(f"what it takes to dump {LARGE} MiB")
+        with slow_disk(cluster, jobs.CHECKPOINTS, RATE):
+            result.measures["memory_dumping"] = Measure.of([_peak(cluster)], "MiB", PEAK)
         return result
 
 
@@ -122,6 +131,24 @@ def _watch(cluster: Cluster, result: Result, name: str, options: Sequence[str]) 
     result.measures[f"calls_a_minute_{name}"] = Measure.of([len(calls)], "calls", 0)
     cluster.exec("ctl", ["scancel", job.number])
     wait_for(lambda: not cluster.exec("ctl", ["squeue", "--noheader"]).stdout, 60, "the job's end")
+
+
+def _peak(cluster: Cluster) -> float:
+    """Return the most MiB that ours have together while a large program is dumped."""
+    shutil.copy(REPOSITORY / "bench/programs/memory.py", cluster.shared)
+    ready = cluster.shared / "ready"
+    command = f"exec python3 -IS /shared/memory.py numpy {LARGE} /shared/{ready.name}"
+    job = jobs.submit(cluster, "large", command, Work(), *jobs.OPTIONS)
+    wait_for(ready.exists, SECONDS, "its memory")
+    most = 0.0
+    with ThreadPoolExecutor() as threads:
+        argv = ["oci-criu-shim", "job", "checkpoint", job.number]
+        done = threads.submit(cluster.exec, "ctl", argv, timeout=SECONDS)
+        while not done.done():
+            most = max(most, sum(process.mib for process in processes(cluster, "n1") if process.is_ours))
+        done.result()
+    cluster.exec("ctl", ["scancel", job.number])
+    return most
 
 
 def seconds(cluster: Cluster, argv: Sequence[str]) -> float:
