@@ -24,14 +24,16 @@ FILES = {"migrate": "migration"}
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHES)} (default: all)")
-    parser.add_argument("--program", nargs="+", choices=disk.RUNS, default=(), help="of disk's (default: all)")
-    parser.add_argument("--runs", type=int, help="of each of disk's programs, or of migrate")
+    parser.add_argument(
+        "--program", nargs="+", choices=disk.RUNS, default=(), help="disk's and migrate's (default: all)"
+    )
+    parser.add_argument("--runs", type=int, help="of each of these programs")
     options = parser.parse_args(argv)
     if unknown := [name for name in options.names if name not in BENCHES]:
         parser.error(f"no benchmark {unknown[0]!r}; there are: {', '.join(BENCHES)}")
     more: dict[str, dict[str, Any]] = {
         "disk": {"programs": options.program, "runs": options.runs},
-        "migrate": {"runs": options.runs},
+        "migrate": {"names": options.program, "runs": options.runs},
     }
     missed = []
     for name in options.names or BENCHES:

@@ -133,7 +133,7 @@ def _preempt(site: Site, name: str, setting: str) -> dict[str, float]:
 def _start(site: Site, name: str) -> Job:
     """Have a program run; return its job when it has its memory."""
     if name in APPLICATIONS:
-        return _start_application(site, APPLICATIONS[name])
+        return start_application(site, APPLICATIONS[name])
     ready = site.cluster.shared / "ready"
     ready.unlink(missing_ok=True)
     command = f"exec python3 -IS /shared/memory.py {name} {MIB} /shared/{ready.name}"
@@ -143,7 +143,8 @@ def _start(site: Site, name: str) -> Job:
     return job
 
 
-def _start_application(site: Site, application: Application) -> Job:
+def start_application(site: Site, application: Application) -> Job:
+    """Have a real program run; return its job when it has its memory."""
     shutil.rmtree(site.place / "disk", ignore_errors=True)
     attempt = site.submit(application.program, "disk", BARE)
     attempt.wait_work()

@@ -1,13 +1,15 @@
 """Measures how a job gets to another node: by its requeue at a preemption, and by `job migrate`, memory to memory.
 
 Its programs are two of ours (bench/programs/memory.py), one with the kinds of memory that a NumPy program has, and one
-with random bytes. Each moves in turns by a preemption with `compress = "off"` and with `"auto"`, and by `job migrate`.
-The file system of the checkpoints moves 100 MB/s (tests/harness/slow_disk.py), the nodes' links 1 Gbit/s, by tc-tbf(8);
-`wide` is a migration between nodes whose links are as fast as the machine. `criu` is what CRIU does alone, by hand
-(bench/by_hand.py), on the slow links.
+with random bytes, and HPL, GROMACS, LAMMPS and AutoDock Vina, HPL in three sizes. Each moves in turns by a preemption
+with `compress = "off"` and with `"auto"`, and by `job migrate`. The file system of the checkpoints moves 100 MB/s
+(tests/harness/slow_disk.py), the nodes' links 1 Gbit/s, by tc-tbf(8); `wide` is a migration between nodes whose links
+are as fast as the machine. `criu` is what CRIU does alone, by hand (bench/by_hand.py), on the slow links, with the
+programs of ours.
 
-Programs note the time very often. The total is from slurmctld's SIGTERM, or from the start of the command, until the
-program computes again on the other node; `down` is the longest gap in its notes. The total has three parts: `before`
+Programs of ours note the time very often. The total is from slurmctld's SIGTERM, or from the start of the command,
+until the program computes again on the other node; `down` is the longest gap in its notes. Of others, both are until
+they are restored, as the job's history has it. The total has three parts: `before`
 the program is frozen, `frozen` as the job's history has it, which is until the checkpoint is complete, and `after`
 that. `restore` is a part of the last, `transfer` is what `job migrate` says: from asking the job until the other node
 has all of it. What was sent is relative to the program's memory.
@@ -25,6 +27,8 @@ from itertools import pairwise, product
 from pathlib import Path
 
 from bench import by_hand
+from bench.applications import APPLICATIONS, PACKAGES, hpl, root
+from bench.disk import start_application
 from bench.preempt import appears
 from bench.report import Measure, Progress, Result, ratios, versions
 from tests.harness import jobs
@@ -33,11 +37,19 @@ from tests.harness.cluster.process import run
 from tests.harness.cluster.settings import REPOSITORY
 from tests.harness.jobs import Job, Work
 from tests.harness.slow_disk import slow_disk
+from tests.programs.site import Site
 
 RUNS, WIDE_RUNS = 3, 1
 SIZES = (64, 256, 1024)  # MiB
-GOALS = {"numpy": 0.4, "random": 0.5}
-"""By kind of memory, of the total of `job migrate` over that of the requeue without compression."""
+OURS = ("numpy", "random")
+GOALS = {"numpy": 0.4, **dict.fromkeys(("random", *APPLICATIONS), 0.5)}
+"""By program, of the total of `job migrate` over that of the requeue without compression."""
+HPL = {64: hpl(2900, 6), 256: hpl(5800, 2), 1024: hpl(11600)}
+"""By MiB; the smaller ones are repeated, so as not to be over before they are moved."""
+OTHERS = {("hpl", mib): application for mib, application in HPL.items()} | {
+    (name, application.least): application for name, application in APPLICATIONS.items() if name != "hpl"
+}
+PROGRAMS = (*product(OURS, SIZES), *OTHERS)
 WAYS = ("off", "auto", "migrate", "wide", "criu")
 DISK = "100M"
 LINK = ("rate", "1gbit", "burst", "1m", "latency", "50ms")
@@ -46,22 +58,29 @@ SHIM = "oci-criu-shim"
 Samples = dict[tuple[str, str, int, str], list[float]]  # by what, kind, MiB, way
 
 
-def measure(progress: Progress, runs: int | None = None, sizes: Sequence[int] = SIZES) -> Result:
-    """Run this benchmark, which takes half an hour. Raise ClusterError if a job does not do as it should."""
+def measure(progress: Progress, names: Sequence[str] = (), runs: int | None = None) -> Result:
+    """Run this benchmark, which takes an hour: of some programs, by default all, each so many times.
+
+    Raise ClusterError if a job does not do as it should.
+    """
+    chosen = [(name, mib) for name, mib in PROGRAMS if name in (names or GOALS)]
+    packages = PACKAGES if set(chosen) & set(OTHERS) else ()
     samples: Samples = {}
+    conf = jobs.SIGNALS_LOGGED
     with Cluster(
-        "bench-migrate", nodes=2, grace_time=120, requeue_delay=120, slurm_conf=jobs.SIGNALS_LOGGED
+        "bench-migrate", nodes=2, grace_time=120, requeue_delay=120, slurm_conf=conf, packages=packages
     ) as cluster:
-        jobs.share(cluster)
+        site = Site(cluster, root(packages))
+        site.go()
         shutil.copy(REPOSITORY / "bench/programs/memory.py", cluster.shared)
         result = Result(versions(cluster))
         with slow_disk(cluster, jobs.CHECKPOINTS, DISK):
-            for number, mib, kind, way in product(range(1, (runs or RUNS) + 1), sizes, GOALS, WAYS):
-                if way == "wide" and number > WIDE_RUNS:
+            for number, (name, mib), way in product(range(1, (runs or RUNS) + 1), chosen, WAYS):
+                if (way == "wide" and number > WIDE_RUNS) or (way == "criu" and name not in OURS):
                     continue
-                progress(f"{kind}, {mib} MiB, {way}, {number} of {runs or RUNS}")
-                for what, sample in _move(cluster, kind, mib, way).items():
-                    samples.setdefault((what, kind, mib, way), []).append(sample)
+                progress(f"{name}, {mib} MiB, {way}, {number} of {runs or RUNS}")
+                for what, sample in _move(site, name, mib, way).items():
+                    samples.setdefault((what, name, mib, way), []).append(sample)
     result.measures = measures(samples)
     return result
 
@@ -79,8 +98,9 @@ def measures(samples: Samples) -> dict[str, Measure]:
     return found
 
 
-def _move(cluster: Cluster, kind: str, mib: int, way: str) -> dict[str, float]:
+def _move(site: Site, kind: str, mib: int, way: str) -> dict[str, float]:
     """Have a program go on on the other node once; return the samples of that."""
+    cluster = site.cluster
     with ExitStack() as stack:
         stack.enter_context(jobs.settings(cluster, f'compress = "{"off" if way == "off" else "auto"}"\n'))
         if way != "wide":
@@ -89,7 +109,7 @@ def _move(cluster: Cluster, kind: str, mib: int, way: str) -> dict[str, float]:
         ticks.unlink(missing_ok=True)
         if way == "criu":
             return _by_hand(cluster, kind, mib, ticks)
-        job = _start(cluster, kind, mib, ticks)
+        job = _start(cluster, kind, mib, ticks) if kind in OURS else start_application(site, OTHERS[kind, mib])
         run(["sync"])
         found = _preempt(job, ticks) if way in ("off", "auto") else _migrate(job, ticks)
         _clear(job)
@@ -150,14 +170,15 @@ def _migrate(job: Job, ticks: Path) -> dict[str, float]:
 
 def _parts(job: Job, ticks: Path, begun: float) -> dict[str, float]:
     """Return the seconds of each part of a way that has begun then, and is over."""
-    stopped, again = _gap(ticks)
     argv = [SHIM, "job", "status", "--json", f"--checkpoint-dir={jobs.CHECKPOINTS}", job.number]
     task = json.loads(job.cluster.exec("ctl", argv).stdout)["tasks"][0]
     at, frozen = (task["checkpoints"][0][name] for name in ("at", "frozen"))
+    restored = task["runs"][1]["restored"]
+    stopped, again = _gap(ticks) if ticks.exists() else (at, restored["time"])
     return {
         **{"total": again - begun, "down": again - stopped},
         **{"before": at - begun, "frozen": frozen, "after": again - at - frozen},
-        "restore": task["runs"][1]["restored"]["seconds"],
+        "restore": restored["seconds"],
     }
 
 
