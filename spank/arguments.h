@@ -2,7 +2,14 @@
 #ifndef ARGUMENTS_H
 #define ARGUMENTS_H
 
-/* Return the directory of metrics=DIR, or NULL if there is none. Log any argument that is not understood. */
-const char *arguments_metrics(int argc, char *const argv[]);
+#include <stdint.h>
+
+struct arguments {
+	const char *metrics;	/* the directory of metrics=DIRECTORY, or NULL */
+	uint32_t local_seconds; /* how long the epilog may take to copy checkpoints that are on the node alone */
+};
+
+/* Return the arguments. Log any that is not understood. */
+struct arguments arguments_read(int argc, char *const argv[]);
 
 #endif

@@ -57,7 +57,7 @@ static int begin_step(spank_t sp, int argc, char *argv[])
 		return 0;
 	}
 	if (options_step_asked()) {
-		helper_start(&step, arguments_metrics(argc, argv));
+		helper_start(&step, arguments_read(argc, argv).metrics);
 		effect_begin(sp);
 	}
 	return options_apply(sp) < 0 ? STEP_FAILURE : 0;
@@ -96,13 +96,13 @@ int slurm_spank_job_prolog(spank_t sp, UNUSED int argc, UNUSED char *argv[])
 	return rundir_create(step.job, step.uid, step.gid, options_job_asked(sp));
 }
 
-int slurm_spank_job_epilog(spank_t sp, UNUSED int argc, UNUSED char *argv[])
+int slurm_spank_job_epilog(spank_t sp, int argc, char *argv[])
 {
 	struct step step;
 
 	if (step_of_job(sp, &step) < 0)
 		return -1;
-	rundir_remove(step.job, step.uid, step.gid);
+	rundir_remove(step.job, step.uid, step.gid, arguments_read(argc, argv).local_seconds);
 	return 0;
 }
 

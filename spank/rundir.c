@@ -237,7 +237,7 @@ static const char SCRIPT[] =
 	;
 
 /* Run rundir.sh as the user, unless a mount of the user's hides the job's tmpfs: then nothing is done for the user. */
-static void work_as(uid_t uid, gid_t gid, int base, const struct names *names, const char *hook)
+static void work_as(uid_t uid, gid_t gid, int base, const struct names *names, const char *hook, uint32_t seconds)
 {
 	CLEANUP_FD int mounted = open_mounted(base, names->directory, uid);
 	char *const argv[] = {
@@ -259,7 +259,7 @@ static void work_as(uid_t uid, gid_t gid, int base, const struct names *names, c
 	if (mounted < 0 && errno == EPERM)
 		slurm_error("oci-criu-shim: %s is not the file system that was made for job %s: nothing in it counts",
 			    names->path, names->directory);
-	else if (mounted >= 0 && spawn_and_wait(&job, USER_SECONDS) < 0)
+	else if (mounted >= 0 && spawn_and_wait(&job, seconds) < 0)
 		slurm_error("oci-criu-shim: what was to be done for job %s as its user %s", names->directory,
 			    errno == ETIMEDOUT ? "took too long, and was ended" : strerror(errno));
 }
@@ -272,21 +272,21 @@ int rundir_create(uint32_t job, uid_t uid, gid_t gid, bool watched)
 	if (base < 0)
 		return fail(names.record);
 	/* Clear up after an earlier run of the job that had no epilog. */
-	work_as(uid, gid, base, &names, "prolog");
+	work_as(uid, gid, base, &names, "prolog", USER_SECONDS);
 	unmount(names.path);
 	if (make_place(base, names.directory) < 0 || mount_on(names.path, uid, gid) < 0)
 		return fail(names.directory);
 	return set_marker(base, names.marker, watched) < 0 ? fail(names.marker) : 0;
 }
 
-void rundir_remove(uint32_t job, uid_t uid, gid_t gid)
+void rundir_remove(uint32_t job, uid_t uid, gid_t gid, uint32_t seconds)
 {
 	const struct names names = names_of(job);
 	CLEANUP_FD int base = open_base();
 
 	if (base < 0)
 		return;
-	work_as(uid, gid, base, &names, "epilog");
+	work_as(uid, gid, base, &names, "epilog", USER_SECONDS + seconds);
 	unmount(names.path);
 	if (remove_place(base, names.directory) < 0)
 		leave_alone(names.directory);

@@ -12,8 +12,11 @@
  */
 int rundir_create(uint32_t job, uid_t uid, gid_t gid, bool watched);
 
-/* Remove the job's directory, record and marker. Log and leave what rundir_create() did not make. */
-void rundir_remove(uint32_t job, uid_t uid, gid_t gid);
+/*
+ * Remove the job's directory, record and marker. Log and leave what rundir_create() did not make. What is to be done for
+ * the user may take `seconds` more than otherwise.
+ */
+void rundir_remove(uint32_t job, uid_t uid, gid_t gid, uint32_t seconds);
 
 /* Open the job's directory (O_PATH). -1 and errno if there is none of this user; ENOENT if there is nothing. */
 int rundir_open(uint32_t job, uid_t uid);

@@ -64,16 +64,18 @@ state() {
 
 # Remove what the runtime has left links to. While it writes a checkpoint, stage.<pid> in its container's directory
 # leads to it: if the runtime was killed, that is half a checkpoint, which nobody else will remove. In the job's
-# directory, it leads to a checkpoint in memory that was being copied to the others. kept.<number> leads to the
+# directory, it leads to a checkpoint in memory that was being copied to the others. local.<number> leads to one that is
+# on this node alone, and is copied to the others now: the job does not start again before. kept.<number> leads to the
 # checkpoints that the job would start from again. They go once the job has completed, and the runtime finds out if it
 # has, since even a job that is marked as requeued may have completed.
 clear_links() {
 	count=0
-	for link in stage.* */stage.* kept.* received.*; do
+	for link in stage.* */stage.* local.* kept.* received.*; do
 		[ $((count += 1)) -le 256 ] || break
 		to=$(readlink -- "$link") || continue
 		case $to in [!/]* | */../* | */..) continue ;; esac
 		case $link:${to##*/} in
+		local.*) [ "$hook" = prolog ] || "$runtime" ckpt drain -- "$to" </dev/null ;;
 		kept.*) "$runtime" ckpt prune --completed -- "$to" ;;
 		received.*) received=$to number=${to##*/oci-criu-shim.} ;;
 		*:.stage.*) rm -rf --one-file-system -- "$to" ;;

@@ -248,6 +248,17 @@ _SETTINGS = (
         """,
     ),
     Setting(
+        "local-dir",
+        "",
+        values.SHARED,
+        """
+        A directory on a disk of each node's own, that lasts beyond jobs. A checkpoint that would not be done in a job's
+        grace time is written there, and copied to the job's checkpoint directory after the job's end on the node, by
+        its epilog: local-seconds in plugstack.conf is how long that may take. If the node fails before, the job goes on
+        from an older checkpoint. Empty means that all are written to the checkpoint directory.
+        """,
+    ),
+    Setting(
         "partitions",
         dict[str, object](),
         ("", _partitions),
@@ -286,6 +297,7 @@ class Settings:
     dump_rate: int
     compress: str  # as parse_compression() reads it
     pace_dir: str
+    local_dir: str
     partitions: dict[str, dict[str, str]]
 
     def __init__(self, values: Mapping[str, object]) -> None:

@@ -124,13 +124,14 @@ def call(
     quick: bool = False,
     uid: int = UID,
     inside: tuple[str, ...] = (),
+    arguments: tuple[str, ...] = (),
     **others: int,
 ) -> Result:
     """Call the hooks of a context that ends by itself; `quick`: valgrind, which takes a second or two, has seen it.
     `inside` is a program that runs another one; `others` are numbers of fake_slurm's. The command is in a job, unless
     the environment says otherwise."""
     done = subprocess.run(
-        [*inside, *_argv(context, job, 0, options or {}, (), quick, uid, **others)],
+        [*inside, *_argv(context, job, 0, options or {}, arguments, quick, uid, **others)],
         env={"PATH": os.environ["PATH"], **({"SLURM_JOB_ID": "7"} if environment is None else environment)},
         cwd=cwd,
         capture_output=True,

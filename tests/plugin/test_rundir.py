@@ -73,8 +73,8 @@ class Place(Case):
         result = call("prolog", options, quick=quick)
         self.assertEqual((result.hooks, result.errors), ({"slurm_spank_job_prolog": 0}, ""))
 
-    def remove(self, quick: bool = False) -> str:
-        result = call("epilog", quick=quick)
+    def remove(self, *arguments: str, quick: bool = False) -> str:
+        result = call("epilog", quick=quick, arguments=arguments)
         self.assertEqual(result.hooks, {"slurm_spank_job_epilog": 0})
         return result.errors
 
@@ -461,6 +461,39 @@ class Received(Place):
         self.remove(quick=True)
         self.wait_gone()
         self.assertTrue((self.outside / "precious" / "file").exists())
+
+
+class Local(Place):
+    """A checkpoint that is on the node alone."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.base = self.outside / "oci-criu-shim.7.batch.0.x"
+        self.create(quick=True)
+        self.link("local.1", self.base)
+
+    def test_it_is_copied(self) -> None:
+        """While the epilog waits, and before the job can begin again."""
+        calls = self.program("runtime")
+        self.remove()
+        self.assertEqual(calls.read_text(), f"{UID} ckpt drain -- {self.base}\n")
+        self.assertFalse(RUN.exists())
+
+    def test_that_of_an_earlier_run(self) -> None:
+        calls = self.program("runtime")
+        self.create(quick=True)
+        self.assert_fresh()
+        self.assertEqual(calls.read_text(), "")
+
+    def test_how_long_it_may_take(self) -> None:
+        """USER_SECONDS are 4 in tests."""
+        for seconds, is_ended in ((0, True), (60, False)):
+            with self.subTest(seconds=seconds):
+                self.program("runtime", "/bin/sleep 6\n")
+                said = self.remove(f"local-seconds={seconds}", quick=True)
+                self.assertEqual("took too long" in said, is_ended, said)
+                self.create(quick=True)
+                self.link("local.2", self.base)
 
 
 class Requeued(Place):

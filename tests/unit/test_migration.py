@@ -30,7 +30,7 @@ from oci_criu_shim.task.migration import Migration
 from oci_criu_shim.task.policy import FAILED, NO_REASON, TAKEN, Policy
 from oci_criu_shim.task.schedule import MIGRATE
 from oci_criu_shim.task.take import Taker
-from oci_criu_shim.transfer import received
+from oci_criu_shim.transfer import holding, received
 from tests.unit.test_ladder import KEY, LIFE, Site, site
 from tests.unit.test_policy import Make, make
 from tests.unit.test_schema import full_manifest
@@ -523,7 +523,7 @@ def test_a_copy_keeps_its_number(tmp_path: Path) -> None:
     arrive(5)
     found = received.take_over(KEY)
     assert found
-    assert received.keep(found, store).seq == 5
+    assert holding.keep(found, store).seq == 5
     with pytest.raises(ShimError, match="checkpoint 5 is newer than 5"):
-        received.keep(found, store)
+        holding.keep(found, store)
     assert store.numbers() == [5]

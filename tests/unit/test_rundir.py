@@ -11,7 +11,7 @@ import pytest
 from oci_criu_shim.slurm import rundir
 from oci_criu_shim.slurm.rundir import RunDirectory
 from oci_criu_shim.slurm.tasks import Task
-from oci_criu_shim.transfer import received
+from oci_criu_shim.transfer import holding
 
 SPANK = Path(__file__).parents[2] / "spank"
 
@@ -81,4 +81,4 @@ def test_the_plugin_has_the_same_names() -> None:
     assert all(f'"{name}"\n' in paths for name in (rundir.REQUEUED, rundir.SIGNALLED))
     script = (SPANK / "rundir.sh").read_text()
     assert f" {rundir.KEPT}* {rundir.RECEIVED}*;" in script
-    assert f"##*/{received.PREFIX}." in script
+    assert f"##*/{holding.PREFIX}." in script

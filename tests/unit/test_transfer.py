@@ -15,7 +15,7 @@ import pytest
 from oci_criu_shim.checkpoints import committed
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.errors import ShimError
-from oci_criu_shim.transfer import received, stream
+from oci_criu_shim.transfer import holding, received, stream
 from oci_criu_shim.transfer.receiver import Receiver
 from oci_criu_shim.transfer.sender import Peer, Sender
 from tests.unit.test_schema import full_manifest
@@ -111,7 +111,7 @@ def test_it_arrives_whole(receiving: Receiving, draft: Any, memory: Path, tmp_pa
     (tmp_path / "ckpt").mkdir()
     store = Store(str(tmp_path / "ckpt"), TASK)
     store.prepare()
-    kept = received.keep(taken, store)
+    kept = holding.keep(taken, store)
     assert kept.path == str(tmp_path / "ckpt" / TASK / "3")
     assert Path(kept.images, "pages-1.img").read_bytes() == PAGES
     assert received.take_over(TASK) is None

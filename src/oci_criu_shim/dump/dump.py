@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.store import Store
     from oci_criu_shim.container.record import Container, Record
     from oci_criu_shim.dump.chain import Link
+    from oci_criu_shim.transfer.local import Local
     from oci_criu_shim.transfer.sender import Peer
 
 
@@ -131,7 +132,7 @@ class Dump:
 
     def take(
         self,
-        store: Store | Directory | Peer,
+        store: Store | Directory | Peer | Local,
         reason: str,
         connection: socket.socket,
         link: Link | None = None,

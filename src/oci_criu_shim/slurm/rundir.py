@@ -21,6 +21,7 @@ REQUEUED = "requeued"  # the job starts again: its epilog makes it eligible at o
 SIGNALLED = "signalled"  # the watcher was sent a signal
 ENDED = "ended"  # the batch script has ended, and the job with it: the watcher has nothing more to do
 KEPT = "kept."  # with a number: links to what the job keeps, which goes with the job
+LOCAL = "local."  # with a number: links to checkpoints that the epilog is to copy (`ckpt drain`)
 RECEIVED = "received."  # with a number: links to what it has received for another job, which goes soon after it
 
 TIME_IS_UP = ".timeout"  # one of its containers must go before the time limit, so all of them
@@ -99,6 +100,11 @@ class RunDirectory:
     def note_received(self, path: str) -> None:
         """Have the job's epilog know of the directory `path`, to be removed if nobody takes it over."""
         self._link(RECEIVED, path)
+
+    def note_local(self, path: str) -> None:
+        """Have the job's epilog know of the directory `path`, to copy the checkpoint in it to the job's others. Raise
+        OSError if that can't be noted."""
+        os.symlink(path, self.file(f"{LOCAL}{os.stat(path).st_ino}"))
 
     def _link(self, kind: str, path: str) -> None:
         try:

@@ -10,7 +10,7 @@ from oci_criu_shim.container.record import STAGE_LINK
 from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.host import process
 from oci_criu_shim.slurm.rundir import RunDirectory
-from oci_criu_shim.transfer import received
+from oci_criu_shim.transfer import holding, received
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Arrival:
     def keep(self) -> None:
         """Copy it to the store, and free the memory. If that fails, the newest in the store is an older one."""
         try:
-            kept = received.keep(self.checkpoint, self.store)
+            kept = holding.keep(self.checkpoint, self.store)
             integrity.add_checksums(kept)
             self.log.debug(f"{self.path} is kept as {kept.path}")
         except (ShimError, OSError) as error:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         job_name: str  # the one that its user gave it
         event: str
         path: NotRequired[str]  # of the checkpoint
+        local: NotRequired[str]  # where it is on its node until it is copied there; empty if it was written there
         bytes: NotRequired[int]
         reason: NotRequired[str]
         runs_on: NotRequired[bool]  # whether the processes went on after the checkpoint
@@ -56,20 +57,22 @@ FLAGS = os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_WRONLY
 BEGINNINGS = ("started", "restored")  # of a run
 NUMBER = (int, float)
 # What the events of earlier versions lack.
-LATER = {**dict.fromkeys(("name", "job_name", "log", "counted", "output"), ""), "waited": 0}
+LATER = {**dict.fromkeys(("name", "job_name", "log", "counted", "output"), ""), "waited": 0, "local": ""}
 LARGEST = 1 << 60  # no number in a history is larger, nor is any below 0
 LATEST = 1 << 37  # seconds; what time.gmtime() and pictures can show
 # The facts of each event and their types. `refused` is a checkpoint that was not restored: another one follows, or
 # `fell-back`, a start from the beginning. `failed` is a run that could not begin, `checkpoint-late` a checkpoint that
-# was not done shortly before the job's end. `job-ended` is the end of the job as Slurm has it, `at` that time: noted by
-# whoever asked, perhaps later.
+# was not done shortly before the job's end. `copied` is one that was on its node alone before, `not-copied` one that
+# still is. `job-ended` is the end of the job as Slurm has it, `at` that time: noted by whoever asked, perhaps later.
 EVENTS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "started": {"output": str},
     "checkpointed": {
         **{"path": str, "bytes": int, "reason": str, "runs_on": bool},
-        **{"seconds": NUMBER, "frozen": NUMBER, "at": NUMBER, "waited": NUMBER},
+        **{"seconds": NUMBER, "frozen": NUMBER, "at": NUMBER, "waited": NUMBER, "local": str},
     },
     "checkpoint-failed": {"reason": str},
+    "copied": {"path": str, "seconds": NUMBER},
+    "not-copied": {"reason": str},
     "checkpoint-late": {"reason": str},
     "hook-failed": {"reason": str},
     "migrated": {"to": str, "required": str},
@@ -141,14 +144,29 @@ def _append(path: str, event: Mapping[str, object]) -> None:
 
 def note_end(directory: str, job: int, found: Job) -> None:
     """Note in the histories of a job's tasks how and when the job has ended, as Slurm says in `found`."""
-    path = os.path.join(directory, DIRECTORY, str(job))
+    facts = {"restarts": found.restarts, "state": found.ended_as, "at": found.fields["end_time"]}
     for key, events in read(directory, job).items():
-        last = events[-1]
-        about = {"restarts": found.restarts, "name": last["name"], "job_name": last["job_name"], "event": "job-ended"}
-        try:
-            _append(f"{path}/{key}{SUFFIX}", {**about, "state": found.ended_as, "at": found.fields["end_time"]})
-        except OSError:
-            pass  # it is asked once more, next time
+        _note(directory, f"{job}/{key}", {**_about(events[-1]), "event": "job-ended", **facts})
+
+
+def note_copy(store: str, kind: str, **facts: object) -> None:
+    """Note in the history of the task with the directory `store` what came of the copy of a checkpoint to it."""
+    job, key = os.path.split(store)
+    directory, number = os.path.split(job)
+    if events := read(directory, int(number)).get(key):
+        about = {**_about(events[-1]), "restarts": events[-1]["restarts"]}
+        _note(directory, f"{number}/{key}", {**about, "event": kind, **facts})
+
+
+def _about(event: Event) -> dict[str, object]:
+    return {"name": event["name"], "job_name": event["job_name"]}
+
+
+def _note(directory: str, task: str, event: Mapping[str, object]) -> None:
+    try:
+        _append(os.path.join(directory, DIRECTORY, task + SUFFIX), event)
+    except OSError:
+        pass  # who notes the end of a job asks once more, next time
 
 
 def prune(directory: str, known: set[int], dry_run: bool) -> list[str]:

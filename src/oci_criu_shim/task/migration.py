@@ -72,7 +72,7 @@ class Migration:
     def _delivered(self, place: Invitation, found: Job, sent: Checkpoint) -> None:
         """Note that the other node has all: if this process is killed from now on, the job goes on there."""
         self.departure.directory.note_destination(place["node"])
-        files.write_json(self.container.path(SENT), {"path": sent.path, "manifest": sent.manifest})
+        self.policy.note_elsewhere(sent.path, sent)
         required = requeue.required(self.policy.store.directory, found)
         self.log.note("migrated", to=place["node"], required=required)
 

@@ -46,6 +46,7 @@ class Policy:
         self.store = store
         self.keep = task.keep or settings.keep
         self.pace_dir = settings.pace_dir
+        self.local_dir = settings.local_dir
         self.urgent = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if self.pace_dir else -1
         self.closes = settings.closes(task.tcp)
         self.fresh_start = settings.fresh_start
@@ -106,6 +107,10 @@ class Policy:
         if newest is None or newest.manifest.get("left_running", True):
             return None
         return newest if newest.manifest.get("restarts") == self.task.restarts else None
+
+    def note_elsewhere(self, path: str, checkpoint: Checkpoint) -> None:
+        """Note a checkpoint that is not in the store, but will be at `path`, or is on another node."""
+        files.write_json(self.container.path(SENT), {"path": path, "manifest": checkpoint.manifest})
 
     def _sent(self) -> Checkpoint | None:
         try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from contextlib import nullcontext
 
 from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.slurm import controller
@@ -15,6 +17,9 @@ from oci_criu_shim.task.take import Taker
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_criu_shim.task.policy import Policy
+    from oci_criu_shim.transfer.local import Local
+
+LAST_SECONDS = 2.0  # of a job's time, in which no checkpoint should have to end
 
 
 class Stays(ShimError):
@@ -51,15 +56,17 @@ class Preemption:
         if own_steps.are_there(self.policy.container, self.task, self.store):
             return self._leave_to_steps(why)
         futile = why == schedule.TIMEOUT and asked == why and self.policy.schedule.is_futile()
-        before = self.store.numbers()
+        before, local = self.store.numbers(), self._local()
         try:
             self.taker.end = self.departure.end
-            with self.taker.turn(why) as is_due:
+            with nullcontext(True) if local else self.taker.turn(why) as is_due:
                 if not is_due:
                     return self._leave_to_steps(why)
                 with deadline.watched(self.policy, why, self.departure.end):
-                    taken = self.taker.dump(why, connection)
+                    taken = self.taker.dump(why, connection, local)
             self.log.event(f"checkpointed {self.task.describe()} to {taken}")
+            if local:
+                self._tell_of_risk(local)
             status = TAKEN
             if futile:
                 self._note_futility(before)
@@ -69,6 +76,26 @@ class Preemption:
         if status not in (NO_REASON, LOST):  # Step.ended() or Departure.lost() sees to the rest
             self.departure.mark(why, "taken" if status == TAKEN else "failed" if self.store.numbers() else "stuck")
         return status
+
+    def _local(self) -> Local | None:
+        """Return this node's own disk if the checkpoint would not be done in time elsewhere."""
+        place, left = self.policy.local_dir, self.departure.end - time.time()
+        if not place or left <= 0 or self.policy.estimate.seconds() + LAST_SECONDS <= left:
+            return None
+        from oci_criu_shim.transfer.local import Local
+
+        directory = self.departure.directory
+        try:
+            return Local(
+                place, self.store, self.policy.estimate.used(), directory.note_local, self.policy.note_elsewhere
+            )
+        except (ShimError, OSError) as error:
+            self.log.event(f"{self.task.describe()} is not checkpointed to this node's own disk: {line_of(error)}")
+            return None
+
+    def _tell_of_risk(self, local: Local) -> None:
+        what = f"{self.task.describe()}'s checkpoint is on {local.node} alone until the job's epilog has copied it"
+        self.log.event(f"{what} to {self.store.path}; if {local.node} fails before, the job {local.goes_on}")
 
     def _leave_to_steps(self, why: str) -> int:
         """Have the job requeued when its steps are ready: its batch script begins again, and finds them."""

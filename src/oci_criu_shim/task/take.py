@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container.record import Container
     from oci_criu_shim.task.policy import Policy
+    from oci_criu_shim.transfer.local import Local
     from oci_criu_shim.transfer.sender import Peer
 
 ROOM = (
@@ -79,10 +80,10 @@ class Taker:
             self.waited, self.store.on_commit = found.waited, found.release
             yield not (found.is_overtaken or own_steps.are_there(self.container, self.task, self.store))
 
-    def dump(self, reason: str, connection: socket.socket | None = None, peer: Peer | None = None) -> str:
+    def dump(self, reason: str, connection: socket.socket | None = None, place: Peer | Local | None = None) -> str:
         """Take a checkpoint; return where it is, how large it is and how long it took, in words.
 
-        It goes to `peer`, if that is given, and not to the store.
+        It goes to `place`, if that is given, and not to the store.
 
         Raise ShimError, with the reason in one line, if that fails: the container runs on.
         """
@@ -92,17 +93,18 @@ class Taker:
                 said = f"container {self.container.name!r} is not running"
                 raise ShimError(KILLED if self.policy.ended_by() else said)
             with self._hook(pid).around(reason, ends=reason in ENDING):
-                taken = self._take(pid, reason, connection, peer)
+                taken = self._take(pid, reason, connection, place)
         except OSError as error:
             raise _worded(error) from None
-        self.facts = {**taken.facts(), "waited": self.waited}
+        elsewhere = place.facts(taken.checkpoint) if place else {}
+        self.facts = {**taken.facts(), "waited": self.waited, **elsewhere}
         self.log.note("checkpointed", **self.facts, runs_on=reason not in ENDING)
         try:
             self.store.keep(self.policy.keep)
         except OSError as error:
             said = f"older checkpoints of {self.task.describe()} could not be removed"
             self.log.event(f"{said}: {_worded(error).line()}")
-        if not taken.checkpoint.parent and not peer:  # an increment's time is not in proportion to its size
+        if not taken.checkpoint.parent and not place:  # an increment's time is not in proportion to its size
             self._measure(taken)
         return taken.describe()
 
@@ -131,15 +133,19 @@ class Taker:
             self.log.event(f"this kernel doesn't track written memory: {full} (no error)")
         return found
 
-    def _take(self, pid: int, reason: str, connection: socket.socket | None, peer: Peer | None = None) -> Taken:
+    def _take(
+        self, pid: int, reason: str, connection: socket.socket | None, place: Peer | Local | None = None
+    ) -> Taken:
         """Take an increment if one is possible; take a whole checkpoint if not, or if the increment failed."""
         runs_on = reason not in ENDING
         goes_on = runs_on and self._tracked()
         dump = Dump(self.container, pid, {"leave_running": runs_on}, self.policy.closes)
         for line in dump.changes:
             self.log.event(f"{self.task.describe()} comes back changed: {line}")
-        if peer:
-            return dump.take(peer, reason, connection or self.connect())
+        if place:
+            taken = dump.take(place, reason, connection or self.connect())
+            self._tell_of_what_is_left_out(dump)
+            return taken
         link = chain.Link(self.container, goes_on)
         try:
             taken = dump.take(self.store, reason, connection or self.connect(), link)
@@ -149,10 +155,13 @@ class Taker:
             self.log.event(f"the checkpoint of {self.task.describe()} is a whole one: {error.line()}")
             dump = Dump(self.container, pid, {"leave_running": runs_on}, self.policy.closes)
             taken = dump.take(self.store, reason, self.connect(), chain.Link(self.container, goes_on))
+        self._tell_of_what_is_left_out(dump)
+        return taken
+
+    def _tell_of_what_is_left_out(self, dump: Dump) -> None:
         if dump.left_out:
             what = f"{dump.left_out} files of the root file system that have changed: they belong to others"
             self.log.event(f"the checkpoint of {self.task.describe()} is without {what}")
-        return taken
 
     def look(self) -> int:
         """Ask Slurm for the limits of a checkpoint's time, and tell the supervisor; return NO_REASON.

@@ -162,6 +162,10 @@ class Peer:
         """Return the stage of that checkpoint."""
         return PeerStage(self)
 
+    def facts(self, sent: Checkpoint) -> dict[str, object]:
+        """Return what the job's history has of it besides: nothing."""
+        return {}
+
 
 class PeerStage(Stage):
     """A checkpoint whose memory is sent as CRIU dumps it; the few other files are in this node's memory until then."""

@@ -24,6 +24,7 @@ VERBS = {
     "diff": Verb(look.diff, f"{ONE} {ONE}", (DIRECTORY, JSON)),
     "export": Verb(change.export, f"{ONE} FILE", (DIRECTORY, ROOTFS, JSON)),
     "import": Verb(change.import_, "FILE DIR", (JSON,)),
+    "drain": Verb(change.drain, "PATH", (JSON,)),
     "rm": Verb(change.remove, f"{ONE}...", (DIRECTORY, FORCE, JSON)),
     "prune": Verb(change.prune, "[JOBID|DIR]", (DIRECTORY, KEEP, OLDER, COMPLETED, DRY_RUN, JSON)),
 }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 
 from oci_criu_shim import config, files, units
-from oci_criu_shim.checkpoints import archive, committed, owner, unpacking
+from oci_criu_shim.checkpoints import archive, codec, committed, owner, scratch, unpacking
+from oci_criu_shim.checkpoints.compression import Compression
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.prune import prune as prune_task
 from oci_criu_shim.checkpoints.store import Store
@@ -14,18 +16,19 @@ from oci_criu_shim.checkpoints.tree import Tree
 from oci_criu_shim.cli.ckpt import look, place, podman
 from oci_criu_shim.cli.report import ProgressLine, print_json
 from oci_criu_shim.container import ownership
-from oci_criu_shim.errors import USAGE, Others, ShimError
+from oci_criu_shim.errors import USAGE, Others, ShimError, line_of
 from oci_criu_shim.host import process
 from oci_criu_shim.slurm import controller
 from oci_criu_shim.task import history, pointers
 from oci_criu_shim.task.daily_prune import own_tasks, without
+from oci_criu_shim.transfer import holding, local
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
-    from oci_criu_shim.cli.ckpt.documents import Exported, Pruned, Removed
+    from oci_criu_shim.cli.ckpt.documents import Drained, Exported, Pruned, Removed
     from oci_criu_shim.cli.invocation import Invocation
 
 FOREVER = float("inf")
@@ -41,7 +44,7 @@ def export(call: Invocation) -> int:
     return 0
 
 
-def _tell(call: Invocation, text: str, document: Exported | Removed | Pruned) -> None:
+def _tell(call: Invocation, text: str, document: Drained | Exported | Removed | Pruned) -> None:
     """Print what was done, as the user wants it."""
     if call.flag("json"):
         print_json(document)
@@ -85,6 +88,40 @@ def import_(call: Invocation) -> int:
         raise
     _tell(call, imported.path, {"archive": path, "checkpoint": imported.path, "bytes": imported.manifest["bytes"]})
     return 0
+
+
+def drain(call: Invocation) -> int:
+    """Copy a checkpoint that is on this node alone to its task's others, as the job's epilog does."""
+    base = os.path.abspath(call.operands[0])
+    ownership.require_own(base)
+    store, begun = holding.store_of(base), time.monotonic()
+    if not holding.has_any(base):
+        scratch.try_to_remove(base)  # what was to write it was killed
+        raise ShimError(f"there is no checkpoint in {base}")
+    try:
+        with ProgressLine("copying", files.tree_size(base), lambda: files.tree_size(store.stage_path())):
+            kept = local.drain(base, _compression(call))
+    except (ShimError, OSError) as error:
+        said = f"a checkpoint is on {os.uname().nodename} alone, in {base}: {line_of(error)}"
+        history.note_copy(store.path, "not-copied", reason=said)
+        raise ShimError(said, f"`oci-criu-shim ckpt drain {base}` there tries once more") from None
+    document: Drained = {
+        "checkpoint": kept.path,
+        "source": base,
+        "bytes": kept.manifest["bytes"],
+        "seconds": time.monotonic() - begun,
+    }
+    history.note_copy(store.path, "copied", path=kept.path, seconds=document["seconds"])
+    _tell(call, f"{kept.path} ({units.size(document['bytes'])} in {document['seconds']:.1f} s)", document)
+    return 0
+
+
+def _compression(call: Invocation) -> Compression | None:
+    """Return how what crosses the shared file system is compressed; None if it is not."""
+    chosen = codec.parse(config.load().compress)
+    if chosen is None or not chosen.is_there():
+        return None
+    return Compression(chosen, lambda: FOREVER, call.log.debug, always=False)
 
 
 def remove(call: Invocation) -> int:

@@ -139,6 +139,15 @@ class Exported(TypedDict):
     bytes: int
 
 
+class Drained(TypedDict):
+    """What `drain` copied, and from where."""
+
+    checkpoint: str
+    source: str
+    bytes: int
+    seconds: float
+
+
 class Removed(TypedDict):
     """What `rm` removed."""
 

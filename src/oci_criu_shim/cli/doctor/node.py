@@ -7,7 +7,7 @@ import os
 
 from oci_criu_shim import config, values
 from oci_criu_shim.checkpoints import codec, integrity
-from oci_criu_shim.cli.doctor import installation, pace, roots, sandbox, settings
+from oci_criu_shim.cli.doctor import installation, local, pace, roots, sandbox, settings
 from oci_criu_shim.cli.doctor.verdicts import Caution, Skipped
 from oci_criu_shim.container import backends, bare
 from oci_criu_shim.dump.faults import processes
@@ -301,4 +301,5 @@ CHECKS = (
     ("checkpoint-dir", directory),
     ("free space", space),
     ("pace-dir", pace.check),
+    ("local-dir", local.check),
 )

@@ -6,7 +6,7 @@ import os
 import stat
 import time
 
-from oci_criu_shim.cli.doctor import installation, lines, roots
+from oci_criu_shim.cli.doctor import installation, lines, roots, settings
 from oci_criu_shim.cli.doctor.installation import PLUGIN
 from oci_criu_shim.cli.doctor.slurmconf import RECONFIGURE
 from oci_criu_shim.cli.doctor.verdicts import Caution, Skipped
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from oci_criu_shim.cli.doctor.lines import Line
     from oci_criu_shim.cli.doctor.slurmconf import SlurmConf
 
-METRICS = "metrics="
+METRICS, LOCAL_SECONDS = "metrics=", "local-seconds="
 DAEMON = "slurmd"
 NOT_LOADED = "no container starts here"
+LONGEST = 86400  # seconds, as in arguments.c
 # A node without a slurm.conf of its own writes plugstack.conf when its slurmd starts.
 WRITTEN_AT_START = 10.0  # seconds
 
@@ -60,6 +61,7 @@ class Plugstack:
             roots.require_readable(file, "sbatch and srun fail")
         self.require_plugin(ours[0])
         require_arguments(ours[0])
+        self.require_time_to_copy(ours[0])
         return f"{path}: {' '.join(ours[0].words)}"
 
     def require_plugin(self, line: Line) -> None:
@@ -76,6 +78,20 @@ class Plugstack:
         if line.words[0] != "required":
             said = f"{line.path}: {line.words[0]} {file}: left out in silence if it can't be loaded"
             raise Caution(said, "write required")
+
+    def require_time_to_copy(self, line: Line) -> None:
+        """Raise Caution if the epilog has little time to copy what is in `local-dir`, or Slurm gives it less."""
+        if not settings.usable()[0].local_dir:
+            return
+        given = max(filter(None, map(seconds, line.words[2:])), default=0)
+        if not given:
+            few = f"{line.path}: without {LOCAL_SECONDS}N, 30 s are all that there is to copy checkpoints of local-dir"
+            raise Caution(few, f"end the line with {LOCAL_SECONDS}600, say: docs/local.md")
+        said = self.conf.said or {}
+        for name in ("EpilogTimeout", "PrologEpilogTimeout"):
+            limit = said.get(name, "").split(" ")[0]
+            if limit.isdecimal() and int(limit) < given + 30:
+                raise Caution(f"{name}={limit}: Slurm ends the epilog before {given} s", f"{name}={given + 60}")
 
     def file(self, named: str) -> str:
         """Return the path of a plugin as Slurm finds it: a relative one in PluginDir."""
@@ -132,13 +148,24 @@ def add(path: str) -> str:
 def require_arguments(line: Line) -> None:
     """Raise Caution if the plugin does not understand its arguments, or can't count in the directory of `metrics`."""
     for word in line.words[2:]:
+        if seconds(word) is not None:
+            continue
         directory = word.removeprefix(METRICS)
         if not word.startswith(METRICS) or not directory.startswith("/"):
-            raise Caution(f"{line.path}: {word} means nothing to the plugin", f"write {METRICS}/DIRECTORY")
+            hint = f"write {METRICS}/DIRECTORY or {LOCAL_SECONDS}N"
+            raise Caution(f"{line.path}: {word} means nothing to the plugin", hint)
         if not os.path.isdir(directory):
             raise Caution(f"{line.path}: {word}: no such directory", f"mkdir -m 755 {directory}")
         if os.stat(directory).st_mode & stat.S_IWOTH:
             raise Caution(f"{line.path}: {word}: everybody can write there, so nothing is counted", "name another one")
+
+
+def seconds(word: str) -> int | None:
+    """Return how long the epilog may take to copy checkpoints, as an argument of the plugin's says; None if it says
+    something else."""
+    digits = word.removeprefix(LOCAL_SECONDS)
+    is_one = word.startswith(LOCAL_SECONDS) and digits.isascii() and digits.isdecimal() and int(digits) <= LONGEST
+    return int(digits) if is_one else None
 
 
 def slurmd() -> int | None:

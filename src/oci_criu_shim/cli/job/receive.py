@@ -19,7 +19,7 @@ from oci_criu_shim.container import node_fit
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.slurm import controller
 from oci_criu_shim.slurm.rundir import RunDirectory
-from oci_criu_shim.transfer import received
+from oci_criu_shim.transfer import holding, received
 from oci_criu_shim.transfer.receiver import Receiver
 
 TYPE_CHECKING = False
@@ -60,7 +60,7 @@ def receive(call: Invocation) -> int:
 def _keep(number: int, base: str) -> int:
     """Copy the checkpoint in the directory `base` to the job's others, if the job is still to go on from it."""
     if _state(number)[0] not in ("RUNNING", *DONE):
-        received.keep(received.read(base), received.store_of(base))
+        holding.keep(holding.read(base), holding.store_of(base))
     return 0
 
 
@@ -105,7 +105,7 @@ def _hand_over(number: int, path: str, hello: Hello) -> None:
             return received.remove(path)
         if state not in ("", "COMPLETING", "RUNNING") or time.monotonic() > end:
             store = Store(hello["directory"], hello["task"])
-            _tell("kept", path=received.keep(committed.read(path), store).path)
+            _tell("kept", path=holding.keep(committed.read(path), store).path)
             if state == "PENDING":
                 controller.require(number, hello["required"])
             return received.remove(path)

@@ -182,6 +182,7 @@ def _checkpoints(task: TaskRuns) -> list[list[object]]:
         for event in run.checkpoints:
             size, seconds, frozen = units.size(event["bytes"]), f"{event['seconds']:.2f}", f"{event['frozen']:.2f}"
             waited = f"waited {units.time(event['waited'])}" if event.get("waited", 0) >= 1 else ""
-            now = ", ".join(filter(None, (waited, "" if task.has(event) else "removed")))
+            gone = f"on {event['node']} only" if event.get("local") else "removed"
+            now = ", ".join(filter(None, (waited, "" if task.has(event) else gone)))
             rows.append([name(event), number, when(event["at"]), event["reason"], size, seconds, frozen, now])
     return rows

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from oci_criu_shim.cli.job.documents import CheckpointDocument, JobDocument, RunDocument, TaskDocument
     from oci_criu_shim.task.history import Event
 
-PROBLEMS = ("checkpoint-failed", "checkpoint-late", "hook-failed", "refused", "fell-back", "failed", "not-requeued")
+PROBLEMS = (
+    *("checkpoint-failed", "checkpoint-late", "not-copied", "hook-failed"),
+    *("refused", "fell-back", "failed", "not-requeued"),
+)
 # Outcomes of runs: nobody saw the end of one that `died`; one that was `requeued` is to begin on another node.
 RUNNING, CHECKPOINTED, REQUEUED, DIED = "running", "checkpointed", "requeued", "died"
 FAILED, COMPLETED = "failed", "completed"
@@ -74,6 +77,9 @@ class Run:
             self.checkpoints.append(event)
             if not event["runs_on"]:
                 self.outcome, self.end = CHECKPOINTED, event["at"] + event["frozen"]
+        elif kind == "copied":
+            for checkpoint in self.checkpoints:
+                checkpoint["local"] = "" if checkpoint["path"] == event["path"] else checkpoint.get("local", "")
         elif kind == "requeued" and not self.begun:
             self.outcome, self.end = REQUEUED, event["time"]
         elif kind in PROBLEMS:
