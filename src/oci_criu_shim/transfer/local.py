@@ -31,25 +31,25 @@ ABANDONED = 3600.0  # seconds after which whoever was to write here has ended
 
 
 class Local:
-    """The directory `place` on the node's own disk, for the next checkpoint of `store`, of `size` bytes of memory.
+    """The directory `directory` on the node's own disk, for the next checkpoint of `store`, of `size` bytes of memory.
 
     `made` is told of the directory in which it will be, before anything is in it, and `committed` of the path that it
     will be copied to, and of the checkpoint, while all is frozen; if that raises an error, there is none.
 
-    Raise ShimError or OSError if `place` is not fit for it.
+    Raise ShimError or OSError if it is not fit for it.
     """
 
     def __init__(
         self,
-        place: str,
+        directory: str,
         store: Store,
         size: int,
         made: Callable[[str], None],
         committed: Callable[[str, Checkpoint], None],
     ) -> None:
-        require_fit(place, size)
-        _require_lasting(place, store.key.partition("/")[0])
-        self.place = place
+        require_fit(directory, size)
+        _require_lasting(directory, store.key.partition("/")[0])
+        self.directory = directory
         self.store = store
         self.made = made
         self.committed = committed
@@ -71,8 +71,8 @@ class Local:
 
     def stage(self) -> LocalStage:
         """Return the stage of that checkpoint."""
-        sweep(self.place)
-        base = holding.make(self.place, self.store.directory, self.store.key)
+        sweep(self.directory)
+        base = holding.make(self.directory, self.store.directory, self.store.key)
         try:
             self.made(base)
             return LocalStage(self, base)
@@ -115,33 +115,35 @@ class LocalStage(Stage):
         return found
 
 
-def require_fit(place: str, size: int) -> None:
-    """Raise ShimError or OSError unless a user's files are safe from others in `place`, and there is room."""
-    found = os.stat(place)
+def require_fit(directory: str, size: int) -> None:
+    """Raise ShimError or OSError unless a user's files are safe from others in `directory`, and there is room."""
+    found = os.stat(directory)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, os.geteuid()):
-        raise ShimError(f"{place} is no directory of root's")
+        raise ShimError(f"{directory} is no directory of root's")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
-        raise ShimError(f"{place} lets others remove what is in it", f"chmod 1777 {place}")
-    if (kind := mounts.own(place)) in mounts.IN_MEMORY or not kind:
+        raise ShimError(f"{directory} lets others remove what is in it", f"chmod 1777 {directory}")
+    if (kind := mounts.own(directory)) in mounts.IN_MEMORY or not kind:
         said = "is in memory, which counts against the job's limit" if kind else "is not on a disk of the node's own"
-        raise ShimError(f"{place} {said}", "the site names another in config.toml: local-dir")
-    room = os.statvfs(place)
+        raise ShimError(f"{directory} {said}", "the site names another in config.toml: local-dir")
+    room = os.statvfs(directory)
     if (free := room.f_bavail * room.f_frsize) < SPARE * size:
-        raise ShimError(f"{place} has room for {units.size(free)}, and the checkpoint may take {units.size(size)}")
+        raise ShimError(f"{directory} has room for {units.size(free)}, and the checkpoint may take {units.size(size)}")
 
 
-def _require_lasting(place: str, job: str) -> None:
-    """Raise ShimError if `place` is the job's own, and goes with it: job_container/tmpfs mounts <base>/<job>/... there,
-    namespace/tmpfs likewise."""
-    mount = mounts.deepest(os.path.realpath(place), mounts.read())
+def _require_lasting(directory: str, job: str) -> None:
+    """Raise ShimError if `directory` is the job's own, and goes with it.
+
+    job_container/tmpfs and namespace/tmpfs mount <base>/<job>/... there.
+    """
+    mount = mounts.deepest(os.path.realpath(directory), mounts.read())
     if mount and f"/{job}/" in f"{mount.root}/":
-        raise ShimError(f"{place} is job {job}'s own, and goes with it", "the site names another: local-dir")
+        raise ShimError(f"{directory} is job {job}'s own, and goes with it", "the site names another: local-dir")
 
 
-def sweep(place: str) -> None:
-    """Remove the caller's checkpoints in `place` that nobody needs any more: the task has a newer one."""
-    for name in os.listdir(place):
-        base = os.path.join(place, name)
+def sweep(directory: str) -> None:
+    """Remove the caller's checkpoints in `directory` that nobody needs any more: the task has a newer one."""
+    for name in os.listdir(directory):
+        base = os.path.join(directory, name)
         if name.startswith(f"{holding.PREFIX}.") and (made := holding.made(base)) and not _is_needed(base, made):
             scratch.try_to_remove(base)
 

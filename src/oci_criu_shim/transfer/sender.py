@@ -154,6 +154,8 @@ class Peer:
     `delivered` is told of it once that node has it, while all is frozen; if it raises an error, there is none.
     """
 
+    directory = MEMORY  # of this node's, in which the few other files are
+
     def __init__(self, sender: Sender, delivered: Callable[[Checkpoint], None] = lambda _: None) -> None:
         self.sender = sender
         self.delivered = delivered
