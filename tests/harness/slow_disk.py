@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from tests.harness.cluster import Cluster
 
@@ -14,12 +14,9 @@ def slow_disk(cluster: Cluster, path: str, rate: str) -> Iterator[None]:
     said = cluster.exec("n1", ["bindfs", "--fuse-version"]).stdout.rpartition(" ")[2]
     more = "kernel_cache" if said.startswith("3") else "kernel_cache,big_writes"  # which FUSE 3 always does
     options = f"--write-rate={rate}", f"--read-rate={rate}", "--multithreaded", "-o", more
-    nodes = []
-    try:
+    with ExitStack() as mounted:  # takes away the others if one node has lost its power
         for node in cluster.compute_nodes():
             cluster.exec(node, ["bindfs", *options, path, path], "root")
-            nodes.append(node)
+            undo = ["sh", "-c", f"umount --lazy {path}; rm -r /run/mount"]  # libfuse makes that
+            mounted.callback(cluster.exec, node, undo, "root")
         yield
-    finally:
-        for node in nodes:
-            cluster.exec(node, ["sh", "-c", f"umount --lazy {path}; rm -r /run/mount"], "root")  # libfuse makes that
