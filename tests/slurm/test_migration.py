@@ -60,6 +60,9 @@ def test_it_goes_on_there(shim_cluster: Cluster, shim_bundle: str, way: str) -> 
         wait_for(kept.exists, 60, "the checkpoint in its directory")
         wait_for(lambda: not memory(shim_cluster), 30, "the memory to be free")
         assert json.loads(kept.read_text())["reason"] == "migrate"
+        argv = [SHIM, "job", "status", "--json", f"--checkpoint-dir={jobs.CHECKPOINTS}", job.number]
+        task = json.loads(shim_cluster.exec("ctl", argv).stdout)["tasks"][-1]
+        assert [run["origin"] for run in task["runs"]] == ["", f"{job.number}:1"]
         job.wait_end()
         assert not job.failures()
 

@@ -13,6 +13,7 @@ from oci_criu_shim.checkpoints import quota
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.cli import parse
 from oci_criu_shim.cli.ckpt import place
+from oci_criu_shim.cli.job.story import Story
 from oci_criu_shim.log import Log
 from oci_criu_shim.slurm import controller, tasks
 from oci_criu_shim.task import history
@@ -48,6 +49,17 @@ def test_written(tmp_path: Path, capfd: Capture) -> None:
     assert lines[0]["time"] <= lines[1]["time"] <= lines[2]["time"]
     assert lines[1].items() >= {"path": "/c/12/batch.0/3", "seq": 3, **TAKEN}.items()
     assert [file(tmp_path).stat().st_mode & 0o777, file(tmp_path).parent.stat().st_mode & 0o777] == [0o600, 0o700]
+
+
+def test_a_migration(tmp_path: Path) -> None:
+    """The checkpoint in memory has other names on each node; the history has the one that it will have."""
+    told = log(tmp_path)
+    told.note("started")
+    told.note("checkpointed", path="/dev/shm/oci-criu-shim.12.batch.0.x/3", **TAKEN)
+    told.note("restored", path="/dev/shm/.stage.n2.640.394491/3", seconds=0.1)
+    assert [event.get("path") for event in events(tmp_path)] == [None, *[f"{tmp_path}/12/batch.0/3"] * 2]
+    story = Story(12, {"batch.0": events(tmp_path)}, alive=True)
+    assert story.runs[0].source is story.runs[0].checkpoints[0]
 
 
 def test_what_earlier_versions_did_not_write(tmp_path: Path) -> None:

@@ -93,13 +93,22 @@ class History(log.Log):
     def __init__(self, other: log.Log, directory: str, task: Task) -> None:
         super().__init__(other.path, other.form, other.verbose)
         self.file = os.path.join(directory, DIRECTORY, task.key + SUFFIX)
+        self.store = os.path.join(directory, task.key)
         self.about = {"restarts": task.restarts, "name": task.name, "job_name": task.job_name}
 
     def note(self, kind: str, **facts: object) -> None:
-        """Add an event. If that fails, the job loses nothing else by it."""
-        number = os.path.basename(str(facts.get("path")))
-        if number.isdecimal():  # for other readers; ours has the path
-            facts["seq"] = int(number)
+        """Add an event. If that fails, the job loses nothing else by it.
+
+        A checkpoint in memory, by which the job migrates, is noted by the path that it will be copied to.
+        """
+        path = str(facts.get("path"))
+        number = os.path.basename(path)
+        if number.isdecimal():
+            from oci_criu_shim.transfer import received
+
+            facts["seq"] = int(number)  # for other readers; ours has the path
+            if received.holds(path):
+                facts["path"] = os.path.join(self.store, number)
         if kind in BEGINNINGS:
             facts["output"] = _output()
         try:
