@@ -121,7 +121,8 @@ class Place(Case):
         calls = self.program("sleep", script)
         place = str(shutil.which("sleep", path="/bin"))
         subprocess.run(["mount", "--bind", CHECK / "bin" / "sleep", place], check=True)
-        self.addCleanup(lambda: subprocess.run(["umount", place], check=True))
+        # What has done its work in its place may have yet to end.
+        self.addCleanup(lambda: subprocess.run(["umount", "--lazy", place], check=True))
         return calls
 
 
