@@ -488,9 +488,9 @@ class Local(Place):
 
     def test_how_long_it_may_take(self) -> None:
         """USER_SECONDS are 4 in tests."""
+        self.program("runtime", "/bin/sleep 6\n")
         for seconds, is_ended in ((0, True), (60, False)):
             with self.subTest(seconds=seconds):
-                self.program("runtime", "/bin/sleep 6\n")
                 said = self.remove(f"local-seconds={seconds}", quick=True)
                 self.assertEqual("took too long" in said, is_ended, said)
                 self.create(quick=True)
