@@ -25,8 +25,9 @@ struct arguments arguments_read(int argc, char *const argv[])
 		if (directory)
 			found.metrics = directory - 1;
 		else if (!seconds || !parse_number(seconds, LONGEST, &found.local_seconds))
-			slurm_error("oci-criu-shim: plugstack.conf: %s: not known; metrics=/DIRECTORY and local-seconds=N are",
-				    argv[i]);
+			slurm_error(
+				"oci-criu-shim: plugstack.conf: %s: not known; metrics=/DIRECTORY and local-seconds=N are",
+				argv[i]);
 	}
 	return found;
 }
