@@ -53,7 +53,7 @@ class Taker:
         self.facts: dict[str, object] = {}  # of the last checkpoint
         self.end = 0.0  # when the job must be gone, in seconds since the epoch; 0 if that is not known
         self.waited = 0.0  # seconds, for the last checkpoint's turn
-        self.directory = self.store.directory  # to which the last one went
+        self.place: Peer | Local | None = None  # of the last one, if it is not the store
 
     def connect(self) -> socket.socket:
         """Return a connection to the step's helper. Raise ShimError if it doesn't answer."""
@@ -88,7 +88,7 @@ class Taker:
 
         Raise ShimError, with the reason in one line, if that fails: the container runs on.
         """
-        self.directory = place.directory if place else self.store.directory
+        self.place = place
         try:
             pid = self.container.alive("init")
             if pid is None:
@@ -247,15 +247,14 @@ class Taker:
         if error.hint != criu.FULL:
             return error
         self.log.debug(str(error))
-        status, init = os.statvfs(self.directory), self.container.alive("init")
+        directory, hint = (self.place.directory, "") if self.place else (self.store.directory, ROOM)
+        status, init = os.statvfs(directory), self.container.alive("init")
         has = f"; the container has {units.size(process.memory(init))} of memory" if init else ""
         size = (
             f"{units.size(status.f_bavail * status.f_frsize)} free of {units.size(status.f_blocks * status.f_frsize)}"
         )
         what = "your disk quota is used up" if "quota" in str(error) else "the disk is full"
-        return ShimError(
-            f"{self.directory}: {what} ({size}{has})", ROOM if self.directory == self.store.directory else ""
-        )
+        return ShimError(f"{directory}: {what} ({size}{has})", hint)
 
     def say_ended_by(self, found: Checkpoint, failed: str) -> str:
         """Say that the container ended by the checkpoint `found`, and what failed then; return that line."""
