@@ -19,7 +19,10 @@ mkdir {PLACE}
 echo {PID - 2} >/proc/sys/kernel/ns_last_pid
 setsid --fork sh -c 'echo $$ >{PLACE}/pid; exec "$@"' sh "$@" </dev/null >/dev/null 2>&1
 """
-RECEIVE = f"mkdir -p {PLACE} && criu page-server --images-dir {PLACE} --address 0.0.0.0 --port {PORT} --daemon"
+RECEIVE = f"""
+mkdir -p {PLACE}
+criu page-server --images-dir {PLACE} --address 0.0.0.0 --port {PORT} --daemon </dev/null >{PLACE}/log 2>&1
+"""
 DUMP = f"""
 address=$(getent hosts "$1" | cut -d' ' -f1)
 criu dump --tree "$(cat {PLACE}/pid)" --images-dir {PLACE} --page-server --address "$address" --port {PORT}
