@@ -20,8 +20,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
@@ -37,6 +37,7 @@ from tests.harness.cluster.process import run
 from tests.harness.cluster.settings import REPOSITORY
 from tests.harness.jobs import Job, Work
 from tests.harness.slow_disk import slow_disk
+from tests.harness.slow_link import slow_links
 from tests.programs.site import Site
 
 RUNS, WIDE_RUNS = 3, 1
@@ -104,7 +105,7 @@ def _move(site: Site, kind: str, mib: int, way: str) -> dict[str, float]:
     with ExitStack() as stack:
         stack.enter_context(jobs.settings(cluster, f'compress = "{"off" if way == "off" else "auto"}"\n'))
         if way != "wide":
-            stack.enter_context(_slow_links(cluster))
+            stack.enter_context(slow_links(cluster, cluster.compute_nodes(), *LINK))
         ticks = cluster.shared / "ticks"
         ticks.unlink(missing_ok=True)
         if way == "criu":
@@ -114,19 +115,6 @@ def _move(site: Site, kind: str, mib: int, way: str) -> dict[str, float]:
         found = _preempt(job, ticks) if way in ("off", "auto") else _migrate(job, ticks)
         _clear(job)
     return found
-
-
-@contextmanager
-def _slow_links(cluster: Cluster) -> Iterator[None]:
-    nodes = []
-    try:
-        for node in cluster.compute_nodes():
-            cluster.exec(node, ["tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *LINK], "root")
-            nodes.append(node)
-        yield
-    finally:
-        for node in nodes:
-            cluster.exec(node, ["tc", "qdisc", "del", "dev", "eth0", "root"], "root")
 
 
 def _start(cluster: Cluster, kind: str, mib: int, ticks: Path) -> Job:

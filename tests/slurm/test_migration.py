@@ -13,11 +13,13 @@ import pytest
 from tests.harness import jobs
 from tests.harness.cluster import Cluster, ClusterError, wait_for
 from tests.harness.jobs import Job, Work
+from tests.harness.slow_link import slow_links
 from tests.harness.verdict import ledger_failures
 
 SHIM = "oci-criu-shim"
 WORK = Work(ticks=60, tick=0.3, mib=96, text=True)
 WAYS = ["contained", "bare", "step"]
+LINK = ("rate", "16mbit", "burst", "64k", "latency", "400ms")  # 2 MB/s
 
 
 def started(cluster: Cluster, bundle: str, way: str) -> Job:
@@ -94,21 +96,10 @@ def arriving(cluster: Cluster, node: str) -> bool:
 
 
 @contextmanager
-def slow_link(cluster: Cluster, node: str) -> Iterator[None]:
-    """In the block, no more than 2 MB/s leave the node."""
-    words = ["tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "16mbit", "burst", "64k", "latency", "400ms"]
-    cluster.exec(node, words, "root")
-    try:
-        yield
-    finally:
-        cluster.exec(node, ["tc", "qdisc", "del", "dev", "eth0", "root"], "root")
-
-
-@contextmanager
 def migrating(job: Job) -> Iterator[Callable[[], subprocess.CompletedProcess[str]]]:
     """A migration that is in the midst of sending when the block begins; its outcome can be waited for."""
     source, to = job.nodes[0], next(node for node in job.cluster.compute_nodes() if node != job.nodes[0])
-    with slow_link(job.cluster, source), ThreadPoolExecutor() as threads:
+    with slow_links(job.cluster, [source], *LINK), ThreadPoolExecutor() as threads:
         done = threads.submit(migrate, job, f"--to={to}")
         wait_for(lambda: done.done() or arriving(job.cluster, to), 60, "what is sent")
         assert not done.done(), done.result().stderr
