@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import zstandard
 
@@ -178,10 +179,22 @@ def _growth_ends(job: Job, least: int) -> Callable[[], bool]:
 
 def _told(job: Job) -> dict[str, float]:
     """Return what the job's history has of its checkpoint and its restore."""
-    argv = [SHIM, "job", "status", "--json", f"--checkpoint-dir={jobs.CHECKPOINTS}", job.number]
-    task = json.loads(job.cluster.exec("ctl", argv).stdout)["tasks"][0]
+    task = restored_task(job)
     checkpoint, restored = task["checkpoints"][0], task["runs"][1]["restored"]
     return {"frozen": checkpoint["frozen"], "image": checkpoint["bytes"] / (1 << 20), "restore": restored["seconds"]}
+
+
+def restored_task(job: Job) -> dict[str, Any]:
+    """Return what `job status` has of a job's task, once the restore is noted: the job's output tells of it before."""
+    argv = [SHIM, "job", "status", "--json", f"--checkpoint-dir={jobs.CHECKPOINTS}", job.number]
+    found: list[dict[str, Any]] = []
+
+    def is_noted() -> bool:
+        found[:] = json.loads(job.cluster.exec("ctl", argv).stdout)["tasks"][:1]
+        return len(found[0]["runs"]) > 1
+
+    wait_for(is_noted, 30, "the restore in the job's history")
+    return found[0]
 
 
 def left_by_zstd(images: Path) -> float:

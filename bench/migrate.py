@@ -28,7 +28,7 @@ from pathlib import Path
 
 from bench import by_hand
 from bench.applications import APPLICATIONS, PACKAGES, hpl, root
-from bench.disk import start_application
+from bench.disk import restored_task, start_application
 from bench.preempt import appears
 from bench.report import Measure, Progress, Result, ratios, versions
 from tests.harness import jobs
@@ -79,8 +79,11 @@ def measure(progress: Progress, names: Sequence[str] = (), runs: int | None = No
             for number, (name, mib), way in product(range(1, (runs or RUNS) + 1), chosen, WAYS):
                 if (way == "wide" and number > WIDE_RUNS) or (way == "criu" and name not in OURS):
                     continue
-                progress(f"{name}, {mib} MiB, {way}, {number} of {runs or RUNS}")
-                for what, sample in _move(site, name, mib, way).items():
+                turn = f"{name}, {mib} MiB, {way}, {number} of {runs or RUNS}"
+                progress(turn)
+                found = _move(site, name, mib, way)
+                progress(f"{turn}: " + ", ".join(f"{what} {sample:.2f}" for what, sample in found.items()))
+                for what, sample in found.items():
                     samples.setdefault((what, name, mib, way), []).append(sample)
     result.measures = measures(samples)
     return result
@@ -158,8 +161,7 @@ def _migrate(job: Job, ticks: Path) -> dict[str, float]:
 
 def _parts(job: Job, ticks: Path, begun: float) -> dict[str, float]:
     """Return the seconds of each part of a way that has begun then, and is over."""
-    argv = [SHIM, "job", "status", "--json", f"--checkpoint-dir={jobs.CHECKPOINTS}", job.number]
-    task = json.loads(job.cluster.exec("ctl", argv).stdout)["tasks"][0]
+    task = restored_task(job)
     at, frozen = (task["checkpoints"][0][name] for name in ("at", "frozen"))
     restored = task["runs"][1]["restored"]
     stopped, again = _gap(ticks) if ticks.exists() else (at, restored["time"])
