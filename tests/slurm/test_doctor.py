@@ -16,7 +16,9 @@ from tests.harness.cluster.conf import PLAIN_CRUN
 
 # alice's home is on the disk of this machine: it can't be told that all nodes see it.
 NOT_OK = {"root": {"checkpoint-dir": "skipped", "free space": "skipped"}, "alice": {"checkpoint-dir": "warning"}}
-UNUSED = dict.fromkeys(("subordinate ids", "names in config.toml", "submission", "inotify", "pace-dir"), "skipped")
+UNUSED = dict.fromkeys(
+    ("subordinate ids", "names in config.toml", "submission", "inotify", "pace-dir", "local-dir"), "skipped"
+)
 OTHERS = ("free space", "apparmor")
 """Of this machine, so not for these tests to say."""
 ETC = "etc/slurm etc/oci-criu-shim"
