@@ -11,8 +11,8 @@ LIST = """
 for process in /proc/[0-9]*; do
     pss=$(awk '/^Pss:/ { print $2 }' $process/smaps_rollup)
     ours=$(tr '\\0' ' ' <$process/cmdline | grep -c '[o]ci-criu-shim')
-    test -z "$pss" || echo ${process#/proc/} $(stat --format=%U $process) $pss $ours
-done 2>/dev/null
+    user=$(stat --format=%U $process) && test -n "$pss" && echo ${process#/proc/} $user $pss $ours
+done 2>/dev/null; true
 """
 
 
