@@ -320,6 +320,32 @@ def test_metrics(healthy: Path) -> None:
     assert result["status"] == "ok" and result["found"].endswith(f" metrics={healthy}")
 
 
+@pytest.mark.parametrize(
+    ("argument", "limit", "said"),
+    [
+        ("", "65534", "30 s are all that there is"),
+        ("local-seconds=0", "65534", "30 s are all that there is"),
+        ("local-seconds=600", "629", "EpilogTimeout=629: Slurm ends the epilog before 600 s"),
+        ("local-seconds=600", "630", ""),
+        ("local-seconds=600", "65534", ""),
+        ("local-seconds=86401", "65534", "means nothing to the plugin"),
+        ("local-seconds=soon", "65534", "means nothing to the plugin"),
+    ],
+)
+def test_the_time_to_copy(monkeypatch: Patch, healthy: Path, argument: str, limit: str, said: str) -> None:
+    (healthy / "config.toml").write_text('local-dir = "/local"\n')
+    (healthy / "plugstack.conf").write_text(f"required {healthy / PLUGIN} {argument}\n")
+    monkeypatch.setattr(controller, "configuration", lambda: {**HEALTHY, "EpilogTimeout": f"{limit} sec"})
+    found = results()["plugstack.conf"]
+    assert found["status"] == ("warning" if said else "ok")
+    assert said in found["found"]
+
+
+def test_the_time_to_copy_by_settings_that_are_wrong(healthy: Path) -> None:
+    (healthy / "config.toml").write_text("local-dir = 1\n")
+    assert results()["plugstack.conf"]["status"] == "ok"
+
+
 def test_where_the_plugin_is(monkeypatch: Patch, healthy: Path, tmp_path: Path) -> None:
     own = tmp_path / "lib"
     own.mkdir()

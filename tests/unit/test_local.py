@@ -19,6 +19,9 @@ from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.compression import Compression
 from oci_criu_shim.checkpoints.store import STARTED, Store
 from oci_criu_shim.cli.ckpt import change
+from oci_criu_shim.cli.doctor import local as doctor
+from oci_criu_shim.cli.doctor import settings
+from oci_criu_shim.cli.doctor.verdicts import Skipped
 from oci_criu_shim.cli.invocation import Invocation
 from oci_criu_shim.cli.job.story import Story
 from oci_criu_shim.errors import ShimError
@@ -187,6 +190,23 @@ def test_what_is_not_fit(
     monkeypatch.setattr(mounts, "own", lambda _: kind)
     with pytest.raises(ShimError, match=said):
         Local(str(place), store, size, lambda _: None, lambda *_: None)
+
+
+def test_what_doctor_says(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = config.Settings({**config.DEFAULTS, "local-dir": str(place)})
+    monkeypatch.setattr(settings, "usable", lambda: (known, {}))
+    assert doctor.check() == str(place)
+    place.chmod(0o777)
+    with pytest.raises(ShimError, match="lets others remove") as raised:
+        doctor.check()
+    assert raised.value.hint == f"chmod 1777 {place}"
+    place.rmdir()
+    with pytest.raises(ShimError, match="No such file") as raised:
+        doctor.check()
+    assert raised.value.hint == f"mkdir -m 1777 {place}"
+    known.local_dir = ""
+    with pytest.raises(Skipped):
+        doctor.check()
 
 
 def test_a_directory_of_the_jobs_own(place: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

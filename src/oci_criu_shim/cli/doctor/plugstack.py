@@ -81,7 +81,11 @@ class Plugstack:
 
     def require_time_to_copy(self, line: Line) -> None:
         """Raise Caution if the epilog has little time to copy what is in `local-dir`, or Slurm gives it less."""
-        if not settings.usable()[0].local_dir:
+        try:
+            is_wanted = bool(settings.usable()[0].local_dir)
+        except Skipped:
+            is_wanted = False  # of what is wrong there, its own check tells
+        if not is_wanted:
             return
         given = max(filter(None, map(seconds, line.words[2:])), default=0)
         if not given:
