@@ -321,6 +321,14 @@ def test_the_command_says_what_is_in_its_way(place: Path, store: Store, monkeypa
     assert drain(base, "json") == 0
 
 
+def test_the_command_says_that_the_job_went_on_without_it(place: Path, store: Store) -> None:
+    base = write(place, store)
+    Path(store.path, STARTED).write_text("3")
+    with pytest.raises(ShimError, match="went on without") as raised:
+        drain(base)
+    assert raised.value.hint == f"rm -r {base}/1"
+
+
 def test_the_command_prints_json(place: Path, store: Store, capsys: Capture) -> None:
     base = write(place, store)
     assert drain(base, "json") == 0

@@ -66,7 +66,7 @@ class Preemption:
                     taken = self.taker.dump(why, connection, local)
             self.log.event(f"checkpointed {self.task.describe()} to {taken}")
             if local:
-                self._tell_of_risk(local)
+                self._tell_of_risk()
             status = TAKEN
             if futile:
                 self._note_futility(before)
@@ -93,9 +93,12 @@ class Preemption:
             self.log.event(f"{self.task.describe()} is not checkpointed to this node's own disk: {line_of(error)}")
             return None
 
-    def _tell_of_risk(self, local: Local) -> None:
-        what = f"{self.task.describe()}'s checkpoint is on {local.node} alone until the job's epilog has copied it"
-        self.log.event(f"{what} to {self.store.path}; if {local.node} fails before, the job {local.goes_on}")
+    def _tell_of_risk(self) -> None:
+        """Say what the job loses if the node fails before the checkpoint is copied."""
+        node, older = os.uname().nodename, max(self.store.numbers(), default=0)
+        follows = f"goes on from checkpoint {older}" if older else "has no checkpoint to go on from"
+        what = f"{self.task.describe()}'s checkpoint is on {node} alone until the job's epilog has copied it"
+        self.log.event(f"{what} to {self.store.path}; if {node} fails before, the job {follows}")
 
     def _leave_to_steps(self, why: str) -> int:
         """Have the job requeued when its steps are ready: its batch script begins again, and finds them."""

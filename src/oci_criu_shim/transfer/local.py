@@ -53,13 +53,6 @@ class Local:
         self.store = store
         self.made = made
         self.committed = committed
-        self.node = os.uname().nodename
-
-    @property
-    def goes_on(self) -> str:
-        """From what the job goes on if the node fails before the checkpoint is copied, in words."""
-        older = max(self.store.numbers(), default=0)
-        return f"goes on from checkpoint {older}" if older else "has no checkpoint to go on from"
 
     def target(self, found: Checkpoint) -> str:
         """Return the path that it will be copied to."""
@@ -119,7 +112,7 @@ def require_fit(directory: str, size: int) -> None:
     """Raise ShimError or OSError unless a user's files are safe from others in `directory`, and there is room."""
     found = os.stat(directory)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, os.geteuid()):
-        raise ShimError(f"{directory} is no directory of root's")
+        raise ShimError(f"{directory} is no directory of root's", f"chown root {directory}")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
         raise ShimError(f"{directory} lets others remove what is in it", f"chmod 1777 {directory}")
     if (kind := mounts.own(directory)) in mounts.IN_MEMORY or not kind:
@@ -167,7 +160,7 @@ def drain(base: str, compression: Compression | None) -> Checkpoint:
         compression.apply(found, os.path.join(base, scratch.name()))
     kept = holding.keep(found, store)
     try:
-        _require_wanted(store, kept)  # a later run looks for checkpoints after it has said that it is there
+        _require_wanted(store, found)  # a later run looks for checkpoints after it has said that it is there
     except ShimError:
         store.remove(kept.seq)
         raise

@@ -8,7 +8,6 @@ import time
 
 from oci_criu_shim import config, files, units
 from oci_criu_shim.checkpoints import archive, codec, committed, owner, scratch, unpacking
-from oci_criu_shim.checkpoints.compression import Compression
 from oci_criu_shim.checkpoints.integrity import Verification
 from oci_criu_shim.checkpoints.prune import prune as prune_task
 from oci_criu_shim.checkpoints.store import Store
@@ -21,13 +20,13 @@ from oci_criu_shim.host import process
 from oci_criu_shim.slurm import controller
 from oci_criu_shim.task import history, pointers
 from oci_criu_shim.task.daily_prune import own_tasks, without
-from oci_criu_shim.transfer import holding, local
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
+    from oci_criu_shim.checkpoints.compression import Compression
     from oci_criu_shim.cli.ckpt.documents import Drained, Exported, Pruned, Removed
     from oci_criu_shim.cli.invocation import Invocation
 
@@ -92,6 +91,8 @@ def import_(call: Invocation) -> int:
 
 def drain(call: Invocation) -> int:
     """Copy a checkpoint that is on this node alone to its task's others, as the job's epilog does."""
+    from oci_criu_shim.transfer import holding, local  # every epilog calls `prune`, which needs neither
+
     base = os.path.abspath(call.operands[0])
     ownership.require_own(base)
     store, begun = holding.store_of(base), time.monotonic()
@@ -102,9 +103,10 @@ def drain(call: Invocation) -> int:
         with ProgressLine("copying", files.tree_size(base), lambda: files.tree_size(store.stage_path())):
             kept = local.drain(base, _compression(call))
     except (ShimError, OSError) as error:
-        said = f"a checkpoint is on {os.uname().nodename} alone, in {base}: {line_of(error)}"
+        failure = error if isinstance(error, ShimError) else ShimError(line_of(error))
+        said = f"a checkpoint is on {os.uname().nodename} alone, in {base}: {failure}"
         history.note_copy(store.path, "not-copied", reason=said)
-        raise ShimError(said, f"`oci-criu-shim ckpt drain {base}` there tries once more") from None
+        raise ShimError(said, failure.hint or f"`oci-criu-shim ckpt drain {base}` there tries once more") from None
     document: Drained = {
         "checkpoint": kept.path,
         "source": base,
@@ -121,6 +123,8 @@ def _compression(call: Invocation) -> Compression | None:
     chosen = codec.parse(config.load().compress)
     if chosen is None or not chosen.is_there():
         return None
+    from oci_criu_shim.checkpoints.compression import Compression
+
     return Compression(chosen, lambda: FOREVER, call.log.debug, always=False)
 
 

@@ -79,7 +79,8 @@ class Run:
                 self.outcome, self.end = CHECKPOINTED, event["at"] + event["frozen"]
         elif kind == "copied":
             for checkpoint in self.checkpoints:
-                checkpoint["local"] = "" if checkpoint["path"] == event["path"] else checkpoint.get("local", "")
+                if checkpoint["path"] == event["path"]:
+                    checkpoint["local"] = ""
         elif kind == "requeued" and not self.begun:
             self.outcome, self.end = REQUEUED, event["time"]
         elif kind in PROBLEMS:
