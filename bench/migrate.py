@@ -2,10 +2,10 @@
 
 Its programs are two of ours (bench/programs/memory.py), one with the kinds of memory that a NumPy program has, and one
 with random bytes, and HPL, GROMACS, LAMMPS and AutoDock Vina, HPL in three sizes. Each moves in turns by a preemption
-with `compress = "off"` and with `"auto"`, and by `job migrate`. The file system of the checkpoints moves 100 MB/s
-(tests/harness/slow_disk.py), the nodes' links 1 Gbit/s, by tc-tbf(8); `wide` is a migration between nodes whose links
-are as fast as the machine. `criu` is what CRIU does alone, by hand (bench/by_hand.py), on the slow links, with the
-programs of ours.
+with `compress = "off"` and with `"auto"`, and by `job migrate`, also with `--precopy=off` (`frozen`). The file system
+of the checkpoints moves 100 MB/s (tests/harness/slow_disk.py), the nodes' links 1 Gbit/s, by tc-tbf(8); `wide` is a
+migration between nodes whose links are as fast as the machine. `criu` is what CRIU does alone, by hand
+(bench/by_hand.py), on the slow links, with the programs of ours.
 
 Programs of ours note the time very often. The total is from slurmctld's SIGTERM, or from the start of the command,
 until the program computes again on the other node; `down` is the longest gap in its notes. Of others, both are until
@@ -31,6 +31,7 @@ from bench.applications import APPLICATIONS, PACKAGES, hpl, root
 from bench.disk import restored_task, start_application
 from bench.preempt import appears
 from bench.report import Measure, Progress, Result, ratios, versions
+from oci_criu_shim.cli.job.migrate import LEAST_IN_ROUNDS
 from tests.harness import jobs
 from tests.harness.cluster import Cluster, wait_for
 from tests.harness.cluster.process import run
@@ -44,14 +45,14 @@ RUNS, WIDE_RUNS = 3, 1
 SIZES = (64, 256, 1024)  # MiB
 OURS = ("numpy", "random")
 GOALS = {"numpy": 0.4, **dict.fromkeys(("random", *APPLICATIONS), 0.5)}
-"""By program, of the total of `job migrate` over that of the requeue without compression."""
+"""By program, of the total of a migration over that of the requeue without compression."""
 HPL = {256: hpl(5800, 2), 512: hpl(8200), 1024: hpl(11600)}
 """By MiB; a smaller one has no memory of note between its factorizations, of a second each."""
 OTHERS = {("hpl", mib): application for mib, application in HPL.items()} | {
     (name, application.least): application for name, application in APPLICATIONS.items() if name != "hpl"
 }
 PROGRAMS = (*product(OURS, SIZES), *OTHERS)
-WAYS = ("off", "auto", "migrate", "wide", "criu")
+WAYS = ("off", "auto", "migrate", "frozen", "wide", "criu")
 DISK = "100M"
 LINK = ("rate", "1gbit", "burst", "1m", "latency", "50ms")
 TICK = 0.02
@@ -77,7 +78,7 @@ def measure(progress: Progress, names: Sequence[str] = (), runs: int | None = No
         result = Result(versions(cluster))
         with slow_disk(cluster, jobs.CHECKPOINTS, DISK):
             for number, (name, mib), way in product(range(1, (runs or RUNS) + 1), chosen, WAYS):
-                if (way == "wide" and number > WIDE_RUNS) or (way == "criu" and name not in OURS):
+                if not _is_of_use(name, mib, way, number):
                     continue
                 turn = f"{name}, {mib} MiB, {way}, {number} of {runs or RUNS}"
                 progress(turn)
@@ -89,6 +90,12 @@ def measure(progress: Progress, names: Sequence[str] = (), runs: int | None = No
     return result
 
 
+def _is_of_use(name: str, mib: int, way: str, number: int) -> bool:
+    """Return whether there is to be that turn."""
+    in_rounds = mib << 20 >= LEAST_IN_ROUNDS  # others are frozen in any case
+    return {"wide": number <= WIDE_RUNS, "criu": name in OURS, "frozen": in_rounds}.get(way, True)
+
+
 def measures(samples: Samples) -> dict[str, Measure]:
     """Return what was found, and the ratios to the requeue without compression, run by run."""
     found = {}
@@ -96,7 +103,7 @@ def measures(samples: Samples) -> dict[str, Measure]:
         name, group = f"{what}_{kind}_{mib}_{way}", f"{kind}, {mib} MiB"
         found[name] = Measure.of(some, "ratio" if what == "sent" else "s", group=group)
         if way != "off" and what in ("total", "down"):
-            goal = GOALS[kind] if (what, way) == ("total", "migrate") else None
+            goal = GOALS[kind] if what == "total" and way in ("migrate", "frozen") else None
             compared = ratios(some, samples[what, kind, mib, "off"][: len(some)])
             found[f"{name}_ratio"] = Measure.of(compared, "ratio", goal, group=group)
     return found
@@ -115,7 +122,7 @@ def _move(site: Site, kind: str, mib: int, way: str) -> dict[str, float]:
             return _by_hand(cluster, kind, mib, ticks)
         job = _start(cluster, kind, mib, ticks) if kind in OURS else start_application(site, OTHERS[kind, mib])
         run(["sync"])
-        found = _preempt(job, ticks) if way in ("off", "auto") else _migrate(job, ticks)
+        found = _preempt(job, ticks) if way in ("off", "auto") else _migrate(job, ticks, way != "frozen")
         _clear(job)
     return found
 
@@ -151,9 +158,9 @@ def _preempt(job: Job, ticks: Path) -> dict[str, float]:
     return _parts(job, ticks, job.signalled())
 
 
-def _migrate(job: Job, ticks: Path) -> dict[str, float]:
-    begun = time.time()
-    said = json.loads(job.cluster.exec("ctl", [SHIM, "job", "migrate", "--json", job.number]).stdout)
+def _migrate(job: Job, ticks: Path, precopy: bool) -> dict[str, float]:
+    begun, mode = time.time(), f"--precopy={'auto' if precopy else 'off'}"
+    said = json.loads(job.cluster.exec("ctl", [SHIM, "job", "migrate", "--json", mode, job.number]).stdout)
     appears(job, "restored")
     more = {"transfer": said["transfer"], "sent": said["sent"] / said["bytes"]}
     return _parts(job, ticks, begun) | more

@@ -18,18 +18,20 @@ from tests.harness.verdict import ledger_failures
 
 SHIM = "oci-criu-shim"
 WORK = Work(ticks=60, tick=0.3, mib=96, text=True)
+LARGE = Work(ticks=80, tick=0.3, mib=192)  # enough to be sent in rounds
 WAYS = ["contained", "bare", "step"]
+FAST = ("rate", "400mbit", "burst", "1m", "latency", "50ms")
 LINK = ("rate", "16mbit", "burst", "64k", "latency", "400ms")  # 2 MB/s
 
 
-def started(cluster: Cluster, bundle: str, way: str) -> Job:
+def started(cluster: Cluster, bundle: str, way: str, work: Work = WORK) -> Job:
     script = "exec {command}"
     options = [*jobs.OPTIONS]
     if way == "contained":
         options.append(f"--container={bundle}")
     if way == "step":
         script = f"exec srun --container={bundle} {{command}}"
-    job = jobs.submit(cluster, f"migrate-{way}", script, WORK, *options)
+    job = jobs.submit(cluster, f"migrate-{way}", script, work, *options)
     job.wait_running()
     job.wait_ticks(4)
     return job
@@ -82,6 +84,41 @@ def test_it_may_go_anywhere_after_that(shim_cluster: Cluster, shim_bundle: str) 
         assert not job.failures()
 
 
+@pytest.mark.parametrize("way", ["contained", "bare"])
+def test_it_is_sent_while_it_runs(shim_cluster: Cluster, shim_bundle: str, way: str) -> None:
+    """And is frozen for what it has written since: the last images have little, and their parents the rest."""
+    job = started(shim_cluster, shim_bundle, way, LARGE)
+    with jobs.quoting(job):
+        with slow_links(shim_cluster, shim_cluster.compute_nodes(), *FAST):
+            done = migrate(job, "--json")
+        assert not done.returncode, done.stderr
+        assert any(line.startswith("sent memory of job ") and " while it ran: " in line for line in job.events())
+        job.preemptions = 1
+        job.wait_restart()
+        kept = job.checkpoints() / "1/manifest.json"
+        wait_for(kept.exists, 60, "the checkpoint in its directory")
+        sizes = json.loads(kept.read_text())["files"]
+        pages = {name: size for name, size in sizes.items() if "/pages-" in name}
+        ahead = sum(size for name, size in pages.items() if name.startswith("checkpoint/parent/"))
+        assert ahead > LARGE.mib << 20
+        assert sum(pages.values()) - ahead < ahead / 4
+        job.preempt()  # from the copy of it, if it has no newer one
+        job.wait_end()
+        assert not job.failures()
+
+
+def test_it_is_sent_only_when_it_is_frozen(shim_cluster: Cluster, shim_bundle: str) -> None:
+    job = started(shim_cluster, shim_bundle, "bare", LARGE)
+    with jobs.quoting(job):
+        done = migrate(job, "--precopy=off")
+        assert not done.returncode, done.stderr
+        assert not any(" while it ran: " in line for line in job.events())
+        job.preemptions = 1
+        job.wait_restart()
+        job.wait_end()
+        assert not job.failures()
+
+
 def receiver(job: Job) -> str:
     """Return the number of the job that receives this one; empty if there is none."""
     name = f"--name=migrate-{job.number}"
@@ -116,8 +153,9 @@ def stays(job: Job) -> None:
     assert not job.failures()
 
 
-def test_the_receiver_dies(shim_cluster: Cluster, shim_bundle: str) -> None:
-    job = started(shim_cluster, shim_bundle, "contained")
+@pytest.mark.parametrize("work", [WORK, LARGE], ids=["frozen", "while it runs"])
+def test_the_receiver_dies(shim_cluster: Cluster, shim_bundle: str, work: Work) -> None:
+    job = started(shim_cluster, shim_bundle, "contained", work)
     with jobs.quoting(job):
         with migrating(job) as outcome:
             shim_cluster.exec("ctl", ["scancel", receiver(job)])
@@ -127,9 +165,10 @@ def test_the_receiver_dies(shim_cluster: Cluster, shim_bundle: str) -> None:
         stays(job)
 
 
-def test_the_link_is_cut(shim_cluster: Cluster, shim_bundle: str) -> None:
+@pytest.mark.parametrize("work", [WORK, LARGE], ids=["frozen", "while it runs"])
+def test_the_link_is_cut(shim_cluster: Cluster, shim_bundle: str, work: Work) -> None:
     """So that nothing says that the other end is gone."""
-    job = started(shim_cluster, shim_bundle, "bare")
+    job = started(shim_cluster, shim_bundle, "bare", work)
     with jobs.quoting(job):
         with migrating(job) as outcome, cut(shim_cluster, job.nodes[0]):
             done = outcome()
@@ -235,6 +274,7 @@ def test_it_can_not_be_restored_there(shim_cluster: Cluster, shim_bundle: str) -
         (["--to=n9"], "can't run on n9"),
         (["--to=n1"], "runs on n1 already"),
         (["--wait=soon"], "--wait is a time"),
+        (["--precopy=on"], "--precopy is auto or off"),
     ],
 )
 def test_what_is_refused(shim_cluster: Cluster, shim_bundle: str, options: list[str], said: str) -> None:

@@ -142,8 +142,24 @@ def test_it_moves(cluster: Cluster, capsys: Capture) -> None:
     assert found == {"job": 12, "source": "n1", "to": "n2", "bytes": 64 << 20, "sent": 5 << 20}
     own = ["--immediate=60", "--job-name=migrate-12", "job", "receive", "12"]
     assert cluster.allocated == ["--like=12", "--mem=326M", "--nodelist=n2", *own]
-    assert [json.loads(given) for given in cluster.given if given] == [PLACE]
+    assert [json.loads(given) for given in cluster.given if given] == [{**PLACE, "precopy": False}]
     assert cluster.killed == []
+
+
+@pytest.mark.parametrize(("precopy", "memory"), [("auto", "921M"), ("off", "819M")])
+def test_much_memory_is_sent_while_it_runs(cluster: Cluster, precopy: str, memory: str) -> None:
+    """And a little more of it, at most, than there is."""
+    cluster.migrates()
+    cluster.say(LOOK, {"bytes": 512 << 20, "required": ""})
+    assert move("12", precopy=precopy) == 0
+    assert f"--mem={memory}" in cluster.allocated
+    assert [json.loads(given)["precopy"] for given in cluster.given if given] == [precopy == "auto"]
+
+
+def test_a_precopy_that_is_none(cluster: Cluster) -> None:
+    with pytest.raises(ShimError, match="--precopy is auto or off, not 'on'") as raised:
+        move(precopy="on")
+    assert raised.value.status == USAGE
 
 
 def test_it_is_told_in_words(cluster: Cluster, capsys: Capture) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from oci_criu_shim.checkpoints import committed, document
 from oci_criu_shim.checkpoints.committed import Checkpoint
 from oci_criu_shim.checkpoints.store import Store
 from oci_criu_shim.container import node_fit
-from oci_criu_shim.container.record import ANSWER, DONE, MIGRATION, SENT
+from oci_criu_shim.container.record import ANSWER, DONE, MIGRATION, SENT, STAGE_LINK
 from oci_criu_shim.dump import client
+from oci_criu_shim.dump.known import Known
 from oci_criu_shim.errors import Misfit, NotRestored, ShimError
 from oci_criu_shim.host import criu, process
 from oci_criu_shim.log import Log
@@ -39,7 +41,7 @@ from tests.unit.test_store import commit
 
 __all__ = ["make", "site"]
 Capture = pytest.CaptureFixture[str]
-PLACE = {"node": "n2", "addresses": ["10.0.0.2"], "port": 4711, "token": "t"}
+PLACE = {"node": "n2", "addresses": ["10.0.0.2"], "port": 4711, "token": "t", "precopy": False}
 SAID = "job 7 step batch task 0"
 
 
@@ -52,8 +54,8 @@ def in_this_process(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 class Link:
     """A sender that is told what a dump has come to."""
 
-    def __init__(self, place: object, hello: dict[str, Any]) -> None:
-        assert place == PLACE
+    def __init__(self, place: dict[str, Any], hello: dict[str, Any]) -> None:
+        assert {**place, "precopy": False} == PLACE
         self.hello = hello
         self.told: list[str] = []
         links.append(self)
@@ -170,6 +172,45 @@ def test_what_is_said_of_it_first(policy: Policy, init: subprocess.Popen[bytes],
     assert said["bytes"] == 1 << 30
     assert (said["task"], said["seq"], said["criu"]) == (KEY, 5, "4.1")
     assert (said["needs"], said["directory"]) == ({"cpu": []}, policy.store.directory)
+
+
+@pytest.mark.parametrize("sizes", [[], [5 << 20, 1 << 20]], ids=["not worth it", "two rounds"])
+def test_memory_is_sent_first(
+    policy: Policy, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, capfd: Capture, sizes: list[int]
+) -> None:
+    """If whoever migrates it says so; what is needed for it can be found by the job's epilog."""
+    known = Known() if sizes else None
+    begun: list[int] = []
+    link = policy.container.path(f"{STAGE_LINK}{os.getpid()}")
+
+    class Rounds(SimpleNamespace):
+        def run(self) -> Known | None:
+            for _ in sizes:
+                self.made("/dev/shm/.stage.x")
+                assert os.readlink(link) == "/dev/shm/.stage.x"
+            return known
+
+    def precopy(pid: int, _: object, made: Callable[[str], None]) -> Rounds:
+        begun.append(pid)
+        return Rounds(sent=sizes, made=made)
+
+    taken: list[object] = []
+    Path(policy.container.path(MIGRATION)).write_text(json.dumps({**PLACE, "precopy": True}))
+    monkeypatch.setattr(migration, "Precopy", precopy)
+    dumps(monkeypatch, init)
+    faked = Taker.dump
+
+    def dump(taker: Taker, *words: Any) -> str:
+        taken.append(taker.known)
+        return faked(taker, *words)
+
+    monkeypatch.setattr(Taker, "dump", dump)
+    assert Migration(policy).go() == TAKEN
+    assert begun == [init.pid]
+    assert taken == [known]
+    assert not os.path.lexists(link)
+    said = capfd.readouterr().err
+    assert (f"sent memory of {SAID} while it ran: 5.0 MiB and then 1.0 MiB" in said) == bool(sizes)
 
 
 def stays(policy: Policy) -> None:

@@ -15,6 +15,7 @@ import pytest
 from oci_criu_shim.checkpoints import codec
 from oci_criu_shim.checkpoints.codec import Codec
 from oci_criu_shim.dump import page_server
+from oci_criu_shim.dump.known import Known
 from oci_criu_shim.dump.page_server import Compressing, PageServer
 from oci_criu_shim.errors import ShimError
 
@@ -28,12 +29,18 @@ FORMS: dict[tuple[int, ...], str] = {(4, 1): "=IIQQ", (4, 2): "=I4xQQQ"}
 class Criu:
     """Sends memory as CRIU's page-xfer.c does."""
 
-    def __init__(self, directory: Path, version: tuple[int, ...] = (4, 2), codec_: Codec | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        version: tuple[int, ...] = (4, 2),
+        codec_: Codec | None = None,
+        known: Known | None = None,
+    ) -> None:
         self.form = struct.Struct(FORMS[version])
         self.socket, theirs = socket.socketpair()
         target = Compressing(codec_ or Codec("zstd", 1), str(directory))
         self.suffix = target.codec.suffix
-        self.server = PageServer(str(directory), target, theirs, version)
+        self.server = PageServer(str(directory), target, theirs, version, known)
 
     def ask(self, command: int, count: int = 0, address: int = 0, whose: int = 0, flags: int = 0) -> None:
         self.socket.sendall(self.form.pack(command | flags << 16, count, address, whose))

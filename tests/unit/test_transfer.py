@@ -201,7 +201,7 @@ def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(ShimError, match=r"n2 can't be reached: 127\.0\.0\.1, port"):
-        Sender({"node": "n2", "addresses": ["127.0.0.1"], "port": port, "token": "x"}, hello())
+        Sender({"node": "n2", "addresses": ["127.0.0.1"], "port": port, "token": "x", "precopy": False}, hello())
 
 
 def test_others_directories_do_not_count(memory: Path) -> None:

@@ -65,12 +65,17 @@ class Checkpoint:
     @property
     def dumped(self) -> int:
         """How many bytes were dumped for it, uncompressed and without its parent's."""
-        return _own(self.sizes)
+        return self._own(self.sizes)
 
     @property
     def written(self) -> int:
         """How many bytes it has on disk, without its parent's."""
-        return _own(self.manifest["files"])
+        return self._own(self.manifest["files"])
+
+    def _own(self, sizes: Mapping[str, int]) -> int:
+        """Return the bytes of its files without another checkpoint's; a parent may be a round of its own."""
+        others = f"{IMAGES}/{PARENT}/" if self.parent else "/"
+        return sum(size for name, size in sizes.items() if not name.startswith(others))
 
 
 def age(created: str) -> int:
@@ -81,10 +86,6 @@ def age(created: str) -> int:
         return max(int(time.time()) - calendar.timegm(time.strptime(created, "%Y-%m-%dT%H:%M:%SZ")), 0)
     except ValueError:
         return 0
-
-
-def _own(sizes: Mapping[str, int]) -> int:
-    return sum(size for name, size in sizes.items() if not name.startswith(f"{IMAGES}/{PARENT}/"))
 
 
 def read(path: str) -> Checkpoint:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.store import Store
     from oci_criu_shim.container.record import Container, Record
     from oci_criu_shim.dump.chain import Link
+    from oci_criu_shim.dump.known import Known
     from oci_criu_shim.transfer.local import Local
     from oci_criu_shim.transfer.sender import Peer
 
@@ -76,17 +77,26 @@ class Taken:
 class Dump:
     """A dump of `container`, whose init is `pid`. `options` are of the worker's closed set (its check()).
 
-    If it `closes` connections, those of TCP in the node's network don't keep a user's container from being dumped.
+    If it `closes` connections, those of TCP in the node's network don't keep a user's container from being dumped. What
+    is `known` of its memory where it is sent is left out.
 
     Raise ShimError if the container can't be dumped as it is, OSError if it has ended.
     """
 
-    def __init__(self, container: Container, pid: int, options: dict[str, Any], closes: bool = False) -> None:
+    def __init__(
+        self,
+        container: Container,
+        pid: int,
+        options: dict[str, Any],
+        closes: bool = False,
+        known: Known | None = None,
+    ) -> None:
         self.container = container
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
         self.options = options
         self.wants_closed = closes
+        self.known = known
         self.hold: Hold  # on standard input, during the dump
         self.left_out = 0  # files that the layer of its root file system lacks
         self.record = container.load()
@@ -234,7 +244,7 @@ class Dump:
     def _packing(self, stage: Stage, options: dict[str, Any]) -> Sending | None:
         """Return what takes the memory from CRIU; None if CRIU writes it."""
         if stage.target:
-            return Sending(stage.target, stage.images)
+            return Sending(stage.target, stage.images, self.known)
         if stage.codec and not options.get("track_mem") and not mounts.own(stage.images):
             return Packing(stage.codec, self.pid, stage.images)
         return None

@@ -15,7 +15,7 @@ from oci_criu_shim.host import criu_images, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     Sums = dict[str, dict[str, int]]
 
@@ -30,7 +30,8 @@ def take(init: int, images: str, before: Mapping[str, Mapping[str, int]] | None)
     Raise ShimError if a page that the images leave to the parent's has changed since, OSError if memory can't be read.
     """
     found = {}
-    for pid, inner in _processes(init):
+    for pid, number in process.numbered(init):
+        inner = str(number)
         pagemap = os.path.join(images, f"pagemap-{inner}.img")
         if os.path.exists(pagemap):  # a zombie has none
             found[inner] = _sums(pid, pagemap, (before or {}).get(inner, {}))
@@ -50,10 +51,3 @@ def _sums(pid: int, pagemap: str, before: Mapping[str, int]) -> dict[str, int]:
                 if inherited and before.get(name) != found[name]:
                     raise ShimError(f"memory of process {pid} was moved, which the kernel does not tell of")
     return found
-
-
-def _processes(init: int) -> Iterator[tuple[int, str]]:
-    """Yield (pid, pid in the container) of each process."""
-    level = len(process.status(init)["NSpid"]) - 1  # its pids in the pid namespaces from ours to its own
-    for pid in process.tree(init):
-        yield pid, process.status(pid)["NSpid"][level]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from oci_criu_shim.checkpoints.codec import Codec
     from oci_criu_shim.checkpoints.manifest import Compressed, Extra
     from oci_criu_shim.checkpoints.stage import Destination
+    from oci_criu_shim.dump.known import Known
 
     Result = TypeVar("Result")
 
@@ -60,16 +61,20 @@ class Compressing:
 
 
 class Sending:
-    """Takes the memory of a container to `target` while it is dumped; pagemaps go to the directory `images`."""
+    """Takes the memory of a container to `target` while it is dumped; pagemaps go to the directory `images`.
 
-    def __init__(self, target: Destination, images: str) -> None:
+    What is `known` there is left out: the images are those of an increment.
+    """
+
+    def __init__(self, target: Destination, images: str, known: Known | None = None) -> None:
         self.target = target
         self.images = images
+        self.known = known
         self.server: PageServer | None = None
 
     def takes(self, version: tuple[int, ...], connection: socket.socket) -> bool:
         """Return whether it takes memory from `connection` (client.dump())."""
-        self.server = PageServer(self.images, self.target, connection, version)
+        self.server = PageServer(self.images, self.target, connection, version, self.known)
         return True
 
     def about(self) -> Extra:
@@ -124,11 +129,20 @@ class Packing(Sending):
 class PageServer:
     """Takes what CRIU, of `version`, sends by `connection`: pagemaps go to the directory `images`, pages to `target`.
 
+    Pages of a process's own that are `known` are left to the parent of these images.
+
     It does so in threads of its own until CRIU is done. If something can't be written, CRIU loses its server, and lets
     the container run on; `failure` says what it was.
     """
 
-    def __init__(self, images: str, target: Destination, connection: socket.socket, version: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        images: str,
+        target: Destination,
+        connection: socket.socket,
+        version: tuple[int, ...],
+        known: Known | None = None,
+    ) -> None:
         import queue
         import threading
 
@@ -136,12 +150,14 @@ class PageServer:
         self.connection = connection
         self.request = REQUEST if version >= (4, 2) else REQUEST_BEFORE_4_2
         self.target = target
+        self.known = known
+        self.process: int | None = None  # whose own memory comes
         self.sizes: dict[str, int] = {}
         self.failure: Exception | None = None
         self.done = False
         self.pool = codec.Pool(THREADS)
         self.buffers: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
-        for _ in range(2 * self.pool.count + 3):
+        for _ in range(2 * self.pool.count + 4):
             self.buffers.put(bytearray(FRAME))
         self.pages: Pages | None = None
         self.thread = threading.Thread(target=self._serve, daemon=True)
@@ -220,6 +236,7 @@ class PageServer:
         kind, number = whose & (1 << KIND_BITS) - 1, whose >> KIND_BITS
         if kind not in PAGEMAPS:
             raise ShimError(f"CRIU has sent memory of kind {kind}, which is not known")
+        self.process = number if kind == PROCESS else None
         pages_id = len(self.sizes) + 1
         self.pages = Pages(self, os.path.join(self.images, PAGEMAPS[kind].format(number)), pages_id)
         self.sizes[self.pages.name] = 0
@@ -227,12 +244,28 @@ class PageServer:
     def _add(self, address: int, count: int, flags: int) -> None:
         if self.pages is None:
             raise ShimError("CRIU has sent memory of no process")
-        self.pages.note(address, count, flags)
         left = count * mmap.PAGESIZE if flags & PRESENT else 0
+        if left and self.known and self.process is not None:
+            return self._compare(self.known, self.process, address, left, flags)
+        self.pages.note(address, count, flags)
         while left:
             room = self.pages.room(left)
             self._read(room)
             left -= len(room)
+
+    def _compare(self, known: Known, pid: int, address: int, size: int, flags: int) -> None:
+        """Take so many bytes, and leave out what is known."""
+        assert self.pages
+        buffer = memoryview(self.buffers.get())
+        for begin in range(address, address + size, FRAME):
+            data = buffer[: min(FRAME, address + size - begin)]
+            self._read(data)
+            for first, last, is_known in known.take(pid, begin, data):
+                count = (last - first) // mmap.PAGESIZE
+                self.pages.note(begin + first, count, criu_images.PE_PARENT if is_known else flags)
+                if not is_known:
+                    self.pages.fill(data[first:last])
+        self.buffers.put(buffer.obj)  # type: ignore[arg-type]  # it is one of them
 
     def _end_pages(self) -> None:
         if self.pages:
@@ -274,6 +307,12 @@ class Pages:
         begin = self.used
         self.used = min(FRAME, begin + most)
         return memoryview(self.buffer)[begin : self.used]
+
+    def fill(self, data: memoryview) -> None:
+        """Add the next pages."""
+        while data:
+            room = self.room(len(data))
+            room[:], data = data[: len(room)], data[len(room) :]
 
     def end(self) -> int:
         """Have all of it written; return the number of bytes that the pages have."""

@@ -6,12 +6,11 @@ setting could know them. A file system of the node's own takes memory as fast as
 
 from __future__ import annotations
 
-import mmap
 import os
-import struct
 import time
 
 from oci_criu_shim import files
+from oci_criu_shim.dump import memory
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
 
@@ -24,16 +23,12 @@ if TYPE_CHECKING:
 
 SMALLEST = 64 << 20  # bytes of memory; less is on any disk at once
 PLACES, SAMPLES, SAMPLE = 1024, 16, 1 << 17  # places that are looked at, those that are tried, and bytes of each
-GOLDEN = 0.6180339887  # multiples of it, modulo 1, are spread evenly, however many there are
-IN_MEMORY = ("/dev/shm/", "/dev/zero", "/memfd:", "/SYSV")  # names of shared memory that is in no file on a disk
 NAME, FEW, SOME, MANY = ".probe", 1 << 12, 1 << 20, 8 << 20  # the file to try the disk with, and bytes written to it
 SOON = 0.01  # seconds, in which a disk that is worth a longer look writes some bytes
 CRIU_RATE, SHARED_RATE = 1.2e9, 3e8  # bytes a second: CRIU dumps no more, and a shared file system takes no more of it
 THREADS = 8  # that compress, at most; each has two frames in memory
 SHARE = 0.7  # of its pace in a sample, a thread has beside CRIU and the others
 WORTH = 0.9  # of the time that it takes otherwise, it must take less
-# Of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst): the page is in memory, and not in a swap area.
-ENTRY, PRESENT = struct.Struct("=Q"), 1 << 63
 
 
 class Probe:
@@ -97,42 +92,10 @@ def _try_memory(init: int, pack: Callable[[bytes], bytes]) -> tuple[float, float
 
 def _samples(init: int) -> Iterator[bytes]:
     """Yield pieces of the processes' own memory, from places that are spread evenly over what is in use of it."""
-    from bisect import bisect
-    from itertools import accumulate
+    from itertools import islice
 
-    spans = [(pid, begin, end) for pid in process.tree(init) for begin, end in _spans(pid)]
-    ends = list(accumulate(end - begin for _, begin, end in spans))
-    found = 0
-    for number in range(PLACES if ends else 0):
-        place = int(number * GOLDEN % 1 * ends[-1])
-        index = bisect(ends, place)
-        pid, _, end = spans[index]
-        address = (end - ends[index] + place) // mmap.PAGESIZE * mmap.PAGESIZE
-        if _is_present(pid, address):
-            yield _read(f"/proc/{pid}/mem", min(SAMPLE, end - address), address)
-            found += 1
-        if found == SAMPLES:
-            return
-
-
-def _spans(pid: int) -> Iterator[tuple[int, int]]:
-    """Yield the addresses, from and to, of the memory of a process that CRIU may dump."""
-    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as stream:
-        for line in stream:
-            span, access, _, _, _, *path = line.split(maxsplit=5)
-            if access[:2] == "rw" and (access[3] == "p" or not path or path[0].startswith(IN_MEMORY)):
-                begin, end = (int(address, 16) for address in span.split("-"))
-                yield begin, end
-
-
-def _is_present(pid: int, address: int) -> bool:
-    entry = _read(f"/proc/{pid}/pagemap", ENTRY.size, address // mmap.PAGESIZE * ENTRY.size)
-    return len(entry) == ENTRY.size and bool(ENTRY.unpack(entry)[0] & PRESENT)
-
-
-def _read(path: str, size: int, offset: int) -> bytes:
-    with open(path, "rb", buffering=0) as stream:
-        return os.pread(stream.fileno(), size, offset)
+    for pid, address, end in islice(memory.places(process.tree(init), PLACES), SAMPLES):
+        yield memory.read(pid, address, min(SAMPLE, end - address))
 
 
 def _disk_rate(directory: str) -> float:

@@ -8,7 +8,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import NoReturn
 
     from oci_criu_shim.log import Log
@@ -256,6 +256,19 @@ def tree(pid: int) -> list[int]:
     for each in found:
         found += children(each)
     return found
+
+
+def numbered(init: int) -> Iterator[tuple[int, int]]:
+    """Yield the pid of each process from `init` on, and the one that it has in their own pid namespace."""
+    try:
+        level = len(status(init)["NSpid"]) - 1  # in the pid namespaces from ours to its own
+    except ProcessLookupError:
+        return
+    for pid in tree(init):
+        try:
+            yield pid, int(status(pid)["NSpid"][level])
+        except ProcessLookupError:
+            pass  # it has ended meanwhile
 
 
 def children(pid: int) -> list[int]:

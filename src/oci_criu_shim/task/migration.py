@@ -9,10 +9,11 @@ import os
 from contextlib import closing
 from functools import partial
 
-from oci_criu_shim import files
+from oci_criu_shim import files, units
 from oci_criu_shim.container import node_fit
 from oci_criu_shim.container.bundle import Bundle
-from oci_criu_shim.container.record import MIGRATION, SENT
+from oci_criu_shim.container.record import MIGRATION, SENT, STAGE_LINK
+from oci_criu_shim.dump.precopy import Precopy
 from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.host import criu, process
 from oci_criu_shim.slurm import controller
@@ -51,6 +52,8 @@ class Migration:
             found = controller.job(self.task.job)
             with closing(Sender(place, self._hello(found))) as sender:
                 try:
+                    if place["precopy"]:
+                        self._send_ahead(sender)
                     said = self.taker.dump(MIGRATE, connection, Peer(sender, partial(self._delivered, place, found)))
                 except ShimError as error:
                     if error.hint == criu.FULL:
@@ -68,6 +71,25 @@ class Migration:
             self.departure.directory.forget_destination()
         self.taker.answer(status, said)
         return status
+
+    def _send_ahead(self, sender: Sender) -> None:
+        """Send memory while the program runs on, if that is worth it."""
+        link, init = self.container.path(f"{STAGE_LINK}{os.getpid()}"), self.container.alive("init")
+
+        def made(path: str) -> None:
+            files.remove_if_there(link)
+            os.symlink(path, link)  # if this process is killed, the job's epilog finds by it what is to be removed
+
+        if init is None:
+            return  # the dump will say so
+        precopy = Precopy(init, sender, made)
+        try:
+            self.taker.known = precopy.run()
+        finally:
+            files.remove_if_there(link)
+        if precopy.sent:
+            sizes = " and then ".join(map(units.size, precopy.sent))
+            self.log.event(f"sent memory of {self.task.describe()} while it ran: {sizes}")
 
     def _delivered(self, place: Invitation, found: Job, sent: Checkpoint) -> None:
         """Note that the other node has all: if this process is killed from now on, the job goes on there."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from oci_criu_shim.checkpoints.committed import Checkpoint
     from oci_criu_shim.container.record import Container
+    from oci_criu_shim.dump.known import Known
     from oci_criu_shim.task.policy import Policy
     from oci_criu_shim.transfer.local import Local
     from oci_criu_shim.transfer.sender import Peer
@@ -54,6 +55,7 @@ class Taker:
         self.end = 0.0  # when the job must be gone, in seconds since the epoch; 0 if that is not known
         self.waited = 0.0  # seconds, for the last checkpoint's turn
         self.place: Peer | Local | None = None  # of the last one, if it is not the store
+        self.known: Known | None = None  # what the place of the next one has of its memory already
 
     def connect(self) -> socket.socket:
         """Return a connection to the step's helper. Raise ShimError if it doesn't answer."""
@@ -141,7 +143,7 @@ class Taker:
         """Take an increment if one is possible; take a whole checkpoint if not, or if the increment failed."""
         runs_on = reason not in ENDING
         goes_on = runs_on and self._tracked()
-        dump = Dump(self.container, pid, {"leave_running": runs_on}, self.policy.closes)
+        dump = Dump(self.container, pid, {"leave_running": runs_on}, self.policy.closes, self.known)
         for line in dump.changes:
             self.log.event(f"{self.task.describe()} comes back changed: {line}")
         if place:

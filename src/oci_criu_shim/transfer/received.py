@@ -21,10 +21,15 @@ MEMORY = "/dev/shm"
 
 def require_room(size: int) -> None:
     """Raise ShimError if this node's memory has no room for so many bytes."""
-    found = os.statvfs(MEMORY)
-    if (free := found.f_bavail * found.f_frsize) < size:
+    if (free := room()) < size:
         said = f"{MEMORY} has room for {units.size(free)}, and the checkpoint may take {units.size(size)}"
         raise ShimError(said, "name a node with more memory")
+
+
+def room() -> int:
+    """Return for how many bytes this node's memory has room."""
+    found = os.statvfs(MEMORY)
+    return found.f_bavail * found.f_frsize
 
 
 def make(directory: str, task: str, seq: int) -> str:

@@ -12,7 +12,7 @@ import threading
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints import codec, committed
 from oci_criu_shim.checkpoints.codec import Codec, Pool
-from oci_criu_shim.checkpoints.committed import MANIFEST
+from oci_criu_shim.checkpoints.committed import IMAGES, MANIFEST, PARENT
 from oci_criu_shim.errors import ShimError, line_of
 from oci_criu_shim.transfer import received, stream
 from oci_criu_shim.transfer.stream import Connection
@@ -98,7 +98,7 @@ class Receiver:
         received.require_room(int(SPARE * hello["bytes"]))
         codecs = [name for name in codec.SUFFIXES if Codec(name, 0).is_there()]
         unpackers = {stream.PACKED[name]: Codec(name, 0).unpacker() for name in codecs}
-        connection.send_line({"codecs": codecs})
+        connection.send_line({"codecs": codecs, "room": received.room()})
         path = received.make(hello["directory"], hello["task"], int(hello["seq"]))
         try:
             self.made(os.path.dirname(path))
@@ -161,6 +161,8 @@ class _Files:
             if kind == stream.NAME:
                 self._open(data.decode())
                 offset = 0
+            elif kind == stream.ROUND:
+                self._lower()
             elif not self.opened:
                 raise ShimError("the sender has sent what is in no file")
             else:
@@ -171,6 +173,13 @@ class _Files:
         if not committed.has_place(name):
             raise ShimError(f"{name!r} has no place in a checkpoint")
         self.opened.append(open(os.path.join(self.path, name), "xb", buffering=0))
+
+    def _lower(self) -> None:
+        """Make the images that have come the parent of those that will come."""
+        images, aside = os.path.join(self.path, IMAGES), os.path.join(self.path, PARENT)
+        os.rename(images, aside)
+        os.mkdir(images, mode=0o700)
+        os.rename(aside, os.path.join(images, PARENT))
 
     def _write(self, frame: tuple[int, bytearray, int, FileIO, int]) -> None:
         kind, packed, size, file, offset = frame

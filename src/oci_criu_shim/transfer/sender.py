@@ -9,7 +9,7 @@ import threading
 
 from oci_criu_shim.checkpoints import codec, scratch
 from oci_criu_shim.checkpoints.codec import Codec
-from oci_criu_shim.checkpoints.committed import IMAGES, MANIFEST, Checkpoint
+from oci_criu_shim.checkpoints.committed import IMAGES, MANIFEST, PARENT, Checkpoint
 from oci_criu_shim.checkpoints.stage import Stage
 from oci_criu_shim.errors import ShimError, cause_of
 from oci_criu_shim.transfer import stream
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         addresses: list[str]
         port: int
         token: str
+        precopy: bool  # whether memory may be sent while the program runs on
 
 
 BACKLOG = 3  # frames that wait to be sent: from then on the network is what takes the time
@@ -52,13 +53,16 @@ class Sender:
         self.connection = Connection(_connect(place), place["node"])
         self.lock = threading.Lock()
         self.waiting = 0
-        self.sizes: dict[str, int] = {}  # {name: bytes} of what a page server has sent
+        self.sizes: dict[str, int] = {}  # {name: bytes} of images that were sent as they were made
+        self.most = 0  # bytes of pages that may be sent, if that is bounded
         try:
             self.connection.send_line({**hello, "token": place["token"]})
-            codecs = self._answer().get("codecs", [])
+            answer = self._answer()
         except BaseException:
             self.connection.close()
             raise
+        codecs, room = answer.get("codecs"), answer.get("room")
+        self.room = room if isinstance(room, int) else 0  # bytes that the receiver has, if it takes rounds
         self.codec = _codec(codecs if isinstance(codecs, list) else [])
         self._compress = self.codec.packer() if self.codec else None
 
@@ -78,6 +82,14 @@ class Sender:
         """Begin the image that CRIU calls `name`."""
         return SentFile(self, f"{IMAGES}/{name}")
 
+    def end_round(self, directory: str) -> None:
+        """Send the images in `directory`, too, and have all that was sent be the parent of what comes now."""
+        for name in (f"{IMAGES}/{name}" for name in sorted(os.listdir(os.path.join(directory, IMAGES)))):
+            self.send_file(directory, name)
+            self.sizes[name] = os.stat(os.path.join(directory, name)).st_size
+        self.send(stream.message(stream.ROUND, b""))
+        self.sizes = {f"{IMAGES}/{PARENT}{name.removeprefix(IMAGES)}": size for name, size in self.sizes.items()}
+
     def send(self, data: bytes) -> None:
         """Send a message, unless the receiver has failed."""
         if select.select([self.connection.socket], [], [], 0)[0]:
@@ -94,6 +106,12 @@ class Sender:
         with open(os.path.join(directory, name), "rb", buffering=0) as file:
             while data := file.read(stream.LARGEST_FRAME):
                 self.send(stream.message(stream.RAW, data))
+
+    def require_bounded(self) -> None:
+        """Raise ShimError if more was sent than may be."""
+        if self.most and sum(self.sizes.values()) > self.most:
+            said = "it has written so much of its memory since that was sent that the other node has no room for it"
+            raise ShimError(said, "--precopy=off sends it while the program is frozen, and once only")
 
     def end(self, directory: str) -> str:
         """Send the manifest in `directory`, and return where the receiver has the checkpoint."""
@@ -140,6 +158,7 @@ class SentFile:
         with self.sender.lock:
             self.sender.waiting -= 1
         self.sender.sizes[self.name] += stream.HEAD.unpack_from(frame)[2]
+        self.sender.require_bounded()
 
     def end(self) -> None:
         """Do nothing: the next name ends it."""

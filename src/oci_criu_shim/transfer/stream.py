@@ -2,7 +2,8 @@
 
 The sender begins with a line of JSON, a Hello; a line of JSON answers it, a Reply. Then come messages: the name of a
 file, its contents in frames, the next name and so on, and at the end the manifest, which another Reply follows. If
-the receiver fails, that Reply comes at any time; if the sender does, it says so in a message.
+the receiver fails, that Reply comes at any time; if the sender does, it says so in a message. A program that runs on is
+sent in rounds: after each, a message says that what comes next is an increment of what has come.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         """What the receiver says. An error comes alone, with its hint."""
 
         codecs: NotRequired[list[str]]  # that it can unpack: keys of codec.SUFFIXES
+        room: NotRequired[int]  # bytes of memory that it has for images; a receiver that knows no rounds says none
         path: NotRequired[str]  # where the complete checkpoint is
         error: NotRequired[str]
         hint: NotRequired[str]
@@ -45,12 +47,12 @@ if TYPE_CHECKING:
 
 # Kind, bytes that follow, bytes of the original, and the checksum (CRC-32) of those that follow.
 HEAD = struct.Struct("!BIII")
-NAME, RAW, ZSTD, LZ4, END, FAILURE = 1, 2, 3, 4, 5, 6
+NAME, RAW, ZSTD, LZ4, END, FAILURE, ROUND = 1, 2, 3, 4, 5, 6, 7
 PACKED = {"zstd": ZSTD, "lz4": LZ4}
 LARGEST_LINE = 1 << 20
 LARGEST_FRAME = 1 << 22
 # Bytes of each kind; what could not be compressed is a little larger than the original.
-LARGEST = {NAME: 1 << 12, RAW: 1 << 22, ZSTD: 1 << 23, LZ4: 1 << 23, END: 1 << 28, FAILURE: 1 << 16}
+LARGEST = {NAME: 1 << 12, RAW: 1 << 22, ZSTD: 1 << 23, LZ4: 1 << 23, END: 1 << 28, FAILURE: 1 << 16, ROUND: 0}
 SILENT_SECONDS = 15  # until an end is taken for lost
 
 

@@ -27,6 +27,12 @@ EXEC = (
 MIGRATE = (
     Option("--to", "NODE", "the node to move it to; by default any that is free"),
     Option("--wait", "TIME", "how long to wait for a free node, and then for the job to begin there (60s)"),
+    Option(
+        "--precopy",
+        "MODE",
+        "`auto` sends memory while the program runs on, and then what it has written since, if that freezes it for less"
+        " time; `off` sends all of it while the program is frozen (auto)",
+    ),
     Option("--here", "", "for its own use: send the job's container on this node where standard input says"),
     Option("--look", "", "with --here, tell only how much memory it has"),
     Option("--json", "", "print JSON"),

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from oci_criu_shim.slurm.srun import Srun
     from oci_criu_shim.slurm.tasks import Task
 
-SPARE = 1.1  # times its memory now, a job's receiver has
+SPARE, SPARE_IN_ROUNDS = 1.1, 1.3  # times its memory now, a job's receiver has; the latter if it is sent in rounds
+LEAST_IN_ROUNDS = 128 << 20  # bytes of memory that are; less is sent in a moment
 SLACK = 256 << 20  # bytes, for the receiver itself
 PERIOD = 0.1
 ERROR = "oci-criu-shim: error: "  # how our own lines of it begin
@@ -56,15 +57,17 @@ def migrate(call: Invocation) -> int:
     if call.flag("here"):
         return _here(job_number(word), call.flag("look"))
     begun, wait = time.monotonic(), _seconds(call.value("wait") or DEFAULT_WAIT)
+    precopy = _precopy(call.value("precopy") or "auto")
     part = only_part(word, controller.running(word if is_name(word) else str(job_number(word))))
     job = controller.job(part["job"])
     node = call.value("to") or ""
     _check(job, part, node)
     memory, required = _look(part)
     _check_node(job, node, required)
-    receiving = _Receiving(job, node, memory, wait)
+    in_rounds = memory >= LEAST_IN_ROUNDS and precopy == "auto"
+    receiving = _Receiving(job, node, int((SPARE_IN_ROUNDS if in_rounds else SPARE) * memory) + SLACK, wait)
     try:
-        place = receiving.place(wait)
+        place = {**receiving.place(wait), "precopy": in_rounds}
         sent, seconds = _send(part, place, receiving, memory)
         _wait_until_it_runs(job, place["node"], wait, receiving)
     finally:
@@ -90,6 +93,12 @@ def _seconds(text: str) -> int:
         return units.parse_time(text)
     except ValueError:
         raise ShimError(f"--wait is a time such as 60s or 5m, not {text!r}", status=USAGE) from None
+
+
+def _precopy(text: str) -> str:
+    if text not in ("auto", "off"):
+        raise ShimError(f"--precopy is auto or off, not {text!r}", status=USAGE)
+    return text
 
 
 def _worded(found: Migrated) -> str:
@@ -162,12 +171,12 @@ def _hear(step: Srun, hear: Callable[[Document], None]) -> None:
 
 
 class _Receiving:
-    """The job that receives on `node`, or if that is empty, on any other than now; `memory` bytes are to come."""
+    """The job that receives on `node`, or if that is empty, on any other than now; it needs `memory` bytes."""
 
     def __init__(self, job: Job, node: str, memory: int, wait: int) -> None:
         excluded = [word for word in (job.batch_host, job.fields["excluded_nodes"]) if word]
         where = [f"--nodelist={node}"] if node else [f"--exclude={','.join(excluded)}"]
-        words = srun.like(job.name, int(SPARE * memory) + SLACK)
+        words = srun.like(job.name, memory)
         limits = [f"--immediate={wait}", f"--job-name=migrate-{job.name}"]
         argv = _ourselves("receive", str(job.fields["job_id"]))
         self.step = srun.allocate([*words, *where, *limits], argv)
