@@ -103,13 +103,18 @@ def _of_size(data: bytes, size: int) -> bytes:
     return data
 
 
+def threads(most: int) -> int:
+    """Return how many threads are of use: one for each processor that we may use, or `most` of them."""
+    return min(len(os.sched_getaffinity(0)), most)
+
+
 class Pool:
-    """Threads, one for each processor that we may use, or `most` of them."""
+    """Threads, as many as are of use, or `most` of them."""
 
     def __init__(self, most: int = 1 << 10) -> None:
         from concurrent.futures import ThreadPoolExecutor
 
-        self.count = min(len(os.sched_getaffinity(0)), most)
+        self.count = threads(most)
         self.executor = ThreadPoolExecutor(self.count)
 
     def __enter__(self) -> Pool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import mmap
+import os
 from bisect import bisect_right
+from functools import partial
 from itertools import groupby
 
 TYPE_CHECKING = False
@@ -14,14 +16,18 @@ SIZE = 16  # bytes of a digest
 
 
 def digest() -> Callable[[memoryview], bytes]:
-    """Return a function that makes a page's digest: XXH3 of 128 bits, or slower ones if this node lacks xxhash."""
+    """Return a function that makes a page's digest: XXH3 of 128 bits, or slower ones if this node lacks xxhash.
+
+    Digests of another function differ: nobody can make pages beforehand that have the same one.
+    """
+    seed = os.urandom(8)
     try:
         from xxhash import xxh3_128_digest
     except ImportError:
         from hashlib import blake2b
 
-        return lambda page: blake2b(page, digest_size=SIZE).digest()
-    return xxh3_128_digest
+        return lambda page: blake2b(page, digest_size=SIZE, key=seed).digest()
+    return partial(xxh3_128_digest, seed=int.from_bytes(seed, "little"))
 
 
 class Table:

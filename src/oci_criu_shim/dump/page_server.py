@@ -256,16 +256,16 @@ class PageServer:
     def _compare(self, known: Known, pid: int, address: int, size: int, flags: int) -> None:
         """Take so many bytes, and leave out what is known."""
         assert self.pages
-        buffer = memoryview(self.buffers.get())
+        buffer = self.buffers.get()
         for begin in range(address, address + size, FRAME):
-            data = buffer[: min(FRAME, address + size - begin)]
+            data = memoryview(buffer)[: min(FRAME, address + size - begin)]
             self._read(data)
             for first, last, is_known in known.take(pid, begin, data):
                 count = (last - first) // mmap.PAGESIZE
                 self.pages.note(begin + first, count, criu_images.PE_PARENT if is_known else flags)
                 if not is_known:
                     self.pages.fill(data[first:last])
-        self.buffers.put(buffer.obj)  # type: ignore[arg-type]  # it is one of them
+        self.buffers.put(buffer)
 
     def _end_pages(self) -> None:
         if self.pages:

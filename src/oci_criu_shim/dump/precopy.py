@@ -96,7 +96,7 @@ class Precopy:
 
     def _share_written(self) -> float:
         """Return which part of the memory differs from what was sent."""
-        numbers, make = dict(process.numbered(self.init)), digest()
+        numbers, make = dict(process.numbered(self.init)), self.known.digest
         found = []
         for pid, address, _ in memory.places(list(numbers), PLACES):
             table = self.known.tables.get(numbers[pid])

@@ -10,6 +10,7 @@ import os
 import time
 
 from oci_criu_shim import files
+from oci_criu_shim.checkpoints import codec
 from oci_criu_shim.dump import memory
 from oci_criu_shim.errors import ShimError
 from oci_criu_shim.host import process
@@ -34,10 +35,10 @@ WORTH = 0.9  # of the time that it takes otherwise, it must take less
 class Probe:
     """Looks, in a thread, at the memory of the processes from `init` on, and at the disk of `directory`."""
 
-    def __init__(self, codec: Codec, init: int, directory: str) -> None:
+    def __init__(self, codec_: Codec, init: int, directory: str) -> None:
         import threading
 
-        self.codec = codec
+        self.codec = codec_
         self.init = init
         self.directory = directory
         self.found = False
@@ -54,7 +55,7 @@ class Probe:
             size = process.memory(self.init)
             if size >= SMALLEST:
                 shrinks, pace = _try_memory(self.init, self.codec.packer())
-                self.found = is_faster(size, shrinks, pace * _threads(), _disk_rate(self.directory))
+                self.found = is_faster(size, shrinks, pace * codec.threads(THREADS), _disk_rate(self.directory))
         except (OSError, ShimError, ValueError):
             pass  # it ends, or can't be looked at; the usual way is as good
 
@@ -67,10 +68,6 @@ def is_faster(size: int, shrinks: float, pace: float, disk: float) -> bool:
     raw = size / min(disk, CRIU_RATE)
     packed = size / min(disk / shrinks, pace, CRIU_RATE)
     return packed < WORTH * raw
-
-
-def _threads() -> int:
-    return min(len(os.sched_getaffinity(0)), THREADS)
 
 
 def _try_memory(init: int, pack: Callable[[bytes], bytes]) -> tuple[float, float]:
