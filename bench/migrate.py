@@ -31,7 +31,6 @@ from bench.applications import APPLICATIONS, PACKAGES, hpl, root
 from bench.disk import restored_task, start_application
 from bench.preempt import appears
 from bench.report import Measure, Progress, Result, ratios, versions
-from oci_criu_shim.cli.job.migrate import LEAST_IN_ROUNDS
 from tests.harness import jobs
 from tests.harness.cluster import Cluster, wait_for
 from tests.harness.cluster.process import run
@@ -53,6 +52,7 @@ OTHERS = {("hpl", mib): application for mib, application in HPL.items()} | {
 }
 PROGRAMS = (*product(OURS, SIZES), *OTHERS)
 WAYS = ("off", "auto", "migrate", "frozen", "wide", "criu")
+PRECOPY_FROM = 128  # MiB: those of less are frozen in any case
 DISK = "100M"
 LINK = ("rate", "1gbit", "burst", "1m", "latency", "50ms")
 TICK = 0.02
@@ -92,8 +92,7 @@ def measure(progress: Progress, names: Sequence[str] = (), runs: int | None = No
 
 def _is_of_use(name: str, mib: int, way: str, number: int) -> bool:
     """Return whether there is to be that turn."""
-    in_rounds = mib << 20 >= LEAST_IN_ROUNDS  # others are frozen in any case
-    return {"wide": number <= WIDE_RUNS, "criu": name in OURS, "frozen": in_rounds}.get(way, True)
+    return {"wide": number <= WIDE_RUNS, "criu": name in OURS, "frozen": mib >= PRECOPY_FROM}.get(way, True)
 
 
 def measures(samples: Samples) -> dict[str, Measure]:

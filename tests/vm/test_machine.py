@@ -31,9 +31,14 @@ PYTEST = ("python3", "-m", "pytest", "-v", "--color=no", "--override-ini=timeout
 
 @pytest.fixture(scope="module")
 def said() -> Iterator[str]:
-    """What pytest said in the machine."""
+    """What pytest said in the machine; it is printed if the machine takes too long."""
     with tempfile.TemporaryFile("w+") as output:
-        run([*PYTEST, *CHOSEN], quiet, output.fileno())
+        try:
+            run([*PYTEST, *CHOSEN], quiet, output.fileno())
+        except BaseException:
+            output.seek(0)
+            print(output.read())
+            raise
         output.seek(0)
         yield output.read()
 
