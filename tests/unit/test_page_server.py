@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -184,3 +185,19 @@ def test_disk_is_full(tmp_path: Path) -> None:
         criu.server.finish()
     opened = {os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")}
     assert not [path for path in opened if path.startswith(f"{tmp_path}/")]
+
+
+def test_no_thread_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CRIU loses its server, and nobody waits for ever, however much it sends."""
+
+    def submit(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    criu = Criu(tmp_path)
+    monkeypatch.setattr(criu.server.pool.executor, "submit", submit)
+    criu.open(1, 1)
+    with suppress(BrokenPipeError, ConnectionResetError):
+        for number in range(1000):
+            criu.add(number * FRAME, bytes(FRAME))
+    with pytest.raises(ShimError, match="could not be taken from CRIU: can't start new thread"):
+        criu.server.finish()

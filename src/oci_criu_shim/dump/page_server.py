@@ -192,7 +192,8 @@ class PageServer:
 
     def fail(self, error: Exception) -> None:
         """Have CRIU's dump fail because of `error`, unless it does so already."""
-        self.failure = self.failure or error
+        known = isinstance(error, (OSError, ShimError))
+        self.failure = self.failure or (error if known else ShimError(f"memory could not be taken from CRIU: {error}"))
         self._hang_up()
 
     def _hang_up(self) -> None:
@@ -334,8 +335,14 @@ class Pages:
             self.buffer, self.used = None, 0
 
     def _write(self) -> None:
-        for frame in self.server.pool.results(self._pack, iter(self.frames.get, None)):
-            self._try(partial(self.file.add, frame))
+        frames = iter(self.frames.get, None)
+        try:
+            for frame in self.server.pool.results(self._pack, frames):
+                self._try(partial(self.file.add, frame))
+        except Exception as error:  # no thread could be started, say
+            self.server.fail(error)
+            for buffer, _ in frames:  # or whoever fills them would wait for ever
+                self.server.buffers.put(buffer)
 
     def _pack(self, filled: tuple[bytearray, int]) -> bytes:
         buffer, size = filled
