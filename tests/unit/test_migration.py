@@ -179,7 +179,7 @@ def test_memory_is_sent_first(
     policy: Policy, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, capfd: Capture, sizes: list[int]
 ) -> None:
     """If whoever migrates it says so; what is needed for it can be found by the job's epilog."""
-    known = Known() if sizes else None
+    known = Known(lambda _: []) if sizes else None
     begun: list[int] = []
     link = policy.container.path(f"{STAGE_LINK}{os.getpid()}")
 
@@ -190,7 +190,8 @@ def test_memory_is_sent_first(
                 assert os.readlink(link) == "/dev/shm/.stage.x"
             return known
 
-    def precopy(pid: int, _: object, made: Callable[[str], None]) -> Rounds:
+    def precopy(pid: int, _: object, made: Callable[[str], None], urgent: int) -> Rounds:
+        assert urgent == policy.urgent
         begun.append(pid)
         return Rounds(sent=sizes, made=made)
 

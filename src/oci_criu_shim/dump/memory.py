@@ -5,16 +5,20 @@ from __future__ import annotations
 import mmap
 import os
 import re
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from itertools import groupby
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from io import FileIO
 
+    Span = tuple[int, int]  # addresses, from and to
+
 GOLDEN = 0.6180339887  # multiples of it, modulo 1, are spread evenly, however many there are
 IN_MEMORY = ("/dev/shm/", "/dev/zero", "/memfd:", "/SYSV")  # names of shared memory that is in no file on a disk
 CHUNK = 1 << 20  # bytes that are read at once
+ZERO = bytes(mmap.PAGESIZE)
 # Of each 8 bytes of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst) the last has a page's state: it is
 # present, it is swapped out, it is a file's or shared.
 ENTRY, LAST, PRESENT, STATE = 8, 7, 0x80, 0xE0
@@ -22,63 +26,87 @@ LOOKED_AT = 1 << 16  # entries that are read at once
 OWN = bytes(state & STATE == PRESENT for state in range(256))  # to translate a state by: 1 for a page of its own
 
 
-def spans(pid: int, shared: bool = True) -> Iterator[tuple[int, int]]:
-    """Yield the addresses, from and to, of the memory of a process that CRIU may dump; if not `shared`, its own."""
+def spans(pid: int) -> Iterator[Span]:
+    """Yield the memory of a process that CRIU may dump, shared memory, too."""
+    for begin, end, access, _, name in _mappings(pid):
+        if access[:2] == "rw" and (access[3] == "p" or not name or name.startswith(IN_MEMORY)):
+            yield begin, end
+
+
+def own(pid: int) -> list[Span]:
+    """Return the memory of a process that is of no file and its own. That is none of huge pages: these are files'."""
+    found: list[Span] = []
+    for begin, end, access, inode, _ in _mappings(pid):
+        if access[:2] == "rw" and access[3] == "p" and not inode:
+            follows = bool(found) and found[-1][1] == begin
+            found[-1:] = [(found[-1][0], end)] if follows else [*found[-1:], (begin, end)]
+    return found
+
+
+def _mappings(pid: int) -> Iterator[tuple[int, int, str, int, str]]:
+    """Yield (begin, end, access, inode, name) of each mapping.
+
+    What grows while that is read is listed twice, the second time from its old beginning.
+    """
+    last = 0
     with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as stream:
         for line in stream:
-            span, access, _, _, _, *path = line.split(maxsplit=5)
-            in_memory = shared and (not path or path[0].startswith(IN_MEMORY))
-            if access[:2] == "rw" and (access[3] == "p" or in_memory):
-                begin, end = (int(address, 16) for address in span.split("-"))
-                yield begin, end
+            span, access, _, _, inode, *name = line.split(maxsplit=5)
+            begin, end = (int(address, 16) for address in span.split("-"))
+            if end > last:
+                yield max(begin, last), end, access, int(inode), name[0] if name else ""
+                last = end
 
 
-def places(pids: list[int], number: int) -> Iterator[tuple[int, int, int]]:
-    """Yield the pid, the address and the end of the span of pages that are in memory, of `number` ones that are spread
-    evenly over the processes' memory."""
+def places(pids: list[int], tries: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the pid, the address and the end of the span of pages that are in memory, of places that are spread evenly
+    over the processes' addresses: so many are tried."""
     from bisect import bisect
     from itertools import accumulate
 
-    found: list[tuple[int, int, int]] = []
-    for pid in pids:
-        with suppress(OSError):  # it has ended, or can't be looked into
-            found += [(pid, begin, end) for begin, end in spans(pid)]
-    ends = list(accumulate(end - begin for _, begin, end in found))
-    for count in range(number if ends else 0):
-        place = int(count * GOLDEN % 1 * ends[-1])
-        index = bisect(ends, place)
-        pid, _, end = found[index]
-        address = (end - ends[index] + place) // mmap.PAGESIZE * mmap.PAGESIZE
-        if _is_present(pid, address):
-            yield pid, address, end
+    found: list[tuple[FileIO, int, int, int]] = []
+    with ExitStack() as opened:
+        for pid in pids:
+            with suppress(OSError):  # it has ended, or can't be looked into
+                states = opened.enter_context(open(f"/proc/{pid}/pagemap", "rb", buffering=0))
+                found += [(states, pid, begin, end) for begin, end in spans(pid)]
+        ends = list(accumulate(end - begin for _, _, begin, end in found))
+        for count in range(tries if ends else 0):
+            place = int(count * GOLDEN % 1 * ends[-1])
+            index = bisect(ends, place)
+            states, pid, _, end = found[index]
+            address = (end - ends[index] + place) // mmap.PAGESIZE * mmap.PAGESIZE
+            if _is_present(states, address):
+                yield pid, address, end
 
 
 def read(pid: int, address: int, size: int) -> bytes:
-    """Return what a process has there; nothing if it has nothing there any more."""
+    """Return what a process has there; nothing if it has nothing there any more, or can't be looked into."""
     with suppress(OSError), open(f"/proc/{pid}/mem", "rb", buffering=0) as stream:
         return os.pread(stream.fileno(), size, address)
     return b""
 
 
 def contents(pid: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (address, content) of whole pages that are the process's own, CHUNK at most; nothing once it has ended, or
-    if it can't be looked into.
+    """Yield (address, content) of whole pages of own(), CHUNK at most, without those that have nothing but zeros; none
+    once the process has ended, or if it can't be looked into.
 
     It may write them meanwhile.
     """
-    try:
-        found = list(spans(pid, shared=False))
-        states, stream = (open(f"/proc/{pid}/{name}", "rb", buffering=0) for name in ("pagemap", "mem"))
-    except OSError:
-        return
-    with states, stream:
+    with ExitStack() as opened:
+        try:
+            found = own(pid)
+            states, stream = (
+                opened.enter_context(open(f"/proc/{pid}/{name}", "rb", buffering=0)) for name in ("pagemap", "mem")
+            )
+        except OSError:
+            return
         for begin, end in found:
-            for address, size in _own(states, begin, end):
-                if data := _pages(stream, address, size):
-                    yield address, data
+            for address, size in _present(states, begin, end):
+                yield from _filled(address, _pages(stream, address, size))
 
 
-def _own(states: FileIO, begin: int, end: int) -> Iterator[tuple[int, int]]:
+def _present(states: FileIO, begin: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield the address and the size of runs of present pages that are the process's own, CHUNK at most."""
     step = LOOKED_AT * mmap.PAGESIZE
     for first in range(begin, end, step):
@@ -100,8 +128,19 @@ def _pages(stream: FileIO, address: int, size: int) -> bytes:
     return data[: len(data) // mmap.PAGESIZE * mmap.PAGESIZE]
 
 
-def _is_present(pid: int, address: int) -> bool:
-    with suppress(OSError), open(f"/proc/{pid}/pagemap", "rb", buffering=0) as stream:
-        entry = os.pread(stream.fileno(), ENTRY, address // mmap.PAGESIZE * ENTRY)
-        return len(entry) == ENTRY and bool(entry[LAST] & PRESENT)
-    return False
+def _filled(address: int, data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the runs of pages that have something other than zeros: what is only read looks as if it were there."""
+    size = mmap.PAGESIZE
+    begin = 0
+    for is_zero, run in groupby(data[offset : offset + size] == ZERO for offset in range(0, len(data), size)):
+        end = begin + sum(1 for _ in run) * size
+        if not is_zero:
+            yield address + begin, data[begin:end]
+        begin = end
+
+
+def _is_present(states: FileIO, address: int) -> bool:
+    entry = b""
+    with suppress(OSError):
+        entry = os.pread(states.fileno(), ENTRY, address // mmap.PAGESIZE * ENTRY)
+    return len(entry) == ENTRY and bool(entry[LAST] & PRESENT)

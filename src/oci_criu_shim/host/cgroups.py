@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 
 from oci_criu_shim.host import mounts
 
 END_SECONDS = 2.0
+# Of memory, in versions 2 and 1: the limit, and what is in use.
+MEMORY = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
 CPUSET = ("cpuset.cpus", "cpuset.mems")  # a new group of version 1 has none, and takes no process without
 
 
@@ -62,6 +65,36 @@ def _numbers(text: str) -> set[int]:
     """Return the numbers in "0-3,5" (cpuset(7), List format)."""
     ranges = [[int(number) for number in part.split("-")] for part in text.split(",") if part]
     return {number for part in ranges for number in range(part[0], part[-1] + 1)}
+
+
+def memory_left() -> int | None:
+    """Return how many bytes more this process's groups may take before the kernel ends programs; None without a limit.
+
+    Unused files count as free: the kernel drops them first.
+    """
+    found = []
+    paths = of("self")
+    for mount in mounts.read():
+        if mount.kind == "cgroup2" or "memory" in mount.controllers.split(","):
+            group = paths.get(mount.controllers, "/")
+            while group != "/":
+                found += _left(mount.point + group)
+                group = os.path.dirname(group)
+    return min(found, default=None)
+
+
+def _left(directory: str) -> list[int]:
+    """Return [the bytes that a group may take more], or nothing if it has no limit."""
+    for limit, used in MEMORY:
+        try:
+            most = _read(f"{directory}/{limit}")
+            if most == "max":
+                continue
+            files = re.findall(r"^(?:total_)?inactive_file (\d+)", _read(f"{directory}/memory.stat"), re.MULTILINE)
+            return [int(most) - int(_read(f"{directory}/{used}")) + max(map(int, files), default=0)]
+        except OSError:
+            pass  # it is of the other version, has no such controller, or can't be seen here
+    return []
 
 
 def directories(path: str) -> list[str]:

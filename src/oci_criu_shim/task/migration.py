@@ -52,7 +52,7 @@ class Migration:
             found = controller.job(self.task.job)
             with closing(Sender(place, self._hello(found))) as sender:
                 try:
-                    if place["precopy"]:
+                    if place.get("precopy"):
                         self._send_ahead(sender)
                     said = self.taker.dump(MIGRATE, connection, Peer(sender, partial(self._delivered, place, found)))
                 except ShimError as error:
@@ -82,14 +82,15 @@ class Migration:
 
         if init is None:
             return  # the dump will say so
-        precopy = Precopy(init, sender, made)
+        precopy = Precopy(init, sender, made, self.policy.urgent)
         try:
             self.taker.known = precopy.run()
         finally:
             files.remove_if_there(link)
         if precopy.sent:
             sizes = " and then ".join(map(units.size, precopy.sent))
-            self.log.event(f"sent memory of {self.task.describe()} while it ran: {sizes}")
+            vain = "" if self.taker.known else ", in vain: it writes too much, and is sent anew while it is frozen"
+            self.log.event(f"sent memory of {self.task.describe()} while it ran: {sizes}{vain}")
 
     def _delivered(self, place: Invitation, found: Job, sent: Checkpoint) -> None:
         """Note that the other node has all: if this process is killed from now on, the job goes on there."""

@@ -47,7 +47,7 @@ class Policy:
         self.keep = task.keep or settings.keep
         self.pace_dir = settings.pace_dir
         self.local_dir = settings.local_dir
-        self.urgent = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if self.pace_dir else -1
+        self.urgent = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.closes = settings.closes(task.tcp)
         self.fresh_start = settings.fresh_start
         self.log = log
@@ -121,13 +121,13 @@ class Policy:
 
     def hurry(self) -> None:
         """Note that something else is wanted, too, and tell the child: a checkpoint that can wait lets it go first."""
-        if self.pace_dir and not self.is_hurried:
+        if not self.is_hurried:
             os.eventfd_write(self.urgent, 1)
         self.is_hurried = True
 
     def begin(self, reason: str) -> None:
         """Note that a child is about to see to `reason`."""
-        if self.pace_dir and self.is_hurried:
+        if self.is_hurried:
             os.eventfd_read(self.urgent)
         self.is_hurried = False
         self.silent = reason

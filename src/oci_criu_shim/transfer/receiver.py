@@ -8,6 +8,7 @@ import queue
 import secrets
 import socket
 import threading
+from collections import deque
 
 from oci_criu_shim import files
 from oci_criu_shim.checkpoints import codec, committed
@@ -133,40 +134,53 @@ class _Files:
     def __init__(self, connection: Connection, path: str, unpackers: dict[int, Callable[[bytes, int], bytes]]) -> None:
         self.connection = connection
         self.path = path
+        self.images = os.path.join(path, IMAGES)
         self.unpackers = unpackers
         self.manifest = b""
-        self.opened: list[FileIO] = []
+        self.opened: deque[FileIO] = deque()  # in the order in which they have come
 
     def receive(self) -> bytes:
         """Receive all of them; return the manifest, which comes last."""
-        try:
-            with Pool() as pool:
-                for _ in pool.results(self._write, self._frames()):
-                    pass
-        finally:
-            for file in self.opened:
-                file.close()
+        with Pool() as pool:
+            while not self.manifest:
+                last = self._receive_files(pool)
+                if last == stream.ROUND:
+                    self._lower()
+                elif last == stream.ANEW:
+                    files.remove_tree(self.images)
+                    os.mkdir(self.images, mode=0o700)
         return self.manifest
+
+    def _receive_files(self, pool: Pool) -> int:
+        """Receive files until a message of another kind; return that."""
+        self.last = stream.NAME
+        try:
+            for file in pool.results(self._write, self._frames()):
+                while self.opened[0] is not file:
+                    self.opened.popleft().close()
+        finally:
+            while self.opened:
+                self.opened.popleft().close()
+        return self.last
 
     def _frames(self) -> Iterator[tuple[int, bytearray, int, FileIO, int]]:
         """Yield each frame: its kind, its data, the original's size, the file and where in it the original belongs."""
         offset = 0
         while True:
-            kind, data, size = self.connection.receive_message()
-            if kind == stream.FAILURE:
+            self.last, data, size = self.connection.receive_message()
+            if self.last == stream.FAILURE:
                 raise ShimError(data.decode(errors="replace"))
-            if kind == stream.END:
+            if self.last == stream.END:
                 self.manifest = bytes(data)
+            if self.last in (stream.END, stream.ROUND, stream.ANEW):
                 return
-            if kind == stream.NAME:
+            if self.last == stream.NAME:
                 self._open(data.decode())
                 offset = 0
-            elif kind == stream.ROUND:
-                self._lower()
             elif not self.opened:
                 raise ShimError("the sender has sent what is in no file")
             else:
-                yield kind, data, size, self.opened[-1], offset
+                yield self.last, data, size, self.opened[-1], offset
                 offset += size
 
     def _open(self, name: str) -> None:
@@ -176,17 +190,18 @@ class _Files:
 
     def _lower(self) -> None:
         """Make the images that have come the parent of those that will come."""
-        images, aside = os.path.join(self.path, IMAGES), os.path.join(self.path, PARENT)
-        os.rename(images, aside)
-        os.mkdir(images, mode=0o700)
-        os.rename(aside, os.path.join(images, PARENT))
+        aside = os.path.join(self.path, PARENT)
+        os.rename(self.images, aside)
+        os.mkdir(self.images, mode=0o700)
+        os.rename(aside, os.path.join(self.images, PARENT))
 
-    def _write(self, frame: tuple[int, bytearray, int, FileIO, int]) -> None:
+    def _write(self, frame: tuple[int, bytearray, int, FileIO, int]) -> FileIO:
         kind, packed, size, file, offset = frame
         data = memoryview(packed if kind == stream.RAW else self.unpackers[kind](bytes(packed), size))
         while data:
             written = os.pwrite(file.fileno(), data, offset)
             data, offset = data[written:], offset + written
+        return file
 
 
 def _listen() -> socket.socket:

@@ -19,7 +19,7 @@ from oci_criu_shim.transfer.stream import Connection
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
-    from typing import TypedDict
+    from typing import NotRequired, TypedDict
 
     from oci_criu_shim.checkpoints.manifest import Manifest
     from oci_criu_shim.transfer.stream import Hello
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         addresses: list[str]
         port: int
         token: str
-        precopy: bool  # whether memory may be sent while the program runs on
+        precopy: NotRequired[bool]  # whether memory may be sent while the program runs on
 
 
 BACKLOG = 3  # frames that wait to be sent: from then on the network is what takes the time
@@ -89,6 +89,11 @@ class Sender:
             self.sizes[name] = os.stat(os.path.join(directory, name)).st_size
         self.send(stream.message(stream.ROUND, b""))
         self.sizes = {f"{IMAGES}/{PARENT}{name.removeprefix(IMAGES)}": size for name, size in self.sizes.items()}
+
+    def begin_anew(self) -> None:
+        """Have the receiver forget all that was sent."""
+        self.send(stream.message(stream.ANEW, b""))
+        self.sizes, self.most, self.waiting = {}, 0, 0
 
     def send(self, data: bytes) -> None:
         """Send a message, unless the receiver has failed."""

@@ -3,7 +3,8 @@
 The sender begins with a line of JSON, a Hello; a line of JSON answers it, a Reply. Then come messages: the name of a
 file, its contents in frames, the next name and so on, and at the end the manifest, which another Reply follows. If
 the receiver fails, that Reply comes at any time; if the sender does, it says so in a message. A program that runs on is
-sent in rounds: after each, a message says that what comes next is an increment of what has come.
+sent in rounds: after each, a message says that what comes next is an increment of what has come, or that all of that
+was in vain.
 """
 
 from __future__ import annotations
@@ -47,12 +48,15 @@ if TYPE_CHECKING:
 
 # Kind, bytes that follow, bytes of the original, and the checksum (CRC-32) of those that follow.
 HEAD = struct.Struct("!BIII")
-NAME, RAW, ZSTD, LZ4, END, FAILURE, ROUND = 1, 2, 3, 4, 5, 6, 7
+NAME, RAW, ZSTD, LZ4, END, FAILURE, ROUND, ANEW = 1, 2, 3, 4, 5, 6, 7, 8
 PACKED = {"zstd": ZSTD, "lz4": LZ4}
 LARGEST_LINE = 1 << 20
 LARGEST_FRAME = 1 << 22
 # Bytes of each kind; what could not be compressed is a little larger than the original.
-LARGEST = {NAME: 1 << 12, RAW: 1 << 22, ZSTD: 1 << 23, LZ4: 1 << 23, END: 1 << 28, FAILURE: 1 << 16, ROUND: 0}
+LARGEST = {
+    **{NAME: 1 << 12, RAW: 1 << 22, ZSTD: 1 << 23, LZ4: 1 << 23},
+    **{END: 1 << 28, FAILURE: 1 << 16, ROUND: 0, ANEW: 0},
+}
 SILENT_SECONDS = 15  # until an end is taken for lost
 
 
