@@ -32,7 +32,8 @@ until test -S "$here/socket"; do sleep 0.05; done
 mkfifo "$here/silence"
 exec <>"$here/silence"
 kernel=$(cd "$machine" && ls boot/vmlinuz-*)
-chroot "$machine" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 3G -no-reboot \
+# In a session of its own: on a busy machine, the kernel gives each session its share (autogroups of sched(7)).
+chroot "$machine" setsid --wait qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 3G -no-reboot \
 	-object memory-backend-memfd,id=memory,size=3G,share=on -numa node,memdev=memory \
 	-chardev socket,id=root,path=/mnt/socket -device vhost-user-fs-pci,chardev=root,tag=root \
 	-display none -monitor none -nic none -serial stdio -kernel "/$kernel" \
