@@ -34,12 +34,17 @@ def spans(pid: int) -> Iterator[Span]:
 
 
 def own(pid: int) -> list[Span]:
-    """Return the memory of a process that is of no file and its own. That is none of huge pages: these are files'."""
+    """Return the memory of a process that is of no file and its own: no huge pages, which are files'.
+
+    It is empty if the process has ended, or can't be looked into.
+    """
     found: list[Span] = []
-    for begin, end, access, inode, _ in _mappings(pid):
-        if access[:2] == "rw" and access[3] == "p" and not inode:
-            follows = bool(found) and found[-1][1] == begin
-            found[-1:] = [(found[-1][0], end)] if follows else [*found[-1:], (begin, end)]
+    with suppress(OSError):
+        for begin, end, access, inode, _ in _mappings(pid):
+            if access[:2] == "rw" and access[3] == "p" and not inode:
+                if found and found[-1][1] == begin:
+                    begin = found.pop()[0]
+                found.append((begin, end))
     return found
 
 
@@ -95,13 +100,12 @@ def contents(pid: int) -> Iterator[tuple[int, bytes]]:
     """
     with ExitStack() as opened:
         try:
-            found = own(pid)
             states, stream = (
                 opened.enter_context(open(f"/proc/{pid}/{name}", "rb", buffering=0)) for name in ("pagemap", "mem")
             )
         except OSError:
             return
-        for begin, end in found:
+        for begin, end in own(pid):
             for address, size in _present(states, begin, end):
                 yield from _filled(address, _pages(stream, address, size))
 

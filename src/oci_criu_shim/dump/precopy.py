@@ -90,7 +90,7 @@ class Precopy:
         if self.sender.room < MORE * size + SPARE:
             return False
         pids = process.tree(self.init)
-        width = sum(end - begin for pid in pids for begin, end in _own(pid))
+        width = sum(end - begin for pid in pids for begin, end in memory.own(pid))
         return width < WIDEST and _written_soon(pids, size) < MOST_WRITTEN
 
     def _rounds(self, size: int) -> None:
@@ -172,14 +172,7 @@ class Precopy:
         return sum(found) / max(len(found), 1)
 
     def _own(self, number: int) -> Sequence[Span]:
-        return next((_own(pid) for pid, found in process.numbered(self.init) if found == number), [])
-
-
-def _own(pid: int) -> Sequence[Span]:
-    try:
-        return memory.own(pid)
-    except OSError:
-        return []  # it has ended, or can't be looked into
+        return next((memory.own(pid) for pid, found in process.numbered(self.init) if found == number), [])
 
 
 def _written_soon(pids: list[int], size: int) -> float:
